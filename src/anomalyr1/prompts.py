@@ -1,0 +1,209 @@
+"""Sample and question -> chat messages; the only prompt text of the package.
+
+A prompt style is a text with placeholders, and so is a user's own prompt file:
+
+    {user}        what stands above it is the system message (optional)
+    {references}  the good reference images
+    {knowledge}   what is known about the class
+    {image}       the image to inspect
+    {question}    the question's text
+    {options}     its options, one a line: "A. text"
+    {request}     the style's own request for a form of answer (built-in styles only)
+
+A line vanishes where what it would hold is empty. All questions about one sample share everything up to `{question}`, so that engines can
+share that prefix. Text of users and data sets cannot write special tokens or the tags of our answer format: they are broken up and counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from anomalyr1.types import LETTERS, InputError, Question, Sample
+
+VERDICT_TEXT = "Is there any defect in the object?"
+VERDICT_OPTIONS = ("Yes.", "No.")
+GROUNDING_TEXT = "Where are the defects? Answer with the box of each defect as JSON, or [] if there is none."
+
+DEFAULT_STYLE = "ours"
+
+
+@dataclass(frozen=True)
+class Style:
+    """A built-in prompt style."""
+
+    text: str
+    """The prompt with its placeholders."""
+    option_request: str = ""
+    """What `{request}` says for a question with options."""
+    box_request: str = ""
+    """What `{request}` says for grounding."""
+
+
+STYLES: dict[str, Style] = {
+    # Reason, then answer. One instruction for both kinds of question keeps the prefix common.
+    "ours": Style(
+        "You inspect industrial parts. Look at the image, compare it with what is known about good parts, and reason inside "
+        "<think></think>: name the object, what you see, where it is, and what follows. Then answer inside <answer></answer> with the "
+        'letter of one option, or, when boxes are asked for, with JSON: [{"bbox_2d": [x1, y1, x2, y2], "label": "defect"}].\n'
+        "{user}\n"
+        "Good reference: {references}\n"
+        "Knowledge: {knowledge}\n"
+        "Inspect: {image}\n"
+        "{question}\n"
+        "{options}"
+    ),
+    # The option letter directly, reference images first, as the MMAD benchmark asks.
+    "mmad": Style(
+        "You are a helpful assistant.\n"
+        "{user}\n"
+        "These are images of the same product without any defect, for comparison: {references}\n"
+        "What experts note about this product: {knowledge}\n"
+        "This is the image the question is about: {image}\n"
+        "Question: {question}\n"
+        "{options}\n"
+        "{request}",
+        "Reply with nothing but the letter of the right option.",
+        'Reply with nothing but JSON: [{"bbox_2d": [x1, y1, x2, y2], "label": "defect"}], or [] if there is none.',
+    ),
+    # Image, question and the request for a format in one user turn, as the released training code asks; no references, no knowledge.
+    "released": Style(
+        "You are a helpful assistant.\n{user}\n{image}\n{question}\n{options}\n{request}",
+        "Think about the question step by step between <think> and </think>, then put the letter of your choice between <answer> "
+        "and </answer>.",
+        "Think about the question step by step between <think> and </think>, then put between <answer> and </answer> the JSON "
+        '[{"bbox_2d": [x1, y1, x2, y2], "label": "defect"}], or [] if there is none.',
+    ),
+}
+
+_PLACEHOLDER = re.compile(r"(\{(?:references|knowledge|image|question|options|request)\})")
+_SPECIAL = (
+    "<think>", "</think>", "<answer>", "</answer>", "<image>", "<video>",
+    "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>",
+)  # fmt: skip
+"""Tokens and tags of the chat formats that are not of the form `<|name|>`."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What an engine needs to ask one question about one sample."""
+
+    sample_id: str
+    question: Question
+    messages: list[dict[str, Any]]
+    """Chat messages in the form of transformers' chat templates; `{"type": "image"}` stands for the next image."""
+    images: tuple[Path, ...]
+    """Image files in the order of their placeholders; the inspected one is last."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """What was broken up or left unused, under its name."""
+
+
+def build(sample: Sample, question: Question, style: str = DEFAULT_STYLE, text: str | None = None) -> Prompt:
+    """The prompt for one question, in a built-in `style` or in the user's own `text` (see `read_prompt`).
+
+    Raises `InputError` for an unknown style.
+    """
+    chosen = Style(text) if text is not None else _style(style)
+    counts: dict[str, int] = {}
+    values = {
+        "{knowledge}": neutralise(sample.knowledge, counts).strip(),
+        "{question}": neutralise(question.text, counts),
+        "{options}": "\n".join(f"{LETTERS[i]}. {neutralise(option, counts)}" for i, option in enumerate(question.options)),
+        "{request}": chosen.option_request if question.options else chosen.box_request,
+    }
+    pictures = {"{references}": sample.references, "{image}": (sample.image,)}
+    for name, given in (("references", len(sample.references)), ("knowledge", int(bool(sample.knowledge)))):
+        if given and f"{{{name}}}" not in chosen.text:
+            counts[f"unused_{name}"] = given
+    system, _, user = chosen.text.rpartition("{user}")
+    images: list[Path] = []
+    messages: list[dict[str, Any]] = []
+    if system.strip():
+        messages.append({"role": "system", "content": [{"type": "text", "text": system.strip()}]})
+    messages.append({"role": "user", "content": _content(user.strip("\n"), values, pictures, images)})
+    return Prompt(sample.id, question, messages, tuple(images), counts)
+
+
+def inspection_questions(sample_id: str) -> tuple[Question, Question]:
+    """The two questions that `inspect` asks about every sample: the verdict (option A = defect) and the boxes."""
+    return (
+        Question(id=f"{sample_id}#verdict", kind="anomaly detection", text=VERDICT_TEXT, options=VERDICT_OPTIONS),
+        Question(id=f"{sample_id}#grounding", kind="grounding", text=GROUNDING_TEXT),
+    )
+
+
+def neutralise(text: str, counts: dict[str, int]) -> str:
+    """`text` in which no special token and no tag of the answer format is left; what was broken up is added to `counts`."""
+    found = text.count("<|")
+    text = text.replace("<|", "< |")
+    for token in _SPECIAL:
+        if token in text:
+            found += text.count(token)
+            text = text.replace(token, "< " + token[1:])
+    if found:
+        counts["special_tokens_broken_up"] = counts.get("special_tokens_broken_up", 0) + found
+    clean = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace") if _has_surrogates(text) else text
+    if clean != text:
+        counts["surrogates_replaced"] = counts.get("surrogates_replaced", 0) + 1
+    return clean
+
+
+def read_prompt(path: Path) -> str:
+    """The text of a user's own prompt file, as is. Raises `InputError` when it cannot serve as a prompt."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: the prompt file cannot be read ({error}); give a UTF-8 text file") from error
+    if text.count("{user}") > 1:
+        raise InputError(f"{path}: a prompt has at most one {{user}}, between its system part and its user part")
+    for name in ("{image}", "{question}"):
+        if text.rpartition("{user}")[2].count(name) != 1:
+            raise InputError(f"{path}: a prompt needs {name} exactly once in its user part; see docs/prompts.md")
+    if "{references}" in text.rpartition("{user}")[0] or text.find("{references}") > text.find("{image}"):
+        raise InputError(f"{path}: {{references}} must stand before {{image}} in the user part, since the inspected image is the last one")
+    if "<|" in text:
+        raise InputError(f"{path}: the prompt writes a special token (<|...|>); the chat template does that, leave it out")
+    return text
+
+
+def style_id(style: str = DEFAULT_STYLE, text: str | None = None) -> str:
+    """What the fingerprint says of the prompt: the style's name (or "file") and a digest of its whole text."""
+    chosen = Style(text) if text is not None else _style(style)
+    whole = "\0".join((chosen.text, chosen.option_request, chosen.box_request, VERDICT_TEXT, *VERDICT_OPTIONS, GROUNDING_TEXT))
+    return f"{style if text is None else 'file'}@{hashlib.sha256(whole.encode()).hexdigest()[:12]}"
+
+
+def _style(name: str) -> Style:
+    if name not in STYLES:
+        raise InputError(f"unknown prompt style {name!r}; choose one of {', '.join(STYLES)}, or give your own text with --prompt FILE")
+    return STYLES[name]
+
+
+def _content(template: str, values: dict[str, str], pictures: dict[str, tuple[Path, ...]], images: list[Path]) -> list[dict[str, Any]]:
+    """The parts of one message; appends the files of its images to `images`."""
+    pieces: list[str | Path] = []
+    for line in template.split("\n"):
+        tokens = _PLACEHOLDER.split(line)
+        if any(not pictures.get(token, values.get(token)) for token in tokens[1::2]):
+            continue
+        for token in tokens:
+            # What is filled in is never searched for placeholders again.
+            pieces += pictures.get(token, (values.get(token, token),))
+        pieces.append("\n")
+    parts: list[dict[str, Any]] = []
+    for piece in pieces[:-1]:
+        if isinstance(piece, Path):
+            images.append(piece)
+            parts.append({"type": "image"})
+        elif parts and parts[-1]["type"] == "text":
+            parts[-1]["text"] += piece
+        elif piece:
+            parts.append({"type": "text", "text": piece})
+    return parts
+
+
+def _has_surrogates(text: str) -> bool:
+    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)

@@ -1,0 +1,230 @@
+"""The records that flow through the system: frozen, validated, JSON in and out.
+
+Every stage takes and gives these. Paths, not pixels: loading a record opens no image.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+"""Option letters by position."""
+
+PLACES = (
+    "top left", "top center", "top right",
+    "center left", "center", "center right",
+    "bottom left", "bottom center", "bottom right",
+)  # fmt: skip
+"""The 3 x 3 regions of an image, row by row."""
+
+Kind = Literal[
+    "anomaly detection",
+    "defect classification",
+    "defect localization",
+    "defect description",
+    "defect analysis",
+    "object classification",
+    "object analysis",
+    "object structure",
+    "object details",
+    "grounding",
+]
+"""The subtasks of MMAD under their names in its files (its scorer folds structure and details into object analysis), and grounding."""
+
+Status = Literal["strict", "lenient", "unparseable"]
+Verdict = Literal["good", "defect", "unsure"]
+MaskSource = Literal["sam2", "grabcut", "otsu", "box"]
+
+
+class Record(BaseModel):
+    """A frozen record; unknown fields and non-finite numbers are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def to_json(self) -> str:
+        """One line of JSON. Lone surrogates (in file names that are not UTF-8) are kept as escapes."""
+        import json
+
+        return json.dumps(self.model_dump(mode="python"), default=str, ensure_ascii=True, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> Self:
+        """The record that `to_json` wrote. Raises `pydantic.ValidationError` for anything else."""
+        import json
+
+        return cls.model_validate(json.loads(line))
+
+
+class Box(Record):
+    """A rectangle in pixels of the original image: floats, half-open, the origin at the top left."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    label: str = ""
+    """What the box shows, e.g. the defect's name; empty when not said."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not (self.x1 < self.x2 and self.y1 < self.y2):
+            raise ValueError(f"a box needs x1 < x2 and y1 < y2, got {self.xyxy}")
+        return self
+
+    @property
+    def xyxy(self) -> tuple[float, float, float, float]:
+        """The four coordinates."""
+        return (self.x1, self.y1, self.x2, self.y2)
+
+
+class ModelBox(Record):
+    """A box as the model wrote it, in the model's own units; only `images.Frame` can map it."""
+
+    xyxy: tuple[float, float, float, float]
+    label: str = ""
+
+
+class Mask(Record):
+    """A binary mask in COCO's run-length encoding, at the size of the original image."""
+
+    size_wh: tuple[int, int]
+    """Width and height in pixels."""
+    rle: str
+    """COCO's compressed counts (column order)."""
+    source: MaskSource
+    """What made the mask."""
+
+
+class Question(Record):
+    """A question about a sample, with its gold answer."""
+
+    id: str
+    kind: Kind
+    text: str
+    options: tuple[str, ...] = ()
+    """Option texts in the order of their letters; empty for grounding."""
+    answer: str | None = None
+    """Gold option letter; None = unknown, or grounding."""
+    boxes: tuple[Box, ...] | None = None
+    """Gold boxes in original pixels: () = clean, None = unknown."""
+
+    @model_validator(mode="after")
+    def _answerable(self) -> Self:
+        if len(self.options) > len(LETTERS):
+            raise ValueError(f"question {self.id!r} has {len(self.options)} options, at most {len(LETTERS)} have letters")
+        if self.answer is not None and self.answer not in self.letters:
+            raise ValueError(f"question {self.id!r}: the gold answer {self.answer!r} is none of its options {self.letters!r}")
+        return self
+
+    @property
+    def letters(self) -> str:
+        """The letters of the options."""
+        return LETTERS[: len(self.options)]
+
+
+class Sample(Record):
+    """An image with what is known about it; paths, not pixels."""
+
+    id: str
+    image: Path
+    references: tuple[Path, ...] = ()
+    """Known-good template images of the same class."""
+    knowledge: str = ""
+    """What is known about the class; never what reveals this sample's gold."""
+    dataset: str = ""
+    category: str = ""
+    defect: str | None = None
+    """Name of the defect; None = good or unknown, `anomalous` tells."""
+    anomalous: bool | None = None
+    """None = unknown."""
+    mask: Path | None = None
+    boxes: tuple[Box, ...] | None = None
+    """True boxes in original pixels: () = clean, None = unknown."""
+    questions: tuple[Question, ...] = ()
+
+
+class Answer(Record):
+    """What one completion says."""
+
+    status: Status
+    reasoning: str = ""
+    conclusion: str | None = None
+    """Option letter the reasoning ends on; None = it names none."""
+    says_defect: bool | None = None
+    """Whether the reasoning says that there is a defect; None = silent."""
+    place: str | None = None
+    """One of `PLACES`, where the reasoning puts the defect; None = not said."""
+    choice: str | None = None
+    """Option letter of the answer."""
+    boxes: tuple[Box, ...] | None = None
+    """In original pixels: None = not said (or frame unknown), () = said: none."""
+    unmapped_boxes: tuple[ModelBox, ...] | None = None
+    """Boxes in the model's units where no frame was given."""
+    raw: str = ""
+    """The completion, whole."""
+    counts: dict[str, int] = Field(default_factory=dict)
+    """Every drop, clip or leniency under its name."""
+
+
+class Reply(Record):
+    """One completion for one question, and its reading."""
+
+    question_id: str
+    completion: str
+    answer: Answer
+    option_scores: dict[str, float] | None = None
+    """Probability of each option letter; None = not computed."""
+
+
+class Inspection(Record):
+    """The answers made useful: what a person, a report or a line controller needs."""
+
+    sample_id: str
+    verdict: Verdict
+    score: float | None = None
+    """Anomaly score in 0..1; None = not computed."""
+    reason: str = ""
+    """Why the verdict is what it is, in words; never empty for "unsure"."""
+    boxes: tuple[Box, ...] | None = None
+    """In original pixels: None = not said, () = none."""
+    masks: tuple[Mask, ...] | None = None
+    """One mask a box, in the order of `boxes`; None = not asked for."""
+    replies: tuple[Reply, ...] = ()
+    counts: dict[str, int] = Field(default_factory=dict)
+    error: str | None = None
+    """What failed; the verdict is then "unsure"."""
+
+    @model_validator(mode="after")
+    def _fail_safe(self) -> Self:
+        if self.error is not None and self.verdict != "unsure":
+            raise ValueError(f"inspection {self.sample_id!r} failed, so its verdict must be 'unsure', not {self.verdict!r}")
+        return self
+
+
+class Fingerprint(Record):
+    """What an inspections file was made with; its first line. Resuming under another one is refused."""
+
+    model: str
+    revision: str = ""
+    """Hub commit, or a digest of the weights of a local folder."""
+    family: str
+    style: str
+    """Prompt style, or a digest of the user's own prompt text."""
+    max_pixels: int
+    option_order: str = "given"
+    seed: int = 0
+    engine: str
+    masks: str = "none"
+    sampling: str = "greedy"
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
+class InputError(ValueError):
+    """Bad input: the message names the file, what was expected, what came and what to do. Exit code 1."""
+
+
+class SetupError(RuntimeError):
+    """The environment lacks something: the message names what and the command that adds it. Exit code 3."""

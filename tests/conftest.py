@@ -1,0 +1,23 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# A busy machine is not a failure; the same examples on every run.
+settings.register_profile("anomalyr1", deadline=None, derandomize=True)
+settings.load_profile("anomalyr1")
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real images that only developers have."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("needs the developers' folder of real images beside the checkout (../shared/data)")
+    return SHARED

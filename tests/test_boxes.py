@@ -1,0 +1,139 @@
+"""Box and mask arithmetic."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from pycocotools import mask as coco
+
+from anomalyr1 import boxes
+from anomalyr1.types import PLACES, Box, InputError, Mask
+
+COORDINATES = npst.arrays(np.float64, st.tuples(st.integers(0, 5), st.just(4)), elements=st.floats(-50, 150))
+MASKS = npst.arrays(np.bool_, st.tuples(st.integers(1, 24), st.integers(1, 24)))
+
+
+def ordered(xyxy):
+    """Boxes of at least one unit from any four numbers."""
+    low, high = np.minimum(xyxy[:, :2], xyxy[:, 2:]), np.maximum(xyxy[:, :2], xyxy[:, 2:])
+    return np.hstack([low, high + 1])
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "iou", "giou"),
+    [
+        ([0, 0, 10, 10], [0, 0, 10, 10], 1.0, 1.0),
+        ([5, 5, 6, 6], [5, 5, 6, 6], 1.0, 1.0),  # one pixel: the released code gives 0
+        ([0, 0, 10, 10], [5, 0, 15, 10], 1 / 3, 1 / 3),
+        ([0, 0, 1, 1], [1, 0, 2, 1], 0.0, 0.0),  # touching boxes share nothing
+        ([0, 0, 1, 1], [2, 2, 3, 3], 0.0, -7 / 9),
+        ([0, 0, 0, 0], [0, 0, 1, 1], 0.0, 0.0),  # empty
+        ([9, 9, 1, 1], [0, 0, 10, 10], 0.0, None),  # reversed counts as empty
+    ],
+)
+def test_iou(a, b, iou, giou):
+    assert boxes.iou([a], [b])[0, 0] == pytest.approx(iou)
+    if giou is not None:
+        assert boxes.giou([a], [b])[0, 0] == pytest.approx(giou)
+
+
+@given(COORDINATES, COORDINATES)
+def test_iou_agrees_with_coco(a, b):
+    a, b = ordered(a), ordered(b)
+    ours = boxes.iou(a, b)
+    assert ours.shape == (len(a), len(b))
+    if len(a) and len(b):
+        xywh = [np.hstack([x[:, :2], x[:, 2:] - x[:, :2]]) for x in (a, b)]
+        assert ours == pytest.approx(coco.iou(xywh[0], xywh[1], [0] * len(b)), abs=1e-9)
+        giou = boxes.giou(a, b)
+        assert ((giou <= ours + 1e-12) & (giou >= -1)).all()
+
+
+@given(COORDINATES, st.floats(1, 100), st.floats(1, 100))
+def test_clip_is_inside_and_idempotent(xyxy, w, h):
+    once = boxes.clip(xyxy, (w, h))
+    assert (once >= 0).all()
+    assert (once <= [w, h, w, h]).all()
+    assert (boxes.clip(once, (w, h)) == once).all()
+
+
+@given(COORDINATES, COORDINATES)
+def test_match_is_the_best_pairing(a, b):
+    a, b = ordered(a)[:4], ordered(b)[:4]
+    matches = boxes.match(a, b)
+    k = min(len(a), len(b))
+    assert len(set(matches.pred)) == len(set(matches.gold)) == len(matches.iou) == k
+    overlap = boxes.iou(a, b)
+    tried = [
+        sum(overlap[i, j] for i, j in zip(rows, columns, strict=True))
+        for rows in itertools.permutations(range(len(a)), k)
+        for columns in itertools.combinations(range(len(b)), k)
+    ]
+    assert matches.iou.sum() == pytest.approx(max(tried))
+
+
+@pytest.mark.parametrize(
+    ("pred", "gold", "value"),
+    [
+        ([], [], 1.0),  # clean, and said so
+        ([], [[0, 0, 1, 1]], 0.0),
+        ([[0, 0, 1, 1]], [], 0.0),
+        ([[0, 0, 2, 1]], [[0, 0, 1, 1]], 0.5),
+        ([[0, 0, 1, 1], [5, 5, 6, 6]], [[0, 0, 1, 1]], 0.5),  # a false box
+        ([[0, 0, 1, 1]], [[0, 0, 1, 1], [5, 5, 6, 6]], 0.5),  # costs what a miss costs
+        ([[5, 5, 6, 6], [0, 0, 1, 1]], [[0, 0, 1, 1], [5, 5, 6, 6]], 1.0),  # order is nothing
+    ],
+)
+def test_set_iou(pred, gold, value):
+    assert boxes.set_iou(pred, gold) == pytest.approx(value)
+
+
+def test_place_covers_all_nine():
+    found = [boxes.place(Box(x1=x, y1=y, x2=x + 10, y2=y + 20), (90, 180)) for y in (20, 80, 140) for x in (10, 40, 70)]
+    assert tuple(found) == PLACES
+    assert boxes.place(Box(x1=500, y1=-90, x2=600, y2=-80), (90, 180)) == "top right"  # outside: the nearest
+
+
+@given(MASKS)
+def test_masks_survive_run_lengths(mask):
+    record = boxes.encode_mask(mask, "box")
+    assert record.size_wh == mask.shape[::-1]
+    assert (boxes.decode_mask(record) == mask).all()
+    reference = coco.decode({"size": list(mask.shape), "counts": record.rle.encode()})
+    assert (reference.astype(bool) == mask).all()
+
+
+@pytest.mark.parametrize("rle", ["", "0", "999", "PPYo1", "~~~~~~", "0000000000000000000000000000000000"])
+def test_run_lengths_that_do_not_fit_are_refused(rle):
+    with pytest.raises(InputError, match="8 x 4"):
+        boxes.decode_mask(Mask(size_wh=(8, 4), rle=rle, source="box"))
+
+
+@given(MASKS)
+def test_polygons_fill_back_to_the_mask_with_its_holes_closed(mask):
+    filled = boxes.fill_polygons(boxes.polygons(mask), mask.shape[::-1])
+    assert (filled | ~mask).all()
+    assert (boxes.fill_polygons(boxes.polygons(filled), mask.shape[::-1]) == filled).all()
+
+
+@given(MASKS)
+def test_components_hold_every_pixel_tightly(mask):
+    found = boxes.components(mask)
+    covered = np.zeros_like(mask)
+    for box in found:
+        x1, y1, x2, y2 = (int(v) for v in box.xyxy)
+        part = mask[y1:y2, x1:x2]
+        assert part[0].any() and part[-1].any() and part[:, 0].any() and part[:, -1].any()
+        covered[y1:y2, x1:x2] = True
+    assert (covered | ~mask).all()
+    assert bool(found) == bool(mask.any())
+
+
+def test_small_components_can_be_left_out():
+    mask = np.zeros((10, 10), bool)
+    mask[0, 0] = mask[5:8, 5:9] = True
+    assert [box.xyxy for box in boxes.components(mask, min_pixels=2)] == [(5, 5, 9, 8)]
+    assert len(boxes.components(mask)) == 2
