@@ -36,7 +36,7 @@ Kind = Literal[
 
 Status = Literal["strict", "lenient", "unparseable"]
 Verdict = Literal["good", "defect", "unsure"]
-MaskSource = Literal["sam2", "grabcut", "otsu", "box"]
+MaskSource = Literal["sam2", "posterior", "box"]
 
 
 class Record(BaseModel):
