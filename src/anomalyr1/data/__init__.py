@@ -1,0 +1,1 @@
+"""Where samples come from: drawn parts and their questions."""
