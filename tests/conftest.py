@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# One thread for torch, here and in the processes that tests start: tiny models gain nothing from more, and results stay the same anywhere.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A busy machine is not a failure; the same examples on every run.
 settings.register_profile("anomalyr1", deadline=None, derandomize=True)

@@ -175,6 +175,8 @@ class Reply(Record):
     question_id: str
     completion: str
     answer: Answer
+    finish: Literal["stop", "length"] = "stop"
+    """Whether the policy ended the completion, or the limit on its length did."""
     option_scores: dict[str, float] | None = None
     """Probability of each option letter; None = not computed."""
 

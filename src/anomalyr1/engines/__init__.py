@@ -1,0 +1,65 @@
+"""Engines turn prompts into completions. What every engine takes and gives; nothing here needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from pydantic import Field
+
+from anomalyr1.images import Frame, LoadedImage
+from anomalyr1.prompts import Prompt
+from anomalyr1.types import Fingerprint, Record
+
+
+class Sampling(Record):
+    """How completions are written."""
+
+    max_new_tokens: int = Field(default=256, gt=0)
+    temperature: float = Field(default=0.0, ge=0)
+    """0 = greedy: always the likeliest token."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Sample from the likeliest tokens that together have this probability."""
+    seed: int = Field(default=0, ge=0)
+
+    def __str__(self) -> str:
+        limit = f"at most {self.max_new_tokens} tokens"
+        return f"greedy, {limit}" if self.temperature == 0 else f"temperature {self.temperature:g}, top_p {self.top_p:g}, {limit}"
+
+
+GREEDY = Sampling()
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a policy wrote to one prompt."""
+
+    text: str
+    """Without special tokens; untrusted."""
+    frame: Frame | None
+    """Of the inspected image, the prompt's last one; None = no image, or not known how the model saw it."""
+    prompt_tokens: int
+    """Image tokens included; 0 = not known."""
+    completion_tokens: int
+    """The stop token included; 0 = not known."""
+    finish: Literal["stop", "length"]
+    """Whether the policy ended it, or `max_new_tokens` did."""
+
+
+class Engine(Protocol):
+    """Turns prompts into completions."""
+
+    @property
+    def name(self) -> str:
+        """The engine's own name, e.g. "local"."""
+        ...
+
+    def fingerprint(self, sampling: Sampling = GREEDY) -> Fingerprint:
+        """What completions depend on; the caller fills in `style`, `masks` and `option_order`."""
+        ...
+
+    def complete(self, prompts: Sequence[Prompt], images: Mapping[Path, LoadedImage], sampling: Sampling = GREEDY) -> list[Completion]:
+        """One completion a prompt, in their order; `images` holds every image that the prompts name."""
+        ...

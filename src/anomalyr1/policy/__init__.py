@@ -1,0 +1,1 @@
+"""The policy: the vision-language model that is run or trained."""
