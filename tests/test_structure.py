@@ -18,8 +18,8 @@ MODULES = sorted(name for _, name, _ in pkgutil.walk_packages([str(SRC)], "anoma
 
 # Docs/design order: a module imports only from those above it, or from its own folder.
 ORDER = (
-    "types", "records", "boxes", "images", "data", "prompts", "conclusions", "released", "answers", "rewards", "checks", "masks",
-    "policy", "engines", "inspector", "report", "training", "doctor", "cli",
+    "types", "records", "boxes", "images", "data", "prompts", "wording", "mentions", "findings", "conclusions", "box_text", "released",
+    "answers", "rewards", "checks", "masks", "policy", "engines", "inspector", "report", "training", "doctor", "cli",
 )  # fmt: skip
 
 

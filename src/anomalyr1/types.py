@@ -216,6 +216,8 @@ class Fingerprint(Record):
     style: str
     """Prompt style, or a digest of the user's own prompt text."""
     max_pixels: int
+    given: str = ""
+    """Digest of the knowledge and the reference images that all samples were given; empty when none."""
     option_order: str = "given"
     seed: int = 0
     engine: str

@@ -133,7 +133,7 @@ class LocalEngine:
             except ImageError:  # no size of this aspect lies under so small a cap
                 break
             if text_tokens + tokens <= room:
-                return f"load the policy with max_pixels={cap} to make it fit"
+                return f"load the policy with max_pixels={cap} (--max-pixels) to make it fit"
             cap = min(cap - step, cap * max(0, room - text_tokens) // max(1, tokens))
         return "no pixel cap makes it fit: give fewer reference images, less knowledge or a smaller max_new_tokens"
 

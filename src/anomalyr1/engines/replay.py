@@ -10,14 +10,13 @@ from anomalyr1.engines import GREEDY, Completion, Sampling
 from anomalyr1.images import FAMILIES, Frame, LoadedImage, fit
 from anomalyr1.prompts import Prompt
 from anomalyr1.records import read
-from anomalyr1.types import Fingerprint, InputError
+from anomalyr1.types import Fingerprint, InputError, Reply
 
 
 class ReplayEngine:
     """Serves the completions of an inspections file, by sample and question, in the order in which they were recorded.
 
-    Each is served once: a question that was answered K times can be asked K times. Token counts are not recorded, so they are 0, and
-    every completion counts as ended by the policy.
+    Each is served once: a question that was answered K times can be asked K times. Token counts are not recorded, so they are 0.
     """
 
     name = "replay"
@@ -28,10 +27,10 @@ class ReplayEngine:
         self._recorded, inspections = read(self._path)
         if self._recorded.family not in FAMILIES:
             raise InputError(f"{str(path)!r}: the model family {self._recorded.family!r} is not known; known are {', '.join(FAMILIES)}")
-        self._left: dict[tuple[str, str], deque[str]] = {}
+        self._left: dict[tuple[str, str], deque[Reply]] = {}
         for inspection in inspections:
             for reply in inspection.replies:
-                self._left.setdefault((inspection.sample_id, reply.question_id), deque()).append(reply.completion)
+                self._left.setdefault((inspection.sample_id, reply.question_id), deque()).append(reply)
 
     def fingerprint(self, sampling: Sampling = GREEDY) -> Fingerprint:
         """The fingerprint of the recorded run, with this engine's name; `sampling` changes nothing."""
@@ -44,9 +43,10 @@ class ReplayEngine:
         not recorded, or not recorded that often; then none of the call's completions is used up.
         """
         self._require(prompts)
+        replies = [self._left[prompt.sample_id, prompt.question.id].popleft() for prompt in prompts]
         return [
-            Completion(self._left[prompt.sample_id, prompt.question.id].popleft(), self._frame(prompt, images), 0, 0, "stop")
-            for prompt in prompts
+            Completion(reply.completion, self._frame(prompt, images), 0, 0, reply.finish)
+            for prompt, reply in zip(prompts, replies, strict=True)
         ]
 
     def _require(self, prompts: Sequence[Prompt]) -> None:

@@ -1,0 +1,253 @@
+"""The verbs of the command line: inspect, demo, doctor.
+
+Exit codes: 0 all well, 1 the user's input, 2 some images failed, 3 the environment. Errors are one or two lines, without a traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from anomalyr1.types import InputError, Inspection, Sample, SetupError
+
+if TYPE_CHECKING:
+    from anomalyr1.inspector import Inspector
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"})
+"""What counts as an image when a folder is searched; a file named outright may have any suffix."""
+DEMO_PARTS = (
+    ("metal plate", "scratch"), ("washer", None), ("bottle mouth", "crack"), ("circuit board", None),
+    ("casting", "stain"), ("capsule", None), ("woven fabric", "hole"), ("blister pack", "missing part"), ("wood panel", None),
+)  # fmt: skip
+"""What `demo` draws: category, and defect or None."""
+DEMO_SEED = 900_000
+DEMO_WITH_REFERENCE = 4
+"""So many of the parts come with a good reference image."""
+OK, USER_ERROR, SOME_FAILED, SETUP_ERROR = 0, 1, 2, 3
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # not exported by name
+
+app = typer.Typer(
+    help="Inspect parts with a vision-language model that reasons, answers and points at the defect.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Masks = Literal["default", "sam2", "box"]
+
+
+@app.command()
+def inspect(
+    paths: Annotated[list[Path], typer.Argument(help="Image files, or folders that are searched for images.")],
+    model: Annotated[str, typer.Option(help="nano (drawn parts), a model folder, or a name on the Hugging Face hub.")] = "nano",
+    revision: Annotated[str | None, typer.Option(help="Commit of a hub model.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(help="Scale images down to this many pixels; default: 1280 image tokens.")] = None,
+    knowledge: Annotated[Path | None, typer.Option(help="Text file with what is known about good and bad parts.")] = None,
+    reference: Annotated[list[Path] | None, typer.Option(help="Image of a good part; may be given more than once.")] = None,
+    masks: Annotated[Masks, typer.Option(help="default needs no download, sam2 fetches a model, box is the box itself.")] = "default",
+    out: Annotated[Path, typer.Option(help="Folder for inspections.jsonl, overlays and index.html.")] = Path("inspections"),
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line per inspection on stdout, nothing else.")] = False,
+    style: Annotated[str, typer.Option(help="Prompt style: ours, mmad or released.")] = "ours",
+    prompt: Annotated[Path | None, typer.Option(help="Text file with your own prompt, instead of a style.")] = None,
+) -> int:
+    """Inspect images: verdict, reasoning, boxes, masks, and a page to look at. Run again to go on after a stop."""
+    from anomalyr1 import prompts
+    from anomalyr1.inspector import Inspector, digest
+
+    text = _read_text(knowledge)
+    references = tuple(reference or ())
+    samples = [
+        Sample(id=path.as_posix(), image=path, knowledge=text, references=references) for path in find_images(paths, out, references)
+    ]
+    own_prompt = prompts.read_prompt(prompt) if prompt else None
+    inspector = Inspector.load(model, revision=revision, max_pixels=max_pixels, masks=masks, style=style, text=own_prompt)
+    results = _run(inspector, samples, out, digest(text, references), as_json)
+    return SOME_FAILED if any(inspection.error is not None for inspection in results) else OK
+
+
+@app.command()
+def demo(
+    images: Annotated[list[Path] | None, typer.Argument(help="Your own images or folders, inspected too.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the drawn parts and all results.")] = Path("inspections/demo"),
+) -> int:
+    """Draw some parts, good and defective, inspect them with the bundled nano model, and compare with what was drawn."""
+    from anomalyr1.inspector import Inspector
+
+    own = [Sample(id=path.as_posix(), image=path) for path in find_images(images or (), out)]
+    drawn = _draw_parts(out)
+    (out / "inspections.jsonl").unlink(missing_ok=True)  # a demo starts anew, whatever nano it was last run with
+    results = _run(Inspector.load("nano"), [*drawn, *own], out, "", as_json=False)
+    _say(f"{'drawn as':16} verdict")
+    for sample, inspection in zip(drawn, results[: len(drawn)], strict=True):
+        _say(f"{sample.defect or 'good':16} {inspection.verdict:8} {sample.image.name}")
+    truths = ["defect" if sample.anomalous else "good" for sample in drawn]
+    right = sum(truth == inspection.verdict for truth, inspection in zip(truths, results, strict=False))
+    unsure = sum(inspection.verdict == "unsure" for inspection in results[: len(drawn)])
+    _say(f"of {len(drawn)} drawn parts: {right} right, {len(drawn) - right - unsure} wrong, {unsure} unsure")
+    if own:
+        _say("the nano model knows drawn parts only: for real parts, name a real model with: anomalyr1 inspect ... --model NAME")
+    return SOME_FAILED if any(inspection.error is not None for inspection in results) else OK
+
+
+@app.command()
+def doctor() -> int:
+    """Check this machine: versions, device, memory, disk, extras and licences."""
+    from anomalyr1.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        _say(f"{'ok ' if finding.ok else 'BAD'} {finding.text}")
+    return OK if all(finding.ok for finding in findings) else SETUP_ERROR
+
+
+def find_images(paths: Sequence[Path], out: Path, references: Sequence[Path] = ()) -> list[Path]:
+    """The image files that `paths` name, each once: files as given, folders searched in sorted order, without what lies in `out`.
+
+    Raises `InputError` that lists all paths (and references) that do not exist, or the folders without an image.
+    """
+    missing = [path for path in (*paths, *references) if not path.exists()]
+    if missing:
+        raise InputError(f"no such file or folder, so nothing was started: {', '.join(repr(str(path)) for path in missing)}")
+    found: dict[Path, None] = {}
+    own = out.resolve()
+    for path in paths:
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            inside = [file for file in inside if not file.resolve().is_relative_to(own)]
+        if not inside:
+            raise InputError(f"folder {str(path)!r} holds no image; expected files ending in {', '.join(sorted(SUFFIXES))}")
+        found.update(dict.fromkeys(inside))
+    return list(found)
+
+
+def _draw_parts(out: Path) -> list[Sample]:
+    """Drawn parts on disk, and what is true of them."""
+    import io
+
+    from PIL import Image
+
+    from anomalyr1.data import procedural
+    from anomalyr1.records import write_whole
+
+    samples = []
+    for number, (category, defect) in enumerate(DEMO_PARTS, start=1):
+        drawn = procedural.draw(DEMO_SEED + number, category, defect)
+        name = f"{number:02} {category}.png"
+        pictures = {out / "parts" / name: drawn.image}
+        if number <= DEMO_WITH_REFERENCE:
+            pictures[out / "references" / name] = procedural.reference(drawn)
+        for path, pixels in pictures.items():
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, "PNG")
+            write_whole(path, buffer.getvalue())
+        image, *references = pictures
+        samples.append(
+            Sample(
+                id=image.as_posix(),
+                image=image,
+                references=tuple(references),
+                knowledge=drawn.knowledge,
+                category=category,
+                defect=defect,
+                anomalous=defect is not None,
+            )
+        )
+    return samples
+
+
+def _run(inspector: Inspector, samples: Sequence[Sample], out: Path, given: str, as_json: bool) -> list[Inspection]:
+    """Inspect, write overlays and page, and say what came out."""
+    import anomalyr1
+    from anomalyr1 import report
+    from anomalyr1.policy.load import licence_of
+
+    with _progress("inspecting", len(samples), as_json) as show:
+        results = inspector.run(samples, out / "inspections.jsonl", show, given)
+    fingerprint = inspector.fingerprint(given)
+    command = shlex.join(["anomalyr1", *sys.argv[1:]])
+    about = report.About(fingerprint, licence_of(fingerprint.model), command, anomalyr1.__version__)
+    page = report.write(out, list(zip(samples, results, strict=True)), about)
+    outcomes = Counter(report.outcome(inspection) for inspection in results)
+    tally = ", ".join(f"{outcomes[name]} {name}" for name in ("good", "defect", "unsure", "failed"))
+    _say(f"{len(results)} inspected: {tally}", err=as_json)
+    _say(f"page: {page}", err=as_json)
+    return results
+
+
+@contextlib.contextmanager
+def _progress(title: str, total: int, as_json: bool) -> Iterator[Callable[[int, Inspection], None]]:
+    """A bar with the time left on a terminal, one line per inspection otherwise."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if as_json:
+        yield lambda done, inspection: print(inspection.to_json(), flush=True)
+    elif not sys.stdout.isatty():
+        yield lambda done, inspection: _say(f"{done}/{total} {_line(inspection)}")
+    else:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("time left"), TimeRemainingColumn())
+        with Progress(*columns, console=Console(markup=False, highlight=False)) as bar:
+            task = bar.add_task(title, total=total)
+
+            def show(done: int, inspection: Inspection) -> None:
+                bar.console.print(_line(inspection), markup=False, highlight=False, overflow="ellipsis", no_wrap=True)
+                bar.update(task, completed=done)
+
+            yield show
+
+
+def _line(inspection: Inspection) -> str:
+    from anomalyr1.report import outcome, visible
+
+    why = " ".join((inspection.error or inspection.reason).split())
+    return visible(f"{outcome(inspection):6} {inspection.sample_id}  {why[:120]}{'...' if len(why) > 120 else ''}").rstrip()
+
+
+def _read_text(path: Path | None) -> str:
+    if path is None:
+        return ""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the knowledge file {str(path)!r} cannot be read ({error}); give a UTF-8 text file") from error
+
+
+def _say(text: str, err: bool = False) -> None:
+    """One plain line in which nothing is interpreted."""
+    from anomalyr1.report.text import visible
+
+    print(visible(text), file=sys.stderr if err else sys.stdout, flush=True)
+
+
+def _failed(message: str, code: int) -> int:
+    """Say what is wrong, line by line, and give back the exit code."""
+    for line in f"error: {message}".splitlines():
+        _say(line, err=True)
+    return code
+
+
+def main() -> None:
+    """Run a verb and exit with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter shows its escape
+    try:
+        code = app(standalone_mode=False)
+    except UsageError as error:
+        code = _failed(f"{error.format_message()} Try: anomalyr1 --help", USER_ERROR)  # type: ignore[attr-defined]
+    except InputError as error:
+        code = _failed(str(error), USER_ERROR)
+    except SetupError as error:
+        code = _failed(str(error), SETUP_ERROR)
+    except (typer.Abort, KeyboardInterrupt):
+        _say("stopped; what is done is kept, run the same command to go on", err=True)
+        code = 130
+    sys.exit(code or OK)

@@ -1,0 +1,115 @@
+"""What this machine has and what is missing: versions against floors, device, memory, disk, extras, licences of models."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+EXTRAS = {
+    "train": "fine-tuning with SFT and GRPO on your own images",
+    "serve": "an HTTP service and a page for operators",
+    "endpoint": "models behind an OpenAI-compatible URL",
+    "vllm": "fast inference and rollouts on a GPU",
+    "dev": "tests and checks of this package itself",
+}
+"""What each optional group of packages adds."""
+
+MODELS = ("nano", "Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen3-VL-4B-Instruct")
+"""Models whose licences the report names."""
+
+
+class Finding(NamedTuple):
+    """One line of the report."""
+
+    ok: bool
+    """False makes `doctor` fail."""
+    text: str
+
+
+def examine() -> list[Finding]:
+    """All findings, in the order to print them."""
+    return [
+        Finding(True, f"Python {platform.python_version()} on {platform.platform()}"),
+        *packages(_requirements()),
+        *_device(),
+        *_space(),
+        *_models(),
+    ]
+
+
+def packages(requirements: Sequence[str]) -> Iterator[Finding]:
+    """Check requirement strings (PEP 508) against what is installed: a needed package must fit, an extra's package may be absent."""
+    from packaging.requirements import Requirement
+
+    parsed = [Requirement(text) for text in requirements]
+    if not parsed:
+        yield Finding(False, 'anomalyr1 is not installed as a package, so its floors are unknown: run "pip install -e ." in its checkout')
+    for requirement in parsed:
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            yield _package(requirement.name, str(requirement.specifier), _installed(requirement.name))
+    for extra, adds in EXTRAS.items():
+        members = [r for r in parsed if r.marker and not r.marker.evaluate({"extra": ""}) and r.marker.evaluate({"extra": extra})]
+        lacking = [r.name for r in members if not r.specifier.contains(_installed(r.name) or "0", prereleases=True)]
+        if members and lacking:
+            yield Finding(True, f'extra {extra}: adds {adds}; add it with: pip install "anomalyr1[{extra}]" (lacks {", ".join(lacking)})')
+        elif members:
+            yield Finding(True, f"extra {extra}: installed, {adds}")
+
+
+def _package(name: str, wanted: str, version: str | None) -> Finding:
+    from packaging.specifiers import SpecifierSet
+
+    if version is None:
+        return Finding(False, f'{name} is missing, {wanted} is needed: pip install "{name}{wanted}"')
+    if not SpecifierSet(wanted).contains(version, prereleases=True):
+        return Finding(False, f'{name} {version} does not fit, {wanted} is needed: pip install "{name}{wanted}"')
+    return Finding(True, f"{name} {version} ({wanted})" if wanted else f"{name} {version}")
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _requirements() -> Sequence[str]:
+    try:
+        return metadata.requires("anomalyr1") or []
+    except metadata.PackageNotFoundError:
+        return []
+
+
+def _device() -> Iterator[Finding]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        import torch
+    except ImportError as error:
+        yield Finding(False, f"torch cannot be loaded ({error}): pip install torch torchvision")
+        return
+    for index in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(index)
+        yield Finding(True, f"GPU {index}: {facts.name}, {facts.total_memory / 2**30:.0f} GB")
+    if not torch.cuda.is_available():
+        yield Finding(
+            True, f"no GPU: models run on the CPU, {cores} cores; the nano model is fine with that, billions of parameters are slow"
+        )
+
+
+def _space() -> Iterator[Finding]:
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        yield Finding(True, f"memory: {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GB")
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    yield Finding(True, f"disk: {free:.0f} GB free here")
+
+
+def _models() -> Iterator[Finding]:
+    from anomalyr1.policy.load import licence_of
+
+    for model in MODELS:
+        yield Finding(True, f"licence of the model {model}: {licence_of(model)}")

@@ -1,0 +1,196 @@
+"""The inspections file: one JSON line for the run's fingerprint, then one `Inspection` a line, appended and synced.
+
+What is covered: a process killed at any point (at most the line being written is lost, and inspected again), a full disk (the
+half-written line is cut off again), two writers (the second is refused; on systems with `fcntl`). What is not: two machines
+writing to one network file system that does not pass locks on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from pydantic import ValidationError
+
+from anomalyr1.types import Fingerprint, InputError, Inspection, SetupError
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R", Fingerprint, Inspection)
+
+
+def read(path: str | Path) -> tuple[Fingerprint, list[Inspection]]:
+    """The fingerprint and the inspections of a file.
+
+    A last line without its line end is what a killed run leaves: it is left out, with a warning. Raises `InputError` with the line number
+    for any other line that is not a record, and for a sample id that comes twice.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read the inspections file {str(path)!r}: {error.strerror}") from error
+    whole = _whole_lines(data)
+    if len(whole) < len(data):
+        log.warning("the last line of %r is torn (the run was killed); it is left out", str(path))
+    return _records(path, whole)
+
+
+class Writer:
+    """Appends inspections to a file, one synced line each; the file is locked while the writer is open.
+
+    A new file starts with the fingerprint. An existing one is taken up where it ended: a torn last line is cut off, and
+    `done` holds the inspections that are already there. Raises `InputError` when another process writes to the file or
+    when the file was made under another fingerprint, and `SetupError` when the disk refuses a write.
+    """
+
+    done: dict[str, Inspection]
+    """By sample id, in the order of the file."""
+
+    def __init__(self, path: str | Path, fingerprint: Fingerprint) -> None:
+        """Open, lock and check the file; `path`'s folder is made when it is missing."""
+        self._path = Path(path)
+        self.done = {}
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+        except OSError as error:
+            raise SetupError(f"cannot write the inspections file {str(self._path)!r}: {error.strerror}") from error
+        try:
+            _lock(self._descriptor, self._path)
+            self._take_up(fingerprint)
+        except BaseException:
+            self.close()
+            raise
+
+    def _take_up(self, fingerprint: Fingerprint) -> None:
+        data = self._path.read_bytes()
+        first = fingerprint.to_json().encode("ascii") + b"\n"
+        if first.startswith(data) and data != first:  # new, or killed while it was begun
+            os.ftruncate(self._descriptor, 0)
+            self._append(first)
+            _sync_folder(self._path.parent)
+            return
+        whole = _whole_lines(data)
+        theirs, inspections = _records(self._path, whole)
+        _require_same(self._path, theirs, fingerprint)
+        if len(whole) < len(data):
+            log.warning("the last line of %r was torn (the run was killed); it is cut off and inspected again", str(self._path))
+            os.ftruncate(self._descriptor, len(whole))
+        self.done = {inspection.sample_id: inspection for inspection in inspections}
+
+    def append(self, inspection: Inspection) -> None:
+        """Write one inspection; on return it is on the disk. Raises `InputError` for a sample that is already there."""
+        if inspection.sample_id in self.done:
+            raise InputError(f"sample {inspection.sample_id!r} is already in {str(self._path)!r}; sample ids must be unique")
+        self._append(inspection.to_json().encode("ascii") + b"\n")
+        self.done[inspection.sample_id] = inspection
+
+    def _append(self, line: bytes) -> None:
+        end = os.lseek(self._descriptor, 0, os.SEEK_END)
+        try:
+            written = 0
+            while written < len(line):
+                written += os.write(self._descriptor, line[written:])
+            os.fsync(self._descriptor)
+        except OSError as error:
+            os.ftruncate(self._descriptor, end)
+            raise SetupError(f"cannot write to {str(self._path)!r}: {error.strerror}; what is in it is safe, run again to go on") from error
+
+    def close(self) -> None:
+        """Give up the lock; harmless when done twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        """The writer itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close."""
+        self.close()
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, sync and rename it, so that a reader sees the old or the new file, never half of one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise SetupError(f"cannot write {str(path)!r}: {error.strerror}") from error
+
+
+def _whole_lines(data: bytes) -> bytes:
+    return data[: data.rfind(b"\n") + 1]
+
+
+def _records(path: Path, data: bytes) -> tuple[Fingerprint, list[Inspection]]:
+    lines = data.split(b"\n")[:-1]
+    if not lines:
+        raise InputError(f"{str(path)!r} is not an inspections file: it has no whole first line; expected the run's fingerprint")
+    fingerprint = _record(Fingerprint, path, 1, lines[0])
+    inspections: dict[str, Inspection] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        inspection = _record(Inspection, path, number, line)
+        if inspection.sample_id in inspections:
+            raise InputError(f"line {number} of {str(path)!r} repeats sample {inspection.sample_id!r}; delete one of the two lines")
+        inspections[inspection.sample_id] = inspection
+    return fingerprint, list(inspections.values())
+
+
+def _record(kind: type[R], path: Path, number: int, line: bytes) -> R:
+    try:
+        return kind.from_json(line.decode("utf-8"))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        why = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        why = f"no JSON: {error}"
+    wanted = "the run's fingerprint" if kind is Fingerprint else "an inspection"
+    raise InputError(f"line {number} of {str(path)!r} is not {wanted} ({why}); mend or delete the line, or write to another file")
+
+
+def _require_same(path: Path, theirs: Fingerprint, ours: Fingerprint) -> None:
+    old, new = theirs.model_dump(), ours.model_dump()
+    differences = [f"{name} was {old[name]!r} and is now {new[name]!r}" for name in old if old[name] != new[name]]
+    if differences:
+        raise InputError(
+            f"{str(path)!r} was made by another run, so it cannot be resumed: {'; '.join(differences)}. "
+            "Write to another folder, or delete the file"
+        )
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows has no advisory locks of this kind
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(f"another process is writing to {str(path)!r}; wait for it to end, or write to another folder") from error
+    except OSError:  # a file system without locks
+        log.warning("%r lies on a file system without locks; make sure that only one run writes to it", str(path))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name in a folder survive a power cut, where the system can sync folders."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,80 @@
+"""The model card of the nano policy: what it is, how it was made, what it can and cannot do, from the figures of its run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+SHOWN = (
+    "balanced accuracy", "defect found", "good passed", "physical found", "logical found", "other options",
+    "defect classification", "defect localization", "defect description", "defect analysis",
+    "object classification", "object analysis", "object structure", "object details",
+    "box mIoU", "box IoU > 0.3", "box IoU > 0.5", "no box when good", "strict", "reasoning agrees", "verdict and boxes agree", "images",
+)  # fmt: skip
+"""Rows of the table, in order."""
+
+TEXT = """\
+---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: image-text-to-text
+---
+
+# AnomalyR1 nano
+
+A Qwen2.5-VL of {parameters:.1f} million parameters ({megabytes:.1f} MB in bfloat16), trained from scratch to inspect *drawn* industrial
+parts: it reasons, answers with an option letter, and points at defects with boxes in pixels. It has the classes, the processor, the
+chat format and the box convention of Qwen2.5-VL-3B-Instruct, so all that works with it works with the real models, on a laptop and
+without a download.
+
+**It has seen drawings only.** For photographs of real parts name a real model (`--model`), for instance Qwen/Qwen2.5-VL-7B-Instruct.
+
+Licence: Apache-2.0, weights and code. No weights and no text of other models went into it.
+
+## How it was made
+
+`{command}` on {machine}: {minutes}. Schedules follow the clock, so another run ends close by, not bit for bit here.
+
+1. *text*: the text model learns to read a symbolic code of what an image shows, to reason, to find option letters, and to answer;
+2. *sight*: beside it, the vision tower learns to write that code from pixels;
+3. *both*: plugged together, trained on images; several questions share one image.
+
+Training data: {images} drawings of the 12 seen categories and 10 seen kinds of defect (`anomalyr1.data.procedural`); prompts, answers and
+parser are the package's own. {notes}
+
+## What it can do
+
+Greedy, strict reading, held-out drawings. *Seen*: other drawings of the categories it was trained on. *Development*: categories it
+never saw (ceramic tile, bearing, connector). Chance is 0.5 for balanced accuracy and 0.25 for other options.
+
+{table}
+
+The curve of the last stage (seen categories, {few} images a point):
+
+{curve}
+
+## Limits
+
+- Images are scaled to at most 448 x 448 pixels; larger ones it never saw. One image token covers 28 x 28 pixels: small defects are missed.
+- Logical defects (missing, extra, misplaced, wrong count) are mostly beyond it, also with a reference image.
+- Names of objects and defects that it was not trained on are mostly answered by the nearest it knows.
+- Its reasoning is in a handful of fixed wordings.
+"""
+
+
+def card(facts: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]], curve: Sequence[Mapping[str, Any]]) -> str:
+    """The card's text; `facts` fills `TEXT`, `results` are columns of figures by name, `curve` the examinations on the way."""
+    names = [name for name in SHOWN if any(name in figures for figures in results.values())]
+    rows = [[name, *(str(figures.get(name, "")) for figures in results.values())] for name in names]
+    points = [[str(point[name]) for name in ("minutes", "step", "balanced accuracy", "other options", "box mIoU")] for point in curve]
+    return TEXT.format(
+        **facts,
+        table=_table(["", *results], rows),
+        curve=_table(["minutes", "step", "balanced accuracy", "other options", "box mIoU"], points),
+        few=curve[-1]["images"] if curve else 0,
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

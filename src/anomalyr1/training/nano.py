@@ -1,0 +1,195 @@
+"""The nano policy from scratch: `python -m anomalyr1.training.nano --out runs/nano`.
+
+A tiny Qwen2.5-VL learns to inspect drawn parts in three stages. *text*: the text model learns to read a symbolic code of what an
+image shows, to reason and to answer, while *sight*, beside it, teaches the vision tower to write that code; *both* then plugs them
+together and trains them on images. Every stage is checkpointed: the same command with `--resume` goes on where it was killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import multiprocessing
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anomalyr1.training.loop import Plan
+from anomalyr1.training.nano_model import Shape
+from anomalyr1.types import InputError, Record
+
+if TYPE_CHECKING:
+    from anomalyr1.training.loop import Clock
+
+log = logging.getLogger(__name__)
+
+STAGES = ("text", "sight", "both")
+
+
+class Recipe(Record):
+    """All values of a run."""
+
+    shape: Shape = Shape()
+    images: int = 12_000
+    """Size of the pool; drawn once, before training."""
+    first_images: int = 2_000
+    """Training starts when so many are drawn."""
+    shard: int = 256
+    text: Plan = Plan(learning_rate=1.5e-3, minutes=14)
+    sight: Plan = Plan(learning_rate=1.2e-3, minutes=14)
+    both: Plan = Plan(learning_rate=1e-3, minutes=46)
+    cells: int = 704
+    """Image cells in a batch, which sets its number of images (6 to 24)."""
+    sight_cells: int = 2048
+    drill_share: float = 0.6
+    """Share of the text stage's steps that are letter drills."""
+    late_drill_share: float = 0.25
+    """The same in the last stage."""
+    drills: int = 56
+    """Questions in such a step."""
+    questions: int = 3
+    """Questions behind one image."""
+    reference_share: float = 0.3
+    knowledge_share: float = 0.5
+    hint_weight: float = 0.5
+    code_noise: float = 0.03
+    exam_images: tuple[int, int] = (96, 48)
+    """Held-out images of seen and of development categories in the examinations on the way."""
+    exam_extras: int = 2
+    """Questions about each of them besides verdict and boxes."""
+    final_images: tuple[int, int] = (312, 150)
+    """The same for the last examination, whose figures go into the card."""
+    final_extras: int | None = None
+    """None = all other questions."""
+    machine: str = "2 CPU cores"
+    seed: int = 0
+
+    def scaled(self, minutes: float) -> Recipe:
+        """The same recipe with its working time stretched to about `minutes`: text and sight run side by side."""
+        factor = minutes / (max(self.text.minutes, self.sight.minutes) + self.both.minutes)
+        plans = {name: getattr(self, name).model_copy(update={"minutes": getattr(self, name).minutes * factor}) for name in STAGES}
+        return self.model_copy(update=plans)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and train."""
+    about = "Train the nano policy from scratch on drawn parts."
+    parser = argparse.ArgumentParser(prog="python -m anomalyr1.training.nano", description=about)
+    parser.add_argument("--out", type=Path, default=Path("runs/nano"), help="folder of the run")
+    parser.add_argument("--minutes", type=float, help="working time of all stages together (default: 60)")
+    parser.add_argument("--resume", action="store_true", help="go on with a run that is in the folder")
+    parser.add_argument("--recipe", type=Path, help="JSON file with values of the recipe to replace")
+    parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    recipe = Recipe() if given.recipe is None else Recipe.model_validate_json(given.recipe.read_text(encoding="utf-8"))
+    recipe = recipe if given.minutes is None else recipe.scaled(given.minutes)
+    if given.stage:
+        run_stage(given.stage, given.out, Recipe.model_validate_json((given.out / "recipe.json").read_text(encoding="utf-8")))
+    else:
+        train(given.out, recipe, given.resume)
+
+
+def train(out: Path, recipe: Recipe, resume: bool = False) -> Path:
+    """Run all stages in the folder `out`; gives the folder of the finished policy.
+
+    Raises `InputError` when the folder holds a run and `resume` is off, or one with another recipe.
+    """
+    note = out / "recipe.json"
+    if note.exists() and not resume:
+        raise InputError(f"{out}: holds a run already; add --resume to go on with it, or name another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    if note.exists():
+        _same_recipe(note, recipe)
+    note.write_text(recipe.model_dump_json(indent=1), encoding="utf-8")
+    from anomalyr1.training import nano_stages
+
+    drawers = _start_drawing(out, recipe)
+    _prepare(out, recipe)
+    if not (out / "both.pt").exists():
+        _side_by_side(out)
+    for drawer in drawers:
+        drawer.join()
+    run_stage("both", out, recipe)
+    nano_stages.finish(out, recipe, out / "nano")
+    return out / "nano"
+
+
+def run_stage(name: str, out: Path, recipe: Recipe) -> None:
+    """Train one stage from its checkpoint, or from what the stages before it left."""
+    import torch
+
+    from anomalyr1.training import nano_stages
+
+    torch.set_num_threads(2 if name == "both" else 1)
+    nano_stages.run_stage(name, out, recipe)
+
+
+def _same_recipe(note: Path, recipe: Recipe) -> None:
+    """Plans may be stretched on resume; all else must be what the run began with."""
+    old, new = json.loads(note.read_text(encoding="utf-8")), json.loads(recipe.model_dump_json())
+    differ = [key for key in new if key not in STAGES and old.get(key) != new[key]]
+    if differ:
+        raise InputError(f"{note}: the run began with other values of {', '.join(differ)}; resume with its recipe or name another folder")
+
+
+def _start_drawing(out: Path, recipe: Recipe) -> list[Any]:
+    shards = -(-recipe.images // recipe.shard)
+    context = multiprocessing.get_context("spawn")
+    drawers = [context.Process(target=_draw, args=(out / "pool", range(k, shards, 2), recipe)) for k in range(2)]
+    for drawer in drawers:
+        drawer.start()
+    enough = min(shards, -(-recipe.first_images // recipe.shard))
+    while len(list((out / "pool").glob("shard*"))) < enough:
+        if not any(drawer.is_alive() for drawer in drawers) and len(list((out / "pool").glob("shard*"))) < enough:
+            raise RuntimeError("drawing stopped early; see the messages above")
+        time.sleep(1)
+    return drawers
+
+
+def _draw(pool: Path, numbers: range, recipe: Recipe) -> None:
+    """Draw shards in a process of its own, one thread."""
+    import cv2
+
+    from anomalyr1.training.pool import draw_shard
+
+    cv2.setNumThreads(1)
+    for number in numbers:
+        draw_shard(pool, number, recipe.shard, recipe.shape.max_pixels)
+
+
+def _prepare(out: Path, recipe: Recipe) -> None:
+    """Tokenizer and fresh weights, once."""
+    if (out / "start" / "config.json").exists():
+        return
+    from anomalyr1.training import nano_model
+    from anomalyr1.training.lessons import corpus
+    from anomalyr1.training.pool import Pool
+
+    tokenizer = nano_model.make_tokenizer(corpus(Pool(out / "pool"), recipe.seed), recipe.shape.vocabulary)
+    model = nano_model.make_model(tokenizer, recipe.shape, recipe.seed)
+    nano_model.save(model, nano_model.make_processor(tokenizer, recipe.shape), out / "start")
+
+
+def _side_by_side(out: Path) -> None:
+    """The text and sight stages, a process and a thread each. Raises `RuntimeError` when one fails."""
+    command = [sys.executable, "-m", "anomalyr1.training.nano", "--out", str(out), "--stage"]
+    running = {name: subprocess.Popen([*command, name]) for name in ("text", "sight")}
+    failed = [name for name, process in running.items() if process.wait() != 0]
+    if failed:
+        raise RuntimeError(f"the stage {' and '.join(failed)} failed; see its messages above; --resume goes on from the last checkpoint")
+
+
+def examined(out: Path, clock: Clock, figures: dict[str, Any]) -> None:
+    """Append one point to the curve of a run."""
+    line = {"step": clock.step, "minutes": round(clock.seconds / 60, 2), "clock": time.strftime("%H:%M:%S"), **figures}
+    with (out / "curve.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    log.info("%s", json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()

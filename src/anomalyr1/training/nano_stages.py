@@ -1,0 +1,242 @@
+"""The three stages of the nano policy's training: what a batch is and what its losses are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from anomalyr1.training import exam, lessons, loop, nano_model
+from anomalyr1.training.card import card
+from anomalyr1.training.hints import CODE_SCALE, Cells, Code, LetterHints, PlaceHints, SightHints, cells
+from anomalyr1.training.lessons import Teacher, grid_of
+from anomalyr1.training.nano import STAGES, Recipe, examined
+from anomalyr1.training.packing import Packed, Pixels, Row, hidden, logits, pack, patches, vision
+from anomalyr1.training.pool import CATEGORIES, KINDS, Example, Pool, held_out
+from anomalyr1.types import Sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+TAP = 1
+"""After this layer of the text model, image tokens should know their place and their box."""
+QUOTE_TAP = 2
+"""After this layer, the words of an option that reasoning quotes should know its letter."""
+FINAL_FIRST = 100_000
+"""The last examination is about other drawings than those on the way."""
+DEFECT_WEIGHT = 7.0
+"""How much more a defective cell's code counts than a good one's."""
+
+
+class Studio(nn.Module):
+    """The model with its helper readers, which are trained along and thrown away."""
+
+    def __init__(self, model: PreTrainedModel, width: int) -> None:
+        """Fresh helper readers, the same every time."""
+        super().__init__()
+        torch.manual_seed(1)
+        self.model = model
+        self.sight = SightHints(width, len(CATEGORIES), len(KINDS))
+        self.place = PlaceHints(width)
+        self.letter = LetterHints(width)
+        self.quote = LetterHints(width)
+        self.stamp = nn.Buffer(torch.zeros(1), persistent=False)
+
+
+class Stages:
+    """Batches and losses of all stages over one pool."""
+
+    def __init__(self, out: Path, recipe: Recipe) -> None:
+        """Load the untrained policy and what is drawn so far."""
+        self.recipe, self.out = recipe, out
+        self.model, self.processor = nano_model.load(out / "start")
+        self.teacher = Teacher(self.processor)
+        self.studio = Studio(self.model, recipe.shape.text_width)
+        self.code = Code(recipe.shape.text_width)
+        self.pool = Pool(out / "pool")
+        self.words = sorted({word for s in self.pool.samples(400) for word in s.knowledge.replace(".", " ").replace(",", " ").split()})
+        self._turn = 0
+
+    def text(self, rng: Generator) -> dict[str, Tensor]:
+        """Reading the code and answering, or letter drills."""
+        if rng.random() < self.recipe.drill_share:
+            return self.drill(rng)
+        examples, rows, truths = self._lesson(rng)
+        tokens = self.code.tokens([e.truth for e in examples], truths)
+        tokens = tokens + self.recipe.code_noise * torch.from_numpy(rng.standard_normal(tokens.shape, dtype=np.float32))
+        clean = [replace(e.truth, kind=0, cover=0 * e.truth.cover, boxes_xyxy=e.truth.boxes_xyxy[:0], look="") for e in examples]
+        good = self.code.tokens(clean, cells(clean))
+        shown = [[good[i], tokens[i]] if len(row.grids_hw) == 2 else [tokens[i]] for i, row in enumerate(rows)]
+        batch = self._pack(rows)
+        losses, _ = self._answering(batch, [one for images in shown for one in images], truths)
+        return losses
+
+    def drill(self, rng: Generator) -> dict[str, Tensor]:
+        """Finding the letter of an option, from text alone."""
+        rows = []
+        for sample in self.pool.some(rng, self.recipe.drills):
+            asked = [q for q in sample.questions if q.options]
+            question = lessons.shuffled(asked[int(rng.integers(len(asked)))], rng)
+            rows.append(self.teacher.drill(sample, lessons.made_up(rng, self.words) if rng.random() < 0.6 else question, rng))
+        batch = self._pack(rows)
+        states, after = hidden(self.model, batch, [])
+        scored = logits(self.model, states, batch)
+        counted = batch.weights > 0
+        loss = functional.cross_entropy(scored[counted], batch.targets[counted])
+        right = (scored[counted].argmax(-1) == batch.targets[counted]).float().mean()
+        tags = self._tags(batch, after)
+        return {"total": loss + 0.3 * tags["option"] + 0.5 * tags["quote"], "drill": loss, "drill right": right, **tags}
+
+    def sight(self, rng: Generator) -> dict[str, Tensor]:
+        """Writing the code from pixels."""
+        self._look_for_more()
+        examples = self.pool.batch(rng, self.recipe.sight_cells, False)
+        truths = cells([e.truth for e in examples])
+        seen = vision(self.model.model.visual, patches([e.image for e in examples]), examples[0].truth.grid_hw)
+        goal = self.code.tokens([e.truth for e in examples], truths)
+        weight = 1 + (DEFECT_WEIGHT - 1) * (truths.kind > 0)[..., None]
+        code = (weight * (seen.float() - goal) ** 2).mean() / CODE_SCALE**2
+        hints = self.studio.sight(seen, truths)
+        return {"total": code + hints["kind"] + 0.2 * hints["category"] + 0.5 * hints.get("reach", code * 0), "code": code, **hints}
+
+    def both(self, rng: Generator) -> dict[str, Tensor]:
+        """Answering about images, the whole model, or letter drills, which would be forgotten otherwise."""
+        if rng.random() < self.recipe.late_drill_share:
+            return self.drill(rng)
+        self._look_for_more()
+        examples, rows, truths = self._lesson(rng)
+        grid = examples[0].truth.grid_hw
+        shown = [image for example, row in zip(examples, rows, strict=True) for image in _images(example, row)]
+        seen = vision(self.model.model.visual, patches(shown), grid)
+        batch = self._pack(rows)
+        inspected = np.cumsum([len(row.grids_hw) for row in rows]) - 1
+        losses, total = self._answering(batch, list(seen), truths)
+        hints = self.studio.sight(seen[torch.from_numpy(inspected)], truths)
+        extra = hints["kind"] + 0.2 * hints["category"] + 0.5 * hints.get("reach", total * 0)
+        return {**losses, **hints, "total": total + self.recipe.hint_weight * extra}
+
+    def _answering(self, batch: Packed, shown: Sequence[Tensor], truths: Cells) -> tuple[dict[str, Tensor], Tensor]:
+        """Loss of the completions, with the text model's own hints."""
+        states, after = hidden(self.model, batch, shown)
+        each = functional.cross_entropy(logits(self.model, states, batch), batch.targets, reduction="none")
+        answering = (each * batch.weights).sum() / batch.weights.sum()
+        at_cells = after[TAP][batch.last_image_at].view(len(batch.ids), -1, states.shape[-1])
+        hints = self.studio.place(at_cells, truths) | self._tags(batch, after)
+        nothing = answering * 0
+        total = answering + 0.1 * hints["place"] + 0.2 * hints.get("edges", nothing)
+        total = total + 0.1 * hints.get("option", nothing) + 0.3 * hints.get("quote", nothing)
+        letters = batch.weights == lessons.LETTER_WEIGHT
+        shares = {"letter": each[letters].mean()} if bool(letters.any()) else {}
+        return {"total": total, "answer": each.mean(), **shares, **hints}, total
+
+    def _lesson(self, rng: Generator) -> tuple[list[Example], list[Row], Cells]:
+        """Equally sized examples, their rows of questions and their truths; all rows with a reference image, or none."""
+        reference = bool(rng.random() < self.recipe.reference_share)
+        examples = self.pool.batch(rng, self.recipe.cells // (2 if reference else 1), reference)
+        rows = [self._row(example, reference, rng) for example in examples]
+        return examples, rows, cells([e.truth for e in examples])
+
+    def _row(self, example: Example, reference: bool, rng: Generator) -> Row:
+        logical = example.sample.defect in exam.LOGICAL and not reference  # only knowledge tells then
+        sample: Sample = exam.given(example, bool(rng.random() < (0.9 if logical else self.recipe.knowledge_share)), reference)
+        questions = lessons.choose(sample, self.recipe.questions, rng)
+        gold = [self.teacher.gold(sample, question, example.look, example.frame, rng) for question in questions]
+        return self.teacher.row(sample, questions, grid_of(example.frame.model_wh), gold)
+
+    def _pack(self, rows: Sequence[Row]) -> Packed:
+        return pack(rows, self.model.model, self.teacher.ids.image, self.teacher.ids.pad)
+
+    def _tags(self, batch: Packed, after: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Losses on knowing the letters behind options, early, and behind quotes of them, later."""
+        ids = batch.ids.numpy()
+        options, quotes = (torch.from_numpy(f(ids)) for f in (self.teacher.option_numbers, self.teacher.quoted_numbers))
+        tags = {"option": (self.studio.letter, after[TAP], options), "quote": (self.studio.quote, after[QUOTE_TAP], quotes)}
+        return {name: reader(states, numbers) for name, (reader, states, numbers) in tags.items() if bool((numbers >= 0).any())}
+
+    def _look_for_more(self) -> None:
+        self._turn += 1
+        if self._turn % 50 == 0:
+            self.pool.refresh()
+
+
+def _images(example: Example, row: Row) -> list[Pixels]:
+    return [example.image] if example.reference is None or len(row.grids_hw) == 1 else [example.reference, example.image]
+
+
+def run_stage(name: str, out: Path, recipe: Recipe) -> None:
+    """Train one stage; "both" starts from the other two and is examined on the way."""
+    stages = Stages(out, recipe)
+    model = stages.model
+    if name == "both":
+        for part in ("text", "sight"):
+            _take_over(stages.studio, out / f"{part}.weights.pt", part)
+        counts = zip(("seen", "dev"), recipe.exam_images, strict=True)
+        examples = {split: held_out(split, count, recipe.shape.max_pixels) for split, count in counts}
+        loop.run(name, out, recipe.both, stages.studio, stages.both, lambda clock: _report(stages, clock, examples))
+        _report(stages, loop.Clock(), examples)
+        return
+    part = model.model.language_model if name == "text" else model.model.visual
+    stages.studio.requires_grad_(False)
+    readers = (stages.studio.place, stages.studio.letter, stages.studio.quote) if name == "text" else (stages.studio.sight,)
+    for trained in (part, *readers):
+        trained.requires_grad_(True)
+    loop.run(name, out, getattr(recipe, name), stages.studio, getattr(stages, name))
+    torch.save(stages.studio.state_dict(), out / f"{name}.weights.pt")
+
+
+def finish(out: Path, recipe: Recipe, destination: Path, notes: str = "") -> dict[str, dict[str, Any]]:
+    """Examine the finished policy at length, and write it with its card to `destination`; gives the figures."""
+    model, processor = nano_model.load(out / "nano")
+    teacher = Teacher(processor)
+    seen, dev = (
+        held_out(split, count, recipe.shape.max_pixels, FINAL_FIRST)
+        for split, count in zip(("seen", "dev"), recipe.final_images, strict=True)
+    )
+    results = {
+        "seen": exam.examine(model, teacher, seen, extras=recipe.final_extras),
+        "development": exam.examine(model, teacher, dev, extras=recipe.final_extras),
+        "development, with reference": exam.examine(
+            model, teacher, [e for e in dev if e.reference is not None], extras=0, prompt="reference"
+        ),
+    }
+    curve = [json.loads(line) for line in (out / "curve.jsonl").read_text(encoding="utf-8").splitlines()]
+    parameters = sum(p.numel() for p in model.parameters())
+    spent = ", ".join(f"{name} {_minutes(out, name):.0f} minutes" for name in STAGES)
+    facts = {
+        "parameters": parameters / 1e6, "megabytes": 2 * parameters / 1e6, "images": f"{len(Pool(out / 'pool')):,}",
+        "machine": recipe.machine, "command": "python -m anomalyr1.training.nano", "minutes": spent, "notes": notes,
+    }  # fmt: skip
+    text = card(facts, results, [point for point in curve if point["split"] == "seen"])
+    nano_model.save(model, processor, destination, text)
+    (out / "figures.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+    return results
+
+
+def _minutes(out: Path, stage: str) -> float:
+    """Working time of a stage, from the log of its losses."""
+    lines = [json.loads(line) for line in (out / "losses.jsonl").read_text(encoding="utf-8").splitlines()]
+    return max((float(line["minutes"]) for line in lines if line["stage"] == stage), default=0.0)
+
+
+def _take_over(studio: Studio, path: Path, part: str) -> None:
+    """Load what one of the first two stages trained."""
+    state = torch.load(path, weights_only=True)
+    text = ("model.model.language_model.", "model.lm_head.", "place.", "letter.", "quote.")
+    marks = ("model.model.visual.", "sight.") if part == "sight" else text
+    studio.load_state_dict({key: value for key, value in state.items() if key.startswith(marks)}, strict=False)
+
+
+def _report(stages: Stages, clock: loop.Clock, examples: dict[str, list[Example]]) -> None:
+    """Examine, note the curve, and save the policy as it is."""
+    stages.studio.eval()
+    for split, some in examples.items():
+        examined(stages.out, clock, {"split": split, **exam.examine(stages.model, stages.teacher, some, extras=stages.recipe.exam_extras)})
+    nano_model.save(stages.model, stages.processor, stages.out / "nano")

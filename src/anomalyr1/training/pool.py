@@ -1,0 +1,187 @@
+"""A pool of drawn training images on disk: drawn by background processes in shards, read while it grows.
+
+A shard is a folder, renamed into place when whole: one JSON line a sample, and for each image size in the model's frame an array of images,
+of reference images (for every other sample) and of how much of each 14-pixel square is defective.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image
+
+from anomalyr1.data import drawn_questions, procedural
+from anomalyr1.images import FAMILIES, Frame, resize
+from anomalyr1.training.hints import Truth
+from anomalyr1.training.packing import CELL, Pixels
+from anomalyr1.types import Sample
+
+FAMILY = FAMILIES["qwen2_5_vl"]
+CATEGORIES: tuple[str, ...] = procedural.SPLITS["seen"]
+KINDS: tuple[str, ...] = procedural.DEFECTS
+TRAINING_SEEDS = 7_000_000_000
+HELD_OUT_SEEDS = {"seen": 8_000_000_000, "dev": 8_500_000_000}
+"""First seeds of what is trained on and of what it is examined on; they never meet."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One drawn image in the model's frame with all its truth."""
+
+    sample: Sample
+    """Its boxes in pixels of the original drawing."""
+    frame: Frame
+    image: Pixels
+    """(H, W, 3), sides multiples of 28."""
+    reference: Pixels | None
+    """Another good part of the same design, same size; None = not drawn."""
+    cover: NDArray[np.float32]
+    """(H / 14, W / 14) share that is defective."""
+    look: str
+    """How the defect looks, in words; empty when good."""
+    facts: tuple[str, ...]
+    """What can be seen of the object, in words."""
+
+    @property
+    def truth(self) -> Truth:
+        """What helper losses learn from."""
+        kind = 0 if self.sample.defect is None else 1 + KINDS.index(self.sample.defect)
+        found = [self.frame.to_model(box.xyxy) for box in self.sample.boxes or ()]
+        category = CATEGORIES.index(self.sample.category) if self.sample.category in CATEGORIES else 0
+        return Truth(category, kind, self.cover, np.array(found, dtype=np.float32).reshape(-1, 4), self.look, self.facts)
+
+
+def example(seed: int, category: str | None, with_reference: bool, max_pixels: int, defect: str | None = "any") -> Example:
+    """Draw one example; `category` None takes one of the seen ones, `defect` is as in `procedural.draw`."""
+    drawn = procedural.draw(seed, category, defect)
+    picture, frame = resize(Image.fromarray(drawn.image), FAMILY, max_pixels)
+    other = None
+    if with_reference:
+        other = np.asarray(resize(Image.fromarray(procedural.reference(drawn)), FAMILY, max_pixels)[0])
+    w, h = frame.model_wh
+    fine = cv2.resize(drawn.mask.astype(np.float32), (w, h), interpolation=cv2.INTER_AREA)
+    cover = fine.reshape(2 * h // CELL, CELL // 2, 2 * w // CELL, CELL // 2).mean((1, 3))
+    sample = _as_sample(drawn)
+    count = () if drawn.facts.count is None else (f"{drawn.facts.count[1]} {drawn.facts.count[0]}",)
+    return Example(sample, frame, np.asarray(picture), other, cover, drawn.description, (drawn.facts.colour, drawn.facts.shape, *count))
+
+
+def _as_sample(drawn: procedural.Drawn) -> Sample:
+    name = drawn_questions.drawn_id(drawn)
+    asked = drawn_questions.questions(drawn, np.random.default_rng([drawn.seed, 77]))
+    return Sample(
+        id=name, image=Path(f"{name}.png"), knowledge=drawn.knowledge, dataset="drawn", category=drawn.category, defect=drawn.defect,
+        anomalous=drawn.defect is not None, boxes=drawn.boxes, questions=asked,
+    )  # fmt: skip
+
+
+def draw_shard(pool: Path, number: int, size: int, max_pixels: int) -> None:
+    """Draw shard `number` of `size` examples, unless it is there already."""
+    target = pool / f"shard{number:05}"
+    if target.exists():
+        return
+    fresh = pool / f".drawing{number:05}"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    first = TRAINING_SEEDS + number * size
+    drawn = [example(first + i, None, i % 2 == 0, max_pixels) for i in range(size)]
+    lines = []
+    for wh in sorted({e.frame.model_wh for e in drawn}):
+        for half, which in (("a", [e for e in drawn if e.reference is not None]), ("b", [e for e in drawn if e.reference is None])):
+            chosen = [e for e in which if e.frame.model_wh == wh]
+            if not chosen:
+                continue
+            stem = f"{wh[0]}x{wh[1]}{half}"
+            np.save(fresh / f"{stem}.image.npy", np.stack([e.image for e in chosen]))
+            np.save(fresh / f"{stem}.cover.npy", np.stack([e.cover for e in chosen]).astype(np.float16))
+            if half == "a":
+                np.save(fresh / f"{stem}.reference.npy", np.stack([e.reference for e in chosen if e.reference is not None]))
+            lines += [_line(stem, i, e) for i, e in enumerate(chosen)]
+    (fresh / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    fresh.rename(target)
+
+
+def _line(stem: str, row: int, e: Example) -> dict[str, Any]:
+    return {"stem": stem, "row": row, "original_wh": e.frame.original_wh, "sample": e.sample.to_json(), "look": e.look, "facts": e.facts}
+
+
+@dataclass(frozen=True)
+class _Entry:
+    line: dict[str, Any]
+    arrays: dict[str, NDArray[Any]]
+
+    def open(self) -> Example:
+        row, wh = self.line["row"], tuple(int(n) for n in self.line["stem"].rstrip("ab").split("x"))
+        references = self.arrays.get("reference")
+        return Example(
+            Sample.from_json(self.line["sample"]), Frame(tuple(self.line["original_wh"]), (wh[0], wh[1]), "pixels"),
+            self.arrays["image"][row], None if references is None else references[row], self.arrays["cover"][row].astype(np.float32),
+            self.line["look"], tuple(self.line["facts"]),
+        )  # fmt: skip
+
+
+class Pool:
+    """The examples drawn so far, by size in the model's frame."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read the shards that are there."""
+        self.folder = folder
+        self._read: set[str] = set()
+        self._by_stem: dict[str, list[_Entry]] = {}
+        self.refresh()
+
+    def __len__(self) -> int:
+        return sum(len(entries) for entries in self._by_stem.values())
+
+    def refresh(self) -> None:
+        """Take up shards that were finished since."""
+        for shard in sorted(self.folder.glob("shard*")):
+            if shard.name in self._read:
+                continue
+            self._read.add(shard.name)
+            arrays: dict[str, dict[str, NDArray[Any]]] = {}
+            for path in sorted(shard.glob("*.npy")):
+                stem, name, _ = path.name.split(".")
+                arrays.setdefault(stem, {})[name] = np.load(path, mmap_mode="r")
+            for text in (shard / "samples.jsonl").read_text(encoding="utf-8").splitlines():
+                line = json.loads(text)
+                self._by_stem.setdefault(line["stem"], []).append(_Entry(line, arrays[line["stem"]]))
+
+    def batch(self, rng: Generator, cells: int, with_reference: bool) -> list[Example]:
+        """Examples of one random size, as many as hold about `cells` image cells (6 to 24); all with a reference image if asked for."""
+        stems = sorted(stem for stem in self._by_stem if stem.endswith("a") or not with_reference)
+        counts = np.array([len(self._by_stem[stem]) for stem in stems], dtype=np.float64)
+        stem = stems[int(rng.choice(len(stems), p=counts / counts.sum()))]
+        w, h = (int(n) // CELL for n in stem.rstrip("ab").split("x"))
+        count = int(np.clip(cells // (w * h), 6, 24))
+        return [self._by_stem[stem][int(i)].open() for i in rng.integers(len(self._by_stem[stem]), size=count)]
+
+    def some(self, rng: Generator, count: int) -> list[Sample]:
+        """Random samples, without their images."""
+        stems = sorted(self._by_stem)
+        entries = [self._by_stem[stem] for stem in stems]
+        chances = np.array([len(some) for some in entries], dtype=np.float64)
+        picked = [entries[int(k)] for k in rng.choice(len(entries), size=count, p=chances / chances.sum())]
+        return [Sample.from_json(some[int(rng.integers(len(some)))].line["sample"]) for some in picked]
+
+    def samples(self, limit: int) -> Iterator[Sample]:
+        """Some samples, for their words."""
+        entries = [entry for stem in sorted(self._by_stem) for entry in self._by_stem[stem]]
+        for i in np.linspace(0, len(entries) - 1, min(limit, len(entries))).astype(int):
+            yield Sample.from_json(entries[i].line["sample"])
+
+
+def held_out(split: str, count: int, max_pixels: int, first: int = 0) -> list[Example]:
+    """Examples that training never sees, categories in turn; half with a reference image drawn."""
+    categories: Sequence[str] = procedural.SPLITS[split]
+    start = HELD_OUT_SEEDS[split] + first
+    return [example(start + i, categories[i % len(categories)], (i // len(categories)) % 2 == 0, max_pixels) for i in range(count)]

@@ -1,0 +1,220 @@
+"""The verbs as a user types them: exit codes, output, errors without traceback, nothing heavy at import."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import recordings
+import tiny
+from anomalyr1 import cli, records
+from anomalyr1.doctor import examine, packages
+from anomalyr1.types import InputError, Inspection
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    import torch
+
+    torch.set_num_threads(1)  # many small steps: threads that wait for each other are slower on a busy machine
+    return tiny.build(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def parts(tmp_path, monkeypatch):
+    """A folder of three parts, and the folder above as the working directory."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("b.png", "a.PNG", "deep/[red]c[/think].png"):
+        recordings.draw(tmp_path / "parts" / name)
+    (tmp_path / "parts" / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run a command line; returns exit code, stdout and stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["anomalyr1", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return stopped.value.code, *capsys.readouterr()
+
+    return run
+
+
+def test_inspect_writes_everything_and_says_where(parts, model, call):
+    code, out, err = call("inspect", "parts", "--model", model, "--masks", "box")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["1/3", "2/3", "3/3"]
+    assert "parts/deep/[red]c[/think].png" in out  # markup is text
+    assert lines[3].startswith("3 inspected: ") and lines[4] == "page: inspections/index.html"
+    _, inspections = records.read("inspections/inspections.jsonl")
+    assert [one.sample_id for one in inspections] == ["parts/a.PNG", "parts/b.png", "parts/deep/[red]c[/think].png"]
+    assert {one.verdict for one in inspections} == {"unsure"}  # random weights write nothing that can be read
+    page = (parts / "inspections" / "index.html").read_text(encoding="utf-8")
+    assert "Fine-tuning" in page and "anomalyr1 inspect parts --model" in page
+    before = (parts / "inspections" / "inspections.jsonl").read_bytes()
+    assert call("inspect", "parts", "--model", model, "--masks", "box")[0] == 0  # again: nothing left to do
+    assert (parts / "inspections" / "inspections.jsonl").read_bytes() == before
+    code, _, err = call("inspect", "parts", "--model", model, "--masks", "default")
+    assert code == 1 and "masks was 'box' and is now 'default'" in err
+
+
+def test_a_broken_image_is_reported_and_the_rest_inspected_and_json_is_alone_on_stdout(parts, model, call):
+    (parts / "parts" / "b.png").write_bytes(b"broken")
+    (parts / "known.txt").write_text("Plates are even.\n")
+    more = ("--knowledge", "known.txt", "--reference", "parts/a.PNG", "--model", model, "--masks", "box", "--json", "--out", "o")
+    code, out, err = call("inspect", "parts", *more)
+    assert code == 2
+    found = [Inspection.from_json(line) for line in out.splitlines()]
+    assert [one.error is not None for one in found] == [False, True, False]
+    assert "b.png" in found[1].error
+    assert "1 failed" in err and "o/index.html" in err
+    assert "Plates are even." in (parts / "o" / "index.html").read_text(encoding="utf-8")
+
+
+def test_demo_compares_with_what_was_drawn_and_takes_own_images(parts, model, call, monkeypatch):
+    monkeypatch.setattr("anomalyr1.policy.load.NANO_FOLDER", model)  # random weights: the code is the same, the verdicts are all unsure
+    monkeypatch.setattr(cli, "DEMO_PARTS", cli.DEMO_PARTS[:2])
+    code, out, _ = call("demo", "parts/b.png", "--out", "d")
+    assert code == 0
+    assert "page: d/index.html" in out and "of 2 drawn parts: 0 right, 0 wrong, 2 unsure" in out and "name a real model" in out
+    assert [line.split("  ")[0] for line in out.splitlines() if line.startswith(("scratch", "good"))] == ["scratch", "good"]
+    _, inspections = records.read("d/inspections.jsonl")
+    assert [one.sample_id for one in inspections] == ["d/parts/01 metal plate.png", "d/parts/02 washer.png", "parts/b.png"]
+    assert call("demo", "parts/gone.png", "--out", "e")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["inspect", "gone.png", "parts", "lost"], 1, "no such file or folder, so nothing was started: 'gone.png', 'lost'"),
+        (["inspect", "parts", "--reference", "ref.png"], 1, "'ref.png'"),
+        (["inspect", "empty"], 1, "'empty' holds no image"),
+        (["inspect", "parts", "--knowledge", "gone.txt"], 1, "gone.txt"),
+        (["inspect", "parts", "--style", "none"], 1, "unknown prompt style"),
+        (["inspect", "parts", "--model", "gone"], 1, "gone"),
+        (["inspect", "parts", "--masks", "none"], 1, "none"),
+        (["inspect", "--bad", "parts"], 1, "--bad"),
+        (["inspect"], 1, "paths"),
+        (["no\x1b]0;verb\x07"], 1, "No such command"),
+    ],
+)
+def test_wrong_input_is_one_line_and_code_1(parts, call, arguments, code, said):
+    (parts / "empty").mkdir()
+    got, out, err = call(*arguments)
+    assert got == code
+    assert said in err and err.startswith("error: ") and err.count("\n") == 1 and err.rstrip("\n").isprintable()
+    assert out == ""
+    assert not (parts / "inspections").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_code_3(parts, model, call):
+    code, _, err = call("inspect", "parts", "--model", model, "--out", "parts/notes.txt")
+    assert code == 3 and "cannot write" in err
+
+
+def test_folders_are_searched_in_order_without_the_results(parts):
+    recordings.draw(parts / "parts" / "out" / "overlays" / "old.png")
+    found = cli.find_images([parts / "parts" / "b.png", parts / "parts"], parts / "parts" / "out")
+    assert [path.relative_to(parts / "parts").as_posix() for path in found] == ["b.png", "a.PNG", "deep/[red]c[/think].png"]
+    with pytest.raises(InputError, match="no such"):
+        cli.find_images([parts / "gone"], parts)
+
+
+def test_control_characters_never_reach_a_terminal(capsys):
+    line = cli._line(Inspection(sample_id="a\x1b]8;;x\x07\n.png", verdict="defect", reason="[bold]\x1b[2J\r\nmoved\u202e" + "x" * 300))
+    assert line.isprintable() and "[bold]" in line and len(line) < 250
+    cli._say(line)
+    assert capsys.readouterr().out == line + "\n"
+
+
+class Terminal:
+    """Standard output that says it is a terminal."""
+
+    encoding = "utf-8"
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+        return len(text)
+
+    def flush(self):
+        pass
+
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_gets_a_bar_and_markup_stays_text(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm")
+    with cli._progress("inspecting", 2, as_json=False) as show:
+        for done in (1, 2):
+            show(done, Inspection(sample_id=f"{done}[/think][link=x]\x1b[2J.png", verdict="good", reason="[/bold]"))
+    assert "1[/think][link=x]\\x1b[2J.png" in terminal.text
+    assert "2/2" in terminal.text and "time left" in terminal.text
+
+
+@pytest.mark.parametrize(
+    ("requirement", "ok", "said"),
+    [
+        ("pydantic>=2", True, "pydantic 2"),
+        ("pydantic>=99", False, 'pip install "pydantic>=99"'),
+        ("no-such-package>=1", False, "no-such-package is missing"),
+        ('no-such-package>=1; extra == "train"', True, 'pip install "anomalyr1[train]"'),
+        ('pydantic>=2; extra == "train"', True, "extra train: installed"),
+        ('no-such-package>=1; python_version < "3"', True, None),
+    ],
+)
+def test_doctor_checks_packages(requirement, ok, said):
+    found = list(packages([requirement]))
+    assert all(one.ok for one in found) is ok
+    assert (said is None and found == []) or said in found[0].text
+
+
+def test_doctor_reports(call):
+    code, out, _ = call("doctor")
+    assert code == (0 if all(one.ok for one in examine()) else 3)
+    for text in ("Python 3", "memory: ", "disk: ", "licence of the model nano", "Qwen2.5-VL-3B"):
+        assert text in out
+
+
+def test_doctor_without_a_package_is_code_3(call, monkeypatch):
+    monkeypatch.setattr("anomalyr1.doctor._requirements", lambda: ["no-such-package>=1"])
+    assert call("doctor")[0] == 3
+
+
+HEAVY = """
+import json, sys
+sys.argv = ["anomalyr1", "inspect", "--help"]
+from anomalyr1 import cli
+import anomalyr1, anomalyr1.report
+anomalyr1.Inspector
+try:
+    cli.main()
+finally:
+    print(json.dumps(sorted({"torch", "transformers"} & set(sys.modules))), file=sys.stderr)
+"""
+
+
+def test_help_and_import_load_no_model_library():
+    run = subprocess.run([sys.executable, "-c", HEAVY], capture_output=True, text=True, check=True)
+    assert json.loads(run.stderr) == []
+    assert "--knowledge" in run.stdout
+
+
+def test_the_package_has_two_lazy_names():
+    import anomalyr1
+
+    assert anomalyr1.Inspector.__name__ == "Inspector"
+    assert anomalyr1.__version__
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = anomalyr1.nothing

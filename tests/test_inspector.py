@@ -1,0 +1,315 @@
+"""The verdict is fail-safe, failures become records, a killed run resumes to the same files, and the answer depends on the picture."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import recordings
+import tiny
+from anomalyr1 import answers, cli, records
+from anomalyr1.data import procedural
+from anomalyr1.engines import Completion, Sampling
+from anomalyr1.engines.replay import ReplayEngine
+from anomalyr1.images import open_image, resize
+from anomalyr1.inspector import Inspector, decide, digest
+from anomalyr1.policy.load import NANO_FOLDER
+from anomalyr1.types import Answer, Box, InputError, SetupError
+
+BOX = Box(x1=60, y1=40, x2=80, y2=54, label="stain")
+DEFECT = (answers.write("A dark stain. So the answer is A.", "A"), answers.write("The stain is in the center.", [BOX], recordings.FRAME))
+GOOD = (answers.write("The surface is even. So the answer is B.", "B"), answers.write("There is no defect.", [], recordings.FRAME))
+
+
+def said(choice="A", status="strict", **more):
+    return Answer(status=status, choice=choice, **more)
+
+
+def drew(*boxes, status="strict", **more):
+    return Answer(status=status, boxes=boxes, **more)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "grounding", "cut_off", "expected", "reason"),
+    [
+        (said("A"), drew(BOX), False, "defect", ""),
+        (said("B"), drew(), False, "good", ""),
+        (said("B", "lenient"), drew(status="lenient"), False, "good", ""),  # a careful reader reads it
+        (said("B", reasoning="It is even."), drew(reasoning="No spot."), False, "good", "It is even."),
+        (said("B"), drew(reasoning="No spot."), False, "good", "No spot."),
+        (said("A", conclusion="A", says_defect=True), drew(BOX, says_defect=True), False, "defect", ""),
+        # everything in doubt is unsure, and says why
+        (said("A"), drew(), False, "unsure", "says defect, but no box was drawn"),
+        (said("B"), drew(BOX), False, "unsure", "says good, but a box was drawn"),
+        (said("B"), drew(BOX, BOX), False, "unsure", "says good, but 2 boxes were drawn"),
+        (said("B", conclusion="A"), drew(), False, "unsure", "the reasoning concludes A but the answer is B"),
+        (said("B", says_defect=True), drew(), False, "unsure", "the reasoning finds a defect, but the answer says good"),
+        (said("B"), drew(says_defect=True), False, "unsure", "the place finds a defect, but no box was drawn"),
+        (said(None, "unparseable"), drew(), False, "unsure", "verdict could not be read"),
+        (said(None), drew(), False, "unsure", "verdict could not be read"),
+        (said("C"), drew(), False, "unsure", "verdict could not be read"),
+        (said("B"), Answer(status="strict"), False, "unsure", "boxes could not be read"),
+        (said("B"), drew(status="unparseable"), False, "unsure", "boxes could not be read"),
+        (said("B"), drew(), True, "unsure", "cut off"),
+        (said("B", conclusion="A", reasoning="A crack."), drew(), False, "unsure", "B.\nA crack."),
+    ],
+)
+def test_decide(verdict, grounding, cut_off, expected, reason):
+    got, why = decide(verdict, grounding, cut_off)
+    assert got == expected
+    assert reason in why
+    assert why or got != "unsure"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four images, a recording of them, and the samples."""
+    completions = {}
+    for name, texts, spot in (
+        ("1.png", DEFECT, (60, 40)),
+        ("2.png", GOOD, None),
+        ("3.png", ("I cannot say.", ""), None),
+        ("4.png", GOOD, None),
+    ):
+        completions[recordings.draw(tmp_path / name, spot).as_posix()] = texts
+    recordings.record(tmp_path / "recorded.jsonl", completions)
+    return tmp_path
+
+
+def samples_of(folder):
+    return [recordings.sample(path) for path in sorted(folder.glob("*.png"))]
+
+
+def replayed(folder, **options):
+    return Inspector(ReplayEngine(folder / "recorded.jsonl"), masks="box", **options)
+
+
+def test_a_run_end_to_end(folder):
+    seen = []
+    results = replayed(folder, batch=3).run(samples_of(folder), folder / "out" / "i.jsonl", lambda done, one: seen.append((done, one)))
+    assert [one.verdict for one in results] == ["defect", "good", "unsure", "good"]
+    assert results[0].boxes == (BOX,)
+    assert [mask.size_wh for mask in results[0].masks] == [recordings.SIZE_WH]
+    assert "dark stain" in results[0].reason
+    assert results[1].boxes == () and results[1].masks == ()
+    assert results[2].masks is None and results[2].counts["unparseable"] >= 1
+    assert all(one.score is None for one in results)
+    assert records.read(folder / "out" / "i.jsonl")[1] == results
+    assert seen == list(enumerate(results, start=1))
+
+
+def test_the_function_form_inspects_one_image(folder):
+    inspection = replayed(folder)(folder / "1.png", knowledge="Plates are even.", references=[folder / "2.png"])
+    assert (inspection.sample_id, inspection.verdict) == ((folder / "1.png").as_posix(), "defect")
+
+
+def test_what_is_done_is_not_asked_again(folder):
+    out = folder / "i.jsonl"
+    first = replayed(folder).run(samples_of(folder)[:2], out)
+    recordings.record(folder / "rest.jsonl", {(folder / name).as_posix(): GOOD for name in ("3.png", "4.png")})
+    rest = Inspector(ReplayEngine(folder / "rest.jsonl"), masks="box", batch=2)  # it could not answer for the first two
+    assert rest.run(samples_of(folder), out)[:2] == first
+    assert [one.error for one in records.read(out)[1]] == [None] * 4
+
+
+def test_other_knowledge_is_not_resumed(folder):
+    out = folder / "i.jsonl"
+    replayed(folder).run(samples_of(folder), out, given=digest("even", ()))
+    with pytest.raises(InputError, match="style was"):
+        replayed(folder).run(samples_of(folder), out, given=digest("rough", ()))
+    assert digest("", ()) == "" and digest("a", ()) != digest("", (Path("a"),))
+
+
+def test_failures_become_records_and_neighbours_are_inspected(folder):
+    (folder / "2.png").write_bytes(b"no image")
+    recordings.draw(folder / "5.png")  # its completions were never recorded
+    results = replayed(folder, batch=8).run(samples_of(folder), folder / "i.jsonl")
+    assert [one.verdict for one in results] == ["defect", "unsure", "unsure", "good", "unsure"]
+    assert [one.error is not None for one in results] == [False, True, False, False, True]
+    assert "2.png" in results[1].error
+    assert results[1].boxes is None
+
+
+class Broken:
+    """An engine that fails as it is told."""
+
+    name = "broken"
+
+    def __init__(self, error):
+        self.error = error
+
+    def fingerprint(self, sampling):
+        return recordings.FINGERPRINT
+
+    def complete(self, prompts, images, sampling):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "recorded"),
+    [
+        (RuntimeError("out of memory"), True),
+        (MemoryError(), True),
+        (OSError("gone"), True),
+        (InputError("too long"), True),
+        (SetupError("no weights"), False),  # nothing could be inspected: stop
+        (KeyError("bug"), False),  # a bug is not hidden
+        (KeyboardInterrupt(), False),
+    ],
+)
+def test_which_failures_are_recorded(folder, error, recorded):
+    inspector = Inspector(Broken(error), masks="box")
+    if recorded:
+        results = inspector.run(samples_of(folder), folder / "i.jsonl")
+        assert {one.verdict for one in results} == {"unsure"} and all(one.error for one in results)
+    else:
+        with pytest.raises(type(error)):
+            inspector.run(samples_of(folder), folder / "i.jsonl")
+
+
+def test_real_images_run_to_a_page(tmp_path, shared, monkeypatch):
+    """Grey, colour and template pairs, replayed with the true boxes."""
+    monkeypatch.setattr(sys, "argv", ["anomalyr1", "inspect"])
+    samples, completions = [], {}
+    for name in ("magnetic_tile", "bsdata", "deeppcb"):
+        rows = [json.loads(line) for line in (shared / "data" / name / "index.jsonl").read_text(encoding="utf-8").splitlines()]
+        for row in [row for row in rows if row["anomaly"]][:3] + [row for row in rows if not row["anomaly"]][:2]:
+            folder = shared / "data" / name
+            path = folder / row["image"]
+            samples.append(recordings.sample(path, references=[folder / row["template"]] if "template" in row else []))
+            frame = resize(open_image(path).rgb, recordings.FAMILY, recordings.FINGERPRINT.max_pixels)[1]
+            labels = row.get("defects") or [row.get("defect") or ""] * len(row["boxes"])
+            boxes = [Box(x1=x1, y1=y1, x2=x2, y2=y2, label=label) for (x1, y1, x2, y2), label in zip(row["boxes"], labels, strict=True)]
+            reasoning = "There is a defect." if boxes else "There is no defect."
+            completions[samples[-1].id] = answers.write(reasoning, "A" if boxes else "B"), answers.write(reasoning, boxes, frame)
+    recordings.record(tmp_path / "recorded.jsonl", completions)
+    results = cli._run(Inspector(ReplayEngine(tmp_path / "recorded.jsonl")), samples, tmp_path / "out", "", as_json=False)
+    assert [one.error for one in results] == [None] * len(samples)
+    assert [one.verdict for one in results] == ["defect" if ">A<" in texts[0] else "good" for texts in completions.values()]
+    assert (tmp_path / "out" / "index.html").stat().st_size > 100_000
+
+
+class CutOff(ReplayEngine):
+    """Replays, and says that every completion was cut off at its limit."""
+
+    def complete(self, prompts, images, sampling=None):
+        return [Completion(c.text, c.frame, 0, 0, "length") for c in super().complete(prompts, images)]
+
+
+def test_a_completion_that_was_cut_off_is_unsure(folder):
+    results = Inspector(CutOff(folder / "recorded.jsonl"), masks="box").run(samples_of(folder), folder / "i.jsonl")
+    assert {one.verdict for one in results} == {"unsure"}
+    assert results[0].counts["cut_off"] == 2
+
+
+def swapped(inspector, first, second):
+    """The inspections of two files before and after their contents are swapped."""
+    before = [inspector(first), inspector(second)]
+    one, two = first.read_bytes(), second.read_bytes()
+    first.write_bytes(two)
+    second.write_bytes(one)
+    return before, [inspector(first), inspector(second)]
+
+
+def what(inspection):
+    return inspection.model_dump(exclude={"sample_id", "replies"}), [reply.completion for reply in inspection.replies]
+
+
+def test_swapping_two_images_swaps_what_a_model_says(tmp_path):
+    import torch
+
+    from anomalyr1.engines.local import LocalEngine
+    from anomalyr1.policy.load import load_policy
+
+    torch.set_num_threads(1)
+    engine = LocalEngine(load_policy(str(tiny.build(tmp_path / "model"))))
+    inspector = Inspector(engine, masks="box", sampling=Sampling(max_new_tokens=12))
+    parts = recordings.draw(tmp_path / "1.png"), tmp_path / "2.png"
+    Image.radial_gradient("L").resize(recordings.SIZE_WH).save(parts[1])  # random weights tell only large differences
+    before, after = swapped(inspector, *parts)
+    assert [what(one) for one in after] == [what(one) for one in reversed(before)]
+    assert what(before[0])[1] != what(before[1])[1]
+    assert {one.counts["cut_off"] for one in before} == {2} and {one.verdict for one in before} == {"unsure"}
+
+
+@pytest.mark.skipif(not NANO_FOLDER.is_dir(), reason="needs the bundled nano policy")
+def test_swapping_two_images_swaps_verdicts_and_boxes_of_nano(tmp_path):
+    inspector = Inspector.load("nano")
+    differ = 0
+    for seed, (category, defect) in enumerate((("metal plate", "scratch"), ("washer", "crack"), ("capsule", "stain")), start=910_000):
+        paths = tmp_path / f"{seed}a.png", tmp_path / f"{seed}b.png"
+        for path, kind in zip(paths, (defect, None), strict=True):
+            Image.fromarray(procedural.draw(seed, category, kind).image).save(path)
+        before, after = swapped(inspector, *paths)
+        assert [what(one) for one in after] == [what(one) for one in reversed(before)]
+        differ += (before[0].verdict, before[0].boxes) != (before[1].verdict, before[1].boxes)
+    assert differ >= 2
+
+
+def test_all_missing_files_are_listed_before_anything_starts(folder):
+    samples = [recordings.sample(folder / name, references=(folder / "ref.png",)) for name in ("1.png", "gone.png", "lost.png")]
+    with pytest.raises(InputError, match=r"3 of 4.*ref\.png.*gone\.png.*lost\.png"):
+        replayed(folder).run(samples, folder / "i.jsonl")
+    assert not (folder / "i.jsonl").exists()
+    with pytest.raises(InputError, match="missing"):
+        replayed(folder)(folder / "gone.png")
+
+
+def test_ids_must_be_unique(folder):
+    with pytest.raises(InputError, match=r"unique.*1\.png"):
+        replayed(folder).run(samples_of(folder)[:1] * 2, folder / "i.jsonl")
+
+
+def run_all(folder, out):
+    """What `anomalyr1 inspect` does, with recorded completions: inspections, overlays and page."""
+    samples = [recordings.sample(path) for path in sorted(folder.glob("*.png"))]
+    cli._run(Inspector(ReplayEngine(folder / "recorded.jsonl")), samples, out, "", as_json=False)
+
+
+def start(folder, out):
+    """The same in a process of its own, once it is ready to begin."""
+    script = "import sys, test_inspector as t; from pathlib import Path; print('ready', flush=True); t.run_all(*map(Path, sys.argv[1:]))"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    process = subprocess.Popen([sys.executable, "-c", script, folder, out], stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills the POSIX way")
+def test_killed_at_20_random_points_nothing_is_lost_or_doubled(tmp_path, monkeypatch):
+    folder = tmp_path / "parts"
+    names = [recordings.draw(folder / f"{i:02}.png", (20 + 3 * i, 40) if i % 3 else None).as_posix() for i in range(12)]
+    recordings.record(folder / "recorded.jsonl", {name: DEFECT if i % 3 else GOOD for i, name in enumerate(names)})
+    process = start(folder, tmp_path / "warm")
+    began = time.monotonic()
+    process.communicate()
+    seconds = time.monotonic() - began
+    assert process.returncode == 0
+    monkeypatch.setattr(sys, "argv", ["anomalyr1", "inspect"])
+    run_all(folder, tmp_path / "whole")
+    rng, cut = random.Random(7), 0
+    for point in range(20):
+        out = tmp_path / f"killed{point}"
+        process = start(folder, out)
+        time.sleep(rng.uniform(0, seconds))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        file = out / "inspections.jsonl"
+        before = records.read(file)[1] if file.exists() and file.stat().st_size else []
+        assert [one.sample_id for one in before] == names[: len(before)]
+        cut += len(before) < len(names)
+        run_all(folder, out)
+        left = {name: data for name, data in contents(out).items() if not name.name.startswith(".")}
+        assert left == contents(tmp_path / "whole")
+    assert cut >= 3, "the kills came too late to prove anything"

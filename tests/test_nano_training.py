@@ -1,0 +1,273 @@
+"""The packed forward pass against Hugging Face's, resume against an uninterrupted run, what is taught, and the shipped policy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import anomalyr1.policy
+from anomalyr1 import answers, boxes, prompts
+from anomalyr1.data import procedural
+from anomalyr1.training import completions, exam, lessons, loop, nano, nano_model, packing
+from anomalyr1.training.hints import Code, SightHints, cells
+from anomalyr1.training.packing import Branch, Row
+from anomalyr1.training.pool import example
+from anomalyr1.types import LETTERS, InputError, Sample
+
+SHIPPED = Path(anomalyr1.policy.__file__).parent / "nano"
+TINY = nano_model.Shape(text_width=128, text_layers=2, text_mlp=96, sight_width=64, sight_layers=2, sight_mlp=96, vocabulary=400)
+SEEDS = 9_000_000_000  # met neither in training nor in its examinations
+
+
+def drawn(count, category=None, with_reference=True):
+    return [example(SEEDS + i, category, with_reference, TINY.max_pixels) for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A model with random weights large enough to make every path matter, and its processor."""
+    texts = [prompts.STYLES["ours"].text, prompts.GROUNDING_TEXT, "This means: Yes, so the answer is A. 0123456789"] * 5
+    tokenizer = nano_model.make_tokenizer(texts, TINY.vocabulary)
+    model = nano_model.make_model(tokenizer, TINY)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.15 * torch.randn(parameter.shape, generator=draw))
+    return model.eval(), nano_model.make_processor(tokenizer, TINY)
+
+
+def rows_of(teacher, examples, reference, rng):
+    samples = [exam.given(one, knowledge=True, reference=reference) for one in examples]
+    asked = [lessons.choose(sample, 3, rng) for sample in samples]
+    gold = [
+        [teacher.gold(sample, question, one.look, one.frame, rng) for question in questions]
+        for one, sample, questions in zip(examples, samples, asked, strict=True)
+    ]
+    rows = [
+        teacher.row(sample, questions, lessons.grid_of(one.frame.model_wh), texts)
+        for one, sample, questions, texts in zip(examples, samples, asked, gold, strict=True)
+    ]
+    return rows, samples, asked
+
+
+def hf_inputs(processor, sample, question, images, completion=""):
+    chat = processor.apply_chat_template(prompts.build(sample, question).messages, tokenize=False, add_generation_prompt=True)
+    return processor(text=[chat + completion], images=[Image.fromarray(image) for image in images], return_tensors="pt")
+
+
+def branch_differences(model, processor, reference, batch_change=None):
+    """Largest difference of each branch's logits from those of Hugging Face's forward of that branch alone."""
+    teacher, rng = lessons.Teacher(processor), np.random.default_rng(1)
+    examples = drawn(3)
+    rows, samples, asked = rows_of(teacher, examples, reference, rng)
+    pictures = [exam.pictures(one, sample) for one, sample in zip(examples, samples, strict=True)]
+    batch = packing.pack(rows, model.model, teacher.ids.image, teacher.ids.pad)
+    batch = batch if batch_change is None else batch_change(batch)
+    found, at = [], 0
+    with torch.inference_mode():
+        seen = packing.see(model, [image for some in pictures for image in some])
+        mine = packing.logits(model, packing.hidden(model, batch, seen)[0], batch)
+        for row, sample, questions, images in zip(rows, samples, asked, pictures, strict=True):
+            for branch, question in zip(row.branches, questions, strict=True):
+                n = len(branch.completion)
+                text = processor.tokenizer.decode(branch.completion)
+                theirs = hf_inputs(processor, sample, question, images, text)
+                assert theirs["input_ids"][0].tolist() == row.prefix + branch.prompt + branch.completion
+                found.append(float((model(**theirs).logits[0, -n - 1 : -1] - mine[at : at + n]).abs().max()))
+                at += n
+    return found
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_packed_forward_equals_hugging_face(tiny, reference):
+    assert max(branch_differences(*tiny, reference)) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda b: replace(b, mask=torch.ones_like(b.mask).tril()),  # branches see each other
+        lambda b: replace(b, positions=torch.arange(b.ids.shape[1]).expand_as(b.positions).contiguous()),  # positions go on
+    ],
+)
+def test_packing_without_its_guards_differs(tiny, change):
+    assert max(branch_differences(*tiny, False, change)) > 1e-2
+
+
+def test_generate_writes_what_hugging_face_writes(tiny):
+    model, processor = tiny
+    teacher = lessons.Teacher(processor)
+    one = drawn(1)[0]
+    sample = exam.given(one, knowledge=False, reference=True)
+    asked = list(lessons.inspection(sample))
+    row = teacher.row(sample, asked, lessons.grid_of(one.frame.model_wh), None)
+    rows = [Row(row.prefix, row.grids_hw, [branch]) for branch in row.branches]
+    with torch.inference_mode():
+        seen = packing.see(model, exam.pictures(one, sample)) * 2
+    mine = packing.generate(model, rows, seen, (teacher.ids.image, teacher.ids.pad, teacher.ids.end), 12)
+    for question, ids in zip(asked, mine, strict=True):
+        inputs = hf_inputs(processor, sample, question, exam.pictures(one, sample))
+        whole = model.generate(**inputs, max_new_tokens=12, do_sample=False, suppress_tokens=[teacher.ids.image])
+        theirs = whole[0, inputs["input_ids"].shape[1] :].tolist()
+        assert ids == theirs[: theirs.index(teacher.ids.end)] if teacher.ids.end in theirs else ids == theirs
+
+
+class Killed(Exception):
+    """Stands for a kill between two steps."""
+
+
+def run_tiny(folder, tokenizer, kill_at=None):
+    """Four steps of a tiny text model on fixed rows; `kill_at` ends it before that step."""
+    model = nano_model.make_model(tokenizer, TINY, seed=3)
+    calls = []
+
+    def lesson(rng):
+        if kill_at is not None and len(calls) == kill_at:
+            raise Killed
+        calls.append(1)
+        rows = [Row(rng.integers(20, 200, 9).tolist(), (), [Branch(rng.integers(20, 200, 4).tolist(), rng.integers(20, 200, 6).tolist())])]
+        batch = packing.pack(rows * 2, model.model, model.config.image_token_id, 0)
+        scored = packing.logits(model, packing.hidden(model, batch, [])[0], batch)
+        return {"total": torch.nn.functional.cross_entropy(scored, batch.targets)}
+
+    plan = loop.Plan(learning_rate=1e-2, minutes=0, steps=4, warmup=2, save_minutes=0, log_every=1)
+    loop.run("text", folder, plan, model.model.language_model, lesson)
+    return model.state_dict()
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tiny, tmp_path):
+    tokenizer = tiny[1].tokenizer
+    whole = run_tiny(tmp_path / "whole", tokenizer)
+    with pytest.raises(Killed):
+        run_tiny(tmp_path / "killed", tokenizer, kill_at=2)
+    resumed = run_tiny(tmp_path / "killed", tokenizer)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert (tmp_path / "killed" / "losses.jsonl").read_text().count("\n") == 4
+    (tmp_path / "killed" / "text.pt").unlink()  # negative control: two steps only are not four
+    plain = nano_model.make_model(tokenizer, TINY, seed=3).state_dict()
+    assert not all(torch.equal(whole[name], plain[name].to(whole[name].dtype)) for name in whole)
+
+
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
+    (tmp_path / "recipe.json").write_text(nano.Recipe().model_dump_json())
+    with pytest.raises(InputError, match="--resume"):
+        nano.train(tmp_path, nano.Recipe())
+    with pytest.raises(InputError, match="questions"):
+        nano.train(tmp_path, nano.Recipe(questions=2), resume=True)
+
+
+def test_minutes_stretch_every_stage():
+    recipe = nano.Recipe().scaled(6)
+    assert recipe.both.minutes + max(recipe.text.minutes, recipe.sight.minutes) == pytest.approx(6)
+
+
+def test_what_is_taught_reads_as_it_was_meant():
+    silent = read = 0
+    for one in drawn(40, with_reference=False):
+        sample, rng = one.sample, np.random.default_rng(0)
+        place = boxes.place(sample.boxes[0], one.frame.original_wh) if sample.boxes else None
+        for question in (*lessons.inspection(sample), *sample.questions):
+            text = completions.reasoning(sample, question, one.look, place, rng)
+            answer = answers.parse(answers.write(text, question.answer or sample.boxes, one.frame), question.options, one.frame)
+            assert answer.status == "strict"
+            assert answer.says_defect is sample.anomalous, text
+            assert answer.choice == question.answer
+            assert sample.category in text
+            if question.kind == "grounding":
+                assert answer.conclusion is None
+                assert len(answer.boxes) == len(sample.boxes)
+                assert answer.place == place, text
+                continue
+            assert answer.conclusion in (question.answer, None), text
+            silent, read = silent + (answer.conclusion is None), read + 1
+    assert silent < 0.15 * read
+
+
+def test_unknown_truth_is_not_written_about():
+    sample = Sample(id="x", image=Path("x.png"), category="gear")
+    with pytest.raises(InputError, match="known truth"):
+        completions.evidence(sample, "", None, np.random.default_rng(0))
+
+
+def test_drills_and_tags_point_at_the_right_letters(tiny):
+    teacher, rng = lessons.Teacher(tiny[1]), np.random.default_rng(2)
+    question = lessons.made_up(rng, ["red", "ring", "bolt", "edge", "wide"])
+    row = teacher.drill(drawn(1, "washer")[0].sample, question, rng)
+    assert len(row.branches) == len(question.options)
+    for branch, letter in zip(row.branches, question.letters, strict=True):
+        counted = [token for token, weight in zip(branch.completion, branch.weights, strict=True) if weight]
+        assert [teacher.decode([token]).strip() for token in counted] == [letter]
+    numbers = teacher.option_numbers(np.array([[*row.prefix, *row.branches[0].prompt, *row.branches[0].completion]]))[0]
+    for i, option in enumerate(question.options):
+        told = teacher.decode([token for token, n in zip(row.prefix, numbers, strict=False) if n == i])
+        assert told == f"{LETTERS[i]}. {option}"
+
+
+def test_shuffled_options_keep_their_answer():
+    rng = np.random.default_rng(0)
+    for question in drawn(1)[0].sample.questions:
+        other = lessons.shuffled(question, rng)
+        if question.answer is not None:
+            assert other.options[LETTERS.index(other.answer)] == question.options[LETTERS.index(question.answer)]
+
+
+def test_cells_follow_the_boxes():
+    one = next(e for e in drawn(20) if e.sample.anomalous and e.sample.defect not in exam.LOGICAL)
+    found = cells([one.truth])
+    defective = found.kind[0] > 0
+    assert bool(defective.any())
+    x1, y1, x2, y2 = (float(n) for n in one.truth.boxes_xyxy[0])
+    assert found.edges[0][defective].tolist().count([x1, y1, x2, y2]) >= 1
+    row, column = (int(n) for n in found.place[int(defective.nonzero()[0])])
+    assert x1 < 28 * (column + 1) and y1 < 28 * (row + 1) and x2 > 28 * column and y2 > 28 * row
+    code = Code(64).tokens([one.truth], found)
+    assert code.shape == (1, found.kind.shape[1], 64)
+    assert set(SightHints(64, 12, 12)(code, found)) == {"kind", "category", "reach"}
+
+
+needs_policy = pytest.mark.skipif(not (SHIPPED / "model.safetensors").exists(), reason="the nano policy is not built: make nano")
+
+
+@needs_policy
+def test_the_shipped_folder_is_small_and_plain():
+    names = {path.name for path in SHIPPED.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"} <= names
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) <= 25e6
+    assert not any(path.suffix in (".bin", ".pt", ".pkl", ".py") for path in SHIPPED.iterdir())
+    card = (SHIPPED / "README.md").read_text()
+    assert all(word in card for word in ("Apache-2.0", "drawn", "balanced accuracy"))
+
+
+@needs_policy
+def test_the_shipped_policy_answers_in_plain_transformers():
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(SHIPPED)
+    model = AutoModelForImageTextToText.from_pretrained(SHIPPED, dtype=torch.float32)
+    assert (type(processor).__name__, model.config.model_type) == ("Qwen2_5_VLProcessor", "qwen2_5_vl")
+    image = Image.fromarray(procedural.draw(SEEDS).image)
+    sample = Sample(id="x", image=Path("x.png"))
+    messages = prompts.build(sample, prompts.inspection_questions("x")[0]).messages
+    messages[-1]["content"] = [part | ({"image": image} if part["type"] == "image" else {}) for part in messages[-1]["content"]]
+    inputs = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
+    ids = model.generate(**inputs, max_new_tokens=128)[0, inputs["input_ids"].shape[1] :]
+    assert answers.parse(processor.decode(ids, skip_special_tokens=True), prompts.VERDICT_OPTIONS).status == "strict"
+
+
+@needs_policy
+def test_the_shipped_policy_sees():
+    model, processor = nano_model.load(SHIPPED)
+    kinds = ("stain", "contamination", "discoloration")  # what it sees best: the bounds are generous, the examination is elsewhere
+    examples = []
+    for i in range(24):
+        category = procedural.SPLITS["seen"][i % 12]
+        legal = [kind for kind in kinds if kind in procedural.LEGAL[category]]
+        examples.append(example(SEEDS + 100 + i, category, False, TINY.max_pixels, legal[i % len(legal)] if i % 2 else None))
+    figures = exam.examine(model, lessons.Teacher(processor), examples, extras=0)
+    assert figures["strict"] >= 0.95
+    assert figures["balanced accuracy"] >= 0.6
