@@ -122,7 +122,7 @@ def test_what_is_done_is_not_asked_again(folder):
 def test_other_knowledge_is_not_resumed(folder):
     out = folder / "i.jsonl"
     replayed(folder).run(samples_of(folder), out, given=digest("even", ()))
-    with pytest.raises(InputError, match="style was"):
+    with pytest.raises(InputError, match="given was"):
         replayed(folder).run(samples_of(folder), out, given=digest("rough", ()))
     assert digest("", ()) == "" and digest("a", ()) != digest("", (Path("a"),))
 

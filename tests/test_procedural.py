@@ -171,7 +171,7 @@ def test_questions_have_true_gold(many):
 
 def test_questions_about_facts(many):
     for one in many:
-        for question in drawn_questions.questions(one, np.random.default_rng(1)):
+        for question in drawn_questions.questions(one, np.random.default_rng(1), "Find it."):
             if question.kind not in ("object structure", "object details"):
                 continue
             answer = question.options[question.letters.index(question.answer)]
@@ -184,7 +184,7 @@ def test_questions_about_facts(many):
 def test_seen_parts_never_list_unseen_names(many):
     hidden = {*procedural.SPLITS["dev"], *procedural.SPLITS["final"], *procedural.HELD_OUT_DEFECTS}
     for one in many:
-        options = {option for q in drawn_questions.questions(one, np.random.default_rng(2)) for option in q.options}
+        options = {option for q in drawn_questions.questions(one, np.random.default_rng(2), "Find it.") for option in q.options}
         if one.category in procedural.SPLITS["seen"]:
             assert not options & hidden
         assert not options & set(procedural.SPLITS["final"])
@@ -192,7 +192,7 @@ def test_seen_parts_never_list_unseen_names(many):
 
 def test_letters_are_balanced(many):
     for kind, chance in (("anomaly detection", 1 / 2), ("object classification", 1 / 4)):
-        letters = [q.answer for one in many for q in drawn_questions.questions(one, np.random.default_rng(one.seed)) if q.kind == kind]
+        letters = [q.answer for one in many for q in drawn_questions.questions(one, np.random.default_rng(one.seed), "") if q.kind == kind]
         assert abs(letters.count("A") / len(letters) - chance) < 0.1
 
 
@@ -244,7 +244,7 @@ def test_draw_refuses_what_cannot_be(category, defect, names):
 
 
 def test_write(tmp_path):
-    samples = procedural.write("drawn:dev?n=6&seed=3", tmp_path)
+    samples = procedural.write("drawn:dev?n=6&seed=3", tmp_path, "Find it.")
     assert [sample.id for sample in samples] == [f"drawn/dev-{3_000_000 + i:09d}" for i in range(6)]
     for sample, one in zip(samples, procedural.drawn("drawn:dev?n=6&seed=3"), strict=True):
         assert np.array_equal(np.asarray(PIL.Image.open(sample.image)), one.image)
@@ -257,7 +257,7 @@ def test_write(tmp_path):
             assert stored.mode == "1"
             assert np.array_equal(np.asarray(stored), one.mask)
     assert not list(tmp_path.rglob("*.tmp"))
-    first = procedural.write("drawn:dev?n=2&seed=3", tmp_path / "again")
+    first = procedural.write("drawn:dev?n=2&seed=3", tmp_path / "again", "Find it.")
     assert [s.id for s in first] == [s.id for s in samples[:2]]  # a smaller n is a prefix
     assert [s.questions for s in first] == [s.questions for s in samples[:2]]
 

@@ -45,7 +45,11 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def to_json(self) -> str:
-        """One line of JSON. Lone surrogates (in file names that are not UTF-8) are kept as escapes."""
+        """One line of JSON.
+
+        Lone surrogates (in file names that are not UTF-8) are kept as escapes; a high one right before a low one is read back as the
+        character that the pair encodes.
+        """
         import json
 
         return json.dumps(self.model_dump(mode="python"), default=str, ensure_ascii=True, allow_nan=False)

@@ -14,7 +14,6 @@ from anomalyr1.types import LETTERS, PLACES, Kind, Question
 if TYPE_CHECKING:
     from anomalyr1.data.procedural import Drawn
 
-GROUNDING_TEXT = "Locate every defect in the image and output the bounding boxes as JSON."
 
 _TEXTS: dict[str, tuple[str, ...]] = {
     "anomaly detection": ("Does the object in the image have a defect?", "Is there an anomaly in the image?", "Is the object defective?"),
@@ -92,7 +91,7 @@ _COLOURS = (
 """Groups of alike colours: options come from different groups."""
 
 
-def questions(drawn: Drawn, rng: Generator, grounding_text: str = GROUNDING_TEXT, sample_id: str | None = None) -> tuple[Question, ...]:
+def questions(drawn: Drawn, rng: Generator, grounding_text: str, sample_id: str | None = None) -> tuple[Question, ...]:
     """One question of every kind that applies: those about the defect only for a defective part.
 
     `rng` chooses wordings, distractors and their order. Ids are `<sample_id>/<kind>`; `sample_id` defaults to `drawn_id`.

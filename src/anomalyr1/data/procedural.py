@@ -175,10 +175,11 @@ def drawn(spec: str | DrawnSpec) -> Iterator[Drawn]:
         yield draw(spec.seed * _SEED_STRIDE + i, categories[i % len(categories)])
 
 
-def write(spec: str | DrawnSpec, folder: str | Path, grounding_text: str = drawn_questions.GROUNDING_TEXT) -> list[Sample]:
+def write(spec: str | DrawnSpec, folder: str | Path, grounding_text: str) -> list[Sample]:
     """Write the images of a spec, masks (1 bit, defective parts only) and one reference image each as PNG; samples with questions.
 
-    The folder is made if need be; a file is complete or absent. Ids depend on the spec's split and seed alone, so a larger n adds samples.
+    `grounding_text` asks for the boxes, e.g. `prompts.GROUNDING_TEXT`. The folder is made if need be; a file is complete or absent. Ids
+    depend on the spec's split and seed alone, so a larger n adds samples.
     """
     root = Path(folder)
     for name in ("images", "masks", "references"):

@@ -27,8 +27,10 @@ BIN, BINS = 8, 64
 GRID = 16
 """Rows and columns that are told apart."""
 LETTERS_TOLD = 8
-CODE_SCALE = 0.1
-"""Standard deviation of the code: about that of fresh embeddings times five."""
+QUARTER_BALANCE = 4.0
+"""How much more a defective quarter of a cell counts than a good one."""
+CODE_SCALE = 0.8
+"""Standard deviation of each word of the code: loud enough not to drown in the text model's residual stream (at 0.1 it is not read)."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,12 @@ class Cells:
     """(B, n, 4) signed way in cells from the cell's centre out to those edges; 0 elsewhere."""
     place: Tensor
     """(n, 2) row and column."""
+    whole_kind: Tensor
+    """(B,) 0 = good, else 1 + number of the defect's name."""
+    whole_place: Tensor
+    """(B,) which of the 3 x 3 regions holds the first box's centre, 9 = good."""
+    whole_edges: Tensor
+    """(B, 4) the first box in pixels; 0 = good."""
 
 
 def cells(truths: Sequence[Truth]) -> Cells:
@@ -86,8 +94,18 @@ def cells(truths: Sequence[Truth]) -> Cells:
     reach = (edges - middle) * outward / CELL * defective[..., None]
     return Cells(
         torch.tensor([truth.category for truth in truths]), kind, quarters, edges, reach,
-        torch.from_numpy(np.stack([rows, columns], 1)),
+        torch.from_numpy(np.stack([rows, columns], 1)), torch.tensor([truth.kind for truth in truths]),
+        torch.tensor([_region(truth) for truth in truths]),
+        torch.from_numpy(np.stack([[*truth.boxes_xyxy, np.zeros(4, dtype=np.float32)][0] for truth in truths])),
     )  # fmt: skip
+
+
+def _region(truth: Truth) -> int:
+    if len(truth.boxes_xyxy) == 0:
+        return 9
+    h, w = truth.grid_hw
+    x1, y1, x2, y2 = (float(n) / CELL for n in truth.boxes_xyxy[0])
+    return 3 * min(2, int((y1 + y2) / 2 * 3 / h)) + min(2, int((x1 + x2) / 2 * 3 / w))
 
 
 def _edges(boxes_xyxy: Floats, centres: NDArray[np.float64]) -> Floats:
@@ -116,7 +134,8 @@ class Code:
 
     def tokens(self, truths: Sequence[Truth], cells: Cells) -> Tensor:
         """(B, n, width) the code of a batch."""
-        whole = torch.stack([sum((self.word(fact) for fact in t.facts), self.word(f"category {t.category}")) for t in truths])
+        told = [(*t.facts, f"category {t.category}", f"whole kind {t.kind}", f"whole look {t.look}") for t in truths]
+        whole = torch.stack([torch.stack([self.word(text) for text in texts]).sum(0) for texts in told])
         local = torch.stack([self.word(f"kind {t.kind}") + self.word(t.look) for t in truths])
         quarters, edges = (torch.stack([self.word(f"{name}{i}") for i in range(4)]) for name in ("quarter", "edge"))
         shares = (3 * cells.quarters).clamp(0, 1).sqrt()
@@ -126,7 +145,7 @@ class Code:
 
 
 class SightHints(nn.Module):
-    """Helper losses on image tokens: kind of defect, way to its box's edges, and category."""
+    """Helper losses on image tokens: kind of defect, which quarters of a cell it covers, way to its box's edges, and category."""
 
     def __init__(self, width: int, categories: int, kinds: int) -> None:
         """Fresh linear readers."""
@@ -134,6 +153,8 @@ class SightHints(nn.Module):
         self.kind = nn.Linear(width, kinds + 1)
         self.reach = nn.Linear(width, 4)
         self.category = nn.Linear(width, categories)
+        self.quarter = nn.Linear(width, 4)
+        self.whole = nn.Linear(width, kinds + 1)
         self.balance = nn.Buffer(torch.tensor([1.0] + [4.0] * kinds), persistent=False)
 
     def forward(self, tokens: Tensor, cells: Cells) -> dict[str, Tensor]:
@@ -141,7 +162,11 @@ class SightHints(nn.Module):
         x = tokens.to(self.kind.weight.dtype) / CODE_SCALE  # of about unit size, so that the readers learn at the common rate
         kind = functional.cross_entropy(self.kind(x).float().flatten(0, 1), cells.kind.flatten(), weight=self.balance.float())
         category = functional.cross_entropy(self.category(x.mean(1)).float(), cells.category)
-        found = {"kind": kind, "category": category}
+        quarter = functional.binary_cross_entropy_with_logits(
+            self.quarter(x).float(), (3 * cells.quarters).clamp(0, 1), pos_weight=torch.tensor(QUARTER_BALANCE)
+        )
+        whole = functional.cross_entropy(self.whole(x.mean(1)).float(), cells.whole_kind)
+        found = {"kind": kind, "category": category, "quarter": quarter, "whole": whole}
         defective = cells.kind > 0
         if bool(defective.any()):
             found["reach"] = functional.smooth_l1_loss(self.reach(x[defective]).float(), cells.reach[defective], beta=0.25)
@@ -181,3 +206,27 @@ class LetterHints(nn.Module):
         """The loss; `states` is (B, S, width), `numbers` (B, S) the number of the letter, -1 = no option."""
         x = functional.rms_norm(states[numbers >= 0], (states.shape[-1],))
         return functional.cross_entropy(self.letter(x).float(), numbers[numbers >= 0])
+
+
+class SummaryHints(nn.Module):
+    """Helper losses on the token that closes the image: kind, region and box of the defect. What is asked later finds it in one place."""
+
+    def __init__(self, width: int, kinds: int) -> None:
+        """Fresh linear readers."""
+        super().__init__()
+        self.kind = nn.Linear(width, kinds + 1)
+        self.place = nn.Linear(width, 10)
+        self.edges = nn.Linear(width, 4 * BINS)
+
+    def forward(self, states: Tensor, cells: Cells) -> dict[str, Tensor]:
+        """Losses by name; `states` is (B, width)."""
+        x = functional.rms_norm(states, (states.shape[-1],))
+        found = {
+            "sum kind": functional.cross_entropy(self.kind(x).float(), cells.whole_kind),
+            "sum place": functional.cross_entropy(self.place(x).float(), cells.whole_place),
+        }
+        bad = cells.whole_kind > 0
+        if bool(bad.any()):
+            bins = (cells.whole_edges[bad] / BIN).long().clamp(0, BINS - 1)
+            found["sum edges"] = functional.cross_entropy(self.edges(x[bad]).float().view(-1, BINS), bins.flatten())
+        return found

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from anomalyr1.training import exam, lessons, loop, nano_model
 from anomalyr1.training.card import card
-from anomalyr1.training.hints import CODE_SCALE, Cells, Code, LetterHints, PlaceHints, SightHints, cells
+from anomalyr1.training.hints import CODE_SCALE, Cells, Code, LetterHints, PlaceHints, SightHints, SummaryHints, cells
 from anomalyr1.training.lessons import Teacher, grid_of
 from anomalyr1.training.nano import STAGES, Recipe, examined
 from anomalyr1.training.packing import Packed, Pixels, Row, hidden, logits, pack, patches, vision
@@ -48,6 +48,7 @@ class Studio(nn.Module):
         self.place = PlaceHints(width)
         self.letter = LetterHints(width)
         self.quote = LetterHints(width)
+        self.summary = SummaryHints(width, len(KINDS))
         self.stamp = nn.Buffer(torch.zeros(1), persistent=False)
 
 
@@ -105,7 +106,8 @@ class Stages:
         weight = 1 + (DEFECT_WEIGHT - 1) * (truths.kind > 0)[..., None]
         code = (weight * (seen.float() - goal) ** 2).mean() / CODE_SCALE**2
         hints = self.studio.sight(seen, truths)
-        return {"total": code + hints["kind"] + 0.2 * hints["category"] + 0.5 * hints.get("reach", code * 0), "code": code, **hints}
+        total = code + hints["kind"] + hints["quarter"] + hints["whole"] + 0.2 * hints["category"] + 0.5 * hints.get("reach", code * 0)
+        return {"total": total, "code": code, **hints}
 
     def both(self, rng: Generator) -> dict[str, Tensor]:
         """Answering about images, the whole model, or letter drills, which would be forgotten otherwise."""
@@ -120,7 +122,7 @@ class Stages:
         inspected = np.cumsum([len(row.grids_hw) for row in rows]) - 1
         losses, total = self._answering(batch, list(seen), truths)
         hints = self.studio.sight(seen[torch.from_numpy(inspected)], truths)
-        extra = hints["kind"] + 0.2 * hints["category"] + 0.5 * hints.get("reach", total * 0)
+        extra = hints["kind"] + hints["quarter"] + hints["whole"] + 0.2 * hints["category"] + 0.5 * hints.get("reach", total * 0)
         return {**losses, **hints, "total": total + self.recipe.hint_weight * extra}
 
     def _answering(self, batch: Packed, shown: Sequence[Tensor], truths: Cells) -> tuple[dict[str, Tensor], Tensor]:
@@ -129,9 +131,12 @@ class Stages:
         each = functional.cross_entropy(logits(self.model, states, batch), batch.targets, reduction="none")
         answering = (each * batch.weights).sum() / batch.weights.sum()
         at_cells = after[TAP][batch.last_image_at].view(len(batch.ids), -1, states.shape[-1])
-        hints = self.studio.place(at_cells, truths) | self._tags(batch, after)
+        row, column = (at.view(len(batch.ids), -1)[:, -1] for at in batch.last_image_at)
+        summary = self.studio.summary(after[QUOTE_TAP][row, column + 1], truths)
+        hints = self.studio.place(at_cells, truths) | self._tags(batch, after) | summary
         nothing = answering * 0
         total = answering + 0.1 * hints["place"] + 0.2 * hints.get("edges", nothing)
+        total = total + 0.3 * summary["sum kind"] + 0.3 * summary["sum place"] + 0.2 * summary.get("sum edges", nothing)
         total = total + 0.1 * hints.get("option", nothing) + 0.3 * hints.get("quote", nothing)
         letters = batch.weights == lessons.LETTER_WEIGHT
         shares = {"letter": each[letters].mean()} if bool(letters.any()) else {}
@@ -185,7 +190,7 @@ def run_stage(name: str, out: Path, recipe: Recipe) -> None:
         return
     part = model.model.language_model if name == "text" else model.model.visual
     stages.studio.requires_grad_(False)
-    readers = (stages.studio.place, stages.studio.letter, stages.studio.quote) if name == "text" else (stages.studio.sight,)
+    readers = (stages.studio.place, stages.studio.letter, stages.studio.quote, stages.studio.summary) if name == "text" else (stages.studio.sight,)
     for trained in (part, *readers):
         trained.requires_grad_(True)
     loop.run(name, out, getattr(recipe, name), stages.studio, getattr(stages, name))
@@ -229,7 +234,7 @@ def _minutes(out: Path, stage: str) -> float:
 def _take_over(studio: Studio, path: Path, part: str) -> None:
     """Load what one of the first two stages trained."""
     state = torch.load(path, weights_only=True)
-    text = ("model.model.language_model.", "model.lm_head.", "place.", "letter.", "quote.")
+    text = ("model.model.language_model.", "model.lm_head.", "place.", "letter.", "quote.", "summary.")
     marks = ("model.model.visual.", "sight.") if part == "sight" else text
     studio.load_state_dict({key: value for key, value in state.items() if key.startswith(marks)}, strict=False)
 

@@ -19,14 +19,15 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
-from anomalyr1.data import drawn_questions, procedural
+from anomalyr1 import prompts
+from anomalyr1.data import drawn_questions, drawn_words, procedural
 from anomalyr1.images import FAMILIES, Frame, resize
 from anomalyr1.training.hints import Truth
 from anomalyr1.training.packing import CELL, Pixels
 from anomalyr1.types import Sample
 
 FAMILY = FAMILIES["qwen2_5_vl"]
-CATEGORIES: tuple[str, ...] = procedural.SPLITS["seen"]
+CATEGORIES: tuple[str, ...] = drawn_words.SPLITS["seen"]
 KINDS: tuple[str, ...] = procedural.DEFECTS
 TRAINING_SEEDS = 7_000_000_000
 HELD_OUT_SEEDS = {"seen": 8_000_000_000, "dev": 8_500_000_000}
@@ -77,7 +78,7 @@ def example(seed: int, category: str | None, with_reference: bool, max_pixels: i
 
 def _as_sample(drawn: procedural.Drawn) -> Sample:
     name = drawn_questions.drawn_id(drawn)
-    asked = drawn_questions.questions(drawn, np.random.default_rng([drawn.seed, 77]))
+    asked = drawn_questions.questions(drawn, np.random.default_rng([drawn.seed, 77]), prompts.GROUNDING_TEXT)
     return Sample(
         id=name, image=Path(f"{name}.png"), knowledge=drawn.knowledge, dataset="drawn", category=drawn.category, defect=drawn.defect,
         anomalous=drawn.defect is not None, boxes=drawn.boxes, questions=asked,
@@ -182,6 +183,6 @@ class Pool:
 
 def held_out(split: str, count: int, max_pixels: int, first: int = 0) -> list[Example]:
     """Examples that training never sees, categories in turn; half with a reference image drawn."""
-    categories: Sequence[str] = procedural.SPLITS[split]
+    categories: Sequence[str] = drawn_words.SPLITS[split]
     start = HELD_OUT_SEEDS[split] + first
     return [example(start + i, categories[i % len(categories)], (i // len(categories)) % 2 == 0, max_pixels) for i in range(count)]
