@@ -46,6 +46,7 @@ CHOICES = [
     (think("Ｂ"), "lenient", "B", set()),
     (think("Answer: C"), "lenient", "C", set()),
     (think("答案是B"), "lenient", "B", set()),
+    (think("B, because A would be deeper"), "lenient", "B", set()),  # a supposition after the choice is no second choice
     (think("There is a scratch."), "lenient", "B", set()),
     ("<THINK>x</THINK><ANSWER>B</ANSWER>", "lenient", "B", set()),
     ("x</think><answer>B</answer>", "lenient", "B", {"think_not_opened"}),
@@ -240,6 +241,18 @@ def test_the_writer_refuses_what_could_not_be_read_back():
 
 def rows(name: str) -> list[dict]:
     return [json.loads(line) for line in (ROOT / "tests/data" / name).read_text(encoding="utf-8").splitlines()]
+
+
+def test_labelled_completions():
+    read = []
+    for row in rows("completions.jsonl"):
+        answer = parse(row["text"], row["options"])
+        boxes = None if answer.unmapped_boxes is None else [list(box.xyxy) for box in answer.unmapped_boxes]
+        if not row.get("arguable"):
+            read.append((row["id"], (row["status"], row["choice"], row["boxes"]), (answer.status, answer.choice, boxes)))
+    misses = [one for one in read if one[1] != one[2]]
+    assert len(read) >= 100
+    assert 1 - len(misses) / len(read) >= 0.99, f"(id, expected, read): {misses}"
 
 
 def test_published_reward_is_reproduced_on_recorded_pairs():

@@ -15,7 +15,9 @@ from anomalyr1.wording import content, plain, sentences
 from conftest import ROOT
 
 CASES = [json.loads(line) for line in (ROOT / "tests/data/reasonings_development.jsonl").read_text(encoding="utf-8").splitlines()]
-"""Reasonings the reader was developed on; the figure that counts is the one on `reasonings.jsonl`, written before it."""
+"""Reasonings the reader was developed on."""
+LABELLED = [json.loads(line) for line in (ROOT / "tests/data/reasonings.jsonl").read_text(encoding="utf-8").splitlines()]
+"""Reasonings labelled before the reader met them; it was corrected once after it had been measured on them (94.7 % right)."""
 DEFECTS = ("Crack", "Scratch", "Dent", "Hole")
 
 ALWAYS = [  # promised in issue 2
@@ -106,6 +108,16 @@ def test_development_cases(case):
     assert read_conclusion(case["reasoning"], case["options"]) == case["letter"]
 
 
+def test_labelled_reasonings():
+    read = [(case["id"], case["conclusion"], read_conclusion(case["reasoning"], case["options"])) for case in LABELLED]
+    assert len(read) >= 300
+    misses = [one for one in read if one[1] != one[2]]
+    named = [one for one in read if one[2] is not None]
+    assert 1 - len(misses) / len(read) >= 0.97, f"(id, expected, read): {misses}"
+    assert sum(one[1] == one[2] for one in named) / len(named) >= 0.99, f"(id, expected, read): {misses}"
+    assert len(named) > 150  # a reader that never names a letter is precise too
+
+
 @pytest.mark.parametrize(("reasoning", "expected"), SAYS_DEFECT)
 def test_says_defect(reasoning, expected):
     assert says_defect(reasoning) is expected
@@ -126,7 +138,7 @@ def test_denials_and_doubts_are_what_keeps_the_reader_precise(monkeypatch):
     assert read_conclusion(denied, DEFECTS) is None
     assert read_conclusion(doubted, DEFECTS) is None
     monkeypatch.setattr(conclusions, "denied_before", lambda *_: False)
-    monkeypatch.setattr(conclusions, "_undecided", lambda *_: False)
+    monkeypatch.setattr(conclusions, "undecided", lambda *_: False)
     assert read_conclusion(denied, DEFECTS) == "A"
     assert read_conclusion(doubted, DEFECTS) == "A"
 

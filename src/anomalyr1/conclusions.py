@@ -17,28 +17,34 @@ from anomalyr1.mentions import (
     ANSWER,
     CHOOSE,
     COPULA,
+    EVERY,
     FILLER,
     MARKER,
     NAMING,
+    NONE,
     SUPPORT,
     Mention,
     denied_after,
     denied_before,
+    excepted,
     grouped,
     mentions,
+    undecided,
 )
 from anomalyr1.types import LETTERS
-from anomalyr1.wording import Token, content, find, run_end, word_set
+from anomalyr1.wording import MAX_SENTENCE_TOKENS, Token, content, find, run_end, word_set
 
 _FITS = word_set("""
-    fits fit matches match applies apply wins works holds stands remains suits corresponds agrees aligns
+    fits fit matches match applies apply wins works holds stands remains suits corresponds agrees aligns survives
 """)
 _LINK = word_set("""
-    is are 's be seems seem appears appear looks look remains must would should will can to as being clearly therefore also
+    is are 's be seems seem appears appear looks look remains must would should will can to as being clearly therefore also comes
+    gets lies
 """)
-_RIGHT = word_set("correct right answer best true left confirmed conclusion chosen selected one evident better closest choice option")
+_COUNTED = word_set("guess pick answer conclusion one choice option")
+_RIGHT = _COUNTED | word_set("correct right best true left confirmed chosen selected evident better closest nearest")
 _SUITS = word_set("""
-    accurate appropriate plausible likely valid match fit suitable consistent probable reasonable supported description possible remaining
+    accurate appropriate plausible likely valid match fit suitable consistent probable reasonable supported description remaining
     fitting convincing logical
 """)
 _DEGREE = word_set("""
@@ -47,35 +53,30 @@ _DEGREE = word_set("""
 """)
 _TELLS = word_set("describes reflects represents captures explains identifies")
 _WELL = word_set("best accurately correctly exactly perfectly precisely better")
-_DOUBT = word_set("""
-    whether maybe perhaps possibly unsure unclear uncertain doubt initially tempted tempting thought assumed example might could may
-    wonder wondering considered suppose supposing assuming imagine unless guessing previous previously earlier
-""")
-_SPEAKERS = word_set("""
-    one someone somebody people others colleague operator inspector user he she they model reader student novice you expert
-    engineer technician
-""")
-_SAYS = word_set("""
-    say says said think thinks claim claims claimed argue argues believe believes answer suggest suggests suggested choose chose
-    pick picked expect conclude
-""")
+_CUTS = word_set("but however yet whereas actually though although so therefore")
 _YES = word_set("yes ✓ ✔ ✅ ☑")
-_RESOLVED = word_set("whether could might may thought considered doubt")
 _OPENERS = word_set("since because as based given considering so therefore then finally overall in but")
 _ADVERBS = word_set("""
     clearly definitely obviously certainly probably likely most undoubtedly indeed hence naturally final answer option
 """)
 _INTRODUCES = word_set("' : \" the a an therefore clearly likely most")
+_PLURAL = word_set("options choices answers candidates alternatives")
+_OF = word_set("of among from between to at with")
 _VERDICTS = (["the", "correct"], ["the", "right"])
 _ASIDE = word_set(", rather than instead of not and option over")
 _HELD = word_set("before by avoid of when than from")
-_TO_FIND_OUT = word_set("even as determine check see decide verify tell know asks asking ask assess evaluate")
 _RESET_PHRASES = """
     wait; hold on; second thought; scratch that; correction; oops; i was wrong; i was mistaken; my mistake; that is wrong; that's
     wrong; that is incorrect; that's incorrect; that's not right; that is not right; that isn't right; that is not correct; not
     quite right; let me reconsider; let me rethink; made a mistake; change my answer; changed my mind; sorry; no , that; no , it;
     this is wrong; was a mistake; on reflection
 """
+_CORRECTS = word_set("""
+    again closer closely final finally reconsider reconsidering rethink rethinking recheck rechecking revisiting examining inspection
+    second double verify now instead correction
+""")
+_TURNS = word_set("but however yet actually no hmm well")
+_CHANGES = word_set("change changes changed changing switch switching switched move moving revise revised")
 _RESETS = tuple(f" {' '.join(phrase.split())} " for phrase in _RESET_PHRASES.split(";"))
 
 
@@ -87,6 +88,8 @@ class _Claim(NamedTuple):
     """Introduced as a conclusion: "so", "therefore"."""
     label: bool = False
     """Only stands before its text, like an item of a list."""
+    turn: int = 0
+    """How many signs of a correction ("however", "looking again") stand before it."""
 
 
 def read_conclusion(reasoning: str, options: Sequence[str]) -> str | None:
@@ -94,14 +97,16 @@ def read_conclusion(reasoning: str, options: Sequence[str]) -> str | None:
     if not options:
         return None
     texts = [content(option) for option in options]
-    told = wording.told(reasoning)
+    told = _whole_labels(wording.told(reasoning), texts)
     claims: list[_Claim] = []
+    turn = 0
     for sentence in told:
         for part in _parts(sentence):
             against, found = _judge(part, texts)
             if _resets(part) or (found and part[0].word in {"actually", "no", "hmm", "well"} and len(told) > 1):
                 claims = []
-            claims = [claim for claim in claims if claim.letter not in against] + found
+            turn += part[0].word in _TURNS or any(token.word in _CORRECTS for token in part)
+            claims = [claim for claim in claims if claim.letter not in against] + [claim._replace(turn=turn) for claim in found]
     listed = _lists_options(told, texts)
     if listed:
         claims = [claim for claim in claims if not claim.label]
@@ -123,6 +128,21 @@ def _stated(last: list[Token], texts: Sequence[list[str]], listed: bool) -> str 
     return option_stated(last, texts)
 
 
+def _whole_labels(told: Sequence[list[Token]], texts: Sequence[list[str]]) -> list[list[Token]]:
+    """The sentences, joined where one was cut between an option's letter and its text: "the options are A. | Crack, B. | Scratch"."""
+    result: list[list[Token]] = []
+    for sentence in told:
+        last = result[-1] if result else []
+        letter = last[-2].raw if len(last) > 1 and last[-1].word == "." else ""
+        text = texts[LETTERS.index(letter)] if len(letter) == 1 and letter in LETTERS[: len(texts)] else []
+        whole = text and run_end([token.word for token in sentence], text, 0) and len(last) + len(sentence) <= MAX_SENTENCE_TOKENS
+        if whole:
+            result[-1] = last + sentence
+        else:
+            result.append(sentence)
+    return result
+
+
 def _lists_options(told: Sequence[list[Token]], texts: Sequence[list[str]]) -> bool:
     """Whether two options or more are listed as they were given, "A. Crack B. Scratch"."""
     flat = [token for sentence in told for token in sentence]
@@ -136,10 +156,15 @@ def _lists_options(told: Sequence[list[Token]], texts: Sequence[list[str]]) -> b
 
 
 def _settle(claims: Sequence[_Claim]) -> str | None:
-    """The last strong claim; else what all weak ones say, or the last if it is marked as the conclusion."""
+    """The last strong claim, unless another contradicts it as strongly and nothing was corrected in between.
+
+    Without a strong one what all weak ones say, or the last if it is marked as the conclusion.
+    """
     strong = [claim for claim in claims if claim.strong]
     if strong:
-        return strong[-1].letter
+        last = strong[-1]
+        rivals = [claim for claim in strong if claim.letter != last.letter and claim.turn == last.turn]
+        return None if any(claim.marked or not last.marked for claim in rivals) else last.letter
     if len({claim.letter for claim in claims}) == 1 or claims[-1].marked:
         return claims[-1].letter
     return None
@@ -148,13 +173,22 @@ def _settle(claims: Sequence[_Claim]) -> str | None:
 def _parts(sentence: list[Token]) -> list[list[Token]]:
     """A sentence cut where it turns ("but", "however", ", so"), so that a condition or doubt ends there."""
     parts: list[list[Token]] = [[]]
-    for i, token in enumerate(sentence):
-        turns = token.word in {"but", "however", "yet", "whereas", "actually"}
-        follows = token.word in {"so", "therefore"} and i > 0 and sentence[i - 1].word in {",", "and", "-"}
-        if (turns or follows) and parts[-1]:
+    for token in sentence:
+        if token.word in _CUTS and parts[-1] and _turns(token.word, [one.word for one in parts[-1][-4:]]):
             parts.append([])
         parts[-1].append(token)
     return parts
+
+
+def _turns(word: str, before: list[str]) -> bool:
+    """Whether a word turns the sentence after the words before it: not "all but B", "it's actually B"."""
+    if word == "but":
+        return "," in before or not (EVERY | NONE) & set(before)
+    if word == "actually":
+        return not before[-1][0].isalnum()
+    if word in {"though", "although"}:
+        return before[-1] in {",", "even"}
+    return before[-1] in {",", "and", "-"} if word in {"so", "therefore"} else True
 
 
 def _resets(part: list[Token]) -> bool:
@@ -174,15 +208,19 @@ def _judge(part: list[Token], texts: Sequence[list[str]]) -> tuple[set[str], lis
         denied_before(words, group[0].at, groups[i - 1][-1].after if i else 0) or denied_after(words, group[-1].after, ends[i])
         for i, group in enumerate(groups)
     ]
+    supposed = [words[group[-1].after : group[-1].after + 1] in (["would"], ["could"]) for group in groups]
     for i, (group, denied) in enumerate(zip(groups, denials, strict=True)):
-        if denied:
+        floor = groups[i - 1][-1].after if i else 0
+        kept = excepted(words, group[0].at, floor, words[group[-1].after : ends[i]])
+        if kept and len(group) == 1 and not undecided(words, group[0].at, ends[i]):
+            claims.append(_Claim(group[0].letter, True, True))
+        elif denied or kept is False:
             against |= {mention.letter for mention in group}
-        elif len(group) == 1 and not _undecided(words, group[0].at, ends[i]):
-            floor = groups[i - 1][-1].after if i else 0
+        elif kept is None and len(group) == 1 and not undecided(words, group[0].at, ends[i]):
             mention, until = _past_aside(words, group[0], groups[i + 1 :], denials[i + 1 :], ends[i], len(words))
-            claim = _claim(words, mention, floor, until, alone=all(d for k, d in enumerate(denials) if k != i))
+            claim = _claim(words, mention, floor, until, all(denials[k] or supposed[k] for k in range(len(groups)) if k != i))
             claims += [claim] if claim else []
-    if not groups and not _undecided(words, len(words), len(words)):
+    if not groups and not undecided(words, len(words), len(words)):
         claims += _claim_by_text(words, texts)
     return against, claims
 
@@ -198,35 +236,13 @@ def _past_aside(
     return mention._replace(after=after), groups[1][0].at if len(groups) > 1 else length
 
 
-def _undecided(words: list[str], at: int, until: int) -> bool:
-    """Whether a part only asks, supposes, doubts or reports what others say."""
-    if words[-1] == "?" or "?" in words[at:until]:
-        return True
-    for i, word in enumerate(words):
-        if word == "if" and _conditional(words, i, at):
-            return True
-        if word in _DOUBT and (i < at or word == "unless") and words[i + 1 : i + 2] != ["about"]:
-            return word not in _RESOLVED or "," not in words[i:at]
-        if word == "sure" and i and (words[i - 1] == "not" or words[i - 1].endswith("n't")):
-            return True
-        if word in _SPEAKERS and i + 1 < at and any(w in _SAYS for w in words[i + 1 : i + 3]):
-            return True
-    supposed = words[:2] in (["when", "there"], ["in", "case"]) or (words[0] in {"had", "were"} and "would" in words)
-    supposed = supposed or (words[0] in {"should", "provided"} and at > 2)
-    return supposed or find(words, ["at", "first"]) != -1 or find(words, ["first", "glance"]) != -1
-
-
-def _conditional(words: list[str], i: int, at: int) -> bool:
-    if i and words[i - 1] in _TO_FIND_OUT:
-        return False
-    if words[i + 1 : i + 3] in (["i", "had"], ["i", "have"], ["i", "must"], ["we", "must"]) or words[i + 1 : i + 2] in (["so"], ["any"]):
-        return False
-    return i < at or "," not in words[at:i]
-
-
 def _claim(words: list[str], mention: Mention, floor: int, until: int, alone: bool) -> _Claim | None:
     """What one mention, neither denied nor doubted, claims; `alone` = all other mentions of the part are denied."""
     marked = any(word in MARKER for word in words[max(0, mention.at - 12) : mention.at])
+    if words[mention.after : mention.after + 1] == ["or"] or words[mention.after : mention.after + 2] == [",", "or"]:
+        return None
+    if words[floor : mention.at] == ["to"] and any(word in _CHANGES for word in words[max(0, floor - 5) : floor]):
+        return _Claim(mention.letter, True, True)
     right = _claim_after(words, mention, until)
     if right is not None:
         return _Claim(mention.letter, right, marked)
@@ -237,7 +253,9 @@ def _claim(words: list[str], mention: Mention, floor: int, until: int, alone: bo
     if cue in COPULA:
         return _claim_by_copula(words, mention, i, floor, alone)
     before = words[max(0, i - 4) : i]
-    mistaken = any(word in {"wrong", "incorrect", "mistake", "error"} for word in before) or find(before, ["was", "going"]) != -1
+    mistaken = any(word in {"wrong", "incorrect", "mistake", "error"} for word in before) or (
+        "was" in before and (cue.endswith("ing") or "going" in before)
+    )
     mistaken = mistaken or (cue.endswith("ing") and words[mention.after : mention.after + 1] == ["would"])
     if cue in CHOOSE and not mistaken and not any(word in _HELD for word in words[max(0, i - 2) : i]):
         sure = mention.firm or words[mention.at - 1] == "option" or mention.after >= len(words) - 1
@@ -256,8 +274,12 @@ def _claim_by_copula(words: list[str], mention: Mention, i: int, floor: int, alo
     subject = _clause_before(words, i, floor)
     answer = any(word in ANSWER for word in subject)
     near = subject[-2:] if words[i] == ":" else subject
+    several = words[i] in {"are", ":"} and any(w in _PLURAL and not _OF & set(subject[max(0, k - 3) : k]) for k, w in enumerate(subject))
+    if several or (not subject and words[i - 1 : i + 1] == ["so", "is"]):
+        return None
     if not answer and (any(word in NAMING for word in near) or (words[i] == ":" and not alone)):
         return None
+    answer = answer or "answer" in words[i + 1 : mention.at]
     return _Claim(mention.letter, answer or subject[-1:] in (["it"], ["this"], ["that"], ["which"]) or "'" in words[i], True)
 
 
@@ -279,8 +301,12 @@ def _claim_after(words: list[str], mention: Mention, until: int) -> bool | None:
         return None
     if linked and (words[i] in _SUITS or words[i] == "what"):
         return outdone
+    if linked and words[i] in _COUNTED and words[i - 1] in {"a", "an"}:
+        return None
     if (linked and words[i] in _RIGHT) or words[i] in _YES or words[i] == "correct" or words[i : i + 2] == ["it", "is"]:
         return True
+    if words[i] == "makes" and "sense" in words[i + 1 : i + 4]:
+        return words[i + 1] in {"the", "more", "most"}
     well = any(word in _WELL or word == "only" for word in words[mention.at : min(i + 4, until)])
     if words[i] in _FITS or (words[i] in _WELL and i + 1 < until and words[i + 1].isalpha()):
         return well and "also" not in words[mention.at : i]
@@ -331,10 +357,12 @@ def _claim_by_text(words: list[str], texts: Sequence[list[str]]) -> list[_Claim]
     """An option quoted by its text right after "the answer is"."""
     for i in range(len(words) - 2, 0, -1):
         asked = words[i] in {"is", ":", "be", "="} and any(w in {"answer", "option", "choice"} for w in _clause_before(words, i, 0)[-3:])
+        if not asked:
+            continue
         j = i + 1
-        while asked and j < len(words) and words[j] in _INTRODUCES:
+        while j < len(words) and words[j] in _INTRODUCES:
             j += 1
-        fitting = [(len(text), k) for k, text in enumerate(texts) if asked and (run_end(words, text, j) or run_end(words, text, i + 1))]
+        fitting = [(len(text), k) for k, text in enumerate(texts) if run_end(words, text, j) or run_end(words, text, i + 1)]
         if fitting:
             return [_Claim(LETTERS[max(fitting)[1]], True, True)]
     return []

@@ -56,6 +56,19 @@ _LOCATES = word_set("located situated positioned visible it appears found")
 _INTRODUCED = word_set("a an visible small there")
 _CONCLUDES = word_set("therefore so overall conclusion finally conclude summary")
 _JUDGES = word_set("is are looks look appears appear seems seem be in as therefore not")
+_VIEW = word_set("""
+    light lighting illumination contrast focus quality resolution background backdrop lens camera view exposure reference template idea
+    question
+""")
+_PICTURE = word_set("image images photo picture point shot details information")
+_VIEWED = word_set("sample samples template templates reference state conditions position one ones")
+_SEEMS = frozenset({"be", "look", "seem", "appear"})
+_IS = word_set("is are was were looks look appears appear seems seem")
+_SEEN = word_set("seen viewed looks look looking taken shown photographed view captured photo picture image camera")
+_POINTS = word_set("the far at to : toward towards near upper lower") | _SIDEWAYS.keys() | _VERTICAL.keys()
+_GOES_ON = _IS | word_set("has have had shows where which that and or with as there")
+_STATES_NOTHING = (["wrong", "to"], ["as", "it", "should"], ["as", "they", "should"], ["where", "it", "should"], ["where", "it", "belongs"])
+_GRADES = _FINE | word_set("bad poor ok okay wrong right")
 _ARTICLES = frozenset({"a", "an", "the", "-"})
 _YES = frozenset({"yes", "defective", "anomalous", "是", "有"})
 
@@ -96,6 +109,8 @@ def option_stated(sentence: list[Token], texts: Sequence[list[str]]) -> str | No
     words = [token.word for token in sentence]
     if "?" in words or any(w in {"if", "whether", "unless", "maybe", "perhaps", "initially", "unsure"} for w in words):
         return None
+    if any(find(words, phrase) != -1 for phrase in _STATES_NOTHING):
+        return None
     yes_no = _yes_no(texts)
     if yes_no is not None:
         said = _yes_or_no(words, sentence)
@@ -104,6 +119,7 @@ def option_stated(sentence: list[Token], texts: Sequence[list[str]]) -> str | No
         body = [stem(word) for word in words]
         kept = [i for i, word in enumerate(words) if word[0].isalnum() and word not in _ARTICLES]
         hits = [hit for k, text in enumerate(texts) for hit in _statements(body, kept, words, text, k, stem)]
+        hits = [hit for hit in hits if _meant(sentence, words, hit[0], texts[hit[2]])]
         hits = [hit for hit in hits if not any(_within(hit, other) for other in hits)]
         named = {hit[2] for hit in hits}
         if named:
@@ -131,6 +147,36 @@ def _statements(
     return found
 
 
+def _meant(sentence: list[Token], words: list[str], i: int, text: list[str]) -> bool:
+    """Whether an option is said of the part: not "goods", "clear-cut", "left out", "no way", "right now", "in normal light"."""
+    if all(word in _PLACE_WORDS or word in _SIDE or word in {"on", "in", "at", "the"} for word in text):
+        viewed = "from" in words[max(0, i - 2) : i] and any(word in _SEEN for word in words[:i])
+        if viewed or (_clause_says(words) is not True and any(word in _VIEW for word in words)):
+            return False
+    if len(text) > 1:
+        return True
+    option = text[0]
+    if words[i + 1 : i + 2] in (["question"], ["view"]) or _of_view(words[max(0, i - 4) : i], _VIEW | _PICTURE):
+        return False
+    before = words[max(0, i - 3) : i]
+    compound = i > 1 and sentence[i].glued and words[i - 1] == "-"
+    if compound or "am" in before:
+        return False
+    if option in {"yes", "no"}:
+        return _stands_alone(words, i)
+    if option in _PLACE_WORDS:
+        return _place_meant(words, i)
+    return option not in _GRADES or (words[i] == option and _verdict(words, i))
+
+
+def _place_meant(words: list[str], i: int) -> bool:
+    """Whether a lone "left" or "top" says where something is: "at the top", "the left side", not "left out"."""
+    after = words[i + 1] if i + 1 < len(words) else "."
+    ends = not after[0].isalnum() or after in _SIDE
+    led = i > 0 and (words[i - 1] in _POINTS or (words[i - 1] == "is" and words[i] not in _SIDEWAYS))
+    return (led and (ends or after in _GOES_ON or _clause_says(words))) or (i == 0 and ends)
+
+
 def _within(hit: tuple[int, int, int], other: tuple[int, int, int]) -> bool:
     longer = other[1] - other[0] > hit[1] - hit[0]
     return longer and other[0] <= hit[0] and hit[1] <= other[1]
@@ -149,7 +195,7 @@ def _guess(words: list[str], at: int, last: int) -> bool:
     if words[last + 1 : last + 2] == ["would"]:
         return True
     seen = any(word in {"seen", "found", "observed", "noticed", "visible"} for word in before)
-    return not seen and any(before[i] in {"could", "might", "may"} and "be" in before[i + 1 : i + 3] for i in range(len(before)))
+    return not seen and any(before[i] in {"could", "might", "may"} and _SEEMS & set(before[i + 1 : i + 3]) for i in range(len(before)))
 
 
 def _yes_no(texts: Sequence[list[str]]) -> dict[bool, str] | None:
@@ -164,14 +210,14 @@ def _yes_no(texts: Sequence[list[str]]) -> dict[bool, str] | None:
 
 
 def _yes_or_no(words: list[str], sentence: list[Token]) -> bool | None:
-    for i, word in enumerate(words):
-        if (
-            word in {"yes", "no"}
-            and (i == 0 or words[i - 1] in {"is", ":", '"', "'", "be", "therefore", "so", ","})
-            and (i + 1 == len(words) or words[i + 1] in {",", ".", '"', "'", "!", "-"})
-        ):
-            return word == "yes"
-    return _says_defect([sentence])
+    said = next((word for i, word in enumerate(words) if word in {"yes", "no"} and _stands_alone(words, i)), None)
+    return _says_defect([sentence]) if said is None else said == "yes"
+
+
+def _stands_alone(words: list[str], i: int) -> bool:
+    """Whether a yes or no is a statement by itself."""
+    led = i == 0 or words[i - 1] in {"is", ":", '"', "'", "be", "therefore", "so", ","}
+    return led and (i + 1 == len(words) or words[i + 1] in {",", ".", '"', "'", "!", "-"})
 
 
 def _singular(word: str) -> str:
@@ -273,9 +319,18 @@ def _clause_says(words: list[str]) -> bool | None:
 
 
 def _verdict(words: list[str], i: int) -> bool:
-    """Whether "good", "fine", "clean" and "normal" judge the part: "is good", "in good condition", "looks normal"."""
+    """Whether "good", "fine", "clean" and "normal" judge the part: "is good", "in good condition"; not the light or the template."""
     before = words[max(0, i - 5) : i]
+    after = words[i + 1] if i + 1 < len(words) else "."
+    named = after in _PICTURE or (after in _VIEWED and words[i - 1] != "a") or (after in _VIEW and after not in _VIEWED)
+    if _of_view(before, _VIEW) or named or any(word in {"know", "would", "should", "needs", "need"} for word in before):
+        return False
     return any(word in _JUDGES or word.endswith("n't") for word in before)
+
+
+def _of_view(before: list[str], views: frozenset[str]) -> bool:
+    """Whether what is judged after these words is the light, the picture or the template: "the background is", "the reference image is"."""
+    return any(word in views and _IS & set(before[k + 1 : k + 3]) and "it" not in before[k:] for k, word in enumerate(before))
 
 
 def _places(words: list[str]) -> list[tuple[str, int]]:

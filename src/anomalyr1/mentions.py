@@ -1,4 +1,4 @@
-"""Mentions of option letters in prose, and which of them are spoken against.
+"""Mentions of option letters in prose, and which of them are spoken against, doubted or only supposed.
 
 A single letter is an option only where its neighbours say so: the article "A" and names ("PCB", "USB-C", "type A") are none.
 """
@@ -9,30 +9,32 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from anomalyr1.types import LETTERS
-from anomalyr1.wording import Token, run_end, word_set
+from anomalyr1.wording import Token, find, run_end, word_set
 
 ANSWER = word_set("""
     answer answers choice option options selection solution conclusion response pick verdict match correct best closest remaining
     guess
 """)
 COPULA = word_set("""
-    is 's are be : = -> => → remains remain equals becomes would - should must it's that's i'd
+    is 's are be : = -> => → remains remain equals becomes would will - should must it's that's i'd i'll let
 """)
 CHOOSE = word_set("""
     choose chose choosing chosen select selecting selected pick picked picking conclude leaves leave leaving left opt settle
-    settling prefer favor favour lean leaning go going went say
+    settling prefer favor favour lean leaning go going went say change changing changes switch switching revise stick sticking stay
+    staying vote commit respond reply
 """)
 SUPPORT = word_set("""
     matches match matching fits fit fitting supports support supporting corresponds correspond corresponding consistent points point
     pointing aligns align aligned aligning agrees agree indicates indicating suggests suggesting confirms confirming leads lead
     leading line indicate suggest confirm make makes making represents given described stated captured
-    reflected like decides decide speaks explained supported represented identified
+    reflected like decides decide speaks explained supported represented identified summarized summarised summed characterized
+    characterised covered classified categorized categorised expressed falls fall belongs belong
 """)
 MARKER = word_set("so therefore -> => → ergo finally overall then")
 FILLER = word_set("""
     the option options choice letter answer likely most probably definitely clearly therefore thus so indeed to best simply still
     then again actually in fact correct obviously certainly undoubtedly hence naturally with on for us me only that it i as really
-    by one la le les lo el los die der das den number far just final towards toward " ' ( [ ] : <
+    by one my up under la le les lo el los die der das den number far just final towards toward " ' ( [ ] : <
 """)
 NAMING = word_set("""
     label labeled labelled letter letters grade rating mark marked marking print printed printing code name symbol text character
@@ -47,6 +49,10 @@ AGAINST = word_set("""
     inaccurate inconsistent mismatch mismatched contradicts contradict fails fail rejected discarded dismissed invalid out no less
     absent untrue inappropriate unsuitable unsupported lacks instead ✗ ✘ ❌ ✕
 """)
+EVERY = word_set("all every everything each")
+NONE = word_set("none no nothing")
+_PUTS_OUT = word_set("exclude eliminate discard reject dismiss")
+_SAVE = word_set("except but besides save excluding")
 _BEFORE_AGAINST = word_set("""
     not never cannot nor neither no eliminate eliminates eliminated eliminating exclude excludes excluded excluding reject rejects
     rejecting discard discarding dismiss dismissing unlike except without contrary opposed against over avoid contradicts contradict
@@ -56,7 +62,7 @@ _PASS = word_set("""
     be the is it was are option options choice answer correct think believe say support supports match matches matching fit fits
     correspond corresponds with to for as of just only really likely necessarily letter choose select pick go would should could can
     that i do does an consistent agree agrees best either indicate suggest than out contain describe conclude seem appear it's
-    that's " ' ( [
+    that's change switch respond my will " ' ( [
 """)
 _AFTER_LETTER = word_set("""
     is isn't was seems appears fits matches because since as and or would must remains best describes describe with for from but
@@ -64,11 +70,30 @@ _AFTER_LETTER = word_set("""
     that alone here then too also over than wins works holds stands can't won't looks are aren't do don't captures reflects if when
     therefore so in after accurately correctly directly mentions says states refers represents again it the aligns agrees suits
     being means option choice to explains better first without unless however though although has likely identifies fails contradicts
+    fail contradict comes gets lies makes survives
 """)
 _NAMED = word_set("option options choice answer answers")
 _CUES = ANSWER | COPULA | CHOOSE | SUPPORT | MARKER | FILLER | _PASS | STARTERS | _BEFORE_AGAINST | LIST
-_CUES |= word_set("both between if even like no wait else too at about consider considering regarding check under")
+_CUES -= word_set("line point points pointing lead leads leading")  # "points to B", but not "point B"
+_CUES |= word_set(
+    "both between from besides apart aside save excluding if even like no wait else too at about consider considering regarding check under"
+)
 _LOWER_CUES = COPULA | CHOOSE | (FILLER - word_set("the to with for on in as by i me it us that then far"))
+_POSSIBLE = word_set("possible conceivable thinkable possibility possibilities")
+_DOUBT = word_set("""
+    whether maybe perhaps possibly unsure unclear uncertain doubt initially tempted tempting thought assumed example might could may
+    wonder wondering considered suppose supposing assuming imagine unless guessing previous previously earlier
+""")
+_SPEAKERS = word_set("""
+    one someone somebody people others colleague operator inspector user he she they model reader student novice you expert
+    engineer technician
+""")
+_SAYS = word_set("""
+    say says said think thinks claim claims claimed argue argues believe believes answer suggest suggests suggested choose chose
+    pick picked expect conclude
+""")
+_RESOLVED = word_set("whether could might may thought considered doubt")
+_TO_FIND_OUT = word_set("even as determine check see decide verify tell know asks asking ask assess evaluate")
 
 
 class Mention(NamedTuple):
@@ -106,7 +131,8 @@ def grouped(words: Sequence[str], found: Sequence[Mention]) -> list[list[Mention
     """Mentions listed together ("A, C and D"); a pair joined by a comma only is two."""
     groups: list[list[Mention]] = []
     for position, mention in enumerate(found):
-        between = words[groups[-1][-1].at + 1 : mention.at] if groups else []
+        before = groups[-1][-1] if groups else None
+        between = _between(words, before, mention) if before else []
         joined = 0 < len(between) <= 4 and all(word in LIST or word in {")", "(", "option"} for word in between)
         fresh = bool(groups) and mention.letter not in {one.letter for one in groups[-1]}
         if joined and fresh and ("," not in between or len(groups[-1]) > 1 or _goes_on(words, found, position)):
@@ -114,6 +140,13 @@ def grouped(words: Sequence[str], found: Sequence[Mention]) -> list[list[Mention
         else:
             groups.append([mention])
     return groups
+
+
+def _between(words: Sequence[str], before: Mention, mention: Mention) -> Sequence[str]:
+    """The words from one mention to the next; where both stand as labels before their own texts, without the text."""
+    if before.own_text and mention.own_text:
+        return words[before.after - (not words[before.after - 1][0].isalnum()) : mention.at] or ["and"]
+    return words[before.at + 1 : mention.at]
 
 
 def denied_before(words: Sequence[str], at: int, floor: int) -> bool:
@@ -145,6 +178,59 @@ def denied_after(words: Sequence[str], after: int, until: int) -> bool:
             twice = any(w in AGAINST or w.endswith("n't") for w in words[i + 1 : i + 4] if w not in {"not", "no"})
             return not (twice and (word in {"not", "cannot"} or word.endswith("n't")))
     return False
+
+
+def excepted(words: Sequence[str], at: int, floor: int, after: Sequence[str]) -> bool | None:
+    """Whether a mention is the exception that stays ("all options except B are wrong") or goes ("all but B fit"); None = neither."""
+    before = [word for word in words[floor:at] if word not in {"option", "for", "the", "(", '"', "'"}]
+    if not before or not (before[-1] in _SAVE or before[-2:] in (["other", "than"], ["apart", "from"], ["aside", "from"])):
+        return None
+    sentence = [*before[-10:], *after]
+    scope = next((i for i, word in enumerate(sentence) if word in EVERY | NONE), None)
+    if scope is None:
+        return None
+    others = sentence[:scope] + sentence[scope + 1 :]
+    denied = any(word in AGAINST or word in _PUTS_OUT or word.endswith("n't") for word in others)
+    return denied if sentence[scope] in EVERY else not denied
+
+
+def undecided(words: Sequence[str], at: int, until: int) -> bool:
+    """Whether a part only asks, supposes, doubts or reports what others say."""
+    if words[-1] == "?" or "?" in words[at:until]:
+        return True
+    for i, word in enumerate(words):
+        if word == "if" and _conditional(words, i, at):
+            return True
+        doubted = word in _DOUBT and (i < at or word == "unless") and words[i + 1 : i + 2] != ["about"]
+        if doubted and (word not in _RESOLVED or "," not in words[i:at]):
+            return True
+        if word in _POSSIBLE and i < until and not {"only", "most", "other", "all"} & set(words[max(0, i - 2) : i]):
+            return True
+        if word == "why" and i < at and words[max(0, i - 1)] in {"see", "reason", "know", "understand"}:
+            return True
+        if word == "sure" and i and (words[i - 1] == "not" or words[i - 1].endswith("n't")):
+            return True
+        if word in _SPEAKERS and words[max(0, i - 1)] != "only" and i + 1 < at and any(w in _SAYS for w in words[i + 1 : i + 3]):
+            return True
+    supposed = words[:2] in (["when", "there"], ["in", "case"]) or (words[0] in {"had", "were"} and "would" in words)
+    supposed = supposed or find(words, ["let's", "say"]) != -1 or (words[0] in {"should", "provided"} and at > 2)
+    first = find(words, ["first"])
+    return supposed or (
+        -1 < first < until and (words[first - 1] == "at" or words[first + 1 : first + 2] == ["glance"] or 0 < first - at < 3)
+    )
+
+
+def _conditional(words: Sequence[str], i: int, at: int) -> bool:
+    if i and (words[i - 1] in _TO_FIND_OUT or words[i - 1] == "because"):
+        return False
+    if words[i + 1 : i + 3] in (["i", "had"], ["i", "have"], ["i", "must"], ["we", "must"]) or words[i + 1 : i + 2] in (
+        ["so"],
+        ["any"],
+        ["forced"],
+        ["pressed"],
+    ):
+        return False
+    return i < at or "," not in words[at:i]
 
 
 def _word(part: Sequence[Token], i: int) -> str:
@@ -218,5 +304,5 @@ def _judged(part: Sequence[Token], i: int) -> bool:
 def _goes_on(words: Sequence[str], found: Sequence[Mention], position: int) -> bool:
     """Whether a list of letters goes on after this one, or ends the sentence with it."""
     if position + 1 < len(found):
-        return all(word in LIST for word in words[found[position].at + 1 : found[position + 1].at])
-    return not any(word[0].isalnum() for word in words[found[position].at + 1 :])
+        return all(word in LIST for word in _between(words, found[position], found[position + 1]))
+    return not any(word[0].isalnum() for word in words[found[position].after if found[position].own_text else found[position].at + 1 :])

@@ -7,6 +7,7 @@ cue, so that one small grammar serves all. Time is linear; `TAIL_CHARS` bounds i
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -55,6 +56,9 @@ _PHRASES_TABLE = """
     maybe <- 可能 也许 或许 かもしれ
     whether <- 是否
     ? <- 吗 呢 でしょうか ですか
+    again <- 重新
+    except <- 除了
+    all option <- 其他选项 其余选项 其它选项
     but <- 但是 但 然而 不过 しかし
     or <- 或者 还是 或
     and <- 以及 和 与
@@ -108,8 +112,9 @@ _WORDS_TABLE = """
     instead <- anstatt statt
     therefore <- daher deshalb somit folglich demnach donc ainsi alors entonces tanto luego quindi dunque pertanto portanto
         logo поэтому следовательно значит итак więc zatem dus därför yani ergo
+    that <- dass daß
     because <- weil denn porque perché perche поскольку omdat puisque
-    if <- wenn falls si se если jeśli
+    if <- wenn Falls si fosse fossero houver houvesse если jeśli
     wrong <- falsch falsche faux fausse incorrecta incorrecto incorrecte errónea sbagliata sbagliato errada falsa falso
         неверно неверный неверен неправильный błędna fout yanlış
     choose <- wähle choisis elijo escojo scelgo escolho выбираю wybieram kies
@@ -136,6 +141,14 @@ _WORDS_TABLE = """
 """Writing with blanks: the English cue, then the words that mean it."""
 
 
+def _latin(word: str) -> str:
+    """A word without the accents of Latin letters; other scripts stay as they are."""
+    if word.isascii():
+        return word
+    bare = unicodedata.normalize("NFKD", word).encode("ascii", "ignore").decode()
+    return bare if len(bare) == len(word) else word
+
+
 def _table(text: str) -> dict[str, str]:
     """Each phrase of a table with its cue; an entry may go on over indented lines."""
     result: dict[str, str] = {}
@@ -149,6 +162,7 @@ def _table(text: str) -> dict[str, str]:
 
 _PHRASES = {phrase.replace("_", " "): cue for phrase, cue in _table(_PHRASES_TABLE).items()}
 _TO_ENGLISH = _table(_WORDS_TABLE)
+_UNACCENTED = {bare: cue for word, cue in _TO_ENGLISH.items() if len(word) > 5 and (bare := _latin(word)) != word}
 _PHRASE = re.compile("|".join(sorted(map(re.escape, _PHRASES), key=len, reverse=True)))
 _TOKEN = re.compile(r"[^\W\d_]+(?:'(?:t|s|re|ll|ve|d|m)\b)?|\d+|=>|->|\n|[^\w\s]|_")
 
@@ -161,7 +175,7 @@ _CHARS |= dict.fromkeys(map(ord, "*`$\u00ad\u200b"), "") | dict.fromkeys(map(ord
 _CHARS |= {ord("\r"): "\n", ord("…"): ". ", ord("—"): " - "}
 
 _ENDS = frozenset(".!?;\n")
-_ABBREVIATIONS = frozenset({"vs", "fig", "approx", "nr", "dr"})
+_ABBREVIATIONS = frozenset({"vs", "fig", "approx", "nr", "dr", "rev", "ref", "ver", "cat", "pos"})
 
 
 def word_set(text: str) -> frozenset[str]:
@@ -175,7 +189,7 @@ def plain(text: str) -> str:
     for tag in ("<b>", "</b>", "<i>", "</i>", "<strong>", "</strong>", "<u>", "</u>"):
         text = text.replace(tag, "")
     text = text.replace("\\boxed", " answer is ").replace("\\text", " ").replace("\\mathrm", " ").replace("\\mathbf", " ")
-    return text if text.isascii() else _PHRASE.sub(lambda found: f" {_PHRASES[found[0]]} ", text)
+    return text if text.isascii() else _PHRASE.sub(lambda found: f" {_PHRASES[found[0]]} ", unicodedata.normalize("NFC", text))
 
 
 def tokens(text: str) -> list[Token]:
@@ -190,7 +204,14 @@ def tokens(text: str) -> list[Token]:
                 result.append(Token("\n", raw, False, False))
         else:
             lower = raw.lower()
-            result.append(Token(_TO_ENGLISH.get(lower, lower), raw, found.start() == end and not fresh, fresh))
+            result.append(
+                Token(
+                    _TO_ENGLISH.get(raw) or _TO_ENGLISH.get(lower) or _UNACCENTED.get(lower) or _latin(lower),
+                    raw,
+                    found.start() == end and not fresh,
+                    fresh,
+                )
+            )
             fresh = False
         end = found.end()
     return result
