@@ -16,11 +16,13 @@ from conftest import ROOT
 
 CASES = [json.loads(line) for line in (ROOT / "tests/data/reasonings_development.jsonl").read_text(encoding="utf-8").splitlines()]
 """Reasonings the reader was developed on."""
-LABELLED = [json.loads(line) for line in (ROOT / "tests/data/reasonings.jsonl").read_text(encoding="utf-8").splitlines()]
-"""Reasonings labelled before the reader met them; it was corrected once after it had been measured on them (94.7 % right)."""
+LABELLED = [  # file, share right, precision when a letter is named: at least
+    ("reasonings.jsonl", 0.97, 0.99),  # corrected once after the reader had been measured on it (94.7 % and 95.1 %)
+    ("reasonings_second.jsonl", 0.97, 0.96),  # never corrected on: what to expect of texts the reader has not met
+]
 DEFECTS = ("Crack", "Scratch", "Dent", "Hole")
 
-ALWAYS = [  # promised in issue 2
+ALWAYS = [  # misread by earlier systems of the field
     ("A scratch is visible on the left side", ("Top", "Bottom", "Dent", "Hole"), None),
     ("On this PCB there is a scratch", ("Rust", "Bottom", "Dent", "Hole"), None),
     ("B is the answer because options A, C, D do not match.", DEFECTS, "B"),
@@ -108,14 +110,15 @@ def test_development_cases(case):
     assert read_conclusion(case["reasoning"], case["options"]) == case["letter"]
 
 
-def test_labelled_reasonings():
-    read = [(case["id"], case["conclusion"], read_conclusion(case["reasoning"], case["options"])) for case in LABELLED]
-    assert len(read) >= 300
+@pytest.mark.parametrize(("name", "right", "precision"), LABELLED)
+def test_labelled_reasonings(name, right, precision):
+    cases = [json.loads(line) for line in (ROOT / "tests/data" / name).read_text(encoding="utf-8").splitlines()]
+    read = [(case["id"], case["conclusion"], read_conclusion(case["reasoning"], case["options"])) for case in cases]
     misses = [one for one in read if one[1] != one[2]]
     named = [one for one in read if one[2] is not None]
-    assert 1 - len(misses) / len(read) >= 0.97, f"(id, expected, read): {misses}"
-    assert sum(one[1] == one[2] for one in named) / len(named) >= 0.99, f"(id, expected, read): {misses}"
-    assert len(named) > 150  # a reader that never names a letter is precise too
+    assert 1 - len(misses) / len(read) >= right, f"(id, expected, read): {misses}"
+    assert sum(one[1] == one[2] for one in named) / len(named) >= precision, f"(id, expected, read): {misses}"
+    assert len(named) > len(read) / 2  # a reader that never names a letter is precise too
 
 
 @pytest.mark.parametrize(("reasoning", "expected"), SAYS_DEFECT)
