@@ -103,3 +103,9 @@ def test_a_gold_letter_that_reads_back_wrong_is_found(files, monkeypatch):
 def test_an_unknown_family_is_refused():
     with pytest.raises(InputError, match="known: "):
         check([], family="gpt")
+
+
+def test_an_image_too_narrow_for_the_model_is_a_problem_and_no_crash(files):
+    Image.new("RGB", (41, 8200)).save(files / "strip.png")
+    (problem,) = check([sample(files, image=files / "strip.png", mask=None, boxes=(), questions=())])
+    assert "strip.png" in problem.what

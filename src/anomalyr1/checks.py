@@ -65,7 +65,12 @@ def _check_sample(sample: Sample, family: str, max_pixels: int | None) -> Iterat
     if size_wh is not None:
         yield from _check_mask(sample, size_wh)
         yield from _check_boxes(sample.id, "the sample", sample.boxes, size_wh)
-    frame = Frame(size_wh, fit(size_wh, FAMILIES[family], max_pixels), FAMILIES[family].units) if size_wh is not None else None
+    frame = None
+    if size_wh is not None:
+        try:
+            frame = Frame(size_wh, fit(size_wh, FAMILIES[family], max_pixels), FAMILIES[family].units)
+        except ImageError as error:
+            yield Problem(sample.id, f"{sample.image}: {error}", "cut the image, or leave it out")
     yield from _check_question_ids(sample)
     for question in sample.questions:
         yield from _check_question(sample.id, question, size_wh, frame)

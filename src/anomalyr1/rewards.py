@@ -28,7 +28,7 @@ REPEAT_FREE = 0.1
 
 
 def roam(answer: Answer, question: Question) -> float | None:
-    """ROAM for a question with options: the table of design section 6 (t = conclusion of the reasoning, a = answer, s = gold).
+    """ROAM for a question with options: the published table (t = conclusion of the reasoning, a = answer, s = gold).
 
     | t | a | value |
     |---|---|---|
