@@ -158,7 +158,7 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
     with pytest.raises(InputError, match="--resume"):
         nano.train(tmp_path, nano.Recipe())
     with pytest.raises(InputError, match="questions"):
-        nano.train(tmp_path, nano.Recipe(questions=2), resume=True)
+        nano.train(tmp_path, nano.Recipe(questions=9), resume=True)
 
 
 def test_minutes_stretch_every_stage():
@@ -227,7 +227,7 @@ def test_cells_follow_the_boxes():
     assert x1 < 28 * (column + 1) and y1 < 28 * (row + 1) and x2 > 28 * column and y2 > 28 * row
     code = Code(64).tokens([one.truth], found)
     assert code.shape == (1, found.kind.shape[1], 64)
-    assert set(SightHints(64, 12, 12)(code, found)) == {"kind", "category", "reach"}
+    assert set(SightHints(64, 12, 12)(code, found)) == {"kind", "category", "quarter", "whole", "reach"}
 
 
 needs_policy = pytest.mark.skipif(not (SHIPPED / "model.safetensors").exists(), reason="the nano policy is not built: make nano")

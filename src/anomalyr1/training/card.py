@@ -56,7 +56,8 @@ The curve of the last stage (seen categories, {few} images a point):
 ## Limits
 
 - Images are scaled to at most 448 x 448 pixels; larger ones it never saw. One image token covers 28 x 28 pixels: small defects are missed.
-- Logical defects (missing, extra, misplaced, wrong count) are mostly beyond it, also with a reference image.
+- On categories it never saw its verdict is no better than chance, with and without a reference image.
+- Boxes are rough: see the share with IoU above 0.3. Logical defects (missing, extra, misplaced, wrong count) are mostly beyond it.
 - Names of objects and defects that it was not trained on are mostly answered by the nearest it knows.
 - Its reasoning is in a handful of fixed wordings.
 """
@@ -66,11 +67,12 @@ def card(facts: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]], cur
     """The card's text; `facts` fills `TEXT`, `results` are columns of figures by name, `curve` the examinations on the way."""
     names = [name for name in SHOWN if any(name in figures for figures in results.values())]
     rows = [[name, *(str(figures.get(name, "")) for figures in results.values())] for name in names]
-    points = [[str(point[name]) for name in ("minutes", "step", "balanced accuracy", "other options", "box mIoU")] for point in curve]
+    columns = ("minutes", "step", "balanced accuracy", "other options", "box mIoU")
+    points = [[str(point.get(name, "")) for name in columns] for point in curve]
     return TEXT.format(
         **facts,
         table=_table(["", *results], rows),
-        curve=_table(["minutes", "step", "balanced accuracy", "other options", "box mIoU"], points),
+        curve=_table(columns, points),
         few=curve[-1]["images"] if curve else 0,
     )
 

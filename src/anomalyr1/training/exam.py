@@ -91,7 +91,8 @@ def _figures(asked: Sequence[tuple[Example, Sample, Question]], read: Sequence[A
     figures = {name: round(float(np.mean(values)), 3) for name, values in sorted(hits.items())}
     kinds = [name for name in figures if name.split()[0] in ("defect", "object") and name != "defect found"]
     figures["balanced accuracy"] = round((figures.get("defect found", 0.0) + figures.get("good passed", 0.0)) / 2, 3)
-    figures["other options"] = round(float(np.mean([figures[name] for name in kinds])), 3) if kinds else float("nan")
+    if kinds:
+        figures["other options"] = round(float(np.mean([figures[name] for name in kinds])), 3)
     return {"images": len(verdicts), **figures}
 
 

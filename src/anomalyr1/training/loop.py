@@ -44,29 +44,37 @@ class Plan(Record):
 
 
 class Master:
-    """AdamW on float32 masters of bfloat16 weights: small updates would vanish in bfloat16."""
+    """Float32 masters of bfloat16 weights, where small updates would vanish: Muon for matrices of layers, AdamW for the rest."""
 
-    def __init__(self, parameters: list[nn.Parameter], plan: Plan, dtype: torch.dtype) -> None:
-        """Copy the masters from the weights, then round the weights to `dtype`."""
-        self.weights = parameters
-        self.masters = [p.detach().float().clone().requires_grad_() for p in parameters]
+    def __init__(self, parameters: Mapping[str, nn.Parameter], plan: Plan, dtype: torch.dtype) -> None:
+        """Copy the masters from the weights, whose names tell what lies within a layer, then round the weights to `dtype`."""
+        self.weights = list(parameters.values())
+        self.masters = [p.detach().float().clone().requires_grad_() for p in self.weights]
+        inner = [".blocks." in name or ".layers." in name for name in parameters]
+        matrices = [m for m, within in zip(self.masters, inner, strict=True) if within and m.ndim == 2]
+        chosen = {id(m) for m in matrices}
+        others = [m for m in self.masters if id(m) not in chosen]
         groups = [
-            {"params": [m for m in self.masters if m.ndim > 1], "weight_decay": plan.weight_decay},
-            {"params": [m for m in self.masters if m.ndim <= 1], "weight_decay": 0.0},
+            {"params": [m for m in others if m.ndim > 1], "weight_decay": plan.weight_decay},
+            {"params": [m for m in others if m.ndim <= 1], "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98), fused=True)
-        for p in parameters:
+        self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98), fused=True)]
+        if matrices:
+            decay = plan.weight_decay
+            self.optimizers.append(torch.optim.Muon(matrices, lr=plan.learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+        for p in self.weights:
             p.data = p.data.to(dtype)
 
     def step(self, learning_rate: float, clip: float = 1.0) -> None:
         """One update from the weights' gradients, which are cleared."""
-        for group in self.optimizer.param_groups:
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = learning_rate
         for weight, master in zip(self.weights, self.masters, strict=True):
             master.grad = None if weight.grad is None else weight.grad.float()
             weight.grad = None
         nn.utils.clip_grad_norm_(self.masters, clip)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.publish()
 
     @torch.no_grad()
@@ -77,14 +85,15 @@ class Master:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"masters": [m.detach() for m in self.masters], "optimizer": self.optimizer.state_dict()}
+        return {"masters": [m.detach() for m in self.masters], "optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint."""
         with torch.no_grad():
             for master, saved in zip(self.masters, state["masters"], strict=True):
                 master.copy_(saved)
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.publish()
 
 
@@ -109,14 +118,13 @@ def rate(plan: Plan, clock: Clock) -> float:
 def run(
     name: str, folder: Path, plan: Plan, trained: nn.Module, lesson: Lesson,
     exam: Callable[[Clock], None] | None = None, dtype: torch.dtype = torch.bfloat16,
-) -> None:  # fmt: skip
+) -> Clock:  # fmt: skip
     """Train `trained` (its parameters that ask for gradients) until the plan ends, from the last checkpoint in `folder` if there is one.
 
     Batch number n of a stage is drawn from the seed and n alone, so a resumed run sees what an uninterrupted one would.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    unique = {id(p): p for p in trained.parameters() if p.requires_grad}
-    master = Master(list(unique.values()), plan, dtype)
+    master = Master({key: p for key, p in trained.named_parameters() if p.requires_grad}, plan, dtype)
     clock = Clock()
     checkpoint = folder / f"{name}.pt"
     if checkpoint.exists():
@@ -148,6 +156,7 @@ def run(
             examined = clock.seconds
             trained.train()
     save(checkpoint, master, clock)
+    return clock
 
 
 def save(path: Path, master: Master, clock: Clock) -> None:

@@ -38,19 +38,19 @@ class Recipe(Record):
     first_images: int = 2_000
     """Training starts when so many are drawn."""
     shard: int = 256
-    text: Plan = Plan(learning_rate=1.5e-3, minutes=14)
-    sight: Plan = Plan(learning_rate=1.2e-3, minutes=14)
-    both: Plan = Plan(learning_rate=1e-3, minutes=46)
-    cells: int = 704
+    text: Plan = Plan(learning_rate=1.2e-3, minutes=20)
+    sight: Plan = Plan(learning_rate=1.5e-3, minutes=20)
+    both: Plan = Plan(learning_rate=1e-3, minutes=40)
+    cells: int = 1024
     """Image cells in a batch, which sets its number of images (6 to 24)."""
     sight_cells: int = 2048
-    drill_share: float = 0.6
+    drill_share: float = 0.4
     """Share of the text stage's steps that are letter drills."""
-    late_drill_share: float = 0.25
+    late_drill_share: float = 0.05
     """The same in the last stage."""
     drills: int = 56
     """Questions in such a step."""
-    questions: int = 3
+    questions: int = 2
     """Questions behind one image."""
     reference_share: float = 0.3
     knowledge_share: float = 0.5

@@ -19,7 +19,7 @@ from anomalyr1.training.card import card
 from anomalyr1.training.hints import CODE_SCALE, Cells, Code, LetterHints, PlaceHints, SightHints, SummaryHints, cells
 from anomalyr1.training.lessons import Teacher, grid_of
 from anomalyr1.training.nano import STAGES, Recipe, examined
-from anomalyr1.training.packing import Packed, Pixels, Row, hidden, logits, pack, patches, vision
+from anomalyr1.training.packing import Inside, Packed, Pixels, Row, hidden, logits, pack, patches, vision
 from anomalyr1.training.pool import CATEGORIES, KINDS, Example, Pool, held_out
 from anomalyr1.types import Sample
 
@@ -88,12 +88,12 @@ class Stages:
             question = lessons.shuffled(asked[int(rng.integers(len(asked)))], rng)
             rows.append(self.teacher.drill(sample, lessons.made_up(rng, self.words) if rng.random() < 0.6 else question, rng))
         batch = self._pack(rows)
-        states, after = hidden(self.model, batch, [])
+        states, inside = hidden(self.model, batch, [])
         scored = logits(self.model, states, batch)
         counted = batch.weights > 0
         loss = functional.cross_entropy(scored[counted], batch.targets[counted])
         right = (scored[counted].argmax(-1) == batch.targets[counted]).float().mean()
-        tags = self._tags(batch, after)
+        tags = self._tags(batch, inside)
         return {"total": loss + 0.3 * tags["option"] + 0.5 * tags["quote"], "drill": loss, "drill right": right, **tags}
 
     def sight(self, rng: Generator) -> dict[str, Tensor]:
@@ -127,16 +127,18 @@ class Stages:
 
     def _answering(self, batch: Packed, shown: Sequence[Tensor], truths: Cells) -> tuple[dict[str, Tensor], Tensor]:
         """Loss of the completions, with the text model's own hints."""
-        states, after = hidden(self.model, batch, shown)
+        states, inside = hidden(self.model, batch, shown)
         each = functional.cross_entropy(logits(self.model, states, batch), batch.targets, reduction="none")
         answering = (each * batch.weights).sum() / batch.weights.sum()
-        at_cells = after[TAP][batch.last_image_at].view(len(batch.ids), -1, states.shape[-1])
+        at_cells = inside[TAP].states[batch.last_image_at].view(len(batch.ids), -1, states.shape[-1])
         row, column = (at.view(len(batch.ids), -1)[:, -1] for at in batch.last_image_at)
-        summary = self.studio.summary(after[QUOTE_TAP][row, column + 1], truths)
-        hints = self.studio.place(at_cells, truths) | self._tags(batch, after) | summary
+        summary = self.studio.summary(inside[QUOTE_TAP].states[row, column + 1], truths)
+        summary |= _looking(inside[QUOTE_TAP].looks, batch, truths)
+        hints = self.studio.place(at_cells, truths) | self._tags(batch, inside) | summary
         nothing = answering * 0
         total = answering + 0.1 * hints["place"] + 0.2 * hints.get("edges", nothing)
         total = total + 0.3 * summary["sum kind"] + 0.3 * summary["sum place"] + 0.2 * summary.get("sum edges", nothing)
+        total = total + 0.3 * summary.get("look", nothing)
         total = total + 0.1 * hints.get("option", nothing) + 0.3 * hints.get("quote", nothing)
         letters = batch.weights == lessons.LETTER_WEIGHT
         shares = {"letter": each[letters].mean()} if bool(letters.any()) else {}
@@ -159,17 +161,28 @@ class Stages:
     def _pack(self, rows: Sequence[Row]) -> Packed:
         return pack(rows, self.model.model, self.teacher.ids.image, self.teacher.ids.pad)
 
-    def _tags(self, batch: Packed, after: Sequence[Tensor]) -> dict[str, Tensor]:
+    def _tags(self, batch: Packed, inside: Sequence[Inside]) -> dict[str, Tensor]:
         """Losses on knowing the letters behind options, early, and behind quotes of them, later."""
         ids = batch.ids.numpy()
         options, quotes = (torch.from_numpy(f(ids)) for f in (self.teacher.option_numbers, self.teacher.quoted_numbers))
-        tags = {"option": (self.studio.letter, after[TAP], options), "quote": (self.studio.quote, after[QUOTE_TAP], quotes)}
+        tags = {"option": (self.studio.letter, inside[TAP].states, options), "quote": (self.studio.quote, inside[QUOTE_TAP].states, quotes)}
         return {name: reader(states, numbers) for name, (reader, states, numbers) in tags.items() if bool((numbers >= 0).any())}
 
     def _look_for_more(self) -> None:
         self._turn += 1
         if self._turn % 50 == 0:
             self.pool.refresh()
+
+
+def _looking(looks: Tensor, batch: Packed, truths: Cells) -> dict[str, Tensor]:
+    """Loss on where the token that closes the image looks: its first head should find the defective cells."""
+    rows, columns = (at.view(len(batch.ids), -1) for at in batch.last_image_at)
+    bad = truths.whole_kind > 0
+    if not bool(bad.any()):
+        return {}
+    share = looks[rows, 0, columns[:, -1:] + 1, columns].float()  # (B, n)
+    found = (share * (truths.kind > 0)).sum(1)
+    return {"look": -torch.log(found[bad] + 1e-4).mean()}
 
 
 def _images(example: Example, row: Row) -> list[Pixels]:
@@ -185,12 +198,13 @@ def run_stage(name: str, out: Path, recipe: Recipe) -> None:
             _take_over(stages.studio, out / f"{part}.weights.pt", part)
         counts = zip(("seen", "dev"), recipe.exam_images, strict=True)
         examples = {split: held_out(split, count, recipe.shape.max_pixels) for split, count in counts}
-        loop.run(name, out, recipe.both, stages.studio, stages.both, lambda clock: _report(stages, clock, examples))
-        _report(stages, loop.Clock(), examples)
+        end = loop.run(name, out, recipe.both, stages.studio, stages.both, lambda clock: _report(stages, clock, examples))
+        _report(stages, end, examples)
         return
     part = model.model.language_model if name == "text" else model.model.visual
     stages.studio.requires_grad_(False)
-    readers = (stages.studio.place, stages.studio.letter, stages.studio.quote, stages.studio.summary) if name == "text" else (stages.studio.sight,)
+    studio = stages.studio
+    readers = (studio.place, studio.letter, studio.quote, studio.summary) if name == "text" else (studio.sight,)
     for trained in (part, *readers):
         trained.requires_grad_(True)
     loop.run(name, out, getattr(recipe, name), stages.studio, getattr(stages, name))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -170,7 +170,7 @@ def vision(tower: PreTrainedModel, x: Tensor, grid_hw: tuple[int, int]) -> Tenso
     cos, sin = (part.to(x.dtype) for part in _axial_angles(tower, grid_hw))
     for block in tower.blocks:
         q, k, v = block.attn.qkv(_norm(x, block.norm1)).view(b, n, 3, block.attn.num_heads, -1).permute(2, 0, 3, 1, 4)
-        y = attention(_rotate(q, cos, sin), _rotate(k, cos, sin), v)
+        y, _ = attention(_rotate(q, cos, sin), _rotate(k, cos, sin), v)
         x = x + block.attn.proj(y.transpose(1, 2).reshape(b, n, -1))
         x = x + block.mlp(_norm(x, block.norm2))
     merged: Tensor = tower.merger.mlp(_norm(x, tower.merger.ln_q).view(b, n // MERGE**2, -1))
@@ -186,10 +186,11 @@ def _axial_angles(tower: PreTrainedModel, grid_hw: tuple[int, int]) -> tuple[Ten
     return angles.cos(), angles.sin()
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Softmax attention written out; `mask` is added to the logits."""
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Softmax attention written out, and how much each query looks at each key; `mask` is added to the logits."""
     logits = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
-    return torch.matmul(torch.softmax(logits if mask is None else logits + mask, -1), v)
+    looks = torch.softmax(logits if mask is None else logits + mask, -1)
+    return torch.matmul(looks, v), looks
 
 
 def _norm(x: Tensor, module: Qwen2_5_VLRMSNorm) -> Tensor:
@@ -207,6 +208,15 @@ def text_angles(language: PreTrainedModel, positions: Tensor, dtype: torch.dtype
     sections = angles.split(language.rotary_emb.mrope_section, -1)
     angles = torch.cat([section[i % 3] for i, section in enumerate(sections)], -1)
     return angles.cos().to(dtype)[:, None], angles.sin().to(dtype)[:, None]
+
+
+class Inside(NamedTuple):
+    """What a layer of the text model computed."""
+
+    states: Tensor
+    """(B, S, D) after it, not normed."""
+    looks: Tensor
+    """(B, heads, S, keys) how much each token looked at each."""
 
 
 class Cache:
@@ -230,10 +240,10 @@ class Cache:
 
 def read(
     language: PreTrainedModel, x: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor, cache: Cache | None = None
-) -> tuple[Tensor, list[Tensor]]:
-    """(B, S, D) embeddings through the text model: the normed last hidden states, and the raw ones after each layer (for helper losses)."""
+) -> tuple[Tensor, list[Inside]]:
+    """(B, S, D) embeddings through the text model: the normed last hidden states, and what helper losses see of each layer."""
     b, s, _ = x.shape
-    after: list[Tensor] = []
+    inside: list[Inside] = []
     for i, layer in enumerate(language.layers):
         attend = layer.self_attn
         h = _norm(x, layer.input_layernorm)
@@ -243,13 +253,14 @@ def read(
             k, v = cache.add(i, k, v)
         if attend.num_key_value_groups > 1:
             k, v = (part.repeat_interleave(attend.num_key_value_groups, 1) for part in (k, v))
-        x = x + attend.o_proj(attention(q, k, v, mask).transpose(1, 2).reshape(b, s, -1))
+        y, looks = attention(q, k, v, mask)
+        x = x + attend.o_proj(y.transpose(1, 2).reshape(b, s, -1))
         h = _norm(x, layer.post_attention_layernorm)
         x = x + layer.mlp.down_proj(functional.silu(layer.mlp.gate_proj(h)) * layer.mlp.up_proj(h))
-        after.append(x)
+        inside.append(Inside(x, looks))
     if cache is not None:
         cache.at += s
-    return _norm(x, language.norm), after
+    return _norm(x, language.norm), inside
 
 
 def embed(model: PreTrainedModel, ids: Tensor, image_at: tuple[Tensor, Tensor], tokens: Sequence[Tensor]) -> Tensor:
@@ -263,7 +274,7 @@ def float_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, HIDDEN)
 
 
-def hidden(model: PreTrainedModel, batch: Packed, tokens: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+def hidden(model: PreTrainedModel, batch: Packed, tokens: Sequence[Tensor]) -> tuple[Tensor, list[Inside]]:
     """(B, S, D) hidden states of a packed batch as `read` gives them; `tokens` are its images in reading order (rows, then images)."""
     language = model.model.language_model
     x = embed(model, batch.ids, batch.image_at, tokens)
