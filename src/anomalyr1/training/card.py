@@ -49,7 +49,7 @@ never saw (ceramic tile, bearing, connector). Chance is 0.5 for balanced accurac
 
 {table}
 
-The curve of the last stage (seen categories, {few} images a point):
+The curve of the last stage (seen categories, {few} images a point; its other options are only the first of each image, about the object):
 
 {curve}
 
