@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +57,7 @@ def test_inspect_writes_everything_and_says_where(parts, model, call):
     assert {one.verdict for one in inspections} == {"unsure"}  # random weights write nothing that can be read
     page = (parts / "inspections" / "index.html").read_text(encoding="utf-8")
     assert "Fine-tuning" in page and "anomalyr1 inspect parts --model" in page
+    assert "drawn parts only" not in page + out
     before = (parts / "inspections" / "inspections.jsonl").read_bytes()
     assert call("inspect", "parts", "--model", model, "--masks", "box")[0] == 0  # again: nothing left to do
     assert (parts / "inspections" / "inspections.jsonl").read_bytes() == before
@@ -83,6 +85,7 @@ def test_demo_compares_with_what_was_drawn_and_takes_own_images(parts, model, ca
     assert code == 0
     assert "page: d/index.html" in out and "of 2 drawn parts: 0 right, 0 wrong, 2 unsure" in out and "name a real model" in out
     assert [line.split("  ")[0] for line in out.splitlines() if line.startswith(("scratch", "good"))] == ["scratch", "good"]
+    assert "note: nano knows drawn parts only" in out and "nano knows drawn parts only" in Path("d/index.html").read_text(encoding="utf-8")
     _, inspections = records.read("d/inspections.jsonl")
     assert [one.sample_id for one in inspections] == ["d/parts/01 metal plate.png", "d/parts/02 washer.png", "parts/b.png"]
     assert call("demo", "parts/gone.png", "--out", "e")[0] == 1

@@ -16,7 +16,7 @@ from anomalyr1.report.overlay import BOX, close_up
 from anomalyr1.report.page import card, overlay_name
 from anomalyr1.types import Answer, Box, InputError, Inspection, Reply, Sample
 
-ABOUT = report.About(recordings.FINGERPRINT, "Apache-2.0", "anomalyr1 inspect parts", "0.1.0")
+ABOUT = report.About(recordings.FINGERPRINT, "Apache-2.0", "", "anomalyr1 inspect parts", "0.1.0")
 FOUND = (Box(x1=60, y1=40, x2=80, y2=54, label="stain"),)
 
 
@@ -159,7 +159,7 @@ def test_every_text_is_escaped():
     known = Sample(id=hostile, image=hostile, knowledge=hostile, references=(hostile,))
     fingerprint = recordings.FINGERPRINT.model_copy(update={"model": hostile, "revision": hostile, "versions": {hostile: hostile}})
     image = Image.new("RGB", (8, 8))
-    about = report.About(fingerprint, hostile, hostile, hostile)
+    about = report.About(fingerprint, hostile, hostile, hostile, hostile)
     html = page_function([card(known, one, image), card(known, failed, None)], [one, failed], about)
     assert "<script>" not in html and "<img src=x" not in html
     assert "{{ 7*7 }}" in html  # shown, not computed

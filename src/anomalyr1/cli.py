@@ -91,8 +91,6 @@ def demo(
     right = sum(truth == inspection.verdict for truth, inspection in zip(truths, results, strict=False))
     unsure = sum(inspection.verdict == "unsure" for inspection in results[: len(drawn)])
     _say(f"of {len(drawn)} drawn parts: {right} right, {len(drawn) - right - unsure} wrong, {unsure} unsure")
-    if own:
-        _say("the nano model knows drawn parts only: for real parts, name a real model with: anomalyr1 inspect ... --model NAME")
     return SOME_FAILED if any(inspection.error is not None for inspection in results) else OK
 
 
@@ -167,18 +165,21 @@ def _run(inspector: Inspector, samples: Sequence[Sample], out: Path, given: str,
     """Inspect, write overlays and page, and say what came out."""
     import anomalyr1
     from anomalyr1 import report
-    from anomalyr1.policy.load import licence_of
+    from anomalyr1.policy.load import licence_of, limits_of
 
     with _progress("inspecting", len(samples), as_json) as show:
         results = inspector.run(samples, out / "inspections.jsonl", show, given)
     fingerprint = inspector.fingerprint(given)
     command = shlex.join(["anomalyr1", *sys.argv[1:]])
-    about = report.About(fingerprint, licence_of(fingerprint.model), command, anomalyr1.__version__)
+    limits = limits_of(fingerprint.model)
+    about = report.About(fingerprint, licence_of(fingerprint.model), limits, command, anomalyr1.__version__)
     page = report.write(out, list(zip(samples, results, strict=True)), about)
     outcomes = Counter(report.outcome(inspection) for inspection in results)
     tally = ", ".join(f"{outcomes[name]} {name}" for name in ("good", "defect", "unsure", "failed"))
     _say(f"{len(results)} inspected: {tally}", err=as_json)
     _say(f"page: {page}", err=as_json)
+    if limits:
+        _say(f"note: {limits}", err=as_json)
     return results
 
 

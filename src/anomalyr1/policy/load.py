@@ -127,6 +127,13 @@ def licence_of(name: str) -> str:
     return f"unknown: read the model card of {name!r}; a fine-tuned model inherits the licence of its base"
 
 
+def limits_of(name: str) -> str:
+    """What must be known before a verdict of this model is believed; empty where nothing is known against it."""
+    if name == NANO:
+        return "nano knows drawn parts only: on a photograph of a real part its verdict means nothing; name a real model with --model"
+    return ""
+
+
 def digest_of(folder: Path) -> str:
     """The digest of a model folder's weights and configuration: "sha256:" and 64 hexadecimal digits."""
     whole = hashlib.sha256()

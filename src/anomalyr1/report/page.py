@@ -38,6 +38,8 @@ class About:
 
     fingerprint: Fingerprint
     licence: str = ""
+    limits: str = ""
+    """What must be known before a verdict of the model is believed."""
     command: str = ""
     version: str = ""
 
