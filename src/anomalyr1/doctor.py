@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 EXTRAS = {
-    "train": "fine-tuning with SFT and GRPO on your own images",
-    "serve": "an HTTP service and a page for operators",
-    "endpoint": "models behind an OpenAI-compatible URL",
-    "vllm": "fast inference and rollouts on a GPU",
+    "train": "what fine-tuning with SFT and GRPO will need (not in this version)",
+    "serve": "what an HTTP service will need (not in this version)",
+    "endpoint": "what models behind an OpenAI-compatible URL will need (not in this version)",
+    "vllm": "what fast inference and rollouts on a GPU will need (not in this version)",
     "dev": "tests and checks of this package itself",
 }
 """What each optional group of packages adds."""
