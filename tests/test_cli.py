@@ -89,6 +89,22 @@ def test_demo_compares_with_what_was_drawn_and_takes_own_images(parts, model, ca
     _, inspections = records.read("d/inspections.jsonl")
     assert [one.sample_id for one in inspections] == ["d/parts/01 metal plate.png", "d/parts/02 washer.png", "parts/b.png"]
     assert call("demo", "parts/gone.png", "--out", "e")[0] == 1
+    Path("mine").mkdir()
+    Path("mine/inspections.jsonl").write_text("results of another run")
+    code, _, err = call("demo", "--out", "mine")
+    assert code == 1 and "no demo made" in err and Path("mine/inspections.jsonl").exists()
+
+
+def test_each_image_is_found_once_however_it_is_named(parts):
+    found = cli.find_images([Path("parts"), Path("parts").resolve(), Path("parts/../parts/b.png")], Path("out"))
+    assert [path.as_posix() for path in found] == ["parts/a.PNG", "parts/b.png", "parts/deep/[red]c[/think].png"]
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["inspect", "x" * 300], 1), ([], 1)])
+def test_odd_command_lines_end_without_a_traceback(parts, call, arguments, code):
+    got, _, err = call(*arguments)
+    assert got == code
+    assert "Traceback" not in err and "error:  Try" not in err
 
 
 @pytest.mark.parametrize(

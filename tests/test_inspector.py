@@ -14,7 +14,7 @@ from PIL import Image
 
 import recordings
 import tiny
-from anomalyr1 import answers, cli, records
+from anomalyr1 import answers, cli, prompts, records
 from anomalyr1.data import procedural
 from anomalyr1.engines import Completion, Sampling
 from anomalyr1.engines.replay import ReplayEngine
@@ -125,6 +125,31 @@ def test_other_knowledge_is_not_resumed(folder):
     with pytest.raises(InputError, match="given was"):
         replayed(folder).run(samples_of(folder), out, given=digest("rough", ()))
     assert digest("", ()) == "" and digest("a", ()) != digest("", (Path("a"),))
+
+
+def test_an_image_that_changed_under_its_name_is_not_passed_off_as_inspected(folder):
+    out = folder / "i.jsonl"
+    first = replayed(folder).run(samples_of(folder), out)
+    assert replayed(folder).run(samples_of(folder), out) == first  # control: nothing changed
+    changed = samples_of(folder)[1].image
+    recordings.draw(changed, (20, 20))
+    with pytest.raises(InputError, match=f"other images under these names: '{changed.as_posix()}'"):
+        replayed(folder).run(samples_of(folder), out)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "grounding", "expected"),
+    [
+        ("B", "[]", "good"),  # control: loose, but nothing speaks against it
+        ("The metal shows a deep scratch on the left.\nB", "[]", "unsure"),
+        ("The metal shows a deep scratch on the left. Answer: B", "[]", "unsure"),
+        ("<answer>B</answer> Wait, there is a scratch on the left.", "[]", "unsure"),
+        ("<think>ok</think><answer>B</answer> Wait, there is a crack; the answer is A.", "<think>ok</think><answer>[]</answer>", "unsure"),
+        ("B", "There is a scratch on the left side of the part, so I would mark it: []", "unsure"),
+    ],
+)
+def test_text_around_the_answer_that_finds_a_defect_is_never_good(verdict, grounding, expected):
+    assert decide(answers.parse(verdict, prompts.VERDICT_OPTIONS), answers.parse(grounding, (), recordings.FRAME))[0] == expected
 
 
 def test_failures_become_records_and_neighbours_are_inspected(folder):

@@ -89,9 +89,9 @@ def test_filled_in_text_is_not_searched_for_placeholders():
 
 def test_own_prompt_is_taken_as_it_is(tmp_path):
     path = tmp_path / "prompt.txt"
-    path.write_text("Be brief.\n{user}\nRefs {references}\n{image}\nQ: {question} / {question-like} {options}", encoding="utf-8")
+    path.write_text("Be brief.\n{user}\nRefs {references}\n{image}\nQ: {question} / {question-like}\n{options}", encoding="utf-8")
     prompt = prompts.build(SAMPLE, OPTIONS, text=prompts.read_prompt(path))
-    assert flat(prompt) == ("system: Be brief.\nuser: Refs [image][image]\n[image]\nQ: What type? / {question-like} A. Scratch.\nB. Dent.")
+    assert flat(prompt) == ("system: Be brief.\nuser: Refs [image][image]\n[image]\nQ: What type? / {question-like}\nA. Scratch.\nB. Dent.")
     assert prompt.counts == {"unused_knowledge": 1}
 
 
@@ -101,9 +101,13 @@ def test_own_prompt_is_taken_as_it_is(tmp_path):
         ("{question}", "image"),
         ("{image}{image}{question}", "image"),
         ("{image}", "question"),
-        ("{image}\n{user}\n{question}", "image"),  # in the system part there are no images
+        ("{image}\n{user}\n{question}", "above"),  # in the system part there are no images
+        ("{knowledge}\n{user}\n{image}\n{question}", "above"),  # and no knowledge
+        ("Compare {references} with {image}\n{question}", "vanish"),  # the image would go with the references
+        ("{image}\n{question} {options}", "vanish"),  # the question would go where there are no options
+        ("{image}\n{question}\n{request}", "built-in"),
         ("{user}{user}{image}{question}", "at most one"),
-        ("{image}{question}{references}", "before"),
+        ("{image}{question}\n{references}", "before"),
         ("<|im_start|>{image}{question}", "special token"),
         (b"\xff\xfe{image}{question}", "UTF-8"),
         (None, "cannot be read"),

@@ -20,7 +20,7 @@ from anomalyr1.types import InputError, Inspection, Sample, SetupError
 if TYPE_CHECKING:
     from anomalyr1.inspector import Inspector
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".jfif"})
 """What counts as an image when a folder is searched; a file named outright may have any suffix."""
 DEMO_PARTS = (
     ("metal plate", "scratch"), ("washer", None), ("bottle mouth", "crack"), ("circuit board", None),
@@ -81,8 +81,11 @@ def demo(
     from anomalyr1.inspector import Inspector
 
     own = [Sample(id=path.as_posix(), image=path) for path in find_images(images or (), out)]
+    if (out / "inspections.jsonl").exists():
+        if not (out / "parts").is_dir():
+            raise InputError(f"{str(out)!r} holds inspections that no demo made; name another folder with --out")
+        (out / "inspections.jsonl").unlink()  # a demo starts anew, whatever nano it was last run with
     drawn = _draw_parts(out)
-    (out / "inspections.jsonl").unlink(missing_ok=True)  # a demo starts anew, whatever nano it was last run with
     results = _run(Inspector.load("nano"), [*drawn, *own], out, "", as_json=False)
     _say(f"{'drawn as':16} verdict")
     for sample, inspection in zip(drawn, results[: len(drawn)], strict=True):
@@ -113,7 +116,7 @@ def find_images(paths: Sequence[Path], out: Path, references: Sequence[Path] = (
     missing = [path for path in (*paths, *references) if not path.exists()]
     if missing:
         raise InputError(f"no such file or folder, so nothing was started: {', '.join(repr(str(path)) for path in missing)}")
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     own = out.resolve()
     for path in paths:
         inside = [path]
@@ -122,8 +125,9 @@ def find_images(paths: Sequence[Path], out: Path, references: Sequence[Path] = (
             inside = [file for file in inside if not file.resolve().is_relative_to(own)]
         if not inside:
             raise InputError(f"folder {str(path)!r} holds no image; expected files ending in {', '.join(sorted(SUFFIXES))}")
-        found.update(dict.fromkeys(inside))
-    return list(found)
+        for file in inside:
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
 
 
 def _draw_parts(out: Path) -> list[Sample]:
@@ -243,8 +247,9 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except UsageError as error:
-        code = _failed(f"{error.format_message()} Try: anomalyr1 --help", USER_ERROR)  # type: ignore[attr-defined]
-    except InputError as error:
+        said = error.format_message()  # type: ignore[attr-defined]
+        code = _failed(f"{said} Try: anomalyr1 --help", USER_ERROR) if said else USER_ERROR  # without a verb the help was shown
+    except (InputError, OSError) as error:
         code = _failed(str(error), USER_ERROR)
     except SetupError as error:
         code = _failed(str(error), SETUP_ERROR)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from anomalyr1 import answers, prompts
 from anomalyr1.engines import GREEDY, Completion, Engine, Sampling
+from anomalyr1.findings import says_defect
 from anomalyr1.images import LoadedImage, open_image
 from anomalyr1.masks import Sam2, masks_for
 from anomalyr1.records import Writer
@@ -23,7 +24,7 @@ from anomalyr1.types import Answer, Fingerprint, InputError, Inspection, Reply, 
 DEFECT, GOOD = "A", "B"
 """The options of `prompts.VERDICT_OPTIONS`."""
 
-FAILURES = (InputError, OSError, MemoryError, RuntimeError)
+FAILURES = (ValueError, OSError, MemoryError, RuntimeError)
 """What may go wrong with one sample: a bad image or prompt, the disk, the memory, the engine."""
 
 VERSIONS = ("Pillow", "opencv-python-headless")
@@ -91,6 +92,13 @@ class Inspector:
         if repeated:
             raise InputError(f"sample ids must be unique; these are not: {', '.join(map(repr, repeated))}")
         with Writer(out, self.fingerprint(given)) as writer:
+            held = writer.done
+            changed = [one.id for one in samples if one.id in held and held[one.id].image_sha256 != _file_digest(one.image)]
+            if changed:
+                raise InputError(
+                    f"{str(out)!r} holds inspections of other images under these names: {', '.join(map(repr, changed))}; write to "
+                    "another folder, or delete their lines"
+                )
             for start in range(0, len(samples), self.batch):
                 batch = samples[start : start + self.batch]
                 fresh = [] if all(sample.id in writer.done for sample in batch) else self.inspect(batch)
@@ -155,6 +163,7 @@ class Inspector:
             masks=None if found is None else drawn,
             replies=tuple(replies),
             counts={name: n for name, n in sorted(counts.items()) if n},
+            image_sha256=_file_digest(sample.image),
         )
 
 
@@ -185,7 +194,15 @@ def disagreement(verdict: Answer, grounding: Answer) -> str:
         return f"the reasoning about the place {found}, but {_boxes(drawn)} drawn"
     if defect != (drawn > 0):
         return f"the answer says {said}, but {_boxes(drawn)} drawn"
+    if not defect and any(_defect_outside_reasoning(answer) for answer in (verdict, grounding)):
+        return "the answer says good, but the text around it finds a defect"
     return ""
+
+
+def _defect_outside_reasoning(answer: Answer) -> bool:
+    """Whether a completion that did not keep the form says in any of its text that there is a defect."""
+    loose = answer.status != "strict" or "text_outside_tags" in answer.counts
+    return loose and says_defect(answer.raw) is True
 
 
 def require_files(samples: Sequence[Sample]) -> None:
@@ -200,7 +217,7 @@ def digest(knowledge: str, references: Sequence[Path]) -> str:
     """What all samples of a run were given, for `Inspector.run`; empty when that is nothing."""
     if not knowledge and not references:
         return ""
-    whole = "\0".join((knowledge, *(path.as_posix() for path in references)))
+    whole = "\0".join((knowledge, *(_file_digest(path) for path in references)))
     return f"knowledge@{hashlib.sha256(whole.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
@@ -211,4 +228,14 @@ def _boxes(n: int) -> str:
 def _failed(sample: Sample, error: BaseException) -> Inspection:
     name = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
     message = f"{name}{error}"
-    return Inspection(sample_id=sample.id, verdict="unsure", reason=f"Unsure because the inspection failed: {message}", error=message)
+    reason = f"Unsure because the inspection failed: {message}"
+    return Inspection(sample_id=sample.id, verdict="unsure", reason=reason, error=message, image_sha256=_file_digest(sample.image))
+
+
+def _file_digest(path: Path) -> str:
+    """SHA-256 of a file; empty when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""

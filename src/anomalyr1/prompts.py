@@ -159,10 +159,22 @@ def read_prompt(path: Path) -> str:
         raise InputError(f"{path}: the prompt file cannot be read ({error}); give a UTF-8 text file") from error
     if text.count("{user}") > 1:
         raise InputError(f"{path}: a prompt has at most one {{user}}, between its system part and its user part")
+    system, _, user = text.rpartition("{user}")
+    if _PLACEHOLDER.search(system) or "{request}" in user:
+        raise InputError(
+            f"{path}: above {{user}} there are no placeholders, and {{request}} is for built-in styles only; see docs/prompts.md"
+        )
+    for line in user.split("\n"):
+        names = set(_PLACEHOLDER.findall(line))
+        if names & {"{image}", "{question}"} and names & {"{references}", "{knowledge}", "{options}"}:
+            raise InputError(
+                f"{path}: the line {line.strip()!r} would vanish, image or question with it, where there are no references, knowledge "
+                "or options; put {image} and {question} on lines without them"
+            )
     for name in ("{image}", "{question}"):
         if text.rpartition("{user}")[2].count(name) != 1:
             raise InputError(f"{path}: a prompt needs {name} exactly once in its user part; see docs/prompts.md")
-    if "{references}" in text.rpartition("{user}")[0] or text.find("{references}") > text.find("{image}"):
+    if text.find("{references}") > text.find("{image}"):
         raise InputError(f"{path}: {{references}} must stand before {{image}} in the user part, since the inspected image is the last one")
     if "<|" in text:
         raise InputError(f"{path}: the prompt writes a special token (<|...|>); the chat template does that, leave it out")

@@ -202,6 +202,8 @@ class Inspection(Record):
     counts: dict[str, int] = Field(default_factory=dict)
     error: str | None = None
     """What failed; the verdict is then "unsure"."""
+    image_sha256: str = ""
+    """Digest of the image file that was inspected; empty when it could not be read."""
 
     @model_validator(mode="after")
     def _fail_safe(self) -> Self:
