@@ -61,8 +61,10 @@ def masks_for(
     """One mask for each box, in their order and of the image's size, and the counts of every clip and fallback by name.
 
     `sam2` is the model for method "sam2"; without one, the default is loaded, once. A box outside the image gets an empty mask. Raises
-    `InputError` for an unknown method, and what `Sam2.load` raises.
+    `InputError` for an unknown method, `RuntimeError` when OpenCV fails, and what `Sam2.load` raises.
     """
+    import cv2
+
     if method not in METHODS:
         raise InputError(f"unknown mask method {method!r}: expected one of {', '.join(METHODS)}")
     counts: Counter[str] = Counter()
@@ -78,8 +80,11 @@ def masks_for(
     for xyxy, mask in zip(clipped, found, strict=True):
         if mask is not None:
             masks.append(encode_mask(mask, "sam2"))
-        else:
+            continue
+        try:
             masks.append(encode_mask(*_without_sam2(pixels, window(xyxy, rgb.size), method, counts)))
+        except cv2.error as error:  # not a RuntimeError, which callers look out for
+            raise RuntimeError(f"OpenCV failed on the mask of the box {tuple(xyxy.tolist())}: {error}") from error
     return tuple(masks), {name: count for name, count in counts.items() if count}
 
 
