@@ -65,11 +65,17 @@ def clip(xyxy: ArrayLike, size_wh: tuple[float, float]) -> Floats:
 
 def match(pred_xyxy: ArrayLike, gold_xyxy: ArrayLike) -> Matches:
     """The one-to-one pairing with the largest total IoU (Hungarian)."""
+    overlap = iou(pred_xyxy, gold_xyxy)
+    pred, gold = assign(overlap)
+    return Matches(pred, gold, overlap[pred, gold])
+
+
+def assign(scores: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns, (K,) each, of the one-to-one pairing with the largest total of (N, M) scores (Hungarian)."""
     from scipy.optimize import linear_sum_assignment
 
-    overlap = iou(pred_xyxy, gold_xyxy)
-    pred, gold = linear_sum_assignment(overlap, maximize=True)
-    return Matches(pred, gold, overlap[pred, gold])
+    rows, columns = linear_sum_assignment(scores, maximize=True)
+    return rows, columns
 
 
 def set_iou(pred_xyxy: ArrayLike, gold_xyxy: ArrayLike) -> float:

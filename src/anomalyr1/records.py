@@ -7,6 +7,7 @@ writing to one network file system that does not pass locks on.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -60,12 +61,11 @@ class Writer:
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
         except OSError as error:
             raise SetupError(f"cannot write the inspections file {str(self._path)!r}: {error.strerror}") from error
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
             _lock(self._descriptor, self._path)
             self._take_up(fingerprint)
-        except BaseException:
-            self.close()
-            raise
+            undo.pop_all()
 
     def _take_up(self, fingerprint: Fingerprint) -> None:
         data = self._path.read_bytes()

@@ -113,10 +113,7 @@ def localisation_giou(answer: Answer, question: Question) -> float | None:
     if len(pred) == 0 or len(gold) == 0:
         return float(len(pred) == len(gold))
     giou = geometry.giou(pred, gold)
-    from scipy.optimize import linear_sum_assignment
-
-    rows, columns = linear_sum_assignment(giou, maximize=True)
-    return float(((giou[rows, columns] + 1) / 2).sum() / max(len(pred), len(gold)))
+    return float(((giou[geometry.assign(giou)] + 1) / 2).sum() / max(len(pred), len(gold)))
 
 
 def length(answer: Answer, question: Question) -> float | None:

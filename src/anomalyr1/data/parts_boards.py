@@ -181,11 +181,7 @@ def connector(kit: Kit) -> tuple[Scene, Facts]:
     )
     shown = kit.count(columns, "pins")
     step_x, step_y = 2 * half_w * 0.82 / shown, 2 * half_h * 0.64 / rows
-    spots = []
-    for r in range(rows):
-        for c in range(shown):
-            x, y = (c - (shown - 1) / 2) * step_x, (r - (rows - 1) / 2) * step_y
-            spots.append(Spot(cx + x * np.cos(angle) - y * np.sin(angle), cy + x * np.sin(angle) + y * np.cos(angle), angle))
+    spots = _grid(Spot(cx, cy, angle), (shown, rows), (step_x, step_y))
     pin = min(size * 0.024, step_x * 0.24)
     for spot in kit.arranged(spots, ("pin",), step_x * 0.36):
         stamp(scene, spot, pin * 3, block(pin, pin * 1.25, 1), METAL["gold"], raised=3.5 * kit.s, bevel=2 * kit.s, gloss=0.7)
@@ -198,6 +194,17 @@ def connector(kit: Kit) -> tuple[Scene, Facts]:
         ("pins", total),
         f"It has {rows} {row_word} of {columns} pins, {total} in all, straight and evenly spaced.",
     )
+
+
+def _grid(middle: Spot, columns_rows: tuple[int, int], step_xy: tuple[float, float]) -> list[Spot]:
+    """Spots in rows and columns around a middle, turned as it is; row by row."""
+    (columns, rows), (step_x, step_y), angle = columns_rows, step_xy, middle.angle
+    spots = []
+    for r in range(rows):
+        for c in range(columns):
+            x, y = (c - (columns - 1) / 2) * step_x, (r - (rows - 1) / 2) * step_y
+            spots.append(Spot(middle.x + x * np.cos(angle) - y * np.sin(angle), middle.y + x * np.sin(angle) + y * np.cos(angle), angle))
+    return spots
 
 
 def blister_pack(kit: Kit) -> tuple[Scene, Facts]:
@@ -216,11 +223,7 @@ def blister_pack(kit: Kit) -> tuple[Scene, Facts]:
         scene.albedo[patch.window] *= (1 + 0.05 * dots)[..., None]
     shown = kit.count(columns, "pockets")
     step_x, step_y = 2 * half_w * 0.92 / shown, 2 * half_h * 0.9 / rows
-    pockets = []
-    for r in range(rows):
-        for c in range(shown):
-            x, y = (c - (shown - 1) / 2) * step_x, (r - (rows - 1) / 2) * step_y
-            pockets.append(Spot(cx + x * np.cos(angle) - y * np.sin(angle), cy + x * np.sin(angle) + y * np.cos(angle), angle))
+    pockets = _grid(Spot(cx, cy, angle), (shown, rows), (step_x, step_y))
     radius = min(2 * half_w * 0.92 / columns, step_y, step_x * 1.15) * 0.41
     body = circle(radius * 0.72) if shape == "round" else pill(radius * 0.34, radius * 0.44)
     for spot in pockets:
