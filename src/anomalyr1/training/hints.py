@@ -6,6 +6,7 @@ together. The losses ask what each image cell holds and where it is. All of this
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -147,15 +148,25 @@ class Code:
 class SightHints(nn.Module):
     """Helper losses on image tokens: kind of defect, which quarters of a cell it covers, way to its box's edges, and category."""
 
-    def __init__(self, width: int, categories: int, kinds: int) -> None:
-        """Fresh linear readers."""
+    def __init__(self, width: int, sight_width: int, categories: int, kinds: int) -> None:
+        """Fresh linear readers; `width` is that of image tokens, `sight_width` that of patches."""
         super().__init__()
         self.kind = nn.Linear(width, kinds + 1)
         self.reach = nn.Linear(width, 4)
         self.category = nn.Linear(width, categories)
         self.quarter = nn.Linear(width, 4)
         self.whole = nn.Linear(width, kinds + 1)
+        self.patch = nn.Linear(sight_width, 1)
         self.balance = nn.Buffer(torch.tensor([1.0] + [4.0] * kinds), persistent=False)
+
+    def patches(self, states: Tensor, cells: Cells) -> Tensor:
+        """Loss on which quarters of a cell are defective, told by its patches before they are merged; `states` is (B, n, m * m, width)."""
+        b, n, unit, _ = states.shape
+        half = math.isqrt(unit) // 2
+        told = self.patch(functional.rms_norm(states, (states.shape[-1],))).float().view(b, n, 2, half, 2, half).mean((3, 5)).view(b, n, 4)
+        return functional.binary_cross_entropy_with_logits(
+            told, (3 * cells.quarters).clamp(0, 1), pos_weight=torch.tensor(QUARTER_BALANCE)
+        )
 
     def forward(self, tokens: Tensor, cells: Cells) -> dict[str, Tensor]:
         """Losses by name; `tokens` is (B, n, width)."""

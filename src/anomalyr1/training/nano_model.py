@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anomalyr1.policy.chat import CHAT_TEMPLATE
-from anomalyr1.training.packing import MEAN, MERGE, PATCH, STD
+from anomalyr1.training.packing import CELL, MEAN, STD
 from anomalyr1.types import Record
 
 if TYPE_CHECKING:
@@ -35,6 +35,11 @@ class Shape(Record):
     sight_width: int = 256
     sight_layers: int = 4
     sight_mlp: int = 640
+    patch: int = 14
+    """Pixels of a patch; 28 / patch squared patches make one image token."""
+    window: int = 448
+    """Pixels of the square within which a patch attends to others, in all vision layers but `sight_full`."""
+    sight_full: tuple[int, ...] = (0, 1, 2, 3)
     head: int = 64
     max_pixels: int = 448 * 448
     """Larger images are scaled down to it: the policy never saw larger ones."""
@@ -71,7 +76,7 @@ def make_processor(tokenizer: PreTrainedTokenizerFast, shape: Shape) -> Processo
     from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
     sizes = {"shortest_edge": shape.min_pixels, "longest_edge": shape.max_pixels}
-    same = {"patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": 2, "image_mean": list(MEAN), "image_std": list(STD)}
+    same = {"patch_size": shape.patch, "merge_size": CELL // shape.patch, "temporal_patch_size": 2, "image_mean": list(MEAN), "image_std": list(STD)}
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=sizes, **same),
         tokenizer=tokenizer,
@@ -97,8 +102,9 @@ def make_model(tokenizer: PreTrainedTokenizerFast, shape: Shape, seed: int = 0) 
     }  # fmt: skip
     sight = {
         "depth": shape.sight_layers, "hidden_size": shape.sight_width, "intermediate_size": shape.sight_mlp,
-        "num_heads": shape.sight_width // shape.head, "out_hidden_size": shape.text_width, "patch_size": PATCH,
-        "spatial_merge_size": MERGE, "temporal_patch_size": 2, "window_size": 448, "fullatt_block_indexes": list(range(shape.sight_layers)),
+        "num_heads": shape.sight_width // shape.head, "out_hidden_size": shape.text_width, "patch_size": shape.patch,
+        "spatial_merge_size": CELL // shape.patch, "temporal_patch_size": 2,
+        "window_size": shape.window, "fullatt_block_indexes": list(shape.sight_full),
         "rope_parameters": {"rope_type": "axial", "rope_theta": 100.0},
     }  # fmt: skip
     config = Qwen2_5_VLConfig(

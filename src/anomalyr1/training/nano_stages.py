@@ -19,7 +19,8 @@ from anomalyr1.training.card import card
 from anomalyr1.training.hints import CODE_SCALE, Cells, Code, LetterHints, PlaceHints, SightHints, SummaryHints, cells
 from anomalyr1.training.lessons import Teacher, grid_of
 from anomalyr1.training.nano import STAGES, Recipe, examined
-from anomalyr1.training.packing import Inside, Packed, Pixels, Row, hidden, logits, pack, patches, vision
+from anomalyr1.training.nano_model import Shape
+from anomalyr1.training.packing import Inside, Packed, Pixels, Row, fine, hidden, logits, merged, pack, vision
 from anomalyr1.training.pool import CATEGORIES, KINDS, Example, Pool, held_out
 from anomalyr1.types import Sample
 
@@ -39,12 +40,13 @@ DEFECT_WEIGHT = 7.0
 class Studio(nn.Module):
     """The model with its helper readers, which are trained along and thrown away."""
 
-    def __init__(self, model: PreTrainedModel, width: int) -> None:
+    def __init__(self, model: PreTrainedModel, shape: Shape) -> None:
         """Fresh helper readers, the same every time."""
         super().__init__()
         torch.manual_seed(1)
         self.model = model
-        self.sight = SightHints(width, len(CATEGORIES), len(KINDS))
+        width = shape.text_width
+        self.sight = SightHints(width, shape.sight_width, len(CATEGORIES), len(KINDS))
         self.place = PlaceHints(width)
         self.letter = LetterHints(width)
         self.quote = LetterHints(width)
@@ -60,7 +62,7 @@ class Stages:
         self.recipe, self.out = recipe, out
         self.model, self.processor = nano_model.load(out / "start")
         self.teacher = Teacher(self.processor)
-        self.studio = Studio(self.model, recipe.shape.text_width)
+        self.studio = Studio(self.model, recipe.shape)
         self.code = Code(recipe.shape.text_width)
         self.pool = Pool(out / "pool")
         self.words = sorted({word for s in self.pool.samples(400) for word in s.knowledge.replace(".", " ").replace(",", " ").split()})
@@ -99,15 +101,18 @@ class Stages:
     def sight(self, rng: Generator) -> dict[str, Tensor]:
         """Writing the code from pixels."""
         self._look_for_more()
-        examples = self.pool.batch(rng, self.recipe.sight_cells, False)
+        examples = self.pool.batch(rng, self.recipe.sight_cells, False, twins=True)
         truths = cells([e.truth for e in examples])
-        seen = vision(self.model.model.visual, patches([e.image for e in examples]), examples[0].truth.grid_hw)
+        tower = self.model.model.visual
+        states = fine(tower, [e.image for e in examples])
+        seen = merged(tower, states)
         goal = self.code.tokens([e.truth for e in examples], truths)
         weight = 1 + (DEFECT_WEIGHT - 1) * (truths.kind > 0)[..., None]
         code = (weight * (seen.float() - goal) ** 2).mean() / CODE_SCALE**2
         hints = self.studio.sight(seen, truths)
-        total = code + hints["kind"] + hints["quarter"] + hints["whole"] + 0.2 * hints["category"] + 0.5 * hints.get("reach", code * 0)
-        return {"total": total, "code": code, **hints}
+        patch = self.studio.sight.patches(states, truths)
+        total = code + patch + hints["kind"] + hints["quarter"] + hints["whole"] + 0.2 * hints["category"]
+        return {"total": total + 0.5 * hints.get("reach", code * 0), "code": code, "patch": patch, **hints}
 
     def both(self, rng: Generator) -> dict[str, Tensor]:
         """Answering about images, the whole model, or letter drills, which would be forgotten otherwise."""
@@ -115,9 +120,8 @@ class Stages:
             return self.drill(rng)
         self._look_for_more()
         examples, rows, truths = self._lesson(rng)
-        grid = examples[0].truth.grid_hw
         shown = [image for example, row in zip(examples, rows, strict=True) for image in _images(example, row)]
-        seen = vision(self.model.model.visual, patches(shown), grid)
+        seen = vision(self.model.model.visual, shown)
         batch = self._pack(rows)
         inspected = np.cumsum([len(row.grids_hw) for row in rows]) - 1
         losses, total = self._answering(batch, list(seen), truths)

@@ -2,7 +2,7 @@
 
 The forward runs on the weights of the Hugging Face modules and equals their forward (a test holds that to 1e-4), but it takes
 whole batches of equally sized images, a float 4-D mask, and attention written out as matrix products, which on CPUs in bfloat16
-beats the built-in kernels two to three times. Only for vision towers with full attention in every block, which is what the nano policy has.
+beats the built-in kernels two to three times.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 Ints = NDArray[np.int64]
 
-PATCH, MERGE = 14, 2
-CELL = PATCH * MERGE
+CELL = 28
 """Pixels of the model's frame that one image token covers, in both directions."""
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -121,7 +120,8 @@ def pack(rows: Sequence[Row], rope: PreTrainedModel, image_id: int, pad_id: int)
 def prefix_positions(row: Row, rope: PreTrainedModel, image_id: int) -> Ints:
     """(3, P) positions of a prefix, from the model's own `get_rope_index`."""
     ids = torch.tensor([row.prefix])
-    grids = torch.tensor([[1, MERGE * h, MERGE * w] for h, w in row.grids_hw]) if row.grids_hw else None
+    merge = rope.config.vision_config.spatial_merge_size
+    grids = torch.tensor([[1, merge * h, merge * w] for h, w in row.grids_hw]) if row.grids_hw else None
     positions, _ = rope.get_rope_index(ids, (ids == image_id).int(), image_grid_thw=grids)
     array: Ints = positions[:, 0].numpy()
     return array
@@ -141,14 +141,14 @@ def _branch_mask(segment: Tensor) -> Tensor:
     return (visible & torch.ones(visible.shape[1:], dtype=torch.bool).tril())[:, None]
 
 
-def patches(images: Sequence[Pixels]) -> Tensor:
-    """(B, N, 588) normalised patches of equally sized images, in the merged-block order of Qwen2-VL's image processor."""
+def patches(images: Sequence[Pixels], patch: int) -> Tensor:
+    """(B, N, 3 * patch * patch) normalised patches of equally sized images, in the merged-block order of Qwen2-VL's image processor."""
     x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
     x = (x - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
     b, _, height, width = x.shape
-    h, w = height // CELL, width // CELL
-    x = x.view(b, 3, h, MERGE, PATCH, w, MERGE, PATCH).permute(0, 2, 5, 3, 6, 1, 4, 7)
-    return x.reshape(b, h * w * MERGE**2, 3 * PATCH**2)
+    h, w, merge = height // CELL, width // CELL, CELL // patch
+    x = x.view(b, 3, h, merge, patch, w, merge, patch).permute(0, 2, 5, 3, 6, 1, 4, 7)
+    return x.reshape(b, h * w * merge**2, 3 * patch**2)
 
 
 def see(model: PreTrainedModel, images: Sequence[Pixels]) -> list[Tensor]:
@@ -156,32 +156,76 @@ def see(model: PreTrainedModel, images: Sequence[Pixels]) -> list[Tensor]:
     found: list[Tensor | None] = [None] * len(images)
     for shape in sorted({image.shape for image in images}):
         which = [i for i, image in enumerate(images) if image.shape == shape]
-        tokens = vision(model.model.visual, patches([images[i] for i in which]), (shape[0] // CELL, shape[1] // CELL))
+        tokens = vision(model.model.visual, [images[i] for i in which])
         for i, one in zip(which, tokens, strict=True):
             found[i] = one
     return [one for one in found if one is not None]
 
 
-def vision(tower: PreTrainedModel, x: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-    """(B, h * w, D) image tokens of (B, N, 588) patches on a grid of h x w tokens."""
+def vision(tower: PreTrainedModel, images: Sequence[Pixels]) -> Tensor:
+    """(B, h * w, D) image tokens of B equally sized images whose sides are multiples of 28 pixels."""
+    return merged(tower, fine(tower, images))
+
+
+def merged(tower: PreTrainedModel, states: Tensor) -> Tensor:
+    """(B, h * w, D) image tokens of the states of patches that `fine` gives."""
+    tokens: Tensor = tower.merger.mlp(_norm(states, tower.merger.ln_q).flatten(2))
+    return tokens
+
+
+def fine(tower: PreTrainedModel, images: Sequence[Pixels]) -> Tensor:
+    """(B, h * w, m * m, width) states of all patches before they are merged, m * m to a token."""
     weight = tower.patch_embed.proj.weight.sum(2).flatten(1)  # both frames of a still image are the same
-    x = functional.linear(x.to(weight.dtype), weight)
-    b, n, _ = x.shape
+    x = functional.linear(patches(images, tower.config.patch_size).to(weight.dtype), weight)
+    merge, (b, n, _) = tower.config.spatial_merge_size, x.shape
+    grid_hw = images[0].shape[0] // CELL, images[0].shape[1] // CELL
     cos, sin = (part.to(x.dtype) for part in _axial_angles(tower, grid_hw))
-    for block in tower.blocks:
+    windows = _Windows(grid_hw, merge**2, tower.config.window_size // CELL)
+    for i, block in enumerate(tower.blocks):
         q, k, v = block.attn.qkv(_norm(x, block.norm1)).view(b, n, 3, block.attn.num_heads, -1).permute(2, 0, 3, 1, 4)
-        y, _ = attention(_rotate(q, cos, sin), _rotate(k, cos, sin), v)
+        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+        if i in tower.config.fullatt_block_indexes:
+            y = attention(q, k, v)[0]
+        else:
+            y = windows.join(attention(*(windows.split(part) for part in (q, k, v)), windows.mask(x.dtype))[0])
         x = x + block.attn.proj(y.transpose(1, 2).reshape(b, n, -1))
         x = x + block.mlp(_norm(x, block.norm2))
-    merged: Tensor = tower.merger.mlp(_norm(x, tower.merger.ln_q).view(b, n // MERGE**2, -1))
-    return merged
+    return x.view(b, n // merge**2, merge**2, -1)
+
+
+class _Windows:
+    """Cuts (B, heads, N, D) states into (B, windows, heads, patches, D) squares of `side` x `side` tokens; those at the edge are padded."""
+
+    def __init__(self, grid_hw: tuple[int, int], unit: int, side: int) -> None:
+        self.grid_hw, self.unit, self.side = grid_hw, unit, side
+        self.down, self.across = (-(-n // side) for n in grid_hw)
+        self.pad = (0, 0, 0, 0, 0, self.across * side - grid_hw[1], 0, self.down * side - grid_hw[0])
+
+    def split(self, x: Tensor) -> Tensor:
+        b, heads, _, d = x.shape
+        x = functional.pad(x.reshape(b, heads, *self.grid_hw, self.unit, d), self.pad)
+        x = x.view(b, heads, self.down, self.side, self.across, self.side, self.unit, d)
+        return x.permute(0, 2, 4, 1, 3, 5, 6, 7).reshape(b, self.down * self.across, heads, self.side**2 * self.unit, d)
+
+    def join(self, x: Tensor) -> Tensor:
+        b, _, heads, _, d = x.shape
+        x = x.view(b, self.down, self.across, heads, self.side, self.side, self.unit, d).permute(0, 3, 1, 4, 2, 5, 6, 7)
+        x = x.reshape(b, heads, self.down * self.side, self.across * self.side, self.unit, d)
+        return x[:, :, : self.grid_hw[0], : self.grid_hw[1]].reshape(b, heads, -1, d)
+
+    def mask(self, dtype: torch.dtype) -> Tensor | None:
+        """(windows, 1, 1, patches) that hides the padding; None where there is none."""
+        if not any(self.pad):
+            return None
+        real = self.split(torch.ones(1, 1, self.grid_hw[0] * self.grid_hw[1] * self.unit, 1))[0, :, :, None, :, 0]
+        return float_mask(real > 0, dtype)
 
 
 def _axial_angles(tower: PreTrainedModel, grid_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    h, w = grid_hw
-    rows, columns = torch.meshgrid(torch.arange(MERGE * h), torch.arange(MERGE * w), indexing="ij")
+    (h, w), merge = grid_hw, tower.config.spatial_merge_size
+    rows, columns = torch.meshgrid(torch.arange(merge * h), torch.arange(merge * w), indexing="ij")
     frequencies = tower.rotary_pos_emb.inv_freq.float()
-    by_block = [axis.reshape(h, MERGE, w, MERGE).permute(0, 2, 1, 3).reshape(-1, 1) * frequencies for axis in (rows, columns)]
+    by_block = [axis.reshape(h, merge, w, merge).permute(0, 2, 1, 3).reshape(-1, 1) * frequencies for axis in (rows, columns)]
     angles = torch.cat(by_block, -1)
     return angles.cos(), angles.sin()
 

@@ -1,7 +1,8 @@
 """A pool of drawn training images on disk: drawn by background processes in shards, read while it grows.
 
-A shard is a folder, renamed into place when whole: one JSON line a sample, and for each image size in the model's frame an array of images,
-of reference images (for every other sample) and of how much of each 14-pixel square is defective.
+A shard is a folder, renamed into place when whole: one JSON line a defective part, and for each image size in the model's frame an array
+of images, of the same parts without the defect (same pose, light and camera: only the defect differs), of reference images (for every
+other part) and of how much of each 14-pixel square is defective.
 """
 
 from __future__ import annotations
@@ -94,25 +95,36 @@ def draw_shard(pool: Path, number: int, size: int, max_pixels: int) -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     first = TRAINING_SEEDS + number * size
-    drawn = [example(first + i, None, i % 2 == 0, max_pixels) for i in range(size)]
+    pairs = [_pair(first + i, i % 2 == 0, max_pixels) for i in range(size)]
     lines = []
-    for wh in sorted({e.frame.model_wh for e in drawn}):
-        for half, which in (("a", [e for e in drawn if e.reference is not None]), ("b", [e for e in drawn if e.reference is None])):
-            chosen = [e for e in which if e.frame.model_wh == wh]
+    for wh in sorted({bad.frame.model_wh for bad, _ in pairs}):
+        for half in "ab":
+            chosen = [(bad, good) for bad, good in pairs if bad.frame.model_wh == wh and (bad.reference is None) == (half == "b")]
             if not chosen:
                 continue
             stem = f"{wh[0]}x{wh[1]}{half}"
-            np.save(fresh / f"{stem}.image.npy", np.stack([e.image for e in chosen]))
-            np.save(fresh / f"{stem}.cover.npy", np.stack([e.cover for e in chosen]).astype(np.float16))
+            np.save(fresh / f"{stem}.image.npy", np.stack([bad.image for bad, _ in chosen]))
+            np.save(fresh / f"{stem}.twin.npy", np.stack([good.image for _, good in chosen]))
+            np.save(fresh / f"{stem}.cover.npy", np.stack([bad.cover for bad, _ in chosen]).astype(np.float16))
             if half == "a":
-                np.save(fresh / f"{stem}.reference.npy", np.stack([e.reference for e in chosen if e.reference is not None]))
-            lines += [_line(stem, i, e) for i, e in enumerate(chosen)]
+                np.save(fresh / f"{stem}.reference.npy", np.stack([bad.reference for bad, _ in chosen if bad.reference is not None]))
+            lines += [_line(stem, i, bad, good) for i, (bad, good) in enumerate(chosen)]
     (fresh / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     fresh.rename(target)
 
 
-def _line(stem: str, row: int, e: Example) -> dict[str, Any]:
-    return {"stem": stem, "row": row, "original_wh": e.frame.original_wh, "sample": e.sample.to_json(), "look": e.look, "facts": e.facts}
+def _pair(seed: int, with_reference: bool, max_pixels: int) -> tuple[Example, Example]:
+    """A defective part and the same part good."""
+    rng = np.random.default_rng([seed, 78])
+    category = CATEGORIES[int(rng.integers(len(CATEGORIES)))]
+    legal = [kind for kind in procedural.LEGAL[category] if kind not in drawn_words.HELD_OUT_DEFECTS]
+    bad = example(seed, category, with_reference, max_pixels, legal[int(rng.integers(len(legal)))])
+    return bad, example(seed, category, False, max_pixels, None)
+
+
+def _line(stem: str, row: int, bad: Example, good: Example) -> dict[str, Any]:
+    samples = {"sample": bad.sample.to_json(), "twin": good.sample.to_json()}
+    return {"stem": stem, "row": row, "original_wh": bad.frame.original_wh, **samples, "look": bad.look, "facts": bad.facts}
 
 
 @dataclass(frozen=True)
@@ -120,14 +132,19 @@ class _Entry:
     line: dict[str, Any]
     arrays: dict[str, NDArray[Any]]
 
-    def open(self) -> Example:
+    def open(self, good: bool) -> Example:
+        """The defective part, or the same part good."""
         row, wh = self.line["row"], tuple(int(n) for n in self.line["stem"].rstrip("ab").split("x"))
         references = self.arrays.get("reference")
+        cover = self.arrays["cover"][row].astype(np.float32)
         return Example(
-            Sample.from_json(self.line["sample"]), Frame(tuple(self.line["original_wh"]), (wh[0], wh[1]), "pixels"),
-            self.arrays["image"][row], None if references is None else references[row], self.arrays["cover"][row].astype(np.float32),
-            self.line["look"], tuple(self.line["facts"]),
+            self.sample(good), Frame(tuple(self.line["original_wh"]), (wh[0], wh[1]), "pixels"),
+            self.arrays["twin" if good else "image"][row], None if references is None else references[row],
+            0 * cover if good else cover, "" if good else self.line["look"], tuple(self.line["facts"]),
         )  # fmt: skip
+
+    def sample(self, good: bool) -> Sample:
+        return Sample.from_json(self.line["twin" if good else "sample"])
 
 
 class Pool:
@@ -157,14 +174,20 @@ class Pool:
                 line = json.loads(text)
                 self._by_stem.setdefault(line["stem"], []).append(_Entry(line, arrays[line["stem"]]))
 
-    def batch(self, rng: Generator, cells: int, with_reference: bool) -> list[Example]:
-        """Examples of one random size, as many as hold about `cells` image cells (6 to 24); all with a reference image if asked for."""
+    def batch(self, rng: Generator, cells: int, with_reference: bool, twins: bool = False) -> list[Example]:
+        """Examples of one random size, as many as hold about `cells` image cells (6 to 24); all with a reference image if asked for.
+
+        Half of them are good; with `twins` on the very parts whose defective images are in the batch too.
+        """
         stems = sorted(stem for stem in self._by_stem if stem.endswith("a") or not with_reference)
         counts = np.array([len(self._by_stem[stem]) for stem in stems], dtype=np.float64)
         stem = stems[int(rng.choice(len(stems), p=counts / counts.sum()))]
         w, h = (int(n) // CELL for n in stem.rstrip("ab").split("x"))
         count = int(np.clip(cells // (w * h), 6, 24))
-        return [self._by_stem[stem][int(i)].open() for i in rng.integers(len(self._by_stem[stem]), size=count)]
+        entries = [self._by_stem[stem][int(i)] for i in rng.integers(len(self._by_stem[stem]), size=count)]
+        if twins:
+            return [entries[i // 2].open(good=i % 2 == 1) for i in range(count)]
+        return [entry.open(good=bool(rng.random() < 0.5)) for entry in entries]
 
     def some(self, rng: Generator, count: int) -> list[Sample]:
         """Random samples, without their images."""
@@ -172,13 +195,13 @@ class Pool:
         entries = [self._by_stem[stem] for stem in stems]
         chances = np.array([len(some) for some in entries], dtype=np.float64)
         picked = [entries[int(k)] for k in rng.choice(len(entries), size=count, p=chances / chances.sum())]
-        return [Sample.from_json(some[int(rng.integers(len(some)))].line["sample"]) for some in picked]
+        return [some[int(rng.integers(len(some)))].sample(good=bool(rng.random() < 0.4)) for some in picked]
 
     def samples(self, limit: int) -> Iterator[Sample]:
         """Some samples, for their words."""
         entries = [entry for stem in sorted(self._by_stem) for entry in self._by_stem[stem]]
-        for i in np.linspace(0, len(entries) - 1, min(limit, len(entries))).astype(int):
-            yield Sample.from_json(entries[i].line["sample"])
+        for number, i in enumerate(np.linspace(0, len(entries) - 1, min(limit, len(entries))).astype(int)):
+            yield entries[i].sample(good=number % 3 == 0)
 
 
 def held_out(split: str, count: int, max_pixels: int, first: int = 0) -> list[Example]:
