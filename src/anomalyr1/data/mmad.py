@@ -111,9 +111,10 @@ class _Entry:
         self.given_mask = value.get("mask_path") or None
         """As written."""
         for one in self.asked:
-            if not isinstance(one, dict) or not isinstance(one.get("Options"), dict) or not isinstance(one.get("Question"), str):
+            if not _has_the_form(one):
                 raise InputError(
-                    f"{str(path)!r}: the entry {key!r} has a question that is no object with Question, Options, Answer and type"
+                    f"{str(path)!r}: the entry {key!r} has a question that is no object with Question, Options (at most {len(LETTERS)}), "
+                    "Answer and type"
                 )
         if len(self.parts) < 3:
             raise InputError(f"{str(path)!r}: the key {key!r} is no path of data set, class and image")
@@ -203,6 +204,16 @@ class _Build:
 
             return sample.model_copy(update={"boxes": truth.boxes_of(sample) or None})
         return sample
+
+
+def _has_the_form(one: Json) -> bool:
+    return (
+        isinstance(one, dict)
+        and isinstance(one.get("Question"), str)
+        and isinstance(one.get("Options"), dict)
+        and len(one["Options"]) <= len(LETTERS)
+        and isinstance(one.get("Answer"), str | None)
+    )
 
 
 def _question(name: str, one: dict[str, Any], options: Options) -> Question:
