@@ -120,6 +120,9 @@ def test_index(tmp_path):
         {"image": "a.png", "anomaly": 1, "boxes": [[1, 1, 1, 2]]},
         {"image": "a.png", "anomaly": 1, "boxes": [[1, 1, 2, 2]], "defects": ["a", "b"]},
         {"image": "a.png", "anomaly": 1, "boxes": "1 1 2 2"},
+        {"image": "a.png", "anomaly": 1, "boxes": 3.5},
+        {"image": "a.png", "anomaly": 1, "boxes": [[1e300, 1, 1.1e300, 2]]},
+        {"image": "a.png", "anomaly": 1, "defects": "dent"},
         {"image": "a.png", "anomaly": 1, "boxes": [[0, 0, float("inf"), 1]]},
     ],
 )

@@ -32,7 +32,7 @@ Fix = Literal["pill", "verdict", "masks"]
 
 _KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind) if kind != "grounding"}
 _PILL = re.compile(r"DS-MVTec/pill/image/good/0(?:[01]\d|2[01])\.\w+")
-"""Pictures of metal nuts, copies of metal_nut/good/000-021 (jam-cc/MMAD issues 15 and 19)."""
+"""Pictures of metal nuts, by report those of metal_nut/good again (jam-cc/MMAD issues 15 and 19)."""
 _NO_VERDICT = "images without a verdict question"
 _NO_MASK = "LOCO anomalies without a mask"
 _METAL_NUTS = "images of pill/good that show metal nuts"
@@ -53,7 +53,7 @@ class Options(Record):
     seed: int = Field(default=0, ge=0)
     """Shuffles options, and orders those of added verdict questions."""
     fix: tuple[Fix, ...] | Literal["all"] | Fix = ()
-    """Known faults to mend: "pill" leaves out the 22 metal nuts among the pills (their copies stay), "verdict" adds the missing verdict
+    """Known faults to mend: "pill" leaves out the 22 metal nuts among the pills, "verdict" adds the missing verdict
     questions, "masks" points LOCO anomalies without a mask to where LOCO keeps it."""
     boxes: bool = False
     """Open masks for boxes (`Samples.with_boxes`); no question is added."""
