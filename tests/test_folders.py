@@ -61,6 +61,14 @@ def test_a_folder_without_masks_is_asked_for_the_verdict_only(tmp_path):
     assert any(question.kind == "defect classification" for sample in with_masks for question in sample.questions)
 
 
+def test_an_empty_mask_is_no_proof_that_there_is_nothing(tmp_path):
+    root = layouts.own(tmp_path / "set")
+    layouts.put(layouts.drawn("washer", "scratch").mask & False, root / "masks/scratch/b.png")
+    (sample,) = (one for one in data.load(f"folder:{root}", boxes=True) if one.defect == "scratch")
+    assert sample.boxes is None
+    assert "grounding" not in {question.kind for question in sample.questions}
+
+
 @pytest.mark.parametrize("good", ["good", "OK", "normal"])
 def test_names_of_good(tmp_path, good):
     layouts.image(tmp_path / good / "a.png")
