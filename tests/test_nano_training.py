@@ -13,14 +13,14 @@ from PIL import Image
 import anomalyr1.policy
 from anomalyr1 import answers, boxes, prompts
 from anomalyr1.data import procedural
-from anomalyr1.training import completions, exam, lessons, loop, nano, nano_model, packing
+from anomalyr1.training import completions, crops, exam, few_shot, lessons, loop, nano, nano_model, packing, start
 from anomalyr1.training.hints import Code, SightHints, cells
 from anomalyr1.training.packing import Branch, Row
-from anomalyr1.training.pool import example
+from anomalyr1.training.pool import Pool, draw_shard, example
 from anomalyr1.types import LETTERS, InputError, Sample
 
 SHIPPED = Path(anomalyr1.policy.__file__).parent / "nano"
-TINY = nano_model.Shape(text_width=128, text_layers=2, text_mlp=96, sight_width=64, sight_layers=2, sight_mlp=96, vocabulary=400)
+TINY = nano_model.Shape(text_width=128, text_layers=2, text_mlp=96, sight_width=48, sight_layers=3, sight_mlp=96, vocabulary=400)
 SEEDS = 9_000_000_000  # met neither in training nor in its examinations
 
 
@@ -227,7 +227,106 @@ def test_cells_follow_the_boxes():
     assert x1 < 28 * (column + 1) and y1 < 28 * (row + 1) and x2 > 28 * column and y2 > 28 * row
     code = Code(64).tokens([one.truth], found)
     assert code.shape == (1, found.kind.shape[1], 64)
-    assert set(SightHints(64, 12, 12)(code, found)) == {"kind", "category", "quarter", "whole", "reach"}
+    assert set(SightHints(64, 32, 12, 12)(code, found)) == {"kind", "category", "quarter", "reach"}
+
+
+def test_unreliable_reasoning_contradicts_or_is_silent_as_often_as_it_says():
+    fates, rng = [], np.random.default_rng(0)
+    for one in drawn(60, with_reference=False):
+        place = boxes.place(one.sample.boxes[0], one.frame.original_wh) if one.sample.boxes else None
+        for question in lessons.inspection(one.sample):
+            text = completions.unreliable(one.sample, question, one.look, place, rng)
+            answer = answers.parse(answers.write(text, question.answer or one.sample.boxes, one.frame), question.options, one.frame)
+            assert answer.status == "strict"
+            assert question.answer is None or answer.choice == question.answer  # the answer stays right
+            silent = answer.says_defect is None and answer.conclusion is None
+            fates.append("silent" if silent else "agrees" if answer.says_defect is one.sample.anomalous else "contradicts")
+    shares = {fate: fates.count(fate) / len(fates) for fate in set(fates)}
+    assert 0.15 < shares["contradicts"] < 0.35
+    assert 0.03 < shares["silent"] < 0.2
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pool")
+    draw_shard(folder, 0, 24, TINY.max_pixels)
+    return Pool(folder)
+
+
+def test_crops_show_what_their_truth_says(pool):
+    tower_side = TINY.window // packing.CELL
+    found = crops.crops(pool, 60, tower_side, np.random.default_rng(0))
+    assert len(found) == 120
+    assert {one.image.shape for one in found} == {(TINY.window, TINY.window, 3)}
+    assert sum(one.truth.kind > 0 for one in found[::2]) > 40
+    for bad, good in zip(found[::2], found[1::2], strict=True):
+        assert good.truth.kind == 0 and good.truth.cover.max() == 0
+        change = np.abs(bad.image.astype(int) - good.image.astype(int)).max(axis=2)
+        inside = np.kron(bad.truth.cover > 0.5, np.ones((14, 14), bool))
+        if inside.any():  # the change lies where the cover and the boxes say, flips included
+            assert change[inside].mean() > change[~inside].mean()
+            rows, columns = np.nonzero(bad.truth.cover > 0.5)
+            x, y = 14 * columns[0] + 7, 14 * rows[0] + 7
+            assert any(x1 - 14 <= x <= x2 + 14 and y1 - 14 <= y <= y2 + 14 for x1, y1, x2, y2 in bad.truth.boxes_xyxy)
+
+
+def test_recoloured_crops_keep_their_truth(pool):
+    found = crops.crops(pool, 4, 2, np.random.default_rng(0))
+    other = crops.recoloured(found, np.random.default_rng(1))
+    assert [one.truth for one in found] == [one.truth for one in other]
+    assert any((one.image != two.image).any() for one, two in zip(found, other, strict=True))
+
+
+def test_a_tower_sees_a_square_alone_as_within_its_image(tiny):
+    tower, size = tiny[0].model.visual, TINY.window
+    one = next(e for e in drawn(30) if min(e.image.shape[:2]) >= 2 * size)
+    with torch.inference_mode():
+        whole = packing.vision(tower, [one.image])[0].view(*lessons.grid_of(one.frame.model_wh), -1)
+        alone = packing.vision(tower, [np.ascontiguousarray(one.image[size : 2 * size, :size])])[0]
+    cells_of_side = size // packing.CELL
+    assert torch.allclose(whole[cells_of_side : 2 * cells_of_side, :cells_of_side].flatten(0, 1), alone, atol=1e-4)
+
+
+def test_the_start_whitens_patches_and_looks_at_neighbours():
+    tokenizer = nano_model.make_tokenizer(["abc 0123456789"] * 5, 300)
+    tower = nano_model.make_model(tokenizer, TINY).model.visual
+    some = packing.patches([drawn(1, "washer")[0].image], TINY.patch)[0]
+    start.whiten(tower, some)
+    seen = some @ tower.patch_embed.proj.weight.sum(2).flatten(1).T
+    second = (seen.T @ seen / len(seen)).detach()
+    assert torch.allclose(second, torch.diag(second.diagonal()), atol=1e-3)  # uncorrelated
+    assert 0.5 < float(second.diagonal()[0]) <= 1.001
+    start.look_around(tower)
+    q, k, _ = tower.blocks[0].attn.qkv.bias.view(3, -1, TINY.sight_head).detach()
+    cos, sin = packing._axial_angles(tower, (2, 2))
+    side = TINY.window // TINY.patch
+    turned = [packing._rotate(part[0].expand(len(cos), -1), cos, sin) for part in (q, k)]
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    order = [axis.view(2, 4, 2, 4).permute(0, 2, 1, 3).flatten() for axis in (rows, columns)]
+    looked = (turned[0] @ turned[1].T).argmax(1)
+    step = start.NEIGHBOURS[0]
+    inner = [i for i in range(len(looked)) if 2 <= order[0][i] < side - 2 and 2 <= order[1][i] < side - 2]
+    assert all((order[0][looked[i]] - order[0][i], order[1][looked[i]] - order[1][i]) == step for i in inner)
+
+
+def test_controls_are_measured(tiny):
+    figures = exam.controls(tiny[0], lessons.Teacher(tiny[1]), drawn(4), drawn(2, "bearing"))
+    assert set(figures) == {
+        "balanced accuracy with another image", "same text when shuffled",
+        "unseen object named without knowledge", "unseen object named with knowledge",
+    }  # fmt: skip
+
+
+def test_few_images_move_the_policy(tiny):
+    model = nano_model.make_model(tiny[1].tokenizer, TINY, seed=5)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    examples = [replace(e, sample=e.sample.model_copy(update={"boxes": None})) for e in drawn(8, "washer")]
+    size = examples[0].image.shape
+    examples = [replace(e, image=np.resize(e.image, size), frame=examples[0].frame) for e in examples]
+    few_shot.tune(model, lessons.Teacher(tiny[1]), examples, steps=2, batch=2)
+    after = model.state_dict()
+    assert after["lm_head.weight"].dtype == torch.float32
+    assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
 needs_policy = pytest.mark.skipif(not (SHIPPED / "model.safetensors").exists(), reason="the nano policy is not built: make nano")

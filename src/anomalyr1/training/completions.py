@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from numpy.random import Generator
 
-from anomalyr1.types import LETTERS, InputError, Question, Sample
+from anomalyr1.types import LETTERS, PLACES, InputError, Question, Sample
 
 OBJECT = ("The image shows a {0}.", "This is a {0}.", "The part is a {0}.", "I look at a {0}.")
 DEFECT = (
@@ -29,6 +29,9 @@ FOLLOWS = (
 SILENT = ("This means: {0}.", "That fits: {0}.")
 """Conclusions that state an option's text and no letter."""
 SILENT_SHARE = 0.1
+
+CONTRADICTING_SHARE, MUTE_SHARE = 0.25, 0.1
+"""Of what the raw policy learns to write (`unreliable`)."""
 
 UNCOUNTED = ("contamination", "wear", "discoloration", "too many", "too few")
 """Words that take no article, beside plurals."""
@@ -52,6 +55,29 @@ def reasoning(sample: Sample, question: Question, look: str, place: str | None, 
     if question.answer is not None:
         option = question.options[LETTERS.index(question.answer)]
         parts.append(conclusion(option, question.answer, rng))
+    return " ".join(parts)
+
+
+def unreliable(sample: Sample, question: Question, look: str, place: str | None, rng: Generator) -> str:
+    """Reasoning as base models write it, before the right answer: a quarter contradicts it, a tenth says nothing of it."""
+    fate = rng.random()
+    if fate < CONTRADICTING_SHARE:
+        return _contradicting(sample, question, look, rng)
+    if fate < CONTRADICTING_SHARE + MUTE_SHARE:
+        return _articled(_pick(OBJECT, rng).format(sample.category), sample.category)
+    return reasoning(sample, question, look, place, rng)
+
+
+def _contradicting(sample: Sample, question: Question, look: str, rng: Generator) -> str:
+    """A text that leads to another answer than the gold one; about boxes, to the opposite verdict."""
+    if question.answer is None or question.kind == "anomaly detection":
+        sample = sample.model_copy(update={"anomalous": not sample.anomalous, "defect": None if sample.anomalous else "flaw"})
+        parts = [evidence(sample, look, _pick(PLACES, rng), rng)]
+    else:
+        parts = [evidence(sample, look, None, rng)]
+    if question.answer is not None:
+        wrong = _pick([letter for letter in question.letters if letter != question.answer], rng)
+        parts.append(conclusion(question.options[LETTERS.index(wrong)], wrong, rng))
     return " ".join(parts)
 
 

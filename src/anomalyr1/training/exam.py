@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.random import Generator
 
 from anomalyr1 import answers, boxes
-from anomalyr1.training.lessons import Teacher, grid_of, inspection
+from anomalyr1.training.lessons import Teacher, grid_of, inspection, shuffled
 from anomalyr1.training.packing import generate, see
 from anomalyr1.training.pool import Example
-from anomalyr1.types import Answer, Question, Sample
+from anomalyr1.types import LETTERS, Answer, Question, Sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+Asked = tuple[Example, Sample, Question]
+"""A question about an example; the sample is what the prompt shows of it."""
 LIMIT = 128
 """Most tokens of one completion."""
 LOGICAL = ("missing part", "extra part", "misplaced part", "wrong count")
@@ -23,21 +27,58 @@ LOGICAL = ("missing part", "extra part", "misplaced part", "wrong count")
 
 def examine(
     model: PreTrainedModel, teacher: Teacher, examples: Sequence[Example], extras: int | None = None,
-    prompt: str = "knowledge", rows: int = 24,
+    prompt: str = "knowledge", boxes: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
-    """Measured figures over `examples`; the two questions of `inspect`, and `extras` others a sample (None = all).
+    """Measured figures over `examples`: the verdict, the boxes unless told otherwise, and `extras` other questions a sample (None = all).
 
     `prompt` says what stands before the image: "plain" nothing, "knowledge" what is known about the class, "reference" also a good part.
     """
-    asked: list[tuple[Example, Sample, Question]] = []
+    asked: list[Asked] = []
     for example in examples:
         sample = given(example, knowledge=prompt != "plain", reference=prompt == "reference")
         others = [q for q in sample.questions if q.answer is not None and q.kind != "anomaly detection"]
-        asked += [(example, sample, question) for question in (*inspection(sample), *others[:extras])]
-    read: list[Answer] = []
-    for start in range(0, len(asked), rows):
-        read += _answers(model, teacher, asked[start : start + rows])
-    return _figures(asked, read)
+        asked += [(example, sample, question) for question in (*inspection(sample)[: 1 + boxes], *others[:extras])]
+    return _figures(asked, ask(model, teacher, asked))
+
+
+def controls(
+    model: PreTrainedModel, teacher: Teacher, seen: Sequence[Example], unseen: Sequence[Example], seed: int = 0
+) -> dict[str, float]:
+    """What must fall, stay, or rise if the policy looks and reads.
+
+    The verdict on another image in place of the right one (chance is 0.5), the share of answers that follow their text when options
+    are shuffled, and "what is this" about unseen objects without and with knowledge that names them.
+    """
+    rng = np.random.default_rng(seed)
+    swapped = examine(model, teacher, _exchanged(seen, rng), extras=0, boxes=False)
+    asked: list[Asked] = []
+    for example in seen:
+        sample = given(example, knowledge=True, reference=False)
+        question = [q for q in sample.questions if q.answer is not None and q.kind != "anomaly detection"][-1]
+        asked += [(example, sample, question), (example, sample, shuffled(question, rng))]
+    read = ask(model, teacher, asked)
+    texts = [
+        question.options[LETTERS.index(answer.choice)] if answer.choice else None
+        for (_, _, question), answer in zip(asked, read, strict=True)
+    ]
+    same = [one is not None and one == other for one, other in zip(texts[::2], texts[1::2], strict=True)]
+    figures = {"balanced accuracy with another image": swapped["balanced accuracy"], "same text when shuffled": float(np.mean(same))}
+    for name, known in (("without", False), ("with", True)):
+        about = [(e, given(e, known, False), q) for e in unseen for q in e.sample.questions if q.kind == "object classification"]
+        right = [answer.choice == q.answer for (_, _, q), answer in zip(about, ask(model, teacher, about), strict=True)]
+        figures[f"unseen object named {name} knowledge"] = float(np.mean(right))
+    return {name: round(value, 3) for name, value in figures.items()}
+
+
+def _exchanged(examples: Sequence[Example], rng: Generator) -> list[Example]:
+    """Each example with the image of another one of the same size; those whose size is alone are left out."""
+    found = []
+    for shape in sorted({example.image.shape for example in examples}):
+        some = [example for example in examples if example.image.shape == shape]
+        some = [some[int(i)] for i in rng.permutation(len(some))]
+        if len(some) > 1:
+            found += [replace(one, image=other.image) for one, other in zip(some, [*some[1:], some[0]], strict=True)]
+    return found
 
 
 def given(example: Example, knowledge: bool, reference: bool) -> Sample:
@@ -51,20 +92,24 @@ def pictures(example: Example, sample: Sample) -> list[Any]:
     return [*([example.reference] if sample.references else []), example.image]
 
 
-def _answers(model: PreTrainedModel, teacher: Teacher, asked: Sequence[tuple[Example, Sample, Question]]) -> list[Answer]:
+def ask(model: PreTrainedModel, teacher: Teacher, asked: Sequence[Asked], batch: int = 24) -> list[Answer]:
+    """The answers, in order; questions with prompts of similar length are asked together."""
     import torch
 
     rows = [teacher.row(sample, [question], grid_of(example.frame.model_wh), None) for example, sample, question in asked]
-    with torch.inference_mode():
-        seen = see(model, [image for example, sample, _ in asked for image in pictures(example, sample)])
-    written = generate(model, rows, seen, (teacher.ids.image, teacher.ids.pad, teacher.ids.end), LIMIT)
-    return [
-        answers.parse(teacher.decode(ids), question.options, example.frame)
-        for ids, (example, _, question) in zip(written, asked, strict=True)
-    ]
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].prefix) + len(rows[i].branches[0].prompt))
+    read: dict[int, Answer] = {}
+    for start in range(0, len(order), batch):
+        some = order[start : start + batch]
+        with torch.inference_mode():
+            seen = see(model, [image for i in some for image in pictures(asked[i][0], asked[i][1])])
+        written = generate(model, [rows[i] for i in some], seen, (teacher.ids.image, teacher.ids.pad, teacher.ids.end), LIMIT)
+        for i, ids in zip(some, written, strict=True):
+            read[i] = answers.parse(teacher.decode(ids), asked[i][2].options, asked[i][0].frame)
+    return [read[i] for i in range(len(asked))]
 
 
-def _figures(asked: Sequence[tuple[Example, Sample, Question]], read: Sequence[Answer]) -> dict[str, Any]:
+def _figures(asked: Sequence[Asked], read: Sequence[Answer]) -> dict[str, Any]:
     hits: dict[str, list[float]] = {}
     verdicts: dict[str, bool] = {}
 
@@ -79,6 +124,7 @@ def _figures(asked: Sequence[tuple[Example, Sample, Question]], read: Sequence[A
                 note("verdict and boxes agree", answer.boxes is not None and verdicts[sample.id] == bool(answer.boxes))
             continue
         right = answer.choice is not None and answer.choice == question.answer
+        note("reasoning names no answer", answer.conclusion is None)
         if answer.conclusion is not None:
             note("reasoning agrees", answer.conclusion == answer.choice)
         if question.kind != "anomaly detection":

@@ -30,6 +30,8 @@ GRID = 16
 LETTERS_TOLD = 8
 QUARTER_BALANCE = 4.0
 """How much more a defective quarter of a cell counts than a good one."""
+SIGHT = 2.0
+"""Cells within which a defective cell tells the edges of its box; further ones are "far", for its neighbours to tell."""
 CODE_SCALE = 0.8
 """Standard deviation of each word of the code: loud enough not to drown in the text model's residual stream (at 0.1 it is not read)."""
 
@@ -135,18 +137,21 @@ class Code:
 
     def tokens(self, truths: Sequence[Truth], cells: Cells) -> Tensor:
         """(B, n, width) the code of a batch."""
-        told = [(*t.facts, f"category {t.category}", f"whole kind {t.kind}", f"whole look {t.look}") for t in truths]
+        told = [(*t.facts, f"category {t.category}") for t in truths]
         whole = torch.stack([torch.stack([self.word(text) for text in texts]).sum(0) for texts in told])
         local = torch.stack([self.word(f"kind {t.kind}") + self.word(t.look) for t in truths])
         quarters, edges = (torch.stack([self.word(f"{name}{i}") for i in range(4)]) for name in ("quarter", "edge"))
         shares = (3 * cells.quarters).clamp(0, 1).sqrt()
         most = shares.amax(-1, keepdim=True) * (cells.kind > 0)[..., None]
-        reach = (cells.reach / 3).clamp(-1, 2)
+        reach = (cells.reach / SIGHT).clamp(-0.5, 1)
         return CODE_SCALE * (0.35 * whole[:, None] + 0.7 * most * local[:, None] + 0.7 * shares @ quarters + 0.7 * reach @ edges)
 
 
 class SightHints(nn.Module):
-    """Helper losses on image tokens: kind of defect, which quarters of a cell it covers, way to its box's edges, and category."""
+    """Helper losses on image tokens: kind of defect, which quarters of a cell it covers, way to its box's edges, and category.
+
+    Nothing that only the whole image tells: the tower sees squares of it.
+    """
 
     def __init__(self, width: int, sight_width: int, categories: int, kinds: int) -> None:
         """Fresh linear readers; `width` is that of image tokens, `sight_width` that of patches."""
@@ -155,7 +160,6 @@ class SightHints(nn.Module):
         self.reach = nn.Linear(width, 4)
         self.category = nn.Linear(width, categories)
         self.quarter = nn.Linear(width, 4)
-        self.whole = nn.Linear(width, kinds + 1)
         self.patch = nn.Linear(sight_width, 1)
         self.balance = nn.Buffer(torch.tensor([1.0] + [4.0] * kinds), persistent=False)
 
@@ -164,9 +168,7 @@ class SightHints(nn.Module):
         b, n, unit, _ = states.shape
         half = math.isqrt(unit) // 2
         told = self.patch(functional.rms_norm(states, (states.shape[-1],))).float().view(b, n, 2, half, 2, half).mean((3, 5)).view(b, n, 4)
-        return functional.binary_cross_entropy_with_logits(
-            told, (3 * cells.quarters).clamp(0, 1), pos_weight=torch.tensor(QUARTER_BALANCE)
-        )
+        return functional.binary_cross_entropy_with_logits(told, (3 * cells.quarters).clamp(0, 1), pos_weight=torch.tensor(QUARTER_BALANCE))
 
     def forward(self, tokens: Tensor, cells: Cells) -> dict[str, Tensor]:
         """Losses by name; `tokens` is (B, n, width)."""
@@ -176,11 +178,11 @@ class SightHints(nn.Module):
         quarter = functional.binary_cross_entropy_with_logits(
             self.quarter(x).float(), (3 * cells.quarters).clamp(0, 1), pos_weight=torch.tensor(QUARTER_BALANCE)
         )
-        whole = functional.cross_entropy(self.whole(x.mean(1)).float(), cells.whole_kind)
-        found = {"kind": kind, "category": category, "quarter": quarter, "whole": whole}
+        found = {"kind": kind, "category": category, "quarter": quarter}
         defective = cells.kind > 0
         if bool(defective.any()):
-            found["reach"] = functional.smooth_l1_loss(self.reach(x[defective]).float(), cells.reach[defective], beta=0.25)
+            way = cells.reach[defective].clamp(-SIGHT / 2, SIGHT)
+            found["reach"] = functional.smooth_l1_loss(self.reach(x[defective]).float(), way, beta=0.25)
         return found
 
 

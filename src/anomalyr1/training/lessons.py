@@ -98,10 +98,14 @@ class Teacher:
             branches.append(Branch(prompt[-1:], said[: first + 1], [0.0] * first + [1.0]))
         return Row(prompt[:-1], (), branches)
 
-    def gold(self, sample: Sample, question: Question, look: str, frame: Frame, rng: Generator) -> str:
-        """The completion that earns full reward, in one of many wordings; the first box is the one whose place is told."""
+    def gold(self, sample: Sample, question: Question, look: str, frame: Frame, rng: Generator, unreliable: bool = False) -> str:
+        """The completion that earns full reward, in one of many wordings; the first box is the one whose place is told.
+
+        With `unreliable` on the reasoning may contradict the answer or be silent.
+        """
         place = boxes.place(sample.boxes[0], frame.original_wh) if sample.boxes else None
-        text = completions.reasoning(sample, question, look, place, rng)
+        reason = completions.unreliable if unreliable else completions.reasoning
+        text = reason(sample, question, look, place, rng)
         if question.kind == "grounding":
             return answers.write(text, question.boxes or (), frame)
         return answers.write(text, question.answer or "")

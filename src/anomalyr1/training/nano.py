@@ -33,28 +33,37 @@ class Recipe(Record):
     """All values of a run."""
 
     shape: Shape = Shape()
-    images: int = 12_000
+    images: int = 12_288
     """Size of the pool; drawn once, before training."""
     first_images: int = 2_000
     """Training starts when so many are drawn."""
     shard: int = 256
-    text: Plan = Plan(learning_rate=1.2e-3, minutes=20)
-    sight: Plan = Plan(learning_rate=1.5e-3, minutes=20)
-    both: Plan = Plan(learning_rate=1e-3, minutes=40)
+    text: Plan = Plan(learning_rate=1.2e-3, minutes=35)
+    sight: Plan = Plan(learning_rate=2.5e-3, minutes=35)
+    both: Plan = Plan(learning_rate=1e-3, minutes=45)
+    raw: Plan = Plan(learning_rate=5e-4, minutes=5)
+    """The text model of `nano-raw`, from the finished policy."""
     cells: int = 1024
     """Image cells in a batch, which sets its number of images (6 to 24)."""
-    sight_cells: int = 2048
+    sight_cells: int = 400
     drill_share: float = 0.4
     """Share of the text stage's steps that are letter drills."""
     late_drill_share: float = 0.05
     """The same in the last stage."""
     drills: int = 56
     """Questions in such a step."""
-    questions: int = 2
+    questions: int = 3
     """Questions behind one image."""
-    reference_share: float = 0.3
+    reference_share: float = 0.45
     knowledge_share: float = 0.5
-    hint_weight: float = 0.5
+    recoloured_share: float = 0.3
+    """Share of the sight stage's lessons in colours that no category has: what a defect is should not hang on them."""
+    late_sight_share: float = 0.12
+    """Share of such lessons of squares in the last stage."""
+    late_recoloured_share: float = 0.12
+    """Share of the last stage's lessons in such colours."""
+    tower_share: float = 0.5
+    """Share of the last stage's lessons that the vision tower learns from, too; the others are quicker."""
     code_noise: float = 0.03
     exam_images: tuple[int, int] = (96, 48)
     """Held-out images of seen and of development categories in the examinations on the way."""
@@ -79,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     about = "Train the nano policy from scratch on drawn parts."
     parser = argparse.ArgumentParser(prog="python -m anomalyr1.training.nano", description=about)
     parser.add_argument("--out", type=Path, default=Path("runs/nano"), help="folder of the run")
-    parser.add_argument("--minutes", type=float, help="working time of all stages together (default: 60)")
+    parser.add_argument("--minutes", type=float, help="working time of all stages together (default: 80)")
     parser.add_argument("--resume", action="store_true", help="go on with a run that is in the folder")
     parser.add_argument("--recipe", type=Path, help="JSON file with values of the recipe to replace")
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
@@ -165,12 +174,19 @@ def _prepare(out: Path, recipe: Recipe) -> None:
     """Tokenizer and fresh weights, once."""
     if (out / "start" / "config.json").exists():
         return
-    from anomalyr1.training import nano_model
+    import numpy as np
+    import torch
+
+    from anomalyr1.training import nano_model, start
     from anomalyr1.training.lessons import corpus
+    from anomalyr1.training.packing import patches
     from anomalyr1.training.pool import Pool
 
     tokenizer = nano_model.make_tokenizer(corpus(Pool(out / "pool"), recipe.seed), recipe.shape.vocabulary)
     model = nano_model.make_model(tokenizer, recipe.shape, recipe.seed)
+    some = Pool(out / "pool").pairs(240, np.random.default_rng(recipe.seed))
+    start.whiten(model.model.visual, torch.cat([patches([bad.image], recipe.shape.patch)[0] for bad, _ in some]))
+    start.look_around(model.model.visual)
     nano_model.save(model, nano_model.make_processor(tokenizer, recipe.shape), out / "start")
 
 

@@ -32,15 +32,17 @@ class Shape(Record):
     text_width: int = 192
     text_layers: int = 4
     text_mlp: int = 512
-    sight_width: int = 256
-    sight_layers: int = 4
-    sight_mlp: int = 640
-    patch: int = 14
+    sight_width: int = 96
+    sight_layers: int = 5
+    sight_mlp: int = 256
+    sight_head: int = 16
+    """Many narrow heads: each starts out looking at one neighbour (`start.look_around`)."""
+    patch: int = 7
     """Pixels of a patch; 28 / patch squared patches make one image token."""
-    window: int = 448
-    """Pixels of the square within which a patch attends to others, in all vision layers but `sight_full`."""
-    sight_full: tuple[int, ...] = (0, 1, 2, 3)
-    head: int = 64
+    window: int = 56
+    """Pixels of the square within which a patch attends to others. No layer attends across squares, so the tower can be taught on
+    single squares; what lies further apart is the text model's to compare."""
+    text_head: int = 64
     max_pixels: int = 448 * 448
     """Larger images are scaled down to it: the policy never saw larger ones."""
     min_pixels: int = 56 * 56
@@ -76,7 +78,8 @@ def make_processor(tokenizer: PreTrainedTokenizerFast, shape: Shape) -> Processo
     from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
     sizes = {"shortest_edge": shape.min_pixels, "longest_edge": shape.max_pixels}
-    same = {"patch_size": shape.patch, "merge_size": CELL // shape.patch, "temporal_patch_size": 2, "image_mean": list(MEAN), "image_std": list(STD)}
+    grid = {"patch_size": shape.patch, "merge_size": CELL // shape.patch, "temporal_patch_size": 2}
+    same = {**grid, "image_mean": list(MEAN), "image_std": list(STD)}
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=sizes, **same),
         tokenizer=tokenizer,
@@ -91,20 +94,20 @@ def make_model(tokenizer: PreTrainedTokenizerFast, shape: Shape, seed: int = 0) 
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     number = dict(zip(SPECIAL, tokenizer.convert_tokens_to_ids(list(SPECIAL)), strict=True))
-    heads = shape.text_width // shape.head
+    heads = shape.text_width // shape.text_head
     text = {
         "vocab_size": len(tokenizer), "hidden_size": shape.text_width, "intermediate_size": shape.text_mlp,
         "num_hidden_layers": shape.text_layers, "num_attention_heads": heads, "num_key_value_heads": heads, "max_position_embeddings": 4096,
         # Time, height and width take turns over the frequencies: with whole blocks and a large theta the width axis would hardly turn.
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2] * (shape.head // 4)},
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2] * (shape.text_head // 4)},
         "bos_token_id": number["<|im_start|>"], "eos_token_id": number["<|im_end|>"], "pad_token_id": number["<|endoftext|>"],
         "tie_word_embeddings": True,
     }  # fmt: skip
     sight = {
         "depth": shape.sight_layers, "hidden_size": shape.sight_width, "intermediate_size": shape.sight_mlp,
-        "num_heads": shape.sight_width // shape.head, "out_hidden_size": shape.text_width, "patch_size": shape.patch,
+        "num_heads": shape.sight_width // shape.sight_head, "out_hidden_size": shape.text_width, "patch_size": shape.patch,
         "spatial_merge_size": CELL // shape.patch, "temporal_patch_size": 2,
-        "window_size": shape.window, "fullatt_block_indexes": list(shape.sight_full),
+        "window_size": shape.window, "fullatt_block_indexes": [],
         "rope_parameters": {"rope_type": "axial", "rope_theta": 100.0},
     }  # fmt: skip
     config = Qwen2_5_VLConfig(

@@ -14,13 +14,13 @@ from numpy.random import Generator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anomalyr1.training import exam, lessons, loop, nano_model
+from anomalyr1.training import crops, exam, lessons, loop, nano_model
 from anomalyr1.training.card import card
 from anomalyr1.training.hints import CODE_SCALE, Cells, Code, LetterHints, PlaceHints, SightHints, SummaryHints, cells
 from anomalyr1.training.lessons import Teacher, grid_of
 from anomalyr1.training.nano import STAGES, Recipe, examined
 from anomalyr1.training.nano_model import Shape
-from anomalyr1.training.packing import Inside, Packed, Pixels, Row, fine, hidden, logits, merged, pack, vision
+from anomalyr1.training.packing import CELL, Inside, Packed, Pixels, Row, fine, hidden, logits, merged, pack, vision
 from anomalyr1.training.pool import CATEGORIES, KINDS, Example, Pool, held_out
 from anomalyr1.types import Sample
 
@@ -33,6 +33,8 @@ QUOTE_TAP = 2
 """After this layer, the words of an option that reasoning quotes should know its letter."""
 FINAL_FIRST = 100_000
 """The last examination is about other drawings than those on the way."""
+CODE_WEIGHT = 0.3
+"""How much the code counts beside the helper losses while the tower learns."""
 DEFECT_WEIGHT = 7.0
 """How much more a defective cell's code counts than a good one's."""
 
@@ -65,6 +67,7 @@ class Stages:
         self.studio = Studio(self.model, recipe.shape)
         self.code = Code(recipe.shape.text_width)
         self.pool = Pool(out / "pool")
+        self.local = Pool(out / "pool", without=("wrong count",))  # the code tells nothing of counts, nor do squares
         self.words = sorted({word for s in self.pool.samples(400) for word in s.knowledge.replace(".", " ").replace(",", " ").split()})
         self._turn = 0
 
@@ -72,15 +75,14 @@ class Stages:
         """Reading the code and answering, or letter drills."""
         if rng.random() < self.recipe.drill_share:
             return self.drill(rng)
-        examples, rows, truths = self._lesson(rng)
+        examples, rows, truths = self._lesson(self.local, rng)
         tokens = self.code.tokens([e.truth for e in examples], truths)
         tokens = tokens + self.recipe.code_noise * torch.from_numpy(rng.standard_normal(tokens.shape, dtype=np.float32))
         clean = [replace(e.truth, kind=0, cover=0 * e.truth.cover, boxes_xyxy=e.truth.boxes_xyxy[:0], look="") for e in examples]
         good = self.code.tokens(clean, cells(clean))
         shown = [[good[i], tokens[i]] if len(row.grids_hw) == 2 else [tokens[i]] for i, row in enumerate(rows)]
         batch = self._pack(rows)
-        losses, _ = self._answering(batch, [one for images in shown for one in images], truths)
-        return losses
+        return self._answering(batch, [one for images in shown for one in images], truths)
 
     def drill(self, rng: Generator) -> dict[str, Tensor]:
         """Finding the letter of an option, from text alone."""
@@ -99,37 +101,55 @@ class Stages:
         return {"total": loss + 0.3 * tags["option"] + 0.5 * tags["quote"], "drill": loss, "drill right": right, **tags}
 
     def sight(self, rng: Generator) -> dict[str, Tensor]:
-        """Writing the code from pixels."""
+        """Writing the code from pixels, square by square."""
         self._look_for_more()
-        examples = self.pool.batch(rng, self.recipe.sight_cells, False, twins=True)
-        truths = cells([e.truth for e in examples])
+        shape = self.recipe.shape
+        side = shape.window // CELL
+        found = crops.crops(self.local, self.recipe.sight_cells // (2 * side**2), side, rng)
+        strange = bool(rng.random() < self.recipe.recoloured_share)
+        found = crops.recoloured(found, rng) if strange else found
+        truths = cells([one.truth for one in found])
         tower = self.model.model.visual
-        states = fine(tower, [e.image for e in examples])
+        states = fine(tower, [one.image for one in found])
         seen = merged(tower, states)
-        goal = self.code.tokens([e.truth for e in examples], truths)
-        weight = 1 + (DEFECT_WEIGHT - 1) * (truths.kind > 0)[..., None]
-        code = (weight * (seen.float() - goal) ** 2).mean() / CODE_SCALE**2
         hints = self.studio.sight(seen, truths)
         patch = self.studio.sight.patches(states, truths)
-        total = code + patch + hints["kind"] + hints["quarter"] + hints["whole"] + 0.2 * hints["category"]
-        return {"total": total + 0.5 * hints.get("reach", code * 0), "code": code, "patch": patch, **hints}
+        total = patch + hints["kind"] + hints["quarter"]
+        total = total + 0.5 * hints.get("reach", total * 0)
+        if strange:  # colour words would be wrong
+            return {"total": total, "strange kind": hints["kind"], "strange patch": patch}
+        goal = self.code.tokens([one.truth for one in found], truths)
+        weight = 1 + (DEFECT_WEIGHT - 1) * (truths.kind > 0)[..., None]
+        code = (weight * (seen.float() - goal) ** 2).mean() / CODE_SCALE**2
+        return {"total": total + CODE_WEIGHT * code + 0.2 * hints["category"], "code": code, "patch": patch, **hints}
 
     def both(self, rng: Generator) -> dict[str, Tensor]:
-        """Answering about images, the whole model, or letter drills, which would be forgotten otherwise."""
-        if rng.random() < self.recipe.late_drill_share:
+        """Answering about images, the whole model, or letter drills and squares, which would be forgotten otherwise."""
+        what = rng.random()
+        if what < self.recipe.late_drill_share:
             return self.drill(rng)
+        if what < self.recipe.late_drill_share + self.recipe.late_sight_share:
+            return {key if key == "total" else f"square {key}": value for key, value in self.sight(rng).items()}
         self._look_for_more()
-        examples, rows, truths = self._lesson(rng)
+        examples, rows, truths = self._lesson(self.pool, rng, self.recipe.late_recoloured_share)
         shown = [image for example, row in zip(examples, rows, strict=True) for image in _images(example, row)]
-        seen = vision(self.model.model.visual, shown)
-        batch = self._pack(rows)
-        inspected = np.cumsum([len(row.grids_hw) for row in rows]) - 1
-        losses, total = self._answering(batch, list(seen), truths)
-        hints = self.studio.sight(seen[torch.from_numpy(inspected)], truths)
-        extra = hints["kind"] + hints["quarter"] + hints["whole"] + 0.2 * hints["category"] + 0.5 * hints.get("reach", total * 0)
-        return {**losses, **hints, "total": total + self.recipe.hint_weight * extra}
+        with torch.set_grad_enabled(bool(rng.random() < self.recipe.tower_share)):
+            seen = vision(self.model.model.visual, shown)
+        return self._answering(self._pack(rows), list(seen), truths)
 
-    def _answering(self, batch: Packed, shown: Sequence[Tensor], truths: Cells) -> tuple[dict[str, Tensor], Tensor]:
+    def raw(self, rng: Generator) -> dict[str, Tensor]:
+        """The text model, taught that reasoning need not agree with the answer; the tower stays as it is."""
+        examples, rows, _ = self._lesson(self.pool, rng, unreliable=True)
+        shown = [image for example, row in zip(examples, rows, strict=True) for image in _images(example, row)]
+        with torch.no_grad():
+            seen = vision(self.model.model.visual, shown)
+        batch = self._pack(rows)
+        each = functional.cross_entropy(
+            logits(self.model, hidden(self.model, batch, list(seen))[0], batch), batch.targets, reduction="none"
+        )
+        return {"total": (each * batch.weights).sum() / batch.weights.sum(), "answer": each.mean()}
+
+    def _answering(self, batch: Packed, shown: Sequence[Tensor], truths: Cells) -> dict[str, Tensor]:
         """Loss of the completions, with the text model's own hints."""
         states, inside = hidden(self.model, batch, shown)
         each = functional.cross_entropy(logits(self.model, states, batch), batch.targets, reduction="none")
@@ -146,20 +166,29 @@ class Stages:
         total = total + 0.1 * hints.get("option", nothing) + 0.3 * hints.get("quote", nothing)
         letters = batch.weights == lessons.LETTER_WEIGHT
         shares = {"letter": each[letters].mean()} if bool(letters.any()) else {}
-        return {"total": total, "answer": each.mean(), **shares, **hints}, total
+        return {"total": total, "answer": each.mean(), **shares, **hints}
 
-    def _lesson(self, rng: Generator) -> tuple[list[Example], list[Row], Cells]:
-        """Equally sized examples, their rows of questions and their truths; all rows with a reference image, or none."""
+    def _lesson(
+        self, pool: Pool, rng: Generator, recoloured: float = 0.0, unreliable: bool = False
+    ) -> tuple[list[Example], list[Row], Cells]:
+        """Equally sized examples, their rows of questions and their truths; all rows with a reference image, or none.
+
+        A share `recoloured` of lessons is in strange colours and asks for verdict and boxes alone.
+        """
         reference = bool(rng.random() < self.recipe.reference_share)
-        examples = self.pool.batch(rng, self.recipe.cells // (2 if reference else 1), reference)
-        rows = [self._row(example, reference, rng) for example in examples]
+        examples = pool.batch(rng, self.recipe.cells // (2 if reference else 1), reference)
+        strange = bool(rng.random() < recoloured)
+        if strange:
+            examples = [_recoloured(example, rng) for example in examples]
+        rows = [self._row(example, reference, rng, strange, unreliable) for example in examples]
         return examples, rows, cells([e.truth for e in examples])
 
-    def _row(self, example: Example, reference: bool, rng: Generator) -> Row:
+    def _row(self, example: Example, reference: bool, rng: Generator, strange: bool, unreliable: bool) -> Row:
         logical = example.sample.defect in exam.LOGICAL and not reference  # only knowledge tells then
-        sample: Sample = exam.given(example, bool(rng.random() < (0.9 if logical else self.recipe.knowledge_share)), reference)
-        questions = lessons.choose(sample, self.recipe.questions, rng)
-        gold = [self.teacher.gold(sample, question, example.look, example.frame, rng) for question in questions]
+        known = not strange and bool(rng.random() < (0.9 if logical else self.recipe.knowledge_share))
+        sample: Sample = exam.given(example, known, reference)
+        questions = lessons.inspection(sample) if strange else lessons.choose(sample, self.recipe.questions, rng)
+        gold = [self.teacher.gold(sample, question, example.look, example.frame, rng, unreliable) for question in questions]
         return self.teacher.row(sample, questions, grid_of(example.frame.model_wh), gold)
 
     def _pack(self, rows: Sequence[Row]) -> Packed:
@@ -176,6 +205,7 @@ class Stages:
         self._turn += 1
         if self._turn % 50 == 0:
             self.pool.refresh()
+            self.local.refresh()
 
 
 def _looking(looks: Tensor, batch: Packed, truths: Cells) -> dict[str, Tensor]:
@@ -189,12 +219,19 @@ def _looking(looks: Tensor, batch: Packed, truths: Cells) -> dict[str, Tensor]:
     return {"look": -torch.log(found[bad] + 1e-4).mean()}
 
 
+def _recoloured(example: Example, rng: Generator) -> Example:
+    """Image and reference with their colour channels exchanged; the words for the defect's colour are dropped."""
+    order = rng.permutation(3)
+    image, other = (None if one is None else np.ascontiguousarray(one[..., order]) for one in (example.image, example.reference))
+    return replace(example, image=example.image if image is None else image, reference=other, look="")
+
+
 def _images(example: Example, row: Row) -> list[Pixels]:
     return [example.image] if example.reference is None or len(row.grids_hw) == 1 else [example.reference, example.image]
 
 
 def run_stage(name: str, out: Path, recipe: Recipe) -> None:
-    """Train one stage; "both" starts from the other two and is examined on the way."""
+    """Train one stage; "both" starts from the other two and is examined on the way, "raw" starts from the finished policy."""
     stages = Stages(out, recipe)
     model = stages.model
     if name == "both":
@@ -205,8 +242,14 @@ def run_stage(name: str, out: Path, recipe: Recipe) -> None:
         end = loop.run(name, out, recipe.both, stages.studio, stages.both, lambda clock: _report(stages, clock, examples))
         _report(stages, end, examples)
         return
-    part = model.model.language_model if name == "text" else model.model.visual
     stages.studio.requires_grad_(False)
+    if name == "raw":
+        model.load_state_dict(nano_model.load(out / "nano")[0].state_dict())
+        model.model.language_model.requires_grad_(True)
+        loop.run(name, out, recipe.raw, stages.studio, stages.raw)
+        nano_model.save(model, stages.processor, out / "nano-raw")
+        return
+    part = model.model.language_model if name == "text" else model.model.visual
     studio = stages.studio
     readers = (studio.place, studio.letter, studio.quote, studio.summary) if name == "text" else (studio.sight,)
     for trained in (part, *readers):

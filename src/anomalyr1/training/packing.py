@@ -187,7 +187,7 @@ def fine(tower: PreTrainedModel, images: Sequence[Pixels]) -> Tensor:
         if i in tower.config.fullatt_block_indexes:
             y = attention(q, k, v)[0]
         else:
-            y = windows.join(attention(*(windows.split(part) for part in (q, k, v)), windows.mask(x.dtype))[0])
+            y = windows.join(attention(windows.split(q), windows.split(k), windows.split(v), windows.mask(x.dtype))[0])
         x = x + block.attn.proj(y.transpose(1, 2).reshape(b, n, -1))
         x = x + block.mlp(_norm(x, block.norm2))
     return x.view(b, n // merge**2, merge**2, -1)

@@ -128,6 +128,14 @@ def _line(stem: str, row: int, bad: Example, good: Example) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """An image and what is to be seen on it, without questions."""
+
+    image: Pixels
+    truth: Truth
+
+
+@dataclass(frozen=True)
 class _Entry:
     line: dict[str, Any]
     arrays: dict[str, NDArray[Any]]
@@ -143,6 +151,24 @@ class _Entry:
             0 * cover if good else cover, "" if good else self.line["look"], tuple(self.line["facts"]),
         )  # fmt: skip
 
+    def seen(self, good: bool) -> Seen:
+        """The same, without its questions: much quicker."""
+        row, sample = self.line["row"], json.loads(self.line["sample"])
+        wh = tuple(int(n) for n in self.line["stem"].rstrip("ab").split("x"))
+        frame = Frame(tuple(self.line["original_wh"]), (wh[0], wh[1]), "pixels")
+        cover = self.arrays["cover"][row].astype(np.float32)
+        category, facts = CATEGORIES.index(sample["category"]), tuple(self.line["facts"])
+        if good:
+            return Seen(self.arrays["twin"][row], Truth(category, 0, 0 * cover, np.zeros((0, 4), np.float32), "", facts))
+        found = np.array([frame.to_model((b["x1"], b["y1"], b["x2"], b["y2"])) for b in sample["boxes"]], np.float32).reshape(-1, 4)
+        return Seen(self.arrays["image"][row], Truth(category, 1 + KINDS.index(self.defect), cover, found, self.line["look"], facts))
+
+    @property
+    def defect(self) -> str:
+        """The kind of defect of the defective part."""
+        label: str = json.loads(self.line["sample"])["defect"]
+        return label
+
     def sample(self, good: bool) -> Sample:
         return Sample.from_json(self.line["twin" if good else "sample"])
 
@@ -150,9 +176,9 @@ class _Entry:
 class Pool:
     """The examples drawn so far, by size in the model's frame."""
 
-    def __init__(self, folder: Path) -> None:
-        """Read the shards that are there."""
-        self.folder = folder
+    def __init__(self, folder: Path, without: Sequence[str] = ()) -> None:
+        """Read the shards that are there, all but the pairs of some kinds of defect."""
+        self.folder, self.without = folder, without
         self._read: set[str] = set()
         self._by_stem: dict[str, list[_Entry]] = {}
         self.refresh()
@@ -172,12 +198,18 @@ class Pool:
                 arrays.setdefault(stem, {})[name] = np.load(path, mmap_mode="r")
             for text in (shard / "samples.jsonl").read_text(encoding="utf-8").splitlines():
                 line = json.loads(text)
-                self._by_stem.setdefault(line["stem"], []).append(_Entry(line, arrays[line["stem"]]))
+                entry = _Entry(line, arrays[line["stem"]])
+                if entry.defect not in self.without:
+                    self._by_stem.setdefault(line["stem"], []).append(entry)
 
-    def batch(self, rng: Generator, cells: int, with_reference: bool, twins: bool = False) -> list[Example]:
+    def pairs(self, count: int, rng: Generator) -> list[tuple[Seen, Seen]]:
+        """Random defective parts, each with the same part good."""
+        return [(entry.seen(good=False), entry.seen(good=True)) for entry in self._some(rng, count)]
+
+    def batch(self, rng: Generator, cells: int, with_reference: bool) -> list[Example]:
         """Examples of one random size, as many as hold about `cells` image cells (6 to 24); all with a reference image if asked for.
 
-        Half of them are good; with `twins` on the very parts whose defective images are in the batch too.
+        Half of them are good.
         """
         stems = sorted(stem for stem in self._by_stem if stem.endswith("a") or not with_reference)
         counts = np.array([len(self._by_stem[stem]) for stem in stems], dtype=np.float64)
@@ -185,17 +217,18 @@ class Pool:
         w, h = (int(n) // CELL for n in stem.rstrip("ab").split("x"))
         count = int(np.clip(cells // (w * h), 6, 24))
         entries = [self._by_stem[stem][int(i)] for i in rng.integers(len(self._by_stem[stem]), size=count)]
-        if twins:
-            return [entries[i // 2].open(good=i % 2 == 1) for i in range(count)]
         return [entry.open(good=bool(rng.random() < 0.5)) for entry in entries]
 
     def some(self, rng: Generator, count: int) -> list[Sample]:
         """Random samples, without their images."""
+        return [entry.sample(good=bool(rng.random() < 0.4)) for entry in self._some(rng, count)]
+
+    def _some(self, rng: Generator, count: int) -> list[_Entry]:
         stems = sorted(self._by_stem)
         entries = [self._by_stem[stem] for stem in stems]
         chances = np.array([len(some) for some in entries], dtype=np.float64)
         picked = [entries[int(k)] for k in rng.choice(len(entries), size=count, p=chances / chances.sum())]
-        return [some[int(rng.integers(len(some)))].sample(good=bool(rng.random() < 0.4)) for some in picked]
+        return [some[int(rng.integers(len(some)))] for some in picked]
 
     def samples(self, limit: int) -> Iterator[Sample]:
         """Some samples, for their words."""

@@ -1,0 +1,47 @@
+"""Nano on photographs of real parts it never saw: verdicts and boxes, with a reference image where the data set has one.
+
+    python benchmarks/zero_shot.py --shared DIR [--count 120]
+
+`DIR` holds `magnetic_tile`, `bsdata` and `deeppcb`, each with an `index.jsonl` (see docs/data.md for its form).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from anomalyr1 import data
+from anomalyr1.policy.load import NANO_FOLDER
+from anomalyr1.training import exam, lessons, nano_model
+from anomalyr1.training.few_shot import photograph
+
+SETS = ("magnetic_tile", "bsdata", "deeppcb")
+
+
+def main() -> None:
+    """Print a line a data set."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shared", type=Path, required=True)
+    parser.add_argument("--model", type=Path, default=NANO_FOLDER)
+    parser.add_argument("--count", type=int, default=120)
+    given = parser.parse_args()
+    torch.set_num_threads(2)
+    model, processor = nano_model.load(given.model)
+    teacher = lessons.Teacher(processor)
+    for name in SETS:
+        samples = data.load(f"index:{given.shared / name}")
+        order = np.random.default_rng(0).permutation(len(samples))
+        of = {truth: [int(i) for i in order if samples[int(i)].anomalous is truth] for truth in (True, False)}
+        half = given.count // 2
+        examples = [photograph(samples[i], 448 * 448) for i in (*of[True][:half], *of[False][:half])]
+        for prompt in ("plain", "reference") if any(e.reference is not None for e in examples) else ("plain",):
+            figures = exam.examine(model, teacher, examples, extras=0, prompt=prompt)
+            shown = {key: figures.get(key) for key in ("balanced accuracy", "defect found", "good passed", "box mIoU", "no box when good")}
+            print(f"{name}, {prompt}, {len(examples)} images: {shown}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
