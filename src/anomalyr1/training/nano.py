@@ -187,6 +187,9 @@ def _prepare(out: Path, recipe: Recipe) -> None:
     some = Pool(out / "pool").pairs(240, np.random.default_rng(recipe.seed))
     start.whiten(model.model.visual, torch.cat([patches([bad.image], recipe.shape.patch)[0] for bad, _ in some]))
     start.look_around(model.model.visual)
+    anchor, rest = (tokenizer.convert_tokens_to_ids(name) for name in ("<|vision_start|>", "<|im_start|>"))
+    start.tell_place(model.model.language_model, anchor, rest)
+    start.match_words(model.model.language_model)
     nano_model.save(model, nano_model.make_processor(tokenizer, recipe.shape), out / "start")
 
 

@@ -1,12 +1,14 @@
-"""How a vision tower begins, so that it learns from few images: patches told apart by their content, heads that look around.
+"""How a policy begins, so that it learns from few images: patches told apart, heads that look around, know their place, and match words.
 
 Transformers learn what convolutions have by construction only after many images. Two starting points spare most of that: patch
 embeddings that whiten patches of real inputs (as in Coates and Ng, 2012), and attention biases that make each head look at one
 neighbour through the rotary embedding, which is convolution's wiring (d'Ascoli et al., "ConViT", 2021; here without a new layer).
+The text model's heads get the same help with places and with equal words (queries and keys alike: Trockman and Kolter, 2023).
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +22,13 @@ SHARPNESS = 5.0
 """How strongly heads of the first two layers prefer their neighbour; the others begin at 0.7 of it and look twice as far."""
 NEIGHBOURS = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1))
 """Steps in patches down and to the right, one a head."""
+
+LOUD = 8.0
+"""Size of the keys, and logit, by which heads that tell a place find their two tokens."""
+VOICE = 0.18
+"""Size of what they write, beside image tokens of about unit size."""
+MATCHING = 3.0
+"""Factor on the queries and keys of heads that look at tokens like the own one."""
 
 
 @torch.no_grad()
@@ -53,3 +62,46 @@ def look_around(tower: PreTrainedModel) -> None:
             bias[0, head] = strength * torch.cat([angle.cos(), angle.sin()])
             bias[1, head, : len(angle)] = strength
         block.attn.qkv.bias.copy_(bias.flatten())
+
+
+@torch.no_grad()
+def tell_place(language: PreTrainedModel, anchor_id: int, rest_id: int) -> None:
+    """Let the first two heads of the text model's first layer tell image tokens their row and their column.
+
+    A transformer with rotary embeddings knows distances only. Each of these heads weighs the token that opens the image (`anchor_id`)
+    against tokens that stand anywhere (`rest_id`); how much it looks at the first falls with the rows or columns between, and that is
+    written to the residual stream. Without this start, boxes wait for the text model to find it.
+    """
+    attend, config = language.layers[0].self_attn, language.config
+    size = attend.head_dim
+    anchor, rest = (e / e.norm() for e in (language.embed_tokens.weight[i] for i in (anchor_id, rest_id)))
+    key = LOUD / config.hidden_size**0.5  # times a normed embedding gives LOUD
+    axes = _axes(config.rope_parameters["mrope_section"])
+    draw = torch.Generator().manual_seed(4)
+    for head, axis, slow, phase, power in ((0, 1, 0.1, 0.8, 4.0), (1, 2, 0.06, 1.1, 6.0)):
+        frequency = language.rotary_emb.inv_freq.float()
+        fitting = [i for i, own in enumerate(axes) if own == axis]
+        pair = min(fitting, key=lambda i: abs(float(frequency[i]) - slow))
+        constant = size // 2 - 1  # turns too slowly to matter
+        first = head * size
+        q, k = attend.q_proj.bias, attend.k_proj.weight
+        q[first + pair], q[first + pair + size // 2] = power * math.cos(phase), power * math.sin(phase)
+        q[first + constant] = LOUD
+        k[first + pair] = key * anchor
+        k[first + constant] = key * (anchor + rest)
+        told = torch.randn(size, generator=draw) * VOICE
+        attend.v_proj.weight[first : first + size] = told[:, None] * anchor
+
+
+@torch.no_grad()
+def match_words(language: PreTrainedModel) -> None:
+    """Let heads of the second and third layer look at tokens like the own one, which finds an option by its words."""
+    for layer in language.layers[1:3]:
+        attend = layer.self_attn
+        attend.q_proj.weight.mul_(MATCHING)
+        attend.k_proj.weight.copy_(attend.q_proj.weight[: len(attend.k_proj.weight)])
+
+
+def _axes(sections: list[int]) -> list[int]:
+    """Which of time, height and width each frequency of the multimodal rotary embedding follows."""
+    return [number % 3 for number, count in enumerate(sections) for _ in range(count)]
