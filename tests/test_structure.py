@@ -18,7 +18,7 @@ MODULES = sorted(name for _, name, _ in pkgutil.walk_packages([str(SRC)], "anoma
 
 # Docs/design order: a module imports only from those above it, or from its own folder.
 ORDER = (
-    "types", "records", "boxes", "images", "data", "prompts", "wording", "mentions", "findings", "conclusions", "box_text", "released",
+    "types", "records", "boxes", "images", "prompts", "data", "wording", "mentions", "findings", "conclusions", "box_text", "released",
     "answers", "rewards", "checks", "masks", "policy", "engines", "inspector", "report", "training", "doctor", "cli",
 )  # fmt: skip
 

@@ -144,7 +144,10 @@ class Sample(Record):
     """Name of the defect; None = good or unknown, `anomalous` tells."""
     anomalous: bool | None = None
     """None = unknown."""
+    logical: bool = False
+    """Whether the anomaly is logical (MVTec LOCO): each part looks right, only the design tells that something is wrong."""
     mask: Path | None = None
+    """An image file, or a folder whose image files together are the mask (MVTec LOCO); `data.truth.read_mask` opens both."""
     boxes: tuple[Box, ...] | None = None
     """True boxes in original pixels: () = clean, None = unknown."""
     questions: tuple[Question, ...] = ()

@@ -7,37 +7,22 @@ from typing import TYPE_CHECKING
 
 from numpy.random import Generator
 
+from anomalyr1.data.choices import GIVEN, TEXTS, choice, one, some
 from anomalyr1.data.drawn_words import EFFECT, GOOD_LOOK, HARMLESS, HELD_OUT_DEFECTS, MATERIAL, PURPOSE, SHAPES, SPLITS
 from anomalyr1.data.parts import Facts
-from anomalyr1.types import LETTERS, PLACES, Kind, Question
+from anomalyr1.prompts import VERDICT_TEXT
+from anomalyr1.types import PLACES, Kind, Question
 
 if TYPE_CHECKING:
     from anomalyr1.data.procedural import Drawn
 
 
-_TEXTS: dict[str, tuple[str, ...]] = {
-    "anomaly detection": ("Does the object in the image have a defect?", "Is there an anomaly in the image?", "Is the object defective?"),
-    "defect classification": (
-        "What is the type of the defect?",
-        "What kind of defect is it?",
-        "Which type of defect does the object have?",
-    ),
-    "defect localization": ("Where is the defect?", "Where is the defect located?", "In which region of the image is the defect?"),
-    "defect description": ("What is the appearance of the defect?", "Which description fits the defect?", "How does the defect look?"),
-    "defect analysis": ("What is the effect of the defect?", "What could be the effect of the defect?", "What follows from the defect?"),
-    "object classification": (
-        "What kind of product is in the image?",
-        "What is the object in the image?",
-        "Which object does the image show?",
-    ),
+_FACT_TEXTS: dict[str, tuple[str, ...]] = {
     "purpose": ("What is the purpose of the object?", "What is the object used for?"),
     "material": ("What material is the object made of?", "What is the object made of?"),
     "shape": ("What is the shape of the object?", "Which shape does the object have?"),
     "colour": ("What is the color of the object?", "What is the predominant color of the object?"),
 }
-_GIVEN = "There is a defect in the object."
-VERDICT_TEXT = "Is there any defect in the object?"
-"""MMAD's own wording, asked in three of four cases."""
 
 _ALIKE: tuple[frozenset[str], ...] = tuple(
     frozenset(pair.split("/"))
@@ -123,18 +108,18 @@ def knowledge(category: str, facts: Facts, rng: Generator) -> str:
 
 
 def _verdict(drawn: Drawn, rng: Generator, prefix: str) -> Question:
-    text = VERDICT_TEXT if rng.random() < 0.75 else _one(rng, _TEXTS["anomaly detection"])
-    return _choice(
+    text = VERDICT_TEXT if rng.random() < 0.75 else one(rng, TEXTS["anomaly detection"])
+    return choice(
         rng, f"{prefix}/anomaly-detection", "anomaly detection", text, "No." if drawn.defect is None else "Yes.", ("Yes.", "No."), 2
     )
 
 
 def _object(drawn: Drawn, rng: Generator, prefix: str) -> Question:
-    return _choice(
+    return choice(
         rng,
         f"{prefix}/object-classification",
         "object classification",
-        _one(rng, _TEXTS["object classification"]),
+        one(rng, TEXTS["object classification"]),
         drawn.category,
         _named(drawn.category),
     )
@@ -144,22 +129,24 @@ def _facts(drawn: Drawn, rng: Generator, prefix: str) -> list[Question]:
     """Object questions; counts only where the part shows the specified number."""
     facts, known = drawn.facts, _named(drawn.category)
     purpose = [PURPOSE[name] for name in known]
-    result = [_choice(rng, f"{prefix}/object-analysis", "object analysis", _one(rng, _TEXTS["purpose"]), PURPOSE[drawn.category], purpose)]
+    result = [
+        choice(rng, f"{prefix}/object-analysis", "object analysis", one(rng, _FACT_TEXTS["purpose"]), PURPOSE[drawn.category], purpose)
+    ]
     if rng.random() < 0.5:
-        text, gold, pool = _one(rng, _TEXTS["material"]), facts.material, _materials(drawn.category)
+        text, gold, pool = one(rng, _FACT_TEXTS["material"]), facts.material, _materials(drawn.category)
     else:
         group = SHAPES[drawn.category][0]
-        text, gold = _one(rng, _TEXTS["shape"]), facts.shape
-        pool = [_one(rng, SHAPES[name][1:]) for name in known if SHAPES[name][0] != group]
-    result.append(_choice(rng, f"{prefix}/object-structure", "object structure", text, gold, pool))
+        text, gold = one(rng, _FACT_TEXTS["shape"]), facts.shape
+        pool = [one(rng, SHAPES[name][1:]) for name in known if SHAPES[name][0] != group]
+    result.append(choice(rng, f"{prefix}/object-structure", "object structure", text, gold, pool))
     intact = drawn.defect is None or drawn.defect not in ("missing part", "extra part", "wrong count")
     if facts.count is not None and intact and rng.random() < 0.5:
         name, n = facts.count
         others = tuple(str(n + step) for step in (-4, -3, -2, 2, 3, 4) if n + step > 0)
-        result.append(_choice(rng, f"{prefix}/object-details", "object details", f"How many {name} does the object have?", str(n), others))
+        result.append(choice(rng, f"{prefix}/object-details", "object details", f"How many {name} does the object have?", str(n), others))
     else:
-        text = _one(rng, _TEXTS["colour"])
-        result.append(_choice(rng, f"{prefix}/object-details", "object details", text, facts.colour, _colours(rng, facts.colour)))
+        text = one(rng, _FACT_TEXTS["colour"])
+        result.append(choice(rng, f"{prefix}/object-details", "object details", text, facts.colour, _colours(rng, facts.colour)))
     return result
 
 
@@ -186,7 +173,7 @@ def _materials(category: str) -> list[str]:
 
 def _unlike(rng: Generator, gold: str, groups: Sequence[Sequence[str]]) -> list[str]:
     """One word from each group that does not hold the gold one."""
-    return [_one(rng, group) for group in groups if gold not in group]
+    return [one(rng, group) for group in groups if gold not in group]
 
 
 def _colours(rng: Generator, gold: str) -> list[str]:
@@ -207,8 +194,8 @@ def _about_defect(drawn: Drawn, rng: Generator, prefix: str) -> list[Question]:
     kinds = tuple(kind for kind in EFFECT if frozenset((kind, defect)) not in _ALIKE and kind not in hidden)
     near = [text for text in _DESCRIPTIONS[defect] if text != drawn.description]
     far = [text for kind in kinds if kind != defect for text in _DESCRIPTIONS[kind]]
-    looks = (*_some(rng, near, int(rng.integers(0, 3))), *_some(rng, far, 3))[:3]
-    harm = (*_some(rng, HARMLESS, 2), *_some(rng, [EFFECT[kind] for kind in kinds if kind != defect], 1))
+    looks = (*some(rng, near, int(rng.integers(0, 3))), *some(rng, far, 3))[:3]
+    harm = (*some(rng, HARMLESS, 2), *some(rng, [EFFECT[kind] for kind in kinds if kind != defect], 1))
     specific: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
         ("defect classification", defect, kinds),
         ("defect localization", place, PLACES),
@@ -216,22 +203,6 @@ def _about_defect(drawn: Drawn, rng: Generator, prefix: str) -> list[Question]:
         ("defect analysis", EFFECT[defect], harm),
     )
     return [
-        _choice(rng, f"{prefix}/{kind.replace(' ', '-')}", kind, f"{_GIVEN} {_one(rng, _TEXTS[kind])}", gold, pool)
+        choice(rng, f"{prefix}/{kind.replace(' ', '-')}", kind, f"{GIVEN} {one(rng, TEXTS[kind])}", gold, pool)
         for kind, gold, pool in specific
     ]
-
-
-def _choice(rng: Generator, name: str, kind: Kind, text: str, gold: str, pool: Sequence[str], n: int = 4) -> Question:
-    """A question of at most `n` options: the gold one and distractors from the pool, shuffled."""
-    options = [gold, *_some(rng, [option for option in dict.fromkeys(pool) if option != gold], n - 1)]
-    options = _some(rng, options, len(options))
-    return Question(id=name, kind=kind, text=text, options=tuple(options), answer=LETTERS[options.index(gold)])
-
-
-def _one(rng: Generator, texts: Sequence[str]) -> str:
-    return texts[int(rng.integers(len(texts)))]
-
-
-def _some(rng: Generator, texts: Sequence[str], n: int) -> list[str]:
-    """At most `n` of the texts in random order."""
-    return [texts[int(k)] for k in rng.permutation(len(texts))[:n]]

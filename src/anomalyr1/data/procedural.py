@@ -199,7 +199,8 @@ def _written(one: Drawn, split: str, root: Path, grounding_text: str) -> Sample:
     asked = drawn_questions.questions(one, np.random.default_rng([one.seed, 9]), grounding_text, sample_id)
     return Sample(
         id=sample_id, image=image, references=(good,), knowledge=one.knowledge, dataset="drawn", category=one.category, defect=one.defect,
-        anomalous=one.defect is not None, mask=mask if one.defect is not None else None, boxes=one.boxes, questions=asked,
+        anomalous=one.defect is not None, logical=one.defect in LOGICAL, mask=mask if one.defect is not None else None, boxes=one.boxes,
+        questions=asked,
     )  # fmt: skip
 
 

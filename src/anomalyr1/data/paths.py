@@ -1,0 +1,128 @@
+"""The one door for paths of data sets: files under one folder, or a refusal that lists every path it concerns.
+
+Covered: what names another place by its text (absolute paths, parent folders, drive letters, UNC, URLs, NUL), and symbolic links that lead
+out of the folder. Not covered: a link that is made after the data set was loaded.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from anomalyr1.data import manifests
+from anomalyr1.types import InputError
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://|(?:data|file|javascript|blob):", re.IGNORECASE)
+_ODD = re.compile(r"\A(?:[/\\]|[A-Za-z]:|[A-Za-z][A-Za-z0-9+.\-]*:)|\0|\.\.|\A[./\\]*\Z")
+"""May be refused; all other texts are fine, which one search tells."""
+_SHOWN = 1000
+
+
+class PathDoor:
+    """Checks the paths of one data set; `close` raises one error for all that are refused."""
+
+    def __init__(self, root: Path, source: Path, *, links: bool = False) -> None:
+        """`root` is where paths start, `source` the manifest or folder that names them; `links` lets symbolic links lead out of it."""
+        self.root, self._source, self._links = root, source, links
+        self._seen: set[str] = set()
+        self._refused: dict[str, str] = {}
+
+    def check(self, path: object, under: str = "") -> bool:
+        """Take note of a path as a manifest writes it, below the folder `under` ("" or with its slash); False when it is refused."""
+        if not isinstance(path, str):
+            self._refused[repr(path)] = "is no text"
+            return False
+        if under + path in self._seen:
+            return True
+        reason = _refusal(path) if _ODD.search(path) else None
+        if reason is not None:
+            self._refused[repr(path)] = reason
+            return False
+        self._seen.add(under + path)
+        return True
+
+    def images(self, under: str, notes: dict[str, int] | None = None) -> list[str]:
+        """Images below a folder at any depth, as paths from the root with slashes, sorted; none when the folder is not there.
+
+        A linked folder that leads out of the root is refused, not entered; one that leads back to a folder above it is not entered again.
+        What is no image is counted in `notes`.
+        """
+        found: list[str] = []
+        waiting = [(under, frozenset[str]())]
+        while waiting:
+            folder, above = waiting.pop()
+            real = os.path.realpath(self.root / folder)
+            if real in above or not Path(real).is_dir():
+                continue
+            if not self._links and not _inside(real, os.path.realpath(self.root)):
+                self._refused[repr(folder)] = "is a symbolic link"
+                continue
+            for entry in manifests.scan(self.root / folder):
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_dir():
+                    waiting.append((path, above | {real}))
+                elif manifests.is_image(entry.name):
+                    found.append(path)
+                elif notes is not None:
+                    notes["files that are no images, left out"] = notes.get("files that are no images, left out", 0) + 1
+        self._seen.update(found)
+        return sorted(found)
+
+    def close(self) -> None:
+        """Look for symbolic links that lead out of the root, then raise `InputError` when anything was refused."""
+        if not self._links:
+            self._check_links()
+        if not self._refused:
+            return
+        lines = [f"  {path} {reason}" for path, reason in list(self._refused.items())[:_SHOWN]]
+        if len(self._refused) > _SHOWN:
+            lines.append(f"  and {len(self._refused) - _SHOWN} more")
+        raise InputError(
+            f"{str(self._source)!r}: {len(self._refused)} paths do not stay inside {str(self.root)!r}; write them relative to it, without "
+            "parent folders (links=True follows symbolic links):\n" + "\n".join(lines)
+        )
+
+    def _check_links(self) -> None:
+        root = os.path.realpath(self.root)
+        folders: dict[str, list[str]] = {}
+        for path in self._seen:
+            folders.setdefault(path.rpartition("/")[0], []).append(path)
+        for folder, paths in folders.items():
+            if not _inside(os.path.realpath(self.root / folder), root):
+                self._refused.update((repr(path), "lies behind a symbolic link") for path in paths)
+                continue
+            links = _links_in(self.root / folder)
+            for path in paths:
+                if path.rpartition("/")[2] in links and not _inside(os.path.realpath(self.root / path), root):
+                    self._refused[repr(path)] = "is a symbolic link"
+
+
+def _refusal(path: str) -> str | None:
+    if "\0" in path:
+        return "holds a NUL character"
+    if path.startswith(("\\\\", "//")):
+        return "names a network share"
+    if path.startswith(("/", "\\")):
+        return "is absolute"
+    if _URL.match(path):
+        return "is a URL"
+    if re.match("[A-Za-z]:", path):
+        return "starts with a drive letter"
+    parts = re.split(r"[/\\]", path)
+    if ".." in parts:
+        return "names a parent folder"
+    return "names no file" if all(part in ("", ".") for part in parts) else None
+
+
+def _inside(path: str, root: str) -> bool:
+    return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
+
+
+def _links_in(folder: Path) -> set[str]:
+    """Names of the symbolic links in a folder; none where it cannot be read, which `data check` reports file by file."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_symlink()}
+    except OSError:
+        return set()
