@@ -14,11 +14,8 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
-import os
 import re
-import shutil
 import stat
-import tempfile
 import unicodedata
 import zipfile
 import zlib
@@ -30,6 +27,7 @@ from typing import IO, NamedTuple, Protocol
 from pydantic import Field
 
 from anomalyr1.data.tar_headers import BLOCK, tar_members
+from anomalyr1.records import new_folder
 from anomalyr1.types import InputError, Record, SetupError
 
 CHUNK = 1 << 20
@@ -77,12 +75,10 @@ class _Source(Protocol):
 def extract(archive: str | Path, target: str | Path, limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS) -> Extracted:
     """Unpack `archive` into the new folder `target`.
 
-    Raises `ArchiveError` for anything the module's text refuses, for damage, and when `target` exists; `SetupError` when the disk
-    refuses. In every case there is then no target and no partial tree.
+    Raises `ArchiveError` for anything the module's text refuses and for damage, `InputError` when `target` exists, `SetupError` when the
+    disk refuses. In every case there is then no target and no partial tree.
     """
     archive, target = Path(archive), Path(target)
-    if os.path.lexists(target):
-        raise ArchiveError(f"{str(target)!r} exists, so {str(archive)!r} was not unpacked into it; name a new folder")
     try:
         size = archive.stat().st_size
         with archive.open("rb") as file:
@@ -90,37 +86,22 @@ def extract(archive: str | Path, target: str | Path, limits: ArchiveLimits = DEF
     except OSError as error:
         raise ArchiveError(f"cannot read the archive {str(archive)!r}: {error.strerror}; check the path") from error
     unpack = _kind(archive, start)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        waiting = Path(tempfile.mkdtemp(prefix=".unpacking-", suffix=".part", dir=target.parent))
-    except OSError as error:
-        raise SetupError(f"cannot write beside {str(target)!r}: {error.strerror}") from error
-    tree = _Tree(archive, waiting, limits, min(limits.max_bytes, max(limits.free_bytes, int(limits.max_ratio * size))))
-    try:
-        unpack(archive, tree)
-        return _finish(tree, target)
-    except ArchiveError:
-        raise
-    except _FAILS_WITH as error:
-        reason = str(error).strip().rstrip(".") or type(error).__name__
-        raise ArchiveError(f"{str(archive)!r} is damaged or packed in an unknown way ({reason}); get it again from its source") from error
-    except OSError as error:
-        if error.errno is None:  # a decompressor's: the system's own errors have a number
-            raise ArchiveError(f"{str(archive)!r} is damaged ({error}); get it again from its source") from error
-        raise SetupError(f"cannot unpack {str(archive)!r} into {str(target)!r}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(waiting, ignore_errors=True)
-
-
-def _finish(tree: _Tree, target: Path) -> Extracted:
-    if hasattr(os, "sync"):
-        os.sync()  # one wait for all files instead of one each
-    umask = os.umask(0)
-    os.umask(umask)
-    tree.root.chmod(0o777 & ~umask)
-    if os.path.lexists(target):
-        raise ArchiveError(f"{str(target)!r} appeared while {str(tree.archive)!r} was unpacked; name a new folder")
-    tree.root.rename(target)
+    most_bytes = min(limits.max_bytes, max(limits.free_bytes, int(limits.max_ratio * size)))
+    with new_folder(target) as waiting:
+        tree = _Tree(archive, waiting, limits, most_bytes)
+        try:
+            unpack(archive, tree)
+        except ArchiveError:
+            raise
+        except _FAILS_WITH as error:
+            reason = str(error).strip().rstrip(".") or type(error).__name__
+            raise ArchiveError(
+                f"{str(archive)!r} is damaged or packed in an unknown way ({reason}); get it again from its source"
+            ) from error
+        except OSError as error:
+            if error.errno is None:  # a decompressor's: the system's own errors have a number
+                raise ArchiveError(f"{str(archive)!r} is damaged ({error}); get it again from its source") from error
+            raise SetupError(f"cannot unpack {str(archive)!r} into {str(target)!r}: {error.strerror}") from error
     return Extracted(target, tree.files, tree.bytes)
 
 
