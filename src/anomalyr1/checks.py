@@ -20,6 +20,7 @@ import numpy as np
 from anomalyr1 import answers, boxes, rewards
 from anomalyr1.boxes import Bools
 from anomalyr1.data.leaks import file_digest
+from anomalyr1.data.samples import Samples
 from anomalyr1.data.truth import LEAST_PIXELS, read_mask
 from anomalyr1.images import FAMILIES, Frame, ImageError, fit, open_image
 from anomalyr1.types import Box, InputError, Question, Sample
@@ -80,6 +81,16 @@ def check(samples: Iterable[Sample], family: str = "qwen2_5_vl", max_pixels: int
         if times > 1
     ]
     return [*twice, *knowledge.problems(), *problems]
+
+
+def readable(samples: Samples) -> Iterator[Sample]:
+    """The samples with the boxes of their masks; where a mask or an image cannot be read, without, and `check` says why."""
+    opened = samples.with_boxes()
+    for place in range(len(samples)):
+        try:
+            yield opened[place]
+        except ImageError:
+            yield samples[place]
 
 
 def _check_sample(sample: Sample, family: str, max_pixels: int | None) -> Iterator[Problem]:

@@ -75,6 +75,7 @@ class Manifest(Record):
     """Only for the protocol `given`."""
     options: dict[str, str] = Field(default_factory=dict)
     """Of the loader."""
+    test_options: dict[str, str] = Field(default_factory=dict)
     plan: Plan
     train: tuple[Entry, ...]
     test: tuple[Entry, ...]
@@ -120,12 +121,15 @@ def pair(
     spec: str,
     test_spec: str,
     options: dict[str, str] | None = None,
+    test_options: dict[str, str] | None = None,
     allow_leaks: bool = False,
 ) -> Manifest:
     """The manifest of two sets as they are. Raises as `make` does."""
     for side in (train, test):
         _unique(side)
-    about: dict[str, object] = {"spec": spec, "test_spec": test_spec, "options": options or {}}
+        if not side:
+            raise InputError("a split needs samples to train on and samples to test on; one of the two specs holds none")
+    about: dict[str, object] = {"spec": spec, "test_spec": test_spec, "options": options or {}, "test_options": test_options or {}}
     return _manifest(train, test, Plan(protocol="given"), {}, allow_leaks, about)
 
 
