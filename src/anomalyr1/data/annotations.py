@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import posixpath
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,10 @@ LabelledBox = tuple[float, float, float, float, str]
 
 _COCO_EXPECTED = "a JSON object with the lists images, annotations and categories"
 _YOLO_EXPECTED = "images/ with labels/ beside it, and data.yaml with the names of the classes"
+
+
+_LARGEST_PIXEL = 1e7
+"""No image is as large; above it, x + w may be x."""
 
 
 class Options(labelled.Options):
@@ -187,15 +190,11 @@ def index(spec: str, path: Path, options: Options) -> Samples:
 
 def _set_index_truth(into: Collector, row: Row, one: dict[str, Any], where: str) -> None:
     boxes = one.get("boxes") or []
-    labels = one.get("defects") or [one.get("defect") or ""] * max(1, len(boxes))
-    if (
-        not isinstance(boxes, list)
-        or not isinstance(labels, list)
-        or not all(_numbers(box, 4) and box[0] < box[2] and box[1] < box[3] for box in boxes)
-    ):
+    if not isinstance(boxes, list) or not all(_numbers(box, 4) and box[0] < box[2] and box[1] < box[3] for box in boxes):
         raise InputError(f"{where}: expected boxes [x0, y0, x1, y1] with x0 < x1 and y0 < y1, got {boxes!r}")
-    if boxes and len(labels) != len(boxes):
-        raise InputError(f"{where}: has {len(boxes)} boxes and {len(labels)} defects; give one defect a box")
+    labels = one.get("defects") or [one.get("defect") or ""] * max(1, len(boxes))
+    if not isinstance(labels, list) or (boxes and len(labels) != len(boxes)):
+        raise InputError(f"{where}: expected as many defects as its {len(boxes)} boxes, got {labels!r}")
     if row["anomalous"]:
         row["defects"] = list(dict.fromkeys(str(label) for label in labels if label))
         row["boxes"] = [(*box, str(label)) for box, label in zip(boxes, labels, strict=False)]
@@ -234,6 +233,4 @@ def _field(path: Path, one: Json, key: str) -> Json:
 
 
 def _numbers(value: Json, n: int) -> bool:
-    return (
-        isinstance(value, list) and len(value) == n and all(isinstance(number, int | float) and math.isfinite(number) for number in value)
-    )
+    return isinstance(value, list) and len(value) == n and all(isinstance(one, int | float) and abs(one) < _LARGEST_PIXEL for one in value)

@@ -83,6 +83,8 @@ class _Text:
                 if len(self._buffer) - self._at > _LONGEST_ENTRY or not self._more():
                     raise self.error(str(error)) from error
                 continue
+            if end == len(self._buffer) and self._more():  # a number may go on
+                continue
             own = self._buffer[self._at : end]
             self._at = end
             return value, own
@@ -150,6 +152,14 @@ def whole(path: Path) -> Json:
         raise InputError(f"{str(path)!r} is no JSON ({error}); mend or fetch the file again") from error
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or a link to one; a link to itself is not."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def is_image(name: str) -> bool:
     """Whether a file counts as an image by its name; hidden files do not."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122  # a name need not be a path
@@ -173,7 +183,7 @@ def table(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
 
 def folders(path: Path) -> list[str]:
     """Names of the folders in a folder, sorted; hidden ones are passed over."""
-    return [entry.name for entry in scan(path) if entry.is_dir() and not entry.name.startswith(".")]
+    return [entry.name for entry in scan(path) if is_folder(entry) and not entry.name.startswith(".")]
 
 
 def text(path: Path) -> str:

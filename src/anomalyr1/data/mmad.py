@@ -32,7 +32,7 @@ Fix = Literal["pill", "verdict", "masks"]
 
 _KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind) if kind != "grounding"}
 _PILL = re.compile(r"DS-MVTec/pill/image/good/0(?:[01]\d|2[01])\.\w+")
-"""Pictures of metal nuts, copies of metal_nut/good/000-021 (jam-cc/MMAD issues 15 and 19)."""
+"""Pictures of metal nuts, by report those of metal_nut/good again (jam-cc/MMAD issues 15 and 19)."""
 _NO_VERDICT = "images without a verdict question"
 _NO_MASK = "LOCO anomalies without a mask"
 _METAL_NUTS = "images of pill/good that show metal nuts"
@@ -53,7 +53,7 @@ class Options(Record):
     seed: int = Field(default=0, ge=0)
     """Shuffles options, and orders those of added verdict questions."""
     fix: tuple[Fix, ...] | Literal["all"] | Fix = ()
-    """Known faults to mend: "pill" leaves out the 22 metal nuts among the pills (their copies stay), "verdict" adds the missing verdict
+    """Known faults to mend: "pill" leaves out the 22 metal nuts among the pills, "verdict" adds the missing verdict
     questions, "masks" points LOCO anomalies without a mask to where LOCO keeps it."""
     boxes: bool = False
     """Open masks for boxes (`Samples.with_boxes`); no question is added."""
@@ -111,9 +111,10 @@ class _Entry:
         self.given_mask = value.get("mask_path") or None
         """As written."""
         for one in self.asked:
-            if not isinstance(one, dict) or not isinstance(one.get("Options"), dict) or not isinstance(one.get("Question"), str):
+            if not _has_the_form(one):
                 raise InputError(
-                    f"{str(path)!r}: the entry {key!r} has a question that is no object with Question, Options, Answer and type"
+                    f"{str(path)!r}: the entry {key!r} has a question that is no object with Question, Options (at most {len(LETTERS)}), "
+                    "Answer and type"
                 )
         if len(self.parts) < 3:
             raise InputError(f"{str(path)!r}: the key {key!r} is no path of data set, class and image")
@@ -203,6 +204,16 @@ class _Build:
 
             return sample.model_copy(update={"boxes": truth.boxes_of(sample) or None})
         return sample
+
+
+def _has_the_form(one: Json) -> bool:
+    return (
+        isinstance(one, dict)
+        and isinstance(one.get("Question"), str)
+        and isinstance(one.get("Options"), dict)
+        and len(one["Options"]) <= len(LETTERS)
+        and isinstance(one.get("Answer"), str | None)
+    )
 
 
 def _question(name: str, one: dict[str, Any], options: Options) -> Question:

@@ -60,7 +60,7 @@ class PathDoor:
                 continue
             for entry in manifests.scan(self.root / folder):
                 path = f"{folder}/{entry.name}" if folder else entry.name
-                if entry.is_dir():
+                if manifests.is_folder(entry):
                     waiting.append((path, above | {real}))
                 elif manifests.is_image(entry.name):
                     found.append(path)

@@ -159,7 +159,7 @@ def _alike(a: str, b: str) -> bool:
 
 
 def _words(label: str) -> frozenset[str]:
-    return frozenset(word.rstrip("s") for word in re.findall(r"[^\W\d_]+", label.casefold()))
+    return frozenset(word.rstrip("es") for word in re.findall(r"[^\W\d_]+", label.casefold()))
 
 
 def _largest(boxes: Sequence[Box]) -> Box | None:

@@ -1,0 +1,72 @@
+"""The door for paths: what it says of each kind of path."""
+
+from __future__ import annotations
+
+import pytest
+
+from anomalyr1.data.paths import PathDoor
+from anomalyr1.types import InputError
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/etc/passwd", "is absolute"),
+        ("\\windows", "is absolute"),
+        ("C:x.png", "drive letter"),
+        ("\\\\host\\share", "network share"),
+        ("//host/share", "network share"),
+        ("http://host/a.png", "is a URL"),
+        ("data:image/png;base64,A", "is a URL"),
+        ("a/../b.png", "parent folder"),
+        ("a\\..\\b.png", "parent folder"),
+        ("a\0b.png", "NUL"),
+        ("./.", "names no file"),
+        (7, "is no text"),
+        (None, "is no text"),
+    ],
+)
+def test_refused(tmp_path, path, said):
+    door = PathDoor(tmp_path, tmp_path / "m.json")
+    assert not door.check(path)
+    with pytest.raises(InputError, match=said) as caught:
+        door.close()
+    assert "m.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "path", ["a.png", "a/b.png", "./a.png", "a..b/..c.png", "-rf.png", "ab:c.png", "~/x", "new\nline.png", "é", "a\\b.png", "\udcff"]
+)
+def test_fine(tmp_path, path):
+    door = PathDoor(tmp_path, tmp_path / "m.json")
+    assert door.check(path)
+    door.close()
+
+
+def test_links(tmp_path):
+    root = tmp_path / "set"
+    (root / "real").mkdir(parents=True)
+    (tmp_path / "out").mkdir()
+    (root / "real/a.png").touch()
+    (tmp_path / "out/a.png").touch()
+    (root / "inside").symlink_to(root / "real")
+    (root / "outside").symlink_to(tmp_path / "out")
+    (root / "real/out.png").symlink_to(tmp_path / "out/a.png")
+    (root / "real/loop.png").symlink_to(root / "real/loop.png")
+    for path, fine in (
+        ("inside/a.png", True), ("real/a.png", True), ("outside/a.png", False), ("real/out.png", False), ("inside/out.png", False),
+        ("gone/x.png", True), ("outside/gone.png", False), ("real/loop.png", True),
+    ):  # fmt: skip
+        for links in (False, True):
+            door = PathDoor(root, root, links=links)
+            door.check(path)
+            if fine or links:
+                door.close()
+            else:
+                with pytest.raises(InputError, match="symbolic link"):
+                    door.close()
+    door = PathDoor(root, root)
+    assert door.images("real") == ["real/a.png", "real/loop.png", "real/out.png"]
+    assert door.images("outside") == []
+    with pytest.raises(InputError, match="2 paths"):
+        door.close()
