@@ -158,6 +158,19 @@ def test_a_box_too_small_for_the_pixel_cap_is_found(tmp_path):
     assert check([large], max_pixels=4000 * 4000) == []
 
 
+@pytest.mark.parametrize(
+    "alike",
+    [
+        (Box(x1=190, y1=217, x2=237, y2=271),),  # of DeepPCB 12100167: rounding moves its centre over a border of the 3 x 3 regions
+        (Box(x1=126, y1=126, x2=160, y2=150), Box(x1=560, y1=560, x2=594.32, y2=584)),  # rounding makes the first the larger one
+    ],
+)
+def test_the_place_of_a_gold_answer_is_that_of_the_boxes_as_written(tmp_path, alike):
+    Image.new("RGB", (640, 640)).save(tmp_path / "board.png")
+    board = Sample(id="board", image=tmp_path / "board.png", questions=(grounding(boxes=alike),))
+    assert check([board]) == []
+
+
 def test_gold_answers_are_fed_through_every_reward(files, monkeypatch):
     monkeypatch.setitem(rewards.REWARDS, "never", lambda answer, question: 0.5)
     assert {problem.what.split(" from ")[1].split(" ")[0] for problem in check([sample(files)])} == {"never"}

@@ -296,20 +296,25 @@ def _check_question(sample_id: str, question: Question, size_wh: tuple[int, int]
         yield Problem(sample_id, f"{name} has no gold boxes", "add the boxes, or () for a clean sample")
     if size_wh is not None:
         yield from _check_boxes(sample_id, name, question.boxes, size_wh)
-    gold = _gold(question, size_wh)
+    gold = _gold(question, size_wh, frame)
     if gold is not None:
         yield from _check_gold(sample_id, gold, frame)
 
 
-def _gold(question: Question, size_wh: tuple[int, int] | None) -> _Gold | None:
-    """The shortest reasoning that supports the gold answer; None when there is no gold."""
+def _gold(question: Question, size_wh: tuple[int, int] | None, frame: Frame | None) -> _Gold | None:
+    """The shortest reasoning that supports the gold answer; None when there is no gold.
+
+    Rounding to the model's units decides which of two boxes alike is the largest, and on which side of a border its centre lies.
+    """
     if question.options:
         return _Gold(question, f"The answer is {question.answer}.", question.answer) if question.answer else None
     if question.boxes is None or size_wh is None:
         return None
     if not question.boxes:
         return _Gold(question, "There is no defect.", ())
-    largest = max(question.boxes, key=lambda box: (box.x2 - box.x1) * (box.y2 - box.y1))
+    read = [frame.to_original(frame.to_model(box.xyxy)) if frame is not None else box.xyxy for box in question.boxes]
+    x1, y1, x2, y2 = read[int(boxes.area(read).argmax())]
+    largest = Box(x1=x1, y1=y1, x2=x2, y2=y2)
     return _Gold(question, f"There is a defect at the {boxes.place(largest, size_wh)}.", question.boxes)
 
 
