@@ -181,6 +181,27 @@ def test_leaks_refuse_unless_allowed_and_the_record_says_so(on_disk):
     assert make(on_disk, plan, "folder:x").leaks.allowed is False
 
 
+def test_leaks_can_be_dropped_from_the_test_set(on_disk):
+    copied = [*on_disk, *(one.model_copy(update={"id": f"copy of {one.id}"}) for one in on_disk)]
+    manifest = make(copied, Plan(protocol="few-shot", shots=3, drop_leaks=True), "folder:x")
+    dropped = manifest.counts["left_out_of_test_as_leaks"]
+    assert dropped > 0 and len(manifest.train) == 6 and len(manifest.test) == 40 - 6 - dropped
+    assert manifest.leaks.found == () and not {one.sha256 for one in manifest.train} & {one.sha256 for one in manifest.test}
+    with pytest.raises(InputError, match="all 8 test samples leak"):
+        pair(on_disk[:8], on_disk[:8], "folder:a", "folder:a", drop_leaks=True)
+
+
+def test_a_share_without_leaks_takes_whole_series():
+    series = [sample(f"film{film}/frame_{i}", defect="dent" if i % 2 else None) for film in range(20) for i in range(10)]
+    plain, whole = (divide(series, Plan(protocol="share", drop_leaks=drop)) for drop in (False, True))
+
+    def mixed(sides):
+        return len({name.split("/")[0] for name in sides.train} & {name.split("/")[0] for name in sides.test})
+
+    assert len(whole.train) == len(plain.train) == 40
+    assert mixed(whole) == 0 and mixed(plain) > 15
+
+
 def test_a_given_pair(on_disk):
     manifest = pair(on_disk[:8], on_disk[8:], "folder:a", "folder:b")
     assert (manifest.test_spec, len(manifest.train), len(manifest.test)) == ("folder:b", 8, 12)

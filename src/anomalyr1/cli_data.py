@@ -61,6 +61,7 @@ def split(
     seed: Annotated[int, typer.Option(help="Another seed draws other images.")] = 0,
     allow_short: Annotated[bool, typer.Option("--allow-short", help="Let classes with too few images give what they have.")] = False,
     allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Write the split although the test set leaks; it says so.")] = False,
+    drop_leaks: Annotated[bool, typer.Option("--drop-leaks", help="Leave test images that leak out of the test set, counted.")] = False,
     option: Options = None,
     test_option: Annotated[list[str] | None, typer.Option(help="Option of the loader of --test as key=value.")] = None,
 ) -> int:
@@ -72,11 +73,11 @@ def split(
         if protocol is not None or shots is not None or hold_out:
             raise InputError("--test takes both sets as they are, so it goes without --protocol, --shots and --hold-out")
         other = load(test, test_option)
-        manifest = fewshot.pair(samples, other, spec, test, _pairs(option), _pairs(test_option), allow_leaks)
+        manifest = fewshot.pair(samples, other, spec, test, _pairs(option), _pairs(test_option), allow_leaks, drop_leaks)
     else:
         plan = fewshot.Plan(
             protocol=protocol or "few-shot", seed=seed, shots=shots, good_shots=good_shots, per=per, share=share,
-            held_out=tuple(hold_out or ()), allow_short=allow_short,
+            held_out=tuple(hold_out or ()), allow_short=allow_short, drop_leaks=drop_leaks,
         )  # fmt: skip
         manifest = fewshot.make(samples, plan, spec, _pairs(option), allow_leaks)
     fewshot.write(out, manifest)

@@ -9,7 +9,8 @@ Protocols, always within each class (dataset and category) and each defect type,
   defect, so for `leave-defects-out` each class's good images are shared out as its anomalous ones are;
 - `given`: two specs, one to train on and one to test on.
 
-A draw ranks samples by the SHA-256 of seed and id, so it depends neither on their order nor on what else is in the set.
+A draw ranks samples by the SHA-256 of seed and id, so it depends neither on their order nor on what else is in the set. With `drop_leaks`
+the protocol `share` draws whole series (`leaks.series`), and test samples that leak all the same are left out of the test set and counted.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class Plan(Record):
     share: float = Field(default=0.2, gt=0, lt=1)
     held_out: tuple[str, ...] = ()
     """Names of categories ("bottle" or "mvtec/bottle"), defects or datasets to test on."""
+    drop_leaks: bool = False
+    """Whether test samples that leak are left out instead of stopping the split."""
     allow_short: bool = False
     """Whether a class with too few images gives what it has (all but one) instead of stopping the split."""
 
@@ -123,6 +126,7 @@ def pair(
     options: dict[str, str] | None = None,
     test_options: dict[str, str] | None = None,
     allow_leaks: bool = False,
+    drop_leaks: bool = False,
 ) -> Manifest:
     """The manifest of two sets as they are. Raises as `make` does."""
     for side in (train, test):
@@ -130,7 +134,7 @@ def pair(
         if not side:
             raise InputError("a split needs samples to train on and samples to test on; one of the two specs holds none")
     about: dict[str, object] = {"spec": spec, "test_spec": test_spec, "options": options or {}, "test_options": test_options or {}}
-    return _manifest(train, test, Plan(protocol="given"), {}, allow_leaks, about)
+    return _manifest(train, test, Plan(protocol="given", drop_leaks=drop_leaks), {}, allow_leaks, about)
 
 
 def divide(samples: Iterable[Sample], plan: Plan) -> Sides:
@@ -154,7 +158,7 @@ def divide(samples: Iterable[Sample], plan: Plan) -> Sides:
         train = _few(known, plan, counts, leave=1)
         test = {fact.id for fact in known} - train
     elif plan.protocol == "share":
-        train = _share(known, plan.share, plan.seed)
+        train = _share(known, plan)
         test = {fact.id for fact in known} - train
     elif plan.protocol == "given":
         raise InputError("the protocol 'given' takes two sets as they are: give the second one, e.g. --test SPEC")
@@ -212,13 +216,19 @@ def _manifest(
     train: Sequence[Sample], test: Sequence[Sample], plan: Plan, counts: dict[str, int], allow_leaks: bool, about: dict[str, object]
 ) -> Manifest:
     found = leaks.find(train, test)
+    if plan.drop_leaks:
+        given_away = {leak.test for leak in found}
+        test, found = [sample for sample in test if sample.id not in given_away], ()
+        counts = counts | ({"left_out_of_test_as_leaks": len(given_away)} if given_away else {})
+        if not test:
+            raise InputError(f"all {len(given_away)} test samples leak into the training set, so none is left; choose another protocol")
     by_kind = leaks.counts(found)
     if found and not allow_leaks:
         ways = ", ".join(f"{kind} {times}" for kind, times in by_kind.items())
         first = f"{found[0].kind}: {found[0].test!r} and {found[0].train!r}"
         raise InputError(
-            f"the test set leaks into the training set ({ways}; the first is {first}), so no split was made; clean the data, choose "
-            "another protocol, or take the leaks knowingly with --allow-leaks, which is then written down"
+            f"the test set leaks into the training set ({ways}; the first is {first}), so no split was made; clean the data, leave such "
+            "samples out of the test set with --drop-leaks, or take the leaks knowingly with --allow-leaks, which is then written down"
         )
     digests = leaks.file_digests(sample.image for sample in (*train, *test))
     sides = (tuple(Entry(id=sample.id, sha256=digests[sample.image]) for sample in side) for side in (train, test))
@@ -267,7 +277,7 @@ def _in_turn(members: Sequence[_Fact], seed: int) -> list[_Fact]:
     return [fact for _, _, fact in sorted((place, _rank(seed, f.id), f) for queue in by_defect.values() for place, f in enumerate(queue))]
 
 
-def _share(known: Iterable[_Fact], share: float, seed: int) -> set[str]:
+def _share(known: Iterable[_Fact], plan: Plan) -> set[str]:
     """The share of each class and defect type; what rounding leaves over goes on to the next, so that the whole is right too."""
     groups: dict[tuple[str, str], list[_Fact]] = {}
     for fact in known:
@@ -275,11 +285,18 @@ def _share(known: Iterable[_Fact], share: float, seed: int) -> set[str]:
     taken: set[str] = set()
     due = 0.5
     for key in sorted(groups):
-        due += share * len(groups[key])
+        due += plan.share * len(groups[key])
         number = min(int(due), len(groups[key]))
         due -= number
-        taken |= {fact.id for fact in sorted(groups[key], key=lambda one: _rank(seed, one.id))[:number]}
+        taken |= {fact.id for fact in sorted(groups[key], key=lambda one: _ranks(plan, one.id))[:number]}
     return taken
+
+
+def _ranks(plan: Plan, sample_id: str) -> tuple[bytes, bytes]:
+    """First of the series, so that it lies on one side, then of the sample."""
+    own = _rank(plan.seed, sample_id)
+    whole = [one.key for one in leaks.series(sample_id) if one.reach == float("inf")] if plan.drop_leaks else []
+    return (_rank(plan.seed, whole[0]) if whole else own), own
 
 
 def _leave_out(known: Sequence[_Fact], plan: Plan) -> tuple[set[str], set[str]]:
