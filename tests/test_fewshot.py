@@ -181,6 +181,13 @@ def test_leaks_refuse_unless_allowed_and_the_record_says_so(on_disk):
     assert make(on_disk, plan, "folder:x").leaks.allowed is False
 
 
+def test_the_distance_of_copies_can_be_chosen(on_disk):
+    everything = Plan(protocol="share", max_distance=256)
+    with pytest.raises(InputError, match="perceptual"):
+        make(on_disk, everything, "folder:x")
+    assert make(on_disk, Plan(protocol="share"), "folder:x").plan.max_distance == 16
+
+
 def test_leaks_can_be_dropped_from_the_test_set(on_disk):
     copied = [*on_disk, *(one.model_copy(update={"id": f"copy of {one.id}"}) for one in on_disk)]
     manifest = make(copied, Plan(protocol="few-shot", shots=3, drop_leaks=True), "folder:x")
@@ -188,7 +195,7 @@ def test_leaks_can_be_dropped_from_the_test_set(on_disk):
     assert dropped > 0 and len(manifest.train) == 6 and len(manifest.test) == 40 - 6 - dropped
     assert manifest.leaks.found == () and not {one.sha256 for one in manifest.train} & {one.sha256 for one in manifest.test}
     with pytest.raises(InputError, match="all 8 test samples leak"):
-        pair(on_disk[:8], on_disk[:8], "folder:a", "folder:a", drop_leaks=True)
+        pair(on_disk[:8], on_disk[:8], Plan(protocol="given", drop_leaks=True), ("folder:a", "folder:a"))
 
 
 def test_a_share_without_leaks_takes_whole_series():
@@ -203,12 +210,15 @@ def test_a_share_without_leaks_takes_whole_series():
 
 
 def test_a_given_pair(on_disk):
-    manifest = pair(on_disk[:8], on_disk[8:], "folder:a", "folder:b")
+    plan, specs = Plan(protocol="given"), ("folder:a", "folder:b")
+    manifest = pair(on_disk[:8], on_disk[8:], plan, specs)
     assert (manifest.test_spec, len(manifest.train), len(manifest.test)) == ("folder:b", 8, 12)
     with pytest.raises(InputError, match="exact 1"):
-        pair(on_disk[:8], on_disk[7:], "folder:a", "folder:b")
+        pair(on_disk[:8], on_disk[7:], plan, specs)
     with pytest.raises(InputError, match="two samples have the id"):
-        pair(on_disk[:1] * 2, on_disk[8:], "folder:a", "folder:b")
+        pair(on_disk[:1] * 2, on_disk[8:], plan, specs)
+    with pytest.raises(InputError, match="holds none"):
+        pair(on_disk, [], plan, specs)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"format": "anomalyr1-split-1"}', b"[" * 100_000, b"\xff\xfe"])

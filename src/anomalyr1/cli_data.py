@@ -62,6 +62,7 @@ def split(
     allow_short: Annotated[bool, typer.Option("--allow-short", help="Let classes with too few images give what they have.")] = False,
     allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Write the split although the test set leaks; it says so.")] = False,
     drop_leaks: Annotated[bool, typer.Option("--drop-leaks", help="Leave test images that leak out of the test set, counted.")] = False,
+    max_distance: Annotated[int, typer.Option(min=0, max=256, help="Bits of 256 in which hashes of copies differ.")] = 16,
     option: Options = None,
     test_option: Annotated[list[str] | None, typer.Option(help="Option of the loader of --test as key=value.")] = None,
 ) -> int:
@@ -69,17 +70,17 @@ def split(
     from anomalyr1.data import fewshot
 
     samples = load(spec, option)
-    if test is not None:
-        if protocol is not None or shots is not None or hold_out:
-            raise InputError("--test takes both sets as they are, so it goes without --protocol, --shots and --hold-out")
-        other = load(test, test_option)
-        manifest = fewshot.pair(samples, other, spec, test, _pairs(option), _pairs(test_option), allow_leaks, drop_leaks)
-    else:
-        plan = fewshot.Plan(
-            protocol=protocol or "few-shot", seed=seed, shots=shots, good_shots=good_shots, per=per, share=share,
-            held_out=tuple(hold_out or ()), allow_short=allow_short, drop_leaks=drop_leaks,
-        )  # fmt: skip
+    plan = fewshot.Plan(
+        protocol="given" if test is not None else protocol or "few-shot", seed=seed, shots=shots, good_shots=good_shots, per=per, share=share,
+        held_out=tuple(hold_out or ()), allow_short=allow_short, drop_leaks=drop_leaks, max_distance=max_distance,
+    )  # fmt: skip
+    if test is None:
         manifest = fewshot.make(samples, plan, spec, _pairs(option), allow_leaks)
+    elif protocol is not None or shots is not None or hold_out:
+        raise InputError("--test takes both sets as they are, so it goes without --protocol, --shots and --hold-out")
+    else:
+        other = load(test, test_option)
+        manifest = fewshot.pair(samples, other, plan, (spec, test), (_pairs(option), _pairs(test_option)), allow_leaks)
     fewshot.write(out, manifest)
     for name, number in (("train", len(manifest.train)), ("test", len(manifest.test)), *manifest.counts.items()):
         say(f"{name}: {number}")

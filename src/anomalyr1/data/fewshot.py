@@ -46,6 +46,8 @@ class Plan(Record):
     share: float = Field(default=0.2, gt=0, lt=1)
     held_out: tuple[str, ...] = ()
     """Names of categories ("bottle" or "mvtec/bottle"), defects or datasets to test on."""
+    max_distance: int = Field(default=leaks.MAX_DISTANCE, ge=0, le=leaks.HASH_SIZE**2)
+    """Bits in which the perceptual hashes of two copies may differ."""
     drop_leaks: bool = False
     """Whether test samples that leak are left out instead of stopping the split."""
     allow_short: bool = False
@@ -121,20 +123,19 @@ def make(samples: Sequence[Sample], plan: Plan, spec: str, options: dict[str, st
 def pair(
     train: Sequence[Sample],
     test: Sequence[Sample],
-    spec: str,
-    test_spec: str,
-    options: dict[str, str] | None = None,
-    test_options: dict[str, str] | None = None,
+    plan: Plan,
+    specs: tuple[str, str],
+    options: tuple[dict[str, str], dict[str, str]] | None = None,
     allow_leaks: bool = False,
-    drop_leaks: bool = False,
 ) -> Manifest:
-    """The manifest of two sets as they are. Raises as `make` does."""
+    """The manifest of two sets as they are; of a plan of the protocol `given` only what concerns leaks counts. Raises as `make` does."""
     for side in (train, test):
         _unique(side)
         if not side:
             raise InputError("a split needs samples to train on and samples to test on; one of the two specs holds none")
-    about: dict[str, object] = {"spec": spec, "test_spec": test_spec, "options": options or {}, "test_options": test_options or {}}
-    return _manifest(train, test, Plan(protocol="given", drop_leaks=drop_leaks), {}, allow_leaks, about)
+    own, others = options or ({}, {})
+    about: dict[str, object] = {"spec": specs[0], "test_spec": specs[1], "options": own, "test_options": others}
+    return _manifest(train, test, plan, {}, allow_leaks, about)
 
 
 def divide(samples: Iterable[Sample], plan: Plan) -> Sides:
@@ -215,7 +216,7 @@ def select(manifest: Manifest, samples: Iterable[Sample], side: Literal["train",
 def _manifest(
     train: Sequence[Sample], test: Sequence[Sample], plan: Plan, counts: dict[str, int], allow_leaks: bool, about: dict[str, object]
 ) -> Manifest:
-    found = leaks.find(train, test)
+    found = leaks.find(train, test, plan.max_distance)
     if plan.drop_leaks:
         given_away = {leak.test for leak in found}
         test, found = [sample for sample in test if sample.id not in given_away], ()
