@@ -52,6 +52,77 @@ def test_check_lists_problems_and_is_code_2(call, parts):
     assert lines[-1].startswith("12 samples checked: ") and "problems of" in lines[-1]
 
 
+def test_check_finds_15_planted_faults(call, drawn, tmp_path):
+    """One fault a sample, in a JSON lines file that is otherwise good."""
+    samples = [one.model_dump(mode="json") for one in data.load(drawn)]
+    anomalous = [one for one in samples if one["boxes"] and one["mask"]]
+    good = [one for one in samples if one["anomalous"] is False]
+
+    def plant(one, **changes):
+        one.update(changes)
+        planted.add(one["id"])
+
+    def picture_file(name, image):
+        image.save(tmp_path / name)
+        return str(tmp_path / name)
+
+    planted = set()
+    size = Image.open(anomalous[3]["image"]).size
+    plant(anomalous[0], image="gone.png")
+    plant(anomalous[1], mask=picture_file("empty.png", Image.new("L", Image.open(anomalous[1]["image"]).size)))
+    plant(anomalous[2], mask=picture_file("large.png", Image.new("L", (999, 999), 255)))
+    plant(anomalous[3], boxes=[{"x1": 0, "y1": 0, "x2": size[0] + 9, "y2": 9}], mask=None, questions=[])
+    plant(anomalous[4], questions=[anomalous[4]["questions"][0] | {"answer": None}])
+    plant(anomalous[5], questions=[anomalous[5]["questions"][0]] * 2)
+    plant(anomalous[6], boxes=[{"x1": 0, "y1": 0, "x2": 5, "y2": 5}], questions=[])
+    plant(anomalous[7], references=[anomalous[7]["image"]])
+    plant(anomalous[8], anomalous=False, boxes=[], questions=[], defect=None)  # its mask marks a defect
+    plant(anomalous[9], defect=None, boxes=None, mask=None, questions=[])
+    plant(good[0], knowledge=f"{good[0]['image'].rsplit('/')[-1]} is a good part.")
+    plant(good[1], questions=[good[1]["questions"][0] | {"options": ["Yes.", "yes"]}])
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(Path(good[2]["image"]).read_bytes()[:200])
+    plant(good[2], image=str(broken))
+    verdict = next(one for one in good[3]["questions"] if one["kind"] == "anomaly detection")
+    plant(good[3], questions=[verdict | {"answer": "AB".replace(verdict["answer"], "")}])
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(Path(good[4]["image"]).read_bytes())
+    plant(good[5], image=str(copy))
+    assert len(planted) == 15
+
+    root = Path("/")
+    for one in samples:  # paths in a manifest are relative
+        for key in ("image", "mask"):
+            one[key] = one[key] and str(Path(one[key]).absolute().relative_to(root))
+        one["references"] = [str(Path(path).absolute().relative_to(root)) for path in one["references"]]
+    Path("faulty.jsonl").write_text("".join(json.dumps(one) + "\n" for one in samples))
+    code, out, _ = call("data", "check", "jsonl:faulty.jsonl", "--option", f"root={root}")
+    found = {line.split(": ")[0] for line in out.splitlines()[:-1]}
+    assert code == 2 and found == planted
+
+
+def test_five_in_a_hundred_missing_three_doubled_two_leaked_are_all_found(call):
+    """What risk R21 of the project's list asks for."""
+    for side, first in (("train", 0), ("test", 50)):
+        Path(side, "good").mkdir(parents=True)
+        for i in range(50):
+            picture(first + i, 48).save(Path(side, "good", f"{i}.png"))
+    for i in range(2):
+        Path(f"test/good/{i}.png").write_bytes(Path(f"train/good/{i}.png").read_bytes())
+    code, _, err = call("data", "split", "folder:train", "--test", "folder:test", "--out", "s.json")
+    assert code == 1 and "exact 2;" in err
+    rows = [{"id": str(i), "image": f"train/good/{i}.png", "anomaly": 0} for i in range(50)]
+    for i in range(3):
+        Path(f"train/good/{i + 10}.png").write_bytes(Path(f"train/good/{i}.png").read_bytes())
+    for i in range(5):
+        Path(f"train/good/{i + 20}.png").unlink()
+    Path("index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, _ = call("data", "check", "index:index.jsonl")
+    assert code == 2 and out.count("is missing") == 5 and out.count("holds the same image as") == 3
+    code, _, err = call("data", "split", "index:index.jsonl", "--out", "s.json", "--protocol", "share")
+    assert code == 1 and "5 image files are missing" in err and not Path("s.json").exists()
+
+
 def test_split_writes_a_manifest(call, drawn):
     code, out, err = call("data", "split", drawn, "--out", "s.json", "--protocol", "share", "--seed", "3")
     assert (code, err) == (0, "")

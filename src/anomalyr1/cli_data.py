@@ -71,8 +71,8 @@ def split(
 
     samples = load(spec, option)
     plan = fewshot.Plan(
-        protocol="given" if test is not None else protocol or "few-shot", seed=seed, shots=shots, good_shots=good_shots, per=per, share=share,
-        held_out=tuple(hold_out or ()), allow_short=allow_short, drop_leaks=drop_leaks, max_distance=max_distance,
+        protocol="given" if test is not None else protocol or "few-shot", seed=seed, shots=shots, good_shots=good_shots, per=per,
+        share=share, held_out=tuple(hold_out or ()), allow_short=allow_short, drop_leaks=drop_leaks, max_distance=max_distance,
     )  # fmt: skip
     if test is None:
         manifest = fewshot.make(samples, plan, spec, _pairs(option), allow_leaks)
