@@ -33,7 +33,7 @@ LeakKind = Literal["exact", "perceptual", "neighbour", "reference", "shared_refe
 HASH_SIZE = 16
 """Side of the perceptual hash; its square is the number of bits."""
 MAX_DISTANCE = 16
-"""Of 256 bits. Copies saved as JPEG at quality 60 or at half size differ by 0 to 10; up to 16 lie pictures of one part taken again. All 32
+"""Of 256 bits. Copies saved as JPEG at quality 60 or at half size differ by 0 to 16, and so do pictures of one part taken again. All 32
 pairs that were viewed (of ELPV and magnetic_tile) showed one part; docs/data-splits.md has the figures."""
 BURST_SECONDS = 60
 """Pictures whose names hold nothing but a time are neighbours within so many seconds."""
