@@ -12,7 +12,7 @@ from PIL import Image
 from anomalyr1.data import procedural
 from anomalyr1.report import dataset
 from anomalyr1.types import Box, Question, Sample
-from test_browser import LIVE, PAYLOADS, Dom, real
+from test_browser import CHROMIUM, LIVE, PAYLOADS, Dom, browse, canary, real  # noqa: F401  # canary is a fixture
 
 
 def sample(name="a", **changes):
@@ -127,3 +127,10 @@ def test_without_escaping_payloads_would_become_elements(tmp_path, monkeypatch):
 def test_names_cannot_reorder_or_hide(tmp_path):
     page = hostile(["\u202eevil\x00", "a\x1b[2J"], tmp_path)
     assert "\\u202eevil\\x00" in page and "\u202e" not in page and "\x1b" not in page
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install chromium")
+def test_in_a_browser_payloads_do_nothing(tmp_path, canary):  # noqa: F811
+    (tmp_path / "page.html").write_text(hostile([*PAYLOADS, *LIVE], tmp_path), encoding="utf-8")
+    dom = browse(tmp_path / "page.html", tmp_path / "profile", canary)
+    assert canary.hits == [] and dom.title == f"Data set of {len(PAYLOADS) + len(LIVE)} samples" and dom.handlers == []

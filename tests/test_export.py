@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import layouts
 from anomalyr1 import data
 from anomalyr1.data import procedural
 from anomalyr1.data.export import FORMATS, export
@@ -36,6 +37,37 @@ def test_jsonl_holds_everything(drawn, tmp_path):
         assert bytes_of(one.image) == bytes_of(other.image) and other.image.is_relative_to(tmp_path / "out")
         assert [bytes_of(path) for path in one.references] == [bytes_of(path) for path in other.references]
         assert (one.mask is None) == (other.mask is None) and (one.mask is None or bytes_of(one.mask) == bytes_of(other.mask))
+
+
+LAYOUTS = {
+    "mvtec": layouts.mvtec, "goodsad": lambda root: layouts.mvtec(root, "{}.png", ".jpg"), "loco": layouts.loco, "visa": layouts.visa,
+    "folder": layouts.own, "coco": layouts.coco, "yolo": layouts.yolo, "index": layouts.index,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_comes_back_from_our_json_lines(tmp_path, layout):
+    made = LAYOUTS[layout](tmp_path / "in")
+    samples = data.load(f"{layout}:{made}", boxes=True)
+    assert len(samples) > 0
+    back = data.load(export(samples, "jsonl", tmp_path / "out").load, boxes=True)
+    paths = {"image", "references", "mask"}
+    assert [one.model_dump(exclude=paths) for one in samples] == [one.model_dump(exclude=paths) for one in back]
+    for one, other in zip(samples, back, strict=True):
+        assert bytes_of(one.image) == bytes_of(other.image)
+        assert one.mask is None or (read_mask(one.mask) == read_mask(other.mask)).all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("form", ["coco", "yolo"])
+def test_every_layout_keeps_its_verdicts_and_boxes_in_coco_and_yolo(tmp_path, layout, form):
+    samples = data.load(f"{layout}:{LAYOUTS[layout](tmp_path / 'in')}", boxes=True)
+    got = export(samples, form, tmp_path / "out")
+    assert got.samples + sum(got.left_out.values()) == len(samples)
+    digests = {(bytes_of(one.image), one.anomalous, tuple(rounded(one.boxes or ()))) for one in samples}
+    for one in data.load(got.load, boxes=True):
+        boxes = tuple((label if label != "defect" else "", *xyxy) for label, *xyxy in rounded(one.boxes))
+        assert (bytes_of(one.image), one.anomalous, boxes) in digests
 
 
 def rounded(boxes):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -251,13 +252,22 @@ def _hf(samples: Sequence[Sample], folder: Path, dropped: Counter[str], left_out
         | {"references": datasets.List(datasets.Image()), "boxes": boxes, "questions": datasets.List(question)}
     )
     cache = folder / "cache"
+    quiet = not datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
     try:
         rows = datasets.Dataset.from_generator(
-            lambda: (_row(sample, dropped) for sample in samples), features=features, cache_dir=str(cache), split="train"
+            lambda: (_row(sample, dropped) for sample in samples),
+            features=features,
+            cache_dir=str(cache),
+            split="train",
+            fingerprint=secrets.token_hex(8),  # or it would pickle all samples to make one
         )
+        rows.save_to_disk(str(folder / "dataset"))
     except datasets.exceptions.DatasetGenerationError as error:
         raise error.__cause__ or error from None  # ours: what reading a sample raised
-    rows.save_to_disk(str(folder / "dataset"))
+    finally:
+        if not quiet:
+            datasets.enable_progress_bars()
     shutil.rmtree(cache)
     return len(rows)
 
