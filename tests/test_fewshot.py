@@ -160,6 +160,13 @@ def test_two_runs_write_the_same_bytes_and_are_read_back(on_disk, tmp_path):
     assert {one.id for one in (*train, *test)} == {one.id for one in on_disk}
 
 
+def test_odd_ids_are_read_back(on_disk, tmp_path):
+    odd = [one.model_copy(update={"id": f"new\nline \udce9 \u202e {i}"}) for i, one in enumerate(on_disk)]
+    manifest = make(odd, Plan(protocol="share"), "folder:\udce9")
+    write(tmp_path / "a.json", manifest)
+    assert read(tmp_path / "a.json") == manifest and (tmp_path / "a.json").read_bytes().isascii()
+
+
 def test_changed_and_missing_images_are_named(on_disk, tmp_path):
     manifest = make(on_disk, Plan(protocol="share"), "folder:x")
     picture(99, 64).save(on_disk[0].image)

@@ -104,7 +104,8 @@ def stats(
     samples = load(spec, option)
     summary = dataset.write(out, spec, checks.readable(samples), samples.notes, anomalyr1.__version__)
     sides = summary.sides()
-    say(f"{summary.samples} samples of {len(summary.classes)} classes: {', '.join(f'{sides[side]} {side}' for side in dataset.SIDES)}")
+    classes = f"{len(summary.classes)} class{'' if len(summary.classes) == 1 else 'es'}"
+    say(f"{summary.samples} samples of {classes}: {', '.join(f'{sides[side]} {side}' for side in dataset.SIDES)}")
     say(f"page: {out}")
     return OK
 
