@@ -24,6 +24,7 @@ figures: $(READY)  ## print the figures that README and docs cite
 	$(BIN)/python benchmarks/coordinates.py
 	$(BIN)/python benchmarks/parser_scaling.py
 	$(BIN)/python benchmarks/masks.py
+	$(BIN)/python benchmarks/leaks.py
 
 nano: $(READY)  ## train the bundled policy again from scratch (about an hour on 2 cores; goes on from its last checkpoint)
 	$(BIN)/python -m anomalyr1.training.nano --out runs/nano --resume

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,18 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip("needs the developers' folder of real images beside the checkout (../shared/data)")
     return SHARED
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run a command line; returns exit code, stdout and stderr."""
+
+    from anomalyr1 import cli
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["anomalyr1", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return stopped.value.code, *capsys.readouterr()
+
+    return run

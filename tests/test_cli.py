@@ -32,19 +32,6 @@ def parts(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run a command line; returns exit code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["anomalyr1", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        return stopped.value.code, *capsys.readouterr()
-
-    return run
-
-
 def test_inspect_writes_everything_and_says_where(parts, model, call):
     code, out, err = call("inspect", "parts", "--model", model, "--masks", "box")
     assert (code, err) == (0, "")

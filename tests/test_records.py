@@ -148,6 +148,36 @@ def test_writing_a_whole_file_replaces_it_and_leaves_nothing_behind(tmp_path):
 
 
 @settings(max_examples=50, deadline=None)
+def names(folder):
+    return [path.name for path in folder.iterdir()]
+
+
+def test_a_new_folder_is_whole_or_absent(tmp_path):
+    with records.new_folder(tmp_path / "a" / "b") as folder:
+        (folder / "file").write_text("x")
+        assert not (tmp_path / "a" / "b").exists()
+    assert (tmp_path / "a" / "b" / "file").read_text() == "x" and names(tmp_path / "a") == ["b"]
+    with pytest.raises(KeyError), records.new_folder(tmp_path / "c") as folder:
+        (folder / "file").write_text("x")
+        raise KeyError
+    with pytest.raises(InputError, match="exists"), records.new_folder(tmp_path / "a"):
+        pass
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_new_folder_that_appears_meanwhile_is_not_replaced(tmp_path):
+    with pytest.raises(InputError, match="exists"), records.new_folder(tmp_path / "a"):
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "theirs").write_text("x")
+    assert names(tmp_path) == ["a"] and names(tmp_path / "a") == ["theirs"]
+
+
+def test_a_new_folder_that_the_disk_refuses_is_a_setup_error(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SetupError, match="cannot write"), records.new_folder(tmp_path / "file" / "a"):
+        pass
+
+
 @given(st.lists(st.text(st.characters(exclude_categories=())), unique=True, max_size=5), st.text(st.characters(exclude_categories=())))
 def test_any_text_round_trips(tmp_path_factory, names, reason):
     path = tmp_path_factory.mktemp("any") / "i.jsonl"

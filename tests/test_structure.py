@@ -19,7 +19,8 @@ MODULES = sorted(name for _, name, _ in pkgutil.walk_packages([str(SRC)], "anoma
 # Docs/design order: a module imports only from those above it, or from its own folder.
 ORDER = (
     "types", "records", "boxes", "images", "prompts", "data", "wording", "mentions", "findings", "conclusions", "box_text", "released",
-    "answers", "rewards", "checks", "masks", "policy", "engines", "inspector", "report", "training", "doctor", "cli",
+    "answers", "rewards", "checks", "masks", "policy", "engines", "inspector", "report", "training", "doctor", "terminal",
+    "cli_data", "cli",
 )  # fmt: skip
 
 
@@ -69,7 +70,15 @@ def test_public_names_have_docstrings(name):
         assert inspect.getdoc(thing), f"{name}.{label}"
 
 
-@pytest.mark.parametrize("arguments", [["-c", "import anomalyr1"], ["-m", "anomalyr1", "--help"], ["-m", "anomalyr1", "inspect", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-c", "import anomalyr1"],
+        ["-m", "anomalyr1", "--help"],
+        ["-m", "anomalyr1", "inspect", "--help"],
+        ["-m", "anomalyr1", "data", "check", "--help"],
+    ],
+)
 def test_heavy_libraries_are_not_loaded(arguments):
     run = subprocess.run([sys.executable, "-X", "importtime", *arguments], capture_output=True, text=True, check=True)
     loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in run.stderr.splitlines() if line.startswith("import time:")}

@@ -1,4 +1,4 @@
-"""The verbs of the command line: inspect, demo, doctor.
+"""The verbs of the command line: inspect, demo, doctor, and data with verbs of its own.
 
 Exit codes: 0 all well, 1 the user's input, 2 some images failed, 3 the environment. Errors are one or two lines, without a traceback.
 """
@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from anomalyr1 import cli_data
+from anomalyr1.terminal import OK, SETUP_ERROR, SOME_FAILED, USER_ERROR
+from anomalyr1.terminal import say as _say
 from anomalyr1.types import InputError, Inspection, Sample, SetupError
 
 if TYPE_CHECKING:
@@ -30,7 +33,6 @@ DEMO_PARTS = (
 DEMO_SEED = 900_000
 DEMO_WITH_REFERENCE = 4
 """So many of the parts come with a good reference image."""
-OK, USER_ERROR, SOME_FAILED, SETUP_ERROR = 0, 1, 2, 3
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # not exported by name
 
 app = typer.Typer(
@@ -39,6 +41,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cli_data.app, name="data")
 
 Masks = Literal["default", "sam2", "box"]
 
@@ -223,13 +226,6 @@ def _read_text(path: Path | None) -> str:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the knowledge file {str(path)!r} cannot be read ({error}); give a UTF-8 text file") from error
-
-
-def _say(text: str, err: bool = False) -> None:
-    """One plain line in which nothing is interpreted."""
-    from anomalyr1.report.text import visible
-
-    print(visible(text), file=sys.stderr if err else sys.stdout, flush=True)
 
 
 def _failed(message: str, code: int) -> int:

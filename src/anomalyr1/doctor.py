@@ -15,6 +15,7 @@ EXTRAS = {
     "serve": "what an HTTP service will need (not in this version)",
     "endpoint": "what models behind an OpenAI-compatible URL will need (not in this version)",
     "vllm": "what fast inference and rollouts on a GPU will need (not in this version)",
+    "elpv": "what the ELPV data set of solar cells needs (CC BY-NC-SA 4.0; downloads the package, which holds the images)",
     "dev": "tests and checks of this package itself",
 }
 """What each optional group of packages adds."""

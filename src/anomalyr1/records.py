@@ -11,6 +11,9 @@ import contextlib
 import json
 import logging
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -130,6 +133,41 @@ def write_whole(path: Path, data: bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise SetupError(f"cannot write {str(path)!r}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `target` when the block ends well and vanishes when it does not; its own files need no renaming.
+
+    Raises `InputError` when there is something at `target`, and `SetupError` when the disk refuses; errors of the block pass through.
+    A process that is killed outright leaves a hidden folder behind.
+    """
+    _require_absent(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        waiting = Path(tempfile.mkdtemp(prefix=".unfinished-", suffix=".part", dir=target.parent))
+    except OSError as error:
+        raise SetupError(f"cannot write {str(target)!r}: {error.strerror}") from error
+    try:
+        yield waiting
+        if hasattr(os, "sync"):
+            os.sync()  # one wait for all files instead of one each
+        umask = os.umask(0)
+        os.umask(umask)
+        try:
+            waiting.chmod(0o777 & ~umask)
+            _require_absent(target)
+            waiting.rename(target)
+            _sync_folder(target.parent)
+        except OSError as error:
+            raise SetupError(f"cannot write {str(target)!r}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(waiting, ignore_errors=True)
+
+
+def _require_absent(target: Path) -> None:
+    if os.path.lexists(target):
+        raise InputError(f"{str(target)!r} exists, and nothing is written over it; name a new folder")
 
 
 def _whole_lines(data: bytes) -> bytes:

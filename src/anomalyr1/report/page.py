@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
 from collections import Counter
@@ -15,6 +14,7 @@ from PIL import Image
 from anomalyr1 import prompts
 from anomalyr1.images import open_image
 from anomalyr1.records import write_whole
+from anomalyr1.report.html import data_uri, render, shares
 from anomalyr1.report.overlay import close_up, overlay, scaled
 from anomalyr1.report.text import visible
 from anomalyr1.types import Fingerprint, InputError, Inspection, Question, Reply, Sample
@@ -93,25 +93,17 @@ def write(
 
 def page(cards: Sequence[Card], inspections: Sequence[Inspection], about: About) -> str:
     """The page: a summary of all `inspections`, then the `cards`."""
-    from importlib.resources import files
-
-    from jinja2 import Environment, StrictUndefined
-
-    source = files("anomalyr1.report").joinpath("page.html.j2").read_text(encoding="utf-8")
-    style = source.partition("<style>")[2].partition("</style>")[0]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["visible"] = visible
-    environment.filters["visible_lines"] = lambda text: visible(text, keep="\n")
     outcomes = Counter(outcome(inspection) for inspection in inspections)
     replies = Counter(reply.answer.status for inspection in inspections for reply in inspection.replies)
     asked = replies.total()
-    return environment.from_string(source).render(
-        style_hash=base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii"),
+    return render(
+        "page.html.j2",
+        ["page.css"],
         cards=cards,
         about=about,
         outcomes=outcomes,
         total=len(inspections),
-        bar=_bar(outcomes, len(inspections)),
+        bar=shares([(name, outcomes[name]) for name in reversed(ORDER)]),
         replies=replies,
         asked=asked,
         explain=asked > 0 and (asked - replies["strict"]) / asked > MANY_UNREAD,
@@ -132,9 +124,9 @@ def card(sample: Sample, inspection: Inspection, rgb: Image.Image | None) -> Car
         references=tuple(visible(path.as_posix()) for path in sample.references),
         size=f"{rgb.width} x {rgb.height} pixels" if rgb else "",
         layout="two" if rgb and rgb.width < WIDE * rgb.height else "one",
-        picture=_data_uri(scaled(rgb, PICTURE_LONG_SIDE)) if rgb else "",
-        drawn=_data_uri(overlay(inspection, rgb, PICTURE_LONG_SIDE)) if rgb and drawn else "",
-        close_ups=[_data_uri(close_up(rgb, box, CLOSE_UP_SIDE)) for box in (inspection.boxes or ())[:MAX_CLOSE_UPS]] if rgb else [],
+        picture=data_uri(scaled(rgb, PICTURE_LONG_SIDE)) if rgb else "",
+        drawn=data_uri(overlay(inspection, rgb, PICTURE_LONG_SIDE)) if rgb and drawn else "",
+        close_ups=[data_uri(close_up(rgb, box, CLOSE_UP_SIDE)) for box in (inspection.boxes or ())[:MAX_CLOSE_UPS]] if rgb else [],
         replies=[_reply(reply, questions.get(reply.question_id)) for reply in inspection.replies],
         boxes=_boxes(inspection),
     )
@@ -200,23 +192,7 @@ def _boxes(inspection: Inspection) -> list[dict[str, str]]:
     ]
 
 
-def _bar(outcomes: Counter[str], total: int) -> list[tuple[str, float, float]]:
-    """(outcome, start, width) of each part of the summary bar, in percent."""
-    parts, start = [], 0.0
-    for name in reversed(ORDER):
-        width = 100 * outcomes[name] / max(total, 1)
-        parts.append((name, round(start, 3), round(width, 3)))
-        start += width
-    return parts
-
-
 def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _data_uri(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,332 @@
+"""Samples as COCO, YOLO, our own JSON lines or a Hugging Face data set: a new folder with the images copied into it.
+
+Every field that a format can hold is written. What it cannot hold is counted by field in `Exported.dropped`, and a sample that would come
+back with another meaning (an anomalous one without boxes reads as good in COCO and YOLO) is left out and counted in `Exported.left_out`.
+
+| | holds | loses |
+|---|---|---|
+| `jsonl` | everything | nothing |
+| `hf` | everything; masks in several files become one | nothing but bytes that are not UTF-8 |
+| `coco` | images, boxes with labels, masks as the segmentation inside each box | ids, references, knowledge, categories, questions |
+| `yolo` | images, boxes with labels | the same, and masks |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from anomalyr1.boxes import Bools, encode_mask
+from anomalyr1.data.manifests import Json
+from anomalyr1.data.truth import boxes_of, read_mask
+from anomalyr1.images import open_image
+from anomalyr1.records import new_folder
+from anomalyr1.types import Box, InputError, Record, Sample, SetupError
+
+UNNAMED = "defect"
+"""The class of a box without a label."""
+_HELD = {"id", "image", "anomalous", "boxes"}
+
+
+class Exported(Record):
+    """What was written, and what was not."""
+
+    format: str
+    folder: Path
+    load: str
+    """The spec that loads it again; empty where nothing here does."""
+    samples: int
+    dropped: dict[str, int]
+    """Field -> in how many samples it was set and could not be held."""
+    left_out: dict[str, int]
+    """Reason -> how many samples are not in the export."""
+
+
+class _Copy(NamedTuple):
+    """Where files go."""
+
+    root: Path
+    folder: Path
+
+    def place(self, path: Path) -> str:
+        """The relative path of a file in the export."""
+        return PurePosixPath(self.folder.name, *Path(os.path.relpath(path.absolute(), self.root)).parts).as_posix()
+
+    def __call__(self, path: Path) -> str:
+        """Copy a file, or the files of a folder; give its relative path."""
+        name = self.place(path)
+        target = self.folder.parent / name
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(path, target) if path.is_dir() else shutil.copyfile(path, target)
+        return name
+
+
+def export(samples: Sequence[Sample], to: str, folder: str | Path) -> Exported:
+    """Write `samples` into the new `folder` in the format `to`, one of `FORMATS`.
+
+    Give samples with boxes (`Samples.with_boxes`); a mask is otherwise opened for them where a format needs it. Raises `InputError` for an
+    unknown format, a folder that exists, missing files and images that cannot be opened, `SetupError` when a package is not installed or
+    the disk refuses. The folder is complete or absent.
+    """
+    if to not in FORMATS:
+        raise InputError(f"there is no export to {to!r}; choose one of {', '.join(FORMATS)}")
+    folder = Path(folder)
+    dropped, left_out = Counter[str](), Counter[str]()
+    with new_folder(folder) as waiting:
+        try:
+            written = FORMATS[to](samples, waiting, dropped, left_out)
+        except OSError as error:
+            raise _unwritten(folder, error) from error
+        if not written:
+            reasons = ", ".join(f"{n} {why}" for why, n in left_out.items()) or "no samples were given"
+            raise InputError(f"nothing is left to export to {to}: {reasons}")
+    spec = {"jsonl": f"jsonl:{folder / 'samples.jsonl'}", "coco": f"coco:{folder / 'annotations.json'}", "yolo": f"yolo:{folder}"}
+    return Exported(
+        format=to,
+        folder=folder,
+        load=spec.get(to, ""),
+        samples=written,
+        dropped={name: n for name, n in sorted(dropped.items()) if n},
+        left_out=dict(left_out),
+    )
+
+
+def _unwritten(folder: Path, error: OSError) -> InputError | SetupError:
+    if isinstance(error, FileNotFoundError) and error.filename is not None:
+        return InputError(f"{error.filename!r} is missing, so nothing was exported; see: anomalyr1 data check SPEC")
+    return SetupError(f"cannot write {str(folder)!r}: {error.strerror}")
+
+
+def _jsonl(samples: Iterable[Sample], folder: Path, dropped: Counter[str], left_out: Counter[str]) -> int:
+    copies = _copies(samples, folder)
+    written = 0
+    with (folder / "samples.jsonl").open("w", encoding="ascii") as file:
+        for sample in samples:
+            moved: dict[str, Any] = {
+                "image": Path(copies["image"](sample.image)),
+                "references": tuple(Path(copies["references"](path)) for path in sample.references),
+                "mask": Path(copies["mask"](sample.mask)) if sample.mask else None,
+            }
+            file.write(sample.model_copy(update=moved).to_json() + "\n")
+            written += 1
+    return written
+
+
+def _coco(samples: Iterable[Sample], folder: Path, dropped: Counter[str], left_out: Counter[str]) -> int:
+    copy = _copies(samples, folder)["image"]
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    names: dict[str, int] = {}
+    datasets: dict[str, None] = {}
+    for sample, boxes in _markable(samples, copy, left_out):
+        width, height = open_image(sample.image).size_wh
+        file_name = copy(sample.image)
+        images.append({"id": len(images) + 1, "file_name": file_name, "width": width, "height": height})
+        datasets.setdefault(sample.dataset)
+        mask = read_mask(sample.mask) if sample.mask and boxes else None
+        if mask is not None and mask.shape != (height, width):
+            mask = None
+        for box in boxes:
+            category = names.setdefault(box.label or UNNAMED, len(names) + 1)
+            annotations.append({"id": len(annotations) + 1, "image_id": len(images), **_annotation(box, category, mask)})
+        held = {"mask"} if mask is not None or not sample.mask else set()
+        _note_dropped(sample, boxes, file_name, held | {"dataset"}, dropped)
+    if len(datasets) > 1:
+        dropped["dataset"] += len(images)
+    content = {
+        "info": {"description": next(iter(datasets), ""), "version": "1.0"},
+        "licenses": [],
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": number, "name": name, "supercategory": ""} for name, number in names.items()],
+    }
+    (folder / "annotations.json").write_text(json.dumps(content), encoding="ascii")
+    return len(images)
+
+
+def _annotation(box: Box, category: int, mask: Bools | None) -> dict[str, Any]:
+    """COCO's x, y, width, height, and the mask inside the box as run lengths."""
+    w, h = box.x2 - box.x1, box.y2 - box.y1
+    row: dict[str, Any] = {"category_id": category, "bbox": [box.x1, box.y1, w, h], "area": w * h, "iscrowd": 0}
+    if mask is None:
+        return row
+    inside = mask.copy()
+    inside[: max(0, int(box.y1))] = inside[int(-(-box.y2 // 1)) :] = False
+    inside[:, : max(0, int(box.x1))] = inside[:, int(-(-box.x2 // 1)) :] = False
+    counts = encode_mask(inside, "box").rle
+    return row | {"area": int(inside.sum()), "segmentation": {"size": [mask.shape[0], mask.shape[1]], "counts": counts}}
+
+
+def _yolo(samples: Iterable[Sample], folder: Path, dropped: Counter[str], left_out: Counter[str]) -> int:
+    import yaml
+
+    copy = _copies(samples, folder)["image"]
+    names: dict[str, int] = {}
+    written = 0
+    for sample, boxes in _markable(samples, copy, left_out):
+        labels = folder / _label_file(copy.place(sample.image))
+        if labels.exists():
+            left_out["named like another image but for its suffix, so both would share their labels"] += 1
+            continue
+        lines = list(_yolo_lines(boxes, open_image(sample.image).size_wh, names, dropped))
+        if boxes and not lines:
+            left_out["anomalous with all boxes outside the image, which would read as good"] += 1
+            continue
+        labels.parent.mkdir(parents=True, exist_ok=True)
+        labels.write_text("".join(lines), encoding="ascii")
+        _note_dropped(sample, boxes, copy(sample.image), set(), dropped)
+        written += 1
+    config = {"train": "images", "names": {number: name for name, number in names.items()}}
+    (folder / "data.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="ascii")
+    return written
+
+
+def _yolo_lines(boxes: Sequence[Box], size_wh: tuple[int, int], names: dict[str, int], dropped: Counter[str]) -> Iterator[str]:
+    """Class, centre, width and height in shares of the image; what lies outside the image is cut off."""
+    w, h = size_wh
+    for box in boxes:
+        shares = (box.x1 / w, box.y1 / h, box.x2 / w, box.y2 / h)
+        x1, y1, x2, y2 = (min(max(share, 0.0), 1.0) for share in shares)
+        dropped["boxes (cut to the image)"] += (x1, y1, x2, y2) != shares
+        if x1 < x2 and y1 < y2:
+            number = names.setdefault(box.label or UNNAMED, len(names))
+            yield f"{number} {(x1 + x2) / 2!r} {(y1 + y2) / 2!r} {x2 - x1!r} {y2 - y1!r}\n"
+
+
+def _label_file(image: str) -> str:
+    """Where YOLO looks for the labels of an image: the last folder `images` becomes `labels`."""
+    parts = list(PurePosixPath(image).with_suffix(".txt").parts)
+    parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
+    return PurePosixPath(*parts).as_posix()
+
+
+def _markable(samples: Iterable[Sample], copy: _Copy, left_out: Counter[str]) -> Iterator[tuple[Sample, tuple[Box, ...]]]:
+    """Samples that a format of boxes alone can hold, with their boxes: () for a good one."""
+    seen: set[str] = set()
+    for sample in samples:
+        boxes = boxes_of(sample)
+        name = copy.place(sample.image)
+        if sample.anomalous is None:
+            left_out["not known to be good or anomalous"] += 1
+        elif sample.anomalous and not boxes:
+            left_out["anomalous without boxes, which would read as good"] += 1
+        elif name in seen:
+            left_out["another question about an image that is exported already"] += 1
+        else:
+            seen.add(name)
+            yield sample, boxes or ()
+
+
+def _note_dropped(sample: Sample, boxes: Sequence[Box], file_name: str, held: set[str], dropped: Counter[str]) -> None:
+    """Count the fields that are set and were not written."""
+    empty = Sample(id="", image=Path())
+    held = held | _HELD
+    if ", ".join(dict.fromkeys(box.label for box in boxes)) == (sample.defect or ""):
+        held.add("defect")
+    for field in Sample.model_fields:
+        if field not in held and getattr(sample, field) != getattr(empty, field):
+            dropped[field] += 1
+    if sample.id != file_name:
+        dropped["id"] += 1
+
+
+def _hf(samples: Sequence[Sample], folder: Path, dropped: Counter[str], left_out: Counter[str]) -> int:
+    try:
+        import datasets
+    except ImportError as error:
+        raise SetupError('the export to Hugging Face needs the package datasets; run: pip install "anomalyr1[train]"') from error
+
+    text, box = datasets.Value("string"), {name: datasets.Value("float64") for name in ("x1", "y1", "x2", "y2")}
+    boxes = {"known": datasets.Value("bool"), "boxes": datasets.List(box | {"label": text})}
+    question = {"id": text, "kind": text, "text": text, "options": datasets.List(text), "answer": text, "boxes": boxes}
+    features = datasets.Features(
+        dict.fromkeys(("id", "dataset", "category", "defect", "knowledge"), text)
+        | {"anomalous": datasets.Value("bool"), "logical": datasets.Value("bool"), "image": datasets.Image(), "mask": datasets.Image()}
+        | {"references": datasets.List(datasets.Image()), "boxes": boxes, "questions": datasets.List(question)}
+    )
+    cache = folder / "cache"
+    quiet = not datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        rows = datasets.Dataset.from_generator(
+            lambda: (_row(sample, dropped) for sample in samples),
+            features=features,
+            cache_dir=str(cache),
+            split="train",
+            fingerprint=secrets.token_hex(8),  # or it would pickle all samples to make one
+        )
+        rows.save_to_disk(str(folder / "dataset"))
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise error.__cause__ or error from None  # ours: what reading a sample raised
+    finally:
+        if not quiet:
+            datasets.enable_progress_bars()
+    shutil.rmtree(cache)
+    return len(rows)
+
+
+def _row(sample: Sample, dropped: Counter[str]) -> dict[str, Any]:
+    """A sample as plain values, its files as bytes."""
+    row = sample.model_dump(mode="python")
+    row["boxes"] = _known(row["boxes"])
+    row["questions"] = [one | {"boxes": _known(one["boxes"])} for one in row["questions"]]
+    row["image"] = _file(sample.image)
+    row["references"] = [_file(path) for path in sample.references]
+    row["mask"] = _mask_file(sample.mask) if sample.mask else None
+    plain: dict[str, Any] = _utf_8(row)
+    dropped["bytes that are not UTF-8 (replaced)"] += plain != row
+    return plain
+
+
+def _known(boxes: Json) -> dict[str, Any]:
+    """Boxes of which "unknown" and "none" stay two things."""
+    return {"known": boxes is not None, "boxes": list(boxes or ())}
+
+
+def _file(path: Path) -> dict[str, Any]:
+    return {"bytes": path.read_bytes(), "path": path.name}
+
+
+def _mask_file(path: Path) -> dict[str, Any]:
+    """A mask as one file: one that is a folder of several is drawn as one."""
+    if not path.is_dir():
+        return _file(path)
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(read_mask(path)).save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": f"{path.name}.png"}
+
+
+def _utf_8(value: Json) -> Json:
+    """The same value with lone surrogates replaced."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, dict):
+        return {key: _utf_8(one) for key, one in value.items()}
+    return type(value)(_utf_8(one) for one in value) if isinstance(value, list | tuple) else value
+
+
+def _copies(samples: Iterable[Sample], folder: Path) -> dict[str, _Copy]:
+    """For images, masks and references the folder that holds them all, and where they go."""
+    parents: dict[str, set[str]] = {"image": set(), "mask": set(), "references": set()}
+    for sample in samples:
+        for kind, paths in (("image", (sample.image,)), ("mask", (sample.mask,)), ("references", sample.references)):
+            parents[kind].update(str(path.absolute().parent) for path in paths if path)
+    names = {"image": "images", "mask": "masks", "references": "references"}
+    return {kind: _Copy(Path(os.path.commonpath(found or {"/"})), folder / names[kind]) for kind, found in parents.items()}
+
+
+FORMATS: dict[str, Callable[[Sequence[Sample], Path, Counter[str], Counter[str]], int]] = {
+    "coco": _coco, "yolo": _yolo, "jsonl": _jsonl, "hf": _hf,
+}  # fmt: skip
+"""What writes each format: samples, folder, what is dropped, what is left out -> how many samples were written."""

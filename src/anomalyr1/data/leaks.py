@@ -1,0 +1,218 @@
+"""What a test set shares with a training set: the same files, the same pictures, the same series, the same reference images.
+
+Each way is a kind of `Leak`, and each test sample is named once a kind, with the training sample that is nearest to it:
+
+- `exact`: the image files have the same bytes;
+- `perceptual`: perceptual hashes of 256 bits (DCT, `imagehash.phash` of size 16) differ in at most `MAX_DISTANCE` bits. That finds copies
+  that were saved again, scaled or slightly brightened, and a part that was photographed again in the same pose; not what was cut, turned
+  or mirrored. The usual 64 bits are too few: parts under one camera look alike (docs/data-splits.md has the figures);
+- `neighbour`: the ids say that both are frames of one sequence, pictures of one place over time, or cuts of one photograph;
+- `reference`: an image of one side is a reference image of the other;
+- `shared_reference`: both sides are compared with the same reference image.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomalyr1.images import open_image
+from anomalyr1.types import InputError, Record, Sample
+
+LeakKind = Literal["exact", "perceptual", "neighbour", "reference", "shared_reference"]
+
+HASH_SIZE = 16
+"""Side of the perceptual hash; its square is the number of bits."""
+MAX_DISTANCE = 16
+"""Of 256 bits. Copies saved as JPEG at quality 60 or at half size differ by 0 to 16, and so do pictures of one part taken again. All 32
+pairs that were viewed (of ELPV and magnetic_tile) showed one part; docs/data-splits.md has the figures."""
+BURST_SECONDS = 60
+"""Pictures whose names hold nothing but a time are neighbours within so many seconds."""
+_SHOWN = 20
+
+_TIME = re.compile(r"(?<![0-9])(?:[0-9]{12}(?:[0-9]{2})?|[0-9]{8}[-_T][0-9]{6})(?![0-9])")
+_FRAME = re.compile(r"(?<![A-Za-z])(frame|video|sequence|seq|burst|clip)([-_ ]?)([0-9]{1,12})(?![0-9])", re.IGNORECASE)
+_CUT = re.compile(r"(?<![A-Za-z])(crop|patch|cutout)([-_ ]?)([0-9]{1,12})(?![0-9])", re.IGNORECASE)
+_PLACE = re.compile(r"[0-9]{3}")
+
+
+class Leak(Record):
+    """One test sample that a training sample gives away."""
+
+    kind: LeakKind
+    train: str
+    """Sample id."""
+    test: str
+    """Sample id."""
+    detail: str = ""
+
+
+class Series(NamedTuple):
+    """Where an id stands in a series."""
+
+    key: str
+    """What all ids of the series have in common."""
+    position: float
+    """Seconds, or the number of the frame."""
+    reach: float
+    """How far apart two neighbours may be."""
+
+
+def find(train: Sequence[Sample], test: Sequence[Sample], max_distance: int = MAX_DISTANCE) -> tuple[Leak, ...]:
+    """All leaks between two sets of samples, by kind and then in the order of `test`.
+
+    Opens every image once and hashes every reference image. Raises `InputError` that lists the files that are missing, or names the one
+    that is no image.
+    """
+    digests = file_digests([path for sample in (*train, *test) for path in (sample.image, *sample.references)])
+    exact = list(_exact(train, test, digests))
+    known = {leak.test for leak in exact}
+    rest = [sample for sample in test if sample.id not in known]
+    return (
+        *exact,
+        *_perceptual(train, rest, max_distance, digests),
+        *_neighbours(train, test),
+        *_references(train, test, digests),
+    )
+
+
+def counts(leaks: Iterable[Leak]) -> dict[str, int]:
+    """How many test samples leak in each way."""
+    return dict(Counter(leak.kind for leak in leaks))
+
+
+def file_digests(paths: Iterable[Path]) -> dict[Path, str]:
+    """SHA-256 of each file, in hex. Raises `InputError` that lists the files that cannot be read."""
+    found: dict[Path, str] = {}
+    unreadable: list[Path] = []
+    for path in dict.fromkeys(paths):
+        try:
+            found[path] = file_digest(path)
+        except OSError:
+            unreadable.append(path)
+    if unreadable:
+        names = ", ".join(repr(str(path)) for path in unreadable[:_SHOWN]) + (", ..." if len(unreadable) > _SHOWN else "")
+        raise InputError(f"{len(unreadable)} image files are missing or cannot be read: {names}; restore them or correct their paths")
+    return found
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def perceptual_hash(path: Path) -> NDArray[np.uint64]:
+    """The 256 bits of an image, (4,). Raises `ImageError` when it cannot be opened."""
+    import imagehash
+
+    bits = imagehash.phash(open_image(path).rgb, hash_size=HASH_SIZE).hash
+    return np.packbits(bits.ravel()).view(np.uint64)
+
+
+def nearest(train: NDArray[np.uint64], test: NDArray[np.uint64]) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    """For each of (M, 4) test hashes the index of the nearest of (N, 4) training hashes and its distance in bits, (M,) each; N >= 1."""
+    index, distance = np.zeros(len(test), np.intp), np.zeros(len(test), np.int64)
+    step = max(1, (1 << 22) // len(train))
+    for low in range(0, len(test), step):
+        block = test[low : low + step]
+        apart = np.zeros((len(block), len(train)), np.uint16)
+        for word in range(train.shape[1]):
+            apart += np.bitwise_count(block[:, word, None] ^ train[None, :, word])
+        index[low : low + step] = apart.argmin(axis=1)
+        distance[low : low + step] = apart.min(axis=1)
+    return index, distance
+
+
+def series(sample_id: str) -> list[Series]:
+    """The series that an id shows: a time or a numbered frame in its name, or a numbered cut of a photograph; empty when it shows none."""
+    whole = PurePosixPath(sample_id)
+    name = whole.with_suffix("").as_posix() if whole.suffix and not whole.suffix[1:].isdigit() else sample_id
+    found = []
+    for match in _TIME.finditer(name):
+        seconds = _seconds(match[0])
+        if seconds is not None:
+            key = f"{name[: match.start()]}<time>{name[match.end() :]}"
+            # Another long number names the place or the part, which is the same however much later.
+            of_place = _PLACE.search(PurePosixPath(key).name) is not None
+            found.append(Series(key, seconds, float("inf") if of_place else BURST_SECONDS))
+            break
+    for pattern, reach in ((_FRAME, float("inf")), (_CUT, float("inf"))):
+        last = max(pattern.finditer(name), key=lambda one: one.start(), default=None)
+        if last is not None:
+            found.append(Series(f"{name[: last.start(3)]}<number>{name[last.end() :]}", float(last[3]), reach))
+    return found
+
+
+def _seconds(text: str) -> float | None:
+    digits = "".join(c for c in text if c.isdigit())
+    try:
+        moment = datetime.strptime(digits, "%y%m%d%H%M%S" if len(digits) == 12 else "%Y%m%d%H%M%S")
+    except ValueError:
+        return None
+    return (moment - datetime(1970, 1, 1)).total_seconds()
+
+
+def _exact(train: Sequence[Sample], test: Sequence[Sample], digests: dict[Path, str]) -> Iterator[Leak]:
+    first = {digests[sample.image]: sample.id for sample in reversed(train)}
+    for sample in test:
+        same = first.get(digests[sample.image])
+        if same is not None:
+            yield Leak(kind="exact", train=same, test=sample.id)
+
+
+def _perceptual(train: Sequence[Sample], test: Sequence[Sample], max_distance: int, digests: dict[Path, str]) -> Iterator[Leak]:
+    if not train or not test:
+        return
+    made: dict[str, NDArray[np.uint64]] = {}
+    for sample in (*train, *test):
+        digest = digests[sample.image]
+        if digest not in made:
+            made[digest] = perceptual_hash(sample.image)
+    stacked = [np.stack([made[digests[sample.image]] for sample in side]) for side in (train, test)]
+    index, distance = nearest(*stacked)
+    for sample, i, bits in zip(test, index, distance, strict=True):
+        if bits <= max_distance:
+            yield Leak(kind="perceptual", train=train[i].id, test=sample.id, detail=f"{bits} of {HASH_SIZE**2} bits differ")
+
+
+def _neighbours(train: Sequence[Sample], test: Sequence[Sample]) -> Iterator[Leak]:
+    members: dict[str, list[tuple[float, str]]] = {}
+    for sample in train:
+        for one in series(sample.id):
+            members.setdefault(f"{sample.dataset}\0{one.key}", []).append((one.position, sample.id))
+    for known in members.values():
+        known.sort()
+    for sample in test:
+        near = []
+        for one in series(sample.id):
+            known = members.get(f"{sample.dataset}\0{one.key}", [])
+            at = bisect.bisect_left(known, (one.position, ""))
+            near += [(abs(position - one.position), other, one.key, one.reach) for position, other in known[max(at - 1, 0) : at + 1]]
+        near = [one for one in near if one[0] <= one[3]]
+        if near:
+            apart, other, key, _ = min(near)
+            yield Leak(kind="neighbour", train=other, test=sample.id, detail=f"series {key}, {apart:g} apart")
+
+
+def _references(train: Sequence[Sample], test: Sequence[Sample], digests: dict[Path, str]) -> Iterator[Leak]:
+    images = {digests[sample.image]: sample.id for sample in reversed(train)}
+    references = {digests[path]: sample.id for sample in reversed(train) for path in sample.references}
+    for sample in test:
+        own = [digests[path] for path in sample.references]
+        given = next((images[digest] for digest in own if digest in images), references.get(digests[sample.image]))
+        if given is not None:
+            yield Leak(kind="reference", train=given, test=sample.id)
+    for sample in test:
+        shared = next((path for path in sample.references if digests[path] in references), None)
+        if shared is not None:
+            yield Leak(kind="shared_reference", train=references[digests[shared]], test=sample.id, detail=shared.name)
