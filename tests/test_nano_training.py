@@ -309,6 +309,46 @@ def test_the_start_whitens_patches_and_looks_at_neighbours():
     assert all((order[0][looked[i]] - order[0][i], order[1][looked[i]] - order[1][i]) == step for i in inner)
 
 
+def test_heads_tell_rows_and_columns_from_the_start():
+    model, teacher = fresh_policy()
+    language = model.model.language_model
+    start.tell_place(language, teacher.ids.vision_start, teacher.tokenizer.convert_tokens_to_ids("<|im_start|>"))
+    one = drawn(1)[0]
+    h, w = lessons.grid_of(one.frame.model_wh)
+    row = teacher.row(exam.given(one, True, False), [lessons.inspection(one.sample)[0]], (h, w), None)
+    batch = packing.pack([row], model.model, teacher.ids.image, teacher.ids.pad)
+    tokens = 0.6 * torch.randn(h * w, TINY.text_width, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        _, inside = packing.hidden(model, batch, [tokens])
+    opening = row.prefix.index(teacher.ids.vision_start)
+    looks = inside[0].looks[0, :, batch.last_image_at[1], opening].view(-1, h, w)
+    assert (looks[0].mean(1).diff() < 0).all() and (looks[1].mean(0).diff() < 0).all()  # less, row by row and column by column
+    assert float(looks[0].std(1).mean()) < float(looks[0].std(0).mean()) / 2  # hardly by the other axis
+
+
+def test_equal_words_find_each_other_from_the_start():
+    model, teacher = fresh_policy()
+    language = model.model.language_model
+    ids = torch.tensor([teacher.encode("0 7 3 9 4 5 2 8 3")])
+    before, after = [], []
+    for found in (before, after):
+        batch = packing.pack([Row(ids[0].tolist(), (), [])], model.model, teacher.ids.image, teacher.ids.pad)
+        with torch.inference_mode():
+            _, inside = packing.hidden(model, batch, [])
+        looks, same = inside[1].looks[0, 0, -1, :-1], ids[0, :-1] == ids[0, -1]
+        found.append(float(looks[same].mean() / looks[~same].mean()))
+        start.tell_place(language, teacher.ids.vision_start, teacher.tokenizer.convert_tokens_to_ids("<|im_start|>"))
+        start.match_words(language)
+    assert before[0] < 1.5 and after[0] > 3
+
+
+def fresh_policy():
+    texts = [prompts.STYLES["ours"].text, "This means: Yes, so the answer is A. 0123456789"] * 5
+    tokenizer = nano_model.make_tokenizer(texts, TINY.vocabulary)
+    shape = TINY.model_copy(update={"text_layers": 3})
+    return nano_model.make_model(tokenizer, shape), lessons.Teacher(nano_model.make_processor(tokenizer, shape))
+
+
 def test_controls_are_measured(tiny):
     figures = exam.controls(tiny[0], lessons.Teacher(tiny[1]), drawn(4), drawn(2, "bearing"))
     assert set(figures) == {

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 NANO = "nano"
 """The name of the bundled policy."""
 NANO_FOLDER = Path(__file__).parent / "nano"
+BUNDLED = {NANO: NANO_FOLDER, "nano-raw": NANO_FOLDER.with_name("nano-raw")}
+"""What the package ships, by name; the raw one is a start for experiments: its reasoning often contradicts its answers."""
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -96,7 +98,7 @@ def load_policy(
     dtype: str | None = None,
     max_pixels: int | None = None,
 ) -> Policy:
-    """Load "nano", the model in a folder, or a model of the hub (as "owner/name").
+    """Load "nano" or "nano-raw", the model in a folder, or a model of the hub (as "owner/name").
 
     `revision` pins weights and processor alike: a commit, tag or branch of the hub, or the digest that `Policy.revision` gave for a
     folder. `device` is CUDA where there is one; `dtype` bfloat16 on CUDA and float32 elsewhere; `max_pixels` the smaller of the
@@ -119,7 +121,7 @@ def load_policy(
 
 def licence_of(name: str) -> str:
     """The licence of a model's weights by its name, or the request to read it up."""
-    if name == NANO:
+    if name in BUNDLED:
         return "the package's own licence (see LICENSE)"
     for pattern, licence in LICENCES:
         if pattern.search(name.lower()):
@@ -129,8 +131,8 @@ def licence_of(name: str) -> str:
 
 def limits_of(name: str) -> str:
     """What must be known before a verdict of this model is believed; empty where nothing is known against it."""
-    if name == NANO:
-        return "nano knows drawn parts only: on a photograph of a real part its verdict means nothing; name a real model with --model"
+    if name in BUNDLED:
+        return f"{name} knows drawn parts only: on a photograph of a real part its verdict means nothing; name a real model with --model"
     return ""
 
 
@@ -147,15 +149,17 @@ def digest_of(folder: Path) -> str:
 
 def _local_folder(name: str) -> Path | None:
     """The folder that `name` means; None = it is the name of a model of the hub."""
-    if name == NANO:
-        if not NANO_FOLDER.is_dir():
-            raise SetupError("the bundled nano policy is not in this installation; install the package again, or name another model")
-        return NANO_FOLDER
+    if name in BUNDLED:
+        if not BUNDLED[name].is_dir():
+            raise SetupError(f"the bundled policy {name} is not in this installation; install the package again, or name another model")
+        return BUNDLED[name]
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
     if not _HUB_NAME.fullmatch(name):
-        raise InputError(f"no model folder {name!r}; name a folder with a model in it, a model of the hub as owner/name, or {NANO!r}")
+        raise InputError(
+            f"no model folder {name!r}; name a folder with a model in it, a model of the hub as owner/name, or {' or '.join(BUNDLED)}"
+        )
     return None
 
 

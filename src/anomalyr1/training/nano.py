@@ -38,19 +38,19 @@ class Recipe(Record):
     first_images: int = 2_000
     """Training starts when so many are drawn."""
     shard: int = 256
-    text: Plan = Plan(learning_rate=1.2e-3, minutes=35)
+    text: Plan = Plan(learning_rate=1.2e-3, minutes=25)
     sight: Plan = Plan(learning_rate=2.5e-3, minutes=35)
-    both: Plan = Plan(learning_rate=1e-3, minutes=45)
+    both: Plan = Plan(learning_rate=1e-3, minutes=42)
     raw: Plan = Plan(learning_rate=5e-4, minutes=5)
     """The text model of `nano-raw`, from the finished policy."""
-    cells: int = 1024
+    cells: int = 640
     """Image cells in a batch, which sets its number of images (6 to 24)."""
     sight_cells: int = 400
     drill_share: float = 0.4
     """Share of the text stage's steps that are letter drills."""
     late_drill_share: float = 0.05
     """The same in the last stage."""
-    drills: int = 56
+    drills: int = 24
     """Questions in such a step."""
     questions: int = 3
     """Questions behind one image."""
@@ -69,7 +69,7 @@ class Recipe(Record):
     """Held-out images of seen and of development categories in the examinations on the way."""
     exam_extras: int = 2
     """Questions about each of them besides verdict and boxes."""
-    final_images: tuple[int, int] = (312, 150)
+    final_images: tuple[int, int] = (480, 480)
     """The same for the last examination, whose figures go into the card."""
     final_extras: int | None = None
     """None = all other questions."""
@@ -88,16 +88,17 @@ def main(arguments: list[str] | None = None) -> None:
     about = "Train the nano policy from scratch on drawn parts."
     parser = argparse.ArgumentParser(prog="python -m anomalyr1.training.nano", description=about)
     parser.add_argument("--out", type=Path, default=Path("runs/nano"), help="folder of the run")
-    parser.add_argument("--minutes", type=float, help="working time of all stages together (default: 80)")
+    parser.add_argument("--minutes", type=float, help="working time of all stages together (default: 77)")
     parser.add_argument("--resume", action="store_true", help="go on with a run that is in the folder")
     parser.add_argument("--recipe", type=Path, help="JSON file with values of the recipe to replace")
+    parser.add_argument("--raw", action="store_true", help="go on from the finished run to nano-raw, whose reasoning often contradicts")
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     recipe = Recipe() if given.recipe is None else Recipe.model_validate_json(given.recipe.read_text(encoding="utf-8"))
     recipe = recipe if given.minutes is None else recipe.scaled(given.minutes)
-    if given.stage:
-        run_stage(given.stage, given.out, Recipe.model_validate_json((given.out / "recipe.json").read_text(encoding="utf-8")))
+    if given.stage or given.raw:
+        run_stage(given.stage or "raw", given.out, Recipe.model_validate_json((given.out / "recipe.json").read_text(encoding="utf-8")))
     else:
         train(given.out, recipe, given.resume)
 
@@ -133,14 +134,14 @@ def run_stage(name: str, out: Path, recipe: Recipe) -> None:
 
     from anomalyr1.training import nano_stages
 
-    torch.set_num_threads(2 if name == "both" else 1)
+    torch.set_num_threads(1 if name in ("text", "sight") else 2)
     nano_stages.run_stage(name, out, recipe)
 
 
 def _same_recipe(note: Path, recipe: Recipe) -> None:
     """Plans may be stretched on resume; all else must be what the run began with."""
     old, new = json.loads(note.read_text(encoding="utf-8")), json.loads(recipe.model_dump_json())
-    differ = [key for key in new if key not in STAGES and old.get(key) != new[key]]
+    differ = [key for key in new if key not in (*STAGES, "raw") and old.get(key) != new[key]]
     if differ:
         raise InputError(f"{note}: the run began with other values of {', '.join(differ)}; resume with its recipe or name another folder")
 

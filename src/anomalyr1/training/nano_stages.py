@@ -160,7 +160,7 @@ class Stages:
         summary |= _looking(inside[QUOTE_TAP].looks, batch, truths)
         hints = self.studio.place(at_cells, truths) | self._tags(batch, inside) | summary
         nothing = answering * 0
-        total = answering + 0.3 * hints["place"] + 0.5 * hints.get("edges", nothing)
+        total = answering + 0.5 * hints["place"] + 0.5 * hints.get("edges", nothing)
         total = total + 0.3 * summary["sum kind"] + 0.3 * summary["sum place"] + 0.2 * summary.get("sum edges", nothing)
         total = total + 0.3 * summary.get("look", nothing)
         total = total + 0.1 * hints.get("option", nothing) + 0.3 * hints.get("quote", nothing)

@@ -27,8 +27,10 @@ LOUD = 8.0
 """Size of the keys, and logit, by which heads that tell a place find their two tokens."""
 VOICE = 0.18
 """Size of what they write, beside image tokens of about unit size."""
-MATCHING = 3.0
+MATCHING = 3.3
 """Factor on the queries and keys of heads that look at tokens like the own one."""
+MATCHERS = ((1, 0), (1, 1), (2, 0))
+"""Their layers and heads."""
 
 
 @torch.no_grad()
@@ -95,11 +97,20 @@ def tell_place(language: PreTrainedModel, anchor_id: int, rest_id: int) -> None:
 
 @torch.no_grad()
 def match_words(language: PreTrainedModel) -> None:
-    """Let heads of the second and third layer look at tokens like the own one, which finds an option by its words."""
-    for layer in language.layers[1:3]:
-        attend = layer.self_attn
-        attend.q_proj.weight.mul_(MATCHING)
-        attend.k_proj.weight.copy_(attend.q_proj.weight[: len(attend.k_proj.weight)])
+    """Let heads of the second and third layer (`MATCHERS`) look at tokens like the own one, which finds an option by its words.
+
+    Call it after `tell_place`: these heads do not see what that writes.
+    """
+    first, width = language.layers[0].self_attn, language.config.hidden_size
+    size = first.head_dim
+    places = [first.o_proj.weight[:, h * size : (h + 1) * size] @ first.v_proj.weight[h * size : (h + 1) * size].sum(1) for h in (0, 1)]
+    basis = torch.linalg.qr(torch.stack(places, 1))[0]  # (width, 2)
+    blind = torch.eye(width) - basis @ basis.T
+    for number, head in MATCHERS:
+        attend = language.layers[number].self_attn
+        rows = slice(head * size, (head + 1) * size)
+        attend.q_proj.weight[rows] = MATCHING * attend.q_proj.weight[rows] @ blind
+        attend.k_proj.weight[rows] = attend.q_proj.weight[rows]
 
 
 def _axes(sections: list[int]) -> list[int]:
