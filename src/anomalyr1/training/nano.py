@@ -40,7 +40,7 @@ class Recipe(Record):
     shard: int = 256
     text: Plan = Plan(learning_rate=1.2e-3, minutes=25)
     sight: Plan = Plan(learning_rate=2.5e-3, minutes=35)
-    both: Plan = Plan(learning_rate=1e-3, minutes=42)
+    both: Plan = Plan(learning_rate=1e-3, minutes=44, exam_minutes=11)
     raw: Plan = Plan(learning_rate=5e-4, minutes=5)
     """The text model of `nano-raw`, from the finished policy."""
     cells: int = 640
@@ -65,7 +65,7 @@ class Recipe(Record):
     tower_share: float = 0.5
     """Share of the last stage's lessons that the vision tower learns from, too; the others are quicker."""
     code_noise: float = 0.03
-    exam_images: tuple[int, int] = (96, 48)
+    exam_images: tuple[int, int] = (72, 36)
     """Held-out images of seen and of development categories in the examinations on the way."""
     exam_extras: int = 2
     """Questions about each of them besides verdict and boxes."""

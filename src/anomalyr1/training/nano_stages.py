@@ -266,13 +266,13 @@ def finish(out: Path, recipe: Recipe, destination: Path, notes: str = "") -> dic
         held_out(split, count, recipe.shape.max_pixels, FINAL_FIRST)
         for split, count in zip(("seen", "dev"), recipe.final_images, strict=True)
     )
+    with_reference = [example for example in dev if example.reference is not None]
     results = {
         "seen": exam.examine(model, teacher, seen, extras=recipe.final_extras),
         "development": exam.examine(model, teacher, dev, extras=recipe.final_extras),
-        "development, with reference": exam.examine(
-            model, teacher, [e for e in dev if e.reference is not None], extras=0, prompt="reference"
-        ),
+        "development, with reference": exam.examine(model, teacher, with_reference, recipe.final_extras, "reference"),
     }
+    controls = exam.controls(model, teacher, seen, dev)
     curve = [json.loads(line) for line in (out / "curve.jsonl").read_text(encoding="utf-8").splitlines()]
     parameters = sum(p.numel() for p in model.parameters())
     spent = ", ".join(f"{name} {_minutes(out, name):.0f} minutes" for name in STAGES)
@@ -280,9 +280,9 @@ def finish(out: Path, recipe: Recipe, destination: Path, notes: str = "") -> dic
         "parameters": parameters / 1e6, "megabytes": 2 * parameters / 1e6, "images": f"{len(Pool(out / 'pool')):,}",
         "machine": recipe.machine, "command": "python -m anomalyr1.training.nano", "minutes": spent, "notes": notes,
     }  # fmt: skip
-    text = card(facts, results, [point for point in curve if point["split"] == "seen"])
+    text = card(facts, results, controls, [point for point in curve if point["split"] == "seen"])
     nano_model.save(model, processor, destination, text)
-    (out / "figures.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+    (out / "figures.json").write_text(json.dumps({**results, "controls": controls}, indent=1), encoding="utf-8")
     return results
 
 
