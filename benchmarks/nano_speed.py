@@ -44,9 +44,9 @@ def main() -> None:
     torch.set_num_threads(2)
     begin = time.perf_counter()
     inspector = Inspector.load("nano")
-    print(
-        f"first load, imports included: {time.perf_counter() - begin:.2f} s; again: {median_seconds(lambda: Inspector.load('nano'), 3):.2f} s"
-    )
+    first = time.perf_counter() - begin
+    again = median_seconds(lambda: Inspector.load("nano"), 3)
+    print(f"first load, imports included: {first:.2f} s; again: {again:.2f} s")
     seed = next(seed for seed in range(1000) if procedural.draw(seed).image.shape == (224, 224, 3))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "part.png"

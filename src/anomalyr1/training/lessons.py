@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LETTER_WEIGHT = 3.0
 EVIDENCE_WEIGHT = 4.0
-DIGIT_WEIGHT = 5.0
+DIGIT_WEIGHT = 10.0
 """How much letters that name an option, the words of the evidence, and digits of boxes count: few tokens decide whether a text is right."""
 
 

@@ -60,6 +60,8 @@ class Recipe(Record):
     """Share of the sight stage's lessons in colours that no category has: what a defect is should not hang on them."""
     late_sight_share: float = 0.12
     """Share of such lessons of squares in the last stage."""
+    late_code_share: float = 0.3
+    """Share of the last stage's lessons that ask for boxes on the code: arithmetic on places is learned soonest where they are exact."""
     late_recoloured_share: float = 0.12
     """Share of the last stage's lessons in such colours."""
     tower_share: float = 0.5

@@ -73,9 +73,11 @@ class Stages:
 
     def text(self, rng: Generator) -> dict[str, Tensor]:
         """Reading the code and answering, or letter drills."""
-        if rng.random() < self.recipe.drill_share:
-            return self.drill(rng)
-        examples, rows, truths = self._lesson(self.local, rng)
+        return self.drill(rng) if rng.random() < self.recipe.drill_share else self.reading(rng)
+
+    def reading(self, rng: Generator, boxes: bool = False) -> dict[str, Tensor]:
+        """Reading the code and answering; with `boxes` on, about boxes always."""
+        examples, rows, truths = self._lesson(self.local, rng, boxes=boxes)
         tokens = self.code.tokens([e.truth for e in examples], truths)
         tokens = tokens + self.recipe.code_noise * torch.from_numpy(rng.standard_normal(tokens.shape, dtype=np.float32))
         clean = [replace(e.truth, kind=0, cover=0 * e.truth.cover, boxes_xyxy=e.truth.boxes_xyxy[:0], look="") for e in examples]
@@ -129,7 +131,9 @@ class Stages:
         if what < self.recipe.late_drill_share:
             return self.drill(rng)
         if what < self.recipe.late_drill_share + self.recipe.late_sight_share:
-            return {key if key == "total" else f"square {key}": value for key, value in self.sight(rng).items()}
+            return _named("square", self.sight(rng))
+        if what < self.recipe.late_drill_share + self.recipe.late_sight_share + self.recipe.late_code_share:
+            return _named("code", self.reading(rng, boxes=True))
         self._look_for_more()
         examples, rows, truths = self._lesson(self.pool, rng, self.recipe.late_recoloured_share)
         shown = [image for example, row in zip(examples, rows, strict=True) for image in _images(example, row)]
@@ -169,25 +173,25 @@ class Stages:
         return {"total": total, "answer": each.mean(), **shares, **hints}
 
     def _lesson(
-        self, pool: Pool, rng: Generator, recoloured: float = 0.0, unreliable: bool = False
+        self, pool: Pool, rng: Generator, recoloured: float = 0.0, unreliable: bool = False, boxes: bool = False
     ) -> tuple[list[Example], list[Row], Cells]:
         """Equally sized examples, their rows of questions and their truths; all rows with a reference image, or none.
 
-        A share `recoloured` of lessons is in strange colours and asks for verdict and boxes alone.
+        A share `recoloured` of lessons is in strange colours and asks for verdict and boxes alone, as all do with `boxes` on.
         """
-        reference = bool(rng.random() < self.recipe.reference_share)
+        reference = bool(rng.random() < self.recipe.reference_share * (0.3 if boxes else 1))
         examples = pool.batch(rng, self.recipe.cells // (2 if reference else 1), reference)
         strange = bool(rng.random() < recoloured)
         if strange:
             examples = [_recoloured(example, rng) for example in examples]
-        rows = [self._row(example, reference, rng, strange, unreliable) for example in examples]
+        rows = [self._row(example, reference, rng, strange or boxes, unreliable) for example in examples]
         return examples, rows, cells([e.truth for e in examples])
 
-    def _row(self, example: Example, reference: bool, rng: Generator, strange: bool, unreliable: bool) -> Row:
+    def _row(self, example: Example, reference: bool, rng: Generator, plain: bool, unreliable: bool) -> Row:
         logical = example.sample.defect in exam.LOGICAL and not reference  # only knowledge tells then
-        known = not strange and bool(rng.random() < (0.9 if logical else self.recipe.knowledge_share))
+        known = not plain and bool(rng.random() < (0.9 if logical else self.recipe.knowledge_share))
         sample: Sample = exam.given(example, known, reference)
-        questions = lessons.inspection(sample) if strange else lessons.choose(sample, self.recipe.questions, rng)
+        questions = lessons.inspection(sample) if plain else lessons.choose(sample, self.recipe.questions, rng)
         gold = [self.teacher.gold(sample, question, example.look, example.frame, rng, unreliable) for question in questions]
         return self.teacher.row(sample, questions, grid_of(example.frame.model_wh), gold)
 
@@ -217,6 +221,11 @@ def _looking(looks: Tensor, batch: Packed, truths: Cells) -> dict[str, Tensor]:
     share = looks[rows, 0, columns[:, -1:] + 1, columns].float()  # (B, n)
     found = (share * (truths.kind > 0)).sum(1)
     return {"look": -torch.log(found[bad] + 1e-4).mean()}
+
+
+def _named(kind: str, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The losses of another lesson, told apart in the log."""
+    return {key if key == "total" else f"{kind} {key}": value for key, value in losses.items()}
 
 
 def _recoloured(example: Example, rng: Generator) -> Example:
