@@ -10,16 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
-import anomalyr1.policy
 from anomalyr1 import answers, boxes, prompts
 from anomalyr1.data import procedural
+from anomalyr1.policy.load import BUNDLED
 from anomalyr1.training import completions, crops, exam, few_shot, lessons, loop, nano, nano_model, packing, start
 from anomalyr1.training.hints import Code, SightHints, cells
 from anomalyr1.training.packing import Branch, Row
 from anomalyr1.training.pool import Pool, draw_shard, example
 from anomalyr1.types import LETTERS, InputError, Sample
 
-SHIPPED = Path(anomalyr1.policy.__file__).parent / "nano"
+SHIPPED = BUNDLED["nano"]
 TINY = nano_model.Shape(text_width=128, text_layers=2, text_mlp=96, sight_width=48, sight_layers=3, sight_mlp=96, vocabulary=400)
 SEEDS = 9_000_000_000  # met neither in training nor in its examinations
 
@@ -373,13 +373,20 @@ needs_policy = pytest.mark.skipif(not (SHIPPED / "model.safetensors").exists(), 
 
 
 @needs_policy
-def test_the_shipped_folder_is_small_and_plain():
-    names = {path.name for path in SHIPPED.iterdir()}
+@pytest.mark.parametrize("folder", BUNDLED.values(), ids=list(BUNDLED))
+def test_the_shipped_folders_are_small_and_plain(folder):
+    names = {path.name for path in folder.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"} <= names
-    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) <= 25e6
-    assert not any(path.suffix in (".bin", ".pt", ".pkl", ".py") for path in SHIPPED.iterdir())
-    card = (SHIPPED / "README.md").read_text()
-    assert all(word in card for word in ("Apache-2.0", "drawn", "balanced accuracy"))
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 25e6
+    assert not any(path.suffix in (".bin", ".pt", ".pkl", ".py") for path in folder.iterdir())
+    card = (folder / "README.md").read_text()
+    assert all(word in card for word in ("Apache-2.0", "drawn", "reasoning agrees"))
+
+
+@needs_policy
+def test_the_raw_policy_sees_what_the_other_sees():
+    ours, raw = (nano_model.load(folder)[0].model.visual.state_dict() for folder in BUNDLED.values())
+    assert all(torch.equal(ours[name], raw[name]) for name in ours)
 
 
 @needs_policy

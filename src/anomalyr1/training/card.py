@@ -9,7 +9,7 @@ SHOWN = (
     "balanced accuracy", "defect found", "good passed", "physical found", "logical found", "other options",
     "defect classification", "defect localization", "defect description", "defect analysis",
     "object classification", "object analysis", "object structure", "object details",
-    "box mIoU", "box IoU > 0.3", "box IoU > 0.5", "no box when good", "strict", "reasoning agrees", "reasoning names no answer",
+    "box mIoU", "box IoU > 0.3", "box IoU > 0.5", "no box when good", "strict", "reasoning agrees", "reasoning silent",
     "verdict and boxes agree", "images",
 )  # fmt: skip
 """Rows of the table, in order."""
@@ -81,6 +81,34 @@ The curve of the last stage ({few} images of seen categories a point; its other 
 - Names of objects and defects that it was not trained on are mostly answered by the nearest it knows.
 - Its reasoning is in a handful of fixed wordings.
 """
+
+
+RAW = """\
+---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: image-text-to-text
+---
+
+# AnomalyR1 nano-raw
+
+A start for experiments on rewards, not a policy to inspect with: the vision tower of AnomalyR1 nano, and its text model taught for
+{minutes:.0f} minutes more (`{command}`, {machine}) on completions whose answer is right but whose reasoning contradicts it in a quarter of
+them and says nothing of it in a tenth, as base models do. Trained on drawn parts only. Licence: Apache-2.0.
+
+On {images} held-out drawings of seen categories, greedy, and sampled at temperature 1 as rollouts are. *Reasoning agrees* counts the
+completions whose reasoning names an option; *silent* those that tell neither an option nor whether there is a defect.
+
+{table}
+"""
+
+
+def raw_card(results: Mapping[str, Mapping[str, Any]], minutes: float, machine: str) -> str:
+    """The card of nano-raw; `results` are columns of figures by name."""
+    names = [name for name in SHOWN if name != "images" and any(name in figures for figures in results.values())]
+    rows = [[name, *(str(figures.get(name, "")) for figures in results.values())] for name in names]
+    command, images = "python -m anomalyr1.training.nano --raw", next(iter(results.values()))["images"]
+    return RAW.format(minutes=minutes, command=command, machine=machine, images=images, table=_table(["", *results], rows))
 
 
 def card(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Asked = tuple[Example, Sample, Question]
 """A question about an example; the sample is what the prompt shows of it."""
+BATCH = 24
 LIMIT = 128
 """Most tokens of one completion."""
 LOGICAL = ("missing part", "extra part", "misplaced part", "wrong count")
@@ -27,18 +28,19 @@ LOGICAL = ("missing part", "extra part", "misplaced part", "wrong count")
 
 def examine(
     model: PreTrainedModel, teacher: Teacher, examples: Sequence[Example], extras: int | None = None,
-    prompt: str = "knowledge", boxes: bool = True,
+    prompt: str = "knowledge", boxes: bool = True, seed: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Measured figures over `examples`: the verdict, the boxes unless told otherwise, and `extras` other questions a sample (None = all).
 
     `prompt` says what stands before the image: "plain" nothing, "knowledge" what is known about the class, "reference" also a good part.
+    Greedy, or sampled at temperature 1 when `seed` is given.
     """
     asked: list[Asked] = []
     for example in examples:
         sample = given(example, knowledge=prompt != "plain", reference=prompt == "reference")
         others = [q for q in sample.questions if q.answer is not None and q.kind != "anomaly detection"]
         asked += [(example, sample, question) for question in (*inspection(sample)[: 1 + boxes], *others[:extras])]
-    return _figures(asked, ask(model, teacher, asked))
+    return _figures(asked, ask(model, teacher, asked, seed))
 
 
 def controls(
@@ -92,18 +94,20 @@ def pictures(example: Example, sample: Sample) -> list[Any]:
     return [*([example.reference] if sample.references else []), example.image]
 
 
-def ask(model: PreTrainedModel, teacher: Teacher, asked: Sequence[Asked], batch: int = 24) -> list[Answer]:
+def ask(model: PreTrainedModel, teacher: Teacher, asked: Sequence[Asked], seed: int | None = None) -> list[Answer]:
     """The answers, in order; questions with prompts of similar length are asked together."""
     import torch
+
+    draw = None if seed is None else torch.Generator().manual_seed(seed)
 
     rows = [teacher.row(sample, [question], grid_of(example.frame.model_wh), None) for example, sample, question in asked]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].prefix) + len(rows[i].branches[0].prompt))
     read: dict[int, Answer] = {}
-    for start in range(0, len(order), batch):
-        some = order[start : start + batch]
+    for start in range(0, len(order), BATCH):
+        some = order[start : start + BATCH]
         with torch.inference_mode():
             seen = see(model, [image for i in some for image in pictures(asked[i][0], asked[i][1])])
-        written = generate(model, [rows[i] for i in some], seen, (teacher.ids.image, teacher.ids.pad, teacher.ids.end), LIMIT)
+        written = generate(model, [rows[i] for i in some], seen, (teacher.ids.image, teacher.ids.pad, teacher.ids.end), LIMIT, draw)
         for i, ids in zip(some, written, strict=True):
             read[i] = answers.parse(teacher.decode(ids), asked[i][2].options, asked[i][0].frame)
     return [read[i] for i in range(len(asked))]
@@ -118,13 +122,13 @@ def _figures(asked: Sequence[Asked], read: Sequence[Answer]) -> dict[str, Any]:
 
     for (_, sample, question), answer in zip(asked, read, strict=True):
         note("strict", answer.status == "strict")
+        note("reasoning silent", answer.conclusion is None and answer.says_defect is None)
         if question.kind == "grounding":
             _note_boxes(note, sample, answer)
             if sample.id in verdicts:
                 note("verdict and boxes agree", answer.boxes is not None and verdicts[sample.id] == bool(answer.boxes))
             continue
         right = answer.choice is not None and answer.choice == question.answer
-        note("reasoning names no answer", answer.conclusion is None)
         if answer.conclusion is not None:
             note("reasoning agrees", answer.conclusion == answer.choice)
         if question.kind != "anomaly detection":

@@ -75,6 +75,8 @@ class Recipe(Record):
     """The same for the last examination, whose figures go into the card."""
     final_extras: int | None = None
     """None = all other questions."""
+    raw_images: int = 144
+    """Held-out images for the examination of `nano-raw`."""
     machine: str = "2 CPU cores"
     seed: int = 0
 

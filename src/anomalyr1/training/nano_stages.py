@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anomalyr1.training import crops, exam, lessons, loop, nano_model
-from anomalyr1.training.card import card
+from anomalyr1.training.card import card, raw_card
 from anomalyr1.training.hints import CODE_SCALE, Cells, Code, LetterHints, PlaceHints, SightHints, SummaryHints, cells
 from anomalyr1.training.lessons import Teacher, grid_of
 from anomalyr1.training.nano import STAGES, Recipe, examined
@@ -255,8 +255,8 @@ def run_stage(name: str, out: Path, recipe: Recipe) -> None:
     if name == "raw":
         model.load_state_dict(nano_model.load(out / "nano")[0].state_dict())
         model.model.language_model.requires_grad_(True)
-        loop.run(name, out, recipe.raw, stages.studio, stages.raw)
-        nano_model.save(model, stages.processor, out / "nano-raw")
+        end = loop.run(name, out, recipe.raw, stages.studio, stages.raw)
+        _finish_raw(stages, end.seconds / 60)
         return
     part = model.model.language_model if name == "text" else model.model.visual
     studio = stages.studio
@@ -265,6 +265,17 @@ def run_stage(name: str, out: Path, recipe: Recipe) -> None:
         trained.requires_grad_(True)
     loop.run(name, out, getattr(recipe, name), stages.studio, getattr(stages, name))
     torch.save(stages.studio.state_dict(), out / f"{name}.weights.pt")
+
+
+def _finish_raw(stages: Stages, minutes: float) -> None:
+    """Examine nano-raw and write it with its card."""
+    folder, recipe = stages.out / "nano-raw", stages.recipe
+    nano_model.save(stages.model, stages.processor, folder)
+    model, _ = nano_model.load(folder)
+    examples = held_out("seen", recipe.raw_images, recipe.shape.max_pixels, FINAL_FIRST)
+    ways = {"greedy": None, "sampled": recipe.seed}
+    results = {name: exam.examine(model, stages.teacher, examples, extras=3, seed=seed) for name, seed in ways.items()}
+    nano_model.save(model, stages.processor, folder, raw_card(results, minutes, recipe.machine))
 
 
 def finish(out: Path, recipe: Recipe, destination: Path, notes: str = "") -> dict[str, dict[str, Any]]:

@@ -332,9 +332,12 @@ def logits(model: PreTrainedModel, states: Tensor, batch: Packed) -> Tensor:
 
 @torch.inference_mode()
 def generate(
-    model: PreTrainedModel, rows: Sequence[Row], tokens: Sequence[Tensor], special: tuple[int, int, int], limit: int
-) -> list[list[int]]:
-    """Greedy completions (token ids without the end) of rows with one branch each; `special` = ids of image, padding and end.
+    model: PreTrainedModel, rows: Sequence[Row], tokens: Sequence[Tensor], special: tuple[int, int, int], limit: int,
+    draw: torch.Generator | None = None,
+) -> list[list[int]]:  # fmt: skip
+    """Completions (token ids without the end) of rows with one branch each; `special` = ids of image, padding and end.
+
+    Greedy, or sampled at temperature 1 when `draw` is given.
 
     Rows of different lengths are padded on the right and each token goes on from its own row's position.
     """
@@ -356,7 +359,8 @@ def generate(
     for step in range(limit):
         scores = functional.linear(last, weight)
         scores[:, image_id] = float("-inf")
-        token = torch.where(done, end_id, scores.argmax(-1))
+        chosen = scores.argmax(-1) if draw is None else torch.multinomial(scores.float().softmax(-1), 1, generator=draw)[:, 0]
+        token = torch.where(done, end_id, chosen)
         written.append(token)
         done = done | (token == end_id)
         if bool(done.all()) or step == limit - 1:
