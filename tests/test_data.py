@@ -126,7 +126,8 @@ HOSTILE = [
     *(f"{start}host/share/{n}.png" for n in range(3) for start in ("\\\\", "//", "\\\\?\\", "\\")),
     *(f"{scheme}://host/{n}.png" for n in range(3) for scheme in ("http", "https", "file", "s3", "ftp")),
     "data:image/png;base64,AAAA", "file:/etc/passwd", "..", ".", "", "./", "a/..", "a\\..\\..\\b.png", "..\\b.png", "a\0.png", "\0",
-    "x/../y.png",    "JAVASCRIPT:alert(1)", "/", "\\", "./../x.png",
+    "x/../y.png", "\ud800.png", "a/\udfff/b.png", "x" * 256, "x/" * 2048 + "y",
+    "JAVASCRIPT:alert(1)", "/", "\\", "./../x.png",
 ]  # fmt: skip
 
 

@@ -207,7 +207,7 @@ def _find(samples: Samples, sample_id: str) -> int:
     import difflib
 
     alike: list[str] = []
-    for place, sample in enumerate(samples):
+    for place, sample in enumerate(samples.without_opening()):
         if sample.id == sample_id:
             return place
         if sample_id in sample.id or len(alike) < 2000:

@@ -141,6 +141,10 @@ class Samples(Sequence[Sample]):
         """
         return self._like(self._chosen, True)
 
+    def without_opening(self) -> Self:
+        """The same samples as they are built without opening any file: what `with_boxes` added is gone."""
+        return self._like(self._chosen, False)
+
     def _like(self, chosen: Sequence[int], open_files: bool) -> Self:
         return type(self)(self.spec, self.name, self._rows, self._build, self.notes, chosen=chosen, open_files=open_files)
 
