@@ -160,6 +160,8 @@ def test_protocols_and_pairs(call, drawn, parts):
     code, _, _ = call("data", "split", drawn, "--out", "s.json", "--test", parts, "--test-option", "seed=1")
     assert code == 0 and fewshot.read("s.json").test_options == {"seed": "1"}
     code, _, err = call("data", "split", drawn, "--out", "s.json", "--test", parts, "--shots", "2")
+    assert code == 1 and "'given' makes no use of --shots" in err
+    code, _, err = call("data", "split", drawn, "--out", "s.json", "--test", parts, "--protocol", "share")
     assert code == 1 and "--test takes both sets as they are" in err
     code, _, err = call("data", "split", drawn, "--out", "s.json", "--test", drawn)
     assert code == 1 and "exact 24" in err
