@@ -32,9 +32,10 @@ from anomalyr1.types import InputError, Record, Sample
 Protocol = Literal["few-shot", "share", "leave-classes-out", "leave-defects-out", "leave-datasets-out", "given"]
 FORMAT: Literal["anomalyr1-split-1"] = "anomalyr1-split-1"
 _FEW = frozenset(("shots", "good_shots", "per", "allow_short"))
+_LEFT_OUT = _FEW | {"held_out"}
 _USED: dict[Protocol, frozenset[str]] = {
     "few-shot": _FEW, "share": frozenset(("share",)), "given": frozenset(),
-    **dict.fromkeys(("leave-classes-out", "leave-defects-out", "leave-datasets-out"), _FEW | {"held_out"}),
+    "leave-classes-out": _LEFT_OUT, "leave-defects-out": _LEFT_OUT, "leave-datasets-out": _LEFT_OUT,
 }  # fmt: skip
 """What a protocol makes use of, besides what concerns seed and leaks."""
 
@@ -312,7 +313,9 @@ def _ranks(plan: Plan, sample_id: str) -> tuple[bytes, bytes]:
 
 
 def _check_used(plan: Plan) -> None:
-    used = _USED[plan.protocol] - (_FEW if plan.shots is None else frozenset())
+    used = _USED[plan.protocol]
+    if plan.shots is None:
+        used -= _FEW
     for name in ("shots", "good_shots", "per", "allow_short", "share", "held_out"):
         if name not in used and getattr(plan, name) != Plan.model_fields[name].default:
             flag = "--" + name.replace("held_out", "hold_out").replace("_", "-")
