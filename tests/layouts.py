@@ -26,8 +26,8 @@ def put(array: np.ndarray, path: Path) -> Path:
     return path
 
 
-def image(path: Path, category: str = "washer", kind: str | None = None) -> Path:
-    return put(drawn(category, kind).image, path)
+def image(path: Path, category: str = "washer", kind: str | None = None, seed: int = 3) -> Path:
+    return put(drawn(category, kind, seed).image, path)
 
 
 def mask(path: Path, category: str = "washer", kind: str = "scratch", value: int = 255) -> Path:
@@ -37,7 +37,7 @@ def mask(path: Path, category: str = "washer", kind: str = "scratch", value: int
 def mvtec(root: Path, form: str = "{}_mask.png", suffix: str = ".png") -> Path:
     """MVTec AD; with other names of masks GoodsAD, and VisA as converted."""
     for category in CATEGORIES:
-        image(root / category / "train/good" / f"000{suffix}", category)
+        image(root / category / "train/good" / f"000{suffix}", category, seed=4)
         image(root / category / "test/good" / f"000{suffix}", category)
         for kind in DEFECTS[category]:
             image(root / category / "test" / kind / f"000{suffix}", category, kind)
@@ -48,8 +48,8 @@ def mvtec(root: Path, form: str = "{}_mask.png", suffix: str = ".png") -> Path:
 def loco(root: Path) -> Path:
     """MVTec LOCO: the mask of 000 is two files that overlap nowhere, with values that are dark to the eye."""
     for category in CATEGORIES:
-        for part in ("train", "validation", "test"):
-            image(root / category / part / "good/000.png", category)
+        for seed, part in enumerate(("train", "validation", "test")):
+            image(root / category / part / "good/000.png", category, seed=seed)
         for label, kind in zip(("logical_anomalies", "structural_anomalies"), DEFECTS[category], strict=True):
             image(root / category / "test" / label / "000.png", category, kind)
             whole = drawn(category, kind).mask
@@ -69,7 +69,7 @@ def visa(root: Path) -> Path:
         annotated = ["image,label,mask"]
         for number, part in enumerate(("train", "test")):
             name = f"{base}/Images/Normal/{number:04d}.JPG"
-            image(root / name, category)
+            image(root / name, category, seed=number)
             rows.append(f"{category},{part},normal,{name},")
             annotated.append(f"{name},normal,")
         for number, (kind, label) in enumerate(zip(DEFECTS[category], ("bent", '"melt,scratch"'), strict=True)):

@@ -28,7 +28,9 @@ def test_coco_counts_and_refuses(tmp_path):
     content["annotations"][0] |= {"bbox": [1, 1, 0, 5], "segmentation": [[1, 1, 2, 2, 3, 1]]}
     content["annotations"].append({"image_id": 99, "category_id": 1, "bbox": [1, 1, 2, 2]})
     path.write_text(json.dumps(content))
-    notes = data.load(f"coco:{path}").notes
+    samples = data.load(f"coco:{path}")
+    assert (samples[1].anomalous, samples[1].defect, samples[1].boxes) == (True, "scratch", None)  # not good for want of a box
+    notes = samples.notes
     assert notes["boxes without an area, left out"] == 1
     assert notes["annotations with a segmentation, of which the box is used"] == 1
     assert notes["annotations of images that the file does not list, left out"] == 1
@@ -78,7 +80,9 @@ def test_yolo_without_a_yaml_file(tmp_path):
 )
 def test_yolo_counts(tmp_path, line, note):
     (layouts.yolo(tmp_path) / "labels/train/1.txt").write_text(line)
-    assert data.load(f"yolo:{tmp_path}").notes[note] == 1
+    samples = data.load(f"yolo:{tmp_path}", boxes=True)
+    assert samples.notes[note] == 1
+    assert samples[1].anomalous is True and samples[1].boxes != ()  # a box that cannot be used is no proof of a good part
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import layouts
 from anomalyr1 import data
 from anomalyr1.data import export, fewshot, procedural
 from test_leaks import picture
@@ -50,6 +51,16 @@ def test_check_lists_problems_and_is_code_2(call, parts):
     assert any("0.png" in line and "image" in line for line in lines)
     assert any("holds the same image as" in line for line in lines)
     assert lines[-1].startswith("12 samples checked: ") and "problems of" in lines[-1]
+
+
+def test_a_mask_that_cannot_be_read_stops_nothing(call):
+    layouts.own(Path("parts"))
+    Path("parts/masks/scratch/b.png").write_bytes(b"broken")
+    for option in ("boxes=false", "boxes=true"):
+        code, out, _ = call("data", "check", "folder:parts", "-o", option)
+        assert code == 2 and "scratch/b.png: its mask: " in out and out.endswith("3 samples checked: 1 problems of 1 samples\n")
+        assert call("data", "stats", "folder:parts", "-o", option)[0] == 0
+        assert call("data", "show", "folder:parts", "stain/b.png", "-o", option)[0] == 0
 
 
 def test_check_finds_15_planted_faults(call, drawn, tmp_path):
@@ -149,6 +160,8 @@ def test_protocols_and_pairs(call, drawn, parts):
     code, _, _ = call("data", "split", drawn, "--out", "s.json", "--test", parts, "--test-option", "seed=1")
     assert code == 0 and fewshot.read("s.json").test_options == {"seed": "1"}
     code, _, err = call("data", "split", drawn, "--out", "s.json", "--test", parts, "--shots", "2")
+    assert code == 1 and "'given' makes no use of --shots" in err
+    code, _, err = call("data", "split", drawn, "--out", "s.json", "--test", parts, "--protocol", "share")
     assert code == 1 and "--test takes both sets as they are" in err
     code, _, err = call("data", "split", drawn, "--out", "s.json", "--test", drawn)
     assert code == 1 and "exact 24" in err

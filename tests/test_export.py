@@ -199,11 +199,17 @@ def test_text_that_is_not_utf_8_is_replaced_for_hugging_face_and_counted(odd, tm
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_failure_leaves_nothing(odd, tmp_path, form):
+def test_a_failure_leaves_nothing(odd, tmp_path, form, monkeypatch):
     gone = odd[0].model_copy(update={"id": "gone", "image": tmp_path / "gone.png"})
+    lost = odd[0].model_copy(update={"id": "lost", "image": tmp_path / "lost.png"})
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(InputError, match=r"gone\.png"):
-        export([odd[0], gone], form, tmp_path / "out")
+    with pytest.raises(InputError, match=r"2 files are missing.*gone\.png.*lost\.png"):
+        export([odd[0], gone, lost], form, tmp_path / "out")
+    assert sorted(tmp_path.iterdir()) == before
+    with monkeypatch.context() as patch:  # a file that goes away later
+        patch.setattr("anomalyr1.data.export._require_files", lambda *_: None)
+        with pytest.raises((InputError, SetupError), match=r"gone\.png"):
+            export([odd[0], gone], form, tmp_path / "out")
     assert sorted(tmp_path.iterdir()) == before
     (tmp_path / "out").mkdir()
     with pytest.raises(InputError, match="exists"):

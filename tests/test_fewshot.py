@@ -117,6 +117,10 @@ def test_short_groups_stop_the_split_or_are_counted(many):
     [
         (Plan(protocol="few-shot"), "--shots 4"),
         (Plan(protocol="given"), "--test SPEC"),
+        (Plan(protocol="share", shots=4), "'share' makes no use of --shots; "),
+        (Plan(protocol="few-shot", shots=4, share=0.5), "'few-shot' makes no use of --share; "),
+        (Plan(protocol="few-shot", shots=4, held_out=("d",)), "'few-shot' makes no use of --hold-out; "),
+        (Plan(protocol="leave-classes-out", held_out=("d",), good_shots=3), "makes no use of --good-shots without --shots"),
         (Plan(protocol="leave-classes-out"), "there are: 'bolt', 'd/bolt'"),
         (Plan(protocol="leave-classes-out", held_out=("bolts",)), "did you mean 'bolt'"),
         (Plan(protocol="leave-defects-out", held_out=("xyz",)), "there are: 'crack', 'dent', 'stain'"),
@@ -222,6 +226,10 @@ def test_a_given_pair(on_disk):
     assert (manifest.test_spec, len(manifest.train), len(manifest.test)) == ("folder:b", 8, 12)
     with pytest.raises(InputError, match="exact 1"):
         pair(on_disk[:8], on_disk[7:], plan, specs)
+    with pytest.raises(InputError, match=r"not in the data.*folder:b"):
+        select(manifest, on_disk[:8], "test")
+    with pytest.raises(InputError, match="'given' makes no use of --per"):
+        pair(on_disk[:8], on_disk[8:], Plan(protocol="given", per="defect"), specs)
     with pytest.raises(InputError, match="two samples have the id"):
         pair(on_disk[:1] * 2, on_disk[8:], plan, specs)
     with pytest.raises(InputError, match="holds none"):

@@ -85,6 +85,7 @@ def test_known_faults_are_reported_and_mended(folder):
     assert (added.id, added.kind, added.options[added.letters.index(added.answer)]) == (f"{LOCO}#verdict", "anomaly detection", "Yes.")
     assert mended[1].mask == folder / "MVTec-LOCO/pushpins/ground_truth/logical_anomalies/007"
     assert len(data.load(f"mmad:{folder}", fix=["verdict"])) == 3
+    assert list(data.load(f"mmad:{folder}", fix="pill, verdict,masks")) == list(mended)
     with pytest.raises(InputError, match="option fix of mmad"):
         data.load(f"mmad:{folder}", fix="everything")
 

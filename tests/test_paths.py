@@ -22,6 +22,10 @@ from anomalyr1.types import InputError
         ("a\\..\\b.png", "parent folder"),
         ("a\0b.png", "NUL"),
         ("./.", "names no file"),
+        ("a/\ud800.png", "half a surrogate pair"),
+        ("a/" + "x" * 256, "longer than 255 bytes"),
+        ("a/" + "ü" * 128, "longer than 255 bytes"),
+        ("d/" * 2100 + "x", "4095 bytes in all"),
         (7, "is no text"),
         (None, "is no text"),
     ],
@@ -35,8 +39,12 @@ def test_refused(tmp_path, path, said):
 
 
 @pytest.mark.parametrize(
-    "path", ["a.png", "a/b.png", "./a.png", "a..b/..c.png", "-rf.png", "ab:c.png", "~/x", "new\nline.png", "é", "a\\b.png", "\udcff"]
-)
+    "path",
+    [
+        "a.png", "a/b.png", "./a.png", "a..b/..c.png", "-rf.png", "ab:c.png", "~/x", "new\nline.png", "é", "a\\b.png", "\udcff",
+        "x" * 255, "ü" * 127,
+    ],
+)  # fmt: skip
 def test_fine(tmp_path, path):
     door = PathDoor(tmp_path, tmp_path / "m.json")
     assert door.check(path)

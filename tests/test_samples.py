@@ -36,6 +36,7 @@ def test_selections_keep_spec_notes_and_boxes(samples):
     part = samples.with_boxes()[::2].select([0, 1])
     assert (part.spec, part.name, part.notes) == (samples.spec, samples.name, samples.notes)
     assert all(sample.boxes is not None for sample in part)
+    assert list(part.without_opening()) == list(samples[::2].select([0, 1]))
     with pytest.raises(TypeError):
         samples.notes["x"] = 1
 

@@ -85,12 +85,12 @@ def check(samples: Iterable[Sample], family: str = "qwen2_5_vl", max_pixels: int
 
 def readable(samples: Samples) -> Iterator[Sample]:
     """The samples with the boxes of their masks; where a mask or an image cannot be read, without, and `check` says why."""
-    opened = samples.with_boxes()
+    opened, plain = samples.with_boxes(), samples.without_opening()
     for place in range(len(samples)):
         try:
             yield opened[place]
         except ImageError:
-            yield samples[place]
+            yield plain[place]
 
 
 def _check_sample(sample: Sample, family: str, max_pixels: int | None) -> Iterator[Problem]:

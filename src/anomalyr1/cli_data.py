@@ -76,8 +76,8 @@ def split(
     )  # fmt: skip
     if test is None:
         manifest = fewshot.make(samples, plan, spec, _pairs(option), allow_leaks)
-    elif protocol is not None or shots is not None or hold_out:
-        raise InputError("--test takes both sets as they are, so it goes without --protocol, --shots and --hold-out")
+    elif protocol is not None:
+        raise InputError("--test takes both sets as they are, so it goes without --protocol")
     else:
         other = load(test, test_option)
         manifest = fewshot.pair(samples, other, plan, (spec, test), (_pairs(option), _pairs(test_option)), allow_leaks)
@@ -207,7 +207,7 @@ def _find(samples: Samples, sample_id: str) -> int:
     import difflib
 
     alike: list[str] = []
-    for place, sample in enumerate(samples):
+    for place, sample in enumerate(samples.without_opening()):
         if sample.id == sample_id:
             return place
         if sample_id in sample.id or len(alike) < 2000:

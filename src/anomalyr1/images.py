@@ -154,7 +154,8 @@ def _read(path: Path, limits: Limits) -> bytes:
     except ImageError:
         raise
     except (OSError, ValueError) as error:
-        raise ImageError(f"{str(path)!r}: expected a readable local file, got {error}; check the path and its permissions") from error
+        why = (isinstance(error, OSError) and error.strerror) or error
+        raise ImageError(f"{str(path)!r}: expected a readable local file, got {str(why)!r}; check the path and its permissions") from error
     if not data:
         raise ImageError(f"{str(path)!r}: expected an image, got an empty file; copy it again from its source")
     if len(data) > limits.max_bytes:

@@ -48,7 +48,7 @@ def coco(spec: str, path: Path, options: Options) -> Samples:
         file = _field(path, image, "file_name")
         into.door.check(file)
         boxes = list(_coco_boxes(path, found.pop(str(_field(path, image, "id")), []), names, into))
-        row: Row = {"id": str(file), "image": str(file), "category": into.dataset, "boxes": boxes}
+        row: Row = {"id": str(file), "image": str(file), "category": into.dataset, "boxes": _with_area(boxes, into)}
         _set_size(row, image)
         _set_verdict(into, row, [box[4] for box in boxes])
         into.add(row)
@@ -56,17 +56,22 @@ def coco(spec: str, path: Path, options: Options) -> Samples:
     return into.done(_COCO_EXPECTED)
 
 
+def _with_area(boxes: list[LabelledBox], into: Collector) -> list[LabelledBox]:
+    """Without those that have no area, counted; their labels still tell that the image is anomalous."""
+    kept = [box for box in boxes if box[0] < box[2] and box[1] < box[3]]
+    into.notes["boxes without an area, left out"] += len(boxes) - len(kept)
+    return kept
+
+
 def _coco_boxes(path: Path, annotations: list[Json], names: Mapping[str, str], into: Collector) -> Iterator[LabelledBox]:
+    """Those that are no box (numbers missing, infinite or absurd) as boxes without an area."""
     for one in annotations:
         xywh = _field(path, one, "bbox")
         label = names.get(str(one.get("category_id")))
         if label is None:
             raise InputError(f"{str(path)!r}: an annotation has the category {one.get('category_id')!r}, which the file does not define")
         into.notes["annotations with a segmentation, of which the box is used"] += bool(one.get("segmentation"))
-        if not _numbers(xywh, 4) or min(xywh[2:]) <= 0:
-            into.notes["boxes without an area, left out"] += 1
-            continue
-        x, y, w, h = xywh
+        x, y, w, h = xywh if _numbers(xywh, 4) else (0, 0, 0, 0)
         yield x, y, x + w, y + h, label
 
 
@@ -81,8 +86,9 @@ def yolo(spec: str, path: Path, options: Options) -> Samples:
             row: Row = {"id": image, "image": image, "category": into.dataset}
             labels = root / _label_file(image)
             if labels.is_file():
-                row["shares"] = list(_yolo_boxes(labels, names, into))
-                _set_verdict(into, row, [box[4] for box in row["shares"]], empty="good")
+                boxes = list(_yolo_boxes(labels, names, into))
+                row["shares"] = _with_area(boxes, into)
+                _set_verdict(into, row, [box[4] for box in boxes], empty="good")
             else:
                 _set_verdict(into, row, [])
             into.add(row, split)
@@ -162,10 +168,7 @@ def _yolo_boxes(path: Path, names: Mapping[int, str], into: Collector) -> Iterat
             box = (min(values[1::2]), min(values[2::2]), max(values[1::2]), max(values[2::2]))
         x1, y1, x2, y2 = (min(max(value, 0.0), 1.0) for value in box)
         into.notes["boxes cut to the image"] += any(abs(a - b) > 1e-4 for a, b in zip(box, (x1, y1, x2, y2), strict=True))
-        if x1 < x2 and y1 < y2:
-            yield x1, y1, x2, y2, names.get(number_of_class, f"class {number_of_class}")
-        else:
-            into.notes["boxes without an area, left out"] += 1
+        yield x1, y1, x2, y2, names.get(number_of_class, f"class {number_of_class}")
 
 
 def index(spec: str, path: Path, options: Options) -> Samples:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from anomalyr1.boxes import Bools, encode_mask
 from anomalyr1.data.manifests import Json
+from anomalyr1.data.samples import Samples, listed
 from anomalyr1.data.truth import boxes_of, read_mask
 from anomalyr1.images import open_image
 from anomalyr1.records import new_folder
@@ -72,18 +73,20 @@ def export(samples: Sequence[Sample], to: str, folder: str | Path) -> Exported:
     """Write `samples` into the new `folder` in the format `to`, one of `FORMATS`.
 
     Give samples with boxes (`Samples.with_boxes`); a mask is otherwise opened for them where a format needs it. Raises `InputError` for an
-    unknown format, a folder that exists, missing files and images that cannot be opened, `SetupError` when a package is not installed or
-    the disk refuses. The folder is complete or absent.
+    unknown format, a folder that exists, missing files (all of them named) and images that cannot be opened, `SetupError` when a package
+    is not installed or the disk refuses. The folder is complete or absent.
     """
     if to not in FORMATS:
         raise InputError(f"there is no export to {to!r}; choose one of {', '.join(FORMATS)}")
+    _require_files(samples, to)
     folder = Path(folder)
     dropped, left_out = Counter[str](), Counter[str]()
     with new_folder(folder) as waiting:
         try:
             written = FORMATS[to](samples, waiting, dropped, left_out)
         except OSError as error:
-            raise _unwritten(folder, error) from error
+            where = f", {error.filename!r}" if error.filename else ""
+            raise SetupError(f"cannot write {str(folder)!r}: {error.strerror}{where}") from error
         if not written:
             reasons = ", ".join(f"{n} {why}" for why, n in left_out.items()) or "no samples were given"
             raise InputError(f"nothing is left to export to {to}: {reasons}")
@@ -98,10 +101,20 @@ def export(samples: Sequence[Sample], to: str, folder: str | Path) -> Exported:
     )
 
 
-def _unwritten(folder: Path, error: OSError) -> InputError | SetupError:
-    if isinstance(error, FileNotFoundError) and error.filename is not None:
-        return InputError(f"{error.filename!r} is missing, so nothing was exported; see: anomalyr1 data check SPEC")
-    return SetupError(f"cannot write {str(folder)!r}: {error.strerror}")
+def _require_files(samples: Sequence[Sample], to: str) -> None:
+    """Raise `InputError` that lists the missing files among those that the format needs; no image is opened."""
+    missing: dict[str, None] = {}
+    for sample in samples.without_opening() if isinstance(samples, Samples) else samples:
+        needed = [sample.image]
+        if sample.mask is not None and (to != "yolo" or sample.boxes is None):
+            needed.append(sample.mask)
+        if to in ("jsonl", "hf"):
+            needed += sample.references
+        missing.update((str(path), None) for path in needed if not path.exists())
+    if missing:
+        raise InputError(
+            f"{len(missing)} files are missing, so nothing was exported: {listed(list(missing))}; restore them or correct their paths"
+        )
 
 
 def _jsonl(samples: Iterable[Sample], folder: Path, dropped: Counter[str], left_out: Counter[str]) -> int:

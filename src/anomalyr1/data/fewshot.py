@@ -25,11 +25,19 @@ from typing import Literal, NamedTuple
 from pydantic import Field, ValidationError
 
 from anomalyr1.data import leaks
+from anomalyr1.data.samples import listed
 from anomalyr1.records import write_whole
 from anomalyr1.types import InputError, Record, Sample
 
 Protocol = Literal["few-shot", "share", "leave-classes-out", "leave-defects-out", "leave-datasets-out", "given"]
 FORMAT: Literal["anomalyr1-split-1"] = "anomalyr1-split-1"
+_FEW = frozenset(("shots", "good_shots", "per", "allow_short"))
+_LEFT_OUT = _FEW | {"held_out"}
+_USED: dict[Protocol, frozenset[str]] = {
+    "few-shot": _FEW, "share": frozenset(("share",)), "given": frozenset(),
+    "leave-classes-out": _LEFT_OUT, "leave-defects-out": _LEFT_OUT, "leave-datasets-out": _LEFT_OUT,
+}  # fmt: skip
+"""What a protocol makes use of, besides what concerns seed and leaks."""
 
 
 class Plan(Record):
@@ -38,7 +46,7 @@ class Plan(Record):
     protocol: Protocol
     seed: int = 0
     shots: int | None = Field(default=None, ge=1)
-    """Images of each class and side; few-shot needs it, the others may limit what they train on by it."""
+    """Good and anomalous images of each class; few-shot needs it, the leave-out protocols may limit what they train on by it."""
     good_shots: int | None = Field(default=None, ge=0)
     """Good images of each class where that is another number; 0 = none."""
     per: Literal["class", "defect"] = "class"
@@ -129,6 +137,7 @@ def pair(
     allow_leaks: bool = False,
 ) -> Manifest:
     """The manifest of two sets as they are; of a plan of the protocol `given` only what concerns leaks counts. Raises as `make` does."""
+    _check_used(plan)
     for side in (train, test):
         _unique(side)
         if not side:
@@ -141,8 +150,10 @@ def pair(
 def divide(samples: Iterable[Sample], plan: Plan) -> Sides:
     """The ids to train and to test on. Samples that are not known to be good or anomalous are left out and counted.
 
-    Raises `InputError` for ids that come twice, names that do not exist, classes with too few images, and an empty side.
+    Raises `InputError` for ids that come twice, what the protocol makes no use of, names that do not exist, classes with too few images,
+    and an empty side.
     """
+    _check_used(plan)
     known, order, unlabelled = [], [], 0
     for sample in samples:
         order.append(sample.id)
@@ -202,14 +213,15 @@ def select(manifest: Manifest, samples: Iterable[Sample], side: Literal["train",
     found = {sample.id: sample for sample in samples if sample.id in wanted}
     gone = [name for name in wanted if name not in found]
     if gone:
+        spec = manifest.test_spec if side == "test" and manifest.test_spec else manifest.spec
         raise InputError(
-            f"{len(gone)} samples of the split are not in the data: {_some(gone)}; give the data it was made of, {manifest.spec!r}"
+            f"{len(gone)} samples of the split are not in the data: {listed(gone)}; give the data that side was made of, {spec!r}"
         )
     if verify:
         digests = leaks.file_digests(sample.image for sample in found.values())
         changed = [name for name, entry in wanted.items() if digests[found[name].image] != entry.sha256]
         if changed:
-            raise InputError(f"{len(changed)} images are not those the split was made of: {_some(changed)}; restore them, or split anew")
+            raise InputError(f"{len(changed)} images are not those the split was made of: {listed(changed)}; restore them, or split anew")
     return [found[name] for name in wanted]
 
 
@@ -254,7 +266,7 @@ def _few(known: Sequence[_Fact], plan: Plan, counts: dict[str, int], leave: int)
         taken |= {fact.id for fact in _in_turn(members, plan.seed)[:wanted]}
     if short and not plan.allow_short:
         raise InputError(
-            f"{len(short)} groups have fewer images than the split takes and leaves to test: {_some(short)}; "
+            f"{len(short)} groups have fewer images than the split takes and leaves to test: {listed(short)}; "
             "take fewer shots, or let such groups give what they have with --allow-short"
         )
     for name, having in (("short_groups", len(short)), *_one_sided(known)):
@@ -300,6 +312,17 @@ def _ranks(plan: Plan, sample_id: str) -> tuple[bytes, bytes]:
     return (_rank(plan.seed, whole[0]) if whole else own), own
 
 
+def _check_used(plan: Plan) -> None:
+    used = _USED[plan.protocol]
+    if plan.shots is None:
+        used -= _FEW
+    for name in ("shots", "good_shots", "per", "allow_short", "share", "held_out"):
+        if name not in used and getattr(plan, name) != Plan.model_fields[name].default:
+            flag = "--" + name.replace("held_out", "hold_out").replace("_", "-")
+            without = " without --shots" if name in _USED[plan.protocol] else ""
+            raise InputError(f"the protocol {plan.protocol!r} makes no use of {flag}{without}; leave it out, or choose another protocol")
+
+
 def _leave_out(known: Sequence[_Fact], plan: Plan) -> tuple[set[str], set[str]]:
     _check_names(plan, {name for fact in known for name in _names(fact, plan.protocol)})
     held_out = set(plan.held_out)
@@ -328,11 +351,11 @@ def _names(fact: _Fact, protocol: Protocol) -> set[str]:
 
 def _check_names(plan: Plan, known: set[str]) -> None:
     if not plan.held_out:
-        raise InputError(f"{plan.protocol} needs to know what to leave out; there are: {_some(sorted(known))}")
+        raise InputError(f"{plan.protocol} needs to know what to leave out; there are: {listed(sorted(known))}")
     for name in plan.held_out:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {_some(sorted(known))}"
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {listed(sorted(known))}"
             raise InputError(f"nothing in the data is called {name!r}, so it cannot be left out; {hint}")
 
 
@@ -347,7 +370,3 @@ def _unique(ids: Iterable[Sample | str]) -> None:
         if name in seen:
             raise InputError(f"two samples have the id {name!r}, so a split cannot name them; see: anomalyr1 data check SPEC")
         seen.add(name)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(repr(name) for name in names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

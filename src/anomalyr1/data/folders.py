@@ -13,6 +13,7 @@ from pathlib import Path
 from anomalyr1.data import manifests
 from anomalyr1.data.labelled import Collector, Options, Row
 from anomalyr1.data.samples import Samples
+from anomalyr1.types import InputError
 
 GOOD = frozenset(("good", "ok", "normal"))
 """Names of folders of good images."""
@@ -43,7 +44,7 @@ def visa(spec: str, path: Path, options: Options) -> Samples:
     single = (root / "Data").is_dir()
     names = [""] if single else [name for name in manifests.folders(root) if (root / name / "Data").is_dir()]
     if not names:
-        return _mvtec_like(spec, path, options, "VisA")
+        return _mvtec_like(spec, path, options, "VisA", _VISA_EXPECTED)
     into = Collector(spec, "VisA", root, root, options)
     splits = _visa_splits(root, into)
     for name in names:
@@ -65,6 +66,11 @@ def own(spec: str, path: Path, options: Options) -> Samples:
             continue
         good = label.casefold() in GOOD
         for image in into.door.images(label, into.notes):
+            if not good and not GOOD.isdisjoint(image.casefold().split("/")[1:-1]):
+                raise InputError(
+                    f"{str(root)!r}: {image!r} is below a folder of good images inside {label!r}, which would be read as a defect; name "
+                    "the folder that holds good/ itself, or load the layouts of MVTec AD as mvtec:FOLDER"
+                )
             row: Row = {"id": image, "image": image, "category": category, "anomalous": not good}
             if not good:
                 row["defects"] = [label]
@@ -77,14 +83,14 @@ def own(spec: str, path: Path, options: Options) -> Samples:
     return into.done("good/ with good images and a folder of images for each kind of defect", unmarked_verdict_only=True)
 
 
-def _mvtec_like(spec: str, path: Path, options: Options, dataset: str) -> Samples:
+def _mvtec_like(spec: str, path: Path, options: Options, dataset: str, expected: str = _MVTEC_EXPECTED) -> Samples:
     root = manifests.require_folder(path)
     single = any((root / part).is_dir() for part in _PARTS)
     names = [""] if single else [name for name in manifests.folders(root) if any((root / name / part).is_dir() for part in _PARTS)]
     into = Collector(spec, dataset, root, root, options)
     for name in names:
         _mvtec_category(into, name, name or root.resolve().name)
-    return into.done(_MVTEC_EXPECTED)
+    return into.done(expected)
 
 
 def _mvtec_category(into: Collector, under: str, category: str) -> None:

@@ -25,6 +25,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from anomalyr1.data.samples import listed
 from anomalyr1.images import open_image
 from anomalyr1.types import InputError, Record, Sample
 
@@ -37,7 +38,6 @@ MAX_DISTANCE = 16
 pairs that were viewed (of ELPV and magnetic_tile) showed one part; docs/data-splits.md has the figures."""
 BURST_SECONDS = 60
 """Pictures whose names hold nothing but a time are neighbours within so many seconds."""
-_SHOWN = 20
 
 _TIME = re.compile(r"(?<![0-9])(?:[0-9]{12}(?:[0-9]{2})?|[0-9]{8}[-_T][0-9]{6})(?![0-9])")
 _FRAME = re.compile(r"(?<![A-Za-z])(frame|video|sequence|seq|burst|clip)([-_ ]?)([0-9]{1,12})(?![0-9])", re.IGNORECASE)
@@ -93,15 +93,16 @@ def counts(leaks: Iterable[Leak]) -> dict[str, int]:
 def file_digests(paths: Iterable[Path]) -> dict[Path, str]:
     """SHA-256 of each file, in hex. Raises `InputError` that lists the files that cannot be read."""
     found: dict[Path, str] = {}
-    unreadable: list[Path] = []
+    unreadable: list[str] = []
     for path in dict.fromkeys(paths):
         try:
             found[path] = file_digest(path)
         except OSError:
-            unreadable.append(path)
+            unreadable.append(str(path))
     if unreadable:
-        names = ", ".join(repr(str(path)) for path in unreadable[:_SHOWN]) + (", ..." if len(unreadable) > _SHOWN else "")
-        raise InputError(f"{len(unreadable)} image files are missing or cannot be read: {names}; restore them or correct their paths")
+        raise InputError(
+            f"{len(unreadable)} image files are missing or cannot be read: {listed(unreadable)}; restore them or correct their paths"
+        )
     return found
 
 

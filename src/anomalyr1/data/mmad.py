@@ -18,9 +18,9 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from anomalyr1.data import manifests
 from anomalyr1.data.manifests import Json
@@ -39,6 +39,13 @@ _METAL_NUTS = "images of pill/good that show metal nuts"
 _EXPECTED = "entries with conversation, mask_path, random_templates and similar_templates by image path"
 
 
+def _fixes(value: object) -> object:
+    """One text as the names in it."""
+    if isinstance(value, str):
+        return get_args(Fix) if value == "all" else [name.strip() for name in value.split(",")]
+    return value
+
+
 class Options(Record):
     """How MMAD is asked for."""
 
@@ -52,20 +59,13 @@ class Options(Record):
     """Options as published, or shuffled per question; the gold answer follows its text."""
     seed: int = Field(default=0, ge=0)
     """Shuffles options, and orders those of added verdict questions."""
-    fix: tuple[Fix, ...] | Literal["all"] | Fix = ()
-    """Known faults to mend: "pill" leaves out the 22 metal nuts among the pills, "verdict" adds the missing verdict
-    questions, "masks" points LOCO anomalies without a mask to where LOCO keeps it."""
+    fix: Annotated[frozenset[Fix], BeforeValidator(_fixes)] = frozenset()
+    """Known faults to mend: "pill" leaves out the 22 metal nuts among the pills, "verdict" adds the missing verdict questions, "masks"
+    points LOCO anomalies without a mask to where LOCO keeps it. Several as a list or with commas, or "all"."""
     boxes: bool = False
     """Open masks for boxes (`Samples.with_boxes`); no question is added."""
     links: bool = False
     """Follow symbolic links that lead out of the folder, as the benchmark's instructions suggest to make them."""
-
-    @property
-    def fixes(self) -> frozenset[str]:
-        """The faults to mend."""
-        if isinstance(self.fix, tuple):
-            return frozenset(self.fix)
-        return frozenset(get_args(Fix)) if self.fix == "all" else frozenset((self.fix,))
 
 
 def load(spec: str, path: Path, options: Options) -> Samples:
@@ -84,7 +84,7 @@ def load(spec: str, path: Path, options: Options) -> Samples:
             door.check(entry.mask(False))
         entry.count(notes, options, texts)
         unknown.update(dict.fromkeys(entry.unknown_types()))
-        if _PILL.fullmatch(key) and "pill" in options.fixes:
+        if _PILL.fullmatch(key) and "pill" in options.fix:
             continue
         keys.append(key)
         packer.add_text(f"[{json.dumps(key)},{text}]")
@@ -181,9 +181,9 @@ class _Build:
     def __call__(self, row: list[Any], open_files: bool) -> Sample:
         entry = _Entry(self.path, row[0], row[1])
         root, options = self.path.parent, self.options
-        mask = entry.mask("masks" in options.fixes)
+        mask = entry.mask("masks" in options.fix)
         asked = [_question(f"{entry.key}#{number}", one, options) for number, one in enumerate(entry.asked)]
-        if "verdict" in options.fixes and not entry.verdicts():
+        if "verdict" in options.fix and not entry.verdicts():
             asked.append(_verdict(entry, options.seed))
         sample = Sample(
             id=entry.key,

@@ -1,7 +1,8 @@
 """The one door for paths of data sets: files under one folder, or a refusal that lists every path it concerns.
 
-Covered: what names another place by its text (absolute paths, parent folders, drive letters, UNC, URLs, NUL), and symbolic links that lead
-out of the folder. Not covered: a link that is made after the data set was loaded.
+Covered: what names another place by its text (absolute paths, parent folders, drive letters, UNC, URLs), what no file can be called (NUL,
+too many bytes, half a surrogate pair), and symbolic links that lead out of the folder. Not covered: a link that is made after the data
+set was loaded.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from anomalyr1.types import InputError
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://|(?:data|file|javascript|blob):", re.IGNORECASE)
 _ODD = re.compile(r"\A(?:[/\\]|[A-Za-z]:|[A-Za-z][A-Za-z0-9+.\-]*:)|\0|\.\.|\A[./\\]*\Z")
 """May be refused; all other texts are fine, which one search tells."""
+_LONGEST_PART, _LONGEST_PATH = 255, 4095
+"""Bytes, on Linux."""
 _SHOWN = 1000
 
 
@@ -36,6 +39,8 @@ class PathDoor:
         if under + path in self._seen:
             return True
         reason = _refusal(path) if _ODD.search(path) else None
+        if reason is None and (len(path) > _LONGEST_PART or not path.isascii()):
+            reason = _no_name(str(self.root / under / path))
         if reason is not None:
             self._refused[repr(path)] = reason
             return False
@@ -79,8 +84,8 @@ class PathDoor:
         if len(self._refused) > _SHOWN:
             lines.append(f"  and {len(self._refused) - _SHOWN} more")
         raise InputError(
-            f"{str(self._source)!r}: {len(self._refused)} paths do not stay inside {str(self.root)!r}; write them relative to it, without "
-            "parent folders (links=True follows symbolic links):\n" + "\n".join(lines)
+            f"{str(self._source)!r}: {len(self._refused)} paths are refused; write them relative to {str(self.root)!r} and inside it, "
+            "without parent folders (links=True follows symbolic links):\n" + "\n".join(lines)
         )
 
     def _check_links(self) -> None:
@@ -113,6 +118,16 @@ def _refusal(path: str) -> str | None:
     if ".." in parts:
         return "names a parent folder"
     return "names no file" if all(part in ("", ".") for part in parts) else None
+
+
+def _no_name(path: str) -> str | None:
+    """Why no file can have this name; None when one can."""
+    try:
+        name = os.fsencode(path)
+    except UnicodeEncodeError:
+        return "holds half a surrogate pair"
+    too_long = len(name) > _LONGEST_PATH or max(map(len, name.split(b"/"))) > _LONGEST_PART
+    return f"is longer than {_LONGEST_PART} bytes a name or {_LONGEST_PATH} bytes in all" if too_long else None
 
 
 def _inside(path: str, root: str) -> bool:

@@ -141,6 +141,10 @@ class Samples(Sequence[Sample]):
         """
         return self._like(self._chosen, True)
 
+    def without_opening(self) -> Self:
+        """The same samples as they are built without opening any file: what `with_boxes` added is gone."""
+        return self._like(self._chosen, False)
+
     def _like(self, chosen: Sequence[int], open_files: bool) -> Self:
         return type(self)(self.spec, self.name, self._rows, self._build, self.notes, chosen=chosen, open_files=open_files)
 
@@ -162,5 +166,9 @@ def require_unique(ids: Iterable[str], where: str) -> None:
     """Raise `InputError` that lists the ids which come more than once."""
     twice = [name for name, times in Counter(ids).items() if times > 1]
     if twice:
-        shown = ", ".join(map(repr, twice[:20])) + (f" and {len(twice) - 20} more" if len(twice) > 20 else "")
-        raise InputError(f"{where!r}: {len(twice)} ids come more than once: {shown}; give each sample its own")
+        raise InputError(f"{where!r}: {len(twice)} ids come more than once: {listed(twice)}; give each sample its own")
+
+
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """Names for a message: the first of them, and how many more there are."""
+    return ", ".join(map(repr, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
