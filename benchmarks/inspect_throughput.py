@@ -100,10 +100,8 @@ def continuous(policy: Policy, asked: list[Prompt], opened: dict[Path, LoadedIma
     from transformers import GenerationConfig
 
     word = policy.processor.tokenizer("a", add_special_tokens=False)["input_ids"][0]
-    ids = [
-        [word if id_ == policy.model.config.image_token_id else id_ for id_ in one.ids]
-        for one in LocalEngine(policy)._jobs(asked, opened, sampling)
-    ]
+    image_id, jobs = policy.model.config.image_token_id, LocalEngine(policy)._jobs(asked, opened, sampling)
+    ids = [[word if id_ == image_id else id_ for id_ in one.ids] for one in jobs]
     config = GenerationConfig(
         max_new_tokens=sampling.max_new_tokens, do_sample=sampling.temperature > 0, eos_token_id=-1, pad_token_id=policy.stop_ids[-1]
     )
