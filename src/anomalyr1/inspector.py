@@ -165,8 +165,15 @@ class Inspector:
         replies = []
         for prompt, completion in zip(asked, completions, strict=True):
             answer = answers.parse(completion.text, prompt.question.options, completion.frame)
-            reply = Reply(question_id=prompt.question.id, completion=completion.text, answer=answer, finish=completion.finish)
-            replies.append(reply.model_copy(update={"option_scores": completion.option_scores}))
+            replies.append(
+                Reply(
+                    question_id=prompt.question.id,
+                    completion=completion.text,
+                    answer=answer,
+                    finish=completion.finish,
+                    option_scores=completion.option_scores,
+                )
+            )
             counts.update(answer.counts)
             counts.update(prompt.counts)
             counts.update({answer.status: 1, "cut_off": int(completion.finish == "length")})

@@ -50,7 +50,7 @@ def conclude(verdicts: Sequence[Reply], groundings: Sequence[Reply], size_wh: tu
     if len(samples) == 1:
         chosen, (verdict, reason) = 0, decided[0]
     else:
-        found = [None if second.answer.boxes is None else second.answer.boxes for _, second in samples]
+        found = [second.answer.boxes for _, second in samples]
         votes = Votes(verdicts=dict(sorted(Counter(one for one, _ in decided).items())), box_stability=_stability(found))
         verdict, chosen = _majority([one for one, _ in decided], found)
         reason = _voted(verdict, decided[chosen][1], votes)
