@@ -12,12 +12,13 @@ import contextlib
 import hashlib
 import io
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -65,10 +66,7 @@ class Nano:
         import torch
 
         policy = self.policy
-        messages = [
-            {"role": m["role"], "content": m["content"] if isinstance(m["content"], str) else [{**part, "type": part["type"].removesuffix("_url")} for part in m["content"]]}
-            for m in body["messages"]
-        ]  # fmt: skip
+        messages = [{"role": message["role"], "content": as_template(message["content"])} for message in body["messages"]]
         text = policy.processor.apply_chat_template(messages, add_generation_prompt=True)
         size = {"shortest_edge": policy.family.min_pixels, "longest_edge": self.max_pixels}
         pictures = parts_of(body)[1]
@@ -92,6 +90,11 @@ class Nano:
         name = self.policy.processor.tokenizer.decode
         top = [{"token": name([i]), "logprob": max(-9999.0, logprobs[i].item())} for i in logprobs.topk(20).indices.tolist()]
         return {"token": name([chosen]), "logprob": logprobs[chosen].item(), "top_logprobs": top}
+
+
+def as_template(content):
+    """The content of a message as transformers' templates take it."""
+    return content if isinstance(content, str) else [{**part, "type": part["type"].removesuffix("_url")} for part in content]
 
 
 def completion(text, prompt_tokens, completion_tokens, finish):
@@ -197,39 +200,67 @@ def serving(backend, faults=None, delay=0.0):
 
 
 class Process:
-    """The server in a process of its own, which can be killed and started again on the same port."""
+    """The server in a process of its own, which can be killed outright and started again on the same port.
+
+    A parent without threads loads everything once and forks a server at each start, so that starting takes no time.
+    """
 
     def __init__(self, backend, log):
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}/v1"
-        self._command = [sys.executable, __file__, str(self.port), backend, str(log)]
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}/v1"
+        command = [sys.executable, __file__, str(port), backend, str(log)]
+        self._parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.start()
 
     def start(self):
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and self._process.poll() is None:
-            with contextlib.suppress(OSError, urllib.error.URLError), urllib.request.urlopen(f"{self.url}/models", timeout=2):
+        self._tell("start")
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/models", timeout=5):
                 return
-            time.sleep(0.05)
+            time.sleep(0.02)
         raise AssertionError("the server did not start")
 
     def kill(self):
-        self._process.kill()
-        self._process.wait(timeout=10)
+        self._tell("kill")
+
+    def close(self):
+        self._tell("kill")
+        self._parent.stdin.close()
+        self._parent.wait(timeout=10)
+        self._parent.stdout.close()
+
+    def _tell(self, word):
+        self._parent.stdin.write(f"{word}\n")
+        self._parent.stdin.flush()
+        assert self._parent.stdout.readline() == "done\n"
 
 
 def main():
     port, backend, log = sys.argv[1:]
-    with Path(log).open("a") as file:
+    made = Nano() if backend == "nano" else Echo()
+    child = 0
+    for word in sys.stdin:
+        if child:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            child = 0
+        if word == "start\n":
+            child = os.fork()
+            if child == 0:
+                serve(made, int(port), Path(log), 0.02 if backend == "echo" else 0.0)
+                os._exit(0)
+        print("done", flush=True)
+
+
+def serve(backend, port, log, delay):
+    with log.open("a") as file:
 
         def seen(text, body, key):
             file.write(json.dumps(text) + "\n")
             file.flush()
 
-        made = Nano() if backend == "nano" else Echo()
-        app = app_of(made, {}, seen, delay=0.02 if backend == "echo" else 0.0)
-        uvicorn.run(app, host="127.0.0.1", port=int(port), log_level="critical")
+        uvicorn.run(app_of(backend, {}, seen, delay), host="127.0.0.1", port=port, log_level="critical")
 
 
 if __name__ == "__main__":

@@ -157,7 +157,7 @@ def test_a_server_that_goes_for_good_stops_the_run(tmp_path):
         server.start()
         assert engine.complete([ask("part 1", WIDE)], IMAGES)[0].error is None
     finally:
-        server.kill()
+        server.close()
 
 
 @pytest.mark.parametrize(("kind", "message"), [("401 echo", "HTTP status: 401"), ("404", "HTTP status: 404"), ("html", "HTML instead")])
@@ -188,10 +188,10 @@ def test_killed_and_restarted_five_times_in_200_questions(tmp_path, backend):
         engine = engine_at(server.url, timeout_seconds=60, deadline_seconds=120)
         inspector = Inspector(engine, masks="box", sampling=Sampling(max_new_tokens=3), batch=4)
         results = inspector.run(samples, tmp_path / "out.jsonl", restart)
+        assert len(killed) == 5
         undisturbed = Inspector(engine, masks="box", sampling=Sampling(max_new_tokens=3), batch=4).inspect(samples[:12])
     finally:
-        server.kill()
-    assert len(killed) == 5
+        server.close()
     assert engine._connection.losses >= 5
     _, written = records.read(tmp_path / "out.jsonl")
     assert [one.sample_id for one in written] == [sample.id for sample in samples]
