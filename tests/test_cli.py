@@ -104,6 +104,8 @@ def test_odd_command_lines_end_without_a_traceback(parts, call, arguments, code)
         (["inspect", "parts", "--style", "none"], 1, "unknown prompt style"),
         (["inspect", "parts", "--model", "gone"], 1, "gone"),
         (["inspect", "parts", "--masks", "none"], 1, "none"),
+        (["inspect", "parts", "--votes", "2", "--fast"], 1, "not both"),
+        (["inspect", "parts", "--votes", "0"], 1, "votes"),
         (["inspect", "--bad", "parts"], 1, "--bad"),
         (["inspect"], 1, "paths"),
         (["no\x1b]0;verb\x07"], 1, "No such command"),

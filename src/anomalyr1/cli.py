@@ -60,6 +60,8 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line per inspection on stdout, nothing else.")] = False,
     style: Annotated[str, typer.Option(help="Prompt style: ours, mmad or released.")] = "ours",
     prompt: Annotated[Path | None, typer.Option(help="Text file with your own prompt, instead of a style.")] = None,
+    votes: Annotated[int, typer.Option(min=1, help="Ask so many times and let the answers vote; the score is their mean.")] = 1,
+    fast: Annotated[bool, typer.Option("--fast", help="No reasoning, no boxes: one forward pass, the score alone.")] = False,
 ) -> int:
     """Inspect images: verdict, reasoning, boxes, masks, and a page to look at. Run again to go on after a stop."""
     from anomalyr1 import prompts
@@ -71,7 +73,9 @@ def inspect(
         Sample(id=path.as_posix(), image=path, knowledge=text, references=references) for path in find_images(paths, out, references)
     ]
     own_prompt = prompts.read_prompt(prompt) if prompt else None
-    inspector = Inspector.load(model, revision=revision, max_pixels=max_pixels, masks=masks, style=style, text=own_prompt)
+    inspector = Inspector.load(
+        model, revision=revision, max_pixels=max_pixels, masks=masks, style=style, text=own_prompt, votes=votes, fast=fast
+    )
     results = _run(inspector, samples, out, digest(text, references), as_json)
     return SOME_FAILED if any(inspection.error is not None for inspection in results) else OK
 

@@ -25,8 +25,12 @@ class Sampling(Record):
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Sample from the likeliest tokens that together have this probability."""
     seed: int = Field(default=0, ge=0)
+    fast: bool = False
+    """No reasoning: one forward pass gives each option's probability where the answer would stand; the likeliest is the completion."""
 
     def __str__(self) -> str:
+        if self.fast:
+            return "fast: the likeliest option, without reasoning"
         limit = f"at most {self.max_new_tokens} tokens"
         return f"greedy, {limit}" if self.temperature == 0 else f"temperature {self.temperature:g}, top_p {self.top_p:g}, {limit}"
 
@@ -49,7 +53,7 @@ class Completion:
     finish: Literal["stop", "length"]
     """Whether the policy ended it, or `max_new_tokens` did."""
     option_scores: dict[str, float] | None = None
-    """Probability of each option letter at the answer's place, normalised over the options; None = not known."""
+    """Probability of each option letter where the completion answers with one, normalised over the options; None = not known."""
     error: str | None = None
     """What kept this one item from an answer, by name; the text is then empty. Only engines that ask others give it."""
 
