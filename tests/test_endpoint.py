@@ -407,9 +407,13 @@ def places(*tokens):
     return made
 
 
-def scores_of(content, letters="AB"):
-    choice = {"message": {"content": "x"}, "finish_reason": "stop", "logprobs": {"content": content}}
-    return wire.read(json.dumps({"choices": [choice]}).encode(), letters).option_scores
+OPTIONS = ("Yes.", "No.")
+
+
+def scores_of(content, options=OPTIONS):
+    text = "".join(one["token"] for one in content or ())
+    choice = {"message": {"content": text or "x"}, "finish_reason": "stop", "logprobs": {"content": content}}
+    return wire.read(json.dumps({"choices": [choice]}).encode(), options).option_scores
 
 
 LOG = {"A": np.log(0.6), "B": np.log(0.2), "C": np.log(0.1)}
@@ -421,14 +425,17 @@ LOG = {"A": np.log(0.6), "B": np.log(0.2), "C": np.log(0.1)}
         (places("<think>", "A", "</think>", "<answer>", ("A", LOG), "</answer>"), {"A": 0.75, "B": 0.25}),
         (places("<ans", "wer", ">", "\n", ("A", LOG)), {"A": 0.75, "B": 0.25}),  # a tag in pieces, a blank before the letter
         (places("<answer>", "B", "</answer>", "<answer>", ("A", LOG)), {"A": 0.75, "B": 0.25}),  # the last answer counts
-        (places((" A", {" A": np.log(0.3), "A": np.log(0.3), "B": np.log(0.2)})), {"A": 0.75, "B": 0.25}),  # with and without a blank
+        (
+            places("<answer", (">A", {">A": np.log(0.6), ">B": np.log(0.2), "B": np.log(0.2)})),
+            {"A": 0.75, "B": 0.25},
+        ),  # after the same mark
+        (places("<answer>", ("A", {"A": np.log(0.5), "A.": np.log(0.1), "B": np.log(0.2)})), {"A": 0.75, "B": 0.25}),
         (places("<answer>", ("A", {"A": np.log(0.9), "x": -3.0})), {"A": 1.0, "B": 0.0}),  # B is not among the alternatives
         (places("<answer>", ("A", {"A": np.log(0.9), "B": -np.inf})), {"A": 1.0, "B": 0.0}),
         (places("<answer>", ("A", {"A": np.log(0.9), "B": np.nan})), None),
         (places("<answer>", ("A", {"A": np.log(0.9), "B": 5.0})), None),  # more than certain
         (places("<answer>", "The", "A"), None),  # the answer is no letter
         (places("<answer>", "[", "]"), None),
-        (places("<answer>", "AB"), None),
         (places("<answer>", "D"), None),
         (places("<answer>"), None),
         ([], None),
@@ -441,7 +448,16 @@ def test_option_scores(content, expected):
 
 
 def test_no_scores_without_options():
-    assert scores_of(places(("A", LOG)), "") is None
+    assert scores_of(places(("A", LOG)), ()) is None
+
+
+def test_no_scores_where_the_tokens_do_not_spell_the_text():
+    choice = {
+        "message": {"content": "<answer>B</answer>"},
+        "finish_reason": "stop",
+        "logprobs": {"content": places("<answer>", ("A", LOG))},
+    }
+    assert wire.read(json.dumps({"choices": [choice]}).encode(), OPTIONS).option_scores is None
 
 
 def test_reply_errors_pass_or_last():

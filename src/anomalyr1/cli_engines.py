@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from anomalyr1.terminal import OK, say
+from anomalyr1.terminal import OK, SOME_FAILED, find_images, say
 from anomalyr1.types import InputError
 
 if TYPE_CHECKING:
+    from anomalyr1.parity import Parity
     from anomalyr1.thresholds import Threshold
 
 
@@ -73,4 +74,45 @@ def _lines(threshold: Threshold) -> list[str]:
         f"expected cost a part: {figures.cost_per_part:.4g}, at a score of 0.5: {figures.cost_at_half:.4g}",
         f"calibration error: {figures.error_before:.3f} before, {figures.error_after:.3f} after (cross-validated); "
         f"Brier score {figures.brier_before:.3f} and {figures.brier_after:.3f}",
+    ]
+
+
+def parity(
+    paths: Annotated[list[Path], typer.Argument(help="Image files, or folders that are searched for images.")],
+    engines: Annotated[str, typer.Option(help="Two engines with a comma between, e.g. local:nano,endpoint:server.yaml.")],
+    limit: Annotated[int, typer.Option("--n", min=1, help="Take so many of the images.")] = 20,
+    style: Annotated[str, typer.Option(help="Prompt style: ours, mmad or released.")] = "ours",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest completion.")] = 256,
+    allow_pixels: Annotated[bool, typer.Option("--allow-pixels", help="Compare although the pixel caps differ.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout, nothing else.")] = False,
+) -> int:
+    """Ask two engines the same, and compare answers, boxes, token counts and frames; exit code 2 where they saw different things."""
+    from anomalyr1 import parity as parities
+    from anomalyr1.engines import Sampling, specs
+    from anomalyr1.types import Sample
+
+    names = [name.strip() for name in engines.split(",")]
+    if len(names) != 2 or not all(names):
+        raise InputError(f"--engines is {engines!r}, expected two engines with a comma between; each is one of {', '.join(specs.EXAMPLES)}")
+    images = find_images(paths)[:limit]
+    samples = [Sample(id=path.as_posix(), image=path) for path in images]
+    pair = (specs.load(names[0]), specs.load(names[1]))
+    found = parities.compare(pair, samples, style, Sampling(max_new_tokens=max_new_tokens), allow_pixels)
+    for line in [found.to_json()] if as_json else _comparison(names, found):
+        say(line)
+    return OK if found.same_input else SOME_FAILED
+
+
+def _comparison(names: list[str], found: Parity) -> list[str]:
+    """What a person should know of a comparison."""
+    iou = "none could be compared" if found.mean_iou is None else f"mean IoU {found.mean_iou:.3f} of {found.boxes}"
+    scores = "not given by both" if found.score_difference is None else f"at most {found.score_difference:.2g} apart"
+    return [
+        f"{found.questions} questions about {found.images} images to {names[0]} and {names[1]}",
+        *(f"{name} failed at {n} questions" for name, n in zip(names, found.failed, strict=True) if n),
+        *(f"they differ in {difference}" for difference in found.differences),
+        f"same text: {found.same_text} of {found.compared}; same option: {found.same_choice} of {found.choices}",
+        f"option scores: {scores}; boxes: {iou}",
+        f"same prompt tokens: {found.same_tokens} of {found.tokens} where both know them; largest difference {found.largest_token_difference}",
+        f"same frame: {found.same_frame} of {found.frames} where both know it",
     ]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from pathlib import Path
 from typing import Literal
@@ -111,6 +112,11 @@ class Threshold(Record):
             first = error.errors(include_url=False, include_input=False)[0]
             why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
             raise InputError(f"{str(path)!r} is no threshold file ({why}); make one with: anomalyr1 calibrate") from error
+
+    @property
+    def digest(self) -> str:
+        """What a run's fingerprint says of it."""
+        return f"threshold@{hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]}"
 
     def require_same(self, run: Fingerprint) -> None:
         """Raise `InputError` that names what differs when another kind of run made the scores."""

@@ -75,7 +75,7 @@ class Engine(Protocol):
         ...
 
 
-def where(prompt: Prompt) -> str:
+def which(prompt: Prompt) -> str:
     """Which prompt a message is about, in words."""
     return f"sample {prompt.sample_id!r}, question {prompt.question.id!r}"
 
@@ -83,11 +83,11 @@ def where(prompt: Prompt) -> str:
 def require_images(prompt: Prompt, images: Mapping[Path, LoadedImage]) -> None:
     """Raise `InputError` for an image that was not given, and where images and their places differ in number."""
     if absent := [path for path in prompt.images if path not in images]:
-        raise InputError(f"{where(prompt)}: the image {str(absent[0])!r} was not given to the engine; open it and pass it along")
+        raise InputError(f"{which(prompt)}: the image {str(absent[0])!r} was not given to the engine; open it and pass it along")
     parts = [part for message in prompt.messages if not isinstance(message["content"], str) for part in message["content"]]
     places = sum(part["type"] == "image" for part in parts)
     if places != len(prompt.images):
-        raise InputError(f"{where(prompt)}: {len(prompt.images)} images for {places} places; build it with anomalyr1.prompts")
+        raise InputError(f"{which(prompt)}: {len(prompt.images)} images for {places} places; build it with anomalyr1.prompts")
 
 
 def draw_seeds(prompts: Sequence[Prompt], seed: int) -> list[int]:

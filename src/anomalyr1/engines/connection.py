@@ -35,10 +35,10 @@ _CONNECT_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Request:
-    """What is sent, and the letters of the options that its answer may have."""
+    """What is sent, and the options that its answer may choose from."""
 
     body: bytes
-    letters: str = ""
+    options: tuple[str, ...] = ()
 
 
 class Connection:
@@ -158,7 +158,7 @@ class Connection:
             raise wire.status_error(status, data.replace(key, b"[key]") if key else data, retry_after)
         if len(self._key) >= _SECRET_LENGTH and key in data:
             raise ReplyError("key in the reply", "the server sent the key back; change the key, and do not use this server")
-        return wire.read(data, request.letters)
+        return wire.read(data, request.options)
 
     async def _exchange(self, body: bytes) -> tuple[int, bytes, str]:
         """Status, body and Retry-After of one reply; redirects are not followed."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from PIL import Image
 
 from anomalyr1 import __version__
-from anomalyr1.engines import GREEDY, Completion, Sampling, draw_seeds, require_images, where, wire
+from anomalyr1.engines import GREEDY, Completion, Sampling, draw_seeds, require_images, which, wire
 from anomalyr1.engines.connection import Connection, Request
 from anomalyr1.engines.endpoint_config import EndpointConfig
 from anomalyr1.engines.wire import ReplyError, Written
@@ -63,6 +63,7 @@ class EndpointEngine:
 
     def fingerprint(self, sampling: Sampling = GREEDY) -> Fingerprint:
         """What completions depend on, as far as a server tells; the caller fills in `style`, `masks` and `option_order`."""
+        _refuse_fast(sampling)
         config, probe = self.config, self.probe()
         extra = "".join(f", {name} {value}" for name, value in sorted(config.extra.items()))
         return Fingerprint(
@@ -94,13 +95,14 @@ class EndpointEngine:
         Raises `InputError` before anything is sent for an image that is not in `images`, and for text that writes special tokens;
         `SetupError` when the server is not there.
         """
+        _refuse_fast(sampling)
         if not prompts:
             return []
         shown = self._shown(prompts, images)
         probe, losses = self.probe(), self._connection.losses
         urls = {path: url for path, (url, _) in shown.items()}
         requests = [
-            Request(self._body(prompt, urls, sampling, seed, probe.logprobs), prompt.question.letters)
+            Request(self._body(prompt, urls, sampling, seed, probe.logprobs), prompt.question.options)
             for prompt, seed in zip(prompts, draw_seeds(prompts, sampling.seed), strict=True)
         ]
         outcomes = self._connection.ask(requests)
@@ -120,14 +122,14 @@ class EndpointEngine:
         for prompt in prompts:
             require_images(prompt, images)
             if "<|" in wire.text_of(prompt):
-                raise InputError(f"{where(prompt)}: the prompt's text writes a special token; build it with anomalyr1.prompts")
+                raise InputError(f"{which(prompt)}: the prompt's text writes a special token; build it with anomalyr1.prompts")
             for path in prompt.images:
                 if path in shown:
                     continue
                 try:
                     picture, frame = resize(images[path].rgb, FAMILIES[self.config.family], self.config.cap)
                 except ImageError as error:
-                    raise ImageError(f"{where(prompt)}, image {str(path)!r}: {error}") from error
+                    raise ImageError(f"{which(prompt)}, image {str(path)!r}: {error}") from error
                 shown[path] = wire.data_url(picture), frame
         return shown
 
@@ -166,7 +168,12 @@ class EndpointEngine:
         content = [{"type": "image"}, {"type": "text", "text": _PROBE.text}]
         prompt = Prompt("#probe", _PROBE, [{"role": "user", "content": content}], (path,))
         urls = {path: wire.data_url(Image.new("RGB", size_wh, (128, 128, 128)))}
-        return Request(self._body(prompt, urls, Sampling(max_new_tokens=1), 0, logprobs), _PROBE.letters)
+        return Request(self._body(prompt, urls, Sampling(max_new_tokens=1), 0, logprobs), _PROBE.options)
+
+
+def _refuse_fast(sampling: Sampling) -> None:
+    if sampling.fast:
+        raise InputError("a server writes its own beginning of an answer, so it cannot answer without reasoning; leave fast out")
 
 
 def _completion(outcome: Written | ReplyError, frame: Frame | None) -> Completion:

@@ -9,6 +9,7 @@ import base64
 import io
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,10 @@ from typing import Any, Literal
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from anomalyr1 import answers
 from anomalyr1.engines import Sampling
 from anomalyr1.prompts import Prompt
+from anomalyr1.types import LETTERS
 
 MAX_REPLY_BYTES = 8 * 2**20
 """A longer reply is cut off and refused; 4,096 tokens with 20 alternatives each are about 6 MB."""
@@ -44,6 +47,8 @@ LASTING = frozenset({"another form of JSON", "too long", "no text", "reasoning s
 """Problems that would come again."""
 PASSING_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 """HTTP statuses that are worth asking again."""
+_LETTER = re.compile(r"(\W*)([A-Z])\W*")
+"""A token that writes one option letter, and the marks before it."""
 _ROUNDING = 1e-3
 """A log-probability may be so much above 0."""
 
@@ -71,17 +76,21 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class _Token(_Part):
+class Token(_Part):
+    """A token and its log-probability."""
+
     token: str
     logprob: float
 
 
-class _Place(_Token):
-    top_logprobs: list[_Token] = []
+class Place(Token):
+    """The token that was written, and its likeliest alternatives."""
+
+    top_logprobs: list[Token] = []
 
 
 class _Logprobs(_Part):
-    content: list[_Place] | None = None
+    content: list[Place] | None = None
 
 
 class _Message(_Part):
@@ -162,8 +171,8 @@ def _content(content: Any, images: Any, urls: Mapping[Path, str]) -> object:  # 
     ]
 
 
-def read(data: bytes, letters: str = "") -> Written:
-    """What a reply of status 200 says; `letters` are those of the question's options. Raises `ReplyError`."""
+def read(data: bytes, options: Sequence[str] = ()) -> Written:
+    """What a reply of status 200 says to a question with these options. Raises `ReplyError`."""
     if data.lstrip()[:1] == b"<":
         raise ReplyError("HTML instead of JSON", f"expected a chat completion, got {_shown(data)}")
     try:
@@ -185,39 +194,38 @@ def read(data: bytes, letters: str = "") -> Written:
             raise ReplyError("no text", "the reply's message has no content")
     usage = reply.usage or _Usage()
     places = choice.logprobs.content if choice.logprobs else None
-    scores = option_scores(places, letters) if places and letters else None
+    scores = option_scores(message.content or "", places, options) if places and options else None
     return Written(message.content or "", "stop" if finish == "stop" else "length", usage.prompt_tokens, usage.completion_tokens, scores)
 
 
-def option_scores(places: Sequence[_Place], letters: str) -> dict[str, float] | None:
-    """The probability of each option where the answer's letter was written, normalised over the options.
+def option_scores(text: str, places: Sequence[Place], options: Sequence[str]) -> dict[str, float] | None:
+    """The probability of each option where the completion `text` gives its answer, normalised over the options.
 
-    The place is the first token behind the last `<answer>` (without one, the first token of all) that is not blank; None unless it is
-    exactly an option's letter. A letter that is not among the server's alternatives there counts as 0: it is less likely than all of them.
+    The letters compete after the same marks, as in the local engine. None where the answer is no letter, or where the tokens do not spell
+    the text. A letter that is not among the server's alternatives there counts as 0: it is less likely than all of them.
     """
-    whole = "".join(place.token for place in places)
-    found = whole.rfind("<answer>")
-    start = found + len("<answer>") if found >= 0 else 0
+    at = answers.choice_at(text, options)
+    if at is None or not "".join(place.token for place in places).startswith(text[: at + 1]):
+        return None
     end = 0
     for place in places:
         begin, end = end, end + len(place.token)
-        if begin < start or not place.token.strip():
-            continue
-        if place.token.strip() not in letters or len(place.token.strip()) != 1:
-            return None
-        return _normalised(place, letters)
+        if end > at:
+            written = _LETTER.fullmatch(place.token)
+            return _normalised(place, written[1], LETTERS[: len(options)]) if written and begin + len(written[1]) == at else None
     return None
 
 
-def _normalised(place: _Place, letters: str) -> dict[str, float] | None:
+def _normalised(place: Place, lead: str, letters: str) -> dict[str, float] | None:
     by_token = {one.token: one.logprob for one in (*place.top_logprobs, place)}
     sums = dict.fromkeys(letters, 0.0)
     for token, logprob in by_token.items():
-        if token.strip() not in sums:
+        other = _LETTER.fullmatch(token)
+        if other is None or other[1] != lead or other[2] not in sums:
             continue
         if not logprob < _ROUNDING:  # more than certain, or NaN
             return None
-        sums[token.strip()] += math.exp(logprob)
+        sums[other[2]] += math.exp(logprob)
     total = sum(sums.values())
     return {letter: value / total for letter, value in sums.items()} if total > 0 else None
 
