@@ -113,6 +113,6 @@ def _comparison(names: list[str], found: Parity) -> list[str]:
         *(f"they differ in {difference}" for difference in found.differences),
         f"same text: {found.same_text} of {found.compared}; same option: {found.same_choice} of {found.choices}",
         f"option scores: {scores}; boxes: {iou}",
-        f"same prompt tokens: {found.same_tokens} of {found.tokens} where both know them; largest difference {found.largest_token_difference}",
-        f"same frame: {found.same_frame} of {found.frames} where both know it",
+        f"same prompt tokens: {found.same_tokens} of {found.tokens} where known; largest difference {found.largest_token_difference}",
+        f"same frame: {found.same_frame} of {found.frames} where known",
     ]

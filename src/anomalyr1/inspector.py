@@ -73,7 +73,8 @@ class Inspector:
         """An inspector over a policy on this machine: "nano", a folder, or a name on the Hugging Face hub (pinned by `revision`).
 
         `votes` samples of both questions make each verdict; `fast` asks for the score alone, without reasoning and boxes. `engine` runs the
-        policy: "local", "vllm", or "endpoint:FILE" for the server of a configuration, which names its own model. `threshold` decides by score.
+        policy: "local", "vllm", or "endpoint:FILE" for the server of a configuration, which names its own model. `threshold` decides by the
+        score.
         """
         from anomalyr1.engines import specs
 

@@ -1,4 +1,4 @@
-"""The same questions to two engines: do they answer alike, do they see the same picture, do they count the same tokens?
+"""The same questions to two engines: whether they answer alike, see the same picture, and count the same tokens.
 
 Same weights in two engines have given different boxes and scores before, mostly because one resized images again. So frames and
 prompt tokens are compared beside answers, and two pixel caps are not compared unless that is asked for.
