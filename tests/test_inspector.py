@@ -470,7 +470,7 @@ def test_killed_at_20_random_points_nothing_is_lost_or_doubled(tmp_path, monkeyp
 # The threshold.
 
 
-class Scored:
+class ScoredById:
     """A replay whose verdict answers have a score for option A."""
 
     name = "replay"
@@ -495,22 +495,22 @@ def test_a_threshold_decides_and_is_part_of_the_run(tmp_path):
     samples = [recordings.sample(path) for path in paths]
     recorded = recordings.record(tmp_path / "recorded.jsonl", {sample.id: GOOD for sample in samples})
     scores = dict(zip((sample.id for sample in samples), (0.01, 0.1, 0.4), strict=True))
-    plain = Inspector(Scored(recorded, scores), masks="box")
+    plain = Inspector(ScoredById(recorded, scores), masks="box")
     run = plain.fingerprint()
     found = [one.verdict for one in plain.run(samples, tmp_path / "plain" / "inspections.jsonl")]
     assert found == ["good", "good", "good"]  # the control: by the answers alone
     labels = calibration.Labelled(np.array([0.01, 0.02, 0.3, 0.5]), np.array([False, False, True, True]), {})
     threshold = calibration.calibrate(labels, run, 50, 1).model_copy(update={"low": 0.05, "high": 0.2})
-    judged = Inspector(Scored(recorded, scores), masks="box", threshold=threshold)
+    judged = Inspector(ScoredById(recorded, scores), masks="box", threshold=threshold)
     results = judged.run(samples, tmp_path / "judged" / "inspections.jsonl")
     assert [one.verdict for one in results] == ["good", "unsure", "defect"]
     assert "lies between the bounds 0.05 and 0.2" in results[1].reason
     assert "although the answer says good" in results[2].reason
     with pytest.raises(InputError, match="threshold was"):  # another threshold is another run
-        Inspector(Scored(recorded, scores), masks="box").run(samples, tmp_path / "judged" / "inspections.jsonl")
+        Inspector(ScoredById(recorded, scores), masks="box").run(samples, tmp_path / "judged" / "inspections.jsonl")
     foreign = threshold.model_copy(update={"run": run.model_copy(update={"model": "other"})})
     with pytest.raises(InputError, match="the threshold was made for other scores: model was 'other'"):
-        Inspector(Scored(recorded, scores), masks="box", threshold=foreign).run(samples, tmp_path / "new" / "inspections.jsonl")
+        Inspector(ScoredById(recorded, scores), masks="box", threshold=foreign).run(samples, tmp_path / "new" / "inspections.jsonl")
     assert not (tmp_path / "new").exists()
 
 
@@ -518,7 +518,7 @@ def test_an_item_that_the_engine_failed_at_is_unsure_and_the_others_go_on(tmp_pa
     samples = [recordings.sample(recordings.draw(tmp_path / f"{name}.png")) for name in ("a", "b")]
     recorded = recordings.record(tmp_path / "recorded.jsonl", {sample.id: GOOD for sample in samples})
 
-    class Failing(Scored):
+    class Failing(ScoredById):
         def complete(self, asked, images, sampling):
             completions = super().complete(asked, images, sampling)
             return [replace(completions[0], text="", error="deadline: too late"), *completions[1:]]

@@ -1,4 +1,4 @@
-"""The vLLM engine over a stand-in: a module with the calls and fields of vLLM 0.30 that our engine uses, held to them, and nano behind it."""
+"""The vLLM engine over a stand-in: a module that has the calls and fields of vLLM 0.30 that our engine uses, and nano behind them."""
 
 import sys
 import types
