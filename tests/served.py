@@ -251,6 +251,8 @@ def main():
                 serve(made, int(port), Path(log), 0.02 if backend == "echo" else 0.0)
                 os._exit(0)
         print("done", flush=True)
+    if child:
+        os.kill(child, signal.SIGKILL)
 
 
 def serve(backend, port, log, delay):

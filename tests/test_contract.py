@@ -18,7 +18,7 @@ from anomalyr1.images import LoadedImage, fit
 from anomalyr1.policy.load import load_policy
 from anomalyr1.types import Answer, InputError, Inspection, Reply, Sample
 
-SHORT = Sampling(max_new_tokens=12)
+SHORT = Sampling(max_new_tokens=48)
 
 
 def picture(name, size_wh, seed):
@@ -92,6 +92,7 @@ def test_contract(engine):
             assert sum(one.option_scores.values()) == pytest.approx(1)
             choice = answers.parse(one.text, prompt.question.options).choice
             assert max(one.option_scores, key=one.option_scores.get) == choice
+    assert any(one.option_scores for one in completions)
     found = engine.fingerprint(SHORT)
     assert (found.model, found.family, found.max_pixels) == ("nano", "qwen2_5_vl", policy().max_pixels)
     assert found.engine == engine.name

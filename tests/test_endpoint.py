@@ -176,18 +176,21 @@ def test_killed_and_restarted_five_times_in_200_questions(tmp_path, backend):
     samples = [Sample(id=path.name, image=path) for path in paths]
     server = served.Process(backend, tmp_path / "log")
     kills = iter(range(8, 100, 17))
-    due, killed = [next(kills)], []
+    due, killed, threads = [next(kills)], [], []
 
     def restart(done, inspection):
         if done >= due[0] and len(killed) < 5:
             killed.append(done)
             due[0] = next(kills, 10**9)
-            threading.Thread(target=lambda: (time.sleep(0.03), server.kill(), time.sleep(0.3), server.start())).start()
+            threads.append(threading.Thread(target=lambda: (time.sleep(0.03), server.kill(), time.sleep(0.3), server.start())))
+            threads[-1].start()
 
     try:
         engine = engine_at(server.url, timeout_seconds=60, deadline_seconds=120)
         inspector = Inspector(engine, masks="box", sampling=Sampling(max_new_tokens=3), batch=4)
         results = inspector.run(samples, tmp_path / "out.jsonl", restart)
+        for thread in threads:
+            thread.join(timeout=60)
         assert len(killed) == 5
         undisturbed = Inspector(engine, masks="box", sampling=Sampling(max_new_tokens=3), batch=4).inspect(samples[:12])
     finally:

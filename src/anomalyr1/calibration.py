@@ -177,7 +177,7 @@ def choose_threshold(scores: Floats, defect: Bools, miss: float, false_alarm: fl
         over = ~least & (np.arange(len(cuts)) > first[:, None])
         last = np.where(over.any(axis=1), over.argmax(axis=1), len(cuts)) - 1
         middle: Floats = sigmoid((logit(cuts[first]) + logit(cuts[last])) / 2)
-        chosen: Floats = np.where(first == last, cuts[first], middle)
+        chosen: Floats = np.clip(middle, cuts[first], cuts[last])
         return chosen
 
     generator = np.random.default_rng(seed)

@@ -88,11 +88,13 @@ class VllmEngine:
         if not prompts:
             return []
         shown = {path: self._resized(prompt, path, images) for prompt in prompts for path in self._paths(prompt, images)}
-        asked, params = [], []
-        for prompt, seed in zip(prompts, draw_seeds(prompts, sampling.seed), strict=True):
-            pictures = [shown[path][0] for path in prompt.images]
-            asked.append({"prompt_token_ids": self._encode(prompt)} | ({"multi_modal_data": {"image": pictures}} if pictures else {}))
-            params.append(self._sampling(prompt, sampling, seed))
+        asked: list[dict[str, Any]] = []
+        for prompt in prompts:
+            asked.append({"prompt_token_ids": self._encode(prompt)})
+            if prompt.images:
+                asked[-1]["multi_modal_data"] = {"image": [shown[path][0] for path in prompt.images]}
+        seeds = draw_seeds(prompts, sampling.seed)
+        params = [self._sampling(prompt, sampling, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         outputs = self._llm.generate(asked, params, use_tqdm=False)
         return [
             self._completion(prompt, one["prompt_token_ids"], output, [shown[path][1] for path in prompt.images])
