@@ -67,7 +67,7 @@ class Connection:
             limits=httpx.Limits(max_connections=config.concurrency),
             trust_env=not _is_loopback(config.url),  # a proxy is for the world outside
         )
-        threading.Thread(target=self._loop.run_forever, name="anomalyr1-endpoint", daemon=True).start()
+        threading.Thread(target=_serve, args=(self._loop,), name="anomalyr1-endpoint", daemon=True).start()
         self._finish = weakref.finalize(self, _close, self._loop, self._client)
 
     def close(self) -> None:
@@ -183,6 +183,13 @@ def _is_loopback(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
 
 
 def _close(loop: asyncio.AbstractEventLoop, client: httpx.AsyncClient) -> None:
