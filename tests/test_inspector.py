@@ -7,14 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import recordings
 import tiny
-from anomalyr1 import answers, cli, prompts, records
+from anomalyr1 import answers, calibration, cli, prompts, records
 from anomalyr1.data import procedural
 from anomalyr1.engines import Completion, Sampling
 from anomalyr1.engines.replay import ReplayEngine
@@ -463,3 +465,64 @@ def test_killed_at_20_random_points_nothing_is_lost_or_doubled(tmp_path, monkeyp
         left = {name: data for name, data in contents(out).items() if not name.name.startswith(".")}
         assert left == contents(tmp_path / "whole")
     assert cut >= 3, "the kills came too late to prove anything"
+
+
+# The threshold.
+
+
+class ScoredById:
+    """A replay whose verdict answers have a score for option A."""
+
+    name = "replay"
+
+    def __init__(self, path, scores):
+        self._replay, self._scores = ReplayEngine(path), scores
+
+    def fingerprint(self, sampling):
+        return self._replay.fingerprint(sampling)
+
+    def complete(self, asked, images, sampling):
+        return [
+            replace(
+                one, option_scores={"A": (score := self._scores[prompt.sample_id]), "B": 1 - score} if prompt.question.options else None
+            )
+            for prompt, one in zip(asked, self._replay.complete(asked, images, sampling), strict=True)
+        ]
+
+
+def test_a_threshold_decides_and_is_part_of_the_run(tmp_path):
+    paths = [recordings.draw(tmp_path / f"{name}.png") for name in ("low", "between", "high")]
+    samples = [recordings.sample(path) for path in paths]
+    recorded = recordings.record(tmp_path / "recorded.jsonl", {sample.id: GOOD for sample in samples})
+    scores = dict(zip((sample.id for sample in samples), (0.01, 0.1, 0.4), strict=True))
+    plain = Inspector(ScoredById(recorded, scores), masks="box")
+    run = plain.fingerprint()
+    found = [one.verdict for one in plain.run(samples, tmp_path / "plain" / "inspections.jsonl")]
+    assert found == ["good", "good", "good"]  # the control: by the answers alone
+    labels = calibration.Labelled(np.array([0.01, 0.02, 0.3, 0.5]), np.array([False, False, True, True]), {})
+    threshold = calibration.calibrate(labels, run, 50, 1).model_copy(update={"low": 0.05, "high": 0.2})
+    judged = Inspector(ScoredById(recorded, scores), masks="box", threshold=threshold)
+    results = judged.run(samples, tmp_path / "judged" / "inspections.jsonl")
+    assert [one.verdict for one in results] == ["good", "unsure", "defect"]
+    assert "lies between the bounds 0.05 and 0.2" in results[1].reason
+    assert "although the answer says good" in results[2].reason
+    with pytest.raises(InputError, match="threshold was"):  # another threshold is another run
+        Inspector(ScoredById(recorded, scores), masks="box").run(samples, tmp_path / "judged" / "inspections.jsonl")
+    foreign = threshold.model_copy(update={"run": run.model_copy(update={"model": "other"})})
+    with pytest.raises(InputError, match="the threshold was made for other scores: model was 'other'"):
+        Inspector(ScoredById(recorded, scores), masks="box", threshold=foreign).run(samples, tmp_path / "new" / "inspections.jsonl")
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_item_that_the_engine_failed_at_is_unsure_and_the_others_go_on(tmp_path):
+    samples = [recordings.sample(recordings.draw(tmp_path / f"{name}.png")) for name in ("a", "b")]
+    recorded = recordings.record(tmp_path / "recorded.jsonl", {sample.id: GOOD for sample in samples})
+
+    class Failing(ScoredById):
+        def complete(self, asked, images, sampling):
+            completions = super().complete(asked, images, sampling)
+            return [replace(completions[0], text="", error="deadline: too late"), *completions[1:]]
+
+    first, second = Inspector(Failing(recorded, {sample.id: 0.1 for sample in samples}), masks="box").inspect(samples)
+    assert (first.verdict, first.error) == ("unsure", "deadline: too late")
+    assert second.verdict == "good"

@@ -14,6 +14,7 @@ from anomalyr1.engines import GREEDY, Completion, Engine, Sampling
 from anomalyr1.images import LoadedImage, open_image
 from anomalyr1.masks import Sam2, masks_for
 from anomalyr1.records import Writer
+from anomalyr1.thresholds import Threshold
 from anomalyr1.types import Fingerprint, InputError, Inspection, Reply, Sample, SetupError
 
 VOTING = Sampling(temperature=1.0)
@@ -43,6 +44,8 @@ class Inspector:
     """What makes masks of method "sam2"; None loads the default one when it is needed."""
     votes: int = 1
     """How many samples of both questions make a verdict."""
+    threshold: Threshold | None = None
+    """What the score is compared with; None = the answers alone make the verdict."""
 
     def __post_init__(self) -> None:
         """Refuse votes that would all be the same."""
@@ -64,21 +67,24 @@ class Inspector:
         text: str | None = None,
         votes: int = 1,
         fast: bool = False,
+        engine: str = "local",
+        threshold: Threshold | None = None,
     ) -> Inspector:
         """An inspector over a policy on this machine: "nano", a folder, or a name on the Hugging Face hub (pinned by `revision`).
 
-        `votes` samples of both questions make each verdict; `fast` asks for the score alone, without reasoning and boxes.
+        `votes` samples of both questions make each verdict; `fast` asks for the score alone, without reasoning and boxes. `engine` runs the
+        policy: "local", "vllm", or "endpoint:FILE" for the server of a configuration, which names its own model. `threshold` decides by the
+        score.
         """
-        from anomalyr1.engines.local import LocalEngine
-        from anomalyr1.policy.load import load_policy
+        from anomalyr1.engines import specs
 
         prompts.style_id(style, text)  # an unknown style is refused before the weights are loaded
         if fast and votes > 1:
             raise InputError(f"{votes} fast scores are all the same; ask for votes or for fast, not both")
         sampling = Sampling(fast=True) if fast else VOTING if votes > 1 else GREEDY
         sam2 = Sam2.load() if masks == "sam2" and not fast else None
-        engine = LocalEngine(load_policy(model, revision, max_pixels=max_pixels))
-        return cls(engine, masks, style, text, sampling, sam2=sam2, votes=votes)
+        runs = specs.load(engine, model, revision, max_pixels)
+        return cls(runs, masks, style, text, sampling, sam2=sam2, votes=votes, threshold=threshold)
 
     def __call__(self, image: str | Path, knowledge: str = "", references: Sequence[str | Path] = ()) -> Inspection:
         """Inspect one image file. Raises `InputError` when a file is missing; what fails later is in the inspection's `error`."""
@@ -99,13 +105,16 @@ class Inspector:
         Batches lie at fixed places of `samples`, and a batch that a kill cut is computed as a whole again, so a resumed file equals
         an uninterrupted one. `progress` gets the number of inspections done and the last one. `given` says what all samples
         were given beside their image (see `digest`); resuming under something else is refused. Raises `InputError` that lists all
-        missing files, or ids that are not unique, before anything is inspected.
+        missing files, ids that are not unique, or a threshold that was made for other scores, before anything is inspected.
         """
         require_files(samples)
         repeated = [name for name, n in Counter(sample.id for sample in samples).items() if n > 1]
         if repeated:
             raise InputError(f"sample ids must be unique; these are not: {', '.join(map(repr, repeated))}")
-        with Writer(out, self.fingerprint(given)) as writer:
+        fingerprint = self.fingerprint(given)
+        if self.threshold is not None:
+            self.threshold.require_same(fingerprint)
+        with Writer(out, fingerprint) as writer:
             held = writer.done
             changed = [one.id for one in samples if one.id in held and held[one.id].image_sha256 != _file_digest(one.image)]
             if changed:
@@ -131,7 +140,7 @@ class Inspector:
             raise
         except FAILURES as error:
             if len(samples) == 1:
-                return [_failed(samples[0], error)]
+                return [_failed(samples[0], f"{'' if isinstance(error, InputError) else f'{type(error).__name__}: '}{error}")]
         # One bad sample does not take its neighbours along: each is asked alone.
         return [inspection for sample in samples for inspection in self.inspect([sample])]
 
@@ -142,6 +151,8 @@ class Inspector:
         versions = engine.versions | {name: metadata.version(name) for name in VERSIONS}
         sampling = engine.sampling + (f", {self.votes} samples" if self.votes > 1 else "")
         more = {"style": style, "given": given, "masks": self.masks, "versions": versions, "sampling": sampling}
+        if self.threshold is not None:
+            more["threshold"] = self.threshold.digest
         return engine.model_copy(update=more)
 
     def _ask(self, samples: Sequence[Sample]) -> list[Inspection]:
@@ -161,6 +172,8 @@ class Inspector:
         ]
 
     def _judge(self, sample: Sample, image: LoadedImage, asked: Sequence[prompts.Prompt], completions: Sequence[Completion]) -> Inspection:
+        if broken := [completion.error for completion in completions if completion.error]:
+            return _failed(sample, broken[0])
         counts: Counter[str] = Counter()
         replies = []
         for prompt, completion in zip(asked, completions, strict=True):
@@ -179,16 +192,19 @@ class Inspector:
             counts.update({answer.status: 1, "cut_off": int(completion.finish == "length")})
         counts.update({"exif_orientation_applied": int(image.orientation != 1), "bit_depth_reduced": int(image.window is not None)})
         opinion = verdicts.conclude(replies[: self.votes], replies[self.votes :], image.size_wh)
+        verdict, reason = opinion.verdict, opinion.reason
+        if self.threshold is not None:
+            verdict, reason = self.threshold.judge(verdict, reason, opinion.score)
         found = opinion.boxes
         drawn, mask_counts = masks_for(image.rgb, found, self.masks, self.sam2) if found else ((), {})
         counts.update(mask_counts)
         return Inspection(
             sample_id=sample.id,
-            verdict=opinion.verdict,
+            verdict=verdict,
             score=opinion.score,
             score_from=opinion.score_from,
             votes=opinion.votes,
-            reason=opinion.reason,
+            reason=reason,
             boxes=found,
             masks=None if found is None else drawn,
             replies=tuple(replies),
@@ -213,9 +229,7 @@ def digest(knowledge: str, references: Sequence[Path]) -> str:
     return f"knowledge@{hashlib.sha256(whole.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
-def _failed(sample: Sample, error: BaseException) -> Inspection:
-    name = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-    message = f"{name}{error}"
+def _failed(sample: Sample, message: str) -> Inspection:
     reason = f"Unsure because the inspection failed: {message}"
     return Inspection(sample_id=sample.id, verdict="unsure", reason=reason, error=message, image_sha256=_file_digest(sample.image))
 

@@ -255,6 +255,8 @@ class Fingerprint(Record):
     engine: str
     masks: str = "none"
     sampling: str = "greedy"
+    threshold: str = ""
+    """Digest of the threshold that verdicts follow; empty when none."""
     versions: dict[str, str] = Field(default_factory=dict)
 
 

@@ -12,8 +12,6 @@ as good as equally likely; the same call on the same machine gives the same bits
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +20,7 @@ import torch
 from torch import Tensor
 
 from anomalyr1 import __version__
-from anomalyr1.engines import GREEDY, Completion, Sampling
+from anomalyr1.engines import GREEDY, Completion, Sampling, draw_seeds, require_images, which
 from anomalyr1.engines.choosing import Chooser, FastChooser
 from anomalyr1.engines.letters import Letters
 from anomalyr1.images import Frame, ImageError, LoadedImage, fit, resize
@@ -91,13 +89,7 @@ class LocalEngine:
         options = [prompt.question.letters for prompt in prompts]
         if sampling.fast:
             return FastChooser([self._letters.forced(prompt.opening, own)[1] for prompt, own in zip(prompts, options, strict=True)])
-        asked: Counter[tuple[str, str]] = Counter()
-        seeds = []
-        for prompt in prompts:
-            key = (prompt.sample_id, prompt.question.id)
-            seeds.append(_seed(sampling.seed, *key, asked[key]))
-            asked[key] += 1
-        return Chooser(seeds, sampling, self.policy.suppressed_ids, self._letters, options)
+        return Chooser(draw_seeds(prompts, sampling.seed), sampling, self.policy.suppressed_ids, self._letters, options)
 
     def _grow(
         self, batch: Sequence[Tree], images: Mapping[Path, LoadedImage], chooser: Chooser | FastChooser, max_new_tokens: int
@@ -110,17 +102,12 @@ class LocalEngine:
         return written, {path: frame for path, (_, _, frame) in shown.items()}
 
     def _encode(self, prompt: Prompt, images: Mapping[Path, LoadedImage], sampling: Sampling) -> list[int]:
-        where = f"sample {prompt.sample_id!r}, question {prompt.question.id!r}"
-        if absent := [path for path in prompt.images if path not in images]:
-            raise InputError(f"{where}: the image {str(absent[0])!r} was not given to the engine; open it and pass it along")
+        require_images(prompt, images)
+        where = which(prompt)
         try:
             ids = chat.encode(self.policy.processor.tokenizer, prompt.messages)
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
-        if ids.count(self._image_id) != len(prompt.images):
-            raise InputError(
-                f"{where}: {len(prompt.images)} images for {ids.count(self._image_id)} places; build it with anomalyr1.prompts"
-            )
         sizes = [images[path].size_wh for path in prompt.images]
         try:
             tokens = self._image_tokens(sizes, self.policy.max_pixels)
@@ -186,7 +173,3 @@ class LocalEngine:
     def _text(self, ids: Sequence[int]) -> str:
         text: str = self.policy.processor.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
-
-
-def _seed(*parts: object) -> int:
-    return int.from_bytes(hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).digest()[:8], "little", signed=True)
