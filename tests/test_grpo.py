@@ -162,6 +162,17 @@ def test_checkpoints_only_where_a_generation_batch_ends(tmp_path, caplog):
     assert "no checkpoint at step 1" in caplog.text
 
 
+def test_the_order_of_an_epoch_is_that_of_an_uninterrupted_run():
+    from trl.trainer.utils import RepeatSampler
+
+    theirs = RepeatSampler(range(7), 2, batch_size=3, repeat_count=2, seed=5)
+    orders = [list(theirs) for _ in range(3)]
+    assert len({tuple(order) for order in orders}) == 3
+    for epoch, order in ((0.0, orders[0]), (2.0, orders[2]), (1.5, orders[1]), (1.9999999, orders[2])):
+        fresh = RepeatSampler(range(7), 2, batch_size=3, repeat_count=2, seed=5)
+        assert list(grpo._ResumableSampler(fresh, lambda epoch=epoch: epoch)) == order
+
+
 def test_groups_stay_whole_when_shuffled():
     order = grpo._shuffled_groups(24, SIZE)
     assert sorted(order.tolist()) == list(range(24))

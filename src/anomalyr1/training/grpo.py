@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
         self._logged: set[str] = set()
         self._signal = False
         self._buffered_inputs: list[dict[str, Any]] | None = None  # TRL's own: the microbatches of a generation batch
-        self._shares = self._base(self.model).config.model_type in FAMILIES
+        self._shares = self._is_vlm and self._base(self.model).config.model_type in FAMILIES
         if self._shares:
             config = self._base(self.model).config
             ids = (config.image_token_id, config.video_token_id) if suppressed_ids is None else suppressed_ids
@@ -179,7 +179,9 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
         fields = dict(multimodal_fields)
         rows = fields.pop(_ROWS, None)
         if rows is None or self.use_vllm:
-            if not self.use_vllm:
+            if self.use_vllm:
+                images = [one or None for one in images] if images else None  # it takes None where the processors take []
+            else:
                 self._fall_back(self._why_not_rolled_out() or "prompts were not grouped")
             written: tuple[list[list[int]], Any] = super()._generate_single_turn(
                 prompt_ids, images, fields, num_generations, has_tool_images
@@ -242,8 +244,8 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
     # Resume.
 
     def _get_train_sampler(self, dataset: Any = None) -> RepeatSampler:  # noqa: ANN401
-        sampler: RepeatSampler = super()._get_train_sampler(dataset)
-        return _same_order_on_resume(sampler)
+        theirs = super()._get_train_sampler(dataset)
+        return _ResumableSampler(theirs, lambda: self.state.epoch or 0.0)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ANN401
         """As transformers', sealed (see `checkpoints`), and only where no rollouts wait for their steps: TRL does not save those."""
@@ -287,20 +289,18 @@ class _KeepWeightsWithoutSignal(TrainerCallback):  # type: ignore[misc]  # trans
 
 
 class _ResumableSampler(RepeatSampler):  # type: ignore[misc]  # TRL is not typed
-    """TRL's sampler, whose order in an epoch does not depend on whether the process ran the epochs before."""
+    """TRL's sampler, whose order in an epoch does not depend on whether this process ran the epochs before it."""
 
-    def set_epoch(self, epoch: int) -> None:
-        """Go to the state in which an epoch finds the generator of an uninterrupted run."""
+    def __init__(self, theirs: RepeatSampler, epoch: Callable[[], float]) -> None:
+        super().__init__(theirs.data_source, theirs.mini_repeat_count, theirs.batch_size, theirs.repeat_count, theirs.shuffle, theirs.seed)
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
         if self.shuffle:
             self.generator.manual_seed(self.seed)
-            for _ in range(epoch):
+            for _ in range(int(self._epoch() + 1e-6)):  # as an uninterrupted run has drawn by now
                 torch.randperm(self.num_samples, generator=self.generator)
-
-
-def _same_order_on_resume(sampler: RepeatSampler) -> RepeatSampler:
-    return _ResumableSampler(
-        sampler.data_source, sampler.mini_repeat_count, sampler.batch_size, sampler.repeat_count, sampler.shuffle, sampler.seed
-    )
+        yield from super().__iter__()
 
 
 def _until_stop(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
