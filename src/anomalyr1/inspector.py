@@ -69,12 +69,12 @@ class Inspector:
 
         `votes` samples of both questions make each verdict; `fast` asks for the score alone, without reasoning and boxes.
         """
+        if fast and votes > 1:
+            raise InputError(f"{votes} fast scores are all the same; ask for votes or for fast, not both")
         from anomalyr1.engines.local import LocalEngine
         from anomalyr1.policy.load import load_policy
 
         prompts.style_id(style, text)  # an unknown style is refused before the weights are loaded
-        if fast and votes > 1:
-            raise InputError(f"{votes} fast scores are all the same; ask for votes or for fast, not both")
         sampling = Sampling(fast=True) if fast else VOTING if votes > 1 else GREEDY
         sam2 = Sam2.load() if masks == "sam2" and not fast else None
         engine = LocalEngine(load_policy(model, revision, max_pixels=max_pixels))
