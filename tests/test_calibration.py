@@ -75,7 +75,7 @@ def test_error_after_is_cross_validated():
         own = fit(scores, truths)(scores)
         other = calibration.cross_validated(scores, truths, "platt")
         gaps.append(((other - truths) ** 2).mean() - ((own - truths) ** 2).mean())
-    assert np.mean(gaps) > 0.02
+    assert np.mean(gaps) > 0.01  # 0 where each part is calibrated by a fit that has seen it
 
 
 def test_separated_and_extreme_scores_stay_finite():

@@ -76,11 +76,11 @@ class Inspector:
         policy: "local", "vllm", or "endpoint:FILE" for the server of a configuration, which names its own model. `threshold` decides by the
         score.
         """
+        if fast and votes > 1:
+            raise InputError(f"{votes} fast scores are all the same; ask for votes or for fast, not both")
         from anomalyr1.engines import specs
 
         prompts.style_id(style, text)  # an unknown style is refused before the weights are loaded
-        if fast and votes > 1:
-            raise InputError(f"{votes} fast scores are all the same; ask for votes or for fast, not both")
         sampling = Sampling(fast=True) if fast else VOTING if votes > 1 else GREEDY
         sam2 = Sam2.load() if masks == "sam2" and not fast else None
         runs = specs.load(engine, model, revision, max_pixels)

@@ -141,8 +141,8 @@ class VllmEngine:
         own = output.outputs[0]
         places = self._places(own.token_ids, own.logprobs) if own.logprobs else []
         scores = wire.option_scores(own.text, places, prompt.question.options) if places else None
-        finish = "length" if own.finish_reason == "length" else "stop"
-        return Completion(own.text, frames[-1] if frames else None, found, len(own.token_ids), finish, scores)
+        frame = frames[-1] if frames else None
+        return Completion(own.text, frame, found, len(own.token_ids), "length" if own.finish_reason == "length" else "stop", scores)
 
     def _places(self, ids: Sequence[int], logprobs: Sequence[Mapping[int, Any]]) -> list[wire.Place]:
         """The log-probabilities in the form of the wire: at each place the token written and its alternatives."""
