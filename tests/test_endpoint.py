@@ -427,7 +427,7 @@ LOG = {"A": np.log(0.6), "B": np.log(0.2), "C": np.log(0.1)}
     [
         (places("<think>", "A", "</think>", "<answer>", ("A", LOG), "</answer>"), {"A": 0.75, "B": 0.25}),
         (places("<ans", "wer", ">", "\n", ("A", LOG)), {"A": 0.75, "B": 0.25}),  # a tag in pieces, a blank before the letter
-        (places("<answer>", "B", "</answer>", "<answer>", ("A", LOG)), {"A": 0.75, "B": 0.25}),  # the last answer counts
+        (places("<answer>", "B", "</answer>", "<answer>", ("A", LOG)), None),  # two answers that differ are none
         (
             places("<answer", (">A", {">A": np.log(0.6), ">B": np.log(0.2), "B": np.log(0.2)})),
             {"A": 0.75, "B": 0.25},

@@ -52,7 +52,8 @@ class Llm:
         size = {"shortest_edge": self.policy.family.min_pixels, "longest_edge": self.cap}
         seen = processor.image_processor(images=prompt["multi_modal_data"]["image"], size=size, return_tensors="pt")
         image_id = processor.tokenizer.convert_tokens_to_ids(chat.IMAGE)
-        counts = [int(grid.prod()) // 4 for grid in seen["image_grid_thw"]]
+        merge = self.policy.model.config.vision_config.spatial_merge_size
+        counts = [int(grid.prod()) // merge**2 for grid in seen["image_grid_thw"]]
         whole = torch.tensor([chat.expand(prompt["prompt_token_ids"], image_id, counts)])
         inputs = {"input_ids": whole, "attention_mask": torch.ones_like(whole), "mm_token_type_ids": (whole == image_id).long()} | seen
         with torch.inference_mode():
