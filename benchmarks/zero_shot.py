@@ -2,7 +2,7 @@
 
     python benchmarks/zero_shot.py --shared DIR [--count 120]
 
-`DIR` holds `magnetic_tile`, `bsdata` and `deeppcb`, each with an `index.jsonl` (see docs/data.md for its form).
+`DIR/data` holds `magnetic_tile`, `bsdata` and `deeppcb`, each with an `index.jsonl` (see docs/data.md for its form).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> None:
     model, processor = nano_model.load(given.model)
     teacher = lessons.Teacher(processor)
     for name in SETS:
-        samples = data.load(f"index:{given.shared / name}")
+        samples = data.load(f"index:{given.shared / "data" / name}")
         order = np.random.default_rng(0).permutation(len(samples))
         of = {truth: [int(i) for i in order if samples[int(i)].anomalous is truth] for truth in (True, False)}
         half = given.count // 2

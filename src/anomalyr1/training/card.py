@@ -64,12 +64,14 @@ What was aimed at before training, and what came:
 
 {aims}
 
-Controls, on the same drawings: with another image of the same size in place of the right one the verdict falls towards chance (0.5); with
-shuffled options the answer follows its text; knowledge that names an unseen object makes "what is this" answerable.
+Controls, on the same drawings. If the policy looks, its verdict falls to chance (0.5) with another image of the same size in place of the
+right one; if it reads, its answer follows its text when options are shuffled, and knowledge that names an unseen object makes "what is
+this" answerable.
 
 {controls}
 
-The curve of the last stage ({few} images of seen categories a point; its other options are only the first of each image, about the object):
+The curve of the last stage ({few} images of seen categories a point, half as many of development ones; its other options are only the
+first of each image, about the object):
 
 {curve}
 
@@ -77,8 +79,10 @@ The curve of the last stage ({few} images of seen categories a point; its other 
 
 - It knows drawings only. On photographs, see the package's README for what was measured.
 - Images are scaled to at most 448 x 448 pixels; larger ones it never saw. One image token covers 28 x 28 pixels: small defects are missed.
+- It has learned its twelve categories, not what "good" means in general: on others it takes most parts for defective, the more so the
+  longer it trains, and a reference image hardly helps it. Few-shot training on the part in question does.
 - Logical defects (missing, extra, misplaced, wrong count) are found far less often than physical ones.
-- Names of objects and defects that it was not trained on are mostly answered by the nearest it knows.
+- Names of objects that it was not trained on are answered by the nearest it knows, even when the knowledge in the prompt names them.
 - Its reasoning is in a handful of fixed wordings.
 """
 
@@ -117,7 +121,7 @@ def card(
     """The card's text; `facts` fills `TEXT`, `results` are columns of figures by name, `curve` the examinations on the way."""
     names = [name for name in SHOWN if any(name in figures for figures in results.values())]
     rows = [[name, *(str(figures.get(name, "")) for figures in results.values())] for name in names]
-    columns = ("minutes", "step", "balanced accuracy", "other options", "box mIoU")
+    columns = ("minutes", "step", "split", "balanced accuracy", "other options", "box mIoU")
     points = [[str(point.get(name, "")) for name in columns] for point in curve]
     aims = []
     for column, row, least in AIMS:
@@ -130,7 +134,7 @@ def card(
         aims=_table(("", "aim", "measured", ""), aims),
         controls=_table(("control", "share"), [[name, str(value)] for name, value in controls.items()]),
         curve=_table(columns, points),
-        few=curve[-1]["images"] if curve else 0,
+        few=max((point["images"] for point in curve), default=0),
     )
 
 

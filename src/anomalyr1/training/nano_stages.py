@@ -300,7 +300,7 @@ def finish(out: Path, recipe: Recipe, destination: Path, notes: str = "") -> dic
         "parameters": parameters / 1e6, "megabytes": 2 * parameters / 1e6, "images": f"{len(Pool(out / 'pool')):,}",
         "machine": recipe.machine, "command": "python -m anomalyr1.training.nano", "minutes": spent, "notes": notes,
     }  # fmt: skip
-    text = card(facts, results, controls, [point for point in curve if point["split"] == "seen"])
+    text = card(facts, results, controls, curve)
     nano_model.save(model, processor, destination, text)
     (out / "figures.json").write_text(json.dumps({**results, "controls": controls}, indent=1), encoding="utf-8")
     return results
