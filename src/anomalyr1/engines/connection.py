@@ -193,6 +193,13 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _close(loop: asyncio.AbstractEventLoop, client: httpx.AsyncClient) -> None:
+    """Close the client, then end its loop, without waiting: the garbage collector may call this in the loop's own thread."""
     if loop.is_running():
-        asyncio.run_coroutine_threadsafe(client.aclose(), loop).result(timeout=5)
-        loop.call_soon_threadsafe(loop.stop)
+        asyncio.run_coroutine_threadsafe(_shut(loop, client), loop)
+
+
+async def _shut(loop: asyncio.AbstractEventLoop, client: httpx.AsyncClient) -> None:
+    try:
+        await client.aclose()
+    finally:
+        loop.stop()
