@@ -10,7 +10,7 @@ import time
 import pytest
 
 from anomalyr1 import box_text
-from anomalyr1.answers import as_mmad, as_released, parse, write
+from anomalyr1.answers import as_mmad, as_released, choice_at, parse, write
 from anomalyr1.images import FAMILIES, Frame, fit
 from anomalyr1.released import read_evaluation, read_letter, roam
 from anomalyr1.types import Answer, Box, InputError
@@ -253,6 +253,32 @@ def test_labelled_completions():
     misses = [one for one in read if one[1] != one[2]]
     assert len(read) >= 100
     assert 1 - len(misses) / len(read) >= 0.99, f"(id, expected, read): {misses}"
+
+
+@pytest.mark.parametrize(
+    ("text", "marked"),
+    [
+        ("<think>A or B? B.</think><answer>B</answer>", "B"),
+        ("<think>x</think><answer>(B) Scratch</answer> Done, not A", "B"),
+        ("<think>x</think><answer>B. A crack is visible</answer>", "B"),  # the label, not the article
+        ("<think>x</think><answer>The answer is B.</answer>", "B"),
+        ("<think>A</think><answer>A</answer> <think>B</think><answer>B</answer>", "B"),  # the last pair
+        ("<think>The A side.</think>\nB", "B"),
+        ("B", "B"),
+        ("The answer is B", "B"),
+        ("<think>B</think><answer>scratch</answer>", None),  # an option's text, no letter
+        ("<think>B</think><answer>(b)</answer>", None),  # no capital
+        ("<think>B</think><answer>nothing</answer>", None),
+        ("", None),
+    ],
+)
+def test_where_the_choice_stands(text, marked):
+    at = choice_at(text, OPTIONS)
+    assert (None if at is None else text[at]) == marked
+    if at is not None:
+        assert parse(text, OPTIONS).choice == marked
+        assert at > text.rfind("<answer>")
+    assert choice_at(text, ()) is None
 
 
 def test_published_reward_is_reproduced_on_recorded_pairs():

@@ -11,6 +11,7 @@ import recordings
 import tiny
 from anomalyr1 import cli, records
 from anomalyr1.doctor import examine, packages
+from anomalyr1.policy.load import BUNDLED
 from anomalyr1.types import InputError, Inspection
 
 
@@ -66,7 +67,7 @@ def test_a_broken_image_is_reported_and_the_rest_inspected_and_json_is_alone_on_
 
 
 def test_demo_compares_with_what_was_drawn_and_takes_own_images(parts, model, call, monkeypatch):
-    monkeypatch.setattr("anomalyr1.policy.load.NANO_FOLDER", model)  # random weights: the code is the same, the verdicts are all unsure
+    monkeypatch.setitem(BUNDLED, "nano", model)  # random weights: the code is the same, the verdicts are all unsure
     monkeypatch.setattr(cli, "DEMO_PARTS", cli.DEMO_PARTS[:2])
     code, out, _ = call("demo", "parts/b.png", "--out", "d")
     assert code == 0
@@ -104,6 +105,8 @@ def test_odd_command_lines_end_without_a_traceback(parts, call, arguments, code)
         (["inspect", "parts", "--style", "none"], 1, "unknown prompt style"),
         (["inspect", "parts", "--model", "gone"], 1, "gone"),
         (["inspect", "parts", "--masks", "none"], 1, "none"),
+        (["inspect", "parts", "--votes", "2", "--fast"], 1, "not both"),
+        (["inspect", "parts", "--votes", "0"], 1, "votes"),
         (["inspect", "--bad", "parts"], 1, "--bad"),
         (["inspect"], 1, "paths"),
         (["no\x1b]0;verb\x07"], 1, "No such command"),

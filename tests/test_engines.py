@@ -9,10 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
+import reference
 import tiny
 from anomalyr1 import images, prompts, records
 from anomalyr1.engines import Sampling
-from anomalyr1.engines.local import LocalEngine, _batches, _Draw, _Job
+from anomalyr1.engines.choosing import Draw
+from anomalyr1.engines.local import LocalEngine
 from anomalyr1.engines.replay import ReplayEngine
 from anomalyr1.images import LoadedImage
 from anomalyr1.policy import chat
@@ -96,16 +98,16 @@ def test_inputs_equal_the_processors_own(family):
     """Our tokens, padding and pixels are what transformers' processor makes of the same pictures; it resizes them no further."""
     policy, engine = policy_of(family), LocalEngine(policy_of(family))
     asked = mixed()
-    jobs = engine._jobs(asked, IMAGES, SHORT)
-    ours, frames = engine._inputs(jobs, IMAGES)
+    shown = [engine._pixels(IMAGES[path]) for prompt in asked for path in prompt.images]
     texts = [policy.processor.apply_chat_template(prompt.messages, add_generation_prompt=True) for prompt in asked]
     pictures = [images.resize(IMAGES[path].rgb, policy.family, policy.max_pixels)[0] for prompt in asked for path in prompt.images]
     small = {"shortest_edge": policy.family.min_pixels, "longest_edge": policy.max_pixels}
     for extra in ({"do_resize": False}, {"size": small}):
-        theirs = policy.processor(text=texts, images=pictures, padding=True, padding_side="left", return_tensors="pt", **extra)
-        assert set(theirs) == set(ours)
-        for name in ours:
-            assert torch.equal(ours[name], theirs[name]), name
+        theirs = policy.processor(text=texts, images=pictures, **extra)
+        assert [list(job.ids) for job in engine._jobs(asked, IMAGES, SHORT)] == theirs["input_ids"]
+        for place, name in enumerate(("pixel_values", "image_grid_thw")):
+            assert torch.equal(torch.cat([one[place] for one in shown]), torch.as_tensor(theirs[name])), name
+    frames = {path: engine._pixels(image)[2] for path, image in IMAGES.items()}
     for path, frame in frames.items():
         assert frame.original_wh == IMAGES[path].size_wh
         assert frame.model_wh == images.fit(IMAGES[path].size_wh, policy.family, policy.max_pixels)
@@ -151,7 +153,7 @@ def test_stop_ends_a_row_and_is_not_text():
     ids = policy.processor.tokenizer(before[0].text, add_special_tokens=False)["input_ids"]
     head = policy.model.lm_head.weight.data
     with torch.no_grad():
-        inputs, _ = engine._inputs(engine._jobs([mixed()[0]], IMAGES, SHORT), IMAGES)
+        inputs = reference.inputs_of(policy, mixed()[0], IMAGES)
         token = policy.model.generate(**inputs, max_new_tokens=3, do_sample=False)[0, -1].item()
         head[policy.stop_ids[0]] = head[token] * 1.01
     after = engine.complete(mixed(), IMAGES, SHORT)
@@ -194,8 +196,8 @@ def test_asking_again_draws_again():
 def test_draws_follow_the_softmax():
     """20,000 draws at temperature 0.7 against the exact distribution (standard error below 0.004)."""
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -torch.inf])
-    draw = _Draw(range(20_000), Sampling(temperature=0.7))
-    rows = draw(torch.zeros(20_000, 1), logits.expand(20_000, 5)).argmax(-1)
+    draw = Draw(range(20_000), Sampling(temperature=0.7))
+    rows = draw(logits.expand(20_000, 5), range(20_000)).argmax(-1)
     share = torch.bincount(rows, minlength=5) / 20_000
     assert torch.allclose(share, (logits / 0.7).softmax(-1), atol=0.015)
     assert share[-1] == 0
@@ -213,8 +215,8 @@ def test_draws_follow_the_softmax():
 )
 def test_top_p(top_p, kept):
     logits = torch.tensor([0.5, 0.25, 0.15, 0.1]).log()
-    draw = _Draw(range(500), Sampling(temperature=1.0, top_p=top_p))
-    assert set(draw(torch.zeros(500, 1), logits.expand(500, 4)).argmax(-1).tolist()) == kept
+    draw = Draw(range(500), Sampling(temperature=1.0, top_p=top_p))
+    assert set(draw(logits.expand(500, 4), range(500)).argmax(-1).tolist()) == kept
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -232,7 +234,7 @@ def ids_written(monkeypatch, policy, sampling):
     engine = LocalEngine(policy)
     rows = []
     plain = engine._completion
-    monkeypatch.setattr(engine, "_completion", lambda job, row, frame: rows.append(row) or plain(job, row, frame))
+    monkeypatch.setattr(engine, "_completion", lambda job, row, *rest: rows.append(row) or plain(job, row, *rest))
     engine.complete([ask(NARROW)] * 12, IMAGES, sampling)
     stops = set(policy.stop_ids)
     ends = [next((place for place, id_ in enumerate(row) if id_ in stops), len(row)) for row in rows]
@@ -288,20 +290,6 @@ def test_processor_that_changes_the_size_is_caught():
     policy.processor.image_processor.patch_size = 7
     with pytest.raises(InputError, match="boxes could not be mapped back"):
         LocalEngine(policy).complete([ask(WIDE)], IMAGES, SHORT)
-
-
-@pytest.mark.parametrize(
-    ("lengths", "budget", "expected"),
-    [
-        ([5, 5, 5], 100, [[0, 1, 2]]),
-        ([5, 9, 5], 30, [[1, 0], [2]]),  # the longest first, 2 x (9 + 5) <= 30
-        ([50, 5, 5], 30, [[0], [1, 2]]),  # too long for the budget: alone
-        ([], 30, []),
-    ],
-)
-def test_batches(lengths, budget, expected):
-    jobs = [_Job(index, [1] * length, (), 0) for index, length in enumerate(lengths)]
-    assert [[job.index for job in batch] for batch in _batches(jobs, 5, budget)] == expected
 
 
 def test_fingerprint():

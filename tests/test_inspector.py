@@ -7,21 +7,24 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import recordings
 import tiny
-from anomalyr1 import answers, cli, prompts, records
+from anomalyr1 import answers, calibration, cli, prompts, records
 from anomalyr1.data import procedural
 from anomalyr1.engines import Completion, Sampling
 from anomalyr1.engines.replay import ReplayEngine
 from anomalyr1.images import open_image, resize
-from anomalyr1.inspector import Inspector, decide, digest
+from anomalyr1.inspector import Inspector, digest
 from anomalyr1.policy.load import NANO_FOLDER
-from anomalyr1.types import Answer, Box, InputError, SetupError
+from anomalyr1.types import Answer, Box, InputError, Inspection, Reply, SetupError
+from anomalyr1.verdicts import FAST, REASONED, decide
 
 BOX = Box(x1=60, y1=40, x2=80, y2=54, label="stain")
 DEFECT = (answers.write("A dark stain. So the answer is A.", "A"), answers.write("The stain is in the center.", [BOX], recordings.FRAME))
@@ -59,6 +62,7 @@ def drew(*boxes, status="strict", **more):
         (said("B"), drew(status="unparseable"), False, "unsure", "boxes could not be read"),
         (said("B"), drew(), True, "unsure", "cut off"),
         (said("B", conclusion="A", reasoning="A crack."), drew(), False, "unsure", "B.\nA crack."),
+        (said("A"), drew(BOX, place="top left", counts={"place_off_box": 1}), False, "unsure", "top left, but the box lies elsewhere"),
     ],
 )
 def test_decide(verdict, grounding, cut_off, expected, reason):
@@ -66,6 +70,24 @@ def test_decide(verdict, grounding, cut_off, expected, reason):
     assert got == expected
     assert reason in why
     assert why or got != "unsure"
+
+
+@pytest.mark.parametrize(
+    ("place", "boxes", "expected"),
+    [
+        ("center", (BOX,), "defect"),
+        ("center right", (BOX,), "defect"),  # BOX reaches from the center into it
+        ("top left", (BOX,), "unsure"),
+        ("bottom center", (BOX,), "unsure"),
+        ("top left", (BOX, Box(x1=1, y1=1, x2=9, y2=9)), "defect"),  # one of them is there
+        (None, (BOX,), "defect"),
+    ],
+)
+def test_the_boxes_must_lie_where_the_reasoning_sees_the_defect(place, boxes, expected):
+    got, why = decide(said("A", place=place), drew(*boxes), size_wh=recordings.SIZE_WH)
+    assert got == expected
+    assert got == "defect" or f"puts the defect in the {place}, but no box touches it" in why
+    assert decide(said("A", place=place), drew(*boxes))[0] == "defect"  # the control: without the size nothing is compared
 
 
 @pytest.fixture
@@ -221,6 +243,111 @@ def test_real_images_run_to_a_page(tmp_path, shared, monkeypatch):
     assert (tmp_path / "out" / "index.html").stat().st_size > 100_000
 
 
+class Scored(ReplayEngine):
+    """Replays, with a probability of a defect for each completion of the yes/no question, in turn."""
+
+    def __init__(self, path, scores):
+        super().__init__(path)
+        self.scores = list(scores)
+
+    def complete(self, prompts, images, sampling=None):
+        spoken = super().complete(prompts, images)
+        asked = [prompt.question.options for prompt in prompts]
+        scores = [{"A": p, "B": 1 - p} if options and (p := self.scores.pop(0)) is not None else None for options in asked]
+        return [Completion(c.text, c.frame, 0, 0, c.finish, own) for c, own in zip(spoken, scores, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "p", "expected", "reason"),
+    [
+        (DEFECT, 0.97, "defect", "dark stain"),
+        (GOOD, 0.03, "good", "even"),
+        (DEFECT, 0.5, "defect", "dark stain"),
+        (DEFECT, 0.31, "unsure", "the answer says defect, but the probability of a defect is 0.31"),
+        (GOOD, 0.62, "unsure", "the answer says good, but the probability of a defect is 0.62"),
+        (GOOD, None, "good", "even"),  # an engine without scores
+    ],
+)
+def test_the_score_is_recorded_and_must_not_contradict_the_answer(tmp_path, texts, p, expected, reason):
+    sample = recordings.sample(recordings.draw(tmp_path / "1.png"))
+    path = recordings.record(tmp_path / "recorded.jsonl", {sample.id: texts})
+    (one,) = Inspector(Scored(path, [p]), masks="box").inspect([sample])
+    assert (one.verdict, one.score, one.score_from) == (expected, p, "" if p is None else REASONED)
+    assert reason in one.reason and one.votes is None
+    assert one.replies[0].option_scores == (None if p is None else {"A": p, "B": 1 - p})
+    (again,) = Inspector(ReplayEngine(write_down(tmp_path / "again.jsonl", one)), masks="box").inspect([sample])
+    assert again == one  # a replay keeps the scores
+
+
+def write_down(path, *inspections):
+    with records.Writer(path, recordings.FINGERPRINT) as writer:
+        for one in inspections:
+            writer.append(one)
+    return path
+
+
+def voted(tmp_path, samples, scores):
+    """The inspection of one image by recorded samples of (verdict, grounding)."""
+    sample = recordings.sample(recordings.draw(tmp_path / "1.png"))
+    asked = prompts.inspection_questions(sample.id)
+    replies = [
+        Reply(question_id=question.id, completion=texts[kind], answer=Answer(status="unparseable"))
+        for kind, question in enumerate(asked)
+        for texts in samples
+    ]
+    path = write_down(tmp_path / "r.jsonl", Inspection(sample_id=sample.id, verdict="unsure", reason="recorded", replies=tuple(replies)))
+    inspector = Inspector(Scored(path, scores), masks="box", sampling=Sampling(temperature=1.0), votes=len(samples))
+    return inspector.inspect([sample])[0]
+
+
+MOVED = (DEFECT[0], answers.write("The stain is in the center.", [Box(x1=64, y1=40, x2=84, y2=54)], recordings.FRAME))
+
+
+def test_votes(tmp_path):
+    one = voted(tmp_path, [DEFECT, MOVED, GOOD, DEFECT], [0.9, 0.8, 0.2, None])
+    assert one.verdict == "defect" and one.boxes == (BOX,)  # of the sample most like the others
+    assert one.votes.verdicts == {"defect": 3, "good": 1} and one.votes.agreement == 0.75
+    assert one.votes.box_stability == pytest.approx((1 + 2 * 16 / 24 + 3 * 0) / 6)  # pairs with GOOD's empty boxes count 0
+    assert one.score == pytest.approx(1.9 / 3) and one.score_from == f"mean of 3 of 4 samples: {REASONED}"
+    assert one.reason.startswith("3 of 4 samples say defect.\nA dark stain.")
+    assert len(one.replies) == 8
+
+
+@pytest.mark.parametrize(
+    ("samples", "scores", "reason"),
+    [
+        ([DEFECT, GOOD], [0.9, 0.3], "of 2 samples too few agree on a verdict (1 defect, 1 good)"),
+        ([DEFECT, GOOD, ("", "")], [0.9, 0.3, None], "(1 defect, 1 good, 1 unsure)"),
+        ([GOOD, GOOD, DEFECT], [0.45, 0.48, 0.99], "the answer says good, but the probability of a defect is 0.64"),
+    ],
+)
+def test_votes_that_do_not_make_a_verdict(tmp_path, samples, scores, reason):
+    one = voted(tmp_path, samples, scores)
+    assert one.verdict == "unsure" and reason in one.reason
+
+
+def test_samples_that_would_all_be_the_same_are_refused(folder):
+    with pytest.raises(InputError, match="3 greedy completions are all the same"):
+        replayed(folder, votes=3)
+    with pytest.raises(InputError, match="2 fast scores are all the same"):
+        replayed(folder, votes=2, sampling=Sampling(fast=True))
+    with pytest.raises(InputError, match="votes or for fast"):
+        Inspector.load("nano", votes=2, fast=True)
+    with pytest.raises(InputError, match="at least 1"):
+        replayed(folder, votes=0)
+    several = replayed(folder, votes=3, sampling=Sampling(temperature=1.0)).fingerprint()
+    assert several.sampling.endswith(", 3 samples") and several != replayed(folder).fingerprint()
+
+
+def test_fast_has_a_score_and_no_boxes(tmp_path):
+    sample = recordings.sample(recordings.draw(tmp_path / "1.png"))
+    path = recordings.record(tmp_path / "r.jsonl", {sample.id: ("<think></think><answer>B</answer>", "")})
+    (one,) = Inspector(Scored(path, [0.2]), masks="box", sampling=Sampling(fast=True)).inspect([sample])
+    assert (one.verdict, one.score, one.score_from) == ("good", 0.2, FAST)
+    assert one.boxes is None and one.masks is None and len(one.replies) == 1
+    assert "Without reasoning" in one.reason
+
+
 class CutOff(ReplayEngine):
     """Replays, and says that every completion was cut off at its limit."""
 
@@ -338,3 +465,64 @@ def test_killed_at_20_random_points_nothing_is_lost_or_doubled(tmp_path, monkeyp
         left = {name: data for name, data in contents(out).items() if not name.name.startswith(".")}
         assert left == contents(tmp_path / "whole")
     assert cut >= 3, "the kills came too late to prove anything"
+
+
+# The threshold.
+
+
+class ScoredById:
+    """A replay whose verdict answers have a score for option A."""
+
+    name = "replay"
+
+    def __init__(self, path, scores):
+        self._replay, self._scores = ReplayEngine(path), scores
+
+    def fingerprint(self, sampling):
+        return self._replay.fingerprint(sampling)
+
+    def complete(self, asked, images, sampling):
+        return [
+            replace(
+                one, option_scores={"A": (score := self._scores[prompt.sample_id]), "B": 1 - score} if prompt.question.options else None
+            )
+            for prompt, one in zip(asked, self._replay.complete(asked, images, sampling), strict=True)
+        ]
+
+
+def test_a_threshold_decides_and_is_part_of_the_run(tmp_path):
+    paths = [recordings.draw(tmp_path / f"{name}.png") for name in ("low", "between", "high")]
+    samples = [recordings.sample(path) for path in paths]
+    recorded = recordings.record(tmp_path / "recorded.jsonl", {sample.id: GOOD for sample in samples})
+    scores = dict(zip((sample.id for sample in samples), (0.01, 0.1, 0.4), strict=True))
+    plain = Inspector(ScoredById(recorded, scores), masks="box")
+    run = plain.fingerprint()
+    found = [one.verdict for one in plain.run(samples, tmp_path / "plain" / "inspections.jsonl")]
+    assert found == ["good", "good", "good"]  # the control: by the answers alone
+    labels = calibration.Labelled(np.array([0.01, 0.02, 0.3, 0.5]), np.array([False, False, True, True]), {})
+    threshold = calibration.calibrate(labels, run, 50, 1).model_copy(update={"low": 0.05, "high": 0.2})
+    judged = Inspector(ScoredById(recorded, scores), masks="box", threshold=threshold)
+    results = judged.run(samples, tmp_path / "judged" / "inspections.jsonl")
+    assert [one.verdict for one in results] == ["good", "unsure", "defect"]
+    assert "lies between the bounds 0.05 and 0.2" in results[1].reason
+    assert "although the answer says good" in results[2].reason
+    with pytest.raises(InputError, match="threshold was"):  # another threshold is another run
+        Inspector(ScoredById(recorded, scores), masks="box").run(samples, tmp_path / "judged" / "inspections.jsonl")
+    foreign = threshold.model_copy(update={"run": run.model_copy(update={"model": "other"})})
+    with pytest.raises(InputError, match="the threshold was made for other scores: model was 'other'"):
+        Inspector(ScoredById(recorded, scores), masks="box", threshold=foreign).run(samples, tmp_path / "new" / "inspections.jsonl")
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_item_that_the_engine_failed_at_is_unsure_and_the_others_go_on(tmp_path):
+    samples = [recordings.sample(recordings.draw(tmp_path / f"{name}.png")) for name in ("a", "b")]
+    recorded = recordings.record(tmp_path / "recorded.jsonl", {sample.id: GOOD for sample in samples})
+
+    class Failing(ScoredById):
+        def complete(self, asked, images, sampling):
+            completions = super().complete(asked, images, sampling)
+            return [replace(completions[0], text="", error="deadline: too late"), *completions[1:]]
+
+    first, second = Inspector(Failing(recorded, {sample.id: 0.1 for sample in samples}), masks="box").inspect(samples)
+    assert (first.verdict, first.error) == ("unsure", "deadline: too late")
+    assert second.verdict == "good"

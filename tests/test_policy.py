@@ -220,7 +220,7 @@ def test_bad_arguments(arguments, error, message):
 
 
 def test_nano_that_is_not_installed(monkeypatch, tmp_path):
-    monkeypatch.setattr(load, "NANO_FOLDER", tmp_path / "nano")
+    monkeypatch.setitem(load.BUNDLED, "nano", tmp_path / "nano")
     with pytest.raises(SetupError, match="install the package again"):
         load_policy("nano")
 

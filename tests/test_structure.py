@@ -19,8 +19,9 @@ MODULES = sorted(name for _, name, _ in pkgutil.walk_packages([str(SRC)], "anoma
 # Docs/design order: a module imports only from those above it, or from its own folder.
 ORDER = (
     "types", "records", "boxes", "images", "prompts", "data", "wording", "mentions", "findings", "conclusions", "box_text", "released",
-    "answers", "rewards", "checks", "masks", "policy", "engines", "inspector", "report", "training", "doctor", "terminal",
-    "cli_data", "cli",
+    "answers", "rewards", "checks", "masks", "verdicts", "policy", "engines", "thresholds", "calibration", "inspector",
+    "parity", "report", "training", "doctor", "terminal",
+    "cli_data", "cli_engines", "cli",
 )  # fmt: skip
 
 

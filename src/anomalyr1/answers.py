@@ -22,7 +22,7 @@ from anomalyr1.wording import plain
 if TYPE_CHECKING:
     from anomalyr1.images import Frame
 
-__all__ = ["as_mmad", "as_released", "parse", "read_conclusion", "write"]
+__all__ = ["as_mmad", "as_released", "choice_at", "parse", "read_conclusion", "write"]
 
 MAX_CHOICE_CHARS = 4000
 """An answer to a question with options is not read beyond; its end is."""
@@ -99,6 +99,26 @@ def parse(text: str, options: Sequence[str], frame: Frame | None = None) -> Answ
         counts["place_off_box"] = 1
     status = _status(reading.boxes is not None or reading.unmapped is not None, split.strict and reading.strict)
     return thought.model_copy(update={"status": status, "boxes": reading.boxes, "unmapped_boxes": reading.unmapped, "counts": counts})
+
+
+def choice_at(text: str, options: Sequence[str]) -> int | None:
+    """Where in a completion the letter stands that `parse` reads as its choice; None = there is none, or it is not written as a capital."""
+    choice = parse(text, options).choice if options else None
+    if choice is None:
+        return None
+    tags = [_Tag(tag[0].lower(), tag.start(), tag.end()) for tag in deque(_TAG.finditer(text), maxlen=MAX_TAGS)]
+    start, end = 0, len(text)
+    opened = [i for i, tag in enumerate(tags) if tag.name == "<answer>"] or [i for i, tag in enumerate(tags) if tag.name == "</think>"]
+    if opened:
+        start = tags[opened[-1]].end
+        end = tags[opened[-1] + 1].start if opened[-1] + 1 < len(tags) else end
+    start = max(start, end - MAX_CHOICE_CHARS)
+    found = [one.start() for one in re.finditer(rf"(?<!\w){choice}(?!\w)", text[start:end])]
+    if not found:
+        return None
+    # A label opens the answer ("B. Scratch"); in a sentence the letter that counts comes last ("a B-side scratch, so B").
+    label = not text[start : start + found[0]].strip(" \n\t([*\"'")
+    return start + (found[0] if label else found[-1])
 
 
 def as_mmad(text: str, options: Sequence[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""The verbs of the command line: inspect, demo, doctor, and data with verbs of its own.
+"""The verbs of the command line: inspect, demo, doctor, calibrate, parity, and data with verbs of its own.
 
 Exit codes: 0 all well, 1 the user's input, 2 some images failed, 3 the environment. Errors are one or two lines, without a traceback.
 """
@@ -15,16 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from anomalyr1 import cli_data
-from anomalyr1.terminal import OK, SETUP_ERROR, SOME_FAILED, USER_ERROR
+from anomalyr1 import cli_data, cli_engines
+from anomalyr1.terminal import OK, SETUP_ERROR, SOME_FAILED, USER_ERROR, find_images
 from anomalyr1.terminal import say as _say
 from anomalyr1.types import InputError, Inspection, Sample, SetupError
 
 if TYPE_CHECKING:
     from anomalyr1.inspector import Inspector
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".jfif"})
-"""What counts as an image when a folder is searched; a file named outright may have any suffix."""
 DEMO_PARTS = (
     ("metal plate", "scratch"), ("washer", None), ("bottle mouth", "crack"), ("circuit board", None),
     ("casting", "stain"), ("capsule", None), ("woven fabric", "hole"), ("blister pack", "missing part"), ("wood panel", None),
@@ -42,6 +40,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_data.app, name="data")
+app.command()(cli_engines.calibrate)
+app.command()(cli_engines.parity)
 
 Masks = Literal["default", "sam2", "box"]
 
@@ -59,10 +59,15 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line per inspection on stdout, nothing else.")] = False,
     style: Annotated[str, typer.Option(help="Prompt style: ours, mmad or released.")] = "ours",
     prompt: Annotated[Path | None, typer.Option(help="Text file with your own prompt, instead of a style.")] = None,
+    votes: Annotated[int, typer.Option(min=1, help="Ask so many times and let the answers vote; the score is their mean.")] = 1,
+    fast: Annotated[bool, typer.Option("--fast", help="No reasoning, no boxes: one forward pass, the score alone.")] = False,
+    engine: Annotated[str, typer.Option(help="local, vllm, or endpoint:FILE for a server (docs/engines.md).")] = "local",
+    threshold: Annotated[Path | None, typer.Option(help="File of `anomalyr1 calibrate`: decide by the score.")] = None,
 ) -> int:
     """Inspect images: verdict, reasoning, boxes, masks, and a page to look at. Run again to go on after a stop."""
     from anomalyr1 import prompts
     from anomalyr1.inspector import Inspector, digest
+    from anomalyr1.thresholds import Threshold
 
     text = _read_text(knowledge)
     references = tuple(reference or ())
@@ -70,7 +75,11 @@ def inspect(
         Sample(id=path.as_posix(), image=path, knowledge=text, references=references) for path in find_images(paths, out, references)
     ]
     own_prompt = prompts.read_prompt(prompt) if prompt else None
-    inspector = Inspector.load(model, revision=revision, max_pixels=max_pixels, masks=masks, style=style, text=own_prompt)
+    bounds = Threshold.read(threshold) if threshold else None
+    inspector = Inspector.load(
+        model, revision=revision, max_pixels=max_pixels, masks=masks, style=style, text=own_prompt, votes=votes, fast=fast, engine=engine,
+        threshold=bounds,
+    )  # fmt: skip
     results = _run(inspector, samples, out, digest(text, references), as_json)
     return SOME_FAILED if any(inspection.error is not None for inspection in results) else OK
 
@@ -109,28 +118,6 @@ def doctor() -> int:
     for finding in findings:
         _say(f"{'ok ' if finding.ok else 'BAD'} {finding.text}")
     return OK if all(finding.ok for finding in findings) else SETUP_ERROR
-
-
-def find_images(paths: Sequence[Path], out: Path, references: Sequence[Path] = ()) -> list[Path]:
-    """The image files that `paths` name, each once: files as given, folders searched in sorted order, without what lies in `out`.
-
-    Raises `InputError` that lists all paths (and references) that do not exist, or the folders without an image.
-    """
-    missing = [path for path in (*paths, *references) if not path.exists()]
-    if missing:
-        raise InputError(f"no such file or folder, so nothing was started: {', '.join(repr(str(path)) for path in missing)}")
-    found: dict[Path, Path] = {}
-    own = out.resolve()
-    for path in paths:
-        inside = [path]
-        if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-            inside = [file for file in inside if not file.resolve().is_relative_to(own)]
-        if not inside:
-            raise InputError(f"folder {str(path)!r} holds no image; expected files ending in {', '.join(sorted(SUFFIXES))}")
-        for file in inside:
-            found.setdefault(file.resolve(), file)
-    return list(found.values())
 
 
 def _draw_parts(out: Path) -> list[Sample]:

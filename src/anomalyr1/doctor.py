@@ -13,8 +13,8 @@ from typing import NamedTuple
 EXTRAS = {
     "train": "what fine-tuning with SFT and GRPO will need (not in this version)",
     "serve": "what an HTTP service will need (not in this version)",
-    "endpoint": "what models behind an OpenAI-compatible URL will need (not in this version)",
-    "vllm": "what fast inference and rollouts on a GPU will need (not in this version)",
+    "endpoint": "what models behind an OpenAI-compatible URL need",
+    "vllm": "what the engine vllm needs, on a GPU",
     "elpv": "what the ELPV data set of solar cells needs (CC BY-NC-SA 4.0; downloads the package, which holds the images)",
     "dev": "tests and checks of this package itself",
 }

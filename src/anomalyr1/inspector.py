@@ -1,8 +1,4 @@
-"""Samples -> inspections: two questions about each image, one verdict, boxes and masks.
-
-The verdict is fail-safe. It is "good" or "defect" only when the answer to the yes/no question and the boxes say the same and
-the reasoning does not contradict them; everything else is "unsure", with what is wrong in `reason`.
-"""
+"""Samples -> inspections: two questions about each image, one verdict (`verdicts`), a score, boxes and masks."""
 
 from __future__ import annotations
 
@@ -13,16 +9,16 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from anomalyr1 import answers, prompts
+from anomalyr1 import answers, prompts, verdicts
 from anomalyr1.engines import GREEDY, Completion, Engine, Sampling
-from anomalyr1.findings import says_defect
 from anomalyr1.images import LoadedImage, open_image
 from anomalyr1.masks import Sam2, masks_for
 from anomalyr1.records import Writer
-from anomalyr1.types import Answer, Fingerprint, InputError, Inspection, Reply, Sample, SetupError, Verdict
+from anomalyr1.thresholds import Threshold
+from anomalyr1.types import Fingerprint, InputError, Inspection, Reply, Sample, SetupError
 
-DEFECT, GOOD = "A", "B"
-"""The options of `prompts.VERDICT_OPTIONS`."""
+VOTING = Sampling(temperature=1.0)
+"""How votes are sampled: as the policy itself weighs its words."""
 
 FAILURES = (ValueError, OSError, MemoryError, RuntimeError)
 """What may go wrong with one sample: a bad image or prompt, the disk, the memory, the engine."""
@@ -46,6 +42,18 @@ class Inspector:
     """Samples per call of the engine."""
     sam2: Sam2 | None = None
     """What makes masks of method "sam2"; None loads the default one when it is needed."""
+    votes: int = 1
+    """How many samples of both questions make a verdict."""
+    threshold: Threshold | None = None
+    """What the score is compared with; None = the answers alone make the verdict."""
+
+    def __post_init__(self) -> None:
+        """Refuse votes that would all be the same."""
+        if self.votes < 1:
+            raise InputError(f"votes is {self.votes}, expected at least 1")
+        if self.votes > 1 and (self.sampling.fast or self.sampling.temperature == 0):
+            kind = "fast scores" if self.sampling.fast else "greedy completions"
+            raise InputError(f"{self.votes} {kind} are all the same; ask for one, or sample at a temperature above 0")
 
     @classmethod
     def load(
@@ -57,14 +65,26 @@ class Inspector:
         masks: str = "default",
         style: str = prompts.DEFAULT_STYLE,
         text: str | None = None,
+        votes: int = 1,
+        fast: bool = False,
+        engine: str = "local",
+        threshold: Threshold | None = None,
     ) -> Inspector:
-        """An inspector over a policy on this machine: "nano", a folder, or a name on the Hugging Face hub (pinned by `revision`)."""
-        from anomalyr1.engines.local import LocalEngine
-        from anomalyr1.policy.load import load_policy
+        """An inspector over a policy on this machine: "nano", a folder, or a name on the Hugging Face hub (pinned by `revision`).
+
+        `votes` samples of both questions make each verdict; `fast` asks for the score alone, without reasoning and boxes. `engine` runs the
+        policy: "local", "vllm", or "endpoint:FILE" for the server of a configuration, which names its own model. `threshold` decides by the
+        score.
+        """
+        if fast and votes > 1:
+            raise InputError(f"{votes} fast scores are all the same; ask for votes or for fast, not both")
+        from anomalyr1.engines import specs
 
         prompts.style_id(style, text)  # an unknown style is refused before the weights are loaded
-        sam2 = Sam2.load() if masks == "sam2" else None
-        return cls(LocalEngine(load_policy(model, revision, max_pixels=max_pixels)), masks, style, text, sam2=sam2)
+        sampling = Sampling(fast=True) if fast else VOTING if votes > 1 else GREEDY
+        sam2 = Sam2.load() if masks == "sam2" and not fast else None
+        runs = specs.load(engine, model, revision, max_pixels)
+        return cls(runs, masks, style, text, sampling, sam2=sam2, votes=votes, threshold=threshold)
 
     def __call__(self, image: str | Path, knowledge: str = "", references: Sequence[str | Path] = ()) -> Inspection:
         """Inspect one image file. Raises `InputError` when a file is missing; what fails later is in the inspection's `error`."""
@@ -85,13 +105,16 @@ class Inspector:
         Batches lie at fixed places of `samples`, and a batch that a kill cut is computed as a whole again, so a resumed file equals
         an uninterrupted one. `progress` gets the number of inspections done and the last one. `given` says what all samples
         were given beside their image (see `digest`); resuming under something else is refused. Raises `InputError` that lists all
-        missing files, or ids that are not unique, before anything is inspected.
+        missing files, ids that are not unique, or a threshold that was made for other scores, before anything is inspected.
         """
         require_files(samples)
         repeated = [name for name, n in Counter(sample.id for sample in samples).items() if n > 1]
         if repeated:
             raise InputError(f"sample ids must be unique; these are not: {', '.join(map(repr, repeated))}")
-        with Writer(out, self.fingerprint(given)) as writer:
+        fingerprint = self.fingerprint(given)
+        if self.threshold is not None:
+            self.threshold.require_same(fingerprint)
+        with Writer(out, fingerprint) as writer:
             held = writer.done
             changed = [one.id for one in samples if one.id in held and held[one.id].image_sha256 != _file_digest(one.image)]
             if changed:
@@ -117,7 +140,7 @@ class Inspector:
             raise
         except FAILURES as error:
             if len(samples) == 1:
-                return [_failed(samples[0], error)]
+                return [_failed(samples[0], f"{'' if isinstance(error, InputError) else f'{type(error).__name__}: '}{error}")]
         # One bad sample does not take its neighbours along: each is asked alone.
         return [inspection for sample in samples for inspection in self.inspect([sample])]
 
@@ -126,38 +149,61 @@ class Inspector:
         style = prompts.style_id(self.style, self.text)
         engine = self.engine.fingerprint(self.sampling)
         versions = engine.versions | {name: metadata.version(name) for name in VERSIONS}
-        return engine.model_copy(update={"style": style, "given": given, "masks": self.masks, "versions": versions})
+        sampling = engine.sampling + (f", {self.votes} samples" if self.votes > 1 else "")
+        more = {"style": style, "given": given, "masks": self.masks, "versions": versions, "sampling": sampling}
+        if self.threshold is not None:
+            more["threshold"] = self.threshold.digest
+        return engine.model_copy(update=more)
 
     def _ask(self, samples: Sequence[Sample]) -> list[Inspection]:
         images = {path: open_image(path) for sample in samples for path in (sample.image, *sample.references)}
+        kinds = 1 if self.sampling.fast else 2  # without reasoning there are no boxes
         asked = [
             prompts.build(sample, question, self.style, self.text)
             for sample in samples
-            for question in prompts.inspection_questions(sample.id)
+            for question in prompts.inspection_questions(sample.id)[:kinds]
+            for _ in range(self.votes)
         ]
         completions = self.engine.complete(asked, images, self.sampling)
+        own = kinds * self.votes
         return [
-            self._judge(sample, images[sample.image], asked[2 * i : 2 * i + 2], completions[2 * i : 2 * i + 2])
+            self._judge(sample, images[sample.image], asked[i * own : (i + 1) * own], completions[i * own : (i + 1) * own])
             for i, sample in enumerate(samples)
         ]
 
     def _judge(self, sample: Sample, image: LoadedImage, asked: Sequence[prompts.Prompt], completions: Sequence[Completion]) -> Inspection:
+        if broken := [completion.error for completion in completions if completion.error]:
+            return _failed(sample, broken[0])
         counts: Counter[str] = Counter()
         replies = []
         for prompt, completion in zip(asked, completions, strict=True):
             answer = answers.parse(completion.text, prompt.question.options, completion.frame)
-            replies.append(Reply(question_id=prompt.question.id, completion=completion.text, answer=answer, finish=completion.finish))
+            replies.append(
+                Reply(
+                    question_id=prompt.question.id,
+                    completion=completion.text,
+                    answer=answer,
+                    finish=completion.finish,
+                    option_scores=completion.option_scores,
+                )
+            )
             counts.update(answer.counts)
             counts.update(prompt.counts)
             counts.update({answer.status: 1, "cut_off": int(completion.finish == "length")})
         counts.update({"exif_orientation_applied": int(image.orientation != 1), "bit_depth_reduced": int(image.window is not None)})
-        verdict, reason = decide(replies[0].answer, replies[1].answer, cut_off=counts["cut_off"] > 0)
-        found = replies[1].answer.boxes
+        opinion = verdicts.conclude(replies[: self.votes], replies[self.votes :], image.size_wh)
+        verdict, reason = opinion.verdict, opinion.reason
+        if self.threshold is not None:
+            verdict, reason = self.threshold.judge(verdict, reason, opinion.score)
+        found = opinion.boxes
         drawn, mask_counts = masks_for(image.rgb, found, self.masks, self.sam2) if found else ((), {})
         counts.update(mask_counts)
         return Inspection(
             sample_id=sample.id,
             verdict=verdict,
+            score=opinion.score,
+            score_from=opinion.score_from,
+            votes=opinion.votes,
             reason=reason,
             boxes=found,
             masks=None if found is None else drawn,
@@ -165,44 +211,6 @@ class Inspector:
             counts={name: n for name, n in sorted(counts.items()) if n},
             image_sha256=_file_digest(sample.image),
         )
-
-
-def decide(verdict: Answer, grounding: Answer, cut_off: bool = False) -> tuple[Verdict, str]:
-    """The verdict of the two answers, and why; "unsure" unless they agree."""
-    reasoning = verdict.reasoning or grounding.reasoning
-    problem = "a reply was cut off before its end" if cut_off else disagreement(verdict, grounding)
-    if problem:
-        return "unsure", f"Unsure because {problem}." + (f"\n{reasoning}" if reasoning else "")
-    return ("defect" if verdict.choice == DEFECT else "good"), reasoning
-
-
-def disagreement(verdict: Answer, grounding: Answer) -> str:
-    """What keeps two answers from making a verdict, in words; empty when they agree."""
-    if verdict.status == "unparseable" or verdict.choice not in (DEFECT, GOOD):
-        return "the verdict could not be read"
-    if verdict.conclusion not in (None, verdict.choice):
-        return f"the reasoning concludes {verdict.conclusion} but the answer is {verdict.choice}"
-    defect = verdict.choice == DEFECT
-    said = "defect" if defect else "good"
-    if verdict.says_defect not in (None, defect):
-        return f"the reasoning {'finds a defect' if verdict.says_defect else 'finds no defect'}, but the answer says {said}"
-    if grounding.status == "unparseable" or grounding.boxes is None:
-        return f"the answer says {said}, but the boxes could not be read"
-    drawn = len(grounding.boxes)
-    if grounding.says_defect not in (None, drawn > 0):
-        found = "finds a defect" if grounding.says_defect else "finds no defect"
-        return f"the reasoning about the place {found}, but {_boxes(drawn)} drawn"
-    if defect != (drawn > 0):
-        return f"the answer says {said}, but {_boxes(drawn)} drawn"
-    if not defect and any(_defect_outside_reasoning(answer) for answer in (verdict, grounding)):
-        return "the answer says good, but the text around it finds a defect"
-    return ""
-
-
-def _defect_outside_reasoning(answer: Answer) -> bool:
-    """Whether a completion that did not keep the form says in any of its text that there is a defect."""
-    loose = answer.status != "strict" or "text_outside_tags" in answer.counts
-    return loose and says_defect(answer.raw) is True
 
 
 def require_files(samples: Sequence[Sample]) -> None:
@@ -221,13 +229,7 @@ def digest(knowledge: str, references: Sequence[Path]) -> str:
     return f"knowledge@{hashlib.sha256(whole.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
-def _boxes(n: int) -> str:
-    return {0: "no box was", 1: "a box was"}.get(n, f"{n} boxes were")
-
-
-def _failed(sample: Sample, error: BaseException) -> Inspection:
-    name = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-    message = f"{name}{error}"
+def _failed(sample: Sample, message: str) -> Inspection:
     reason = f"Unsure because the inspection failed: {message}"
     return Inspection(sample_id=sample.id, verdict="unsure", reason=reason, error=message, image_sha256=_file_digest(sample.image))
 

@@ -41,6 +41,8 @@ class Style:
     """What `{request}` says for a question with options."""
     box_request: str = ""
     """What `{request}` says for grounding."""
+    opening: str = "<think></think><answer>"
+    """What a completion without reasoning opens with, before the option letter."""
 
 
 STYLES: dict[str, Style] = {
@@ -68,6 +70,7 @@ STYLES: dict[str, Style] = {
         "{request}",
         "Reply with nothing but the letter of the right option.",
         'Reply with nothing but JSON: [{"bbox_2d": [x1, y1, x2, y2], "label": "defect"}], or [] if there is none.',
+        opening="",
     ),
     # Image, question and the request for a format in one user turn, as the released training code asks; no references, no knowledge.
     "released": Style(
@@ -99,6 +102,12 @@ class Prompt:
     """Image files in the order of their placeholders; the inspected one is last."""
     counts: dict[str, int] = field(default_factory=dict)
     """What was broken up or left unused, under its name."""
+    opening: str = Style.opening
+    """What a completion without reasoning opens with (`Sampling.fast`)."""
+
+    def closed(self, letter: str) -> str:
+        """The completion that answers with `letter` without reasoning."""
+        return f"{self.opening}{letter}" + ("</answer>" if self.opening.endswith("<answer>") else "")
 
 
 def build(sample: Sample, question: Question, style: str = DEFAULT_STYLE, text: str | None = None) -> Prompt:
@@ -124,7 +133,7 @@ def build(sample: Sample, question: Question, style: str = DEFAULT_STYLE, text: 
     if system.strip():
         messages.append({"role": "system", "content": [{"type": "text", "text": system.strip()}]})
     messages.append({"role": "user", "content": _content(user.strip("\n"), values, pictures, images)})
-    return Prompt(sample.id, question, messages, tuple(images), counts)
+    return Prompt(sample.id, question, messages, tuple(images), counts, chosen.opening)
 
 
 def inspection_questions(sample_id: str) -> tuple[Question, Question]:

@@ -188,6 +188,25 @@ class Reply(Record):
     """Probability of each option letter; None = not computed."""
 
 
+class Votes(Record):
+    """What several samples of the same questions say."""
+
+    verdicts: dict[Verdict, int]
+    """How many samples came to each verdict."""
+    box_stability: float | None = None
+    """Mean set IoU of the boxes of two samples, over all pairs whose boxes could be read; None with fewer than two."""
+
+    @property
+    def samples(self) -> int:
+        """How many samples there were."""
+        return sum(self.verdicts.values())
+
+    @property
+    def agreement(self) -> float:
+        """The share of samples that came to the commonest verdict."""
+        return max(self.verdicts.values()) / self.samples
+
+
 class Inspection(Record):
     """The answers made useful: what a person, a report or a line controller needs."""
 
@@ -195,6 +214,10 @@ class Inspection(Record):
     verdict: Verdict
     score: float | None = None
     """Anomaly score in 0..1; None = not computed."""
+    score_from: str = ""
+    """How the score was made, in words; empty where there is none."""
+    votes: Votes | None = None
+    """How several samples voted; None = one sample was asked for."""
     reason: str = ""
     """Why the verdict is what it is, in words; never empty for "unsure"."""
     boxes: tuple[Box, ...] | None = None
@@ -232,6 +255,8 @@ class Fingerprint(Record):
     engine: str
     masks: str = "none"
     sampling: str = "greedy"
+    threshold: str = ""
+    """Digest of the threshold that verdicts follow; empty when none."""
     versions: dict[str, str] = Field(default_factory=dict)
 
 

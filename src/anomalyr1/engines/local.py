@@ -1,51 +1,46 @@
-"""The engine on this machine: transformers' own generation, in batches of similar length.
+"""The engine on this machine: transformers' own modules, with one prefill for all that share a prompt.
+
+All questions about one image and all samples of one question continue from one prefix (`policy.shared_prefix`), and prompts about different
+images are computed together, by length, as far as the budget of slots goes. The completions are those of transformers' `generate` on one
+prompt at a time.
 
 What holds of a completion: under greedy decoding it depends on its prompt and images alone. Sampled, it depends on the seed, the ids of
 sample and question, and on how many times the same call has asked that question before; neither the other prompts, nor their order,
-nor the batch size change it. Batching changes logits by rounding alone (1e-6 in float32), so a token could differ only where two are
+nor the budget change it. Batching changes logits by rounding alone (1e-6 in float32), so a token could differ only where two are
 as good as equally likely; the same call on the same machine gives the same bits on a CPU.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from anomalyr1 import __version__
-from anomalyr1.engines import GREEDY, Completion, Sampling
+from anomalyr1.engines import GREEDY, Completion, Sampling, draw_seeds, require_images, which
+from anomalyr1.engines.choosing import Chooser, FastChooser
+from anomalyr1.engines.letters import Letters
 from anomalyr1.images import Frame, ImageError, LoadedImage, fit, resize
-from anomalyr1.policy import chat
+from anomalyr1.policy import chat, shared_prefix
 from anomalyr1.policy.load import Policy
+from anomalyr1.policy.trees import Job, Tree, batches, plant
 from anomalyr1.prompts import Prompt
 from anomalyr1.types import Fingerprint, InputError
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A prompt as the model will read it."""
-
-    index: int
-    """Its place in the call."""
-    ids: list[int]
-    """Every image's token repeated as often as the image needs."""
-    paths: tuple[Path, ...]
-    seed: int
-
-
 class LocalEngine:
-    """Runs a `Policy` on this machine; `batch_tokens` bounds rows times (prompt + completion) of one batch."""
+    """Runs a `Policy` on this machine; `batch_tokens` bounds the tokens whose keys and values are held at a time."""
 
     name = "local"
 
     def __init__(self, policy: Policy, batch_tokens: int | None = None) -> None:
+        """Raises `SetupError` where this version of transformers or the model cannot share a prefix."""
+        shared_prefix.require_support(policy.model)
         self.policy = policy
+        self._letters = Letters(policy.processor.tokenizer)
         self.batch_tokens = batch_tokens or (32_768 if policy.device.type == "cuda" else 8_192)
         self._image_id: int = policy.processor.tokenizer.convert_tokens_to_ids(chat.IMAGE)
 
@@ -77,44 +72,59 @@ class LocalEngine:
         for a prompt that is too long (nothing is ever cut off; the message says which pixel cap would fit).
         """
         jobs = self._jobs(prompts, images, sampling)
+        chooser = self._chooser(prompts, sampling)
+        most = 1 if sampling.fast else sampling.max_new_tokens
         completions: dict[int, Completion] = {}
-        for batch in _batches(jobs, sampling.max_new_tokens, self.batch_tokens):
-            for job, completion in zip(batch, self._complete_batch(batch, images, sampling), strict=True):
-                completions[job.index] = completion
+        for batch in batches(plant(jobs, self._image_id, most, self.batch_tokens), most, self.batch_tokens):
+            written, frames = self._grow(batch, images, chooser, most)
+            for index, ids in written.items():
+                frame = frames[prompts[index].images[-1]] if prompts[index].images else None
+                completions[index] = self._completion(jobs[index], ids, frame, prompts[index], chooser)
         return [completions[index] for index in range(len(prompts))]
 
-    def _jobs(self, prompts: Sequence[Prompt], images: Mapping[Path, LoadedImage], sampling: Sampling) -> list[_Job]:
-        asked: Counter[tuple[str, str]] = Counter()
-        jobs = []
-        for index, prompt in enumerate(prompts):
-            key = (prompt.sample_id, prompt.question.id)
-            jobs.append(_Job(index, self._encode(prompt, images, sampling), prompt.images, _seed(sampling.seed, *key, asked[key])))
-            asked[key] += 1
-        return jobs
+    def _jobs(self, prompts: Sequence[Prompt], images: Mapping[Path, LoadedImage], sampling: Sampling) -> list[Job]:
+        return [Job(index, tuple(self._encode(prompt, images, sampling)), prompt.images) for index, prompt in enumerate(prompts)]
+
+    def _chooser(self, prompts: Sequence[Prompt], sampling: Sampling) -> Chooser | FastChooser:
+        options = [prompt.question.letters for prompt in prompts]
+        if sampling.fast:
+            return FastChooser([self._letters.forced(prompt.opening, own)[1] for prompt, own in zip(prompts, options, strict=True)])
+        return Chooser(draw_seeds(prompts, sampling.seed), sampling, self.policy.suppressed_ids, self._letters, options)
+
+    def _grow(
+        self, batch: Sequence[Tree], images: Mapping[Path, LoadedImage], chooser: Chooser | FastChooser, max_new_tokens: int
+    ) -> tuple[dict[int, list[int]], dict[Path, Frame]]:
+        """The ids of all completions of a batch, and the frame of each image; each image is encoded once, however many prompts show it."""
+        shown = {path: self._pixels(images[path]) for tree in batch for path in tree.paths}
+        seen = dict(zip(shown, shared_prefix.see(self.policy.model, [one[:2] for one in shown.values()]), strict=True))
+        own = [[seen[path] for path in tree.paths] for tree in batch]
+        written = shared_prefix.grow(self.policy.model, batch, own, chooser, self.policy.stop_ids, max_new_tokens)
+        return written, {path: frame for path, (_, _, frame) in shown.items()}
 
     def _encode(self, prompt: Prompt, images: Mapping[Path, LoadedImage], sampling: Sampling) -> list[int]:
-        where = f"sample {prompt.sample_id!r}, question {prompt.question.id!r}"
-        if absent := [path for path in prompt.images if path not in images]:
-            raise InputError(f"{where}: the image {str(absent[0])!r} was not given to the engine; open it and pass it along")
+        require_images(prompt, images)
+        where = which(prompt)
         try:
             ids = chat.encode(self.policy.processor.tokenizer, prompt.messages)
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
-        if ids.count(self._image_id) != len(prompt.images):
-            raise InputError(
-                f"{where}: {len(prompt.images)} images for {ids.count(self._image_id)} places; build it with anomalyr1.prompts"
-            )
         sizes = [images[path].size_wh for path in prompt.images]
         try:
             tokens = self._image_tokens(sizes, self.policy.max_pixels)
         except ImageError as error:
             raise ImageError(f"{where}, images {[str(path) for path in prompt.images]}: {error}") from error
         whole = chat.expand(ids, self._image_id, tokens)
-        room = self.policy.max_tokens - sampling.max_new_tokens
+        new_tokens = sampling.max_new_tokens
+        if sampling.fast:
+            if not prompt.question.options:
+                raise InputError(f"{where}: without reasoning only questions with options can be answered; ask it without fast")
+            whole += self._letters.forced(prompt.opening, prompt.question.letters)[0]
+            new_tokens = 1
+        room = self.policy.max_tokens - new_tokens
         if len(whole) > room:
             raise InputError(
                 f"{where}: {len(whole):,} prompt tokens ({sum(tokens):,} of them for {len(tokens)} images) and "
-                f"{sampling.max_new_tokens:,} for the completion, but {self.policy.name!r} has {self.policy.max_tokens:,} positions; "
+                f"{new_tokens:,} for the completion, but {self.policy.name!r} has {self.policy.max_tokens:,} positions; "
                 + self._way_out(sizes, len(whole) - sum(tokens), room)
             )
         return whole
@@ -137,41 +147,7 @@ class LocalEngine:
             cap = min(cap - step, cap * max(0, room - text_tokens) // max(1, tokens))
         return "no pixel cap makes it fit: give fewer reference images, less knowledge or a smaller max_new_tokens"
 
-    def _complete_batch(self, batch: Sequence[_Job], images: Mapping[Path, LoadedImage], sampling: Sampling) -> list[Completion]:
-        from transformers import GenerationConfig, LogitsProcessorList
-
-        policy = self.policy
-        inputs, frames = self._inputs(batch, images)
-        draw = [_Draw([job.seed for job in batch], sampling)] if sampling.temperature > 0 else []
-        written = policy.model.generate(
-            **inputs,
-            generation_config=GenerationConfig(
-                do_sample=False,  # sampling is in `_Draw`, row by row
-                max_new_tokens=sampling.max_new_tokens,
-                eos_token_id=list(policy.stop_ids),
-                pad_token_id=policy.stop_ids[-1],
-                suppress_tokens=list(policy.suppressed_ids) or None,
-            ),
-            logits_processor=LogitsProcessorList(draw),
-        )  # (B, P + L)
-        rows = written[:, inputs["input_ids"].shape[1] :].tolist()
-        return [self._completion(job, row, frames[job.paths[-1]] if job.paths else None) for job, row in zip(batch, rows, strict=True)]
-
-    def _inputs(self, batch: Sequence[_Job], images: Mapping[Path, LoadedImage]) -> tuple[dict[str, Any], dict[Path, Frame]]:
-        """What the model's forward takes, padded on the left; each image is prepared once, however many prompts show it."""
-        device, longest = self.policy.device, max(len(job.ids) for job in batch)
-        pad = self.policy.stop_ids[-1]
-        ids = torch.tensor([[pad] * (longest - len(job.ids)) + job.ids for job in batch])  # (B, P)
-        mask = torch.tensor([[0] * (longest - len(job.ids)) + [1] * len(job.ids) for job in batch])  # (B, P)
-        inputs = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": (ids == self._image_id).long()}
-        shown = {path: self._pixels(images[path]) for job in batch for path in job.paths}
-        order = [path for job in batch for path in job.paths]
-        if order:
-            inputs["pixel_values"] = torch.cat([shown[path][0] for path in order])  # (patches of all images, values of a patch)
-            inputs["image_grid_thw"] = torch.cat([shown[path][1] for path in order])  # (images, 3)
-        return {name: value.to(device) for name, value in inputs.items()}, {path: frame for path, (_, _, frame) in shown.items()}
-
-    def _pixels(self, image: LoadedImage) -> tuple[torch.Tensor, torch.Tensor, Frame]:
+    def _pixels(self, image: LoadedImage) -> tuple[Tensor, Tensor, Frame]:
         """An image's patches, its grid, and the frame; raises `InputError` when the processor changed the size we sent."""
         picture, frame = resize(image.rgb, self.policy.family, self.policy.max_pixels)
         patch = self.policy.model.config.vision_config.patch_size
@@ -185,47 +161,15 @@ class LocalEngine:
             )
         return prepared["pixel_values"], prepared["image_grid_thw"], frame
 
-    def _completion(self, job: _Job, row: list[int], frame: Frame | None) -> Completion:
-        length = next((place + 1 for place, id_ in enumerate(row) if id_ in self.policy.stop_ids), None)
-        own = row[:length]
-        text = self.policy.processor.tokenizer.decode(own, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return Completion(text, frame, len(job.ids), len(own), "length" if length is None else "stop")
+    def _completion(self, job: Job, written: list[int], frame: Frame | None, prompt: Prompt, chooser: Chooser | FastChooser) -> Completion:
+        if isinstance(chooser, FastChooser):
+            text = prompt.closed(chooser.letter(job.index))
+            return Completion(text, frame, len(job.ids), len(written), "stop", chooser.scores[job.index])
+        text = self._text(written)
+        scores = chooser.scores_at(job.index, text, prompt.question.options, lambda step: len(self._text(written[:step])))
+        stopped = written[-1] in self.policy.stop_ids
+        return Completion(text, frame, len(job.ids), len(written), "stop" if stopped else "length", scores)
 
-
-class _Draw:
-    """Sampling as a logits processor: scores plus Gumbel noise, whose largest entry is a sample of the softmax.
-
-    Every row has its own generator, so that no other row changes what it draws.
-    """
-
-    def __init__(self, seeds: Sequence[int], sampling: Sampling) -> None:
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self._sampling = sampling
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Scores (B, V) -> scores (B, V) whose argmax is the drawn token."""
-        logits = scores.double() / self._sampling.temperature
-        if self._sampling.top_p < 1:
-            ordered, places = logits.sort(dim=-1, descending=True, stable=True)
-            before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # the probability of all likelier tokens
-            out = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, places, before >= self._sampling.top_p)
-            logits = logits.masked_fill(out, -torch.inf)
-        uniform = torch.stack([torch.rand(scores.shape[-1], dtype=torch.float64, generator=one) for one in self._generators])
-        return logits - torch.log(-torch.log(uniform)).to(logits.device)
-
-
-def _batches(jobs: Sequence[_Job], max_new_tokens: int, batch_tokens: int) -> Iterator[list[_Job]]:
-    """Jobs of similar length together, the longest first; a job that is too long for the budget comes alone."""
-    batch: list[_Job] = []
-    for job in sorted(jobs, key=lambda job: -len(job.ids)):
-        longest = len(batch[0].ids) if batch else len(job.ids)
-        if batch and (len(batch) + 1) * (longest + max_new_tokens) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(job)
-    if batch:
-        yield batch
-
-
-def _seed(*parts: object) -> int:
-    return int.from_bytes(hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).digest()[:8], "little", signed=True)
+    def _text(self, ids: Sequence[int]) -> str:
+        text: str = self.policy.processor.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text

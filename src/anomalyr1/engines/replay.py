@@ -45,7 +45,7 @@ class ReplayEngine:
         self._require(prompts)
         replies = [self._left[prompt.sample_id, prompt.question.id].popleft() for prompt in prompts]
         return [
-            Completion(reply.completion, self._frame(prompt, images), 0, 0, reply.finish)
+            Completion(reply.completion, self._frame(prompt, images), 0, 0, reply.finish, reply.option_scores)
             for prompt, reply in zip(prompts, replies, strict=True)
         ]
 

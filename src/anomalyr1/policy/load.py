@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anomalyr1.images import FAMILIES, Family
 from anomalyr1.policy import chat
@@ -105,10 +105,7 @@ def load_policy(
     checkpoint's own cap and the package's default. Raises `InputError` for a folder that is refused, damaged or not supported, and
     `SetupError` where the weights cannot be had or the device is missing.
     """
-    local = _local_folder(name_or_dir)
-    folder = local or _download(name_or_dir, revision)
-    family = FAMILIES[check_folder(folder)]
-    found = folder.name if local is None else _revision_of(local, revision)
+    folder, family, found = find_folder(name_or_dir, revision)
     chosen = _device(device)
     if dtype is not None and dtype not in _DTYPES:
         raise InputError(f"unknown dtype {dtype!r}; choose one of {', '.join(_DTYPES)}")
@@ -116,7 +113,39 @@ def load_policy(
         dtype = "bfloat16" if chosen.type == "cuda" else "float32"
     model, processor = _from_folder(folder, dtype, chosen)
     _check_parts(folder, model, processor, family)
-    return Policy(model, processor, family, _pixel_cap(folder, processor, family, max_pixels), name_or_dir, found)
+    return Policy(model, processor, family, pixel_cap(folder, processor, family, max_pixels), name_or_dir, found)
+
+
+class Found(NamedTuple):
+    """A model folder that may be loaded."""
+
+    folder: Path
+    family: Family
+    revision: str
+    """The commit on the hub, or the digest of a folder's weights and configuration."""
+
+
+def find_folder(name_or_dir: str, revision: str | None = None) -> Found:
+    """The checked folder of "nano", of a folder or of a model of the hub; raises as `load_policy` does."""
+    local = _local_folder(name_or_dir)
+    folder = local or _download(name_or_dir, revision)
+    family = FAMILIES[check_folder(folder)]
+    return Found(folder, family, folder.name if local is None else _revision_of(local, revision))
+
+
+def load_processor(folder: Path) -> Any:  # noqa: ANN401 - transformers' classes are not typed
+    """The processor of a checked folder, with our chat template. Raises `InputError` when transformers cannot load it."""
+    from transformers import AutoProcessor
+
+    try:
+        with quiet():
+            processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+        raise InputError(
+            f"{str(folder)!r}: transformers cannot load its processor ({_first_line(error)}); copy the folder again"
+        ) from error
+    processor.chat_template = processor.tokenizer.chat_template = chat.CHAT_TEMPLATE
+    return processor
 
 
 def licence_of(name: str) -> str:
@@ -287,7 +316,8 @@ def _check_parts(folder: Path, model: Any, processor: Any, family: Family) -> No
         )
 
 
-def _pixel_cap(folder: Path, processor: Any, family: Family, max_pixels: int | None) -> int:  # noqa: ANN401
+def pixel_cap(folder: Path, processor: Any, family: Family, max_pixels: int | None) -> int:  # noqa: ANN401
+    """The pixel cap asked for, else the smaller one of the folder's own and the family's. Raises `InputError` when it is too small."""
     if max_pixels is not None:
         if max_pixels < family.min_pixels:
             raise InputError(f"max_pixels is {max_pixels:,}, expected at least {family.min_pixels:,}, the least that {family.name} takes")

@@ -1,0 +1,106 @@
+"""What must be said about a server before it can be asked: where it is, what model it has, how patient we are. A YAML file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationError, field_validator
+
+from anomalyr1.images import FAMILIES
+from anomalyr1.types import InputError, Record, SetupError
+
+OWN_FIELDS = frozenset({"model", "messages", "max_tokens", "temperature", "top_p", "seed", "n", "stream", "logprobs", "top_logprobs"})
+"""Fields of a request that `extra` must not set."""
+
+
+class EndpointConfig(Record):
+    """Where the model is, what it is, and how it is asked."""
+
+    url: str
+    """Up to and including the version, e.g. "http://127.0.0.1:8000/v1"."""
+    model: str = Field(min_length=1)
+    """As the server calls it."""
+    family: str
+    """One of `images.FAMILIES`: how the model resizes images and in which units it writes boxes."""
+    max_pixels: int | None = None
+    """The server's own pixel cap, or a smaller one; None = the family's default."""
+    revision: str = ""
+    """Which weights the server has, for the record; nobody checks it."""
+    key_variable: str | None = None
+    """Name of the environment variable that holds the key; never the key itself."""
+    concurrency: int = Field(default=8, ge=1, le=256)
+    """Requests under way at the same time."""
+    timeout_seconds: float = Field(default=120, gt=0)
+    """For one request, from connecting to the last byte."""
+    deadline_seconds: float = Field(default=600, gt=0)
+    """For one question, all attempts and waits included."""
+    attempts: int = Field(default=6, ge=1, le=100)
+    """How often one question is sent; refused connections do not count, they are tried again until the deadline."""
+    extra: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Further fields of every request, e.g. {"repetition_penalty": 1.0} for vLLM, which else follows the model folder's defaults."""
+
+    @field_validator("url")
+    @classmethod
+    def _plain_url(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("expected http://HOST:PORT/v1 or https://HOST/v1")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("a URL with a user, a password, a query or a fragment is refused, since it is recorded; see key_variable")
+        return url.rstrip("/")
+
+    @field_validator("family")
+    @classmethod
+    def _known_family(cls, family: str) -> str:
+        if family not in FAMILIES:
+            raise ValueError(f"expected one of {', '.join(FAMILIES)}")
+        return family
+
+    @field_validator("extra")
+    @classmethod
+    def _nothing_of_ours(cls, extra: dict[str, bool | int | float | str]) -> dict[str, bool | int | float | str]:
+        if own := sorted(OWN_FIELDS & set(extra)):
+            raise ValueError(f"{own[0]!r} is set by the engine itself")
+        return extra
+
+    @property
+    def cap(self) -> int:
+        """The pixel cap in force."""
+        return self.max_pixels if self.max_pixels is not None else FAMILIES[self.family].max_pixels
+
+    @classmethod
+    def read(cls, path: str | Path) -> EndpointConfig:
+        """The configuration in a YAML file. Raises `InputError` that names the field, and for an unknown one the nearest known."""
+        import difflib
+
+        import yaml
+
+        try:
+            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+            raise InputError(f"{str(path)!r}: the endpoint's configuration cannot be read ({error}); see docs/engines.md") from error
+        if not isinstance(data, dict):
+            raise InputError(f"{str(path)!r}: expected fields such as url, model and family; see docs/engines.md")
+        for name in data:
+            if name not in cls.model_fields:
+                close = difflib.get_close_matches(str(name), list(cls.model_fields), 1)
+                hint = f", did you mean {close[0]!r}?" if close else ""
+                raise InputError(f"{str(path)!r}: unknown field {str(name)!r}{hint}; known: {', '.join(cls.model_fields)}")
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            raise InputError(f"{str(path)!r}: {'.'.join(map(str, first['loc']))}: {first['msg']}; see docs/engines.md") from error
+
+    def key(self) -> str:
+        """The key, from the environment; empty when none is named. Raises `SetupError`, which does not show it."""
+        if self.key_variable is None:
+            return ""
+        key = os.environ.get(self.key_variable, "").strip()
+        if not key:
+            raise SetupError(f"the environment variable {self.key_variable!r} is empty; put the key of {self.url} into it")
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise SetupError(f"the environment variable {self.key_variable!r} holds no key: blanks or letters that no header may have")
+        return key

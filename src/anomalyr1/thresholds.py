@@ -1,0 +1,191 @@
+"""The threshold on an anomaly score: the file `threshold.json`, the verdict it gives, and labels to make it from.
+
+`calibration` chooses it. The verdict is fail-safe: "good" needs a score below the lower bound and answers that say good and agree.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from anomalyr1.records import write_whole
+from anomalyr1.types import Fingerprint, InputError, Record, Verdict
+
+Floats = NDArray[np.float64]
+Method = Literal["platt", "temperature"]
+
+MUST_MATCH = ("model", "revision", "family", "style", "max_pixels", "given", "option_order", "engine", "sampling")
+"""What a score depends on: a threshold serves only runs that agree in these fields of the fingerprint."""
+LABELS = {"good": False, "defect": True}
+"""What a file of labels may say."""
+_CLIP = 1e-9
+"""Scores are kept so far from 0 and 1 before their log-odds are taken."""
+
+
+class Calibration(Record):
+    """Score -> probability of a defect."""
+
+    method: Method
+    slope: float = Field(ge=0)
+    intercept: float
+
+    def __call__(self, scores: Floats) -> Floats:
+        """(N,) scores in 0..1 -> (N,) probabilities."""
+        return sigmoid(self.slope * logit(scores) + self.intercept)
+
+
+class Figures(Record):
+    """What was measured on the labelled parts; rates are of their class."""
+
+    auroc: float
+    misses: int
+    """Defective parts below the threshold."""
+    false_alarms: int
+    """Good parts at or above it."""
+    unsure: int
+    """Parts of either kind between the bounds."""
+    cost_per_part: float
+    """Expected, at the threshold, for parts of which `defect_rate` are defective."""
+    cost_at_half: float
+    """The same at a score of 0.5, for comparison."""
+    error_before: float
+    """Expected calibration error of the scores as they are, at the labelled share of defects; ten bins of equal size."""
+    error_after: float
+    """The same after calibration, cross-validated."""
+    brier_before: float
+    brier_after: float
+    """Cross-validated."""
+    false_alarm_bound: float
+    """The false-alarm rate is at most this, at 95 % (exact binomial)."""
+    miss_bound: float
+    """The miss rate is at most this, at 95 % (exact binomial)."""
+    claim: float
+    """The false-alarm rate that is to be claimed."""
+    good_parts_missing: int
+    """So many more good parts without a false alarm are needed to claim it at 95 %."""
+
+
+class Threshold(Record):
+    """What `threshold.json` holds."""
+
+    threshold: float
+    """A score from here on costs less when it is called a defect."""
+    low: float
+    """Below: good."""
+    high: float
+    """From here on: defect; between the two: unsure."""
+    calibration: Calibration
+    cost_miss: float
+    cost_false_alarm: float
+    defect_rate: float
+    """The share of defective parts for which cost and probability hold."""
+    good: int
+    """Labelled good parts with a score."""
+    defect: int
+    """Labelled defective parts with a score."""
+    left_out: dict[str, int] = Field(default_factory=dict)
+    """Inspections and labels that could not be used, by reason."""
+    figures: Figures
+    run: Fingerprint
+    """What made the scores."""
+
+    def write(self, path: str | Path) -> None:
+        """Write the file, whole or not at all."""
+        text = json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=True, allow_nan=False)
+        write_whole(Path(path), text.encode("ascii") + b"\n")
+
+    @classmethod
+    def read(cls, path: str | Path) -> Threshold:
+        """The threshold in a file. Raises `InputError` when it is none."""
+        try:
+            return cls.model_validate_json(Path(path).read_bytes())
+        except OSError as error:
+            raise InputError(f"cannot read the threshold file {str(path)!r}: {error.strerror}") from error
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            raise InputError(f"{str(path)!r} is no threshold file ({why}); make one with: anomalyr1 calibrate") from error
+
+    @property
+    def digest(self) -> str:
+        """What a run's fingerprint says of it."""
+        return f"threshold@{hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]}"
+
+    def require_same(self, run: Fingerprint) -> None:
+        """Raise `InputError` that names what differs when another kind of run made the scores."""
+        pairs = [(name, getattr(self.run, name), getattr(run, name)) for name in MUST_MATCH]
+        differences = [f"{name} was {old!r} and is now {new!r}" for name, old, new in pairs if old != new]
+        if differences:
+            raise InputError(
+                f"the threshold was made for other scores: {'; '.join(differences)}. Inspect labelled parts so, and calibrate again"
+            )
+
+    def judge(self, verdict: Verdict, reason: str, score: float | None) -> tuple[Verdict, str]:
+        """The verdict of a score, given the one of the answers alone and its reason.
+
+        Fail-safe: "good" needs a score below the lower bound and answers that say good and agree; what the answers leave unsure stays so.
+        """
+        if verdict == "unsure":
+            return verdict, reason
+        if score is None:
+            return "unsure", _because("there is no score to compare with the threshold", reason)
+        said = f"the score {score:.3g} (probability of a defect {float(self.calibration(np.array([score]))[0]):.3g})"
+        if score >= self.high:
+            note = f"Defect because {said} reaches the threshold {self.high:.3g}, although the answer says good."
+            return "defect", reason if verdict == "defect" else f"{note}\n{reason}".strip()
+        if score >= self.low:
+            return "unsure", _because(f"{said} lies between the bounds {self.low:.3g} and {self.high:.3g}", reason)
+        if verdict == "defect":
+            return "unsure", _because(f"{said} lies below the threshold {self.low:.3g}, but the answer says defect", reason)
+        return "good", reason
+
+
+def read_labels(path: str | Path) -> dict[str, bool]:
+    """Whether each sample is defective, from a CSV file with the columns sample_id and label (good or defect).
+
+    Raises `InputError` with the line number for anything else, and for a sample with two labels.
+    """
+    labels: dict[str, bool] = {}
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file, strict=True)
+            if not {"sample_id", "label"} <= set(rows.fieldnames or ()):
+                raise InputError(
+                    f"{str(path)!r}: expected the columns sample_id and label, got {', '.join(rows.fieldnames or ()) or 'none'}"
+                )
+            for row in rows:
+                name, label = row["sample_id"], (row["label"] or "").strip().lower()
+                if label not in LABELS:
+                    raise InputError(f"line {rows.line_num} of {str(path)!r}: expected the label good or defect, got {label[:40]!r}")
+                if name in labels:
+                    raise InputError(f"line {rows.line_num} of {str(path)!r}: sample {name!r} has a label already; delete one of the two")
+                labels[name] = LABELS[label]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"the labels {str(path)!r} cannot be read ({error}); give a CSV file in UTF-8") from error
+    return labels
+
+
+def _because(why: str, reason: str) -> str:
+    return f"Unsure because {why}." + (f"\n{reason}" if reason else "")
+
+
+def logit(values: Floats) -> Floats:
+    """(N,) probabilities -> (N,) log-odds, finite."""
+    kept = np.clip(values, _CLIP, 1 - _CLIP)
+    odds: Floats = np.log(kept) - np.log1p(-kept)
+    return odds
+
+
+def sigmoid(z: Floats) -> Floats:
+    """(N,) log-odds -> (N,) probabilities."""
+    from scipy.special import expit
+
+    probabilities: Floats = expit(z)
+    return probabilities

@@ -1,0 +1,324 @@
+"""GRPO on image prompts: TRL's trainer in which a group reads its prompt once, for rollouts and for log-probabilities alike.
+
+TRL repeats a prompt for each of its G completions: G image encodings and G prompt passes in generation, in the reference policy and in
+the training step. `SharedPrefixGRPOTrainer` gives the same numbers (see `shared_prefix`) without the repeats, falls back to TRL's own
+path where it must, and logs why. It overrides private methods of TRL 1.16, which the tests of exactness guard.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from torch import Tensor
+from transformers import TrainerCallback
+from trl import GRPOTrainer
+from trl.models import unwrap_model_for_generation
+from trl.trainer.utils import RepeatSampler, split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
+
+from anomalyr1.training import checkpoints
+from anomalyr1.training.rollouts import distinct, each_image_once, prompts_as_groups, roll_out
+from anomalyr1.training.shared_prefix import FAMILIES, Form, Groups, choose, find_groups, install, parts, suppress
+
+_ROWS = "rows of a group"
+"""Among the fields of a batch of distinct prompts: which of them each completion will answer."""
+_OURS = ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids", "num_tiles")
+"""What a batch may hold for the families of `shared_prefix`; anything else is another model's."""
+
+_log = logging.getLogger(__name__)
+
+
+class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not typed
+    """`trl.GRPOTrainer` with shared prefixes; takes its arguments, and two more.
+
+    `suppressed_ids` are tokens that no completion may hold (image placeholders unless told otherwise; `Policy.suppressed_ids` is the full
+    list): they leave the distribution that is sampled from and the one that is scored, of policy and reference policy alike. vLLM samples
+    elsewhere: suppress them there too, with `generation_kwargs`. `form` forces one form of the shared prefix where it can be run.
+    `forms` counts forward passes by what was used: "branched", "packed" or "trl".
+    """
+
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401 - TRL's own
+        suppressed_ids: Sequence[int] | None = None,
+        form: Form | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.forms: Counter[str] = Counter()
+        self._form = form
+        self._logged: set[str] = set()
+        self._signal = False
+        self._buffered_inputs: list[dict[str, Any]] | None = None  # TRL's own: the microbatches of a generation batch
+        self._shares = self._is_vlm and self._base(self.model).config.model_type in FAMILIES
+        if self._shares:
+            config = self._base(self.model).config
+            ids = (config.image_token_id, config.video_token_id) if suppressed_ids is None else suppressed_ids
+            for model in (self.model, self.ref_model):
+                if model is not None:
+                    suppress(self._base(model), ids)
+                    install(self._base(model), self.temperature, self.args.cast_lm_head_to_fp32)
+        self.add_callback(_KeepWeightsWithoutSignal(self))
+
+    def _base(self, model: Any) -> Any:  # noqa: ANN401 - transformers' classes are not typed
+        """The model itself inside wrappers and adapters."""
+        inner = self.accelerator.unwrap_model(model)
+        return inner.get_base_model() if is_peft_model(inner) else inner
+
+    def _fall_back(self, reason: str) -> None:
+        """Say once why TRL's own path is used."""
+        if reason not in self._logged:
+            self._logged.add(reason)
+            _log.warning("TRL's own path is used: %s", reason)
+
+    # Log-probabilities.
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,  # noqa: ANN401
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **fields: Any,  # noqa: ANN401
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        given = {name: value for name, value in fields.items() if value is not None}
+        reason = self._why_not_shared(model, given, compute_aux_loss)
+        if reason is None:
+            groups = find_groups(
+                input_ids, attention_mask, logits_to_keep, *(given.get(name) for name in ("pixel_values", "image_grid_thw", "num_images"))
+            )
+            found = self._score_shared(model, groups, batch_size or len(input_ids), compute_entropy)
+            if not isinstance(found, str):
+                return (*found, None)
+            reason = found
+        self._fall_back(reason)
+        self.forms["trl"] += 1
+        scored: tuple[Tensor, Tensor | None, Tensor | None] = super()._get_per_token_logps_and_entropies(
+            model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **fields
+        )
+        return scored
+
+    def _why_not_shared(self, model: Any, given: Mapping[str, Any], aux_loss: bool) -> str | None:  # noqa: ANN401
+        """What keeps this batch from sharing prefixes, in words."""
+        if not self._shares:
+            return f"the model is none of {', '.join(FAMILIES)}"
+        if aux_loss:
+            return "the load-balancing loss of a mixture of experts needs every token"
+        if foreign := [name for name in given if name not in _OURS]:
+            return f"the batch holds {foreign[0]}"
+        if self.tools:
+            return "tools may add images to completions"
+        inner = self.accelerator.unwrap_model(model)
+        if is_peft_model(inner) and any(config.is_prompt_learning for config in inner.peft_config.values()):
+            return "prompt learning puts virtual tokens before the prompt"
+        return None
+
+    def _score_shared(
+        self,
+        model: Any,  # noqa: ANN401
+        groups: Groups,
+        batch_size: int,
+        entropy: bool,
+    ) -> tuple[Tensor, Tensor | None] | str:
+        """Log-probabilities and entropies, `batch_size` completions at a time; in words why not, where it cannot be or saves nothing."""
+        if len(groups.prompts) == len(groups.group_of):
+            return "no two completions of a microbatch share a prompt"
+        scored = []
+        for part in parts(groups, batch_size):
+            form = choose(self._base(model), part, self._form)
+            if form is None:
+                return "gradient checkpointing needs the packed form, whose mask this attention implementation does not take"
+            with self.accelerator.autocast():
+                scored.append(model(groups=part, form=form, entropy=entropy))
+            self.forms[form] += 1
+        log_probs = torch.cat([one for one, _ in scored])
+        return log_probs, torch.cat([one for _, one in scored]) if entropy else None
+
+    # Rollouts.
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], list[Any] | None, dict[str, Any]]:
+        if self._why_not_rolled_out() is not None:
+            repeated: tuple[list[list[int]], list[Any] | None, dict[str, Any]] = super()._tokenize_prompts(prompts)
+            return repeated
+        kept, rows = distinct(prompts)
+        ids, images, fields = super()._tokenize_prompts(kept)
+        # A prompt without images beside others with some: transformers' processors take [], not TRL's None.
+        shown = [images[row] or [] for row in rows] if images else None
+        return [ids[row] for row in rows], shown, {**fields, _ROWS: rows}
+
+    def _why_not_rolled_out(self) -> str | None:
+        """What keeps rollouts from sharing prefixes, in words."""
+        if self.use_vllm:
+            return None  # it caches prefixes itself, and takes prompts and images without the processor's fields
+        if not self._shares:
+            return f"the model is none of {', '.join(FAMILIES)}"
+        if self.tools or self.environment_factories is not None:
+            return "rollouts with tools or environments"
+        if self.use_transformers_continuous_batching:
+            return "continuous batching"
+        if self.args.cache_implementation is not None or self.generation_config.num_beams not in (None, 1):
+            return "a cache implementation or beams of the recipe's own"
+        return None
+
+    def _generate_single_turn(
+        self,
+        prompt_ids: list[list[int]],
+        images: list[Any] | None,
+        multimodal_fields: dict[str, Any],
+        num_generations: int,
+        has_tool_images: bool = False,
+    ) -> tuple[list[list[int]], Any]:
+        fields = dict(multimodal_fields)
+        rows = fields.pop(_ROWS, None)
+        if rows is None or self.use_vllm:
+            if self.use_vllm:
+                images = [one or None for one in images] if images else None  # it takes None where the processors take []
+            else:
+                self._fall_back(self._why_not_rolled_out() or "prompts were not grouped")
+            written: tuple[list[list[int]], Any] = super()._generate_single_turn(
+                prompt_ids, images, fields, num_generations, has_tool_images
+            )
+            return written
+        distinct_ids = [prompt_ids[rows.index(group)] for group in range(rows[-1] + 1)]
+        with (
+            unwrap_model_for_generation(
+                self.model_wrapped,
+                self.accelerator,
+                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+                generation_kwargs=self.generation_kwargs,
+                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+            ) as model,
+            self._dist.summon_full_params(self.model_wrapped, recurse=False),
+        ):
+            base = self._base(model)
+            merge = base.config.vision_config.spatial_merge_size**2
+            groups = prompts_as_groups(distinct_ids, fields, rows, base.config.image_token_id, merge, self.accelerator.device)
+            ids = roll_out(base, groups, self.generation_config)
+        return [_until_stop(row, self.eos_token_ids) for row in ids.tolist()], None
+
+    # Batches.
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        if not self._shares:
+            repeated: dict[str, Any] = super()._generate_and_score_completions(inputs)
+            return repeated
+        with each_image_once(self.processing_class):
+            scored: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        return scored
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:  # noqa: ANN401
+        """As TRL's, but a group stays together when the generation batch is shuffled, so that it lies in one microbatch."""
+        if not self.model.training:
+            inputs: dict[str, Any] = super()._prepare_inputs(generation_batch)
+            return inputs
+        steps = self.args.steps_per_generation
+        if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:
+            batch = split_pixel_values_by_grid(self._generate_and_score_completions(generation_batch))
+            order = _shuffled_groups(len(batch["prompt_ids"]), self.num_generations)
+            batches = split_tensor_dict({name: _in_order(value, order) for name, value in batch.items()}, steps)
+            self._buffered_inputs = [unsplit_pixel_values_by_grid(one) for one in batches]
+        found: dict[str, Any] = self._buffered_inputs[self._step % steps]
+        return found
+
+    def compute_loss(
+        self,
+        model: Any,  # noqa: ANN401
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,  # noqa: ANN401
+    ) -> Tensor:
+        """TRL's loss; remembers whether any completion of the step had an advantage."""
+        if self.model.training:
+            self._signal = self._signal or bool((inputs["advantages"] != 0).any())
+        loss: Tensor = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        return loss
+
+    # Resume.
+
+    def _get_train_sampler(self, dataset: Any = None) -> RepeatSampler:  # noqa: ANN401
+        theirs = super()._get_train_sampler(dataset)
+        return _ResumableSampler(theirs, lambda: self.state.epoch or 0.0)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ANN401
+        """As transformers', sealed (see `checkpoints`), and only where no rollouts wait for their steps: TRL does not save those."""
+        if self._step % (self.args.steps_per_generation * self.num_iterations):
+            _log.warning("no checkpoint at step %d: rollouts of a generation batch are still in use", self.state.global_step)
+            return
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        if self.is_world_process_zero():
+            checkpoints.clear(folder)
+        self.accelerator.wait_for_everyone()
+        keep, self.args.save_total_limit = self.args.save_total_limit, None  # older ones go when this one is complete
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = keep
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            checkpoints.seal(folder)
+            if keep:
+                checkpoints.trim(folder.parent, keep)
+
+
+class _KeepWeightsWithoutSignal(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
+    """Drops the gradients of a step in which every advantage is 0: momentum and weight decay would move the weights all the same.
+
+    Not under DeepSpeed, whose engine has stepped by then.
+    """
+
+    def __init__(self, trainer: SharedPrefixGRPOTrainer) -> None:
+        self._trainer = trainer
+
+    def on_pre_optimizer_step(self, *_: object, **__: object) -> None:
+        trainer = self._trainer
+        signal = torch.tensor(float(trainer._signal), device=trainer.accelerator.device)
+        trainer._signal = False
+        if float(trainer.accelerator.reduce(signal, reduction="sum")) == 0:
+            trainer.optimizer.zero_grad(set_to_none=True)
+            trainer._metrics["train"]["steps_without_signal"].append(1.0)
+        else:
+            trainer._metrics["train"]["steps_without_signal"].append(0.0)
+
+
+class _ResumableSampler(RepeatSampler):  # type: ignore[misc]  # TRL is not typed
+    """TRL's sampler, whose order in an epoch does not depend on whether this process ran the epochs before it."""
+
+    def __init__(self, theirs: RepeatSampler, epoch: Callable[[], float]) -> None:
+        super().__init__(theirs.data_source, theirs.mini_repeat_count, theirs.batch_size, theirs.repeat_count, theirs.shuffle, theirs.seed)
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        if self.shuffle:
+            self.generator.manual_seed(self.seed)
+            for _ in range(int(self._epoch() + 1e-6)):  # as an uninterrupted run has drawn by now
+                torch.randperm(self.num_samples, generator=self.generator)
+        yield from super().__iter__()
+
+
+def _until_stop(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
+    """A completion up to and with the first token that ends it."""
+    end = next((place + 1 for place, id_ in enumerate(ids) if id_ in stop_ids), len(ids))
+    return ids[:end]
+
+
+def _shuffled_groups(rows: int, size: int) -> Tensor:
+    """An order of `rows` in which blocks of `size` stay whole, drawn as TRL draws its own: blocks as its permutation first meets them."""
+    permutation = torch.randperm(rows)
+    if rows % size:
+        return torch.arange(rows)  # a process holds parts of groups; they stay where they are
+    blocks = list(dict.fromkeys((permutation // size).tolist()))
+    return torch.cat([torch.arange(block * size, (block + 1) * size) for block in blocks])
+
+
+def _in_order(values: Any, order: Tensor) -> Any:  # noqa: ANN401
+    if values is None or (isinstance(values, Tensor) and values.ndim == 0):
+        return values
+    return values[order] if isinstance(values, Tensor) else [values[i] for i in order.tolist()]

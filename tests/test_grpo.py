@@ -1,0 +1,206 @@
+"""The trainer against TRL's: whole runs, steps without signal, groups in microbatches, advantages with rewards that do not apply."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import groups
+import tiny
+from anomalyr1.policy.load import load_policy
+from anomalyr1.training import checkpoints, grpo
+from anomalyr1.training.grpo import SharedPrefixGRPOTrainer
+
+SIZE = 4
+"""Completions a group."""
+
+
+@functools.cache
+def rows(mixed=False):
+    """Eight prompts of different lengths with 1-3 images, or with 0-3."""
+    rng = np.random.default_rng(0)
+    made = []
+    for i in range(8):
+        images = groups.pictures(rng, i % 4 if mixed else 1 + i % 3)
+        content = [{"type": "image"}] * len(images) + [{"type": "text", "text": "x yes no" * (i + 1)}]
+        made.append({"prompt": [{"role": "user", "content": content}], "images": images})
+    return made
+
+
+def checksum(completion_ids, **_):
+    return [sum(ids) % 7 / 7 for ids in completion_ids]
+
+
+def trainer(kind, folder, family="qwen2_5_vl", reward=checksum, lora=False, mixed=False, own=None, **settings):
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import GRPOConfig
+
+    policy = load_policy(str(tiny.folder_of(family)))
+    data = Dataset.from_dict({"row": list(range(8))})
+    config = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 2 * SIZE,
+        "gradient_accumulation_steps": 2,
+        "num_generations": SIZE,
+        "max_completion_length": 6,
+        "max_steps": 5,
+        "learning_rate": 1e-4,
+        "lr_scheduler_type": "constant",
+        "weight_decay": 0.1,
+        "temperature": 0.9,
+        "bf16": False,
+        "use_cpu": True,
+        "gradient_checkpointing": False,
+        "report_to": [],
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "logging_steps": 1,
+        **settings,
+    }
+    return kind(
+        model=policy.model,
+        reward_funcs=reward,
+        args=GRPOConfig(**config),
+        train_dataset=data.with_transform(lambda batch: {key: [rows(mixed)[i][key] for i in batch["row"]] for key in rows(mixed)[0]}),
+        processing_class=policy.processor,
+        peft_config=LoraConfig(target_modules=["q_proj", "v_proj"], r=4, lora_dropout=0.1 if "save_steps" in settings else 0.0)
+        if lora
+        else None,
+        **(own or {}),
+    )
+
+
+def weights(made):
+    return torch.cat([one.detach().flatten() for one in made.model.parameters()])
+
+
+@pytest.mark.parametrize(
+    ("family", "lora", "settings"),
+    [
+        ("qwen2_5_vl", False, {"beta": 0.04, "top_k": 20, "top_p": 0.95, "repetition_penalty": 1.1}),
+        ("qwen3_vl", True, {"gradient_checkpointing": True, "num_iterations": 2, "loss_type": "grpo"}),
+    ],
+)
+def test_a_run_lands_where_trl_lands(tmp_path, family, lora, settings):
+    from trl import GRPOTrainer
+
+    theirs = trainer(GRPOTrainer, tmp_path, family, lora=lora, **settings)
+    theirs.train()
+    ours = trainer(SharedPrefixGRPOTrainer, tmp_path, family, lora=lora, own={"suppressed_ids": ()}, **settings)
+    start = weights(ours)
+    ours.train()
+    assert ours.forms["trl"] == 0
+    assert ours.forms["packed"] > 0 or not settings.get("gradient_checkpointing")
+    assert [one.get("reward") for one in ours.state.log_history] == [one.get("reward") for one in theirs.state.log_history]
+    assert float((weights(ours) - weights(theirs)).abs().max()) < 1e-5
+    assert float((weights(ours) - start).abs().max()) > 1e-4  # and that is not where it began
+
+
+def test_prompts_with_and_without_images(tmp_path):
+    made = trainer(SharedPrefixGRPOTrainer, tmp_path, mixed=True, max_steps=2)
+    made.train()
+    assert made.forms["trl"] == 0
+
+
+@pytest.mark.parametrize(
+    "reward", [lambda completion_ids, **_: [0.5] * len(completion_ids), lambda completion_ids, **_: [None] * len(completion_ids)]
+)
+def test_steps_without_signal_do_not_move_weights(tmp_path, reward):
+    def first_only(**fields):
+        calls.append(1)
+        return checksum(**fields) if len(calls) == 1 else reward(**fields)
+
+    ends = {}
+    for name, steps in (("one", 1), ("three", 3), ("unguarded", 3)):
+        calls: list[int] = []
+        made = trainer(SharedPrefixGRPOTrainer, tmp_path, reward=first_only, max_steps=steps)
+        if name == "unguarded":
+            made.remove_callback(grpo._KeepWeightsWithoutSignal)
+        made.train()
+        ends[name] = weights(made)
+    assert torch.equal(ends["one"], ends["three"])
+    assert not torch.equal(ends["one"], ends["unguarded"])  # momentum and weight decay
+
+
+def test_another_model_takes_trls_path(tmp_path, caplog):
+    made = trainer(SharedPrefixGRPOTrainer, tmp_path, max_steps=1)
+    made._shares = False
+    made.train()
+    assert set(made.forms) == {"trl"}
+    assert [record.message.count("TRL's own path is used") for record in caplog.records if record.name == grpo.__name__] == [1]
+
+
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
+    """Stopped in its second epoch, with dropout, momentum and two generation batches an epoch."""
+    settings = {"max_steps": 5, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 3, "lora": True}
+    whole = trainer(SharedPrefixGRPOTrainer, tmp_path / "whole", **settings)
+    whole.train()
+    last, notes = checkpoints.newest(tmp_path / "whole")
+    assert (last.name, notes) == ("checkpoint-5", [])
+    assert not (tmp_path / "whole" / "checkpoint-2").exists()
+    shutil.copytree(tmp_path / "whole", tmp_path / "again")
+    (tmp_path / "again" / "checkpoint-5" / checkpoints.MARKER).unlink()  # killed while it saved
+    damaged = tmp_path / "again" / "checkpoint-4" / "adapter_model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    found, notes = checkpoints.newest(tmp_path / "again")
+    assert found.name == "checkpoint-3" and len(notes) == 2
+    again = trainer(SharedPrefixGRPOTrainer, tmp_path / "again", **settings)
+    again.train(resume_from_checkpoint=str(found))
+    assert torch.equal(weights(again), weights(whole))
+    assert checkpoints.fault(tmp_path / "again" / "checkpoint-5") is None
+
+
+def test_checkpoints_only_where_a_generation_batch_ends(tmp_path, caplog):
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "num_iterations": 2}
+    trainer(SharedPrefixGRPOTrainer, tmp_path, **settings).train()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("checkpoint")] == ["checkpoint-2"]
+    assert "no checkpoint at step 1" in caplog.text
+
+
+def test_the_order_of_an_epoch_is_that_of_an_uninterrupted_run():
+    from trl.trainer.utils import RepeatSampler
+
+    theirs = RepeatSampler(range(7), 2, batch_size=3, repeat_count=2, seed=5)
+    orders = [list(theirs) for _ in range(3)]
+    assert len({tuple(order) for order in orders}) == 3
+    for epoch, order in ((0.0, orders[0]), (2.0, orders[2]), (1.5, orders[1]), (1.9999999, orders[2])):
+        fresh = RepeatSampler(range(7), 2, batch_size=3, repeat_count=2, seed=5)
+        assert list(grpo._ResumableSampler(fresh, lambda epoch=epoch: epoch)) == order
+
+
+def test_groups_stay_whole_when_shuffled():
+    order = grpo._shuffled_groups(24, SIZE)
+    assert sorted(order.tolist()) == list(range(24))
+    blocks = (order.view(-1, SIZE) // SIZE).tolist()
+    assert all(len(set(block)) == 1 for block in blocks)
+    assert len({tuple(grpo._shuffled_groups(24, SIZE).tolist()) for _ in range(9)}) > 1
+    torch.manual_seed(0)
+    torch.randperm(24)
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    grpo._shuffled_groups(24, SIZE)
+    assert torch.equal(torch.rand(1), after)  # draws what TRL draws
+
+
+def test_advantages_of_groups_with_rewards_that_do_not_apply(tmp_path, monkeypatch):
+    count = 5000
+    n = count * SIZE
+    rng = np.random.default_rng(0)
+    values = torch.from_numpy(np.where(rng.random((n, 2)) < 0.3, np.nan, rng.random((n, 2)))).float()
+    made = trainer(SharedPrefixGRPOTrainer, tmp_path, reward=[checksum, checksum])
+    monkeypatch.setattr(made, "_generate", lambda prompts: ([[1]] * n, [[2]] * n, None, [""] * n, None, {}, None, [None] * n))
+    monkeypatch.setattr(made, "_calculate_rewards", lambda *_: values)
+    asked = [{"prompt": [{"role": "user", "content": "?"}]}] * n
+    found = made._generate_and_score_completions(asked)["advantages"].view(count, SIZE)
+    assert torch.isfinite(found).all()
+    unscored = values.isnan().all(1).view(count, SIZE)
+    assert unscored.any() and (found[unscored] == 0).all()
+    whole = ~unscored.any(1)
+    total = values.nansum(1).view(count, SIZE)[whole]
+    expected = (total - total.mean(1, keepdim=True)) / (total.std(1, keepdim=True) + 1e-4)
+    assert torch.allclose(found[whole], expected, atol=1e-4)
