@@ -12,6 +12,7 @@ from PIL import Image
 
 from anomalyr1 import answers, boxes, prompts
 from anomalyr1.data import procedural
+from anomalyr1.data.defects import LOGICAL
 from anomalyr1.policy.load import BUNDLED
 from anomalyr1.training import completions, crops, exam, few_shot, lessons, loop, nano, nano_model, packing, start
 from anomalyr1.training.hints import Code, SightHints, cells
@@ -217,7 +218,7 @@ def test_shuffled_options_keep_their_answer():
 
 
 def test_cells_follow_the_boxes():
-    one = next(e for e in drawn(20) if e.sample.anomalous and e.sample.defect not in exam.LOGICAL)
+    one = next(e for e in drawn(20) if e.sample.anomalous and e.sample.defect not in LOGICAL)
     found = cells([one.truth])
     defective = found.kind[0] > 0
     assert bool(defective.any())

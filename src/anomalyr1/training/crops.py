@@ -6,7 +6,7 @@ good surface; lessons of squares around defects hold far more to learn per secon
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.random import Generator
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from anomalyr1.training.hints import Truth
 from anomalyr1.training.packing import CELL, Pixels
-from anomalyr1.training.pool import Pool
+from anomalyr1.training.pool import Pool, Seen
 
 ANYWHERE = 0.15
 """Share of squares taken without regard to the defect."""
@@ -22,20 +22,12 @@ VISIBLE = 0.02
 """Share of some 14-pixel square that a defect must cover to count as visible in a square."""
 
 
-@dataclass(frozen=True)
-class Crop:
-    """One square."""
-
-    image: Pixels
-    truth: Truth
-
-
-def crops(pool: Pool, count: int, side: int, rng: Generator) -> list[Crop]:
+def crops(pool: Pool, count: int, side: int, rng: Generator) -> list[Seen]:
     """`count` pairs of squares of `side` cells on the grid of the tower's windows: defective (mostly) and good, flipped at random.
 
     Kinds that a square cannot show (a wrong count) are left out.
     """
-    found: list[Crop] = []
+    found: list[Seen] = []
     turned = bool(rng.random() < 0.5)
     for bad, good in pool.pairs(count, rng):
         top, left = _place(bad.truth.cover, side, rng)
@@ -44,7 +36,7 @@ def crops(pool: Pool, count: int, side: int, rng: Generator) -> list[Crop]:
     return found
 
 
-def recoloured(found: list[Crop], rng: Generator) -> list[Crop]:
+def recoloured(found: list[Seen], rng: Generator) -> list[Seen]:
     """The same squares with their colour channels exchanged and some turned to their negative, which no category has."""
     order, negative = rng.permutation(3), bool(rng.random() < 0.25)
     return [replace(one, image=np.ascontiguousarray((255 - one.image if negative else one.image)[..., order])) for one in found]
@@ -61,7 +53,7 @@ def _place(cover: NDArray[np.float32], side: int, rng: Generator) -> tuple[int, 
     return tops[row], lefts[column]
 
 
-def _cut(image: Pixels, truth: Truth, top: int, left: int, side: int) -> Crop:
+def _cut(image: Pixels, truth: Truth, top: int, left: int, side: int) -> Seen:
     cover = truth.cover[2 * top : 2 * (top + side), 2 * left : 2 * (left + side)]
     size = side * CELL
     boxes = truth.boxes_xyxy - CELL * np.array([left, top, left, top], dtype=np.float32)
@@ -69,11 +61,11 @@ def _cut(image: Pixels, truth: Truth, top: int, left: int, side: int) -> Crop:
     visible = bool(cover.max() > VISIBLE)
     cut = image[top * CELL : top * CELL + size, left * CELL : left * CELL + size]
     if visible:
-        return Crop(cut, replace(truth, cover=cover, boxes_xyxy=boxes[inside]))
-    return Crop(cut, replace(truth, kind=0, cover=0 * cover, boxes_xyxy=boxes[:0], look=""))
+        return Seen(cut, replace(truth, cover=cover, boxes_xyxy=boxes[inside]))
+    return Seen(cut, replace(truth, kind=0, cover=0 * cover, boxes_xyxy=boxes[:0], look=""))
 
 
-def _flipped(one: Crop, flips: int, turned: bool) -> Crop:
+def _flipped(one: Seen, flips: int, turned: bool) -> Seen:
     """Mirrored left to right (flips & 1), upside down (flips & 2), and at its diagonal."""
     image, cover, boxes, size = one.image, one.truth.cover, one.truth.boxes_xyxy.copy(), one.image.shape[0]
     if flips & 1:
@@ -84,4 +76,4 @@ def _flipped(one: Crop, flips: int, turned: bool) -> Crop:
         boxes[:, [1, 3]] = size - boxes[:, [3, 1]]
     if turned:
         image, cover, boxes = image.transpose(1, 0, 2), cover.T, boxes[:, [1, 0, 3, 2]]
-    return Crop(np.ascontiguousarray(image), replace(one.truth, cover=np.ascontiguousarray(cover), boxes_xyxy=boxes))
+    return Seen(np.ascontiguousarray(image), replace(one.truth, cover=np.ascontiguousarray(cover), boxes_xyxy=boxes))

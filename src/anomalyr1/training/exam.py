@@ -10,6 +10,7 @@ import numpy as np
 from numpy.random import Generator
 
 from anomalyr1 import answers, boxes
+from anomalyr1.data.defects import LOGICAL
 from anomalyr1.training.lessons import Teacher, grid_of, inspection, shuffled
 from anomalyr1.training.packing import generate, see
 from anomalyr1.training.pool import Example
@@ -23,7 +24,6 @@ Asked = tuple[Example, Sample, Question]
 BATCH = 24
 LIMIT = 128
 """Most tokens of one completion."""
-LOGICAL = ("missing part", "extra part", "misplaced part", "wrong count")
 
 
 def examine(

@@ -14,6 +14,7 @@ from numpy.random import Generator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from anomalyr1.data.defects import LOGICAL
 from anomalyr1.training import crops, exam, lessons, loop, nano_model
 from anomalyr1.training.card import card, raw_card
 from anomalyr1.training.hints import CODE_SCALE, Cells, Code, LetterHints, PlaceHints, SightHints, SummaryHints, cells
@@ -188,7 +189,7 @@ class Stages:
         return examples, rows, cells([e.truth for e in examples])
 
     def _row(self, example: Example, reference: bool, rng: Generator, plain: bool, unreliable: bool) -> Row:
-        logical = example.sample.defect in exam.LOGICAL and not reference  # only knowledge tells then
+        logical = example.sample.defect in LOGICAL and not reference  # only knowledge tells then
         known = not plain and bool(rng.random() < (0.9 if logical else self.recipe.knowledge_share))
         sample: Sample = exam.given(example, known, reference)
         questions = lessons.inspection(sample) if plain else lessons.choose(sample, self.recipe.questions, rng)
@@ -231,8 +232,8 @@ def _named(kind: str, losses: dict[str, Tensor]) -> dict[str, Tensor]:
 def _recoloured(example: Example, rng: Generator) -> Example:
     """Image and reference with their colour channels exchanged; the words for the defect's colour are dropped."""
     order = rng.permutation(3)
-    image, other = (None if one is None else np.ascontiguousarray(one[..., order]) for one in (example.image, example.reference))
-    return replace(example, image=example.image if image is None else image, reference=other, look="")
+    other = None if example.reference is None else np.ascontiguousarray(example.reference[..., order])
+    return replace(example, image=np.ascontiguousarray(example.image[..., order]), reference=other, look="")
 
 
 def _images(example: Example, row: Row) -> list[Pixels]:

@@ -129,7 +129,7 @@ def _line(stem: str, row: int, bad: Example, good: Example) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Seen:
-    """An image and what is to be seen on it, without questions."""
+    """An image, or a square of one, and what is to be seen on it, without questions."""
 
     image: Pixels
     truth: Truth
@@ -142,11 +142,11 @@ class _Entry:
 
     def open(self, good: bool) -> Example:
         """The defective part, or the same part good."""
-        row, wh = self.line["row"], tuple(int(n) for n in self.line["stem"].rstrip("ab").split("x"))
+        row = self.line["row"]
         references = self.arrays.get("reference")
         cover = self.arrays["cover"][row].astype(np.float32)
         return Example(
-            self.sample(good), Frame(tuple(self.line["original_wh"]), (wh[0], wh[1]), "pixels"),
+            self.sample(good), self.frame,
             self.arrays["twin" if good else "image"][row], None if references is None else references[row],
             0 * cover if good else cover, "" if good else self.line["look"], tuple(self.line["facts"]),
         )  # fmt: skip
@@ -154,14 +154,19 @@ class _Entry:
     def seen(self, good: bool) -> Seen:
         """The same, without its questions: much quicker."""
         row, sample = self.line["row"], json.loads(self.line["sample"])
-        wh = tuple(int(n) for n in self.line["stem"].rstrip("ab").split("x"))
-        frame = Frame(tuple(self.line["original_wh"]), (wh[0], wh[1]), "pixels")
         cover = self.arrays["cover"][row].astype(np.float32)
         category, facts = CATEGORIES.index(sample["category"]), tuple(self.line["facts"])
         if good:
             return Seen(self.arrays["twin"][row], Truth(category, 0, 0 * cover, np.zeros((0, 4), np.float32), "", facts))
+        frame = self.frame
         found = np.array([frame.to_model((b["x1"], b["y1"], b["x2"], b["y2"])) for b in sample["boxes"]], np.float32).reshape(-1, 4)
         return Seen(self.arrays["image"][row], Truth(category, 1 + KINDS.index(self.defect), cover, found, self.line["look"], facts))
+
+    @property
+    def frame(self) -> Frame:
+        """Between the original drawing and the image."""
+        w, h = (int(n) for n in self.line["stem"].rstrip("ab").split("x"))
+        return Frame(tuple(self.line["original_wh"]), (w, h), "pixels")
 
     @property
     def defect(self) -> str:
