@@ -95,16 +95,16 @@ def drawn_id(drawn: Drawn) -> str:
 
 
 def knowledge(category: str, facts: Facts, rng: Generator) -> str:
-    """What is known about a class: its good look, and the count and layout that decide logical defects."""
+    """What is known about a class: its good look, material and purpose, and the count and layout that decide logical defects."""
     looks = GOOD_LOOK[category]
     look = looks[int(rng.integers(len(looks)))]
     opening = (
         f"The object is a {category}. A good one shows {look}.",
-        f"This is a {category} made of {facts.material}. Good parts show {look}.",
+        f"This is a {category}. Good parts show {look}.",
         f"Inspected part: {category}. Expected look: {look}.",
         f"A good {category} has {look}.",
     )[int(rng.integers(4))]
-    return f"{opening} {facts.layout}".strip()
+    return f"{opening} It is made of {facts.material} and used for {PURPOSE[category]}. {facts.layout}".strip()
 
 
 def _verdict(drawn: Drawn, rng: Generator, prefix: str) -> Question:

@@ -36,12 +36,6 @@ def crops(pool: Pool, count: int, side: int, rng: Generator) -> list[Seen]:
     return found
 
 
-def recoloured(found: list[Seen], rng: Generator) -> list[Seen]:
-    """The same squares with their colour channels exchanged and some turned to their negative, which no category has."""
-    order, negative = rng.permutation(3), bool(rng.random() < 0.25)
-    return [replace(one, image=np.ascontiguousarray((255 - one.image if negative else one.image)[..., order])) for one in found]
-
-
 def _place(cover: NDArray[np.float32], side: int, rng: Generator) -> tuple[int, int]:
     """The first row and column of a square, in cells, mostly one with the defect."""
     h, w = cover.shape[0] // 2, cover.shape[1] // 2

@@ -56,14 +56,22 @@ class Recipe(Record):
     """Questions behind one image."""
     reference_share: float = 0.45
     knowledge_share: float = 0.5
-    recoloured_share: float = 0.3
-    """Share of the sight stage's lessons in colours that no category has: what a defect is should not hang on them."""
+    invented_share: float = 0.5
+    """Share of the objects with knowledge that have an invented name."""
+    grounds: int = 400
+    """Drawn textures that defects are moved to."""
+    strange_share: float = 0.45
+    """Share of the sight stage's lessons that look like no category: what a defect is should not hang on them."""
+    decoy_share: float = 0.5
+    """Share of the examples with reference that bear the same mark on both, which is no defect then."""
+    aligned_share: float = 0.3
+    """Share of the lessons with reference whose reference is the same part in the same pose."""
     late_sight_share: float = 0.12
     """Share of such lessons of squares in the last stage."""
     late_code_share: float = 0.3
     """Share of the last stage's lessons that ask for boxes on the code: arithmetic on places is learned soonest where they are exact."""
-    late_recoloured_share: float = 0.12
-    """Share of the last stage's lessons in such colours."""
+    late_strange_share: float = 0.25
+    """Share of the last stage's lessons that look like that."""
     tower_share: float = 0.5
     """Share of the last stage's lessons that the vision tower learns from, too; the others are quicker."""
     code_noise: float = 0.03

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anomalyr1.data.defects import LOGICAL
-from anomalyr1.training import crops, exam, lessons, loop, nano_model
+from anomalyr1.training import crops, exam, invented, lessons, loop, nano_model, strange
 from anomalyr1.training.card import card, raw_card
-from anomalyr1.training.hints import CODE_SCALE, Cells, Code, LetterHints, PlaceHints, SightHints, SummaryHints, cells
+from anomalyr1.training.hints import CODE_SCALE, Cells, Code, LetterHints, PlaceHints, SightHints, SummaryHints, Truth, cells
 from anomalyr1.training.lessons import Teacher, grid_of
 from anomalyr1.training.nano import STAGES, Recipe, examined
 from anomalyr1.training.nano_model import Shape
@@ -34,6 +34,8 @@ QUOTE_TAP = 2
 """After this layer, the words of an option that reasoning quotes should know its letter."""
 FINAL_FIRST = 100_000
 """The last examination is about other drawings than those on the way."""
+OF_COLOURS = ("object details", "defect description")
+"""Kinds of questions whose gold strange colours would make wrong."""
 CODE_WEIGHT = 0.3
 """How much the code counts beside the helper losses while the tower learns."""
 DEFECT_WEIGHT = 7.0
@@ -69,6 +71,7 @@ class Stages:
         self.code = Code(recipe.shape.text_width)
         self.pool = Pool(out / "pool")
         self.local = Pool(out / "pool", without=("wrong count",))  # the code tells nothing of counts, nor do squares
+        self.grounds = strange.grounds(recipe.grounds, recipe.seed)
         self.words = sorted({word for s in self.pool.samples(400) for word in s.knowledge.replace(".", " ").replace(",", " ").split()})
         self._turn = 0
 
@@ -78,11 +81,17 @@ class Stages:
 
     def reading(self, rng: Generator, boxes: bool = False) -> dict[str, Tensor]:
         """Reading the code and answering; with `boxes` on, about boxes always."""
-        examples, rows, truths = self._lesson(self.local, rng, boxes=boxes)
-        tokens = self.code.tokens([e.truth for e in examples], truths)
-        tokens = tokens + self.recipe.code_noise * torch.from_numpy(rng.standard_normal(tokens.shape, dtype=np.float32))
-        clean = [replace(e.truth, kind=0, cover=0 * e.truth.cover, boxes_xyxy=e.truth.boxes_xyxy[:0], look="") for e in examples]
-        good = self.code.tokens(clean, cells(clean))
+        examples, rows, truths = self._lesson(self.local, rng, boxes=boxes, code=True)
+        told = [_unheard(e.truth, rng) if row.unheard else e.truth for e, row in zip(examples, rows, strict=True)]
+        tokens, good = self.code.tokens(told, truths), self._code_of_good(told)
+        if len(rows[0].grids_hw) == 2:
+            other = [told[int(i)] for i in rng.permutation(len(told))]
+            decoys = self.code.tokens(other, cells(other)) - self._code_of_good(other)
+            decoys = decoys * torch.from_numpy(rng.random((len(told), 1, 1), dtype=np.float32) < self.recipe.decoy_share)
+            tokens, good = tokens + decoys, good + decoys
+        tokens, good = (
+            one + self.recipe.code_noise * torch.from_numpy(rng.standard_normal(one.shape, dtype=np.float32)) for one in (tokens, good)
+        )
         shown = [[good[i], tokens[i]] if len(row.grids_hw) == 2 else [tokens[i]] for i, row in enumerate(rows)]
         batch = self._pack(rows)
         return self._answering(batch, [one for images in shown for one in images], truths)
@@ -109,8 +118,8 @@ class Stages:
         shape = self.recipe.shape
         side = shape.window // CELL
         found = crops.crops(self.local, self.recipe.sight_cells // (2 * side**2), side, rng)
-        strange = bool(rng.random() < self.recipe.recoloured_share)
-        found = crops.recoloured(found, rng) if strange else found
+        moved = bool(rng.random() < self.recipe.strange_share)
+        found = strange.squares(found, self.grounds, rng) if moved else found
         truths = cells([one.truth for one in found])
         tower = self.model.model.visual
         states = fine(tower, [one.image for one in found])
@@ -119,7 +128,7 @@ class Stages:
         patch = self.studio.sight.patches(states, truths)
         total = patch + hints["kind"] + hints["quarter"]
         total = total + 0.5 * hints.get("reach", total * 0)
-        if strange:  # colour words would be wrong
+        if moved:  # words for colours and category would be wrong
             return {"total": total, "strange kind": hints["kind"], "strange patch": patch}
         goal = self.code.tokens([one.truth for one in found], truths)
         weight = 1 + (DEFECT_WEIGHT - 1) * (truths.kind > 0)[..., None]
@@ -136,7 +145,7 @@ class Stages:
         if what < self.recipe.late_drill_share + self.recipe.late_sight_share + self.recipe.late_code_share:
             return _named("code", self.reading(rng, boxes=True))
         self._look_for_more()
-        examples, rows, truths = self._lesson(self.pool, rng, self.recipe.late_recoloured_share)
+        examples, rows, truths = self._lesson(self.pool, rng, self.recipe.late_strange_share)
         shown = [image for example, row in zip(examples, rows, strict=True) for image in _images(example, row)]
         with torch.set_grad_enabled(bool(rng.random() < self.recipe.tower_share)):
             seen = vision(self.model.model.visual, shown)
@@ -152,7 +161,7 @@ class Stages:
         each = functional.cross_entropy(
             logits(self.model, hidden(self.model, batch, list(seen))[0], batch), batch.targets, reduction="none"
         )
-        return {"total": (each * batch.weights).sum() / batch.weights.sum(), "answer": each.mean()}
+        return {"total": each.mean()}  # every token counts the same: with weights, shares of wordings are not learned as they are
 
     def _answering(self, batch: Packed, shown: Sequence[Tensor], truths: Cells) -> dict[str, Tensor]:
         """Loss of the completions, with the text model's own hints."""
@@ -174,27 +183,50 @@ class Stages:
         return {"total": total, "answer": each.mean(), **shares, **hints}
 
     def _lesson(
-        self, pool: Pool, rng: Generator, recoloured: float = 0.0, unreliable: bool = False, boxes: bool = False
+        self, pool: Pool, rng: Generator, strangely: float = 0.0, unreliable: bool = False, boxes: bool = False, code: bool = False
     ) -> tuple[list[Example], list[Row], Cells]:
         """Equally sized examples, their rows of questions and their truths; all rows with a reference image, or none.
 
-        A share `recoloured` of lessons is in strange colours and asks for verdict and boxes alone, as all do with `boxes` on.
+        A share `strangely` of lessons looks like no category; with `boxes` on, verdict and boxes alone are asked for. With `code` on the
+        images are not looked at.
         """
         reference = bool(rng.random() < self.recipe.reference_share * (0.3 if boxes else 1))
-        examples = pool.batch(rng, self.recipe.cells // (2 if reference else 1), reference)
-        strange = bool(rng.random() < recoloured)
-        if strange:
-            examples = [_recoloured(example, rng) for example in examples]
-        rows = [self._row(example, reference, rng, strange or boxes, unreliable) for example in examples]
+        aligned = reference and bool(rng.random() < self.recipe.aligned_share)
+        examples = pool.batch(rng, self.recipe.cells // (2 if reference else 1), reference, aligned)
+        odd = bool(rng.random() < strangely)
+        if not code:
+            examples = self._staged(examples, reference, aligned, odd, rng)
+        rows = [self._row(example, reference, rng, boxes, unreliable, odd) for example in examples]
         return examples, rows, cells([e.truth for e in examples])
 
-    def _row(self, example: Example, reference: bool, rng: Generator, plain: bool, unreliable: bool) -> Row:
+    def _staged(self, examples: list[Example], reference: bool, aligned: bool, odd: bool, rng: Generator) -> list[Example]:
+        """The examples with decoys on image and reference, references photographed again, and strange looks, as far as asked for."""
+        examples = examples if reference else [replace(e, reference=None) for e in examples]
+        if aligned:
+            examples = [replace(e, reference=None if e.reference is None else strange.retaken(e.reference, rng)) for e in examples]
+        if reference:
+            marks = self.pool.marks(rng, examples[0].frame.model_wh, len(examples))
+            chosen = rng.random(len(examples)) < self.recipe.decoy_share
+            examples = [strange.with_decoy(e, mark, rng) if yes else e for e, mark, yes in zip(examples, marks, chosen, strict=True)]
+        return [strange.example(e, self.grounds, rng) for e in examples] if odd else examples
+
+    def _code_of_good(self, truths: Sequence[Truth]) -> Tensor:
+        clean = [replace(t, kind=0, cover=0 * t.cover, boxes_xyxy=t.boxes_xyxy[:0], look="") for t in truths]
+        return self.code.tokens(clean, cells(clean))
+
+    def _row(self, example: Example, reference: bool, rng: Generator, plain: bool, unreliable: bool, odd: bool) -> Row:
         logical = example.sample.defect in LOGICAL and not reference  # only knowledge tells then
-        known = not plain and bool(rng.random() < (0.9 if logical else self.recipe.knowledge_share))
+        known = not plain and bool(rng.random() < (0.9 if logical or odd else self.recipe.knowledge_share))
         sample: Sample = exam.given(example, known, reference)
+        if odd:
+            fitting = tuple(question for question in sample.questions if question.kind not in OF_COLOURS)
+            sample = sample.model_copy(update={"questions": fitting})
+        unheard = known and bool(rng.random() < (1.0 if odd else self.recipe.invented_share))
+        sample = invented.renamed(sample, rng) if unheard else sample
+        plain = plain or (odd and not known)  # strange looks do not tell the object
         questions = lessons.inspection(sample) if plain else lessons.choose(sample, self.recipe.questions, rng)
         gold = [self.teacher.gold(sample, question, example.look, example.frame, rng, unreliable) for question in questions]
-        return self.teacher.row(sample, questions, grid_of(example.frame.model_wh), gold)
+        return replace(self.teacher.row(sample, questions, grid_of(example.frame.model_wh), gold), unheard=unheard)
 
     def _pack(self, rows: Sequence[Row]) -> Packed:
         return pack(rows, self.model.model, self.teacher.ids.image, self.teacher.ids.pad)
@@ -229,11 +261,9 @@ def _named(kind: str, losses: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key if key == "total" else f"{kind} {key}": value for key, value in losses.items()}
 
 
-def _recoloured(example: Example, rng: Generator) -> Example:
-    """Image and reference with their colour channels exchanged; the words for the defect's colour are dropped."""
-    order = rng.permutation(3)
-    other = None if example.reference is None else np.ascontiguousarray(example.reference[..., order])
-    return replace(example, image=np.ascontiguousarray(example.image[..., order]), reference=other, look="")
+def _unheard(truth: Truth, rng: Generator) -> Truth:
+    """The same defect on an object whose code is none of the categories'."""
+    return replace(truth, category=int(rng.integers(100, 164)))
 
 
 def _images(example: Example, row: Row) -> list[Pixels]:

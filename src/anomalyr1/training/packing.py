@@ -54,6 +54,8 @@ class Row:
     grids_hw: tuple[tuple[int, int], ...]
     """Rows and columns of image tokens of each image, in order."""
     branches: list[Branch]
+    unheard: bool = False
+    """Whether the object has an invented name (`invented`)."""
 
 
 @dataclass(frozen=True)

@@ -140,10 +140,10 @@ class _Entry:
     line: dict[str, Any]
     arrays: dict[str, NDArray[Any]]
 
-    def open(self, good: bool) -> Example:
-        """The defective part, or the same part good."""
+    def open(self, good: bool, aligned: bool = False) -> Example:
+        """The defective part, or the same part good; with `aligned` on, that same good part is its reference, too."""
         row = self.line["row"]
-        references = self.arrays.get("reference")
+        references = self.arrays["twin"] if aligned else self.arrays.get("reference")
         cover = self.arrays["cover"][row].astype(np.float32)
         return Example(
             self.sample(good), self.frame,
@@ -211,10 +211,10 @@ class Pool:
         """Random defective parts, each with the same part good."""
         return [(entry.seen(good=False), entry.seen(good=True)) for entry in self._some(rng, count)]
 
-    def batch(self, rng: Generator, cells: int, with_reference: bool) -> list[Example]:
+    def batch(self, rng: Generator, cells: int, with_reference: bool, aligned: bool = False) -> list[Example]:
         """Examples of one random size, as many as hold about `cells` image cells (6 to 24); all with a reference image if asked for.
 
-        Half of them are good.
+        Half of them are good. With `aligned` on the reference is the same part without the defect, in the same pose.
         """
         stems = sorted(stem for stem in self._by_stem if stem.endswith("a") or not with_reference)
         counts = np.array([len(self._by_stem[stem]) for stem in stems], dtype=np.float64)
@@ -222,7 +222,13 @@ class Pool:
         w, h = (int(n) // CELL for n in stem.rstrip("ab").split("x"))
         count = int(np.clip(cells // (w * h), 6, 24))
         entries = [self._by_stem[stem][int(i)] for i in rng.integers(len(self._by_stem[stem]), size=count)]
-        return [entry.open(good=bool(rng.random() < 0.5)) for entry in entries]
+        return [entry.open(bool(rng.random() < 0.5), aligned) for entry in entries]
+
+    def marks(self, rng: Generator, size_wh: tuple[int, int], count: int) -> list[NDArray[np.int16]]:
+        """What random defective parts of this size have more than their good twins, (H, W, 3) each."""
+        entries = [entry for half in "ab" for entry in self._by_stem.get(f"{size_wh[0]}x{size_wh[1]}{half}", [])]
+        picked = [entries[int(i)] for i in rng.integers(len(entries), size=count)]
+        return [one.arrays["image"][one.line["row"]].astype(np.int16) - one.arrays["twin"][one.line["row"]] for one in picked]
 
     def some(self, rng: Generator, count: int) -> list[Sample]:
         """Random samples, without their images."""
