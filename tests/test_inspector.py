@@ -1,5 +1,6 @@
 """The verdict is fail-safe, failures become records, a killed run resumes to the same files, and the answer depends on the picture."""
 
+import hashlib
 import json
 import os
 import random
@@ -157,6 +158,23 @@ def test_an_image_that_changed_under_its_name_is_not_passed_off_as_inspected(fol
     recordings.draw(changed, (20, 20))
     with pytest.raises(InputError, match=f"other images under these names: '{changed.as_posix()}'"):
         replayed(folder).run(samples_of(folder), out)
+
+
+class Overwriting(ReplayEngine):
+    """Replays while a camera writes the next picture under the same name."""
+
+    def complete(self, prompts, images, sampling=None):
+        for path in images:
+            recordings.draw(path, (20, 20))
+        return super().complete(prompts, images)
+
+
+def test_the_digest_is_that_of_the_picture_that_was_inspected(folder):
+    sample = samples_of(folder)[0]
+    before = hashlib.sha256(sample.image.read_bytes()).hexdigest()
+    (one,) = Inspector(Overwriting(folder / "recorded.jsonl"), masks="box").inspect([sample])
+    assert one.image_sha256 == before
+    assert hashlib.sha256(sample.image.read_bytes()).hexdigest() != before  # control: the file is another one by now
 
 
 @pytest.mark.parametrize(
