@@ -154,7 +154,8 @@ def _read(path: Path, limits: Limits) -> bytes:
             kind = "a folder" if stat.S_ISDIR(info.st_mode) else "a device or pipe"
             raise ImageError(f"{str(path)!r}: expected an image file, got {kind}; name a regular file")
         with path.open("rb") as file:
-            data = file.read(limits.max_bytes + 1)
+            data = file.read(min(info.st_size, limits.max_bytes) + 1)  # memory for what is there, not for the limit
+            data += file.read(limits.max_bytes + 1 - len(data)) if len(data) > info.st_size else b""
     except ImageError:
         raise
     except (OSError, ValueError) as error:
