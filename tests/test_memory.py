@@ -12,11 +12,11 @@ from conftest import ROOT
 
 def growth(*more):
     """MB per 100 images."""
-    size = {"--images": 120, "--parts": 20, "--warm": 60, "--every": 20, "--threads": 1, "--model": tiny.folder_of("qwen2_5_vl")}
+    size = {"--images": 90, "--parts": 10, "--warm": 50, "--every": 10, "--threads": 1, "--model": tiny.folder_of("qwen2_5_vl")}
     options = [str(part) for pair in size.items() for part in pair]
     command = [sys.executable, ROOT / "benchmarks" / "inspect_memory.py", *options, "--fast", *more]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = re.search(r"^from 60 images on: (\S+) MB per 100 images", done.stdout, re.MULTILINE)
+    found = re.search(r"^from 50 images on: (\S+) MB per 100 images", done.stdout, re.MULTILINE)
     assert found, done.stderr
     return float(found[1])
 
