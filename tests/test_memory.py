@@ -22,6 +22,7 @@ def growth(*more):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is read from /proc")
+@pytest.mark.timeout(600)  # two processes that load torch
 def test_inspections_add_no_memory():
     """So short a run is still warming up by half a megabyte; an image that stays is 0.2 MB."""
     assert growth() < 4
