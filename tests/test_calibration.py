@@ -293,6 +293,10 @@ def test_command(tmp_path, call):
         "calibration error",
     ):
         assert piece in said, piece
+    (tmp_path / "moved.csv").write_text("sample_id,label\n/parts/0.png,good\n")
+    code, _, err = call("calibrate", inspections, "--labels", tmp_path / "moved.csv", "--cost-miss", 50, "--cost-false-alarm", 1)
+    assert code == 1
+    assert "the first inspection is named '0.png', the first label '/parts/0.png'" in err
     code, _, err = call("calibrate", inspections, "--labels", tmp_path / "gone.csv", "--cost-miss", 50, "--cost-false-alarm", 1)
     assert code == 1
     assert "gone.csv" in err

@@ -11,7 +11,7 @@ from PIL import Image
 
 import reference
 import tiny
-from anomalyr1 import images, prompts, records
+from anomalyr1 import engines, images, prompts, records
 from anomalyr1.engines import Sampling
 from anomalyr1.engines.choosing import Draw
 from anomalyr1.engines.local import LocalEngine
@@ -98,7 +98,7 @@ def test_inputs_equal_the_processors_own(family):
     """Our tokens, padding and pixels are what transformers' processor makes of the same pictures; it resizes them no further."""
     policy, engine = policy_of(family), LocalEngine(policy_of(family))
     asked = mixed()
-    shown = [engine._pixels(IMAGES[path]) for prompt in asked for path in prompt.images]
+    shown = engine._pixels([IMAGES[path] for prompt in asked for path in prompt.images])
     texts = [policy.processor.apply_chat_template(prompt.messages, add_generation_prompt=True) for prompt in asked]
     pictures = [images.resize(IMAGES[path].rgb, policy.family, policy.max_pixels)[0] for prompt in asked for path in prompt.images]
     small = {"shortest_edge": policy.family.min_pixels, "longest_edge": policy.max_pixels}
@@ -107,10 +107,26 @@ def test_inputs_equal_the_processors_own(family):
         assert [list(job.ids) for job in engine._jobs(asked, IMAGES, SHORT)] == theirs["input_ids"]
         for place, name in enumerate(("pixel_values", "image_grid_thw")):
             assert torch.equal(torch.cat([one[place] for one in shown]), torch.as_tensor(theirs[name])), name
-    frames = {path: engine._pixels(image)[2] for path, image in IMAGES.items()}
-    for path, frame in frames.items():
+    for path, (_, _, frame) in zip(IMAGES, engine._pixels(list(IMAGES.values())), strict=True):
         assert frame.original_wh == IMAGES[path].size_wh
         assert frame.model_wh == images.fit(IMAGES[path].size_wh, policy.family, policy.max_pixels)
+
+
+@pytest.mark.parametrize(("mode", "grey"), [("L", True), ("1", True), ("I;16", True), ("LA", True), ("RGB", False), ("P", False)])
+def test_a_grey_image_is_shown_with_the_same_pixels(tmp_path, mode, grey):
+    """Resized in one channel, or in three."""
+    noise = np.random.default_rng(5).integers(0, 256, (190, 330), dtype=np.uint8)
+    picture = Image.fromarray(noise.astype(np.uint16) * 200) if mode == "I;16" else Image.fromarray(noise).convert(mode)
+    picture.save(tmp_path / "part.png")
+    image = images.open_image(tmp_path / "part.png")
+    assert image.stored_grey == grey
+    channels = np.asarray(image.rgb)
+    assert not image.stored_grey or (channels == channels[..., :1]).all()
+    for family in images.FAMILIES.values():
+        got, frame = engines.shown(image, family, 300 * 300)
+        expected, same = images.resize(image.rgb, family, 300 * 300)
+        assert (got.mode, frame) == ("RGB", same)
+        assert np.array_equal(np.asarray(got), np.asarray(expected))
 
 
 def test_frame_and_counts():

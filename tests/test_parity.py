@@ -89,7 +89,7 @@ def test_inputs_that_differ_are_seen(recorded, changes, field, value, same_input
 def test_two_pixel_caps_are_not_compared_in_silence(recorded):
     samples, record = recorded
     path = record("a", (SAYS_A, DRAWS), (SAYS_B, DRAWS_NONE))
-    other = Changed(path, name="other", run={"max_pixels": 50_176, "model": "else"})
+    other = Changed(path, name="other", run={"max_pixels": 50_176, "model": "else", "style": "mmad", "masks": "box"})
     with pytest.raises(InputError, match=r"at most 100,352 pixels and other 50,176.*--allow-pixels"):
         parity.compare((ReplayEngine(path), other), samples)
     found = parity.compare((ReplayEngine(path), other), samples, allow_pixels=True)

@@ -120,7 +120,7 @@ def test_every_image_is_encoded_once(family, monkeypatch):
     asked = [ask(paths, text) for paths in ((one,), (one, two), (two, one)) for text in ("a b", "c", "c d e")] * 2
     engine = LocalEngine(policy)
     engine.complete(asked, IMAGES, Sampling(max_new_tokens=3))
-    assert sum(patches) == sum(len(engine._pixels(IMAGES[path])[0]) for path in (one, two))
+    assert sum(patches) == sum(len(patches) for patches, _, _ in engine._pixels([IMAGES[path] for path in (one, two)]))
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

@@ -49,8 +49,16 @@ class Labelled(NamedTuple):
 
 
 def gather(inspections: Sequence[Inspection], labels: Mapping[str, bool]) -> Labelled:
-    """The scores of all inspections with a label (True = defect), and how many could not be used."""
+    """The scores of all inspections with a label (True = defect), and how many could not be used.
+
+    Raises `InputError` where none has a label.
+    """
     known = [one for one in inspections if one.sample_id in labels]
+    if inspections and labels and not known:
+        raise InputError(
+            f"no inspection has a label: the first inspection is named {inspections[0].sample_id!r}, the first label "
+            f"{next(iter(labels))!r}; write the same names into the labels"
+        )
     usable = [(one.score, labels[one.sample_id]) for one in known if one.score is not None and one.error is None]
     failed = sum(one.error is not None for one in known)
     left_out = {

@@ -20,6 +20,7 @@ progressive JPEG with very many scans. Memory peaks at about 16 bytes a pixel, 1
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import stat
@@ -27,7 +28,7 @@ import struct
 import sys
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -84,6 +85,7 @@ class Limits(Record):
 
 
 DEFAULT_LIMITS = Limits()
+THREADS = 4  # images decoded or resized at a time
 
 
 @dataclass(frozen=True)
@@ -91,21 +93,23 @@ class LoadedImage:
     """An image ready for use, and what was done to it on the way in."""
 
     path: Path
-    rgb: Image.Image
-    """Mode RGB, upright, without metadata."""
-    format: str
-    """Pillow's name of the file format, from the content."""
-    mode: str
-    """Pillow's name of the pixel format as stored."""
-    orientation: int
-    """EXIF orientation 1..8, already applied."""
+    rgb: Image.Image  # mode RGB, upright, without metadata
+    format: str  # Pillow's name of the file format, from the content
+    mode: str  # Pillow's name of the pixel format as stored
+    orientation: int  # EXIF orientation 1..8, already applied
     window: tuple[float, float] | None
     """The stored values mapped to 0 and 255 (reversed where 0 is white), where more than 8 bits were stored."""
+    sha256: str = ""  # of the file; empty where the image came from no file
 
     @property
     def size_wh(self) -> tuple[int, int]:
         """Width and height of the upright image in pixels."""
         return self.rgb.size
+
+    @property
+    def stored_grey(self) -> bool:
+        """Whether the three channels are known to be equal."""
+        return self.mode in {"1", "L", "LA", "La", "I", "F"} or self.mode.startswith("I;16")
 
 
 class _Stored(NamedTuple):
@@ -130,7 +134,7 @@ def open_image(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> LoadedImage
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_header(path, image, limits)
-            return _decode(path, image)
+            return replace(_decode(path, image), sha256=hashlib.sha256(data).hexdigest())
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -150,7 +154,8 @@ def _read(path: Path, limits: Limits) -> bytes:
             kind = "a folder" if stat.S_ISDIR(info.st_mode) else "a device or pipe"
             raise ImageError(f"{str(path)!r}: expected an image file, got {kind}; name a regular file")
         with path.open("rb") as file:
-            data = file.read(limits.max_bytes + 1)
+            data = file.read(min(info.st_size, limits.max_bytes) + 1)  # memory for what is there, not for the limit
+            data += file.read(limits.max_bytes + 1 - len(data)) if len(data) > info.st_size else b""
     except ImageError:
         raise
     except (OSError, ValueError) as error:
@@ -300,9 +305,7 @@ FAMILIES = {
 }
 """By model type; `min_pixels` as in the published preprocessor_config.json of Qwen2.5-VL-3B-Instruct and Qwen3-VL-4B-Instruct."""
 
-_MAX_QWEN_ASPECT = 200
-_MAX_STEPS = 32
-_HUGE = sys.float_info.max
+_MAX_QWEN_ASPECT, _MAX_STEPS, _HUGE = 200, 32, sys.float_info.max
 
 
 def fit(size_wh: tuple[int, int], family: Family, max_pixels: int | None = None) -> tuple[int, int]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from anomalyr1 import answers, prompts, verdicts
 from anomalyr1.engines import GREEDY, Completion, Engine, Sampling
-from anomalyr1.images import LoadedImage, open_image
+from anomalyr1.images import THREADS, LoadedImage, open_image
 from anomalyr1.masks import Sam2, masks_for
 from anomalyr1.records import Writer
 from anomalyr1.thresholds import Threshold
@@ -156,7 +157,9 @@ class Inspector:
         return engine.model_copy(update=more)
 
     def _ask(self, samples: Sequence[Sample]) -> list[Inspection]:
-        images = {path: open_image(path) for sample in samples for path in (sample.image, *sample.references)}
+        paths = list(dict.fromkeys(path for sample in samples for path in (sample.image, *sample.references)))
+        with ThreadPoolExecutor(THREADS) as pool:  # decoding lets go of the interpreter
+            images = dict(zip(paths, pool.map(open_image, paths), strict=True))
         kinds = 1 if self.sampling.fast else 2  # without reasoning there are no boxes
         asked = [
             prompts.build(sample, question, self.style, self.text)
@@ -209,7 +212,7 @@ class Inspector:
             masks=None if found is None else drawn,
             replies=tuple(replies),
             counts={name: n for name, n in sorted(counts.items()) if n},
-            image_sha256=_file_digest(sample.image),
+            image_sha256=image.sha256,
         )
 
 

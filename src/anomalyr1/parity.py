@@ -85,7 +85,9 @@ def compare(
 
 
 def _differences(first: Fingerprint, second: Fingerprint) -> tuple[str, ...]:
-    old, new = first.model_dump(exclude={"versions", "engine"}), second.model_dump(exclude={"versions", "engine"})
+    """What the engines say differently of themselves; what an inspection adds to a fingerprint is the same for both here."""
+    beside = {"engine", "versions", "style", "given", "option_order", "masks", "threshold"}
+    old, new = first.model_dump(exclude=beside), second.model_dump(exclude=beside)
     return tuple(f"{name}: {old[name]!r} and {new[name]!r}" for name in old if old[name] != new[name])
 
 

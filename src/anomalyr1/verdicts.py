@@ -100,11 +100,14 @@ def against_score(verdict: Verdict, score: float | None) -> str:
 
 
 def _misplaced(verdict: Answer, grounding: Answer, size_wh: tuple[int, int] | None) -> str:
-    """How the boxes lie elsewhere than a reasoning says, in words."""
-    if "place_off_box" in grounding.counts:
-        return f"the reasoning about the place puts the defect in the {grounding.place}, but the box lies elsewhere (place_off_box)"
-    if size_wh and verdict.place and grounding.boxes and not any(_touches(box, verdict.place, size_wh) for box in grounding.boxes):
-        return f"the reasoning puts the defect in the {verdict.place}, but no box touches it"
+    """How the boxes lie elsewhere than a reasoning says, in words.
+
+    Milder than the reward, which wants the centre of the largest box there: a box beside the border of two regions is no contradiction.
+    """
+    for answer, about in ((grounding, " about the place"), (verdict, "")):
+        place = answer.place
+        if size_wh and place and grounding.boxes and not any(_touches(box, place, size_wh) for box in grounding.boxes):
+            return f"the reasoning{about} puts the defect in the {place}, but no box touches it"
     return ""
 
 

@@ -7,13 +7,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from pydantic import Field
 
-from anomalyr1.images import Frame, LoadedImage
+from anomalyr1 import __version__
+from anomalyr1.images import Family, Frame, LoadedImage, resize
 from anomalyr1.prompts import Prompt
 from anomalyr1.types import Fingerprint, InputError, Record
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class Sampling(Record):
@@ -75,6 +79,30 @@ class Engine(Protocol):
         ...
 
 
+def describe(
+    engine: Engine,
+    model: str,
+    revision: str,
+    family: str,
+    max_pixels: int,
+    sampling: Sampling,
+    versions: Mapping[str, str],
+    more: str = "",
+) -> Fingerprint:
+    """The fingerprint of an engine that runs `model`; `more` is what it asks for beside `sampling`."""
+    return Fingerprint(
+        model=model,
+        revision=revision,
+        family=family,
+        style="",
+        max_pixels=max_pixels,
+        seed=sampling.seed,
+        engine=engine.name,
+        sampling=f"{sampling}{more}",
+        versions={"anomalyr1": __version__, **versions},
+    )
+
+
 def which(prompt: Prompt) -> str:
     """Which prompt a message is about, in words."""
     return f"sample {prompt.sample_id!r}, question {prompt.question.id!r}"
@@ -88,6 +116,14 @@ def require_images(prompt: Prompt, images: Mapping[Path, LoadedImage]) -> None:
     places = sum(part["type"] == "image" for part in parts)
     if places != len(prompt.images):
         raise InputError(f"{which(prompt)}: {len(prompt.images)} images for {places} places; build it with anomalyr1.prompts")
+
+
+def shown(image: LoadedImage, family: Family, max_pixels: int) -> tuple[Image, Frame]:
+    """The picture that a model is shown, RGB, and its frame. Raises `ImageError` as `images.fit` does."""
+    if not image.stored_grey:
+        return resize(image.rgb, family, max_pixels)
+    picture, frame = resize(image.rgb.getchannel("R"), family, max_pixels)  # the same pixels for a third of the work
+    return picture.convert("RGB"), frame
 
 
 def draw_seeds(prompts: Sequence[Prompt], seed: int) -> list[int]:

@@ -20,12 +20,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from anomalyr1 import __version__
-from anomalyr1.engines import GREEDY, Completion, Sampling, draw_seeds, require_images, which, wire
+from anomalyr1.engines import GREEDY, Completion, Sampling, describe, draw_seeds, require_images, shown, which, wire
 from anomalyr1.engines.connection import Connection, Request
 from anomalyr1.engines.endpoint_config import EndpointConfig
 from anomalyr1.engines.wire import ReplyError, Written
-from anomalyr1.images import FAMILIES, Frame, ImageError, LoadedImage, fit, resize
+from anomalyr1.images import FAMILIES, Frame, ImageError, LoadedImage, fit
 from anomalyr1.prompts import Prompt
 from anomalyr1.types import Fingerprint, InputError, Question, SetupError
 
@@ -66,22 +65,12 @@ class EndpointEngine:
         _refuse_fast(sampling)
         config, probe = self.config, self.probe()
         extra = "".join(f", {name} {value}" for name, value in sorted(config.extra.items()))
-        return Fingerprint(
-            model=config.model,
-            revision=config.revision,
-            family=config.family,
-            style="",
-            max_pixels=config.cap,
-            seed=sampling.seed,
-            engine=self.name,
-            sampling=str(sampling) + extra,
-            versions={
-                "anomalyr1": __version__,
-                "url": config.url,
-                "frame": "known" if probe.frame_known else "unknown",
-                "logprobs": "given" if probe.logprobs else "refused",
-            },
-        )
+        versions = {
+            "url": config.url,
+            "frame": "known" if probe.frame_known else "unknown",
+            "logprobs": "given" if probe.logprobs else "refused",
+        }
+        return describe(self, config.model, config.revision, config.family, config.cap, sampling, versions, extra)
 
     def probe(self) -> Probe:
         """What the server does with images and log-probabilities; asked once. Raises `SetupError` when it cannot be used."""
@@ -118,20 +107,20 @@ class EndpointEngine:
 
     def _shown(self, prompts: Sequence[Prompt], images: Mapping[Path, LoadedImage]) -> dict[Path, tuple[str, Frame]]:
         """The data URL and the frame of every image, each prepared once."""
-        shown: dict[Path, tuple[str, Frame]] = {}
+        prepared: dict[Path, tuple[str, Frame]] = {}
         for prompt in prompts:
             require_images(prompt, images)
             if "<|" in wire.text_of(prompt):
                 raise InputError(f"{which(prompt)}: the prompt's text writes a special token; build it with anomalyr1.prompts")
             for path in prompt.images:
-                if path in shown:
+                if path in prepared:
                     continue
                 try:
-                    picture, frame = resize(images[path].rgb, FAMILIES[self.config.family], self.config.cap)
+                    picture, frame = shown(images[path], FAMILIES[self.config.family], self.config.cap)
                 except ImageError as error:
                     raise ImageError(f"{which(prompt)}, image {str(path)!r}: {error}") from error
-                shown[path] = wire.data_url(picture), frame
-        return shown
+                prepared[path] = wire.data_url(picture), frame
+        return prepared
 
     def _look(self, patient: bool) -> Probe:
         """Ask about three grey pictures, and compare what they cost."""

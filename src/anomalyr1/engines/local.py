@@ -13,17 +13,17 @@ as good as equally likely; the same call on the same machine gives the same bits
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from anomalyr1 import __version__
-from anomalyr1.engines import GREEDY, Completion, Sampling, draw_seeds, require_images, which
+from anomalyr1.engines import GREEDY, Completion, Sampling, describe, draw_seeds, require_images, shown, which
 from anomalyr1.engines.choosing import Chooser, FastChooser
 from anomalyr1.engines.letters import Letters
-from anomalyr1.images import Frame, ImageError, LoadedImage, fit, resize
+from anomalyr1.images import THREADS, Frame, ImageError, LoadedImage, fit
 from anomalyr1.policy import chat, shared_prefix
 from anomalyr1.policy.load import Policy
 from anomalyr1.policy.trees import Job, Tree, batches, plant
@@ -47,23 +47,13 @@ class LocalEngine:
     def fingerprint(self, sampling: Sampling = GREEDY) -> Fingerprint:
         """What completions depend on; the caller fills in `style`, `masks` and `option_order`."""
         policy = self.policy
-        return Fingerprint(
-            model=policy.name,
-            revision=policy.revision,
-            family=policy.family.name,
-            style="",
-            max_pixels=policy.max_pixels,
-            seed=sampling.seed,
-            engine=self.name,
-            sampling=str(sampling),
-            versions={
-                "anomalyr1": __version__,
-                "torch": torch.__version__,
-                "transformers": version("transformers"),
-                "device": policy.device.type,
-                "dtype": str(policy.model.dtype).removeprefix("torch."),
-            },
-        )
+        versions = {
+            "torch": torch.__version__,
+            "transformers": version("transformers"),
+            "device": policy.device.type,
+            "dtype": str(policy.model.dtype).removeprefix("torch."),
+        }
+        return describe(self, policy.name, policy.revision, policy.family.name, policy.max_pixels, sampling, versions)
 
     def complete(self, prompts: Sequence[Prompt], images: Mapping[Path, LoadedImage], sampling: Sampling = GREEDY) -> list[Completion]:
         """One completion a prompt, in their order.
@@ -95,11 +85,12 @@ class LocalEngine:
         self, batch: Sequence[Tree], images: Mapping[Path, LoadedImage], chooser: Chooser | FastChooser, max_new_tokens: int
     ) -> tuple[dict[int, list[int]], dict[Path, Frame]]:
         """The ids of all completions of a batch, and the frame of each image; each image is encoded once, however many prompts show it."""
-        shown = {path: self._pixels(images[path]) for tree in batch for path in tree.paths}
-        seen = dict(zip(shown, shared_prefix.see(self.policy.model, [one[:2] for one in shown.values()]), strict=True))
+        paths = list(dict.fromkeys(path for tree in batch for path in tree.paths))
+        prepared = self._pixels([images[path] for path in paths])
+        seen = dict(zip(paths, shared_prefix.see(self.policy.model, [one[:2] for one in prepared]), strict=True))
         own = [[seen[path] for path in tree.paths] for tree in batch]
         written = shared_prefix.grow(self.policy.model, batch, own, chooser, self.policy.stop_ids, max_new_tokens)
-        return written, {path: frame for path, (_, _, frame) in shown.items()}
+        return written, {path: frame for path, (_, _, frame) in zip(paths, prepared, strict=True)}
 
     def _encode(self, prompt: Prompt, images: Mapping[Path, LoadedImage], sampling: Sampling) -> list[int]:
         require_images(prompt, images)
@@ -147,19 +138,23 @@ class LocalEngine:
             cap = min(cap - step, cap * max(0, room - text_tokens) // max(1, tokens))
         return "no pixel cap makes it fit: give fewer reference images, less knowledge or a smaller max_new_tokens"
 
-    def _pixels(self, image: LoadedImage) -> tuple[Tensor, Tensor, Frame]:
-        """An image's patches, its grid, and the frame; raises `InputError` when the processor changed the size we sent."""
-        picture, frame = resize(image.rgb, self.policy.family, self.policy.max_pixels)
-        patch = self.policy.model.config.vision_config.patch_size
-        prepared = self.policy.processor.image_processor(images=[picture], do_resize=False, return_tensors="pt")
-        _, rows, columns = prepared["image_grid_thw"][0].tolist()
-        seen_wh = (columns * patch, rows * patch)
-        if seen_wh != frame.model_wh:
-            raise InputError(
-                f"{str(image.path)!r}: sent to the processor of {self.policy.name!r} at {frame.model_wh}, and it made {seen_wh} of it, so "
-                "boxes could not be mapped back; use the preprocessor_config.json of the model's source"
-            )
-        return prepared["pixel_values"], prepared["image_grid_thw"], frame
+    def _pixels(self, images: Sequence[LoadedImage]) -> list[tuple[Tensor, Tensor, Frame]]:
+        """Each image's patches, its grid, and the frame; raises `InputError` when the processor changed the size we sent."""
+        policy, patch = self.policy, self.policy.model.config.vision_config.patch_size
+        with ThreadPoolExecutor(THREADS) as pool:  # resizing lets go of the interpreter
+            pictures = list(pool.map(lambda image: shown(image, policy.family, policy.max_pixels), images))
+        prepared = []
+        for image, (picture, frame) in zip(images, pictures, strict=True):
+            made = policy.processor.image_processor(images=[picture], do_resize=False, return_tensors="pt")
+            _, rows, columns = made["image_grid_thw"][0].tolist()
+            seen_wh = (columns * patch, rows * patch)
+            if seen_wh != frame.model_wh:
+                raise InputError(
+                    f"{str(image.path)!r}: sent to the processor of {policy.name!r} at {frame.model_wh}, and it made {seen_wh} of it, so "
+                    "boxes could not be mapped back; use the preprocessor_config.json of the model's source"
+                )
+            prepared.append((made["pixel_values"], made["image_grid_thw"], frame))
+        return prepared
 
     def _completion(self, job: Job, written: list[int], frame: Frame | None, prompt: Prompt, chooser: Chooser | FastChooser) -> Completion:
         if isinstance(chooser, FastChooser):

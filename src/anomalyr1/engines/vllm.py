@@ -16,9 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from anomalyr1 import __version__
-from anomalyr1.engines import GREEDY, Completion, Sampling, draw_seeds, require_images, which, wire
-from anomalyr1.images import Frame, ImageError, LoadedImage, resize
+from anomalyr1.engines import GREEDY, Completion, Sampling, describe, draw_seeds, require_images, shown, which, wire
+from anomalyr1.images import Frame, ImageError, LoadedImage
 from anomalyr1.policy import chat
 from anomalyr1.policy.load import find_folder, load_processor, pixel_cap
 from anomalyr1.prompts import Prompt
@@ -67,17 +66,8 @@ class VllmEngine:
     def fingerprint(self, sampling: Sampling = GREEDY) -> Fingerprint:
         """What completions depend on; the caller fills in `style`, `masks` and `option_order`."""
         _refuse_fast(sampling)
-        return Fingerprint(
-            model=self._model,
-            revision=self._revision,
-            family=self._family.name,
-            style="",
-            max_pixels=self._max_pixels,
-            seed=sampling.seed,
-            engine=self.name,
-            sampling=str(sampling),
-            versions={"anomalyr1": __version__, "vllm": version("vllm"), "transformers": version("transformers")},
-        )
+        versions = {"vllm": version("vllm"), "transformers": version("transformers")}
+        return describe(self, self._model, self._revision, self._family.name, self._max_pixels, sampling, versions)
 
     def complete(self, prompts: Sequence[Prompt], images: Mapping[Path, LoadedImage], sampling: Sampling = GREEDY) -> list[Completion]:
         """One completion a prompt, in their order.
@@ -87,17 +77,17 @@ class VllmEngine:
         _refuse_fast(sampling)
         if not prompts:
             return []
-        shown = {path: self._resized(prompt, path, images) for prompt in prompts for path in self._paths(prompt, images)}
+        seen = {path: self._resized(prompt, path, images) for prompt in prompts for path in self._paths(prompt, images)}
         asked: list[dict[str, Any]] = []
         for prompt in prompts:
             asked.append({"prompt_token_ids": self._encode(prompt)})
             if prompt.images:
-                asked[-1]["multi_modal_data"] = {"image": [shown[path][0] for path in prompt.images]}
+                asked[-1]["multi_modal_data"] = {"image": [seen[path][0] for path in prompt.images]}
         seeds = draw_seeds(prompts, sampling.seed)
         params = [self._sampling(prompt, sampling, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         outputs = self._llm.generate(asked, params, use_tqdm=False)
         return [
-            self._completion(prompt, one["prompt_token_ids"], output, [shown[path][1] for path in prompt.images])
+            self._completion(prompt, one["prompt_token_ids"], output, [seen[path][1] for path in prompt.images])
             for prompt, one, output in zip(prompts, asked, outputs, strict=True)
         ]
 
@@ -107,7 +97,7 @@ class VllmEngine:
 
     def _resized(self, prompt: Prompt, path: Path, images: Mapping[Path, LoadedImage]) -> tuple[Any, Frame]:
         try:
-            return resize(images[path].rgb, self._family, self._max_pixels)
+            return shown(images[path], self._family, self._max_pixels)
         except ImageError as error:
             raise ImageError(f"{which(prompt)}, image {str(path)!r}: {error}") from error
 
