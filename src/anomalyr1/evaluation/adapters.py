@@ -105,7 +105,7 @@ def convert(
     """Write a detector's scores as an inspections file and return the inspections.
 
     From `threshold` on, in the scores' own unit, the verdict is "defect"; without it, and without a verdict in the file, it is "unsure".
-    Where a map reaches `map_threshold` there are boxes and masks, in pixels of the image: `images` says where it is, else the id is its path.
+    Where a map reaches `map_threshold` there are boxes and masks, in pixels of the image: `images` says where, else the id is its path.
     Scores that leave 0..1 are scaled by their least and largest value, which each inspection says. Raises `InputError` as `read_scores`,
     for maps of samples without a score, and for a new file where one lies.
     """
