@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple, get_args
 
-from anomalyr1 import answers
+from anomalyr1 import answers, verdicts
 from anomalyr1.types import InputError, Inspection, Kind, Question, Reply, Sample
 
 Reading = Literal["strict", "lenient", "official"]
@@ -89,12 +89,6 @@ def counts_of(found: Sequence[Row]) -> dict[str, int]:
     return dict(Counter(row.status for row in found))
 
 
-def defect_letter(question: Question) -> str | None:
-    """The option of a yes/no question that says "defect"; None when no option says yes."""
-    plain = [option.strip().casefold().rstrip(".") for option in question.options]
-    return question.letters[plain.index("yes")] if "yes" in plain else None
-
-
 def _of_sample(sample: Sample, inspection: Inspection, bare: bool) -> Iterator[Row]:
     replies = {reply.question_id: reply for reply in inspection.replies}
     known = {question.id for question in sample.questions}
@@ -116,7 +110,7 @@ def _of_inspect(question_id: str) -> bool:
 def _row(sample: Sample, question: Question, reply: Reply | None, bare: bool) -> Row:
     anomalous = sample.anomalous
     if anomalous is None and question.kind == "anomaly detection" and question.answer is not None:
-        anomalous = question.answer == defect_letter(question)
+        anomalous = question.answer == verdicts.defect_letter(question)
     about = (sample.id, question.id, question.kind, sample.dataset, sample.category, question.answer)
     if reply is None:
         return Row(*about, None, None, None, "no reply", None, anomalous, sample.logical)
