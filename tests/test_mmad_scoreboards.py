@@ -118,7 +118,7 @@ def strict(letter, thought="Look."):
 
 
 def test_three_boards_of_the_same_replies():
-    good, bad, bare, silent = sample("g/good/1", False), sample("b/1", True), sample("b/2", True), sample("b/3", True)
+    good, bad, bare, silent = sample("VisA/g/good/1", False), sample("VisA/b/1", True), sample("VisA/b/2", True), sample("VisA/b/3", True)
     pairs = [
         (good, inspected(good, strict("B"))),
         (bad, inspected(bad, strict("A"))),
@@ -138,7 +138,7 @@ def test_three_boards_of_the_same_replies():
 
 
 def test_what_has_no_reply_is_wrong_for_us_and_unseen_by_the_published_scorer():
-    good, bad, lost = sample("g/good/1", False), sample("b/1", True), sample("b/2", True)
+    good, bad, lost = sample("VisA/g/good/1", False), sample("VisA/b/1", True), sample("VisA/b/2", True)
     pairs = [(good, inspected(good, strict("B"))), (bad, inspected(bad, strict("A"))), (lost, inspected(lost, None))]
     found = mmad.evaluate(answered.rows(pairs), repeats=50)
     assert found.boards["lenient"].average.value == 75
@@ -149,7 +149,7 @@ def test_what_has_no_reply_is_wrong_for_us_and_unseen_by_the_published_scorer():
 
 
 def test_a_gap_of_parsing_alone():
-    good, bad = sample("g/good/1", False), sample("b/1", True)
+    good, bad = sample("VisA/g/good/1", False), sample("VisA/b/1", True)
     pairs = [(good, inspected(good, strict("B"))), (bad, inspected(bad, "No wait, A is wrong. Yes, there is one, so (a), not B"))]
     found = mmad.evaluate(answered.rows(pairs), repeats=50)
     assert found.boards["official"].average.value == 50  # the last lone capital is B
@@ -158,8 +158,15 @@ def test_a_gap_of_parsing_alone():
     assert gap.share_by_parsing == (None if gap.points == 0 else 1)
 
 
+def test_the_official_board_is_for_mmads_own_images():
+    one = sample("elsewhere/good/1", False)
+    found = mmad.evaluate(answered.rows([(one, inspected(one, strict("B")))]), repeats=20)
+    assert list(found.boards) == ["strict", "lenient"]
+    assert found.gaps == ()
+
+
 def test_the_letter_alone_is_strict_where_the_prompt_asks_for_it():
-    one = sample("b/1", True)
+    one = sample("VisA/b/1", True)
     pairs = [(one, inspected(one, "A"))]
     assert [row.status for row in answered.rows(pairs, "mmad@abc")] == ["strict"]
     assert [row.status for row in answered.rows(pairs, "ours@abc")] == ["lenient"]
@@ -168,15 +175,15 @@ def test_the_letter_alone_is_strict_where_the_prompt_asks_for_it():
 
 
 def test_structure_and_details_are_object_analysis():
-    one = sample("b/1", True, kinds=("object structure", "object details", "object analysis"))
+    one = sample("VisA/b/1", True, kinds=("object structure", "object details", "object analysis"))
     found = mmad.evaluate(answered.rows([(one, inspected(one, strict("A"), strict("A"), strict("C")))]), repeats=20)
     assert list(found.boards["strict"].cells["VisA"]) == ["Object Analysis", "Average"]
     assert found.boards["strict"].average.value == pytest.approx(200 / 3)
 
 
 def test_logical_and_structural_anomalies_apart_only_where_there_are_both():
-    loco = [sample(f"l/{i}", True, "MVTec-LOCO", "juice_bottle", logical=i < 2) for i in range(4)]
-    other = sample("b/1", True)
+    loco = [sample(f"MVTec-LOCO/{i}", True, "MVTec-LOCO", "juice_bottle", logical=i < 2) for i in range(4)]
+    other = sample("VisA/b/1", True)
     said = [strict("A"), strict("B"), strict("A"), strict("A")]
     pairs = [*((one, inspected(one, text)) for one, text in zip(loco, said, strict=True)), (other, inspected(other, strict("B")))]
     found = {one.sort: one for one in mmad.evaluate(answered.rows(pairs), repeats=20).anomalies}
@@ -186,7 +193,7 @@ def test_logical_and_structural_anomalies_apart_only_where_there_are_both():
 
 
 def test_consistency_counts_contradictions_and_silence():
-    names = [f"b/{i}" for i in range(4)]
+    names = [f"VisA/{i}" for i in range(4)]
     samples = [sample(name, True) for name in names]
     said = [
         strict("A", "There is a crack. So the answer is A."),
@@ -209,9 +216,9 @@ def test_each_class_has_a_row():
     pairs = [
         (one, inspected(one, text))
         for one, text in (
-            (sample("g/good/1", False), strict("A")),
-            (sample("b/1", True), strict("A")),
-            (sample("c/1", True, category="pcb1"), "A"),
+            (sample("VisA/g/good/1", False), strict("A")),
+            (sample("VisA/b/1", True), strict("A")),
+            (sample("VisA/c/1", True, category="pcb1"), "A"),
         )
     ]
     rows = {row.name: row for row in mmad.evaluate(answered.rows(pairs), repeats=20).classes}
@@ -220,31 +227,20 @@ def test_each_class_has_a_row():
 
 
 def test_questions_without_a_gold_answer_are_counted_and_left_out():
-    one = sample("b/1", True, kinds=("anomaly detection", "object analysis"), gold=None)
+    one = sample("VisA/b/1", True, kinds=("anomaly detection", "object analysis"), gold=None)
     found = mmad.evaluate(answered.rows([(one, inspected(one, strict("A"), strict("A")))]), repeats=20)
     assert found.questions == 1
     assert found.left_out == {"questions without a gold answer": 1}
     assert found.deleted == 1
-    alone = sample("b/1", True, kinds=("object analysis",), gold=None)
+    alone = sample("VisA/b/1", True, kinds=("object analysis",), gold=None)
     with pytest.raises(InputError, match="no question has a known gold answer"):
         mmad.evaluate(answered.rows([(alone, inspected(alone, strict("A")))]))
 
 
-def test_pairs_by_id_or_by_path_and_counts_the_rest():
-    one, two, three = sample("b/1", True), sample("b/2", True), sample("b/3", True)
-    by_path = Inspection(sample_id="elsewhere/2.png", verdict="good")
-    two = two.model_copy(update={"image": Path("elsewhere/2.png")})
-    found = answered.pair([one, two, three], [inspected(one, "A"), by_path, Inspection(sample_id="strange", verdict="good")])
-    assert [(left.id, right.sample_id) for left, right in found.pairs] == [("b/1", "b/1"), ("b/2", "elsewhere/2.png")]
-    assert found.counts == {"samples without an inspection": 1, "inspections of other samples": 1}
-    with pytest.raises(InputError, match="give the data that was inspected"):
-        answered.pair([one], [Inspection(sample_id="strange", verdict="good")])
-
-
 def test_a_reply_to_a_question_that_the_data_does_not_ask_is_refused():
-    one = sample("b/1", True)
+    one = sample("VisA/b/1", True)
     strange = Inspection(
-        sample_id="b/1", verdict="good", replies=(Reply(question_id="b/1#9", completion="A", answer=Answer(status="lenient")),)
+        sample_id="VisA/b/1", verdict="good", replies=(Reply(question_id="b/1#9", completion="A", answer=Answer(status="lenient")),)
     )
     with pytest.raises(InputError, match="b/1#9"):
         answered.rows([(one, strange)])

@@ -6,8 +6,7 @@ is MMAD's own parser, misreadings included. A question that got no reply (the im
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, get_args
 
 from anomalyr1 import answers, verdicts
@@ -45,36 +44,6 @@ class Row(NamedTuple):
         return self.gold is not None and getattr(self, reading) == self.gold
 
 
-class Pairs(NamedTuple):
-    """Samples with their inspections, and what could not be paired."""
-
-    pairs: list[tuple[Sample, Inspection]]
-    counts: dict[str, int]
-
-
-def pair(samples: Iterable[Sample], inspections: Iterable[Inspection]) -> Pairs:
-    """Each sample with its inspection, found by its id, or by its image's path as `anomalyr1 inspect` names it.
-
-    Raises `InputError` when nothing belongs together.
-    """
-    left = {inspection.sample_id: inspection for inspection in inspections}
-    pairs, without, example = [], 0, ""
-    for sample in samples:
-        inspection = left.pop(sample.id, None) or left.pop(sample.image.as_posix(), None)
-        if inspection is None:
-            without, example = without + 1, example or sample.id
-        else:
-            pairs.append((sample, inspection))
-    if not pairs:
-        held = next(iter(left), None)
-        raise InputError(
-            f"none of the {len(left)} inspections is of one of the {without} samples (the data has {example!r}, the inspections "
-            f"{held!r}); give the data that was inspected"
-        )
-    counts = {"samples without an inspection": without, "inspections of other samples": len(left)}
-    return Pairs(pairs, {name: n for name, n in counts.items() if n})
-
-
 def rows(pairs: Sequence[tuple[Sample, Inspection]], style: str = "ours") -> list[Row]:
     """A row for each question with options, in the order of the samples; `style` is the fingerprint's, by which "strict" is judged.
 
@@ -82,11 +51,6 @@ def rows(pairs: Sequence[tuple[Sample, Inspection]], style: str = "ours") -> lis
     """
     bare = style.partition("@")[0] == BARE_STYLE
     return [row for sample, inspection in pairs for row in _of_sample(sample, inspection, bare)]
-
-
-def counts_of(found: Sequence[Row]) -> dict[str, int]:
-    """How many rows there are of each status."""
-    return dict(Counter(row.status for row in found))
 
 
 def _of_sample(sample: Sample, inspection: Inspection, bare: bool) -> Iterator[Row]:

@@ -64,7 +64,7 @@ def by_class(rows: Sequence[Row], repeats: int, seed: int) -> tuple[ClassRow, ..
     """One row a class, in the order of the questions."""
     classes: dict[str, list[Row]] = {}
     for row in rows:
-        classes.setdefault(f"{row.dataset}/{row.category}".strip("/"), []).append(row)
+        classes.setdefault("/".join(dict.fromkeys(part for part in (row.dataset, row.category) if part)) or "(no class)", []).append(row)
     return tuple(
         ClassRow(
             name=name,

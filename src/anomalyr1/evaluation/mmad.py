@@ -30,6 +30,7 @@ SUBTASKS = (
     "Object Classification", "Object Analysis",
 )  # fmt: skip
 """In the order of the published tables."""
+DATASETS = ("DS-MVTec", "MVTec-AD", "MVTec-LOCO", "VisA", "GoodsAD")
 AVERAGE = "Average"
 DETECTION = SUBTASKS[0]
 _FOLDED = {"Object Structure": "Object Analysis", "Object Details": "Object Analysis"}
@@ -80,7 +81,9 @@ class Mmad(Record):
     """Percent of all questions, those without a reply included."""
     unparseable_by_subtask: dict[str, float]
     boards: dict[Reading, Board]
+    """The official one only for MMAD's own images: its scorer tells data set and good images by the path."""
     gaps: tuple[Gap, ...]
+    """Empty without the official board."""
     deleted: int
     """Answers that the published scorer deletes."""
     skipped: int
@@ -105,10 +108,13 @@ def evaluate(rows: Sequence[Row], repeats: int = statistics.REPEATS, seed: int =
     if not known:
         raise InputError("no question has a known gold answer, so there is nothing to score; evaluate data with questions and answers")
     boards: dict[Reading, Board] = {reading: board(known, reading, repeats, seed) for reading in READINGS[:2]}
-    boards["official"] = board(rows, "official", repeats, seed)
-    official = boards["official"].average.value
-    swapped = _average(known, [row.official == row.gold for row in known])
-    counted = counted_officially(rows)
+    gaps: tuple[Gap, ...] = ()
+    counted = _Counted(mask=(), deleted=0, skipped=0)
+    if all(row.dataset in DATASETS and row.sample_id.startswith(f"{row.dataset}/") for row in rows):
+        boards["official"] = board(rows, "official", repeats, seed)
+        counted = counted_officially(rows)
+        swapped = _average(known, [row.official == row.gold for row in known])
+        gaps = tuple(_gap(reading, boards[reading].average.value, swapped, boards["official"].average.value) for reading in READINGS[:2])
     unread = [row.status in ("unparseable", "no reply") for row in known]
     left_out = {
         "questions without a gold answer": len(rows) - len(known),
@@ -121,7 +127,7 @@ def evaluate(rows: Sequence[Row], repeats: int = statistics.REPEATS, seed: int =
         unparseable=breakdown.percent(unread, known, repeats, seed),
         unparseable_by_subtask=breakdown.by_subtask(known, unread, [subtask(row) for row in known]),
         boards=boards,
-        gaps=tuple(_gap(reading, boards[reading].average.value, swapped, official) for reading in READINGS[:2]),
+        gaps=gaps,
         deleted=counted.deleted,
         skipped=counted.skipped,
         consistency=breakdown.consistency(known, repeats, seed),
@@ -274,6 +280,7 @@ def _average(rows: Sequence[Row], right: Sequence[bool]) -> float:
 
 
 def _gap(reading: Reading, ours: float, swapped: float, official: float) -> Gap:
-    points, parsing = official - ours, swapped - ours
-    share = parsing / points if abs(points) > 1e-9 else None
-    return Gap(reading=reading, points=points, by_parsing=parsing, by_counting=official - swapped, share_by_parsing=share)
+    points, parsing, counting = (0.0 if abs(one) < 1e-9 else one for one in (official - ours, swapped - ours, official - swapped))
+    return Gap(
+        reading=reading, points=points, by_parsing=parsing, by_counting=counting, share_by_parsing=parsing / points if points else None
+    )
