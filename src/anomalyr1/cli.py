@@ -43,6 +43,7 @@ app.add_typer(cli_data.app, name="data")
 app.command()(cli_engines.calibrate)
 app.command()(cli_engines.parity)
 app.command()(cli_evaluate.evaluate)
+app.command()(cli_evaluate.compare)
 
 Masks = Literal["default", "sam2", "box"]
 

@@ -11,6 +11,7 @@ from anomalyr1.terminal import OK, SOME_FAILED, say
 from anomalyr1.types import Fingerprint, InputError, Inspection
 
 if TYPE_CHECKING:
+    from anomalyr1.evaluation.compare import Comparison
     from anomalyr1.evaluation.provenance import Loaded
     from anomalyr1.inspector import Inspector
 
@@ -75,6 +76,44 @@ def evaluate(
         say(line)
     say(f"evaluation: {out / evaluations.FILE}")
     return SOME_FAILED if found.failed else OK
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="Folder of `anomalyr1 evaluate`.")],
+    second: Annotated[Path, typer.Argument(help="Folder of another evaluation of the same data.")],
+    reading: Annotated[Literal["strict", "lenient", "official"], typer.Option(help="How answers are read.")] = "strict",
+    out: Annotated[Path, typer.Option(help="Folder for the comparison and the page of flips.")] = Path("comparison"),
+) -> int:
+    """Which answers of the second run flipped, whether that is more than chance, and how many questions would show it."""
+    import anomalyr1
+    from anomalyr1.evaluation import compare as comparisons
+    from anomalyr1.records import write_whole
+    from anomalyr1.report import flips
+
+    runs = comparisons.open_run(first), comparisons.open_run(second)
+    found = comparisons.compare(*runs, reading)
+    write_whole(out / "comparison.json", found.to_json().encode("ascii") + b"\n")
+    flips.write(out / "index.html", found, runs, anomalyr1.__version__)
+    for line in _comparison(found):
+        say(line)
+    say(f"page: {out / 'index.html'}")
+    return OK
+
+
+def _comparison(found: Comparison) -> list[str]:
+    """What a person should know of a comparison."""
+    lines = [f"{found.second} against {found.first}, answers read {found.reading}", *(f"differs in {one}" for one in found.differences)]
+    for group in found.groups:
+        paired, gap = group.paired, group.paired.difference
+        lines.append(
+            f"{group.name}: {group.first:.1f} -> {group.second:.1f} %, {100 * gap.value:+.1f} points "
+            f"[{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]; {paired.gained} gained, {paired.lost} lost of {paired.rows}; "
+            f"p {group.p_adjusted:.2g} by image{'' if paired.rows > paired.clusters else f', {paired.p_mcnemar:.2g} McNemar'}"
+        )
+    for points, number in found.needed.items():
+        needed = "cannot come about where runs differ so seldom" if number is None else f"needs {number} questions"
+        lines.append(f"a difference of {points} points {needed}")
+    return lines
 
 
 def _ask(inspector: Inspector, loaded: Loaded, path: Path) -> tuple[Fingerprint, list[Inspection]]:

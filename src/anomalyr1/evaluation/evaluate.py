@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from anomalyr1 import records
-from anomalyr1.evaluation import answered, detection, mmad, pairing, provenance, statistics
+from anomalyr1.evaluation import answered, detection, localisation, mmad, pairing, provenance, statistics
 from anomalyr1.evaluation.provenance import Loaded, Provenance
 from anomalyr1.types import Fingerprint, InputError, Inspection, Record, Sample
 
@@ -57,6 +57,8 @@ class Evaluation(Record):
     """None = no multiple-choice question with a known answer."""
     detection: detection.DetectionReport | None
     """None = no image whose truth is known."""
+    localisation: localisation.Localisation | None
+    """None = no boxes were asked for, or no true place is known."""
 
 
 def given(samples: Sequence[Sample]) -> str:
@@ -94,6 +96,9 @@ def evaluate(
             "evaluate what there is with --partial, which is then written down"
         )
     rows = answered.rows(pairs.known, run.style)
+    located = any(
+        one.boxes is not None or any(question.kind == "grounding" for question in sample.questions) for sample, one in pairs.known
+    )
     errors = [inspection.error for _, inspection in pairs.known if inspection.error is not None]
     return Evaluation(
         source=source,
@@ -104,6 +109,7 @@ def evaluate(
         errors=tuple(dict.fromkeys(errors))[:5],
         mmad=mmad.evaluate(rows, repeats, seed) if any(row.gold is not None and row.status != "no reply" for row in rows) else None,
         detection=detection.detect(pairs.known, repeats, seed) if any(one.anomalous is not None for one, _ in pairs.known) else None,
+        localisation=localisation.localise(pairs.known, repeats=repeats, seed=seed) if located else None,
     )
 
 

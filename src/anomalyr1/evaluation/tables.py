@@ -10,6 +10,7 @@ from typing import NamedTuple
 from anomalyr1.evaluation.breakdown import ClassRow
 from anomalyr1.evaluation.detection import FIGURES
 from anomalyr1.evaluation.evaluate import Evaluation
+from anomalyr1.evaluation.localisation import ACCURACY_AT, Localisation
 from anomalyr1.evaluation.mmad import AVERAGE, SUBTASKS, Board, Mmad
 from anomalyr1.evaluation.statistics import Interval
 
@@ -125,6 +126,8 @@ def tables(evaluation: Evaluation) -> list[Table]:
             found += [_anomalies(evaluation.mmad)]
     if evaluation.detection is not None:
         found += [_detection(evaluation)]
+    if evaluation.localisation is not None:
+        found += [_localisation(evaluation.localisation)]
     return found
 
 
@@ -163,6 +166,17 @@ def _detection(evaluation: Evaluation) -> Table:
             rows.append((name.replace("_", " "), _interval(figure), f"{means[name]:.3f}" if name in means else "-"))
     note = f"{overall.good} good and {overall.anomalous} anomalous images, {overall.unscored} without a score, {overall.failed} failed"
     return Table("Detection", ("figure", "all images", "mean of classes"), rows, note)
+
+
+def _localisation(found: Localisation) -> Table:
+    rows = []
+    for name, size in found.sizes.items():
+        figures = (size.box_miou, *(size.accuracy_at.get(f"{at:g}") for at in ACCURACY_AT), size.mask_iou, size.mask_f1)
+        rows.append((name, str(size.images), *("-" if one is None else _interval(one) for one in figures)))
+    head = ("defect size", "images", "box mIoU", *(f"ACC@{at:g}" for at in ACCURACY_AT), "mask IoU", "mask F1")
+    coco = "" if found.coco is None else "; " + ", ".join(f"{name} {value:.3f}" for name, value in found.coco.items())
+    note = f"{found.unsaid} of {found.images} without readable boxes; {found.false_boxes} of {found.good} good images have a box{coco}"
+    return Table("Localisation", head, rows, note)
 
 
 def percent(figure: Interval) -> str:
