@@ -135,3 +135,14 @@ def test_pairs_by_id_or_path(tmp_path):
         pair(samples[2:], inspections)
     with pytest.raises(InputError, match="two samples"):
         pair([samples[0], samples[0]], inspections)
+
+
+def test_calibration_errors_of_draws_are_those_of_the_drawn_rows():
+    random = np.random.default_rng(4)
+    for rows in (3, 10, 37):
+        scores = np.round(random.random(rows), 1)
+        truth = random.random(rows) < scores
+        times = random.multinomial(rows, np.full(rows, 1 / rows), size=50)
+        drawn = [np.repeat(np.arange(rows), line) for line in times]
+        expected = [calibration.calibration_error(scores[own], truth[own]) for own in drawn]
+        assert detection.calibration_errors(scores, truth, times) == pytest.approx(expected, abs=1e-12)

@@ -42,7 +42,7 @@ def write(path: Path, comparison: Comparison, runs: tuple[Run, Run], version: st
         (comparison.second, replies[1].get((flip.sample_id, flip.question_id))),
     )) for flip in shown]  # fmt: skip
     html = render(
-        "flips.html.j2", ["page.css"], comparison=comparison, cards=cards, gained=len(gained), lost=len(lost), version=version,
+        "flips.html.j2", ["page.css", "flips.css"], comparison=comparison, cards=cards, gained=len(gained), lost=len(lost), version=version,
         letters={card.flip.question_id: dict(zip(card.question.letters, card.question.options, strict=True)) for card in cards},
     )  # fmt: skip
     write_whole(path, html.encode("utf-8"))
