@@ -22,7 +22,7 @@ class Series(NamedTuple):
     label: str
     points: Sequence[tuple[float, float]]
     look: str = "line"
-    """"line", "dashed", "dots" (with lines between), or "bars" (x is the middle, all of one width)."""
+    """"line", "dashed", "dots", or "bars" (x is the middle, all of one width)."""
     colour: int | None = None
     """Place in `COLOURS`; the series' own place when None."""
 
@@ -88,9 +88,9 @@ def _drawn(one: Series, colour: str, area: _Area) -> str:
     places = [area.point(x, y) for x, y in kept if math.isfinite(x) and math.isfinite(y)]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     dash = ' stroke-dasharray="4 4" opacity=".7"' if one.look == "dashed" else ""
-    line = f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round"{dash}/>'
-    dots = [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in places] if one.look == "dots" else []
-    return line + "".join(dots)
+    if one.look == "dots":
+        return "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>' for x, y in places)
+    return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round"{dash}/>'
 
 
 def _bars(one: Series, colour: str, area: _Area) -> str:
@@ -114,7 +114,7 @@ def _legend(series: Sequence[Series]) -> list[str]:
         label = label if len(label) <= 28 else f"{label[:27]}…"
         colour = COLOURS[(place if one.colour is None else one.colour) % len(COLOURS)]
         parts.append(f'<text x="{right}" y="29" text-anchor="end" opacity=".85">{html.escape(label)}</text>')
-        right -= round(5.6 * len(label)) + 6
+        right -= round(6.3 * len(label)) + 5
         parts.append(f'<rect x="{right - 8}" y="21" width="9" height="9" rx="2" fill="{colour}"/>')
         right -= 20
     return parts
