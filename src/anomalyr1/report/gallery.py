@@ -31,6 +31,8 @@ FLAGS = ("contradicting", "unparseable", "wrong answer")
 PICTURE_LONG_SIDE = 300
 MAX_BOXES = 60
 """So many boxes of an image are drawn and listed."""
+MOST_SHOWN = 2
+"""Where there are more replies, right ones are folded away."""
 _SENTENCE = re.compile(r"[.!?。！？\n]")
 _LAST = 12
 """So many sentences at the end are searched for the conclusion."""
@@ -80,6 +82,19 @@ class Case:
     problem: str
     """Why a picture is missing."""
     replies: tuple[ReplyView, ...]
+
+    @property
+    def tucked_replies(self) -> list[ReplyView]:
+        """Right answers that nothing is to be said about, where there are many replies."""
+        if len(self.replies) <= MOST_SHOWN:
+            return []
+        return [reply for reply in self.replies if reply.verdict == "right" and reply.status == "strict" and not reply.contradicts]
+
+    @property
+    def shown_replies(self) -> list[ReplyView]:
+        """The others."""
+        tucked = set(map(id, self.tucked_replies))
+        return [reply for reply in self.replies if id(reply) not in tucked]
 
     @property
     def slug(self) -> str:

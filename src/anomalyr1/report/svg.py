@@ -39,8 +39,10 @@ def chart(
     Lines of more than 400 points are thinned evenly. Colours of text and grid follow the page.
     """
     points = [point for one in series for point in one.points]
-    x_ticks = _ticks(*(x_range or _span([x for x, _ in points])))
-    y_ticks = _ticks(*(y_range or _span([y for _, y in points])))
+    x_ticks, y_ticks = (
+        [tick for tick in _ticks(*(own or _span(values))) if own is None or own[0] <= tick <= own[1] * (1 + 1e-9)]
+        for own, values in ((x_range, [x for x, _ in points]), (y_range, [y for _, y in points]))
+    )
     area = _Area(
         (x_range or (x_ticks[0], x_ticks[-1])),
         (y_range or (y_ticks[0], y_ticks[-1])),
@@ -113,10 +115,10 @@ def _legend(series: Sequence[Series]) -> list[str]:
         label = visible(one.label)
         label = label if len(label) <= 28 else f"{label[:27]}…"
         colour = COLOURS[(place if one.colour is None else one.colour) % len(COLOURS)]
-        parts.append(f'<text x="{right}" y="29" text-anchor="end" opacity=".85">{html.escape(label)}</text>')
-        right -= round(6.3 * len(label)) + 5
-        parts.append(f'<rect x="{right - 8}" y="21" width="9" height="9" rx="2" fill="{colour}"/>')
-        right -= 20
+        right -= round(6.4 * len(label))
+        parts.append(f'<text x="{right}" y="29" opacity=".85">{html.escape(label)}</text>')
+        parts.append(f'<rect x="{right - 13}" y="21" width="9" height="9" rx="2" fill="{colour}"/>')
+        right -= 24
     return parts
 
 
