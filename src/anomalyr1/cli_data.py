@@ -75,12 +75,12 @@ def split(
         share=share, held_out=tuple(hold_out or ()), allow_short=allow_short, drop_leaks=drop_leaks, max_distance=max_distance,
     )  # fmt: skip
     if test is None:
-        manifest = fewshot.make(samples, plan, spec, _pairs(option), allow_leaks)
+        manifest = fewshot.make(samples, plan, spec, pairs(option), allow_leaks)
     elif protocol is not None:
         raise InputError("--test takes both sets as they are, so it goes without --protocol")
     else:
         other = load(test, test_option)
-        manifest = fewshot.pair(samples, other, plan, (spec, test), (_pairs(option), _pairs(test_option)), allow_leaks)
+        manifest = fewshot.pair(samples, other, plan, (spec, test), (pairs(option), pairs(test_option)), allow_leaks)
     fewshot.write(out, manifest)
     for name, number in (("train", len(manifest.train)), ("test", len(manifest.test)), *manifest.counts.items()):
         say(f"{name}: {number}")
@@ -182,19 +182,20 @@ def load(spec: str, options: Sequence[str] | None) -> Samples:
     """The samples of a spec, with options as `key=value`. Raises `InputError` as `data.load` does."""
     from anomalyr1 import data
 
-    return data.load(spec, **_pairs(options))
+    return data.load(spec, **pairs(options))
 
 
-def _pairs(options: Sequence[str] | None) -> dict[str, str]:
-    pairs: dict[str, str] = {}
+def pairs(options: Sequence[str] | None) -> dict[str, str]:
+    """Options of a loader, written key=value. Raises `InputError` for any other form, and for a key that comes twice."""
+    found: dict[str, str] = {}
     for text in options or ():
         key, mark, value = text.partition("=")
         if not (key and mark):
             raise InputError(f"an option of the loader is written key=value, got {text!r}")
-        if key in pairs:
+        if key in found:
             raise InputError(f"the option {key!r} of the loader is given twice; leave one of the two out")
-        pairs[key] = value
-    return pairs
+        found[key] = value
+    return found
 
 
 def _say_notes(notes: Mapping[str, int]) -> None:

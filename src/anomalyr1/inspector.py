@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 
 from anomalyr1 import answers, prompts, verdicts
@@ -16,7 +17,7 @@ from anomalyr1.images import THREADS, LoadedImage, open_image
 from anomalyr1.masks import Sam2, masks_for
 from anomalyr1.records import Writer
 from anomalyr1.thresholds import Threshold
-from anomalyr1.types import Fingerprint, InputError, Inspection, Reply, Sample, SetupError
+from anomalyr1.types import Fingerprint, InputError, Inspection, Question, Reply, Sample, SetupError
 
 VOTING = Sampling(temperature=1.0)
 """How votes are sampled: as the policy itself weighs its words."""
@@ -47,9 +48,13 @@ class Inspector:
     """How many samples of both questions make a verdict."""
     threshold: Threshold | None = None
     """What the score is compared with; None = the answers alone make the verdict."""
+    own_questions: bool = False
+    """Ask each sample's own questions, as evaluation does, instead of the two of an inspection."""
 
     def __post_init__(self) -> None:
-        """Refuse votes that would all be the same."""
+        """Refuse votes that would all be the same, or that nothing counts."""
+        if self.own_questions and self.votes > 1:
+            raise InputError(f"a sample's own questions are asked once, not {self.votes} times; leave votes out")
         if self.votes < 1:
             raise InputError(f"votes is {self.votes}, expected at least 1")
         if self.votes > 1 and (self.sampling.fast or self.sampling.temperature == 0):
@@ -160,19 +165,20 @@ class Inspector:
         paths = list(dict.fromkeys(path for sample in samples for path in (sample.image, *sample.references)))
         with ThreadPoolExecutor(THREADS) as pool:  # decoding lets go of the interpreter
             images = dict(zip(paths, pool.map(open_image, paths), strict=True))
-        kinds = 1 if self.sampling.fast else 2  # without reasoning there are no boxes
         asked = [
-            prompts.build(sample, question, self.style, self.text)
+            [prompts.build(sample, question, self.style, self.text) for question in self._questions(sample) for _ in range(self.votes)]
             for sample in samples
-            for question in prompts.inspection_questions(sample.id)[:kinds]
-            for _ in range(self.votes)
         ]
-        completions = self.engine.complete(asked, images, self.sampling)
-        own = kinds * self.votes
+        completions = iter(self.engine.complete([prompt for own in asked for prompt in own], images, self.sampling))
         return [
-            self._judge(sample, images[sample.image], asked[i * own : (i + 1) * own], completions[i * own : (i + 1) * own])
-            for i, sample in enumerate(samples)
+            self._judge(sample, images[sample.image], own, list(islice(completions, len(own))))
+            for sample, own in zip(samples, asked, strict=True)
         ]
+
+    def _questions(self, sample: Sample) -> tuple[Question, ...]:
+        """What is asked about a sample; boxes are not asked for without reasoning, which makes none."""
+        questions = sample.questions if self.own_questions else prompts.inspection_questions(sample.id)
+        return tuple(question for question in questions if question.options or not self.sampling.fast)
 
     def _judge(self, sample: Sample, image: LoadedImage, asked: Sequence[prompts.Prompt], completions: Sequence[Completion]) -> Inspection:
         if broken := [completion.error for completion in completions if completion.error]:
@@ -194,7 +200,10 @@ class Inspector:
             counts.update(prompt.counts)
             counts.update({answer.status: 1, "cut_off": int(completion.finish == "length")})
         counts.update({"exif_orientation_applied": int(image.orientation != 1), "bit_depth_reduced": int(image.window is not None)})
-        opinion = verdicts.conclude(replies[: self.votes], replies[self.votes :], image.size_wh)
+        if self.own_questions:
+            opinion = verdicts.of_questions([prompt.question for prompt in asked], replies)
+        else:
+            opinion = verdicts.conclude(replies[: self.votes], replies[self.votes :], image.size_wh)
         verdict, reason = opinion.verdict, opinion.reason
         if self.threshold is not None:
             verdict, reason = self.threshold.judge(verdict, reason, opinion.score)

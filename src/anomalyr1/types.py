@@ -36,7 +36,7 @@ Kind = Literal[
 
 Status = Literal["strict", "lenient", "unparseable"]
 Verdict = Literal["good", "defect", "unsure"]
-MaskSource = Literal["sam2", "posterior", "box"]
+MaskSource = Literal["sam2", "posterior", "box", "map"]
 
 
 class Record(BaseModel):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from anomalyr1.boxes import set_iou, to_array
 from anomalyr1.findings import says_defect
-from anomalyr1.types import PLACES, Answer, Box, Reply, Verdict, Votes
+from anomalyr1.types import PLACES, Answer, Box, Question, Reply, Verdict, Votes
 
 DEFECT, GOOD = "A", "B"
 """The options of `prompts.VERDICT_OPTIONS`."""
@@ -58,6 +58,32 @@ def conclude(verdicts: Sequence[Reply], groundings: Sequence[Reply], size_wh: tu
     if problem:
         verdict, reason = "unsure", _unsure(problem, reason)
     return Opinion(verdict, reason, samples[chosen][1].answer.boxes, score, score_from, votes)
+
+
+def defect_letter(question: Question) -> str | None:
+    """The option of a yes/no question that says "defect"; None when no option says yes."""
+    plain = [option.strip().casefold().rstrip(".") for option in question.options]
+    return question.letters[plain.index("yes")] if "yes" in plain else None
+
+
+def of_questions(questions: Sequence[Question], replies: Sequence[Reply]) -> Opinion:
+    """What a sample's own questions and their replies amount to: the verdict of its yes/no question, the boxes of its grounding.
+
+    Unlike `conclude`, nothing is checked against anything else: evaluation wants to see each answer as it is.
+    """
+    asked = list(zip(questions, replies, strict=True))
+    boxes = next((reply.answer.boxes for question, reply in asked if question.kind == "grounding"), None)
+    for question, reply in asked:
+        letter = defect_letter(question) if question.kind == "anomaly detection" else None
+        if letter is None:
+            continue
+        score = reply.option_scores.get(letter) if reply.option_scores else None
+        score_from = "" if score is None else f"probability of option {letter}"
+        if reply.answer.choice is None:
+            return Opinion("unsure", _unsure("the verdict could not be read", reply.answer.reasoning), boxes, score, score_from)
+        verdict: Verdict = "defect" if reply.answer.choice == letter else "good"
+        return Opinion(verdict, reply.answer.reasoning, boxes, score, score_from)
+    return Opinion("unsure", _unsure("its questions ask for no verdict", ""), boxes, None, "")
 
 
 def decide(verdict: Answer, grounding: Answer, cut_off: bool = False, size_wh: tuple[int, int] | None = None) -> tuple[Verdict, str]:

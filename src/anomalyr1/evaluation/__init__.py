@@ -1,0 +1,1 @@
+"""Evaluation: scoreboards of MMAD, detection, localisation, and how sure the figures are; pure functions of samples and inspections."""
