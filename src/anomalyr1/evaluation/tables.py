@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from anomalyr1.evaluation.breakdown import ClassRow
-from anomalyr1.evaluation.detection import FIGURES
+from anomalyr1.evaluation.detection import FIGURES, DetectionReport
 from anomalyr1.evaluation.evaluate import Evaluation
 from anomalyr1.evaluation.localisation import ACCURACY_AT, Localisation
 from anomalyr1.evaluation.mmad import AVERAGE, SUBTASKS, Board, Mmad
@@ -28,10 +28,15 @@ class Table(NamedTuple):
 
 
 def markdown(evaluation: Evaluation) -> str:
-    """The evaluation in Markdown; names from data and models cannot format or link anything."""
-    lines = ["# Evaluation", ""]
-    lines += [f"- {_plain(fact)}" for fact in facts(evaluation)]
-    for table in tables(evaluation):
+    """The evaluation in Markdown."""
+    return in_markdown("Evaluation", facts(evaluation), tables(evaluation))
+
+
+def in_markdown(title: str, said: Sequence[str], shown: Sequence[Table]) -> str:
+    """Facts and tables in Markdown; names from data and models cannot format or link anything."""
+    lines = [f"# {title}", ""]
+    lines += [f"- {_plain(fact)}" for fact in said]
+    for table in shown:
         lines += ["", f"## {_plain(table.title)}", "", _line(table.head), _line(["---"] + ["---:"] * (len(table.head) - 1), plain=False)]
         lines += [_line(row) for row in table.rows]
         if table.note:
@@ -125,9 +130,9 @@ def tables(evaluation: Evaluation) -> list[Table]:
         if evaluation.mmad.anomalies:
             found += [_anomalies(evaluation.mmad)]
     if evaluation.detection is not None:
-        found += [_detection(evaluation)]
+        found += [_detection(evaluation), *_detection_classes(evaluation.detection)]
     if evaluation.localisation is not None:
-        found += [_localisation(evaluation.localisation)]
+        found += [_localisation(evaluation.localisation), *_maps(evaluation.localisation)]
     return found
 
 
@@ -177,6 +182,32 @@ def _localisation(found: Localisation) -> Table:
     coco = "" if found.coco is None else "; " + ", ".join(f"{name} {value:.3f}" for name, value in found.coco.items())
     note = f"{found.unsaid} of {found.images} without readable boxes; {found.false_boxes} of {found.good} good images have a box{coco}"
     return Table("Localisation", head, rows, note)
+
+
+def _detection_classes(found: DetectionReport) -> list[Table]:
+    """A row a class, where there are several."""
+    if len(found.categories) < 2:
+        return []
+    names = [name for name in FIGURES if name in found.category_means]
+    rows = []
+    for label, one in found.categories.items():
+        figures: list[Interval | None] = [getattr(one, name) for name in names]
+        rows.append((label, str(one.good), str(one.anomalous), *("-" if own is None else f"{own.value:.3f}" for own in figures)))
+    head = ("class", "good", "anomalous", *(name.replace("_", " ") for name in names))
+    return [Table("Detection by class", head, rows)]
+
+
+def _maps(found: Localisation) -> list[Table]:
+    """The figures of anomaly maps, where there are any."""
+    if (maps := found.maps) is None:
+        return []
+    bounds = {"pixel AUROC": maps.bound_auroc, "pixel F1-max": maps.bound_f1_max, "AUPRO to 30 % FPR": maps.bound_aupro}
+    figures = zip(bounds.items(), (maps.auroc, maps.f1_max, maps.aupro), strict=True)
+    rows = [(name, _interval(figure), f"{bound:.2g}" if maps.bins else "exact") for (name, bound), figure in figures if figure is not None]
+    rows += [(f"AUPRO, {size} defects", f"{value:.3f}", "" if maps.bins else "exact") for size, value in maps.aupro_by_size.items()]
+    regions = ", ".join(f"{n} {size}" for size, n in maps.regions.items())
+    note = f"{maps.images} maps, {found.maps_scaled} scaled to their image; {maps.pixels:,} pixels; regions: {regions}"
+    return [Table("Anomaly maps", ("figure", "all images", "off by at most"), rows, note)]
 
 
 def percent(figure: Interval) -> str:

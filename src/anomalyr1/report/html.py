@@ -6,14 +6,15 @@ import base64
 import hashlib
 import io
 from collections.abc import Sequence
+from typing import Literal
 
 from PIL import Image
 
 from anomalyr1.report.text import visible
 
 
-def render(template: str, styles: Sequence[str], **values: object) -> str:
-    """A page from a template of this folder and its style sheets; every value is escaped.
+def render(template: str, styles: Sequence[str], extra_style: str = "", **values: object) -> str:
+    """A page from a template of this folder and its style sheets; every value is escaped. `extra_style` must hold no text of others.
 
     The page's content security policy allows its own styles, by their digest, and pictures in data URIs.
     """
@@ -23,7 +24,7 @@ def render(template: str, styles: Sequence[str], **values: object) -> str:
     from markupsafe import Markup
 
     folder = files("anomalyr1.report")
-    style = "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in styles)
+    style = "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in styles) + extra_style
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["visible"] = visible
     environment.filters["visible_lines"] = lambda text: visible(text, keep="\n")
@@ -34,11 +35,14 @@ def render(template: str, styles: Sequence[str], **values: object) -> str:
     )
 
 
-def data_uri(image: Image.Image) -> str:
-    """A picture as part of a page."""
+def data_uri(image: Image.Image, form: Literal["JPEG", "WEBP"] = "JPEG") -> str:
+    """A picture as part of a page; WebP where there are many, since it takes a third of the room."""
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    if form == "JPEG":
+        image.save(buffer, "JPEG", quality=88)
+    else:
+        image.save(buffer, "WEBP", quality=72, method=2)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def shares(amounts: Sequence[tuple[str, int]]) -> list[tuple[str, float, float]]:

@@ -1,0 +1,245 @@
+"""Inspections beside the truth, made ready for the page: outcome, pictures, gold, and the reasoning with its conclusion marked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+from PIL import Image
+
+from anomalyr1 import boxes as geometry
+from anomalyr1 import prompts
+from anomalyr1.conclusions import read_conclusion
+from anomalyr1.data.truth import boxes_of, read_mask
+from anomalyr1.evaluation.detection import Pair
+from anomalyr1.evaluation.pairing import class_name
+from anomalyr1.findings import says_defect
+from anomalyr1.images import open_image
+from anomalyr1.report.html import data_uri
+from anomalyr1.report.overlay import overlay, scaled
+from anomalyr1.rewards import consistent, right
+from anomalyr1.types import Answer, InputError, Inspection, Question, Reply, Sample
+
+OUTCOMES = ("failed", "missed", "false alarm", "unsure", "right", "good", "defect")
+"""What a card is, those that need a look first; "good" and "defect" are verdicts whose truth is not known."""
+FLAGS = ("contradicting", "unparseable", "wrong answer")
+"""What a card may be beside its outcome."""
+PICTURE_LONG_SIDE = 300
+MAX_BOXES = 60
+"""So many boxes of an image are drawn and listed."""
+_SENTENCE = re.compile(r"[.!?。！？\n]")
+_LAST = 12
+"""So many sentences at the end are searched for the conclusion."""
+_THREADS = 4
+
+
+class Marked(NamedTuple):
+    """A text in three parts, of which the middle one is the conclusion."""
+
+    before: str
+    conclusion: str
+    after: str
+
+
+@dataclass(frozen=True)
+class ReplyView:
+    """One reply as the page shows it; texts are not yet escaped for HTML."""
+
+    question: str
+    status: str
+    reasoning: Marked
+    concludes: str
+    answer: str
+    gold: str
+    """Empty when it is not known."""
+    verdict: str
+    """"right", "wrong", or empty when the gold is not known."""
+    contradicts: bool
+    raw: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """One inspection as the page shows it; texts are not yet escaped for HTML."""
+
+    outcome: str
+    flags: tuple[str, ...]
+    category: str
+    folder: str
+    name: str
+    inspection: Inspection
+    gold: str
+    found: str
+    """Data URI of the image with what was found; empty when the image cannot be opened."""
+    truth: str
+    """Data URI of the image with what is true; empty when there is nothing to draw."""
+    problem: str
+    """Why a picture is missing."""
+    replies: tuple[ReplyView, ...]
+
+    @property
+    def slug(self) -> str:
+        """The outcome as a class of the style sheet."""
+        return slug(self.outcome)
+
+
+def slug(name: str) -> str:
+    """A name of ours as a class of the style sheet."""
+    return name.replace(" ", "-")
+
+
+def outcome(sample: Sample, inspection: Inspection) -> str:
+    """One of `OUTCOMES`."""
+    if inspection.error is not None:
+        return "failed"
+    if inspection.verdict == "unsure" or sample.anomalous is None:
+        return inspection.verdict
+    if sample.anomalous == (inspection.verdict == "defect"):
+        return "right"
+    return "missed" if sample.anomalous else "false alarm"
+
+
+def flags(sample: Sample, inspection: Inspection) -> tuple[str, ...]:
+    """Those of `FLAGS` that hold."""
+    asked = questions(sample, inspection)
+    known = [(reply, asked.get(reply.question_id)) for reply in inspection.replies]
+    holds = (
+        any(question is not None and _contradicts(reply.answer, question) for reply, question in known),
+        any(reply.answer.status == "unparseable" for reply in inspection.replies),
+        any(question is not None and question.options and right(reply.answer, question) is False for reply, question in known),
+    )
+    return tuple(name for name, held in zip(FLAGS, holds, strict=True) if held)
+
+
+def questions(sample: Sample, inspection: Inspection) -> dict[str, Question]:
+    """What was asked, by id; the two questions of `inspect` have the gold that the sample has."""
+    verdict, grounding = prompts.inspection_questions(inspection.sample_id)
+    if sample.anomalous is not None:
+        verdict = verdict.model_copy(update={"answer": "A" if sample.anomalous else "B"})
+    boxes = () if sample.anomalous is False else sample.boxes or None
+    grounding = grounding.model_copy(update={"boxes": boxes})
+    return {question.id: question for question in (verdict, grounding, *sample.questions)}
+
+
+def cases(pairs: Sequence[Pair]) -> list[Case]:
+    """The cards of these pairs, in order; images are opened on several threads."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(lambda pair: case(*pair), pairs))
+
+
+def case(sample: Sample, inspection: Inspection) -> Case:
+    """One card. What cannot be opened is said on it."""
+    found, truth, problem = _pictures(sample, inspection)
+    asked = questions(sample, inspection)
+    folder, _, name = sample.id.rpartition("/")
+    return Case(
+        outcome=outcome(sample, inspection),
+        flags=flags(sample, inspection),
+        category=class_name(sample),
+        folder=folder,
+        name=name,
+        inspection=inspection,
+        gold=_gold(sample),
+        found=found,
+        truth=truth,
+        problem=problem,
+        replies=tuple(_reply(reply, asked.get(reply.question_id)) for reply in inspection.replies),
+    )
+
+
+def mark_conclusion(reasoning: str, answer: Answer, options: Sequence[str]) -> Marked:
+    """The reasoning, with the last sentence marked that concludes what the whole was read to conclude; else nothing is marked."""
+    ends = [0, *(found.end() for found in _SENTENCE.finditer(reasoning)), len(reasoning)]
+    spans = [(a, b) for a, b in pairwise(ends) if reasoning[a:b].strip()]
+    for start, end in reversed(spans[-_LAST:]):
+        sentence = reasoning[start:end]
+        if answer.conclusion is not None:
+            concludes = read_conclusion(sentence, options) == answer.conclusion
+        else:
+            concludes = answer.says_defect is not None and says_defect(sentence) == answer.says_defect
+        if concludes:
+            start += len(sentence) - len(sentence.lstrip())
+            return Marked(reasoning[:start], reasoning[start:end], reasoning[end:])
+    return Marked(reasoning, "", "")
+
+
+def _contradicts(answer: Answer, question: Question) -> bool:
+    return answer.status != "unparseable" and consistent(answer, question) is False
+
+
+def _pictures(sample: Sample, inspection: Inspection) -> tuple[str, str, str]:
+    try:
+        rgb = open_image(sample.image).rgb
+    except (InputError, OSError) as error:
+        return "", "", str(error)
+    shown = inspection.model_copy(
+        update={"boxes": (inspection.boxes or ())[:MAX_BOXES] or None, "masks": (inspection.masks or ())[:MAX_BOXES]}
+    )
+    problem = ""
+    try:
+        found = overlay(shown, rgb, PICTURE_LONG_SIDE)
+    except InputError as error:
+        found, problem = scaled(rgb, PICTURE_LONG_SIDE), str(error)
+    if not sample.anomalous:
+        original = data_uri(scaled(rgb, PICTURE_LONG_SIDE), "WEBP") if shown.boxes else ""
+        return data_uri(found, "WEBP"), original, problem
+    try:
+        masks = () if sample.mask is None else (geometry.encode_mask(read_mask(sample.mask), "box"),)
+        true = Inspection(sample_id=sample.id, verdict="good", boxes=(boxes_of(sample) or ())[:MAX_BOXES], masks=masks)
+        truth = overlay(true, rgb, PICTURE_LONG_SIDE)
+    except (InputError, OSError) as error:
+        return data_uri(found, "WEBP"), _plain(rgb), str(error)
+    return data_uri(found, "WEBP"), data_uri(truth, "WEBP"), problem
+
+
+def _plain(rgb: Image.Image) -> str:
+    return data_uri(scaled(rgb, PICTURE_LONG_SIDE), "WEBP")
+
+
+def _gold(sample: Sample) -> str:
+    if sample.anomalous is None:
+        return ""
+    if not sample.anomalous:
+        return "good"
+    said = sample.defect or "defect, not named"
+    logical = ", logical" if sample.logical else ""
+    return f"{said}{logical}" if not sample.boxes else f"{said}{logical}, {_count(len(sample.boxes))}"
+
+
+def _reply(reply: Reply, question: Question | None) -> ReplyView:
+    answer = reply.answer
+    options = question.options if question else ()
+    said = [_option(answer.choice, question)] if answer.choice else []
+    if answer.boxes is not None:
+        said.append(_count(len(answer.boxes)))
+    known = None if question is None else right(answer, question)
+    gold = ""
+    if question is not None and question.answer is not None:
+        gold = _option(question.answer, question)
+    elif question is not None and question.boxes is not None and not options:
+        gold = _count(len(question.boxes))
+    return ReplyView(
+        question=question.text if question else reply.question_id,
+        status=answer.status,
+        reasoning=mark_conclusion(answer.reasoning, answer, options),
+        concludes=_option(answer.conclusion, question) if answer.conclusion else "",
+        answer=", ".join(said) or "not readable",
+        gold=gold,
+        verdict="" if known is None else "right" if known else "wrong",
+        contradicts=question is not None and _contradicts(answer, question),
+        raw=reply.completion,
+    )
+
+
+def _option(letter: str, question: Question | None) -> str:
+    if question is None or letter not in question.letters:
+        return f"option {letter}"
+    return f"{letter}. {question.options[question.letters.index(letter)].rstrip('.')}"
+
+
+def _count(boxes: int) -> str:
+    return {0: "no box", 1: "1 box"}.get(boxes, f"{boxes} boxes")

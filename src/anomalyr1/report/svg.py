@@ -1,0 +1,147 @@
+"""Line charts and histograms as SVG: no script, no style sheet, no library; the same text stands in a page and in a file of its own."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from anomalyr1.report.text import visible
+
+WIDTH, HEIGHT = 420, 300
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 34, 40
+COLOURS = ("#2f7fe0", "#d9483b", "#1c9a62", "#a06ad8", "#c98500", "#4aa3b8", "#d0579c", "#7a8794")
+"""Of the series in order; each is readable on white and on black."""
+_MOST_POINTS = 400
+
+
+class Series(NamedTuple):
+    """Points of one curve, (x, y) each."""
+
+    label: str
+    points: Sequence[tuple[float, float]]
+    look: str = "line"
+    """"line", "dashed", "dots" (with lines between), or "bars" (x is the middle, all of one width)."""
+    colour: int | None = None
+    """Place in `COLOURS`; the series' own place when None."""
+
+
+def chart(
+    title: str,
+    x_label: str,
+    series: Sequence[Series],
+    x_range: tuple[float, float] | None = None,
+    y_range: tuple[float, float] | None = None,
+) -> str:
+    """A chart as one `svg` element; axes span the data where no range is given. Every text is escaped.
+
+    Lines of more than 400 points are thinned evenly. Colours of text and grid follow the page.
+    """
+    points = [point for one in series for point in one.points]
+    x_ticks = _ticks(*(x_range or _span([x for x, _ in points])))
+    y_ticks = _ticks(*(y_range or _span([y for _, y in points])))
+    area = _Area(
+        (x_range or (x_ticks[0], x_ticks[-1])),
+        (y_range or (y_ticks[0], y_ticks[-1])),
+    )
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{_text(title)}" '
+        'font-family="system-ui, sans-serif" font-size="11" fill="currentColor">',
+        f'<text x="{_LEFT}" y="16" font-size="13" font-weight="600">{_text(title)}</text>',
+    ]
+    for y in y_ticks:
+        parts.append(_rule(area.point(area.x[0], y), area.point(area.x[1], y)))
+        parts.append(f'<text x="{_LEFT - 6}" y="{area.point(0, y)[1] + 4:.1f}" text-anchor="end" opacity=".75">{_number(y)}</text>')
+    for x in x_ticks:
+        parts.append(f'<text x="{area.point(x, 0)[0]:.1f}" y="{HEIGHT - 24}" text-anchor="middle" opacity=".75">{_number(x)}</text>')
+    parts.append(f'<text x="{(WIDTH + _LEFT) / 2:.0f}" y="{HEIGHT - 7}" text-anchor="middle" opacity=".75">{_text(x_label)}</text>')
+    for place, one in enumerate(series):
+        parts.append(_drawn(one, COLOURS[(place if one.colour is None else one.colour) % len(COLOURS)], area))
+    parts += _legend(series)
+    return "".join(parts) + "</svg>"
+
+
+def file(svg: str) -> str:
+    """The chart as a file of its own: on white, with dark text."""
+    opened = svg.index(">") + 1
+    white = f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>'
+    return svg[:opened].replace("currentColor", "#1a2129") + white + svg[opened:].replace("currentColor", "#1a2129") + "\n"
+
+
+class _Area(NamedTuple):
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+    def point(self, x: float, y: float) -> tuple[float, float]:
+        """Where a value lies in the picture."""
+        across = (x - self.x[0]) / ((self.x[1] - self.x[0]) or 1)
+        up = (y - self.y[0]) / ((self.y[1] - self.y[0]) or 1)
+        return _LEFT + across * (WIDTH - _LEFT - _RIGHT), HEIGHT - _BOTTOM - up * (HEIGHT - _TOP - _BOTTOM)
+
+
+def _drawn(one: Series, colour: str, area: _Area) -> str:
+    if one.look == "bars":
+        return _bars(one, colour, area)
+    step = max(1, math.ceil(len(one.points) / _MOST_POINTS))
+    kept = [point for i, point in enumerate(one.points) if i % step == 0 or i == len(one.points) - 1]
+    places = [area.point(x, y) for x, y in kept if math.isfinite(x) and math.isfinite(y)]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    dash = ' stroke-dasharray="4 4" opacity=".7"' if one.look == "dashed" else ""
+    line = f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round"{dash}/>'
+    dots = [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in places] if one.look == "dots" else []
+    return line + "".join(dots)
+
+
+def _bars(one: Series, colour: str, area: _Area) -> str:
+    width = (WIDTH - _LEFT - _RIGHT) / max(len(one.points), 1) * 0.92
+    bars = []
+    for x, y in one.points:
+        left, top = area.point(x, y)
+        bottom = area.point(x, area.y[0])[1]
+        bars.append(
+            f'<rect x="{left - width / 2:.1f}" y="{top:.1f}" width="{width:.1f}" height="{bottom - top:.1f}" fill="{colour}" opacity=".6"/>'
+        )
+    return "".join(bars)
+
+
+def _legend(series: Sequence[Series]) -> list[str]:
+    parts, right = [], WIDTH - _RIGHT
+    for place, one in reversed(list(enumerate(series))):
+        if not one.label:
+            continue
+        label = visible(one.label)
+        label = label if len(label) <= 28 else f"{label[:27]}…"
+        colour = COLOURS[(place if one.colour is None else one.colour) % len(COLOURS)]
+        parts.append(f'<text x="{right}" y="29" text-anchor="end" opacity=".85">{html.escape(label)}</text>')
+        right -= round(5.6 * len(label)) + 6
+        parts.append(f'<rect x="{right - 8}" y="21" width="9" height="9" rx="2" fill="{colour}"/>')
+        right -= 20
+    return parts
+
+
+def _rule(start: tuple[float, float], end: tuple[float, float]) -> str:
+    return f'<line x1="{start[0]:.1f}" y1="{start[1]:.1f}" x2="{end[0]:.1f}" y2="{end[1]:.1f}" stroke="currentColor" stroke-opacity=".15"/>'
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
+    low, high = min(finite), max(finite)
+    return (low, high) if high > low else (low - abs(low) / 2 - 0.5, high + abs(high) / 2 + 0.5)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Four to nine round numbers; the first lies at or below `low`, the last at or above `high`."""
+    rough = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(size * power for size in (1, 2, 5, 10) if size * power >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [number * step for number in range(first, last + 1)]
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if abs(value) >= 1e-12 else "0"
+
+
+def _text(text: str) -> str:
+    return html.escape(visible(text))
