@@ -5,6 +5,9 @@ import json
 import pytest
 
 import evaluations
+import test_browser as browser
+
+canary = browser.canary  # a fixture
 
 
 @pytest.fixture
@@ -104,3 +107,37 @@ def test_text_of_models_cannot_break_the_page(call, evaluated, tmp_path):
     assert "<img src=x" not in page
     assert "<b>mark" not in page  # option texts of the data are text too
     assert "\u202e" not in page
+
+
+def flips_page(call, folder, texts):
+    """The page of 100 flips, with three of 300 texts a card: in question, options, reasoning, unreadable answer, model and run name."""
+    spec = evaluations.make(folder / "mmad", 100)
+    manifest = folder / "mmad" / "mmad.json"
+    entries = json.loads(manifest.read_text())
+    for number, entry in enumerate(entries.values()):
+        question, one, other = texts[3 * number : 3 * number + 3]
+        entry["conversation"] = [
+            {"Question": question, "Options": {"A": one, "B": other, "C": "x", "D": "y"}, "Answer": "A", "type": "Object Analysis"}
+        ]
+    manifest.write_text(json.dumps(entries))
+
+    def says(sample, question):
+        return f"<think>{question.text} {question.options[0]} {question.options[1]}</think>{question.text}"
+
+    for name, choose in (("right", lambda sample, question: evaluations.says("A")), ("wrong", says)):
+        run = evaluations.RUN.model_copy(update={"model": f"{name} {texts[0]}"})
+        path = evaluations.inspect(spec, folder / f"{name}.jsonl", choose, run)
+        assert call("evaluate", path, "--data", spec, "--out", folder / (name + "".join(c for c in texts[4] if c != "/")))[0] == 0
+    runs = sorted(path.parent for path in folder.rglob("evaluation.json"))
+    assert call("compare", *runs, "--out", folder / "compared")[0] == 0
+    return folder / "compared" / "index.html"
+
+
+@pytest.mark.skipif(browser.CHROMIUM is None, reason="needs chromium: apt-get install chromium")
+def test_300_payloads_do_nothing_in_a_browser(call, tmp_path, canary):
+    hostile = flips_page(call, tmp_path / "hostile", list(map(browser.real, browser.PAYLOADS)))
+    dom = browser.browse(hostile, tmp_path / "profile", canary)
+    assert (dom.title, canary.hits, dom.handlers) == ("Two runs compared", [], [])
+    plain = browser.browse(flips_page(call, tmp_path / "plain", [f"x{i}" for i in range(300)]), tmp_path / "profile2", canary)
+    assert sorted(dom.tags) == sorted(plain.tags)
+    assert dom.tags.count("article") == 100
