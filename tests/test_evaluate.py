@@ -9,7 +9,7 @@ import yaml
 
 import evaluations
 from anomalyr1 import answers, records, verdicts
-from anomalyr1.data import fewshot
+from anomalyr1.data import fewshot, procedural
 from anomalyr1.engines.replay import ReplayEngine
 from anomalyr1.evaluation import evaluate, provenance, tables
 from anomalyr1.inspector import VOTING, Inspector
@@ -156,6 +156,17 @@ def test_overlap_with_the_training_data_of_a_run_folder_is_flagged(data, tmp_pat
     assert "could not be looked at" in provenance.examine(str(run / "final"), loaded).statement
 
 
+def test_drawn_training_data_is_told_by_its_ids(tmp_path):
+    (tmp_path / "final").mkdir()
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"data": ["drawn:seen?n=100000&seed=3"]}))
+    loaded = provenance.load("drawn:seen?n=2&seed=3", {}, tmp_path / "drawn")
+    assert [one.id for one in loaded.samples] == procedural.sample_ids("drawn:seen?n=2&seed=3")
+    found = provenance.examine(str(tmp_path / "final"), loaded)
+    assert (found.leak_free, found.overlaps) == (False, {"exact": 2})
+    other = provenance.load("drawn:seen?n=2&seed=4", {}, tmp_path / "other")
+    assert provenance.examine(str(tmp_path / "final"), other).leak_free is True
+
+
 def draw_noise(path, seed):
     import numpy as np
     from PIL import Image
@@ -172,6 +183,7 @@ def test_a_model_without_a_run_folder_is_not_called_leak_free(data, tmp_path):
     (tmp_path / "recipe.yaml").write_text("data: drawn:seen")
     with pytest.raises(InputError, match="no list of specs"):
         provenance.training_data(str(tmp_path))
+    assert provenance.examine(str(tmp_path), loaded).leak_free is None
 
 
 def test_an_image_shown_as_good_that_is_evaluated_too_is_flagged(data, tmp_path):
