@@ -67,12 +67,18 @@ def renamed(sample: Sample, rng: Generator) -> Sample:
 
 
 def _asked(question: Question, new: dict[str, str], rng: Generator) -> Question:
-    """A question about the object with its gold option replaced, and mostly the others, too; other questions as they are."""
+    """A question about the object with its gold option replaced, and mostly the others, too; other questions as they are.
+
+    Often the option that the image alone would suggest stays as a wrong one: knowledge counts more.
+    """
     if question.answer is None or question.options[LETTERS.index(question.answer)] not in new:
         return question
     gold = LETTERS.index(question.answer)
     others = {"object classification": name, "object analysis": purpose}.get(question.kind, material)
     options = [""] * 2
     while len(set(options)) < len(options):
-        options = [new[text] if i == gold else others(rng) if rng.random() < 0.75 else text for i, text in enumerate(question.options)]
+        options = [others(rng) if rng.random() < 0.6 else text for text in question.options]
+        options[gold] = new[question.options[gold]]
+        if rng.random() < 0.5:
+            options[(gold + int(rng.integers(1, len(options)))) % len(options)] = question.options[gold]
     return question.model_copy(update={"options": tuple(options)})
