@@ -13,7 +13,7 @@ from PIL import Image
 
 import recordings
 from anomalyr1 import answers, boxes, records
-from anomalyr1.evaluation.statistics import Interval
+from anomalyr1.data import procedural
 from anomalyr1.evaluation.tables import Table
 from anomalyr1.report import gallery, results, svg
 from anomalyr1.types import Answer, Box, Inspection, Question, Reply, Sample
@@ -105,7 +105,7 @@ def test_all_files_are_written(tmp_path):
     written = sorted(file.relative_to(tmp_path / "out").as_posix() for file in (tmp_path / "out").rglob("*") if file.is_file())
     plots = [f"plots/{name}.svg" for name in ("cost", "precision_recall", "reliability", "roc", "scores")]
     assert written == ["figures.csv", "index.html", "items.csv", *plots, "report.json", "report.md"]
-    assert html.count("<article") == len(CASES) and html.count("data:image/webp;base64,") == 12 == 2 * len(CASES)
+    assert html.count("<article") == len(CASES) and html.count("data:image/webp;base64,") == 11  # "unsure" found nothing on a good part
     for text in ("the disk is gone", "AUROC", "ACC@0.3", "<mark>There is a stain, so the answer is A.</mark>", "wrong answer 4", "right 1"):
         assert text in html, text
     assert not re.search(r"<script|<link|<iframe|src=\"http|\son\w+=|\sstyle=|url\(|@import", html)
@@ -144,15 +144,13 @@ def test_confusions_of_answers():
 
 
 # What spreadsheets take for formulas, commands or new cells, each in some disguises.
-_OPENINGS = ("=", "+", "-", "@", "\t=", "\r=", "\n=", " =")
+_OPENINGS = ("=", "+", "-", "@", "\t=", "\r=", " \n=", "＝")
 _BODIES = ("1+1", "cmd|' /C calc'!A0", 'HYPERLINK("http://canary.test","x")', "SUM(1;2)", "IMPORTXML(1,2)", "A1", '1";=1', "1\n=2")
 FORMULAS = [opening + body for opening in _OPENINGS for body in _BODIES]
 
 
 def test_64_formulas_stay_text():
     assert len(FORMULAS) == 64 == len(set(FORMULAS))
-    figure = Interval(value=0.5, low=0.4, high=0.6)
-    assert figure.value == 0.5
     known = [
         (
             Sample(id=text, image="x", category=text, defect=text, anomalous=True),
@@ -165,15 +163,20 @@ def test_64_formulas_stay_text():
         read = list(csv.reader(io.StringIO(written)))[1:]
         assert len(read) == rows
         cells = [cell for row in read for cell in row if cell not in ("", "0.5")]
-        assert all(cell[0] == "'" or cell.lstrip()[0] not in "=+-@" for cell in cells)
-        assert all(text in cell for row, text in zip(read, FORMULAS, strict=True) for cell in row[:1])  # nothing is lost
-        # A program that splits at semicolons finds no new cell: every text is quoted.
-        assert all(line[0] == '"' for line in written.splitlines() if line) or "\n" in "".join(FORMULAS)
+        assert not any(map(opens_a_formula, cells))
+        assert all(text in row[0] for row, text in zip(read, FORMULAS, strict=True))  # nothing is lost
+        # A program that splits at semicolons finds no new cell: every text stands in quotes.
+        assert all(f'"{cell.replace(chr(34), chr(34) * 2)}"' in written for cell in cells if cell not in "0123456789")
 
 
-def test_the_formula_check_sees_a_formula():
-    cells = ["=1+1"]
-    assert not all(cell[0] == "'" or cell.lstrip()[0] not in "=+-@" for cell in cells)
+def opens_a_formula(cell):
+    """Whether a spreadsheet may take a cell for a formula: after blanks and control characters it begins as one."""
+    return cell.lstrip(" \t\r\n")[:1] in {*"=+-@＝＋－＠"}
+
+
+def test_the_formula_check_sees_formulas():
+    assert all(map(opens_a_formula, FORMULAS))
+    assert not opens_a_formula("'=1") and not opens_a_formula("1")
 
 
 @pytest.mark.parametrize("title", ["plain", "<script>alert(1)</script>", "\u202e&\"'\x00", "x" * 300])
@@ -197,34 +200,24 @@ def test_long_lines_are_thinned():
 
 
 def test_1000_items(tmp_path):
-    """In under 15 s of processor time, and 30 MB; images are of half a megapixel and not smooth."""
-    random = np.random.default_rng(0)
-    base = [random.integers(0, 255, (60, 80, 3), dtype=np.uint8) for _ in range(8)]
-    for number, pixels in enumerate(base):
-        Image.fromarray(pixels).resize((800, 600), Image.Resampling.BICUBIC).save(tmp_path / f"{number}.jpg", quality=90)
-    known = []
+    """Under 15 s and 30 MB, images of 0.5 megapixels."""
+    categories = ("metal plate", "washer", "circuit board", "casting", "woven fabric", "wood panel", "wire mesh", "label")
+    for number, category in enumerate(categories):
+        image = Image.fromarray(procedural.draw(number, category, None).image)
+        image.resize((800, 600), Image.Resampling.BICUBIC).save(tmp_path / f"{number}.jpg", quality=90)
+    random, known = np.random.default_rng(0), []
+    text = "<think>" + "I look at the part from left to right and see a stain. " * 6 + "So the answer is A.</think><answer>A</answer>"
     for number in range(1000):
-        bad = number % 2 == 0
-        found = (Box(x1=100, y1=100, x2=300, y2=200, label="stain"),)
-        sample = Sample(
-            id=f"{number}", image=tmp_path / f"{number % 8}.jpg", category=f"c{number % 10}", anomalous=bad, boxes=found if bad else ()
-        )
-        text = "<think>" + "I look at the part from left to right and see a stain. " * 6 + "So the answer is A.</think><answer>A</answer>"
-        one = Inspection(
-            sample_id=f"{number}",
-            verdict="defect",
-            score=float(random.random()),
-            reason="r",
-            boxes=found,
-            replies=(reply(f"{number}", text),),
-        )
+        bad, name = number % 2 == 0, f"{number}"
+        gold = FOUND if bad else ()
+        sample = Sample(id=name, image=tmp_path / f"{number % 8}.jpg", category=categories[number % 8], anomalous=bad, boxes=gold)
+        one = Inspection(sample_id=name, verdict="defect", score=random.random(), boxes=FOUND, replies=(reply(name, text),))
         known.append((sample, one))
     shown = evaluated(known)
     start = time.process_time()
     path = results.write(tmp_path / "out", shown)
-    seconds = time.process_time() - start
-    size = path.stat().st_size
-    print(f"{seconds:.1f} s, {size / 1e6:.1f} MB")
+    seconds, size = time.process_time() - start, path.stat().st_size
+    print(f"{seconds:.1f} s of processor time, {size / 1e6:.1f} MB")
     assert path.read_text(encoding="utf-8").count("<article") == 1000
     assert seconds < 15 and size < 30e6
 
@@ -237,10 +230,10 @@ def test_the_verb(tmp_path, call):
     code, out, _ = call("report", tmp_path / "inspections.jsonl", "--out", tmp_path / "plain")
     assert code == 0 and "index.html" in out
     assert "not known" in (tmp_path / "plain" / "index.html").read_text(encoding="utf-8")
-    rows = [
-        {"id": sample.id, "image": sample.image.name, "anomaly": int(sample.anomalous), "defect": sample.defect or "", "boxes": [list(b.xyxy) for b in sample.boxes or ()]}
-        for sample, _ in known
-    ]  # fmt: skip
+    rows = []
+    for sample, _ in known:
+        about = {"anomaly": int(sample.anomalous), "defect": sample.defect or "", "boxes": [list(box.xyxy) for box in sample.boxes or ()]}
+        rows.append({"id": sample.id, "image": sample.image.name, **about})
     (tmp_path / "index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     np.savez(tmp_path / "maps.npz", **{sample.image.as_posix(): np.full((21, 28), float(sample.anomalous)) for sample, _ in known})
     code, out, err = call("report", tmp_path, "--data", f"index:{tmp_path}", "--maps", tmp_path / "maps.npz", "--out", tmp_path / "full")
