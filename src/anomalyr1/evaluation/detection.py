@@ -73,11 +73,18 @@ class DetectionReport(Record):
     """Inspections whose sample does not say whether it is anomalous."""
 
 
-FIGURES = (
-    "auroc", "average_precision", "f1_max", "balanced_accuracy", "balanced_accuracy_max", "fpr_at_95_tpr", "calibration_error",
-    "miss_rate", "overkill_rate",
-)  # fmt: skip
-"""The fields of `Detection` that have an interval."""
+FIGURES = {
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "f1_max": "F1-max",
+    "balanced_accuracy": "balanced accuracy of verdicts",
+    "balanced_accuracy_max": "balanced accuracy, best threshold",
+    "fpr_at_95_tpr": "FPR at 95 % TPR",
+    "calibration_error": "calibration error",
+    "miss_rate": "miss rate",
+    "overkill_rate": "overkill rate",
+}
+"""The fields of `Detection` that have an interval, and what tables call them."""
 
 SCORE_FIGURES: dict[str, Callable[[Counts], Floats]] = {
     "auroc": curves.auroc,

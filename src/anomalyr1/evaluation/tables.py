@@ -14,7 +14,7 @@ from anomalyr1.evaluation.localisation import ACCURACY_AT, Localisation
 from anomalyr1.evaluation.mmad import AVERAGE, SUBTASKS, Board, Mmad
 from anomalyr1.evaluation.statistics import Interval
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_[]<>|#"})
 
 
@@ -168,7 +168,7 @@ def _detection(evaluation: Evaluation) -> Table:
     for name in FIGURES:
         figure: Interval | None = getattr(overall, name)
         if figure is not None:
-            rows.append((name.replace("_", " "), _interval(figure), f"{means[name]:.3f}" if name in means else "-"))
+            rows.append((FIGURES[name], _interval(figure), f"{means[name]:.3f}" if name in means else "-"))
     note = f"{overall.good} good and {overall.anomalous} anomalous images, {overall.unscored} without a score, {overall.failed} failed"
     return Table("Detection", ("figure", "all images", "mean of classes"), rows, note)
 
@@ -193,7 +193,7 @@ def _detection_classes(found: DetectionReport) -> list[Table]:
     for label, one in found.categories.items():
         figures: list[Interval | None] = [getattr(one, name) for name in names]
         rows.append((label, str(one.good), str(one.anomalous), *("-" if own is None else f"{own.value:.3f}" for own in figures)))
-    head = ("class", "good", "anomalous", *(name.replace("_", " ") for name in names))
+    head = ("class", "good", "anomalous", *(FIGURES[name] for name in names))
     return [Table("Detection by class", head, rows)]
 
 

@@ -20,7 +20,7 @@ from anomalyr1.evaluation.pairing import class_name
 from anomalyr1.findings import says_defect
 from anomalyr1.images import open_image
 from anomalyr1.report.html import data_uri
-from anomalyr1.report.overlay import overlay, scaled
+from anomalyr1.report.overlay import draw_on, scaled
 from anomalyr1.rewards import consistent, right
 from anomalyr1.types import Answer, InputError, Inspection, Question, Reply, Sample
 
@@ -31,6 +31,8 @@ FLAGS = ("contradicting", "unparseable", "wrong answer")
 PICTURE_LONG_SIDE = 300
 MAX_BOXES = 60
 """So many boxes of an image are drawn and listed."""
+MOST_SHOWN = 2
+"""Where there are more replies, right ones are folded away."""
 _SENTENCE = re.compile(r"[.!?。！？\n]")
 _LAST = 12
 """So many sentences at the end are searched for the conclusion."""
@@ -80,6 +82,19 @@ class Case:
     problem: str
     """Why a picture is missing."""
     replies: tuple[ReplyView, ...]
+
+    @property
+    def tucked_replies(self) -> list[ReplyView]:
+        """Right answers that nothing is to be said about, where there are many replies."""
+        if len(self.replies) <= MOST_SHOWN:
+            return []
+        return [reply for reply in self.replies if reply.verdict == "right" and reply.status == "strict" and not reply.contradicts]
+
+    @property
+    def shown_replies(self) -> list[ReplyView]:
+        """The others."""
+        tucked = set(map(id, self.tucked_replies))
+        return [reply for reply in self.replies if id(reply) not in tucked]
 
     @property
     def slug(self) -> str:
@@ -176,28 +191,27 @@ def _pictures(sample: Sample, inspection: Inspection) -> tuple[str, str, str]:
         rgb = open_image(sample.image).rgb
     except (InputError, OSError) as error:
         return "", "", str(error)
-    shown = inspection.model_copy(
-        update={"boxes": (inspection.boxes or ())[:MAX_BOXES] or None, "masks": (inspection.masks or ())[:MAX_BOXES]}
-    )
-    problem = ""
+    small = _small(rgb)
+    some = {"boxes": (inspection.boxes or ())[:MAX_BOXES] or None, "masks": (inspection.masks or ())[:MAX_BOXES]}
+    shown = inspection.model_copy(update=some)
+    found, truth, problem = small, None, ""
     try:
-        found = overlay(shown, rgb, PICTURE_LONG_SIDE)
-    except InputError as error:
-        found, problem = scaled(rgb, PICTURE_LONG_SIDE), str(error)
-    if not sample.anomalous:
-        original = data_uri(scaled(rgb, PICTURE_LONG_SIDE), "WEBP") if shown.boxes else ""
-        return data_uri(found, "WEBP"), original, problem
-    try:
-        masks = () if sample.mask is None else (geometry.encode_mask(read_mask(sample.mask), "box"),)
-        true = Inspection(sample_id=sample.id, verdict="good", boxes=(boxes_of(sample) or ())[:MAX_BOXES], masks=masks)
-        truth = overlay(true, rgb, PICTURE_LONG_SIDE)
+        found = draw_on(small.copy(), shown, rgb.size)
+        if sample.anomalous:
+            masks = () if sample.mask is None else (geometry.encode_mask(read_mask(sample.mask), "box"),)
+            true = Inspection(sample_id=sample.id, verdict="good", boxes=(boxes_of(sample) or ())[:MAX_BOXES], masks=masks)
+            truth = draw_on(small.copy(), true, rgb.size)
+        elif shown.boxes:
+            truth = small
     except (InputError, OSError) as error:
-        return data_uri(found, "WEBP"), _plain(rgb), str(error)
-    return data_uri(found, "WEBP"), data_uri(truth, "WEBP"), problem
+        problem = str(error)
+    return data_uri(found, "WEBP"), "" if truth is None else data_uri(truth, "WEBP"), problem
 
 
-def _plain(rgb: Image.Image) -> str:
-    return data_uri(scaled(rgb, PICTURE_LONG_SIDE), "WEBP")
+def _small(rgb: Image.Image) -> Image.Image:
+    """The image with a longer side of `PICTURE_LONG_SIDE` pixels; large ones are averaged first, which is fast."""
+    factor = max(rgb.size) // PICTURE_LONG_SIDE
+    return scaled(rgb.reduce(factor) if factor > 1 else rgb, PICTURE_LONG_SIDE)
 
 
 def _gold(sample: Sample) -> str:

@@ -37,7 +37,7 @@ MAX_ANSWERS = 12
 """A kind of question with more different gold answers has no confusion matrix."""
 MAX_ROWS = 200
 """A table of the page shows at most so many rows; the files hold all."""
-UNREAD = "not readable"
+OTHER, UNREAD = "other", "unread"
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class Confusion:
 
     title: str
     columns: tuple[str, ...]
+    """Numbers where the answers' texts would not fit: those of the rows."""
     rows: Sequence[tuple[str, tuple[tuple[int, int], ...]]]
     """Truth, and for each column the number and its share of the row in tenths."""
 
@@ -71,12 +72,11 @@ def write(folder: Path, results: Results) -> Path:
     plots = detection_plots(results.pairs)
     page = render_page(results, plots)
     evaluation = results.evaluation
+    plain = tables.in_markdown("Inspections", results.notes, all_tables(results))
     told = _told(results) if evaluation is None else evaluation.model_dump(mode="json")
     files = {
         "index.html": page,
-        "report.md": tables.in_markdown("Inspections", results.notes, all_tables(results))
-        if evaluation is None
-        else tables.markdown(evaluation),
+        "report.md": plain if evaluation is None else tables.markdown(evaluation),
         "report.json": json.dumps(told, indent=1, ensure_ascii=True, allow_nan=False) + "\n",
         "figures.csv": figures_csv(all_tables(results)),
         "items.csv": items_csv(results.pairs),
@@ -109,7 +109,8 @@ def render_page(results: Results, plots: Mapping[str, str]) -> str:
         facts=[] if results.evaluation is None else tables.facts(results.evaluation),
         tables=all_tables(results),
         max_rows=MAX_ROWS,
-        confusions=confusions(results.pairs),
+        verdicts=confusion_of_verdicts(results.pairs),
+        answers=confusions_of_answers(results.pairs),
         plots=[Markup(plot) for plot in plots.values()],  # our own; texts in it are escaped where it is made
         cards=cards,
         filters=[(gallery.slug(name), name, outcomes[name] + flags[name]) for name in filters],
@@ -128,27 +129,34 @@ def all_tables(results: Results) -> list[Table]:
     return [Table("Verdicts", ("verdict", "images", "percent"), rows, "What is true is not known here; name the data set with --data.")]
 
 
-def confusions(pairs: Sequence[Pair]) -> list[Confusion]:
-    """Truth against verdict, and gold against answer for each kind of question with few different gold answers."""
+def confusion_of_verdicts(pairs: Sequence[Pair]) -> list[Confusion]:
+    """Truth against verdict; none where no truth is known."""
     truths = {False: "good", True: "anomalous"}
     told = [(truths[sample.anomalous], one.verdict) for sample, one in pairs if sample.anomalous is not None]
-    found = (
-        [_confusion("Verdicts", told, [name for name in truths.values() if any(name == own for own, _ in told)], VERDICTS)] if told else []
-    )
+    if not told:
+        return []
+    return [_confusion("Verdicts", told, sorted({truth for truth, _ in told}, reverse=True), VERDICTS)]
+
+
+def confusions_of_answers(pairs: Sequence[Pair]) -> list[Confusion]:
+    """Gold against answer, for each kind of question but the verdict that has few different gold answers; columns are numbers of rows."""
     answers: dict[str, list[tuple[str, str]]] = {}
     for sample, one in pairs:
-        asked = {question.id: question for question in sample.questions}
+        asked = {question.id: question for question in sample.questions if question.kind != "anomaly detection"}
         for reply in one.replies:
             question = asked.get(reply.question_id)
-            if question is None or question.answer is None or not question.options:
-                continue
-            texts = dict(zip(question.letters, question.options, strict=True))
-            answers.setdefault(question.kind, []).append((texts[question.answer], texts.get(reply.answer.choice or "", UNREAD)))
+            if question is not None and question.answer is not None and question.options:
+                texts = dict(zip(question.letters, question.options, strict=True))
+                answers.setdefault(question.kind, []).append((texts[question.answer], texts.get(reply.answer.choice or "", UNREAD)))
+    found = []
     for kind, rows in sorted(answers.items()):
         golds = sorted({gold for gold, _ in rows})
         if len(golds) <= MAX_ANSWERS:
-            said = sorted({answer for _, answer in rows} - {*golds, UNREAD})[: MAX_ANSWERS - len(golds) + 2]
-            found.append(_confusion(kind[0].upper() + kind[1:], rows, golds, [*golds, *said, UNREAD]))
+            told = [(gold, answer if answer in (*golds, UNREAD) else OTHER) for gold, answer in rows]
+            matrix = _confusion(f"{kind[0].upper()}{kind[1:]}", told, golds, [*golds, OTHER, UNREAD])
+            numbers = tuple(str(number) for number in range(1, len(golds) + 1))
+            named = [(f"{number}. {gold}", cells) for number, (gold, cells) in zip(numbers, matrix.rows, strict=True)]
+            found.append(Confusion(matrix.title, (*numbers, OTHER, UNREAD), named))
     return found
 
 

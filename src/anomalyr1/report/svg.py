@@ -22,7 +22,7 @@ class Series(NamedTuple):
     label: str
     points: Sequence[tuple[float, float]]
     look: str = "line"
-    """"line", "dashed", "dots" (with lines between), or "bars" (x is the middle, all of one width)."""
+    """"line", "dashed", "dots", or "bars" (x is the middle; two series fit beside each other)."""
     colour: int | None = None
     """Place in `COLOURS`; the series' own place when None."""
 
@@ -39,8 +39,10 @@ def chart(
     Lines of more than 400 points are thinned evenly. Colours of text and grid follow the page.
     """
     points = [point for one in series for point in one.points]
-    x_ticks = _ticks(*(x_range or _span([x for x, _ in points])))
-    y_ticks = _ticks(*(y_range or _span([y for _, y in points])))
+    x_ticks, y_ticks = (
+        [tick for tick in _ticks(*(own or _span(values))) if own is None or own[0] <= tick <= own[1] * (1 + 1e-9)]
+        for own, values in ((x_range, [x for x, _ in points]), (y_range, [y for _, y in points]))
+    )
     area = _Area(
         (x_range or (x_ticks[0], x_ticks[-1])),
         (y_range or (y_ticks[0], y_ticks[-1])),
@@ -88,20 +90,18 @@ def _drawn(one: Series, colour: str, area: _Area) -> str:
     places = [area.point(x, y) for x, y in kept if math.isfinite(x) and math.isfinite(y)]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     dash = ' stroke-dasharray="4 4" opacity=".7"' if one.look == "dashed" else ""
-    line = f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round"{dash}/>'
-    dots = [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in places] if one.look == "dots" else []
-    return line + "".join(dots)
+    if one.look == "dots":
+        return "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>' for x, y in places)
+    return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round"{dash}/>'
 
 
 def _bars(one: Series, colour: str, area: _Area) -> str:
-    width = (WIDTH - _LEFT - _RIGHT) / max(len(one.points), 1) * 0.92
+    width = (WIDTH - _LEFT - _RIGHT) / max(len(one.points), 1) * 0.46
     bars = []
     for x, y in one.points:
         left, top = area.point(x, y)
         bottom = area.point(x, area.y[0])[1]
-        bars.append(
-            f'<rect x="{left - width / 2:.1f}" y="{top:.1f}" width="{width:.1f}" height="{bottom - top:.1f}" fill="{colour}" opacity=".6"/>'
-        )
+        bars.append(f'<rect x="{left - width / 2:.1f}" y="{top:.1f}" width="{width:.1f}" height="{bottom - top:.1f}" fill="{colour}"/>')
     return "".join(bars)
 
 
@@ -113,10 +113,10 @@ def _legend(series: Sequence[Series]) -> list[str]:
         label = visible(one.label)
         label = label if len(label) <= 28 else f"{label[:27]}…"
         colour = COLOURS[(place if one.colour is None else one.colour) % len(COLOURS)]
-        parts.append(f'<text x="{right}" y="29" text-anchor="end" opacity=".85">{html.escape(label)}</text>')
-        right -= round(5.6 * len(label)) + 6
-        parts.append(f'<rect x="{right - 8}" y="21" width="9" height="9" rx="2" fill="{colour}"/>')
-        right -= 20
+        right -= round(6.4 * len(label))
+        parts.append(f'<text x="{right}" y="29" opacity=".85">{html.escape(label)}</text>')
+        parts.append(f'<rect x="{right - 13}" y="21" width="9" height="9" rx="2" fill="{colour}"/>')
+        right -= 24
     return parts
 
 
