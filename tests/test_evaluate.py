@@ -76,6 +76,24 @@ def test_other_questions_are_refused(call, data, recorded, tmp_path):
     assert "other questions" in err
 
 
+def test_shots_and_knowledge_are_given_and_a_file_without_them_is_refused(call, data, recorded, tmp_path):
+    manifest = tmp_path / "mmad" / "mmad.json"
+    entries = json.loads(manifest.read_text())
+    shown, other, *_ = entries
+    entries[shown]["random_templates"] = [other]
+    manifest.write_text(json.dumps(entries))
+    (tmp_path / "mmad" / "domain_knowledge.json").write_text('{"VisA": {"part": {"good": "It is grey."}}}')
+    more = ("--shots", 1, "--knowledge")
+    code, out, _ = call("evaluate", "mmad", "--data", data, *more, "--engine", f"replay:{recorded}", "--out", tmp_path / "out")
+    assert code == 0
+    assert "shots=1 template=random knowledge=True" in out
+    assert "overlap: reference, 1 evaluated samples" in out
+    code, _, err = call("evaluate", recorded, "--data", data, *more, "--out", tmp_path / "other")
+    assert (code, "other questions, knowledge or reference images" in err) == (1, True)
+    code, _, err = call("evaluate", recorded, "--data", data, "--template", "similar", "--out", tmp_path / "other")
+    assert (code, "--shots" in err) == (1, True)
+
+
 def test_what_is_a_file_has_its_own_model(call, data, recorded, tmp_path):
     code, _, err = call("evaluate", recorded, "--data", data, "--out", tmp_path / "out", "-m", "some/model")
     assert (code, "its own model" in err) == (1, True)

@@ -14,7 +14,7 @@ from anomalyr1.evaluation.localisation import ACCURACY_AT, Localisation
 from anomalyr1.evaluation.mmad import AVERAGE, SUBTASKS, Board, Mmad
 from anomalyr1.evaluation.statistics import Interval
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_[]<>|#"})
 
 

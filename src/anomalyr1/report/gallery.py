@@ -20,7 +20,7 @@ from anomalyr1.evaluation.pairing import class_name
 from anomalyr1.findings import says_defect
 from anomalyr1.images import open_image
 from anomalyr1.report.html import data_uri
-from anomalyr1.report.overlay import overlay, scaled
+from anomalyr1.report.overlay import draw_on, scaled
 from anomalyr1.rewards import consistent, right
 from anomalyr1.types import Answer, InputError, Inspection, Question, Reply, Sample
 
@@ -191,28 +191,27 @@ def _pictures(sample: Sample, inspection: Inspection) -> tuple[str, str, str]:
         rgb = open_image(sample.image).rgb
     except (InputError, OSError) as error:
         return "", "", str(error)
-    shown = inspection.model_copy(
-        update={"boxes": (inspection.boxes or ())[:MAX_BOXES] or None, "masks": (inspection.masks or ())[:MAX_BOXES]}
-    )
-    problem = ""
+    small = _small(rgb)
+    some = {"boxes": (inspection.boxes or ())[:MAX_BOXES] or None, "masks": (inspection.masks or ())[:MAX_BOXES]}
+    shown = inspection.model_copy(update=some)
+    found, truth, problem = small, None, ""
     try:
-        found = overlay(shown, rgb, PICTURE_LONG_SIDE)
-    except InputError as error:
-        found, problem = scaled(rgb, PICTURE_LONG_SIDE), str(error)
-    if not sample.anomalous:
-        original = data_uri(scaled(rgb, PICTURE_LONG_SIDE), "WEBP") if shown.boxes else ""
-        return data_uri(found, "WEBP"), original, problem
-    try:
-        masks = () if sample.mask is None else (geometry.encode_mask(read_mask(sample.mask), "box"),)
-        true = Inspection(sample_id=sample.id, verdict="good", boxes=(boxes_of(sample) or ())[:MAX_BOXES], masks=masks)
-        truth = overlay(true, rgb, PICTURE_LONG_SIDE)
+        found = draw_on(small.copy(), shown, rgb.size)
+        if sample.anomalous:
+            masks = () if sample.mask is None else (geometry.encode_mask(read_mask(sample.mask), "box"),)
+            true = Inspection(sample_id=sample.id, verdict="good", boxes=(boxes_of(sample) or ())[:MAX_BOXES], masks=masks)
+            truth = draw_on(small.copy(), true, rgb.size)
+        elif shown.boxes:
+            truth = small
     except (InputError, OSError) as error:
-        return data_uri(found, "WEBP"), _plain(rgb), str(error)
-    return data_uri(found, "WEBP"), data_uri(truth, "WEBP"), problem
+        problem = str(error)
+    return data_uri(found, "WEBP"), "" if truth is None else data_uri(truth, "WEBP"), problem
 
 
-def _plain(rgb: Image.Image) -> str:
-    return data_uri(scaled(rgb, PICTURE_LONG_SIDE), "WEBP")
+def _small(rgb: Image.Image) -> Image.Image:
+    """The image with a longer side of `PICTURE_LONG_SIDE` pixels; large ones are averaged first, which is fast."""
+    factor = max(rgb.size) // PICTURE_LONG_SIDE
+    return scaled(rgb.reduce(factor) if factor > 1 else rgb, PICTURE_LONG_SIDE)
 
 
 def _gold(sample: Sample) -> str:

@@ -41,19 +41,23 @@ def overlay(inspection: Inspection, image: Image.Image | str | Path, long_side: 
     mask has another size than the image.
     """
     rgb = image.convert("RGB") if isinstance(image, Image.Image) else open_image(image).rgb
-    canvas = scaled(rgb, long_side) if long_side else rgb.copy()
+    return draw_on(scaled(rgb, long_side) if long_side else rgb.copy(), inspection, rgb.size)
+
+
+def draw_on(canvas: Image.Image, inspection: Inspection, size_wh: tuple[int, int]) -> Image.Image:
+    """The same on a picture that is scaled already, which is drawn over; `size_wh` is the size of the inspected image."""
     pen = _Pen(
         BOX[inspection.verdict],
         max(1, round(max(canvas.size) / 320)),
         ImageFont.load_default(max(9, round((canvas.width * canvas.height) ** 0.5 / 18))),
     )
     for mask in inspection.masks or ():
-        if mask.size_wh != rgb.size:
-            raise InputError(f"a mask of {inspection.sample_id!r} is {mask.size_wh}, the image {rgb.size}; give the inspected image itself")
+        if mask.size_wh != size_wh:
+            raise InputError(f"a mask of {inspection.sample_id!r} is {mask.size_wh}, the image {size_wh}; give the inspected image itself")
         canvas = _draw_mask(canvas, mask, pen)
     draw = ImageDraw.Draw(canvas)
     for number, box in enumerate(inspection.boxes or (), start=1):
-        corners = _on_canvas(box, (canvas.width / rgb.width, canvas.height / rgb.height), canvas.size)
+        corners = _on_canvas(box, (canvas.width / size_wh[0], canvas.height / size_wh[1]), canvas.size)
         _draw_box(draw, corners, canvas.size, pen)
         _draw_label(draw, f"{number} {visible(box.label)[:24]}".strip(), corners, canvas.size, pen)
     return canvas

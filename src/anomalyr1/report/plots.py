@@ -40,7 +40,7 @@ def detection_plots(pairs: Sequence[Pair]) -> dict[str, str]:
     edges = np.linspace(0, 1, _BARS + 1)
     middles = (edges[:-1] + edges[1:]) / 2
     good, anomalous = (np.histogram(np.clip(scores[kind], 0, 1), edges)[0] / kind.sum() for kind in (~truth, truth))
-    bars = [Series("good", _points(middles, good), "bars", 2), Series("anomalous", _points(middles, anomalous), "bars", 1)]
+    bars = [Series("good", _points(middles - 0.012, good), "bars", 2), Series("anomalous", _points(middles + 0.012, anomalous), "bars", 1)]
     roc = [Series("score", _points(counts.fallout, counts.recall)), chance, Series("verdicts", [at], "dots", 1)]
     precise = [Series("score", _points(counts.recall[1:], counts.precision[1:])), always]
     highest = float(max(good.max(), anomalous.max())) * 1.05

@@ -22,7 +22,7 @@ class Series(NamedTuple):
     label: str
     points: Sequence[tuple[float, float]]
     look: str = "line"
-    """"line", "dashed", "dots", or "bars" (x is the middle, all of one width)."""
+    """"line", "dashed", "dots", or "bars" (x is the middle; two series fit beside each other)."""
     colour: int | None = None
     """Place in `COLOURS`; the series' own place when None."""
 
@@ -96,14 +96,12 @@ def _drawn(one: Series, colour: str, area: _Area) -> str:
 
 
 def _bars(one: Series, colour: str, area: _Area) -> str:
-    width = (WIDTH - _LEFT - _RIGHT) / max(len(one.points), 1) * 0.92
+    width = (WIDTH - _LEFT - _RIGHT) / max(len(one.points), 1) * 0.46
     bars = []
     for x, y in one.points:
         left, top = area.point(x, y)
         bottom = area.point(x, area.y[0])[1]
-        bars.append(
-            f'<rect x="{left - width / 2:.1f}" y="{top:.1f}" width="{width:.1f}" height="{bottom - top:.1f}" fill="{colour}" opacity=".6"/>'
-        )
+        bars.append(f'<rect x="{left - width / 2:.1f}" y="{top:.1f}" width="{width:.1f}" height="{bottom - top:.1f}" fill="{colour}"/>')
     return "".join(bars)
 
 
