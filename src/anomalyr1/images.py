@@ -12,8 +12,8 @@
    CMYK is converted without its ICC profile, as are all other profiles;
 4. EXIF orientation applied, all metadata dropped.
 
-Not covered: damage that a decoder cannot notice (zeroed blocks inside JPEG data decode to grey), and a limit on decoding time of a
-progressive JPEG with very many scans. Memory peaks at about 16 bytes a pixel, 1 GB at the default limit.
+Not covered: damage that a decoder cannot notice (zeroed blocks inside JPEG data are grey), and decoding time of a progressive JPEG
+with very many scans. Memory peaks at about 16 bytes a pixel, 1 GB at the default limit.
 
 `fit`, `resize` and `Frame` hold the way between original pixels and what the model reads and writes.
 """
@@ -311,9 +311,8 @@ _MAX_QWEN_ASPECT, _MAX_STEPS, _HUGE = 200, 32, sys.float_info.max
 def fit(size_wh: tuple[int, int], family: Family, max_pixels: int | None = None) -> tuple[int, int]:
     """Width and height at which the model sees an image of `size_wh`: the fixed point of the processor's own resizing rule.
 
-    One step of that rule is not always enough: a narrow image may be changed again by the next. `max_pixels` is the family's
-    default when None. Raises `ImageError` when the rule refuses the aspect ratio (above 200, also after rounding to the grid)
-    or when no size lies between `family.min_pixels` and `max_pixels`.
+    One step of that rule is not always enough for a narrow image. Without `max_pixels` the family's default holds. Raises `ImageError`
+    for an aspect ratio above 200 (also after rounding to the grid), and when no size lies between `family.min_pixels` and `max_pixels`.
     """
     cap = family.max_pixels if max_pixels is None else max_pixels
     size = size_wh
@@ -391,10 +390,11 @@ def _round_side(low: float, high: float) -> tuple[int, int]:
     return (a - 1, a) if low - (a - 1) < (a + 1) - high else (a, a + 1)
 
 
-def resize(rgb: Image.Image, family: Family, max_pixels: int | None = None) -> tuple[Image.Image, Frame]:
-    """Resize to what `fit` gives, by the bicubic filter the processor uses, and give the frame that maps its boxes back.
+def resize(image: Image.Image, family: Family, max_pixels: int | None = None) -> tuple[Image.Image, Frame]:
+    """RGB or grey at the size that `fit` gives, by the processor's own filter, and the frame that maps boxes back; raises as `fit` does."""
+    import torch
 
-    The processor then finds nothing left to resize. Raises `ImageError` as `fit` does.
-    """
-    model_wh = fit(rgb.size, family, max_pixels)
-    return rgb.resize(model_wh, Image.Resampling.BICUBIC), Frame(rgb.size, model_wh, family.units)
+    w, h = fit(image.size, family, max_pixels)
+    pixels = torch.from_numpy(np.array(image)).view(1, image.height, image.width, -1).permute(0, 3, 1, 2)
+    small = torch.nn.functional.interpolate(pixels, (h, w), mode="bicubic", antialias=True)[0].permute(1, 2, 0).squeeze(-1)
+    return Image.fromarray(small.contiguous().numpy()), Frame(image.size, (w, h), family.units)
