@@ -11,7 +11,7 @@ from PIL import Image
 
 import reference
 import tiny
-from anomalyr1 import engines, images, prompts, records
+from anomalyr1 import images, prompts, records
 from anomalyr1.engines import Sampling
 from anomalyr1.engines.choosing import Draw
 from anomalyr1.engines.local import LocalEngine
@@ -110,23 +110,6 @@ def test_inputs_equal_the_processors_own(family):
     for path, (_, _, frame) in zip(IMAGES, engine._pixels(list(IMAGES.values())), strict=True):
         assert frame.original_wh == IMAGES[path].size_wh
         assert frame.model_wh == images.fit(IMAGES[path].size_wh, policy.family, policy.max_pixels)
-
-
-@pytest.mark.parametrize(("mode", "grey"), [("L", True), ("1", True), ("I;16", True), ("LA", True), ("RGB", False), ("P", False)])
-def test_a_grey_image_is_shown_with_the_same_pixels(tmp_path, mode, grey):
-    """Resized in one channel, or in three."""
-    noise = np.random.default_rng(5).integers(0, 256, (190, 330), dtype=np.uint8)
-    picture = Image.fromarray(noise.astype(np.uint16) * 200) if mode == "I;16" else Image.fromarray(noise).convert(mode)
-    picture.save(tmp_path / "part.png")
-    image = images.open_image(tmp_path / "part.png")
-    assert image.stored_grey == grey
-    channels = np.asarray(image.rgb)
-    assert not image.stored_grey or (channels == channels[..., :1]).all()
-    for family in images.FAMILIES.values():
-        got, frame = engines.shown(image, family, 300 * 300)
-        expected, same = images.resize(image.rgb, family, 300 * 300)
-        assert (got.mode, frame) == ("RGB", same)
-        assert np.array_equal(np.asarray(got), np.asarray(expected))
 
 
 def test_frame_and_counts():

@@ -106,11 +106,6 @@ class LoadedImage:
         """Width and height of the upright image in pixels."""
         return self.rgb.size
 
-    @property
-    def stored_grey(self) -> bool:
-        """Whether the three channels are known to be equal."""
-        return self.mode in {"1", "L", "LA", "La", "I", "F"} or self.mode.startswith("I;16")
-
 
 class _Stored(NamedTuple):
     """What the header says and decoding forgets."""
@@ -391,7 +386,7 @@ def _round_side(low: float, high: float) -> tuple[int, int]:
 
 
 def resize(image: Image.Image, family: Family, max_pixels: int | None = None) -> tuple[Image.Image, Frame]:
-    """RGB or grey at the size that `fit` gives, by the processor's own filter, and the frame that maps boxes back; raises as `fit` does."""
+    """The image at the size that `fit` gives, by the processor's own filter, and the frame that maps boxes back; raises as `fit` does."""
     import torch
 
     w, h = fit(image.size, family, max_pixels)

@@ -7,17 +7,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 from pydantic import Field
 
 from anomalyr1 import __version__
-from anomalyr1.images import Family, Frame, LoadedImage, resize
+from anomalyr1.images import Frame, LoadedImage
 from anomalyr1.prompts import Prompt
 from anomalyr1.types import Fingerprint, InputError, Record
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 
 class Sampling(Record):
@@ -116,14 +113,6 @@ def require_images(prompt: Prompt, images: Mapping[Path, LoadedImage]) -> None:
     places = sum(part["type"] == "image" for part in parts)
     if places != len(prompt.images):
         raise InputError(f"{which(prompt)}: {len(prompt.images)} images for {places} places; build it with anomalyr1.prompts")
-
-
-def shown(image: LoadedImage, family: Family, max_pixels: int) -> tuple[Image, Frame]:
-    """The picture that a model is shown, RGB, and its frame. Raises `ImageError` as `images.fit` does."""
-    if not image.stored_grey:
-        return resize(image.rgb, family, max_pixels)
-    picture, frame = resize(image.rgb.getchannel("R"), family, max_pixels)  # the same pixels for a third of the work
-    return picture.convert("RGB"), frame
 
 
 def draw_seeds(prompts: Sequence[Prompt], seed: int) -> list[int]:

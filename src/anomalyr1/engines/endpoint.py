@@ -20,11 +20,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from anomalyr1.engines import GREEDY, Completion, Sampling, describe, draw_seeds, require_images, shown, which, wire
+from anomalyr1.engines import GREEDY, Completion, Sampling, describe, draw_seeds, require_images, which, wire
 from anomalyr1.engines.connection import Connection, Request
 from anomalyr1.engines.endpoint_config import EndpointConfig
 from anomalyr1.engines.wire import ReplyError, Written
-from anomalyr1.images import FAMILIES, Frame, ImageError, LoadedImage, fit
+from anomalyr1.images import FAMILIES, Frame, ImageError, LoadedImage, fit, resize
 from anomalyr1.prompts import Prompt
 from anomalyr1.types import Fingerprint, InputError, Question, SetupError
 
@@ -116,7 +116,7 @@ class EndpointEngine:
                 if path in prepared:
                     continue
                 try:
-                    picture, frame = shown(images[path], FAMILIES[self.config.family], self.config.cap)
+                    picture, frame = resize(images[path].rgb, FAMILIES[self.config.family], self.config.cap)
                 except ImageError as error:
                     raise ImageError(f"{which(prompt)}, image {str(path)!r}: {error}") from error
                 prepared[path] = wire.data_url(picture), frame

@@ -20,10 +20,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from anomalyr1.engines import GREEDY, Completion, Sampling, describe, draw_seeds, require_images, shown, which
+from anomalyr1.engines import GREEDY, Completion, Sampling, describe, draw_seeds, require_images, which
 from anomalyr1.engines.choosing import Chooser, FastChooser
 from anomalyr1.engines.letters import Letters
-from anomalyr1.images import THREADS, Frame, ImageError, LoadedImage, fit
+from anomalyr1.images import THREADS, Frame, ImageError, LoadedImage, fit, resize
 from anomalyr1.policy import chat, shared_prefix
 from anomalyr1.policy.load import Policy
 from anomalyr1.policy.trees import Job, Tree, batches, plant
@@ -142,7 +142,7 @@ class LocalEngine:
         """Each image's patches, its grid, and the frame; raises `InputError` when the processor changed the size we sent."""
         policy, patch = self.policy, self.policy.model.config.vision_config.patch_size
         with ThreadPoolExecutor(THREADS) as pool:  # resizing lets go of the interpreter
-            pictures = list(pool.map(lambda image: shown(image, policy.family, policy.max_pixels), images))
+            pictures = list(pool.map(lambda image: resize(image.rgb, policy.family, policy.max_pixels), images))
         prepared = []
         for image, (picture, frame) in zip(images, pictures, strict=True):
             made = policy.processor.image_processor(images=[picture], do_resize=False, return_tensors="pt")

@@ -16,8 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from anomalyr1.engines import GREEDY, Completion, Sampling, describe, draw_seeds, require_images, shown, which, wire
-from anomalyr1.images import Frame, ImageError, LoadedImage
+from anomalyr1.engines import GREEDY, Completion, Sampling, describe, draw_seeds, require_images, which, wire
+from anomalyr1.images import Frame, ImageError, LoadedImage, resize
 from anomalyr1.policy import chat
 from anomalyr1.policy.load import find_folder, load_processor, pixel_cap
 from anomalyr1.prompts import Prompt
@@ -97,7 +97,7 @@ class VllmEngine:
 
     def _resized(self, prompt: Prompt, path: Path, images: Mapping[Path, LoadedImage]) -> tuple[Any, Frame]:
         try:
-            return shown(images[path], self._family, self._max_pixels)
+            return resize(images[path].rgb, self._family, self._max_pixels)
         except ImageError as error:
             raise ImageError(f"{which(prompt)}, image {str(path)!r}: {error}") from error
 
