@@ -12,6 +12,7 @@ from anomalyr1.types import Fingerprint, InputError, Inspection
 
 if TYPE_CHECKING:
     from anomalyr1.evaluation.compare import Comparison
+    from anomalyr1.evaluation.evaluate import Evaluation
     from anomalyr1.evaluation.provenance import Loaded
     from anomalyr1.inspector import Inspector
 
@@ -38,15 +39,14 @@ def evaluate(
     from anomalyr1 import records
     from anomalyr1.cli_data import pairs
     from anomalyr1.evaluation import evaluate as evaluations
-    from anomalyr1.evaluation import provenance, tables
+    from anomalyr1.evaluation import provenance
 
     ask = what in ("mmad", "model")
     if what == "mmad" and not data.startswith(("mmad:", provenance.SPLIT)):
         raise InputError(
             f"`evaluate mmad` asks the questions of MMAD, so --data is mmad:FOLDER, not {data!r}; for other data: evaluate model"
         )
-    for_mmad = {"shots": str(shots), "template": template, "knowledge": str(knowledge)} if shots or knowledge else {}
-    options = pairs(option) | for_mmad
+    options = pairs(option) | _for_mmad(shots, template, knowledge)
     loaded = provenance.load(data, options, out / "drawn")
     if ask:
         from anomalyr1.inspector import Inspector
@@ -70,12 +70,7 @@ def evaluate(
         inspections=evaluations.INSPECTIONS if ask else str(path.absolute()), notes=loaded.notes,
     )  # fmt: skip
     found = evaluations.evaluate(loaded, run, inspections, source, partial)
-    boards = {evaluations.SCOREBOARD: tables.scoreboard_csv(found.mmad)} if found.mmad else {}
-    evaluations.write(out, found, {evaluations.MARKDOWN: tables.markdown(found), **boards})
-    for line in tables.text(found):
-        say(line)
-    say(f"evaluation: {out / evaluations.FILE}")
-    return SOME_FAILED if found.failed else OK
+    return _written(out, found)
 
 
 def compare(
@@ -114,6 +109,26 @@ def _comparison(found: Comparison) -> list[str]:
         needed = "cannot come about where runs differ so seldom" if number is None else f"needs {number} questions"
         lines.append(f"a difference of {points} points {needed}")
     return lines
+
+
+def _for_mmad(shots: int, template: str, knowledge: bool) -> dict[str, str]:
+    """The loader's options for MMAD; none where none of them is asked for."""
+    if template != "random" and not shots:
+        raise InputError(f"--template {template} chooses reference images, so say how many with --shots")
+    return {"shots": str(shots), "template": template, "knowledge": str(knowledge)} if shots or knowledge else {}
+
+
+def _written(out: Path, found: Evaluation) -> int:
+    """Write an evaluation and say it; gives the exit code."""
+    from anomalyr1.evaluation import evaluate as evaluations
+    from anomalyr1.evaluation import tables
+
+    boards = {evaluations.SCOREBOARD: tables.scoreboard_csv(found.mmad)} if found.mmad else {}
+    evaluations.write(out, found, {evaluations.MARKDOWN: tables.markdown(found), **boards})
+    for line in tables.text(found):
+        say(line)
+    say(f"evaluation: {out / evaluations.FILE}")
+    return SOME_FAILED if found.failed else OK
 
 
 def _ask(inspector: Inspector, loaded: Loaded, path: Path) -> tuple[Fingerprint, list[Inspection]]:

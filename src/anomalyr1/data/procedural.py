@@ -175,6 +175,16 @@ def drawn(spec: str | DrawnSpec) -> Iterator[Drawn]:
         yield draw(spec.seed * _SEED_STRIDE + i, categories[i % len(categories)])
 
 
+def sample_ids(spec: str | DrawnSpec) -> list[str]:
+    """The ids that `write` gives the samples of a spec; nothing is drawn."""
+    spec = parse_spec(spec) if isinstance(spec, str) else spec
+    return [_sample_id(spec.split, spec.seed * _SEED_STRIDE + i) for i in range(spec.n)]
+
+
+def _sample_id(split: str, seed: int) -> str:
+    return f"drawn/{split}-{seed:09d}"
+
+
 def write(spec: str | DrawnSpec, folder: str | Path, grounding_text: str) -> list[Sample]:
     """Write the images of a spec, masks (1 bit, defective parts only) and one reference image each as PNG; samples with questions.
 
@@ -189,13 +199,13 @@ def write(spec: str | DrawnSpec, folder: str | Path, grounding_text: str) -> lis
 
 
 def _written(one: Drawn, split: str, root: Path, grounding_text: str) -> Sample:
-    name = f"{split}-{one.seed:09d}"
+    sample_id = _sample_id(split, one.seed)
+    name = sample_id.rpartition("/")[2]
     image, mask, good = (root / part / f"{name}.png" for part in ("images", "masks", "references"))
     _store(PIL.Image.fromarray(one.image), image)
     _store(PIL.Image.fromarray(reference(one)), good)
     if one.defect is not None:
         _store(PIL.Image.fromarray(one.mask), mask)
-    sample_id = f"drawn/{name}"
     asked = drawn_questions.questions(one, np.random.default_rng([one.seed, 9]), grounding_text, sample_id)
     return Sample(
         id=sample_id, image=image, references=(good,), knowledge=one.knowledge, dataset="drawn", category=one.category, defect=one.defect,
