@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import recordings
+import runs
 from anomalyr1 import answers, boxes, records
 from anomalyr1.data import procedural
 from anomalyr1.evaluation.tables import Table
@@ -259,3 +260,27 @@ def test_scores_of_another_detector_come_to_the_same_page(tmp_path, call):
     assert code == 0, err
     html = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert "model PatchCore" in html and "<td>AUROC</td><td>1.000 [1.000,\u00a01.000]</td>" in html
+
+
+def test_a_training_run(tmp_path, call):
+    held_out = [(step, {"AUROC": 0.5 + step / 100, "images": 12}) for step in (1, 20)]
+    made = runs.made(tmp_path / "run", 20, lambda step: {"loss": 1 / step, "rewards/roam/mean": step / 20}, held_out)
+    (made / "recipe.yaml").write_text("model: nano\n")
+    (made / "run.json").write_text('{"seed": 7, "licence": {"model": "Apache-2.0"}}')
+    code, _, err = call("report", made, "--out", tmp_path / "out")
+    assert code == 0, err
+    html = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    for text in (
+        "20 steps",
+        "<td>AUROC</td><td>0.51</td><td>0.7</td><td>+0.19</td>",
+        "model: nano",
+        "Apache-2.0",
+        ">loss</text>",
+        "held out: AUROC",
+    ):
+        assert text in html, text
+    assert "<script" not in html and "held_out/AUROC" not in html
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["evaluations"][1]["AUROC"] == pytest.approx(0.7)
+    (made / "run.json").write_text("{")
+    code, _, err = call("report", made, "--out", tmp_path / "out")
+    assert code == 1 and "run.json" in err

@@ -21,6 +21,7 @@ from anomalyr1.findings import says_defect
 from anomalyr1.images import open_image
 from anomalyr1.report.html import data_uri
 from anomalyr1.report.overlay import draw_on, scaled
+from anomalyr1.report.page import WIDE
 from anomalyr1.rewards import consistent, right
 from anomalyr1.types import Answer, InputError, Inspection, Question, Reply, Sample
 
@@ -81,6 +82,8 @@ class Case:
     """Data URI of the image with what is true; empty when there is nothing to draw."""
     problem: str
     """Why a picture is missing."""
+    wide: bool
+    """Whether two pictures stand below each other."""
     replies: tuple[ReplyView, ...]
 
     @property
@@ -148,7 +151,7 @@ def cases(pairs: Sequence[Pair]) -> list[Case]:
 
 def case(sample: Sample, inspection: Inspection) -> Case:
     """One card. What cannot be opened is said on it."""
-    found, truth, problem = _pictures(sample, inspection)
+    found, truth, problem, wide = _pictures(sample, inspection)
     asked = questions(sample, inspection)
     folder, _, name = sample.id.rpartition("/")
     return Case(
@@ -162,6 +165,7 @@ def case(sample: Sample, inspection: Inspection) -> Case:
         found=found,
         truth=truth,
         problem=problem,
+        wide=wide,
         replies=tuple(_reply(reply, asked.get(reply.question_id)) for reply in inspection.replies),
     )
 
@@ -186,11 +190,11 @@ def _contradicts(answer: Answer, question: Question) -> bool:
     return answer.status != "unparseable" and consistent(answer, question) is False
 
 
-def _pictures(sample: Sample, inspection: Inspection) -> tuple[str, str, str]:
+def _pictures(sample: Sample, inspection: Inspection) -> tuple[str, str, str, bool]:
     try:
         rgb = open_image(sample.image).rgb
     except (InputError, OSError) as error:
-        return "", "", str(error)
+        return "", "", str(error), False
     small = _small(rgb)
     some = {"boxes": (inspection.boxes or ())[:MAX_BOXES] or None, "masks": (inspection.masks or ())[:MAX_BOXES]}
     shown = inspection.model_copy(update=some)
@@ -205,7 +209,8 @@ def _pictures(sample: Sample, inspection: Inspection) -> tuple[str, str, str]:
             truth = small
     except (InputError, OSError) as error:
         problem = str(error)
-    return data_uri(found, "WEBP"), "" if truth is None else data_uri(truth, "WEBP"), problem
+    wide = rgb.width >= WIDE * rgb.height
+    return data_uri(found, "WEBP"), "" if truth is None else data_uri(truth, "WEBP"), problem, wide
 
 
 def _small(rgb: Image.Image) -> Image.Image:

@@ -53,8 +53,11 @@ def detection_plots(pairs: Sequence[Pair]) -> dict[str, str]:
     }
 
 
-def run_plots(lines: Sequence[Mapping[str, object]], most: int = 8) -> dict[str, str]:
-    """Curves over steps of all numbers in the lines of a run, by the part of their names before the slash; `most` curves a plot."""
+def run_plots(lines: Sequence[Mapping[str, object]], before: str = "", most: int = 8) -> dict[str, str]:
+    """Curves over steps of all numbers in the lines of a run, by the part of their names before the slash; `most` curves a plot.
+
+    `before` opens each title.
+    """
     values: dict[str, list[tuple[float, float]]] = {}
     for line in lines:
         for name, value in line.items():
@@ -68,7 +71,7 @@ def run_plots(lines: Sequence[Mapping[str, object]], most: int = 8) -> dict[str,
     for group, names in groups.items():
         for start in range(0, len(names), most):
             some = names[start : start + most]
-            title = group if len(names) <= most else f"{group} ({start // most + 1})"
+            title = before + group if len(names) <= most else f"{before}{group} ({start // most + 1})"
             plots[title] = chart(title, "step", [Series(name.rpartition("/")[2] if len(some) > 1 else "", values[name]) for name in some])
     return plots
 

@@ -48,24 +48,28 @@ def write(folder: Path, run: Run) -> Path:
     """Write index.html, report.md, report.json, figures.csv and plots/*.svg, and return the page's path."""
     from markupsafe import Markup
 
-    plots = run_plots(run.metrics) | {f"held out: {name}": plot for name, plot in run_plots(run.evaluations).items()}
-    tables = [_held_out(run.evaluations), _last(run.metrics)]
+    # Held-out figures are in both files; where they have their own they are shown once.
+    twice = ("held_out/",) if run.evaluations else ()
+    metrics = [{name: value for name, value in line.items() if not name.startswith(twice)} for line in run.metrics]
+    plots = [*run_plots(run.evaluations, "held out: ").values(), *run_plots(metrics).values()]
+    held_out, last = _held_out(run.evaluations), _last(metrics)
     page = render(
         "run.html.j2",
         ["page.css", "results.css"],
         run=run,
         steps=max((int(str(line["step"])) for line in (*run.metrics, *run.evaluations)), default=0),
-        plots=[Markup(plot) for plot in plots.values()],  # our own; texts in it are escaped where it is made
-        tables=[table for table in tables if table.rows],
+        plots=[Markup(plot) for plot in plots],  # our own; texts in it are escaped where it is made
+        held_out=held_out,
+        last=last,
         about=[(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)) for name, value in run.about.items()],
     )
     told = {"metrics": list(run.metrics), "evaluations": list(run.evaluations), "run": dict(run.about), "recipe": run.recipe}
     files = {
         "index.html": page,
-        "report.md": in_markdown("Training run", [run.title], tables),
+        "report.md": in_markdown("Training run", [run.title], [held_out, last]),
         "report.json": json.dumps(told, indent=1, ensure_ascii=True) + "\n",
-        "figures.csv": figures_csv(tables),
-        **{f"plots/{number:02}.svg": svg.file(plot) for number, plot in enumerate(plots.values(), start=1)},
+        "figures.csv": figures_csv([held_out, last]),
+        **{f"plots/{number:02}.svg": svg.file(plot) for number, plot in enumerate(plots, start=1)},
     }
     for name, text in files.items():
         write_whole(folder / name, text.encode("utf-8", "backslashreplace"))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from anomalyr1.report.text import visible
 
 WIDTH, HEIGHT = 420, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 34, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 32, 40
 COLOURS = ("#2f7fe0", "#d9483b", "#1c9a62", "#a06ad8", "#c98500", "#4aa3b8", "#d0579c", "#7a8794")
 """Of the series in order; each is readable on white and on black."""
 _MOST_POINTS = 400
@@ -43,9 +43,11 @@ def chart(
         [tick for tick in _ticks(*(own or _span(values))) if own is None or own[0] <= tick <= own[1] * (1 + 1e-9)]
         for own, values in ((x_range, [x for x, _ in points]), (y_range, [y for _, y in points]))
     )
+    rows = _legend(series)
     area = _Area(
         (x_range or (x_ticks[0], x_ticks[-1])),
         (y_range or (y_ticks[0], y_ticks[-1])),
+        _TOP + 13 * len(rows) - 4,
     )
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{_text(title)}" '
@@ -60,7 +62,10 @@ def chart(
     parts.append(f'<text x="{(WIDTH + _LEFT) / 2:.0f}" y="{HEIGHT - 7}" text-anchor="middle" opacity=".75">{_text(x_label)}</text>')
     for place, one in enumerate(series):
         parts.append(_drawn(one, COLOURS[(place if one.colour is None else one.colour) % len(COLOURS)], area))
-    parts += _legend(series)
+    for number, row in enumerate(rows):
+        for label, colour, x in row:
+            parts.append(f'<rect x="{x}" y="{_TOP + 13 * number - 9}" width="9" height="9" rx="2" fill="{colour}"/>')
+            parts.append(f'<text x="{x + 13}" y="{_TOP + 13 * number}" opacity=".85">{html.escape(label)}</text>')
     return "".join(parts) + "</svg>"
 
 
@@ -74,12 +79,14 @@ def file(svg: str) -> str:
 class _Area(NamedTuple):
     x: tuple[float, float]
     y: tuple[float, float]
+    top: int
+    """Where the plot begins, below its legend."""
 
     def point(self, x: float, y: float) -> tuple[float, float]:
         """Where a value lies in the picture."""
         across = (x - self.x[0]) / ((self.x[1] - self.x[0]) or 1)
         up = (y - self.y[0]) / ((self.y[1] - self.y[0]) or 1)
-        return _LEFT + across * (WIDTH - _LEFT - _RIGHT), HEIGHT - _BOTTOM - up * (HEIGHT - _TOP - _BOTTOM)
+        return _LEFT + across * (WIDTH - _LEFT - _RIGHT), HEIGHT - _BOTTOM - up * (HEIGHT - self.top - _BOTTOM)
 
 
 def _drawn(one: Series, colour: str, area: _Area) -> str:
@@ -105,19 +112,22 @@ def _bars(one: Series, colour: str, area: _Area) -> str:
     return "".join(bars)
 
 
-def _legend(series: Sequence[Series]) -> list[str]:
-    parts, right = [], WIDTH - _RIGHT
-    for place, one in reversed(list(enumerate(series))):
+def _legend(series: Sequence[Series]) -> list[list[tuple[str, str, int]]]:
+    """Rows of (label, colour, left edge) that fit beside each other."""
+    rows: list[list[tuple[str, str, int]]] = []
+    x = WIDTH
+    for place, one in enumerate(series):
         if not one.label:
             continue
         label = visible(one.label)
         label = label if len(label) <= 28 else f"{label[:27]}…"
-        colour = COLOURS[(place if one.colour is None else one.colour) % len(COLOURS)]
-        right -= round(6.4 * len(label))
-        parts.append(f'<text x="{right}" y="29" opacity=".85">{html.escape(label)}</text>')
-        parts.append(f'<rect x="{right - 13}" y="21" width="9" height="9" rx="2" fill="{colour}"/>')
-        right -= 24
-    return parts
+        width = round(6.4 * len(label)) + 26
+        if x + width > WIDTH - _RIGHT:
+            rows.append([])
+            x = _LEFT
+        rows[-1].append((label, COLOURS[(place if one.colour is None else one.colour) % len(COLOURS)], x))
+        x += width
+    return rows
 
 
 def _rule(start: tuple[float, float], end: tuple[float, float]) -> str:
