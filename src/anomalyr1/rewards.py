@@ -10,6 +10,7 @@ import difflib
 import importlib
 import math
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from anomalyr1 import boxes as geometry
 from anomalyr1 import released
@@ -27,6 +28,60 @@ REPEAT_FREE = 0.1
 """This share of repeated runs costs nothing; prose about one part repeats a few."""
 
 
+class Row(NamedTuple):
+    """A row of the table of ROAM."""
+
+    name: str
+    value: float
+
+
+ROAM = {
+    (True, True): Row("right, as the reasoning concludes", 1.0),
+    (True, None): Row("right, and the reasoning concludes nothing", 0.8),
+    (True, False): Row("right, but the reasoning concludes something else", 0.0),
+    (False, None): Row("wrong, and the reasoning concludes nothing", 0.05),
+    (False, True): Row("wrong, as the reasoning concludes", 0.1),
+    (False, False): Row("wrong, and the reasoning concludes something else", 0.0),
+}
+"""By whether the answer is right, and whether the reasoning agrees with it (None = silent)."""
+MALFORMED = Row("malformed: not read strictly", 0.0)
+
+
+def right(answer: Answer, question: Question) -> bool | None:
+    """Whether an answer is right, however leniently it was read: the gold letter, or clean and (), or set IoU >= 0.5.
+
+    None for an unknown gold, and for boxes in an unknown frame.
+    """
+    if question.options:
+        return None if question.answer is None else answer.choice == question.answer
+    return _boxes_right(answer, question) if _grounds(answer, question) else None
+
+
+def consistent(answer: Answer, question: Question) -> bool | None:
+    """Whether the reasoning agrees with the answer; None = it concludes nothing.
+
+    With options it concludes the same letter. About boxes it says defect or clean as they do, and the place, if it says one, holds the
+    centre of the largest box (`answers.parse` counts `place_off_box` where it does not).
+    """
+    if question.options:
+        return None if answer.conclusion is None else answer.conclusion == answer.choice
+    if answer.says_defect is None:
+        return None
+    defect = bool(answer.boxes)
+    return answer.says_defect == defect and not (defect and "place_off_box" in answer.counts)
+
+
+def roam_row(answer: Answer, question: Question) -> Row | None:
+    """The row of ROAM's table that an answer falls into, for either kind of question; None as for `roam` and `roam_boxes`."""
+    found = right(answer, question)
+    if found is None:
+        return None
+    said = answer.choice if question.options else answer.boxes
+    if answer.status != "strict" or said is None:
+        return MALFORMED
+    return ROAM[found, consistent(answer, question)]
+
+
 def roam(answer: Answer, question: Question) -> float | None:
     """ROAM for a question with options: the published table (t = conclusion of the reasoning, a = answer, s = gold).
 
@@ -42,34 +97,17 @@ def roam(answer: Answer, question: Question) -> float | None:
     Malformed is whatever was not read strictly: like the released code, an answer outside a well-formed pair of tags earns nothing,
     and so does one that takes a lenient reader. None for grounding and for an unknown gold.
     """
-    if not question.options or question.answer is None:
-        return None
-    if answer.status != "strict" or answer.choice is None:
-        return 0.0
-    return _roam(
-        right=answer.choice == question.answer,
-        silent=answer.conclusion is None,
-        consistent=answer.conclusion == answer.choice,
-    )
+    row = roam_row(answer, question) if question.options else None
+    return None if row is None else row.value
 
 
 def roam_boxes(answer: Answer, question: Question) -> float | None:
-    """ROAM for boxes, with the values of `roam`.
+    """ROAM for boxes, with the values of `roam`; `right` and `consistent` say what that means.
 
-    Right: clean and (), or set IoU >= 0.5. Consistent: the reasoning says defect or clean as the boxes do, and the place, if it says one,
-    holds the centre of the largest box (`answers.parse` counts `place_off_box` where it does not). Silent: it says neither defect nor
-    clean. None for a question with options, an unknown gold and boxes in an unknown frame.
+    None for a question with options, an unknown gold and boxes in an unknown frame.
     """
-    if not _grounds(answer, question):
-        return None
-    if answer.status != "strict" or answer.boxes is None:
-        return 0.0
-    defect = len(answer.boxes) > 0
-    return _roam(
-        right=_boxes_right(answer, question),
-        silent=answer.says_defect is None,
-        consistent=answer.says_defect == defect and not (defect and "place_off_box" in answer.counts),
-    )
+    row = None if question.options else roam_row(answer, question)
+    return None if row is None else row.value
 
 
 def roam_released(answer: Answer, question: Question) -> float | None:
@@ -189,13 +227,6 @@ def combine(values: Mapping[str, float | None], weights: Mapping[str, float], sa
         total += weights[name] * value
         applies = True
     return total if applies else None
-
-
-def _roam(*, right: bool, silent: bool, consistent: bool) -> float:
-    """The six values."""
-    if right:
-        return 0.8 if silent else 1.0 if consistent else 0.0
-    return 0.05 if silent else 0.1 if consistent else 0.0
 
 
 def _grounds(answer: Answer, question: Question) -> bool:

@@ -1,0 +1,247 @@
+"""What a training run writes down while it goes: metrics, groups, held-out figures, curves, and a line or a bar for who waits.
+
+    log = RunLog(run, recipe)
+    log.rewind(step)          # when the run goes on from the checkpoint of `step`
+    log.attach(trainer)
+    log.group(step, sample, question, ...)   # for every group of a generation batch, in the main process
+
+Only the main process writes. Lines are appended and synced one by one, so a kill costs at most the line being written.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+
+from anomalyr1.images import Frame
+from anomalyr1.records import write_whole
+from anomalyr1.report.text import visible
+from anomalyr1.training.recipes import Recipe
+from anomalyr1.training.run_folder import EVALUATIONS, GROUPS, METRICS, SAMPLES, TENSORBOARD, Group, figures, read_lines
+from anomalyr1.types import Question, Sample, SetupError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+SHOWN = {
+    "loss": "loss", "reward": "reward", "answers/right": "right", "answers/consistent": "consistent", "signal/zero_variance": "one reward",
+    "entropy": "entropy", "kl": "KL", "held_out/balanced accuracy": "held-out accuracy",
+}  # fmt: skip
+"""What the terminal shows of a step, under which name."""
+PAGE_EVERY = 10
+"""Steps between two pages in `samples/`; the first step has one too."""
+
+
+class RunLog:
+    """Writes the folder of a run (see `run_folder`)."""
+
+    def __init__(self, run: Path, recipe: Recipe) -> None:
+        self.run = run
+        self.recipe = recipe
+        self.callback = _Callback(self)
+        """For transformers' trainers; `attach` adds it."""
+        self.extra: dict[str, float] = {}
+        """Figures that wait to be logged with TRL's at the end of the step."""
+        self._groups: list[Group] = []
+        self._from = 0
+
+    def rewind(self, step: int) -> None:
+        """Forget what was written of later steps, so that a run resumed at `step` ends with the files of an uninterrupted one."""
+        self._from = step
+        if not is_main_process():
+            return
+        for name in (METRICS, GROUPS, EVALUATIONS):
+            path = self.run / name
+            if path.exists():
+                kept = [line for line in read_lines(path) if line["step"] <= step and not line.get("final")]
+                write_whole(path, b"".join(_line(one) for one in kept))
+        for page in (self.run / SAMPLES).glob("step-*.html"):
+            if int(page.stem.rpartition("-")[2]) > step:
+                page.unlink()
+        if step == 0:
+            shutil.rmtree(self.run / TENSORBOARD, ignore_errors=True)
+
+    def attach(self, trainer: Any) -> None:  # noqa: ANN401 - transformers' trainers are not typed
+        """Log a trainer of TRL's: our figures go with its own to whatever it reports to; its bars and printed lines give way to ours."""
+        from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+        self.callback.trainer = trainer
+        for theirs in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(theirs)
+        self._point_tensorboard(trainer)
+        trainer.add_callback(self.callback)
+
+    def group(
+        self,
+        step: int,
+        sample: Sample,
+        question: Question,
+        prompt_tokens: int,
+        completions: Sequence[str],
+        rewards: Mapping[str, Sequence[float | None]],
+        weights: Mapping[str, float],
+        advantages: Sequence[float],
+        frame: Frame | None = None,
+    ) -> None:
+        """Write one group; call it in the main process, with the completions of all of them.
+
+        `step` is the optimizer step that first learns from the group: `trainer.state.global_step + 1` when it was generated. `frame` is
+        how the policy sees the inspected image, as the rewards know it. NaN in `rewards` is TRL's word for None.
+        """
+        if not is_main_process():
+            return
+        group = Group(
+            step=step,
+            sample_id=sample.id,
+            question=question,
+            image=str(sample.image),
+            frame=frame,
+            prompt_tokens=prompt_tokens,
+            completions=tuple(completions),
+            rewards={name: tuple(None if one is None or math.isnan(one) else float(one) for one in rewards[name]) for name in rewards},
+            weights=dict(weights),
+            advantages=tuple(float(one) for one in advantages),
+        )
+        first = not self._groups
+        self._groups.append(group)
+        _append(self.run / GROUPS, group.to_json().encode("ascii") + b"\n")
+        if first and (step == 1 or step % PAGE_EVERY == 0):
+            from anomalyr1.training.sample_pages import write_page
+
+            write_page(self.run / SAMPLES / f"step-{step:06}.html", group)
+
+    def evaluation(self, step: int, found: Mapping[str, Any], final: bool = False) -> None:
+        """Write held-out figures; those that are numbers go to the curves too, as `held_out/NAME`."""
+        self.extra.update({f"held_out/{name}": float(value) for name, value in found.items() if isinstance(value, int | float)})
+        if is_main_process():
+            _append(self.run / EVALUATIONS, _line({"step": step, **({"final": True} if final else {}), **found}))
+
+    def metrics(self, step: int, values: Mapping[str, Any]) -> None:
+        """Write one logged step; values that are no finite numbers become null."""
+        if is_main_process():
+            _append(self.run / METRICS, _line({"step": step, **{name: _finite(value) for name, value in values.items()}}))
+
+    def take_figures(self) -> dict[str, float]:
+        """The figures of the groups since the last call, and those that waited."""
+        found = {**(figures(self._groups) if self._groups else {}), **self.extra}
+        self._groups, self.extra = [], {}
+        return found
+
+    def _point_tensorboard(self, trainer: Any) -> None:  # noqa: ANN401
+        """Let TensorBoard's files lie in the run's folder, and hide what a resumed run will write again."""
+        from transformers.integrations import TensorBoardCallback
+
+        found = [one for one in trainer.callback_handler.callbacks if isinstance(one, TensorBoardCallback)]
+        if not found or found[0].tb_writer is not None or not is_main_process():
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        purge = self._from + 1 if self._from else None
+        found[0].tb_writer = SummaryWriter(str(self.run / TENSORBOARD), purge_step=purge)
+
+
+class _Callback(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
+    """Passes on what the trainer tells."""
+
+    def __init__(self, log: RunLog) -> None:
+        self._log = log
+        self._show: _Shown | None = None
+        self.trainer: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: object) -> None:  # noqa: ANN401
+        if is_main_process():
+            self._show = _Shown(state.global_step, state.max_steps)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> None:  # noqa: ANN401
+        """Before the trainer logs the step: hand it our figures."""
+        for name, value in self._log.take_figures().items():
+            self.trainer._metrics["train"][name].append(value)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: object) -> None:  # noqa: ANN401
+        if logs is None or "train_runtime" in logs:  # the summary at the end is no step
+            return
+        self._log.metrics(state.global_step, logs)
+        if self._show is not None:
+            self._show(state.global_step, logs)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: object) -> None:  # noqa: ANN401
+        if self._show is not None:
+            self._show.close()
+
+
+class _Shown:
+    """Progress with the time left: a bar on a terminal, a line a logged step elsewhere."""
+
+    def __init__(self, start: int, steps: int) -> None:
+        self._begin, self._start, self._steps = time.monotonic(), start, steps
+        self._bar: Progress | None = None
+        if sys.stdout.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("time left"), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=Console(markup=False, highlight=False))
+            self._task = self._bar.add_task("", total=steps, completed=start)
+            self._bar.start()
+
+    def __call__(self, step: int, logs: Mapping[str, Any]) -> None:
+        """Show a step."""
+        parts = [f"{title} {logs[name]:.3g}" for name, title in SHOWN.items() if isinstance(logs.get(name), int | float)]
+        line = visible(f"step {step}/{self._steps}  " + "  ".join(parts))
+        if self._bar is not None:
+            self._bar.console.print(line, markup=False, highlight=False, overflow="ellipsis", no_wrap=True)
+            self._bar.update(self._task, completed=step)
+            return
+        left = (time.monotonic() - self._begin) / max(step - self._start, 1) * (self._steps - step)
+        print(f"{line}  time left {_duration(left)}", flush=True)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that writes; the only one where there are no others."""
+    from torch import distributed
+
+    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401 - what trainers log
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _line(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values, default=str, allow_nan=False).encode("ascii") + b"\n"
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Add a whole line to a file, on the disk on return; a line that a kill tore before it is cut off."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise SetupError(f"cannot write to {str(path)!r}: {error.strerror}; what is in it is safe, resume the run to go on") from error
