@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from anomalyr1 import answers, data, prompts
 from anomalyr1.data.samples import listed, require_unique
@@ -22,9 +22,6 @@ from anomalyr1.rewards import Reward
 from anomalyr1.training import completions
 from anomalyr1.training.recipes import Recipe
 from anomalyr1.types import InputError, Question, Sample
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 Side = Literal["train", "test"]
 
@@ -214,22 +211,18 @@ def gold_completion(task: Task, frame: Frame, seed: int) -> str:
     return completions.gold(task.sample, task.question, first, frame, np.random.default_rng(list(digest[:8])))
 
 
-class PromptRows:
-    """The training data as TRL takes it: a row a task, `prompt` (chat with its images) and `row` (its number); images opened when asked for."""
+def prompt_rows(material: Material, family: Family, max_pixels: int) -> Any:  # noqa: ANN401 - datasets is not typed
+    """The training data as TRL takes it: a row a task, `prompt` (a chat), `images` as the model sees them, opened when asked for, `row`.
 
-    def __init__(self, material: Material, family: Family, max_pixels: int) -> None:
-        """Keep what is needed to open the images as the model sees them."""
-        self._tasks = material.tasks
-        self._open = functools.lru_cache(_CACHED_IMAGES)(functools.partial(_seen, family=family, max_pixels=max_pixels))
+    The same image file gives the same image object, so that it is prepared once.
+    """
+    from datasets import Dataset
 
-    def __len__(self) -> int:
-        return len(self._tasks)
+    seen = functools.lru_cache(_CACHED_IMAGES)(lambda path: resize(open_image(path).rgb, family, max_pixels)[0])
 
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        """One row; the same image file gives the same image object, so that it is prepared once."""
-        prompt = self._tasks[row].prompt
-        return {"prompt": prompt.messages, "images": [self._open(path) for path in prompt.images], "row": row}
+    def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+        asked = [material.tasks[row].prompt for row in batch["row"]]
+        images = [[seen(path) for path in prompt.images] for prompt in asked]
+        return {"prompt": [prompt.messages for prompt in asked], "images": images, "row": batch["row"]}
 
-
-def _seen(path: Path, family: Family, max_pixels: int) -> Image:
-    return resize(open_image(path).rgb, family, max_pixels)[0]
+    return Dataset.from_dict({"row": list(range(len(material.tasks)))}).with_transform(rows)

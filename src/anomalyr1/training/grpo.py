@@ -300,6 +300,9 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
         theirs = super()._get_train_sampler(dataset)
         return _ResumableSampler(theirs, lambda: self.state.epoch or 0.0)
 
+    def create_model_card(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
+        """Left out: TRL's card knows nothing of the data, and `run.json` holds what it would say."""
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ANN401
         """As transformers', sealed (see `checkpoints`), and only where no rollouts wait for their steps: TRL does not save those."""
         if self._step % (self.args.steps_per_generation * self.num_iterations):

@@ -106,6 +106,14 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         raise InputError(f"recipe {name_or_path!r}{f', {place}' if place else ''}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe with every value as YAML, for `load_recipe`."""
+    import yaml
+
+    text: str = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return text
+
+
 def check_keys(values: Iterable[str], known: Iterable[str], where: str) -> None:
     """Raise `InputError` for the first of `values` that is not `known`, naming the nearest that is."""
     names = list(known)

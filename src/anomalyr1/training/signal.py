@@ -9,10 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from anomalyr1.training.run_folder import SAME
 from anomalyr1.types import InputError
-
-SAME = 1e-6
-"""Rewards closer than this count as one: they are sums of few floats."""
 
 OnZeroVariance = Literal["keep", "skip", "resample"]
 
