@@ -77,9 +77,10 @@ class Plan:
 
     def _costs(self) -> list[str]:
         found = ["memory, predicted, on one device:"]
-        found += [f"  {_size(value):>9} {name}" for name, value in self.bytes.items() if name != "peak" and value]
+        found += [f"  {_size(value):>9} {name}" for name, value in self.bytes.items() if name != "peak" and value >= 1e6]
         found.append(f"  {_size(self.bytes['peak']):>9} at the peak (rollouts and training pass do not overlap)")
-        time = f"{self.hours * 60:.1f} minutes" if self.hours < 2 else f"{self.hours:,.1f} hours"
+        seconds = self.hours * 3600
+        time = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes" if self.hours < 2 else f"{self.hours:,.1f} hours"
         found.append(
             f"time: about {time} on this machine ({self.device}), if every completion is as long as it may be; an estimate from counted "
             f"operations at {costs.SHARE_OF_PEAK:.0%} of a matrix product's speed, held-out evaluation not included"
@@ -133,7 +134,10 @@ def make_plan(recipe: Recipe, material: Material, machine: costs.Machine | None 
 
 
 def _length(task: Task, material: Material, shape: Shape) -> Length:
-    images = _image_tokens(task, material, shape.family, shape.max_pixels)
+    try:
+        images = _image_tokens(task, material, shape.family, shape.max_pixels)
+    except ImageError as error:
+        raise ImageError(f"sample {task.sample.id!r}, images {[str(path) for path in task.prompt.images]}: {error}") from error
     return Length(task, shape.text_tokens(task.prompt.messages) - len(task.prompt.images), images)
 
 

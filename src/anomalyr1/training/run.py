@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -136,7 +137,8 @@ def _fit(recipe: Recipe, out: Path, policy: Policy, material: dataset.Material, 
     if held_out:
         held.attach(trainer, held.HeldOut(held_out, policy, *dataset.prompt_style(recipe)), log)
     try:
-        with quiet():
+        with quiet(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # names that TRL still uses
             trainer.train(resume_from_checkpoint=str(start.checkpoint) if start.checkpoint else None)
             _finish(trainer, policy, out)
     except torch.OutOfMemoryError as error:

@@ -47,12 +47,12 @@ def spliced(drawn: Sequence[Any], again: Sequence[Any], rows: Sequence[int]) -> 
     """What TRL's `_generate` returned, with `rows` taken from a second call for those rows alone."""
     merged: list[Any] = []
     for first, second in zip(drawn, again, strict=True):
-        if isinstance(first, list):
+        if isinstance(first, list) and len(first) == len(drawn[0]):
             whole = list(first)
             for place, row in enumerate(rows):
                 whole[row] = second[place]
             merged.append(whole)
-        elif first is None or first == {}:
+        elif not first:
             merged.append(first)
         else:
             raise InputError("zero_variance: resample cannot be used with what the rollout returns beside completions; use keep or skip")
