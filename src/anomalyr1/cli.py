@@ -1,4 +1,4 @@
-"""The verbs of the command line: inspect, demo, doctor, calibrate, parity, and data with verbs of its own.
+"""The verbs of the command line: inspect, demo, doctor, calibrate, parity, train, and data with verbs of its own.
 
 Exit codes: 0 all well, 1 the user's input, 2 some images failed, 3 the environment. Errors are one or two lines, without a traceback.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from anomalyr1 import cli_data, cli_engines, cli_runs
+from anomalyr1 import cli_data, cli_engines, cli_runs, cli_train
 from anomalyr1.terminal import OK, SETUP_ERROR, SOME_FAILED, USER_ERROR, find_images
 from anomalyr1.terminal import say as _say
 from anomalyr1.types import InputError, Inspection, Sample, SetupError
@@ -42,6 +42,7 @@ app = typer.Typer(
 app.add_typer(cli_data.app, name="data")
 app.command()(cli_engines.calibrate)
 app.command()(cli_engines.parity)
+app.command()(cli_train.train)
 for verb in cli_runs.VERBS:
     app.command()(verb)
 

@@ -11,7 +11,9 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from anomalyr1.types import InputError
 
@@ -32,6 +34,24 @@ def seal(folder: Path) -> None:
     _write(folder / MARKER, _digest(folder / MANIFEST))
     _sync(folder)
     _sync(folder.parent)
+
+
+def save_sealed(trainer: Any, run: Path, save: Callable[[], None]) -> None:  # noqa: ANN401 - transformers' trainers are not typed
+    """Let a trainer of transformers `save` its checkpoint, seal it, and only then delete what its `save_total_limit` leaves over."""
+    folder = run / f"checkpoint-{trainer.state.global_step}"
+    if trainer.is_world_process_zero():
+        clear(folder)
+    trainer.accelerator.wait_for_everyone()
+    keep, trainer.args.save_total_limit = trainer.args.save_total_limit, None
+    try:
+        save()
+    finally:
+        trainer.args.save_total_limit = keep
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        seal(folder)
+        if keep:
+            trim(run, keep)
 
 
 def fault(folder: Path) -> str | None:
