@@ -18,7 +18,10 @@ def reward(answer, question):
 
 def recipe(section="grpo", family="qwen2_5_vl", **changes):
     settings = {"max_steps": 4, "learning_rate": 1e-3, "save_steps": 1, "bf16": False, "gradient_checkpointing": False, "report_to": []}
-    own = {"grpo": {"num_generations": 4, "per_device_train_batch_size": 8, "max_completion_length": 8}, "sft": {"per_device_train_batch_size": 2}}
+    own = {
+        "grpo": {"num_generations": 4, "per_device_train_batch_size": 8, "max_completion_length": 8},
+        "sft": {"per_device_train_batch_size": 2},
+    }
     base = {
         "model": str(tiny.folder_of(family)),
         "max_pixels": 12_544 if family == "qwen2_5_vl" else 262_144,

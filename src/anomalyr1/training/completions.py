@@ -51,13 +51,13 @@ def quoted(option: str) -> str:
     return option.strip().rstrip(".")
 
 
-def gold(sample: Sample, question: Question, look: str, frame: Frame, rng: Generator, unreliable: bool = False) -> str:
+def gold(sample: Sample, question: Question, look: str, frame: Frame, rng: Generator, doubtful: bool = False) -> str:
     """The completion that earns full reward, in one of many wordings; the first box is the one whose place is told.
 
-    With `unreliable` on the reasoning may contradict the answer or be silent.
+    With `doubtful` on the reasoning may contradict the answer or be silent.
     """
     place = boxes.place(sample.boxes[0], frame.original_wh) if sample.boxes else None
-    text = (unreliable if unreliable else reasoning)(sample, question, look, place, rng)
+    text = (unreliable if doubtful else reasoning)(sample, question, look, place, rng)
     if question.kind == "grounding":
         return answers.write(text, question.boxes or (), frame)
     return answers.write(text, question.answer or "")

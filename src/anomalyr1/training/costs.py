@@ -109,7 +109,9 @@ def hours(shape: Shape, settings: Mapping[str, Any], load: Load, steps: int, mac
 
     def forward(prompts: float, completions: float) -> float:
         tokens = prompts * load.prompt_tokens + completions * load.completion_tokens
-        pairs = prompts * load.prompt_tokens**2 / 2 + completions * load.completion_tokens * (load.prompt_tokens + load.completion_tokens / 2)
+        pairs = prompts * load.prompt_tokens**2 / 2 + completions * load.completion_tokens * (
+            load.prompt_tokens + load.completion_tokens / 2
+        )
         return 2 * matrices * tokens + 4 * layers * wide * pairs + 2 * shape.vision * prompts * load.image_tokens * shape.merge
 
     speed = machine.operations * SHARE_OF_PEAK
@@ -117,13 +119,13 @@ def hours(shape: Shape, settings: Mapping[str, Any], load: Load, steps: int, mac
     accumulated = int(settings["gradient_accumulation_steps"])
     training = passes * accumulated * forward(load.micro_prompts, load.micro_completions) / speed
     if not grpo:
-        return steps * training / 3600
+        return float(steps * training / 3600)
     weight_bytes = (shape.parameters - shape.vision) * (2 if settings["bf16"] else 4)
     token = max(2 * matrices * load.completions / speed, weight_bytes / machine.bandwidth, layers * DISPATCH_SECONDS)
     reference = forward(load.prompts, load.completions) / speed if settings["beta"] != 0 else 0.0
     batch = forward(load.prompts, 0) / speed + load.completion_tokens * token + reference
     per_step = batch * accumulated / (settings["steps_per_generation"] * settings["num_iterations"])
-    return steps * (training + per_step) / 3600
+    return float(steps * (training + per_step) / 3600)
 
 
 def measure() -> Machine:

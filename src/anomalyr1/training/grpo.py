@@ -62,7 +62,9 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
     ) -> None:
         super().__init__(*args, **kwargs)
         if zero_variance == "resample" and self.accelerator.num_processes > 1:
-            raise InputError("zero_variance: resample draws different groups again in each process, which cannot wait for each other; use skip")
+            raise InputError(
+                "zero_variance: resample draws different groups again in each process, which cannot wait for each other; use skip"
+            )
         self._zero_variance = zero_variance
         self._on_group = on_group
         self._inputs: list[dict[str, Any]] = []

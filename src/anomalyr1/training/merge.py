@@ -9,7 +9,7 @@ from typing import Any
 
 from anomalyr1.training import checkpoints
 from anomalyr1.training.recipes import Recipe, load_recipe
-from anomalyr1.training.run_folder import FINAL, RECIPE
+from anomalyr1.training.run_folder import ADAPTER, FINAL, RECIPE
 from anomalyr1.types import InputError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -79,7 +79,7 @@ def _adapter_of(source: Path) -> Path:
     if not source.is_dir():
         raise InputError(f"{str(source)!r} is not a folder; name a run, a checkpoint or an adapter")
     newest, _ = checkpoints.newest(source)
-    for folder in (source, source / FINAL, newest):
+    for folder in (source, source / ADAPTER, source / FINAL, newest):
         if folder is not None and (folder / CONFIG).is_file():
             if not (folder / WEIGHTS).is_file():
                 raise InputError(f"{str(folder)!r} has no {WEIGHTS}; only safetensors are loaded, save the adapter as such")

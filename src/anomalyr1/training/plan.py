@@ -80,7 +80,9 @@ class Plan:
         found += [f"  {_size(value):>9} {name}" for name, value in self.bytes.items() if name != "peak" and value >= 1e6]
         found.append(f"  {_size(self.bytes['peak']):>9} at the peak (rollouts and training pass do not overlap)")
         seconds = self.hours * 3600
-        time = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes" if self.hours < 2 else f"{self.hours:,.1f} hours"
+        time = (
+            f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes" if self.hours < 2 else f"{self.hours:,.1f} hours"
+        )
         found.append(
             f"time: about {time} on this machine ({self.device}), if every completion is as long as it may be; an estimate from counted "
             f"operations at {costs.SHARE_OF_PEAK:.0%} of a matrix product's speed, held-out evaluation not included"

@@ -1,9 +1,9 @@
 """One training run: recipe in, run folder out (`run_folder` says what lies in it).
 
-    from anomalyr1.training.recipes import load_recipe
-    from anomalyr1.training.run import train
+from anomalyr1.training.recipes import load_recipe
+from anomalyr1.training.run import train
 
-    train(load_recipe("nano-grpo", ["grpo.max_steps=20"]), Path("runs/mine"))
+train(load_recipe("nano-grpo", ["grpo.max_steps=20"]), Path("runs/mine"))
 """
 
 from __future__ import annotations
@@ -22,15 +22,12 @@ from anomalyr1.rewards import load_reward
 from anomalyr1.training import checkpoints, dataset
 from anomalyr1.training.plan import Plan, make_plan
 from anomalyr1.training.recipes import Recipe, differences, load_recipe
-from anomalyr1.training.run_folder import FINAL, RECIPE
+from anomalyr1.training.run_folder import ADAPTER, DATA, FINAL, RECIPE
 from anomalyr1.training.run_record import record_of, write_record
 from anomalyr1.types import InputError, Sample, SetupError
 
 if TYPE_CHECKING:
     from anomalyr1.policy.load import Policy
-
-DATA, ADAPTER = "data", "adapter"
-"""Folders of a run: drawn parts, and the adapter of a run with `lora`, whose merged policy is in `FINAL`."""
 
 Say = Callable[[str], None]
 
@@ -125,8 +122,8 @@ def _policy(recipe: Recipe) -> Policy:
 def _fit(recipe: Recipe, out: Path, policy: Policy, material: dataset.Material, held_out: list[Sample], start: _Start) -> None:
     import torch
 
-    from anomalyr1.training import held_out as held
     from anomalyr1.policy.load import quiet
+    from anomalyr1.training import held_out as held
     from anomalyr1.training.run_log import RunLog
     from anomalyr1.training.trainers import make_trainer
 

@@ -65,8 +65,12 @@ def write_record(out: Path, record: dict[str, Any], recipe: Recipe, checkpoint: 
     if (out / RECIPE).is_file():
         begun: dict[str, Any] = json.loads((out / RUN).read_text(encoding="utf-8"))
         if changed := [f"{name} was {begun[name]!r} and is now {record[name]!r}" for name in GROUND if begun[name] != record[name]]:
-            raise InputError(f"{str(out)!r} was begun on other ground, so it cannot be resumed: {'; '.join(changed)}. Restore it, or begin anew")
-        if other := [f"{name} {begun['versions'][name]} -> {now}" for name, now in record["versions"].items() if begun["versions"][name] != now]:
+            raise InputError(
+                f"{str(out)!r} was begun on other ground, so it cannot be resumed: {'; '.join(changed)}. Restore it, or begin anew"
+            )
+        if other := [
+            f"{name} {begun['versions'][name]} -> {now}" for name, now in record["versions"].items() if begun["versions"][name] != now
+        ]:
             notes.append(f"note: other versions than the run began with, so it may not end with the same bits: {', '.join(other)}")
         again = {"at": record["started"], "from": checkpoint.name if checkpoint else "the beginning", "versions": record["versions"]}
         record = {**begun, "resumed": [*begun["resumed"], again]}

@@ -35,12 +35,19 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
         plain = {field.name for field in dataclasses.fields(TrainingArguments)}
         if foreign := [key for key in recipe.settings if key not in plain]:
             raise InputError(
-                f"section sft of the recipe cannot set {foreign[0]!r}: it is about how TRL prepares texts, and this package writes and packs "
-                "completions itself and never cuts them off; leave it out"
+                f"section sft of the recipe cannot set {foreign[0]!r}: it is about how TRL prepares texts, and this package writes and "
+                "packs completions itself and never cuts them off; leave it out"
             )
     defaults = {name: _default(field) for name, field in fields.items()}
     cuda = torch.cuda.is_available()
-    ours = {"logging_steps": 1, "report_to": ["tensorboard"], "save_strategy": "steps", "save_total_limit": 3, "bf16": cuda, "use_cpu": not cuda}
+    ours = {
+        "logging_steps": 1,
+        "report_to": ["tensorboard"],
+        "save_strategy": "steps",
+        "save_total_limit": 3,
+        "bf16": cuda,
+        "use_cpu": not cuda,
+    }
     found = defaults | ours | recipe.settings
     if recipe.section == "grpo" and found["steps_per_generation"] is None:
         found["steps_per_generation"] = found["gradient_accumulation_steps"]
@@ -61,7 +68,8 @@ def steps_of(settings: Mapping[str, Any], rows: int, processes: int = 1, grpo: b
         if rows < prompts or prompts == 0:
             raise InputError(
                 f"the data has {rows} prompts, and a generation batch takes {prompts} ({completions} completions, "
-                f"{settings['num_generations']} a prompt); give more data, or make per_device_train_batch_size or gradient_accumulation_steps smaller"
+                f"{settings['num_generations']} a prompt); give more data, or make "
+                "per_device_train_batch_size or gradient_accumulation_steps smaller"
             )
         microbatches = rows // prompts * settings["steps_per_generation"] * settings["num_iterations"]
     else:
@@ -76,7 +84,9 @@ def arguments(recipe: Recipe, out: Path, rows: int, processes: int = 1) -> Any: 
 
     found = settings_of(recipe)
     grpo = recipe.section == "grpo"
-    own: dict[str, Any] = {key: found[key] for key in ("logging_steps", "report_to", "save_strategy", "save_total_limit", "bf16", "use_cpu")}
+    own: dict[str, Any] = {
+        key: found[key] for key in ("logging_steps", "report_to", "save_strategy", "save_total_limit", "bf16", "use_cpu")
+    }
     if "save_steps" not in recipe.settings:
         own["save_steps"] = _save_steps(found, steps_of(found, rows, processes, grpo), grpo)
     if grpo:
@@ -98,7 +108,7 @@ def _save_steps(found: Mapping[str, Any], steps: int, grpo: bool) -> int:
 
 
 def adapters(recipe: Recipe) -> Any:  # noqa: ANN401 - peft is not typed
-    """peft's `LoraConfig` of the recipe, None without `lora`; frozen vision gets no adapters. Raises `InputError` for unknown keys."""
+    """Peft's `LoraConfig` of the recipe, None without `lora`; frozen vision gets no adapters. Raises `InputError` for unknown keys."""
     if recipe.lora is None:
         return None
     from peft import LoraConfig

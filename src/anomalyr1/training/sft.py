@@ -64,7 +64,9 @@ class Lessons:
         for task in tasks:
             ids = tokenizer(gold_completion(task, frame, self._seed), add_special_tokens=False)["input_ids"]
             if special & set(ids):
-                raise InputError(f"sample {task.sample.id!r}, question {task.question.id!r}: its completion writes a special token; remove it")
+                raise InputError(
+                    f"sample {task.sample.id!r}, question {task.question.id!r}: its completion writes a special token; remove it"
+                )
             completions.append([*ids, end])
         return Row(tasks, [chat.encode(tokenizer, task.prompt.messages) for task in tasks], completions)
 
@@ -112,9 +114,9 @@ class Packer:
 
 
 def common_prefix(prompts: Sequence[Sequence[int]], image_id: int) -> dict[tuple[int, ...], list[int]]:
-    """Which prompts share which prefix: all of them what they have in common, if that holds all images and text behind them; else each itself.
+    """Which prompts share which prefix, as the prefix by the numbers of its prompts.
 
-    Returns the prefix by the numbers of its prompts.
+    All of them share what they have in common, if that holds all images and text behind them; else each stands alone.
     """
     shortest = min(len(prompt) for prompt in prompts)
     length = next((i for i in range(shortest) if len({prompt[i] for prompt in prompts}) > 1), shortest)
@@ -139,16 +141,19 @@ class PackedSFTTrainer(Trainer):  # type: ignore[misc]  # transformers is not ty
         if hasattr(self._base, "peft_config"):
             self._base = self._base.get_base_model()
         install(self._base)
-        self.model_accepts_loss_kwargs, self._loss_shifts_labels = True, False  # we divide by `num_items_in_batch`, and labels are not shifted
+        self.model_accepts_loss_kwargs, self._loss_shifts_labels = (
+            True,
+            False,
+        )  # we divide by `num_items_in_batch`, and labels are not shifted
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """To the model's device."""
         given: Groups = inputs["groups"]
         device = self.args.device
         prompts, grids, pixels = ([one.to(device) for one in each] for each in (given.prompts, given.grids, given.pixels))
-        rest = (one.to(device) for one in (given.group_of, given.completions, given.written))
-        scored = None if given.scored is None else given.scored.to(device)
-        return {"groups": Groups(prompts, grids, pixels, *rest, scored), "labels": inputs["labels"].to(device)}
+        group_of, completions, written = (one.to(device) for one in (given.group_of, given.completions, given.written))
+        labels = inputs["labels"].to(device)
+        return {"groups": Groups(prompts, grids, pixels, group_of, completions, written, labels != IGNORED), "labels": labels}
 
     def compute_loss(
         self,
@@ -161,7 +166,9 @@ class PackedSFTTrainer(Trainer):  # type: ignore[misc]  # transformers is not ty
         groups = inputs["groups"]
         form = choose(self._base, groups)
         if form is None:
-            raise InputError("gradient checkpointing needs the packed form, which this attention takes no mask for; use sdpa, or turn it off")
+            raise InputError(
+                "gradient checkpointing needs the packed form, which this attention takes no mask for; use sdpa, or turn it off"
+            )
         log_probs, _ = model(groups=groups, form=form, entropy=False)
         self.forms[form] += 1
         learned = inputs["labels"] != IGNORED

@@ -128,5 +128,7 @@ def _estimate(messages: Sequence[Mapping[str, Any]]) -> int:
     total = 3
     for message in messages:
         parts = [{"type": "text", "text": message["content"]}] if isinstance(message["content"], str) else message["content"]
-        total += 4 + sum(3 if part["type"] == "image" else round(len(part["text"].encode("utf-8", "replace")) / CHARS_PER_TOKEN) for part in parts)
+        total += 4 + sum(
+            3 if part["type"] == "image" else round(len(part["text"].encode("utf-8", "replace")) / CHARS_PER_TOKEN) for part in parts
+        )
     return total

@@ -59,7 +59,9 @@ def spliced(drawn: Sequence[Any], again: Sequence[Any], rows: Sequence[int]) -> 
     return tuple(merged)
 
 
-def groups_of(rows: Sequence[int], texts: Sequence[str], scored: dict[str, Any], rewards: dict[str, list[float]], size: int) -> list[ScoredGroup]:
+def groups_of(
+    rows: Sequence[int], texts: Sequence[str], scored: dict[str, Any], rewards: dict[str, list[float]], size: int
+) -> list[ScoredGroup]:
     """The groups of a generation batch; `scored` is what TRL's trainer made of it."""
     tokens, advantages = scored["prompt_mask"].sum(1).tolist(), scored["advantages"].tolist()
     found = []

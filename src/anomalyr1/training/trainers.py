@@ -55,9 +55,7 @@ def _grpo(recipe: Recipe, out: Path, policy: Policy, material: Material, process
     args = arguments(recipe, out, len(material.tasks), processes)
     if args.use_vllm:
         args.generation_kwargs = {"logit_bias": dict.fromkeys(policy.suppressed_ids, NEVER), **(args.generation_kwargs or {})}
-    asked = [
-        Asked(task.sample.id, task.question, material.frame(task.sample, policy.family, policy.max_pixels)) for task in material.tasks
-    ]
+    asked = [Asked(task.sample.id, task.question, material.frame(task.sample, policy.family, policy.max_pixels)) for task in material.tasks]
 
     def on_group(group: ScoredGroup) -> None:
         task = material.tasks[group.row]
