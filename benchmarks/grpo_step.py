@@ -176,12 +176,12 @@ def serve(trainer: str, folder: Path, corner: Corner, memory_gb: float) -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what trainers print is no answer
     limit = int(memory_gb * 1024**3)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     step: Step | None = None
     for line in sys.stdin:
         try:
             if step is None:
                 step = Step(trainer, folder, corner)
+                resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # once the libraries are mapped
             found = {"ready": lambda: {}, "peak": peak_gflops, "least": step.least, "step": step.run, "count": step.count}[line.strip()]()
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and "memory" not in str(error) and "allocate" not in str(error):

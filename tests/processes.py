@@ -1,4 +1,4 @@
-"""Three GRPO steps in one of several processes: `python processes.py FOLDER JSON`, with the environment that accelerate's launcher sets.
+"""Three GRPO steps in one of several processes: `python processes.py FOLDER SAMPLES SETTINGS`, in the environment of a launcher.
 
 The rollouts are made up of the prompt and the place in the group, so that it does not matter which process they fall to.
 """
@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import torch
+
+from anomalyr1.types import Sample
 
 
 def made_up(base, groups, generation):
@@ -27,13 +29,15 @@ def whole(tensor):
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def main(folder: Path, settings: dict) -> None:
+def main(folder: Path, samples: Path, settings: dict) -> None:
     """Write gradients of the first step and the stepped weights, by name, and what was logged; all from the main process."""
     from transformers import TrainerCallback
 
     import runs
     import test_grpo
-    from anomalyr1.training import grpo
+    import tiny
+    from anomalyr1.policy.load import load_policy
+    from anomalyr1.training import grpo, held_out
     from anomalyr1.training.run_log import RunLog, is_main_process
 
     grpo.roll_out = made_up
@@ -52,12 +56,16 @@ def main(folder: Path, settings: dict) -> None:
     made.add_callback(Look())
     log = RunLog(folder, runs.RECIPE)
     log.attach(made)
+    known = [Sample.from_json(line) for line in samples.read_text().splitlines()]
+    held_out.DRAWS = 20
+    held_out.attach(made, held_out.HeldOut(known, load_policy(str(tiny.folder_of("qwen2_5_vl")))), log)
     made.train()
     weights = {name: whole(one.detach()) for name, one in made.accelerator.unwrap_model(made.model).named_parameters()}
     runs.add_group(log, 4)  # every process calls, one writes
+    sharded = any(hasattr(one, "full_tensor") for one in made.model.parameters())
     if is_main_process():
-        torch.save({"gradients": gradients, "weights": weights, "forms": dict(made.forms)}, folder / "found.pt")
+        torch.save({"gradients": gradients, "weights": weights, "forms": dict(made.forms), "sharded": sharded}, folder / "found.pt")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))
