@@ -54,6 +54,21 @@ def save_sealed(trainer: Any, run: Path, save: Callable[[], None]) -> None:  # n
             trim(run, keep)
 
 
+def load_weights(trainer: Any, folder: str, load: Callable[[], None]) -> None:  # noqa: ANN401
+    """Put the weights of a checkpoint into a trainer's model; adapters and sharded weights are left to transformers' own `load`.
+
+    transformers saves a Qwen-VL under other names than its modules have, and its trainer loads by name, leaving out silently what it does
+    not find: a resumed run would begin with the old weights and the new optimizer. `from_pretrained` knows the names.
+    """
+    from accelerate.utils import is_peft_model
+
+    if is_peft_model(trainer.model) or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        load()
+        return
+    saved = type(trainer.model).from_pretrained(folder, dtype=trainer.model.dtype, local_files_only=True, use_safetensors=True)
+    trainer.model.load_state_dict(saved.state_dict())
+
+
 def fault(folder: Path) -> str | None:
     """What is wrong with a checkpoint, in words; None = it is complete and as it was when it was sealed."""
     if not (folder / MARKER).is_file():

@@ -305,6 +305,11 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
     def create_model_card(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
         """Left out: TRL's card knows nothing of the data, and `run.json` holds what it would say."""
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:  # noqa: ANN401
+        checkpoints.load_weights(
+            self, resume_from_checkpoint, functools.partial(super()._load_from_checkpoint, resume_from_checkpoint, model)
+        )
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ANN401
         """As transformers', sealed (see `checkpoints`), and only where no rollouts wait for their steps: TRL does not save those."""
         if self._step % (self.args.steps_per_generation * self.num_iterations):

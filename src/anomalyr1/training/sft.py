@@ -187,6 +187,11 @@ class PackedSFTTrainer(Trainer):  # type: ignore[misc]  # transformers is not ty
         own.clear()
         super().log(logs, start_time)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:  # noqa: ANN401
+        checkpoints.load_weights(
+            self, resume_from_checkpoint, functools.partial(super()._load_from_checkpoint, resume_from_checkpoint, model)
+        )
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ANN401
         """As transformers', sealed (see `checkpoints`)."""
         checkpoints.save_sealed(self, Path(self._get_output_dir(trial=trial)), functools.partial(super()._save_checkpoint, model, trial))
