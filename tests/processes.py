@@ -6,6 +6,7 @@ The rollouts are made up of the prompt and the place in the group, so that it do
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -29,6 +30,21 @@ def whole(tensor):
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
+def shard_on_cpu() -> None:
+    """accelerate shards on accelerators alone; let it take these processes for some. What it then does with the model is its own."""
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType
+
+    inner = PartialState.__init__
+
+    def init(self, *args, **kwargs):
+        inner(self, *args, **kwargs)
+        if self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type = DistributedType.MULTI_GPU
+
+    PartialState.__init__ = init
+
+
 def main(folder: Path, samples: Path, settings: dict) -> None:
     """Write gradients of the first step and the stepped weights, by name, and what was logged; all from the main process."""
     from transformers import TrainerCallback
@@ -40,6 +56,9 @@ def main(folder: Path, samples: Path, settings: dict) -> None:
     from anomalyr1.training import grpo, held_out
     from anomalyr1.training.run_log import RunLog, is_main_process
 
+    tiny.folder_of("qwen2_5_vl")  # transformers saves in the main process alone, once there are others
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        shard_on_cpu()
     grpo.roll_out = made_up
     gradients = {}
 
@@ -51,10 +70,10 @@ def main(folder: Path, samples: Path, settings: dict) -> None:
 
     made = test_grpo.trainer(
         grpo.SharedPrefixGRPOTrainer, folder, optim="sgd", weight_decay=0.0, max_grad_norm=0.0, learning_rate=0.1, max_steps=3,
-        gradient_accumulation_steps=1, beta=0.04, **settings,
+        gradient_accumulation_steps=1, beta=0.04, eval_steps=3, **settings,
     )  # fmt: skip
     made.add_callback(Look())
-    log = RunLog(folder, runs.RECIPE)
+    log = RunLog(folder, runs.RECIPE.model_copy(update={"grpo": {"max_completion_length": 6}}))
     log.attach(made)
     known = [Sample.from_json(line) for line in samples.read_text().splitlines()]
     held_out.DRAWS = 20
