@@ -55,8 +55,8 @@ def overpowered(log, step):
 
 SYMPTOMS = [
     # what happened, metrics, evaluations, and how the one sentence begins
-    (each(runs.WRONG, runs.WRONG, runs.WRONG, runs.WRONG), healthy, (), "100% of groups had one reward, so nothing was learned from them: "),
-    (each(runs.RIGHT, runs.RIGHT, runs.RIGHT, runs.RIGHT), healthy, (), "100% of groups had one reward, so nothing was learned from them; "),
+    (each(runs.WRONG, runs.WRONG, runs.WRONG, runs.WRONG), healthy, (), "100% of groups had one reward, so nothing was learned from them:"),
+    (each(runs.RIGHT, runs.RIGHT, runs.RIGHT, runs.RIGHT), healthy, (), "100% of groups had one reward, so nothing was learned from them;"),
     (rising, changed(completions__clipped_ratio=lambda step: 0.4), (), "40% of completions were cut off at max_completion_length 256"),
     (each(runs.RIGHT, runs.WRONG, runs.RIGHT, runs.UNREADABLE), healthy, (), "25% of completions could not be read: teach the form"),
     (each(runs.RIGHT, runs.WRONG, LENIENT, LENIENT), healthy, (), "50% of completions were only read leniently"),
