@@ -194,3 +194,20 @@ def test_killed_anywhere_it_ends_with_the_same_bits(whole, tmp_path):
         assert [one["step"] for one in runs.lines(out / "metrics.jsonl")] == [1, 2, 3, 4]
     print(f"{len(kills)} kills, {sum(kills)} of them inside a save; {rounds} runs")
     assert sum(kills) >= KILLS // 4
+
+
+def test_the_verb(tmp_path, call, monkeypatch):
+    from anomalyr1.training.recipes import dump_recipe
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(dump_recipe(runs.recipe("sft")))
+    code, out, _ = call("train", "mine.yaml", "train.max_steps=1", "--plan")
+    assert code == 0 and out.startswith("plan: 1 steps over 26 prompts of 3 samples") and not (tmp_path / "runs").exists()
+    code, out, _ = call("train", "mine.yaml", "train.max_steps=1")
+    assert code == 0 and (tmp_path / "runs" / "mine" / "final" / "config.json").is_file()
+    code, _, err = call("train", "mine.yaml")
+    assert code == 1 and "holds a run already" in err
+    code, _, err = call("train", "nano-gpro")
+    assert code == 1 and "did you mean 'nano-grpo'" in err
+    code, _, err = call("train", "mine.yaml", "lora.rank=3", "--out", "other")
+    assert code == 1 and "section lora of the recipe has no key 'rank'" in err and not (tmp_path / "other" / "recipe.yaml").exists()

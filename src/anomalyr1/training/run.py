@@ -128,14 +128,14 @@ def _fit(recipe: Recipe, out: Path, policy: Policy, material: dataset.Material, 
     from anomalyr1.training.trainers import make_trainer
 
     log = RunLog(out, recipe)
-    trainer = make_trainer(recipe, out, policy, material, log)
-    log.rewind(start.step)
-    log.attach(trainer)
-    if held_out:
-        held.attach(trainer, held.HeldOut(held_out, policy, *dataset.prompt_style(recipe)), log)
     try:
         with quiet(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # names that TRL still uses
+            trainer = make_trainer(recipe, out, policy, material, log)
+            log.rewind(start.step)
+            log.attach(trainer)
+            if held_out:
+                held.attach(trainer, held.HeldOut(held_out, policy, *dataset.prompt_style(recipe)), log)
             trainer.train(resume_from_checkpoint=str(start.checkpoint) if start.checkpoint else None)
             _finish(trainer, policy, out)
     except torch.OutOfMemoryError as error:
