@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 from anomalyr1.training.recipes import Recipe
@@ -42,6 +43,8 @@ def add_group(log, step, completions=COMPLETIONS, rewards=None, sample=SAMPLE, q
 
 def made(folder, steps=20, metrics=None, evaluations=(), group=add_group, recipe=RECIPE):
     """A run of `steps` steps: `group(log, step)` and `metrics(step)` say what happened, `evaluations` are (step, figures)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(json.dumps(recipe.model_dump(mode="json")), encoding="utf-8")  # JSON is YAML
     log = RunLog(folder, recipe)
     held_out = dict(evaluations)
     for step in range(1, steps + 1):

@@ -187,14 +187,69 @@ def test_groups_stay_whole_when_shuffled():
     assert torch.equal(torch.rand(1), after)  # draws what TRL draws
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_reward_that_is_no_number_stops_the_run_by_name(tmp_path, bad):
+    from anomalyr1.training.reward_functions import Asked, reward_functions
+    from anomalyr1.types import InputError, Question
+
+    asked = [Asked(f"part-{i}", Question(id=f"q{i}", kind="grounding", text="?"), None) for i in range(8)]
+    (function,) = reward_functions({"mine": lambda answer, question: bad if question.id == "q3" else 0.5}, asked)
+    made = trainer(SharedPrefixGRPOTrainer, tmp_path, reward=lambda completions, **_: function(completions, list(range(8)) * 2))
+    with pytest.raises(InputError, match="reward 'mine' of sample 'part-3' is "):
+        made.train()
+
+
+@pytest.mark.parametrize("way", ["keep", "skip"])
+def test_groups_without_signal(tmp_path, way):
+    """Every second group earns the same; its KL term counts only where the group is kept."""
+    seen = []
+
+    def half(completion_ids, **_):
+        return [0.1 if i // SIZE % 2 else sum(ids) % 7 / 7 for i, ids in enumerate(completion_ids)]
+
+    made = trainer(
+        SharedPrefixGRPOTrainer, tmp_path, reward=half, beta=0.04, max_steps=1,
+        own={"zero_variance": way, "on_group": seen.append, "suppressed_ids": ()},
+    )  # fmt: skip
+    made.model.train()
+    scored = made._generate_and_score_completions([{**rows()[i], "row": i} for i in range(4) for _ in range(SIZE)])
+    flat = [all(one == 0 for one in group.advantages) for group in seen]
+    assert flat == [False, True, False, True] and [group.row for group in seen] == [0, 1, 2, 3]
+    lengths = scored["completion_mask"].sum(1).view(-1, SIZE).sum(1)
+    assert [bool(one) for one in lengths] == [True, way == "keep"] * 2
+    assert int(scored["num_items_in_batch"]) == int(scored["completion_mask"].sum())
+
+
+def test_resampled_groups_are_drawn_once_more(tmp_path):
+    calls, seen = [], []
+
+    def first_flat(completion_ids, **_):
+        calls.append(len(completion_ids))
+        return [0.5] * len(completion_ids) if len(calls) == 1 else [sum(ids) % 7 / 7 for ids in completion_ids]
+
+    made = trainer(SharedPrefixGRPOTrainer, tmp_path, reward=first_flat, own={"zero_variance": "resample", "on_group": seen.append})
+    made.model.train()
+    drawn = []
+    once = made._generate_single_turn
+    made._generate_single_turn = lambda *given: drawn.append(once(*given)) or drawn[-1]
+    scored = made._generate_and_score_completions([{**rows()[i], "row": i} for i in (0, 1) for _ in range(SIZE)])
+    assert calls == [2 * SIZE, 2 * SIZE] and len(drawn) == 2
+    ids = [row[keep].tolist() for row, keep in zip(scored["completion_ids"], scored["completion_mask"].bool(), strict=True)]
+    assert ids == drawn[1][0] != drawn[0][0]
+    assert made._metrics["train"]["signal/resampled"] == [1.0]
+    assert any(any(group.advantages) for group in seen)
+
+
 def test_advantages_of_groups_with_rewards_that_do_not_apply(tmp_path, monkeypatch):
+    from trl import GRPOTrainer
+
     count = 5000
     n = count * SIZE
     rng = np.random.default_rng(0)
     values = torch.from_numpy(np.where(rng.random((n, 2)) < 0.3, np.nan, rng.random((n, 2)))).float()
     made = trainer(SharedPrefixGRPOTrainer, tmp_path, reward=[checksum, checksum])
     monkeypatch.setattr(made, "_generate", lambda prompts: ([[1]] * n, [[2]] * n, None, [""] * n, None, {}, None, [None] * n))
-    monkeypatch.setattr(made, "_calculate_rewards", lambda *_: values)
+    monkeypatch.setattr(GRPOTrainer, "_calculate_rewards", lambda *_: values)  # below what ours adds
     asked = [{"prompt": [{"role": "user", "content": "?"}]}] * n
     found = made._generate_and_score_completions(asked)["advantages"].view(count, SIZE)
     assert torch.isfinite(found).all()
@@ -204,3 +259,8 @@ def test_advantages_of_groups_with_rewards_that_do_not_apply(tmp_path, monkeypat
     total = values.nansum(1).view(count, SIZE)[whole]
     expected = (total - total.mean(1, keepdim=True)) / (total.std(1, keepdim=True) + 1e-4)
     assert torch.allclose(found[whole], expected, atol=1e-4)
+    partly = unscored.any(1) & ~unscored.all(1)
+    for group in partly.nonzero()[:50, 0].tolist():  # those without a reward do not count in the others' mean
+        own = values.nansum(1).view(count, SIZE)[group][~unscored[group]]
+        if len(own) > 1:
+            assert torch.allclose(found[group][~unscored[group]], (own - own.mean()) / (own.std() + 1e-4), atol=1e-4)

@@ -21,7 +21,7 @@ ORDER = (
     "types", "records", "boxes", "images", "prompts", "data", "wording", "mentions", "findings", "conclusions", "box_text", "released",
     "answers", "rewards", "checks", "masks", "verdicts", "policy", "engines", "thresholds", "calibration", "inspector",
     "parity", "evaluation", "report", "training", "doctor", "terminal",
-    "cli_data", "cli_engines", "cli_report", "cli_evaluate", "cli_train", "cli",
+    "cli_data", "cli_engines", "cli_report", "cli_evaluate", "cli_runs", "cli_train", "cli",
 )  # fmt: skip
 
 

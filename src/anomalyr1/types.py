@@ -114,6 +114,8 @@ class Question(Record):
     """Gold option letter; None = unknown, or grounding."""
     boxes: tuple[Box, ...] | None = None
     """Gold boxes in original pixels: () = clean, None = unknown."""
+    completion: str | None = None
+    """The user's own gold completion, reasoning and answer; None = fine-tuning writes one from the labels."""
 
     @model_validator(mode="after")
     def _answerable(self) -> Self:

@@ -138,14 +138,21 @@ def _question(name: str, kind: object, human: str, reply: Json, notes: Counter[s
     text, options = _options(re.sub(r"<image>[ \t]*\n?", "", human))
     if not options:
         boxes = _boxes(reply)
-        return None if boxes is None else Question(id=name, kind="grounding", text=text, boxes=boxes)
+        return None if boxes is None else Question(id=name, kind="grounding", text=text, boxes=boxes, completion=_reasoned(reply))
     told = " ".join(str(kind).casefold().split())
     if told in get_args(Kind):
         chosen: Kind = told  # type: ignore[assignment]  # it is one of them
     else:
         notes["kinds of questions guessed from their words"] += 1
         chosen = next((found for word, found in _KIND_WORDS if word in text.casefold()), "object analysis")
-    return Question(id=name, kind=chosen, text=text, options=options, answer=_letter(reply, options))
+    letter = _letter(reply, options)
+    completion = _reasoned(reply) if letter is not None else None
+    return Question(id=name, kind=chosen, text=text, options=options, answer=letter, completion=completion)
+
+
+def _reasoned(reply: Json) -> str | None:
+    """A reply that reasons before it answers, whole: a completion to learn from; None for a bare answer."""
+    return reply.strip() if isinstance(reply, str) and "<think>" in reply and "<answer>" in reply else None
 
 
 def _options(text: str) -> tuple[str, tuple[str, ...]]:

@@ -133,6 +133,14 @@ def find_folder(name_or_dir: str, revision: str | None = None) -> Found:
     return Found(folder, family, folder.name if local is None else _revision_of(local, revision))
 
 
+def find_configuration(name_or_dir: str, revision: str | None = None) -> Found:
+    """As `find_folder`, without the weights of a model of the hub: enough to plan with."""
+    if local := _local_folder(name_or_dir):
+        return Found(local, FAMILIES[check_configuration(local)], "")
+    folder = _download(name_or_dir, revision, weights=False)
+    return Found(folder, FAMILIES[check_configuration(folder)], folder.name)
+
+
 def load_processor(folder: Path) -> Any:  # noqa: ANN401 - transformers' classes are not typed
     """The processor of a checked folder, with our chat template. Raises `InputError` when transformers cannot load it."""
     from transformers import AutoProcessor
@@ -202,7 +210,7 @@ def _revision_of(folder: Path, revision: str | None) -> str:
     return found
 
 
-def _download(name: str, revision: str | None) -> Path:
+def _download(name: str, revision: str | None, weights: bool = True) -> Path:
     """A model of the hub in the hub's own cache: the configuration first, so that a model is refused before its weights are fetched."""
     from huggingface_hub import errors, snapshot_download
 
@@ -211,7 +219,8 @@ def _download(name: str, revision: str | None) -> Path:
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(_HUB_CONFIGURATION)))
         check_configuration(folder)
-        snapshot_download(name, revision=folder.name, allow_patterns=list(_HUB_CONFIGURATION + _HUB_WEIGHTS))
+        if weights:
+            snapshot_download(name, revision=folder.name, allow_patterns=list(_HUB_CONFIGURATION + _HUB_WEIGHTS))
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
         raise InputError(
             f"the hub has no model {name!r}{f' at revision {revision!r}' if revision else ''} that you may read ({_first_line(error)}); "

@@ -11,7 +11,9 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from anomalyr1.types import InputError
 
@@ -32,6 +34,39 @@ def seal(folder: Path) -> None:
     _write(folder / MARKER, _digest(folder / MANIFEST))
     _sync(folder)
     _sync(folder.parent)
+
+
+def save_sealed(trainer: Any, run: Path, save: Callable[[], None]) -> None:  # noqa: ANN401 - transformers' trainers are not typed
+    """Let a trainer of transformers `save` its checkpoint, seal it, and only then delete what its `save_total_limit` leaves over."""
+    folder = run / f"checkpoint-{trainer.state.global_step}"
+    if trainer.is_world_process_zero():
+        clear(folder)
+    trainer.accelerator.wait_for_everyone()
+    keep, trainer.args.save_total_limit = trainer.args.save_total_limit, None
+    try:
+        save()
+    finally:
+        trainer.args.save_total_limit = keep
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        seal(folder)
+        if keep:
+            trim(run, keep)
+
+
+def load_weights(trainer: Any, folder: str, load: Callable[[], None]) -> None:  # noqa: ANN401
+    """Put the weights of a checkpoint into a trainer's model; adapters and sharded weights are left to transformers' own `load`.
+
+    transformers saves a Qwen-VL under other names than its modules have, and its trainer loads by name, leaving out silently what it does
+    not find: a resumed run would begin with the old weights and the new optimizer. `from_pretrained` knows the names.
+    """
+    from accelerate.utils import is_peft_model
+
+    if is_peft_model(trainer.model) or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        load()
+        return
+    saved = type(trainer.model).from_pretrained(folder, dtype=trainer.model.dtype, local_files_only=True, use_safetensors=True)
+    trainer.model.load_state_dict(saved.state_dict())
 
 
 def fault(folder: Path) -> str | None:

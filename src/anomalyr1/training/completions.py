@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from numpy.random import Generator
 
+from anomalyr1 import answers, boxes
+from anomalyr1.images import Frame
 from anomalyr1.types import LETTERS, PLACES, InputError, Question, Sample
 
 OBJECT = ("The image shows a {0}.", "This is a {0}.", "The part is a {0}.", "I look at a {0}.")
@@ -31,7 +33,7 @@ SILENT = ("This means: {0}.", "That fits: {0}.")
 SILENT_SHARE = 0.1
 
 CONTRADICTING_SHARE, MUTE_SHARE = 0.25, 0.1
-"""Of what the raw policy learns to write (`unreliable`)."""
+"""Of what the raw policy learns to write (`gold`)."""
 
 UNCOUNTED = ("contamination", "wear", "discoloration", "too many", "too few")
 """Words that take no article, beside plurals."""
@@ -47,6 +49,18 @@ def with_article(name: str) -> str:
 def quoted(option: str) -> str:
     """An option's text inside a sentence: without its full stop."""
     return option.strip().rstrip(".")
+
+
+def gold(sample: Sample, question: Question, look: str, frame: Frame, rng: Generator, doubtful: bool = False) -> str:
+    """The completion that earns full reward, in one of many wordings; the first box is the one whose place is told.
+
+    With `doubtful` on the reasoning may contradict the answer or be silent.
+    """
+    place = boxes.place(sample.boxes[0], frame.original_wh) if sample.boxes else None
+    text = (unreliable if doubtful else reasoning)(sample, question, look, place, rng)
+    if question.kind == "grounding":
+        return answers.write(text, question.boxes or (), frame)
+    return answers.write(text, question.answer or "")
 
 
 def reasoning(sample: Sample, question: Question, look: str, place: str | None, rng: Generator) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,8 @@ def examine(
         sample = given(example, knowledge=prompt != "plain", reference=prompt == "reference")
         others = [q for q in sample.questions if q.answer is not None and q.kind != "anomaly detection"]
         asked += [(example, sample, question) for question in (*inspection(sample)[: 1 + boxes], *others[:extras])]
-    return _figures(asked, ask(model, teacher, asked, seed))
+    found = figures([(sample, question) for _, sample, question in asked], ask(model, teacher, asked, seed))
+    return {name: round(value, 3) for name, value in found.items()}
 
 
 def controls(
@@ -113,14 +114,32 @@ def ask(model: PreTrainedModel, teacher: Teacher, asked: Sequence[Asked], seed: 
     return [read[i] for i in range(len(asked))]
 
 
-def _figures(asked: Sequence[Asked], read: Sequence[Answer]) -> dict[str, Any]:
-    hits: dict[str, list[float]] = {}
+def figures(asked: Sequence[tuple[Sample, Question]], read: Sequence[Answer]) -> dict[str, Any]:
+    """Shares and means over answers: of the verdict (options as `prompts.inspection_questions` has them), the boxes, other questions.
+
+    An answer that cannot be read is a wrong one. A figure that nothing was asked for is left out.
+    """
+    images = len({sample.id for sample, question in asked if question.kind == "anomaly detection"})
+    means = {name: float(np.mean(values)) for name, values in sorted(hits(asked, read).items())}
+    return {"images": images, **{name: float(value) for name, value in summary(means).items()}}
+
+
+def summary(means: Mapping[str, Any]) -> dict[str, Any]:
+    """The means of `hits`, with balanced accuracy, and the mean accuracy of all kinds of other questions; numbers, or arrays of them."""
+    kinds = [name for name in means if name.split()[0] in ("defect", "object") and name != "defect found"]
+    found = {**means, "balanced accuracy": (means.get("defect found", 0.0) + means.get("good passed", 0.0)) / 2}
+    return found | ({"other options": np.mean([means[name] for name in kinds], axis=0)} if kinds else {})
+
+
+def hits(asked: Sequence[tuple[Sample, Question]], read: Sequence[Answer]) -> dict[str, list[float]]:
+    """What each answer counts as, under the name of every figure that it counts for."""
+    found: dict[str, list[float]] = {}
     verdicts: dict[str, bool] = {}
 
     def note(name: str, value: float) -> None:
-        hits.setdefault(name, []).append(value)
+        found.setdefault(name, []).append(float(value))
 
-    for (_, sample, question), answer in zip(asked, read, strict=True):
+    for (sample, question), answer in zip(asked, read, strict=True):
         note("strict", answer.status == "strict")
         note("reasoning silent", answer.conclusion is None and answer.says_defect is None)
         if question.kind == "grounding":
@@ -138,12 +157,7 @@ def _figures(asked: Sequence[Asked], read: Sequence[Answer]) -> dict[str, Any]:
         note("defect found" if sample.anomalous else "good passed", right)
         if sample.anomalous:
             note("logical found" if sample.defect in LOGICAL else "physical found", right)
-    figures = {name: round(float(np.mean(values)), 3) for name, values in sorted(hits.items())}
-    kinds = [name for name in figures if name.split()[0] in ("defect", "object") and name != "defect found"]
-    figures["balanced accuracy"] = round((figures.get("defect found", 0.0) + figures.get("good passed", 0.0)) / 2, 3)
-    if kinds:
-        figures["other options"] = round(float(np.mean([figures[name] for name in kinds])), 3)
-    return {"images": len(verdicts), **figures}
+    return found
 
 
 def _note_boxes(note: Callable[[str, float], None], sample: Sample, answer: Answer) -> None:

@@ -7,9 +7,11 @@ path where it must, and logs why. It overrides private methods of TRL 1.16, whic
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from trl.trainer.utils import RepeatSampler, split_pixel_values_by_grid, split_t
 from anomalyr1.training import checkpoints
 from anomalyr1.training.rollouts import distinct, each_image_once, prompts_as_groups, roll_out
 from anomalyr1.training.shared_prefix import FAMILIES, Form, Groups, choose, find_groups, install, parts, suppress
+from anomalyr1.training.signal import OnZeroVariance, ScoredGroup, groups_of, spliced, without_signal
+from anomalyr1.types import InputError
 
 _ROWS = "rows of a group"
 """Among the fields of a batch of distinct prompts: which of them each completion will answer."""
@@ -34,12 +38,17 @@ _log = logging.getLogger(__name__)
 
 
 class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not typed
-    """`trl.GRPOTrainer` with shared prefixes; takes its arguments, and two more.
+    """`trl.GRPOTrainer` with shared prefixes; takes its arguments, and some more.
 
     `suppressed_ids` are tokens that no completion may hold (image placeholders unless told otherwise; `Policy.suppressed_ids` is the full
     list): they leave the distribution that is sampled from and the one that is scored, of policy and reference policy alike. vLLM samples
     elsewhere: suppress them there too, with `generation_kwargs`. `form` forces one form of the shared prefix where it can be run.
     `forms` counts forward passes by what was used: "branched", "packed" or "trl".
+
+    In a group whose completions all earn the same every advantage is exactly 0. `zero_variance` says what else becomes of it: "keep" it
+    (the KL term still counts), "skip" it (its tokens leave the loss; a mean over completions still counts them, as zeros), or "resample"
+    it (drawn once more before anything else is computed; the second draw counts, whatever it earned; one process only). `on_group` is
+    given each group of this process, whose rows of the data set must then have the column `row`.
     """
 
     def __init__(
@@ -47,9 +56,19 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
         *args: Any,  # noqa: ANN401 - TRL's own
         suppressed_ids: Sequence[int] | None = None,
         form: Form | None = None,
+        zero_variance: OnZeroVariance = "keep",
+        on_group: Callable[[ScoredGroup], None] | None = None,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(*args, **kwargs)
+        if zero_variance == "resample" and self.accelerator.num_processes > 1:
+            raise InputError(
+                "zero_variance: resample draws different groups again in each process, which cannot wait for each other; use skip"
+            )
+        self._zero_variance = zero_variance
+        self._on_group = on_group
+        self._inputs: list[dict[str, Any]] = []
+        self._last_rewards: tuple[list[str], Tensor] | None = None
         self.forms: Counter[str] = Counter()
         self._form = form
         self._logged: set[str] = set()
@@ -207,12 +226,48 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
     # Batches.
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        if not self._shares:
-            repeated: dict[str, Any] = super()._generate_and_score_completions(inputs)
-            return repeated
-        with each_image_once(self.processing_class):
+        self._inputs = inputs
+        with each_image_once(self.processing_class) if self._shares else nullcontext():
             scored: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if self.model.training:
+            self._settle(scored)
         return scored
+
+    def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
+        """As TRL's; with "resample", groups without signal are drawn once more."""
+        drawn: tuple[Any, ...] = super()._generate(prompts)
+        if self._zero_variance != "resample" or not self.model.training:
+            return drawn
+        flat = self._without_signal(self._calculate_rewards(self._inputs, prompts, drawn[3], drawn[1]))
+        self._metrics["train"]["signal/resampled"].append(float(flat.float().mean()))
+        rows = flat.nonzero()[:, 0].tolist()
+        return spliced(drawn, super()._generate([prompts[row] for row in rows]), rows) if rows else drawn
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:  # noqa: ANN401
+        rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        self._last_rewards = ([one if isinstance(one, str) else one[0]["content"] for one in completions], rewards)
+        return rewards
+
+    def _without_signal(self, rewards: Tensor) -> Tensor:
+        each = self.multi_objective_aggregation == "normalize_then_sum"
+        return without_signal(rewards, self.reward_weights, self.num_generations, each)
+
+    def _settle(self, scored: dict[str, Any]) -> None:
+        """Exact zeros for groups without signal, out of the loss with those that are skipped, and every group to who listens."""
+        if self._last_rewards is None:
+            return
+        (texts, rewards), self._last_rewards = self._last_rewards, None
+        begin = self.accelerator.process_index * len(texts)
+        flat = self._without_signal(rewards)[begin : begin + len(texts)]
+        scored["advantages"][flat] = 0.0  # rounding may have left a little
+        if self._zero_variance == "skip":
+            scored["completion_mask"][flat] = 0
+            scored["num_items_in_batch"] = self.accelerator.gather(scored["completion_mask"].sum()).sum()
+        if self._on_group is not None:
+            own = rewards[begin : begin + len(texts)]
+            by_name = {name: own[:, i].tolist() for i, name in enumerate(self.reward_func_names)}
+            for group in groups_of([one["row"] for one in self._inputs], texts, scored, by_name, self.num_generations):
+                self._on_group(group)
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:  # noqa: ANN401
         """As TRL's, but a group stays together when the generation batch is shuffled, so that it lies in one microbatch."""
@@ -247,25 +302,21 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
         theirs = super()._get_train_sampler(dataset)
         return _ResumableSampler(theirs, lambda: self.state.epoch or 0.0)
 
+    def create_model_card(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
+        """Left out: TRL's card knows nothing of the data, and `run.json` holds what it would say."""
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:  # noqa: ANN401
+        checkpoints.load_weights(
+            self, resume_from_checkpoint, functools.partial(super()._load_from_checkpoint, resume_from_checkpoint, model)
+        )
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ANN401
         """As transformers', sealed (see `checkpoints`), and only where no rollouts wait for their steps: TRL does not save those."""
         if self._step % (self.args.steps_per_generation * self.num_iterations):
             _log.warning("no checkpoint at step %d: rollouts of a generation batch are still in use", self.state.global_step)
             return
-        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-        if self.is_world_process_zero():
-            checkpoints.clear(folder)
-        self.accelerator.wait_for_everyone()
-        keep, self.args.save_total_limit = self.args.save_total_limit, None  # older ones go when this one is complete
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = keep
-        self.accelerator.wait_for_everyone()
-        if self.is_world_process_zero():
-            checkpoints.seal(folder)
-            if keep:
-                checkpoints.trim(folder.parent, keep)
+        save = functools.partial(super()._save_checkpoint, model, trial)
+        checkpoints.save_sealed(self, Path(self._get_output_dir(trial=trial)), save)
 
 
 class _KeepWeightsWithoutSignal(TrainerCallback):  # type: ignore[misc]  # transformers is not typed

@@ -11,8 +11,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from anomalyr1 import answers, boxes, prompts
-from anomalyr1.images import Frame
 from anomalyr1.training import completions
+from anomalyr1.training.dataset import known
 from anomalyr1.training.packing import CELL, Branch, Row
 from anomalyr1.types import LETTERS, Box, Question, Sample
 
@@ -98,17 +98,7 @@ class Teacher:
             branches.append(Branch(prompt[-1:], said[: first + 1], [0.0] * first + [1.0]))
         return Row(prompt[:-1], (), branches)
 
-    def gold(self, sample: Sample, question: Question, look: str, frame: Frame, rng: Generator, unreliable: bool = False) -> str:
-        """The completion that earns full reward, in one of many wordings; the first box is the one whose place is told.
-
-        With `unreliable` on the reasoning may contradict the answer or be silent.
-        """
-        place = boxes.place(sample.boxes[0], frame.original_wh) if sample.boxes else None
-        reason = completions.unreliable if unreliable else completions.reasoning
-        text = reason(sample, question, look, place, rng)
-        if question.kind == "grounding":
-            return answers.write(text, question.boxes or (), frame)
-        return answers.write(text, question.answer or "")
+    gold = staticmethod(completions.gold)
 
     def weights(self, completion: Sequence[int]) -> list[float]:
         """The loss weight of each token: by what it decides. Evidence is the second sentence."""
@@ -172,13 +162,6 @@ class Teacher:
                 self._memory.clear()
             self._memory[text] = self.encode(text)
         return self._memory[text]
-
-
-def known(sample: Sample, question: Question) -> Question:
-    """One of the two questions that `inspect` asks, with its gold from the sample's truth."""
-    if question.kind == "grounding":
-        return question.model_copy(update={"boxes": sample.boxes})
-    return question.model_copy(update={"answer": "A" if sample.anomalous else "B"})
 
 
 def inspection(sample: Sample) -> tuple[Question, Question]:

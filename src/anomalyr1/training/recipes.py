@@ -47,8 +47,12 @@ class Recipe(Record):
     """What is asked now and then, and never learned from."""
     prompt: str = "ours"
     """A prompt style, or the path of a prompt file."""
+    questions: Literal["all", "own"] = "all"
+    """What is asked about a sample: its own questions, and with "all" also the two of `inspect`, verdict and boxes."""
     rewards: dict[str, float] = Field(default_factory=dict)
     """Weights by the name or dotted path of a reward; for GRPO."""
+    zero_variance: Literal["keep", "skip", "resample"] = "keep"
+    """What becomes of a group whose completions all earn the same; see `grpo.SharedPrefixGRPOTrainer`."""
     sft: dict[str, Any] | None = None
     grpo: dict[str, Any] | None = None
     lora: dict[str, Any] | None = None
@@ -100,6 +104,14 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         raise InputError(f"recipe {name_or_path!r}{f', {place}' if place else ''}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe with every value as YAML, for `load_recipe`."""
+    import yaml
+
+    text: str = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return text
 
 
 def check_keys(values: Iterable[str], known: Iterable[str], where: str) -> None:

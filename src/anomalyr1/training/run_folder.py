@@ -8,7 +8,9 @@
     samples/           pages of groups, with pictures
     tensorboard/       the curves
     checkpoint-N/      see `checkpoints`
-    final/             the trained policy, or its adapter
+    final/             the trained policy, merged where an adapter was trained
+    adapter/           the adapter alone, of a run with `lora`
+    data/              drawn parts
 
 Steps count from 1: a group's step is the optimizer step that first learns from it.
 """
@@ -29,7 +31,7 @@ from anomalyr1.types import Answer, InputError, Question, Record
 
 RECIPE, RUN = "recipe.yaml", "run.json"
 METRICS, GROUPS, EVALUATIONS = "metrics.jsonl", "groups.jsonl", "evaluations.jsonl"
-SAMPLES, TENSORBOARD, FINAL = "samples", "tensorboard", "final"
+SAMPLES, TENSORBOARD, FINAL, ADAPTER, DATA = "samples", "tensorboard", "final", "adapter", "data"
 
 SAME = 1e-6
 """Rewards closer than this count as one: they are sums of few floats."""

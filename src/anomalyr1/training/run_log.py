@@ -49,8 +49,6 @@ class RunLog:
         self.recipe = recipe
         self.callback = _Callback(self)
         """For transformers' trainers; `attach` adds it."""
-        self.extra: dict[str, float] = {}
-        """Figures that wait to be logged with TRL's at the end of the step."""
         self._groups: list[Group] = []
         self._from = 0
 
@@ -120,8 +118,11 @@ class RunLog:
             write_page(self.run / SAMPLES / f"step-{step:06}.html", group)
 
     def evaluation(self, step: int, found: Mapping[str, Any], final: bool = False) -> None:
-        """Write held-out figures; those that are numbers go to the curves too, as `held_out/NAME`."""
-        self.extra.update({f"held_out/{name}": float(value) for name, value in found.items() if isinstance(value, int | float)})
+        """Write held-out figures; those that are numbers go to the curves too, as `held_out/NAME`, when training has begun."""
+        if self.callback.trainer is not None and step and not final:
+            for name, value in found.items():
+                if isinstance(value, int | float):
+                    self.callback.trainer._metrics["train"][f"held_out/{name}"].append(float(value))
         if is_main_process():
             _append(self.run / EVALUATIONS, _line({"step": step, **({"final": True} if final else {}), **found}))
 
@@ -131,10 +132,9 @@ class RunLog:
             _append(self.run / METRICS, _line({"step": step, **{name: _finite(value) for name, value in values.items()}}))
 
     def take_figures(self) -> dict[str, float]:
-        """The figures of the groups since the last call, and those that waited."""
-        found = {**(figures(self._groups) if self._groups else {}), **self.extra}
-        self._groups, self.extra = [], {}
-        return found
+        """The figures of the groups since the last call."""
+        groups, self._groups = self._groups, []
+        return figures(groups)
 
     def _point_tensorboard(self, trainer: Any) -> None:  # noqa: ANN401
         """Let TensorBoard's files lie in the run's folder, and hide what a resumed run will write again."""

@@ -10,8 +10,9 @@ from anomalyr1.images import ImageError, open_image
 from anomalyr1.records import write_whole
 from anomalyr1.report.html import data_uri, render
 from anomalyr1.report.overlay import overlay
+from anomalyr1.training.explain import gold
 from anomalyr1.training.run_folder import Group
-from anomalyr1.types import Answer, Box, Inspection
+from anomalyr1.types import Box, Inspection
 
 LONG_SIDE = 360
 """Of a picture on the page, in pixels."""
@@ -36,34 +37,10 @@ def write_page(path: Path, group: Group) -> None:
         for number, (answer, total, advantage) in enumerate(zip(group.answers(), group.totals(), group.advantages, strict=True), start=1)
     ]
     page = render(
-        "group.html.j2", ["page.css", "group.css"], group=group, rows=rows, missing=missing, gold=_gold(group),
+        "group.html.j2", ["page.css", "group.css"], group=group, rows=rows, missing=missing, gold=gold(group.question),
         picture=None if image is None else _picture(image, group.question.boxes or (), "good"),
     )  # fmt: skip
     write_whole(path, page.encode("utf-8", "backslashreplace"))
-
-
-def said(answer: Answer) -> str:
-    """What an answer says, in a few words."""
-    if answer.choice is not None:
-        return answer.choice
-    if answer.boxes is not None:
-        return "no box" if not answer.boxes else "; ".join(_corners(box) for box in answer.boxes)
-    if answer.unmapped_boxes is not None:
-        return f"{len(answer.unmapped_boxes)} boxes in the model's own units"
-    return "nothing that could be read"
-
-
-def _gold(group: Group) -> str:
-    question = group.question
-    if question.answer is not None:
-        return question.answer
-    if question.boxes is None:
-        return "not known"
-    return "no box" if not question.boxes else "; ".join(_corners(box) for box in question.boxes)
-
-
-def _corners(box: Box) -> str:
-    return f"{' '.join(f'{value:.0f}' for value in box.xyxy)} {box.label}".strip()
 
 
 def _picture(image: Image.Image, boxes: tuple[Box, ...], verdict: str = "defect") -> str:

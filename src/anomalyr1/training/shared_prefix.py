@@ -52,7 +52,9 @@ class Groups:
     completions: Tensor
     """(N, L) token ids, padded on the right."""
     written: Tensor
-    """(N, L) bool: the tokens that count."""
+    """(N, L) bool: the tokens that are there, from the first on."""
+    scored: Tensor | None = None
+    """(N, L) bool: those of them whose log-probabilities are wanted; None = all."""
 
     @property
     def lengths(self) -> Tensor:
@@ -271,18 +273,22 @@ def _image_inputs(groups: Groups) -> dict[str, Tensor]:
 def score(
     model: PreTrainedModel, groups: Groups, form: Form, temperature: float = 1.0, entropy: bool = True, head_in_float32: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """(N, L) log-probabilities of the written tokens and entropies of their distributions, 0 elsewhere.
+    """(N, L) log-probabilities of the scored tokens and entropies of their distributions, 0 elsewhere.
 
-    The head and the arithmetic are TRL's fused ones, on the written tokens alone.
+    The head and the arithmetic are TRL's fused ones, on the scored tokens alone.
     """
     hidden = branched(model, groups) if form == "branched" else packed(model, groups)
-    chosen = groups.completions[groups.written]  # (K,)
+    scored = groups.written
+    if groups.scored is not None:
+        scored = groups.scored
+        hidden = hidden[scored[groups.written]]
+    chosen = groups.completions[scored]  # (K,)
     log_probs, entropies = _head(model, hidden, chosen, temperature, entropy, head_in_float32)
-    shape = groups.written.shape
+    shape = scored.shape
     # masked_scatter keeps the graph where no token counts, so that the backward pass runs on such a batch too
     return (
-        log_probs.new_zeros(shape).masked_scatter(groups.written, log_probs),
-        entropies.new_zeros(shape).masked_scatter(groups.written, entropies) if entropies is not None else None,
+        log_probs.new_zeros(shape).masked_scatter(scored, log_probs),
+        entropies.new_zeros(shape).masked_scatter(scored, entropies) if entropies is not None else None,
     )
 
 

@@ -1,0 +1,99 @@
+"""One group in words: what the parser saw in each completion, which row of ROAM that is, what it earned, and its advantage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from anomalyr1.boxes import set_iou, to_array
+from anomalyr1.rewards import roam_row
+from anomalyr1.training.run_folder import GROUPS, Group, read_groups, read_lines
+from anomalyr1.types import LETTERS, Answer, Box, InputError, Question
+
+
+def explain(run: Path, step: int | None = None, number: int = 1) -> list[str]:
+    """Lines about the `number`-th group of a step, the last one unless told otherwise.
+
+    Raises `InputError` for a run without groups, and for a step or a number that has none, naming what there is.
+    """
+    steps = list(dict.fromkeys(line["step"] for line in read_lines(run / GROUPS)))
+    if not steps:
+        raise InputError(f"{str(run)!r} has no groups ({GROUPS} is absent or empty); name the folder of a GRPO run that has begun")
+    step = steps[-1] if step is None else step
+    if step not in steps:
+        raise InputError(f"{str(run)!r} has no groups of step {step}; it has those of {len(steps)} steps, from {steps[0]} to {steps[-1]}")
+    groups = read_groups(run, step)
+    if not 1 <= number <= len(groups):
+        raise InputError(f"step {step} of {str(run)!r} has {len(groups)} groups; choose one of 1 to {len(groups)}")
+    return [f"step {step}, group {number} of {len(groups)}", *lines(groups[number - 1])]
+
+
+def lines(group: Group) -> list[str]:
+    """A group in words; the texts in it are the policy's own and may hold anything."""
+    question = group.question
+    told = [
+        f"sample {group.sample_id}, {question.kind}, {group.prompt_tokens} prompt tokens",
+        f"image {group.image}",
+        *_indented("question: ", question.text),
+        *(f"  {letter}. {option}" for letter, option in zip(LETTERS, question.options, strict=False)),
+        f"gold: {gold(question)}",
+    ]
+    if group.without_signal:
+        told.append("all completions that were scored earned the same: nothing is learned from this group")
+    for i, (answer, total, advantage) in enumerate(zip(group.answers(), group.totals(), group.advantages, strict=True)):
+        row = roam_row(answer, question)
+        earned = [f"{name} {_value(values[i])} x {group.weights[name]:g}" for name, values in group.rewards.items()]
+        told += [
+            "",
+            f"completion {i + 1}: reward {_value(total)}, advantage {advantage:+.3f}",
+            f"  read: {answer.status}; the reasoning {_concluded(answer, question)}; the answer is {_said(answer, question)}",
+            f"  ROAM: {'does not apply' if row is None else f'{row.name} ({row.value:g})'}",
+            f"  rewards: {', '.join(earned)}",
+            *([f"  counted: {', '.join(f'{name} {n}' for name, n in answer.counts.items())}"] if answer.counts else []),
+            *_indented("  text: ", answer.raw),
+        ]
+    return told
+
+
+def _said(answer: Answer, question: Question) -> str:
+    """What an answer says, in a few words."""
+    if answer.choice is not None:
+        return answer.choice
+    if answer.boxes is not None:
+        overlap = f" (set IoU {set_iou(to_array(answer.boxes), to_array(question.boxes)):.2f})" if question.boxes else ""
+        return _listed(answer.boxes) + overlap
+    if answer.unmapped_boxes is not None:
+        return f"{len(answer.unmapped_boxes)} boxes in the model's own units"
+    return "not readable"
+
+
+def gold(question: Question) -> str:
+    """The right answer of a question, in a few words."""
+    if question.answer is not None:
+        return question.answer
+    return "not known" if question.boxes is None else _listed(question.boxes)
+
+
+def _listed(boxes: tuple[Box, ...]) -> str:
+    """Corners in original pixels, and labels."""
+    corners = (f"[{', '.join(f'{value:.0f}' for value in box.xyxy)}] {box.label}".strip() for box in boxes)
+    return "; ".join(corners) or "no box"
+
+
+def _concluded(answer: Answer, question: Question) -> str:
+    """What the reasoning says, as a verb and its object."""
+    if question.options:
+        return f"concludes {answer.conclusion}" if answer.conclusion else "concludes nothing"
+    if answer.says_defect is None:
+        return "says neither defect nor clean"
+    place = f" in the {answer.place}" if answer.place else ""
+    return f"says there is a defect{place}" if answer.says_defect else "says there is none"
+
+
+def _value(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3g}"
+
+
+def _indented(title: str, text: str) -> list[str]:
+    """A text of several lines behind its title, the later lines under the first."""
+    first, *rest = text.split("\n")
+    return [title + first, *(" " * len(title) + line for line in rest)]

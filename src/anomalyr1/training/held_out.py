@@ -1,0 +1,194 @@
+"""What the policy in training can do on samples it never learns from: asked greedily, now and then, by the engine that inspects.
+
+The engine runs the trainer's own model: there is no second copy of the weights, no random number is drawn, and training goes on as if
+nothing had happened. In a run of several processes each asks the same, so that sharded weights can be gathered, and the main one writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import TrainerCallback
+
+from anomalyr1 import prompts
+from anomalyr1.answers import parse
+from anomalyr1.engines import Sampling
+from anomalyr1.images import open_image
+from anomalyr1.training import exam
+from anomalyr1.training.lessons import inspection
+from anomalyr1.training.run_log import RunLog
+from anomalyr1.types import Answer, InputError, Question, Sample
+from anomalyr1.verdicts import DEFECT
+
+if TYPE_CHECKING:
+    from anomalyr1.policy.load import Policy
+
+BATCH = 8
+"""Samples whose images are open at a time."""
+DRAWS, LEVEL = 1000, 0.95
+"""Of the bootstrap."""
+BOUNDED = ("balanced accuracy", "AUROC", "other options", "box mIoU", "strict", "reasoning agrees")
+"""Figures that get an interval."""
+EVALUATIONS = 10
+"""So many in a run whose recipe does not say `eval_steps`."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """One answer about a held-out sample."""
+
+    sample: Sample
+    question: Question
+    answer: Answer
+    score: float | None
+    """Probability of a defect; None = the verdict named no option, or another question was asked."""
+
+
+class HeldOut:
+    """Held-out samples, each asked for its verdict, its boxes where they are known, and one other question where it has one."""
+
+    def __init__(self, samples: Sequence[Sample], policy: Policy, style: str = prompts.DEFAULT_STYLE, text: str | None = None) -> None:
+        """Samples of unknown truth are left out. Raises `InputError` where good or defective ones are absent."""
+        known = [sample for sample in samples if sample.anomalous is not None]
+        self.left_out = len(samples) - len(known)
+        if len({sample.anomalous for sample in known}) < 2:
+            raise InputError(
+                f"held_out has {len(known)} samples of known truth, {sum(bool(one.anomalous) for one in known)} of them defective; "
+                "balanced accuracy needs good and defective ones"
+            )
+        self._policy, self._style, self._text = policy, style, text
+        self._asked = [(sample, _questions(sample, number)) for number, sample in enumerate(known)]
+
+    def ask(self, model: Any, max_new_tokens: int = 256) -> list[Told]:  # noqa: ANN401 - transformers' classes are not typed
+        """What `model` answers, in the order of the samples; it is the policy's own or that of a trainer, without wrappers."""
+        from anomalyr1.engines.local import LocalEngine
+
+        engine, told = LocalEngine(replace(self._policy, model=model)), []
+        for start in range(0, len(self._asked), BATCH):
+            some = [(sample, question) for sample, questions in self._asked[start : start + BATCH] for question in questions]
+            images = {path: open_image(path) for sample, _ in some for path in (sample.image, *sample.references)}
+            built = [prompts.build(sample, question, self._style, self._text) for sample, question in some]
+            for (sample, question), one in zip(some, engine.complete(built, images, Sampling(max_new_tokens=max_new_tokens)), strict=True):
+                verdict = question.kind == "anomaly detection" and one.option_scores
+                score = one.option_scores[DEFECT] if verdict and one.option_scores else None
+                told.append(Told(sample, question, parse(one.text, question.options, one.frame), score))
+        return told
+
+
+def measure(told: Sequence[Told]) -> dict[str, float]:
+    """The figures of `exam.figures`, and the AUROC of the anomaly score; a verdict without one counts as 0.5 and is counted.
+
+    The AUROC is absent where all samples are good, or all defective.
+    """
+    found: dict[str, float] = exam.figures([(one.sample, one.question) for one in told], [one.answer for one in told])
+    truths, scores = _verdicts(told)
+    area = _auroc(truths, scores)
+    return {**found, **({} if area is None else {"AUROC": area}), "without score": float(np.mean(np.isnan(scores)))}
+
+
+def intervals(told: Sequence[Told], seed: int = 0) -> dict[str, tuple[float, float]]:
+    """95 % percentile intervals of the main figures, by a bootstrap over samples (Efron and Tibshirani, 1993, chapter 13)."""
+    blocks: dict[str, list[Told]] = {}
+    for one in told:
+        blocks.setdefault(one.sample.id, []).append(one)
+    counted = [exam.hits([(one.sample, one.question) for one in block], [one.answer for one in block]) for block in blocks.values()]
+    drawn = np.random.default_rng(seed).integers(len(blocks), size=(DRAWS, len(blocks)))
+    means = {}
+    for name in sorted({name for one in counted for name in one}):
+        sums, counts = (np.array([f(one.get(name, ())) for one in counted]) for f in (sum, len))
+        with np.errstate(invalid="ignore"):  # nothing of this kind was drawn
+            means[name] = sums[drawn].sum(1) / counts[drawn].sum(1)
+    found = exam.summary(means)
+    truths, scores = _verdicts(told)
+    areas = [_auroc(truths[row], scores[row]) for row in drawn]
+    found["AUROC"] = np.array([np.nan if area is None else area for area in areas])
+    tails = [50 * (1 - LEVEL), 50 * (1 + LEVEL)]
+    bounded = {name: np.nanpercentile(found[name], tails) for name in BOUNDED if name in found and not np.isnan(found[name]).all()}
+    return {name: (float(low), float(high)) for name, (low, high) in bounded.items()}
+
+
+def _verdicts(told: Sequence[Told]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Of each sample whether it is defective, and its score; NaN where it has none."""
+    asked = [one for one in told if one.question.kind == "anomaly detection"]
+    scores = [np.nan if one.score is None else one.score for one in asked]
+    return np.array([bool(one.sample.anomalous) for one in asked]), np.array(scores, dtype=np.float64)
+
+
+def _auroc(truths: NDArray[np.bool_], scores: NDArray[np.float64]) -> float | None:
+    """None where there is only one kind; a missing score says nothing either way."""
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(truths, np.nan_to_num(scores, nan=0.5))) if truths.any() and not truths.all() else None
+
+
+class Examiner(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
+    """Asks before the first step, every `eval_steps` steps and at the end, which gets intervals; add it with `attach`."""
+
+    def __init__(self, held_out: HeldOut, trainer: Any, log: RunLog) -> None:  # noqa: ANN401 - TRL is not typed
+        self._held_out, self._trainer, self._log = held_out, trainer, log
+        self._limit = int(log.recipe.settings.get("max_completion_length") or 256)
+        self._last: tuple[int, list[Told]] = (-1, [])
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: object) -> None:  # noqa: ANN401
+        """Where it starts from; a resumed run has that already."""
+        if state.global_step == 0:
+            self._evaluate(0)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> None:  # noqa: ANN401
+        """At every `eval_steps`-th step."""
+        every = int(args.eval_steps or max(1, state.max_steps // EVALUATIONS))
+        if state.global_step % every == 0 or state.global_step == state.max_steps:
+            self._evaluate(state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: object) -> None:  # noqa: ANN401
+        """Once more, with intervals."""
+        if self._last[0] != state.global_step:
+            self._evaluate(state.global_step)
+        told = self._last[1]
+        self._log.evaluation(state.global_step, {**measure(told), "intervals": intervals(told, self._log.recipe.seed)}, final=True)
+
+    def _evaluate(self, step: int) -> None:
+        with lent(self._trainer) as model:
+            told = self._held_out.ask(model, self._limit)
+        self._last = (step, told)
+        self._log.evaluation(step, measure(told))
+
+
+def attach(trainer: Any, held_out: HeldOut, log: RunLog) -> None:  # noqa: ANN401 - TRL is not typed
+    """Let `held_out` be asked while `trainer` trains; its figures go to `log`, and with TRL's to whatever it reports to."""
+    trainer.add_callback(Examiner(held_out, trainer, log))
+
+
+@contextmanager
+def lent(trainer: Any) -> Iterator[Any]:  # noqa: ANN401 - TRL is not typed
+    """The trainer's model without wrappers, whole, and in evaluation mode; each module is put back into the mode it was in."""
+    from accelerate.utils import is_peft_model
+    from trl.models import unwrap_model_for_generation
+
+    args = trainer.args
+    with unwrap_model_for_generation(
+        trainer.model_wrapped,
+        trainer.accelerator,
+        gather_deepspeed3_params=getattr(args, "ds3_gather_for_generation", True),
+        gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs,
+    ) as model:
+        inner = model.get_base_model() if is_peft_model(model) else model
+        in_training = [module for module in inner.modules() if module.training]
+        inner.eval()
+        try:
+            yield inner
+        finally:
+            for module in in_training:
+                module.training = True
+
+
+def _questions(sample: Sample, number: int) -> list[Question]:
+    """What is asked about the sample in place `number`; the other questions take turns, so that all kinds are heard."""
+    verdict, grounding = inspection(sample)
+    others = [one for one in sample.questions if one.answer is not None and one.kind != "anomaly detection"]
+    return [verdict, *([grounding] if sample.boxes is not None else []), *(others[number % len(others) :][:1] if others else [])]

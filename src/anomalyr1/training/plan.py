@@ -1,0 +1,214 @@
+"""What a run will take, before its first step: tokens, what does not fit, memory by part, hours. Nothing is ever cut off to make it fit."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from anomalyr1.images import Family, ImageError, fit
+from anomalyr1.training import costs
+from anomalyr1.training.dataset import Material, Task
+from anomalyr1.training.recipes import Recipe
+from anomalyr1.training.settings import settings_of, steps_of
+from anomalyr1.training.shape import CHARS_PER_TOKEN, Shape, read_shape
+from anomalyr1.types import InputError
+
+LONGEST = 5
+"""Samples that the plan names."""
+COMPLETION_TOKENS = 160
+"""Tokens of a completion that SFT writes, for the plan."""
+
+
+@dataclass(frozen=True)
+class Length:
+    """Tokens of one prompt."""
+
+    task: Task
+    text: int
+    images: int
+
+    @property
+    def tokens(self) -> int:
+        """All of them."""
+        return self.text + self.images
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan of a run."""
+
+    model: str
+    device: str
+    samples: int
+    prompts: int
+    steps: int
+    longest: list[Length]
+    """The longest prompts, of different samples."""
+    mean_tokens: float
+    too_long: list[str]
+    """A line for each prompt that does not fit, with the pixel cap that would make it fit."""
+    warnings: list[str]
+    bytes: dict[str, float]
+    """Predicted memory by part on one device, "peak" last."""
+    hours: float
+    parameters: int
+    trained: int
+    counts: dict[str, int] = field(default_factory=dict)
+    """Questions that were left out, under the reason."""
+
+    def lines(self) -> list[str]:
+        """The plan for people."""
+        return [*self._facts(), *self._costs(), *self._problems()]
+
+    def _facts(self) -> list[str]:
+        share = self.trained / self.parameters
+        learned = f"{self.trained:,} learn ({'all' if share >= 1 else f'{share:.2%}'})"
+        found = [
+            f"plan: {self.steps:,} steps over {self.prompts:,} prompts of {self.samples:,} samples",
+            f"model: {self.parameters:,} parameters, {learned}; from {self.model}",
+            f"prompt tokens: {self.mean_tokens:,.0f} on average; the longest:",
+        ]
+        for one in self.longest:
+            found.append(f"  {one.tokens:,} ({one.images:,} of images): sample {one.task.sample.id!r}, question {one.task.question.id!r}")
+        return found + [f"left out: {number:,} {name}" for name, number in self.counts.items()]
+
+    def _costs(self) -> list[str]:
+        found = ["memory, predicted, on one device:"]
+        found += [f"  {_size(value):>9} {name}" for name, value in self.bytes.items() if name != "peak" and value >= 1e6]
+        found.append(f"  {_size(self.bytes['peak']):>9} at the peak (rollouts and training pass do not overlap)")
+        seconds = self.hours * 3600
+        time = (
+            f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes" if self.hours < 2 else f"{self.hours:,.1f} hours"
+        )
+        found.append(
+            f"time: about {time} on this machine ({self.device}), if every completion is as long as it may be; an estimate from counted "
+            f"operations at {costs.SHARE_OF_PEAK:.0%} of a matrix product's speed, held-out evaluation not included"
+        )
+        return found
+
+    def _problems(self) -> list[str]:
+        return [f"warning: {one}" for one in self.warnings] + [f"does not fit: {one}" for one in self.too_long]
+
+    def require_fit(self) -> None:
+        """Raise `InputError` when a prompt does not fit the model."""
+        if self.too_long:
+            raise InputError(
+                f"{len(self.too_long)} prompts are longer than the model can read, and nothing is cut off; see the plan. {self.too_long[0]}"
+            )
+
+
+def make_plan(recipe: Recipe, material: Material, machine: costs.Machine | None = None) -> Plan:
+    """The plan of a recipe over its material. Raises `InputError` for settings that cannot run at all; loads no weights."""
+    shape, settings = read_shape(recipe), settings_of(recipe)
+    grpo = recipe.section == "grpo"
+    machine = machine or costs.measure()
+    lengths = [_length(task, material, shape) for task in material.tasks]
+    most = max(lengths, key=lambda one: one.tokens)
+    written = int(settings["max_completion_length"]) if grpo else COMPLETION_TOKENS
+    positions = int(shape.text.max_position_embeddings)
+    if grpo and settings["use_vllm"] and settings["vllm_max_model_length"]:
+        positions = min(positions, int(settings["vllm_max_model_length"]))
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    rows = len(lengths) if grpo else len({one.task.sample.id for one in lengths})
+    load = _load(settings, most, written, len(lengths) / rows, grpo)
+    shards = processes if _sharded() else 1
+    needed = costs.memory(shape, recipe.dtype or ("bfloat16" if machine.device[:3] != "CPU" else "float32"), settings, load, grpo, shards)
+    steps = steps_of(settings, rows, processes, grpo)
+    return Plan(
+        model=shape.source,
+        device=machine.device,
+        samples=len(material.samples),
+        prompts=len(lengths),
+        steps=steps,
+        longest=_longest(lengths),
+        mean_tokens=sum(one.tokens for one in lengths) / len(lengths),
+        too_long=[_way_out(one, material, shape, positions - written) for one in lengths if one.tokens + written > positions],
+        warnings=_warnings(recipe, settings, shape, machine, needed["peak"]),
+        bytes=needed,
+        hours=costs.hours(shape, settings, load, steps, machine, grpo),
+        parameters=shape.parameters + shape.adapters,
+        trained=shape.trained,
+        counts=material.counts,
+    )
+
+
+def _length(task: Task, material: Material, shape: Shape) -> Length:
+    try:
+        images = _image_tokens(task, material, shape.family, shape.max_pixels)
+    except ImageError as error:
+        raise ImageError(f"sample {task.sample.id!r}, images {[str(path) for path in task.prompt.images]}: {error}") from error
+    return Length(task, shape.text_tokens(task.prompt.messages) - len(task.prompt.images), images)
+
+
+def _image_tokens(task: Task, material: Material, family: Family, max_pixels: int) -> int:
+    sizes = [fit(material.pictures[path].size_wh, family, max_pixels) for path in task.prompt.images]
+    return sum(w * h for w, h in sizes) // family.factor**2
+
+
+def _longest(lengths: Sequence[Length]) -> list[Length]:
+    """The longest prompt of each of the samples that have the longest."""
+    by_sample: dict[str, Length] = {}
+    for one in sorted(lengths, key=lambda one: -one.tokens):
+        by_sample.setdefault(one.task.sample.id, one)
+    return list(by_sample.values())[:LONGEST]
+
+
+def _way_out(length: Length, material: Material, shape: Shape, room: int) -> str:
+    """What does not fit, and which pixel cap would make it fit."""
+    what = f"sample {length.task.sample.id!r}, question {length.task.question.id!r}: {length.tokens:,} tokens, room for {room:,}; "
+    tile, left = shape.family.factor**2, room - length.text
+    for tokens in range(left // max(1, len(length.task.prompt.images)), 0, -1):
+        cap = tokens * tile
+        if cap < shape.family.min_pixels:
+            break
+        try:
+            if _image_tokens(length.task, material, shape.family, cap) <= left:
+                return f"{what}with max_pixels: {cap} it fits"
+        except ImageError:  # no size of this aspect lies under so small a cap
+            break
+    return f"{what}no pixel cap makes it fit: give fewer reference images, less knowledge or shorter completions"
+
+
+def _load(settings: dict[str, Any], most: Length, written: int, questions: float, grpo: bool) -> costs.Load:
+    batch = int(settings["per_device_train_batch_size"])
+    if not grpo:
+        branches = math.ceil(batch * questions)
+        return costs.Load(batch, branches, batch, branches, most.tokens, written, most.images)
+    size = int(settings["num_generations"])
+    completions = batch * int(settings["steps_per_generation"])
+    prompts = batch / size if batch % size == 0 else batch  # TRL's own path reads a prompt for every completion
+    return costs.Load(completions // size, completions, prompts, batch, most.tokens, written, most.images)
+
+
+def _warnings(recipe: Recipe, settings: dict[str, Any], shape: Shape, machine: costs.Machine, peak: float) -> list[str]:
+    found = []
+    if recipe.section == "grpo" and settings["per_device_train_batch_size"] % settings["num_generations"]:
+        found.append(
+            f"groups of {settings['num_generations']} do not fit a microbatch of {settings['per_device_train_batch_size']} completions, so "
+            "prompts are read more than once; make per_device_train_batch_size a multiple of num_generations"
+        )
+    if machine.memory is not None and peak > machine.memory:
+        found.append(
+            f"the predicted peak is {_size(peak)}, and {machine.device} has {_size(machine.memory)}; make per_device_train_batch_size or "
+            "max_pixels smaller, use gradient_checkpointing or lora, or shard with accelerate"
+        )
+    if recipe.dtype == "bfloat16" and recipe.lora is None and not _sharded():
+        found.append(
+            "weights in bfloat16 without float32 masters lose small updates; use dtype: float32 with bf16: true, lora, or run under "
+            "accelerate with ZeRO-3 or FSDP2, which keep masters"
+        )
+    if not shape.exact_tokens:
+        found.append(f"tokens of text are estimated at {CHARS_PER_TOKEN} characters each: the model's tokenizer is not here")
+    return found
+
+
+def _sharded() -> bool:
+    """Whether accelerate launched this process with sharded weights."""
+    return any(os.environ.get(name, "").lower() == "true" for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"))
+
+
+def _size(number: float) -> str:
+    return f"{number / 1e9:,.1f} GB" if number >= 1e8 else f"{number / 1e6:,.1f} MB"

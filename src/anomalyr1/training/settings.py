@@ -1,0 +1,129 @@
+"""What a recipe's section means to TRL: its own defaults, ours, and the recipe's keys, each checked; and the adapters of `lora`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anomalyr1.training.recipes import Recipe, check_keys, check_settings
+from anomalyr1.types import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+VISION = r".*\bvisual\b.*"
+"""The names of the vision tower's modules."""
+SAVES = 10
+"""Checkpoints that a run makes unless the recipe says how often."""
+
+
+def settings_of(recipe: Recipe) -> dict[str, Any]:
+    """All keys of the recipe's section with what holds for them: TRL's defaults, then ours, then the recipe's.
+
+    Raises `InputError` for a key that TRL does not know, one that is decided elsewhere, and one of SFT's that has no meaning here.
+    """
+    import torch
+    from transformers import TrainingArguments
+    from trl import GRPOConfig, SFTConfig
+
+    kind = SFTConfig if recipe.section == "sft" else GRPOConfig
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    check_settings(recipe, fields)
+    if recipe.section == "sft":
+        plain = {field.name for field in dataclasses.fields(TrainingArguments)}
+        if foreign := [key for key in recipe.settings if key not in plain]:
+            raise InputError(
+                f"section sft of the recipe cannot set {foreign[0]!r}: it is about how TRL prepares texts, and this package writes and "
+                "packs completions itself and never cuts them off; leave it out"
+            )
+    defaults = {name: _default(field) for name, field in fields.items()}
+    cuda = torch.cuda.is_available()
+    ours = {
+        "logging_steps": 1,
+        "report_to": ["tensorboard"],
+        "save_strategy": "steps",
+        "save_total_limit": 3,
+        "bf16": cuda,
+        "use_cpu": not cuda,
+    }
+    found = defaults | ours | recipe.settings
+    if recipe.section == "grpo" and found["steps_per_generation"] is None:
+        found["steps_per_generation"] = found["gradient_accumulation_steps"]
+    return found
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:  # noqa: ANN401 - whatever TRL says
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+
+
+def steps_of(settings: Mapping[str, Any], rows: int, processes: int = 1, grpo: bool = True) -> int:
+    """Optimizer steps of a run over `rows` rows of data. Raises `InputError` where they do not fill one batch."""
+    batch = settings["per_device_train_batch_size"] * processes
+    accumulated = settings["gradient_accumulation_steps"]
+    if grpo:
+        completions = batch * settings["steps_per_generation"]
+        prompts = completions // settings["num_generations"]
+        if rows < prompts or prompts == 0:
+            raise InputError(
+                f"the data has {rows} prompts, and a generation batch takes {prompts} ({completions} completions, "
+                f"{settings['num_generations']} a prompt); give more data, or make "
+                "per_device_train_batch_size or gradient_accumulation_steps smaller"
+            )
+        microbatches = rows // prompts * settings["steps_per_generation"] * settings["num_iterations"]
+    else:
+        microbatches = math.ceil(rows / batch)
+    per_epoch = max(1, math.ceil(microbatches / accumulated))
+    return int(settings["max_steps"]) if settings["max_steps"] > 0 else math.ceil(per_epoch * settings["num_train_epochs"])
+
+
+def arguments(recipe: Recipe, out: Path, rows: int, processes: int = 1) -> Any:  # noqa: ANN401 - TRL's configurations are not typed
+    """TRL's `GRPOConfig` or `SFTConfig` of the run. Raises `InputError` with TRL's words where values do not go together."""
+    from trl import GRPOConfig, SFTConfig
+
+    found = settings_of(recipe)
+    grpo = recipe.section == "grpo"
+    own: dict[str, Any] = {
+        key: found[key] for key in ("logging_steps", "report_to", "save_strategy", "save_total_limit", "bf16", "use_cpu")
+    }
+    if "save_steps" not in recipe.settings:
+        own["save_steps"] = _save_steps(found, steps_of(found, rows, processes, grpo), grpo)
+    if grpo:
+        own["reward_weights"] = list(recipe.rewards.values())
+    values = own | recipe.settings | {"output_dir": str(out), "seed": recipe.seed, "remove_unused_columns": False}
+    try:
+        return (GRPOConfig if grpo else SFTConfig)(**values)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"section {recipe.section} of the recipe: {error}") from error
+
+
+def _save_steps(found: Mapping[str, Any], steps: int, grpo: bool) -> int:
+    """A tenth of the run, rounded up to where a generation batch ends and a step is logged."""
+    unit = int(found["logging_steps"]) if found["logging_steps"] >= 1 else 1
+    if grpo:
+        used = found["steps_per_generation"] * found["num_iterations"]  # microbatches between two generation batches
+        unit = math.lcm(unit, used // math.gcd(used, found["gradient_accumulation_steps"]))
+    return math.ceil(steps / SAVES / unit) * unit
+
+
+def adapters(recipe: Recipe) -> Any:  # noqa: ANN401 - peft is not typed
+    """Peft's `LoraConfig` of the recipe, None without `lora`; frozen vision gets no adapters. Raises `InputError` for unknown keys."""
+    if recipe.lora is None:
+        return None
+    from peft import LoraConfig
+
+    check_keys(recipe.lora, [field.name for field in dataclasses.fields(LoraConfig)], "section lora of the recipe")
+    frozen = {"exclude_modules": VISION} if recipe.freeze == "vision" else {}
+    if frozen and "exclude_modules" in recipe.lora:
+        raise InputError("a recipe with freeze: vision cannot set lora.exclude_modules too; say which modules with lora.target_modules")
+    try:
+        return LoraConfig(**{**recipe.lora, **frozen})
+    except (ValueError, TypeError) as error:
+        raise InputError(f"section lora of the recipe: {error}") from error
+
+
+def freeze(model: Any, recipe: Recipe) -> None:  # noqa: ANN401 - transformers' classes are not typed
+    """Take what the recipe freezes out of training; adapters come on top and are trained."""
+    if recipe.freeze == "vision":
+        model.model.visual.requires_grad_(False)

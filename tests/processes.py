@@ -1,0 +1,90 @@
+"""Three GRPO steps in one of several processes: `python processes.py FOLDER SAMPLES SETTINGS`, in the environment of a launcher.
+
+The rollouts are made up of the prompt and the place in the group, so that it does not matter which process they fall to.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from anomalyr1.types import Sample
+
+
+def made_up(base, groups, generation):
+    """(N, 6) completions, the same for a prompt wherever it is answered."""
+    rows, seen = [], {}
+    for group in groups.group_of.tolist():
+        seen[group] = seen.get(group, 0) + 1
+        seed = int(groups.prompts[group].sum()) * 100 + seen[group]
+        rows.append(torch.randint(0, 250, (6,), generator=torch.Generator().manual_seed(seed)))
+    return torch.stack(rows)
+
+
+def whole(tensor):
+    """A tensor that may lie in shards."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def shard_on_cpu() -> None:
+    """accelerate shards on accelerators alone; let it take these processes for some. What it then does with the model is its own."""
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType
+
+    inner = PartialState.__init__
+
+    def init(self, *args, **kwargs):
+        inner(self, *args, **kwargs)
+        if self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type = DistributedType.MULTI_GPU
+
+    PartialState.__init__ = init
+
+
+def main(folder: Path, samples: Path, settings: dict) -> None:
+    """Write gradients of the first step and the stepped weights, by name, and what was logged; all from the main process."""
+    from transformers import TrainerCallback
+
+    import runs
+    import test_grpo
+    import tiny
+    from anomalyr1.policy.load import load_policy
+    from anomalyr1.training import grpo, held_out
+    from anomalyr1.training.run_log import RunLog, is_main_process
+
+    tiny.folder_of("qwen2_5_vl")  # transformers saves in the main process alone, once there are others
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        shard_on_cpu()
+    grpo.roll_out = made_up
+    gradients = {}
+
+    class Look(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, **_):
+            if state.global_step == 0:
+                parameters = made.accelerator.unwrap_model(made.model).named_parameters()
+                gradients.update({name: whole(one.grad).clone() for name, one in parameters if one.grad is not None})
+
+    made = test_grpo.trainer(
+        grpo.SharedPrefixGRPOTrainer, folder, optim="sgd", weight_decay=0.0, max_grad_norm=0.0, learning_rate=0.1, max_steps=3,
+        gradient_accumulation_steps=1, beta=0.04, eval_steps=3, **settings,
+    )  # fmt: skip
+    made.add_callback(Look())
+    log = RunLog(folder, runs.RECIPE.model_copy(update={"grpo": {"max_completion_length": 6}}))
+    log.attach(made)
+    known = [Sample.from_json(line) for line in samples.read_text().splitlines()]
+    held_out.DRAWS = 20
+    held_out.attach(made, held_out.HeldOut(known, load_policy(str(tiny.folder_of("qwen2_5_vl")))), log)
+    made.train()
+    weights = {name: whole(one.detach()) for name, one in made.accelerator.unwrap_model(made.model).named_parameters()}
+    runs.add_group(log, 4)  # every process calls, one writes
+    sharded = any(hasattr(one, "full_tensor") for one in made.model.parameters())
+    if is_main_process():
+        torch.save({"gradients": gradients, "weights": weights, "forms": dict(made.forms), "sharded": sharded}, folder / "found.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))

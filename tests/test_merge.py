@@ -1,0 +1,105 @@
+"""Adapters merged, and checkpoints of whole weights, in plain transformers."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import groups
+import runs
+import test_grpo
+import tiny
+from anomalyr1.cli import app
+from anomalyr1.policy.load import load_policy
+from anomalyr1.training.grpo import SharedPrefixGRPOTrainer
+from anomalyr1.training.merge import merge
+from anomalyr1.types import InputError
+
+
+def asked(processor):
+    import numpy as np
+
+    made = groups.batch(np.random.default_rng(3), processor, groups=2)
+    return {"input_ids": made.ids, "attention_mask": made.mask, **made.fields()}
+
+
+def adapted(folder, family):
+    """A model with a random adapter, saved to `folder`."""
+    from peft import LoraConfig, get_peft_model
+
+    policy = load_policy(str(tiny.folder_of(family)))
+    torch.manual_seed(0)
+    model = get_peft_model(policy.model, LoraConfig(target_modules=["q_proj", "v_proj", "down_proj"], r=4, init_lora_weights=False)).eval()
+    model.save_pretrained(folder)
+    return policy, model
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_merged_model_is_its_base_with_the_adapter(tmp_path, family):
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    policy, model = adapted(tmp_path / "run" / "final", family)
+    recipe = runs.RECIPE.model_copy(update={"model": str(tiny.folder_of(family))})
+    (tmp_path / "run" / "recipe.yaml").write_text(json.dumps(recipe.model_dump(mode="json")), encoding="utf-8")
+    said = CliRunner().invoke(app, ["merge", str(tmp_path / "run"), "--out", str(tmp_path / "merged")], standalone_mode=False)
+    assert said.return_value == 0, said.exception
+    batch = asked(policy.processor)
+    with torch.no_grad():
+        expected = model(**batch).logits
+        with model.disable_adapter():
+            assert float((model(**batch).logits - expected).abs().max()) > 0.1  # the adapter matters
+        plain = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged").eval()
+        assert float((plain(**batch).logits - expected).abs().max()) < 1e-4
+        ours = load_policy(str(tmp_path / "merged"))
+        assert float((ours.model(**batch).logits - expected).abs().max()) < 1e-4
+    assert type(AutoProcessor.from_pretrained(tmp_path / "merged")) is type(policy.processor)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["merged", "run"]  # nothing unfinished is left
+
+
+def test_an_adapter_alone_and_its_type(tmp_path):
+    """The base is what the adapter's own configuration names, and the sum is kept in the base's type."""
+    base = tiny.build(tmp_path / "base")
+    policy = load_policy(str(base), dtype="bfloat16")
+    policy.model.save_pretrained(base)
+    adapted(tmp_path / "adapter", "qwen2_5_vl")
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": str(base)}))
+    merged = merge(tmp_path / "adapter", tmp_path / "merged")
+    assert json.loads((merged / "config.json").read_text())["dtype"] == "bfloat16"
+    assert load_policy(str(merged), dtype="bfloat16").model.dtype == torch.bfloat16
+
+
+def test_what_cannot_be_merged(tmp_path):
+    adapted(tmp_path / "adapter", "qwen2_5_vl")
+    base = str(tiny.folder_of())
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match="exists already"):
+        merge(tmp_path / "adapter", tmp_path / "out", base)
+    with pytest.raises(InputError, match="holds no adapter"):
+        merge(tmp_path / "out", tmp_path / "x", base)
+    with pytest.raises(InputError, match="is not a folder"):
+        merge(tmp_path / "absent", tmp_path / "x", base)
+    with pytest.raises(InputError, match="does not fit 'nano'"):
+        merge(tmp_path / "adapter", tmp_path / "x", "nano")
+    (tmp_path / "adapter" / "adapter_model.safetensors").rename(tmp_path / "adapter" / "adapter_model.bin")
+    with pytest.raises(InputError, match="only safetensors are loaded"):
+        merge(tmp_path / "adapter", tmp_path / "x", base)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_checkpoint_of_whole_weights_in_plain_transformers(tmp_path, family):
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    made = test_grpo.trainer(SharedPrefixGRPOTrainer, tmp_path, family, max_steps=1, save_strategy="steps", save_steps=1)
+    made.train()
+    found = AutoModelForImageTextToText.from_pretrained(tmp_path / "checkpoint-1", output_loading_info=True)
+    plain, loading = found
+    assert not loading["missing_keys"] and not loading["unexpected_keys"] and not loading["mismatched_keys"]
+    theirs, ours = plain.state_dict(), made.model.state_dict()
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(theirs[name], ours[name]) for name in ours)
+    assert AutoProcessor.from_pretrained(tmp_path / "checkpoint-1").tokenizer is not None

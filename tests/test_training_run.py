@@ -1,0 +1,222 @@
+"""`anomalyr1 train`: a recipe in, a run folder out, that resumes to the bit after any kill."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+
+import pytest
+import torch
+
+import training_runs as runs
+from anomalyr1.policy.load import load_policy
+from anomalyr1.training import checkpoints, dataset
+from anomalyr1.training.recipes import load_recipe
+from anomalyr1.training.run import train
+from anomalyr1.training.run_folder import read_groups
+from anomalyr1.types import InputError
+
+KILLS = int(os.environ.get("ANOMALYR1_KILLS", "2"))
+"""How often the run of `test_killed_anywhere` is killed; every second time inside a save."""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing disturbed."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    said = []
+    train(runs.recipe(), out, say=said.append, command="anomalyr1 train mine.yaml")
+    return out, said
+
+
+def test_the_run_folder(whole):
+    out, said = whole
+    assert {one.name for one in out.iterdir()} >= {"recipe.yaml", "run.json", "metrics.jsonl", "groups.jsonl", "samples", "final", "data"}
+    assert load_recipe(str(out / "recipe.yaml")) == runs.recipe()
+    record = json.loads((out / "run.json").read_text())
+    assert record["command"] == "anomalyr1 train mine.yaml" and record["data fingerprint"].startswith("sha256:")
+    assert record["data"] == [{"spec": runs.DATA, "licence": dataset.LICENCES["drawn"]}]
+    assert record["versions"]["trl"].startswith("1.16") and record["steps"] == 4
+    assert [one["step"] for one in runs.lines(out / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert said[0].startswith("plan: 4 steps") and said[-1] == f"trained policy: {out / 'final'}"
+
+
+def test_groups_are_what_the_rewards_saw(whole):
+    out, _ = whole
+    groups = read_groups(out)
+    assert len(groups) == 4 * 2
+    for group in groups:
+        assert len(group.completions) == 4 and set(group.rewards) == {"training_runs:reward"}
+        expected = [runs.reward(answer, group.question) for answer in group.answers()]
+        assert list(group.rewards["training_runs:reward"]) == pytest.approx(expected)
+        assert abs(sum(group.advantages)) < 1e-4
+    logged = [one["reward"] for one in runs.lines(out / "metrics.jsonl")]
+    means = [sum(sum(group.rewards["training_runs:reward"]) for group in groups if group.step == step) / 8 for step in (1, 2, 3, 4)]
+    assert logged == pytest.approx(means)
+
+
+def test_the_final_policy_loads_here_and_in_plain_transformers(whole):
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    final = whole[0] / "final"
+    policy = load_policy(str(final))
+    plain, processor = AutoModelForImageTextToText.from_pretrained(final), AutoProcessor.from_pretrained(final)
+    assert policy.max_pixels == runs.recipe().max_pixels and processor.chat_template
+    ids = torch.arange(5, 25)[None]
+    assert torch.equal(policy.model(input_ids=ids).logits, plain(input_ids=ids).logits)
+    start = load_policy(runs.recipe().model)
+    assert not torch.equal(policy.model.lm_head.weight, start.model.lm_head.weight)
+
+
+def test_adapters_and_frozen_vision(tmp_path):
+    recipe = runs.recipe("sft", lora={"r": 4, "target_modules": ["q_proj", "down_proj"]}, freeze="vision", settings={"max_steps": 2})
+    train(recipe, tmp_path / "run", say=lambda line: None)
+    from safetensors.torch import load_file
+
+    adapter = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    assert adapter and not any("visual" in name for name in adapter)
+    start, end = load_policy(recipe.model).model, load_policy(str(tmp_path / "run" / "final")).model
+    changed = {name for (name, a), b in zip(start.named_parameters(), end.parameters(), strict=True) if not torch.equal(a, b)}
+    assert changed and all(name.endswith(("q_proj.weight", "down_proj.weight")) and "visual" not in name for name in changed)
+
+
+def test_frozen_vision_without_adapters(tmp_path):
+    recipe = runs.recipe(freeze="vision", settings={"max_steps": 1})
+    train(recipe, tmp_path / "run", say=lambda line: None)
+    start, end = load_policy(recipe.model).model, load_policy(str(tmp_path / "run" / "final")).model
+    same = {name: torch.equal(a, b) for (name, a), b in zip(start.named_parameters(), end.parameters(), strict=True)}
+    assert all(value for name, value in same.items() if "visual" in name)
+    assert not any(value for name, value in same.items() if name.endswith("q_proj.weight"))
+
+
+# Resume.
+
+
+def test_what_cannot_be_begun_or_resumed(whole, tmp_path):
+    out, _ = whole
+    with pytest.raises(InputError, match="holds a run already; go on with it with --resume"):
+        train(runs.recipe(), out)
+    with pytest.raises(
+        InputError, match=r"begun with another recipe, so it cannot be resumed: grpo.learning_rate: 0.001 -> 0.002; seed: 42 -> 1"
+    ):
+        train(runs.recipe(seed=1, settings={"learning_rate": 2e-3}), out, resume=True)
+    with pytest.raises(InputError, match="there is no run in"):
+        train(runs.recipe(), tmp_path / "none", resume=True)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="holds something that is no run"):
+        train(runs.recipe(), tmp_path)
+
+
+def test_resume_refuses_other_data(whole, tmp_path):
+    out = copied(whole[0], tmp_path)
+    record = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({**record, "data fingerprint": "sha256:other"}))
+    with pytest.raises(InputError, match="begun on other ground, so it cannot be resumed: data fingerprint was 'sha256:other'"):
+        train(runs.recipe(), out, resume=True, say=lambda line: None)
+
+
+def copied(run, folder):
+    """The run as it was before it wrote its policy."""
+    shutil.copytree(run, folder / "run", ignore=shutil.ignore_patterns("final"))
+    return folder / "run"
+
+
+def test_a_flipped_byte_in_the_newest_checkpoint(whole, tmp_path):
+    out = copied(whole[0], tmp_path)
+    damaged = out / "checkpoint-4" / "optimizer.pt"
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 2] ^= 1
+    damaged.write_bytes(data)
+    said: list[str] = []
+    train(runs.recipe(), out, resume=True, say=said.append)
+    assert "checkpoint-4 is passed over: optimizer.pt has changed" in said and "going on from checkpoint-3" in said
+    assert runs.written(out) == runs.written(whole[0])
+    assert json.loads((out / "run.json").read_text())["resumed"][0]["from"] == "checkpoint-3"
+
+
+def test_a_finished_run_is_not_run_again(whole):
+    said: list[str] = []
+    assert train(runs.recipe(), whole[0], resume=True, say=said.append) == whole[0] / "final"
+    assert len(said) == 1 and "is finished" in said[0]
+
+
+def _run(recipe, out, resume):
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    train(recipe, out, resume=resume, say=lambda line: None)
+
+
+def _inode(path):
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:  # it was trimmed just now
+        return None
+
+
+def killed(context, out, chance, in_save):
+    """Start or resume the run and kill it: inside one of its next saves, or at a random moment, mostly after it has made a step.
+
+    Gives whether the kill left an unfinished checkpoint; None = the run ended before.
+    """
+    process = context.Process(target=_run, args=(runs.recipe(), out, (out / "recipe.yaml").exists()))
+    process.start()
+    before = {path.name: _inode(path) for path in out.glob("checkpoint-*")}
+    spare, early, begin, ready = chance.randrange(3), chance.random() < 0.3, time.monotonic(), None
+
+    def fresh(complete):
+        found = [one for one in out.glob("checkpoint-*") if _inode(one) not in (None, before.get(one.name))]
+        return sum((one / checkpoints.MARKER).exists() == complete for one in found)
+
+    while process.is_alive():
+        now = time.monotonic()
+        if ready is None and (fresh(True) or fresh(False) or (early and now > begin + 1)):
+            ready = now + chance.uniform(0, 3)
+        if (fresh(False) and fresh(True) >= spare) if in_save else (ready is not None and now > ready):
+            time.sleep(chance.uniform(0, 0.02) if in_save else 0)
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            return fresh(False) > 0
+        time.sleep(0.001)
+    process.join()
+    assert process.exitcode == 0
+    return None
+
+
+@pytest.mark.timeout(3600)
+def test_killed_anywhere_it_ends_with_the_same_bits(whole, tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["trl", "anomalyr1.training.grpo", "anomalyr1.training.run", "training_runs"])
+    chance, kills, rounds = random.Random(0), [], 0
+    while len(kills) < KILLS:
+        rounds += 1
+        out = tmp_path / f"run{rounds}"
+        while len(kills) < KILLS and (found := killed(context, out, chance, len(kills) % 2 == 0)) is not None:
+            kills.append(found)
+        if not (out / "final").exists():
+            _run(runs.recipe(), out, (out / "recipe.yaml").exists())
+        assert runs.written(out) == runs.written(whole[0])
+        assert [one["step"] for one in runs.lines(out / "metrics.jsonl")] == [1, 2, 3, 4]
+    print(f"{len(kills)} kills, {sum(kills)} of them inside a save; {rounds} runs")
+    assert sum(kills) >= KILLS // 4
+
+
+def test_the_verb(tmp_path, call, monkeypatch):
+    from anomalyr1.training.recipes import dump_recipe
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(dump_recipe(runs.recipe("sft")))
+    code, out, _ = call("train", "mine.yaml", "train.max_steps=1", "--plan")
+    assert code == 0 and out.startswith("plan: 1 steps over 26 prompts of 3 samples") and not (tmp_path / "runs").exists()
+    code, out, _ = call("train", "mine.yaml", "train.max_steps=1")
+    assert code == 0 and (tmp_path / "runs" / "mine" / "final" / "config.json").is_file()
+    code, _, err = call("train", "mine.yaml")
+    assert code == 1 and "holds a run already" in err
+    code, _, err = call("train", "nano-gpro")
+    assert code == 1 and "did you mean 'nano-grpo'" in err
+    code, _, err = call("train", "mine.yaml", "lora.rank=3", "--out", "other")
+    assert code == 1 and "section lora of the recipe has no key 'rank'" in err and not (tmp_path / "other" / "recipe.yaml").exists()
