@@ -98,6 +98,20 @@ class Teacher:
             branches.append(Branch(prompt[-1:], said[: first + 1], [0.0] * first + [1.0]))
         return Row(prompt[:-1], (), branches)
 
+    def recital(self, sample: Sample, questions: Sequence[Question], rng: Generator) -> Row:
+        """A row without image, about what knowledge alone tells; what only the image would tell does not count."""
+        head, _, _ = self._chat(sample, questions[0]).rpartition("<|vision_start|>")
+        branches = []
+        for question in questions:
+            tail = self._chat(sample, question).rpartition("<|vision_end|>")[2]
+            text = completions.reasoning(sample, question, "", None, rng)
+            said = [*self.encode(answers.write(text, question.answer or "")), self.ids.end]
+            stops = [i for i, token in enumerate(said) if token == self.ids.stop][:2]
+            seen = range(stops[0] + 1, stops[1]) if len(stops) == 2 else range(0)
+            weights = [0.0 if i in seen else weight for i, weight in enumerate(self.weights(said))]
+            branches.append(Branch(self.encode(tail), said, weights))
+        return Row(self.encode(head), (), branches)
+
     gold = staticmethod(completions.gold)
 
     def weights(self, completion: Sequence[int]) -> list[float]:

@@ -50,6 +50,8 @@ class Recipe(Record):
     """Share of the text stage's steps that are letter drills."""
     late_drill_share: float = 0.05
     """The same in the last stage."""
+    recital_share: float = 0.5
+    """Share of the drills about what knowledge says of an invented object."""
     drills: int = 24
     """Questions in such a step."""
     questions: int = 3

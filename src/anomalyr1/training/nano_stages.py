@@ -97,7 +97,9 @@ class Stages:
         return self._answering(batch, [one for images in shown for one in images], truths)
 
     def drill(self, rng: Generator) -> dict[str, Tensor]:
-        """Finding the letter of an option, from text alone."""
+        """Finding the letter of an option, or what knowledge says of an invented object, from text alone."""
+        if rng.random() < self.recipe.recital_share:
+            return self.recital(rng)
         rows = []
         for sample in self.pool.some(rng, self.recipe.drills):
             asked = [q for q in sample.questions if q.options]
@@ -111,6 +113,19 @@ class Stages:
         right = (scored[counted].argmax(-1) == batch.targets[counted]).float().mean()
         tags = self._tags(batch, inside)
         return {"total": loss + 0.3 * tags["option"] + 0.5 * tags["quote"], "drill": loss, "drill right": right, **tags}
+
+    def recital(self, rng: Generator) -> dict[str, Tensor]:
+        """Copying name and purpose of an invented object from the knowledge, from text alone."""
+        rows = []
+        for sample in self.pool.some(rng, self.recipe.drills // 2):
+            unheard = invented.renamed(sample, rng)
+            asked = [lessons.shuffled(q, rng) for q in unheard.questions if q.kind in ("object classification", "object analysis")]
+            rows.append(self.teacher.recital(unheard, asked, rng))
+        batch = self._pack(rows)
+        each = functional.cross_entropy(logits(self.model, hidden(self.model, batch, [])[0], batch), batch.targets, reduction="none")
+        loss = (each * batch.weights).sum() / batch.weights.sum()
+        letters = batch.weights == lessons.LETTER_WEIGHT
+        return {"total": loss, "recital": loss, "recital letter": each[letters].mean()}
 
     def sight(self, rng: Generator) -> dict[str, Tensor]:
         """Writing the code from pixels, square by square."""
