@@ -151,27 +151,36 @@ def _run(recipe, out, resume):
     train(recipe, out, resume=resume, say=lambda line: None)
 
 
+def _inode(path):
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:  # it was trimmed just now
+        return None
+
+
 def killed(context, out, chance, in_save):
-    """Start or resume the run and kill it: at a random moment, or as soon as a new checkpoint is there that is not complete.
+    """Start or resume the run and kill it: inside one of its next saves, or at a random moment, mostly after it has made a step.
 
     Gives whether the kill left an unfinished checkpoint; None = the run ended before.
     """
     process = context.Process(target=_run, args=(runs.recipe(), out, (out / "recipe.yaml").exists()))
     process.start()
-    before = {path.name: path.stat().st_ino for path in out.glob("checkpoint-*")}
-    deadline = time.monotonic() + chance.uniform(1, 8)
+    before = {path.name: _inode(path) for path in out.glob("checkpoint-*")}
+    spare, early, begin, ready = chance.randrange(3), chance.random() < 0.3, time.monotonic(), None
 
-    def unfinished():
-        return any(
-            before.get(one.name) != one.stat().st_ino and not (one / checkpoints.MARKER).exists() for one in out.glob("checkpoint-*")
-        )
+    def fresh(complete):
+        found = [one for one in out.glob("checkpoint-*") if _inode(one) not in (None, before.get(one.name))]
+        return sum((one / checkpoints.MARKER).exists() == complete for one in found)
 
     while process.is_alive():
-        if unfinished() if in_save else time.monotonic() > deadline:
+        now = time.monotonic()
+        if ready is None and (fresh(True) or fresh(False) or (early and now > begin + 1)):
+            ready = now + chance.uniform(0, 3)
+        if (fresh(False) and fresh(True) >= spare) if in_save else (ready is not None and now > ready):
             time.sleep(chance.uniform(0, 0.02) if in_save else 0)
             os.kill(process.pid, signal.SIGKILL)
             process.join()
-            return unfinished()
+            return fresh(False) > 0
         time.sleep(0.001)
     process.join()
     assert process.exitcode == 0
@@ -194,3 +203,20 @@ def test_killed_anywhere_it_ends_with_the_same_bits(whole, tmp_path):
         assert [one["step"] for one in runs.lines(out / "metrics.jsonl")] == [1, 2, 3, 4]
     print(f"{len(kills)} kills, {sum(kills)} of them inside a save; {rounds} runs")
     assert sum(kills) >= KILLS // 4
+
+
+def test_the_verb(tmp_path, call, monkeypatch):
+    from anomalyr1.training.recipes import dump_recipe
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(dump_recipe(runs.recipe("sft")))
+    code, out, _ = call("train", "mine.yaml", "train.max_steps=1", "--plan")
+    assert code == 0 and out.startswith("plan: 1 steps over 26 prompts of 3 samples") and not (tmp_path / "runs").exists()
+    code, out, _ = call("train", "mine.yaml", "train.max_steps=1")
+    assert code == 0 and (tmp_path / "runs" / "mine" / "final" / "config.json").is_file()
+    code, _, err = call("train", "mine.yaml")
+    assert code == 1 and "holds a run already" in err
+    code, _, err = call("train", "nano-gpro")
+    assert code == 1 and "did you mean 'nano-grpo'" in err
+    code, _, err = call("train", "mine.yaml", "lora.rank=3", "--out", "other")
+    assert code == 1 and "section lora of the recipe has no key 'rank'" in err and not (tmp_path / "other" / "recipe.yaml").exists()

@@ -55,16 +55,16 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, say: Say = print, 
     if resume and (out / FINAL).is_dir():
         say(f"the run in {out} is finished: {out / FINAL}")
         return out / FINAL
-    with _main_process_first():
-        material, held_out, planned = _planned(recipe, out / DATA, say)
-    planned.require_fit()
-    policy = _policy(recipe)
-    record = record_of(recipe, material, held_out, policy, planned, command)
-    for note in write_record(out, record, recipe, start.checkpoint):
-        say(note)
-    for note in start.notes:
-        say(note)
-    _fit(recipe, out, policy, material, held_out, start)
+    _wait_for_everyone()  # no process looks at the folder after another has begun the run in it
+    say = say if _is_main() else _silent
+    with _drawn_into(out / DATA) as folder:
+        material, held_out, planned = _planned(recipe, folder, say)
+        planned.require_fit()
+        policy = _policy(recipe)
+        record = record_of(recipe, material, held_out, policy, planned, command)
+        for note in (*write_record(out, record, recipe, start.checkpoint), *start.notes):
+            say(note)
+        _fit(recipe, out, policy, material, held_out, start)
     say(f"trained policy: {out / FINAL}")
     return out / FINAL
 
@@ -103,9 +103,8 @@ def _planned(recipe: Recipe, folder: Path, say: Say) -> tuple[dataset.Material, 
     held_out = dataset.load_samples(recipe.held_out, folder, "test") if recipe.held_out else []
     dataset.require_apart(material, held_out)
     made = make_plan(recipe, material)
-    if _is_main():
-        for line in made.lines():
-            say(line)
+    for line in made.lines():
+        say(line)
     return material, held_out, made
 
 
@@ -128,14 +127,14 @@ def _fit(recipe: Recipe, out: Path, policy: Policy, material: dataset.Material, 
     from anomalyr1.training.trainers import make_trainer
 
     log = RunLog(out, recipe)
-    trainer = make_trainer(recipe, out, policy, material, log)
-    log.rewind(start.step)
-    log.attach(trainer)
-    if held_out:
-        held.attach(trainer, held.HeldOut(held_out, policy, *dataset.prompt_style(recipe)), log)
     try:
         with quiet(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # names that TRL still uses
+            trainer = make_trainer(recipe, out, policy, material, log)
+            log.rewind(start.step)
+            log.attach(trainer)
+            if held_out:
+                held.attach(trainer, held.HeldOut(held_out, policy, *dataset.prompt_style(recipe)), log)
             trainer.train(resume_from_checkpoint=str(start.checkpoint) if start.checkpoint else None)
             _finish(trainer, policy, out)
     except torch.OutOfMemoryError as error:
@@ -174,15 +173,25 @@ def _replaced(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _main_process_first() -> Iterator[None]:
-    """Let the other processes of this machine wait until the main one has drawn and written the data."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        yield
+def _drawn_into(folder: Path) -> Iterator[Path]:
+    """Where drawn parts go: the run's own folder, and for the other processes of a run, which draw the same, one that vanishes."""
+    if _is_main():
+        yield folder
         return
-    from accelerate import PartialState
+    with tempfile.TemporaryDirectory() as own:
+        yield Path(own)
 
-    with PartialState().local_main_process_first():
-        yield
+
+def _wait_for_everyone() -> None:
+    """Until all processes of the run are here."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+
+
+def _silent(_: str) -> None:
+    """What the other processes of a run say."""
 
 
 def _is_main() -> bool:
