@@ -12,11 +12,13 @@ from pathlib import Path
 
 import torch
 
+from anomalyr1.training import rollouts
 from anomalyr1.types import Sample
 
 
 def made_up(base, groups, generation):
-    """(N, 6) completions, the same for a prompt wherever it is answered."""
+    """(N, 6) completions, the same for a prompt wherever it is answered; what is sampled beside them is thrown away."""
+    rollouts.roll_out(base, groups, generation)
     rows, seen = [], {}
     for group in groups.group_of.tolist():
         seen[group] = seen.get(group, 0) + 1

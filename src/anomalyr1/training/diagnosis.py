@@ -101,9 +101,9 @@ def _one_reward(run: Evidence) -> str | None:
     share = run.late_share("signal/zero_variance")
     if share < ONE_REWARD:
         return None
-    found = f"{share:.0%} of groups had one reward, so nothing was learned from them"
+    found = f"{_percent(share)} of groups had one reward, so nothing was learned from them"
     if run.late_share("answers/right") >= MASTERED:
-        return f"{found}; {run.late_share('answers/right'):.0%} of answers are right already: mix harder questions, or stop here"
+        return f"{found}; {_percent(run.late_share('answers/right'))} of answers are right already: mix harder questions, or stop here"
     return f"{found}: raise temperature, mix easier questions or use soft IoU (the reward localisation)"
 
 
@@ -111,7 +111,7 @@ def _unscored(run: Evidence) -> str | None:
     share = run.late_share("signal/unscored")
     if share < UNSCORED:
         return None
-    return f"no reward applied to {share:.1%} of completions, which teach nothing: give the recipe a reward for every kind of question"
+    return f"no reward applied to {_percent(share, 1)} of completions, which teach nothing: add a reward for every kind of question"
 
 
 def _never_applies(run: Evidence) -> str | None:
@@ -126,15 +126,15 @@ def _cut_off(run: Evidence) -> str | None:
     if share < OFTEN:
         return None
     limit = run.recipe.settings.get("max_completion_length", 256)
-    return f"{share:.0%} of completions were cut off at max_completion_length {limit}: raise it, or add the reward length"
+    return f"{_percent(share)} of completions were cut off at max_completion_length {limit}: raise it, or add the reward length"
 
 
 def _unreadable(run: Evidence) -> str | None:
     share, lenient = run.late_share("answers/unparseable"), run.late_share("answers/lenient")
     if share >= OFTEN:
-        return f"{share:.0%} of completions could not be read: teach the form first (SFT), or add the reward format"
+        return f"{_percent(share)} of completions could not be read: teach the form first (SFT), or add the reward format"
     if lenient >= LENIENT:
-        return f"{lenient:.0%} of completions were only read leniently, and earn nothing from ROAM: run SFT first, or add the reward format"
+        return f"{_percent(lenient)} of completions were only read leniently, and earn no ROAM: run SFT first, or add the reward format"
     return None
 
 
@@ -143,7 +143,7 @@ def _contradicted(run: Evidence) -> str | None:
     if share < OFTEN:
         return None
     cure = "raise the weight of roam" if any(name.startswith("roam") for name in run.weights) else "add the reward roam"
-    return f"the reasoning of {share:.0%} of right answers concludes something else, so it is not what leads to them: {cure}"
+    return f"the reasoning of {_percent(share)} of right answers concludes something else, so it is not what leads to them: {cure}"
 
 
 def _entropy(run: Evidence) -> str | None:
@@ -187,7 +187,7 @@ def _dominant(run: Evidence) -> str | None:
     if not ignored or weighted[name] < DOMINANT * total:
         return None
     return (
-        f"the reward {name} makes {weighted[name] / total:.0%} of what differs within groups, so {_listed('reward', ignored)} "
+        f"the reward {name} makes {_percent(weighted[name] / total)} of what differs within groups, so {_listed('reward', ignored)} "
         "hardly counts: bring their weights closer together"
     )
 
@@ -229,6 +229,10 @@ SYMPTOMS: tuple[Callable[[Evidence], str | None], ...] = (
 def _known(group: Group, name: str) -> list[float]:
     """The values of a reward in a group that applied."""
     return [value for value in group.rewards.get(name, ()) if value is not None]
+
+
+def _percent(share: float, digits: int = 0) -> str:
+    return f"{100 * share:.{digits}f} %"
 
 
 def _listed(noun: str, names: Sequence[str]) -> str:

@@ -24,7 +24,7 @@ from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import RepeatSampler, split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from anomalyr1.training import checkpoints
-from anomalyr1.training.rollouts import distinct, each_image_once, prompts_as_groups, roll_out
+from anomalyr1.training.rollouts import distinct, each_image_once, prompts_as_groups, roll_out, whole_weights
 from anomalyr1.training.shared_prefix import FAMILIES, Form, Groups, choose, find_groups, install, parts, suppress
 from anomalyr1.training.signal import OnZeroVariance, ScoredGroup, groups_of, spliced, without_signal
 from anomalyr1.types import InputError
@@ -216,6 +216,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
                 gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
             ) as model,
             self._dist.summon_full_params(self.model_wrapped, recurse=False),
+            whole_weights(self.model_wrapped),
         ):
             base = self._base(model)
             merge = base.config.vision_config.spatial_merge_size**2

@@ -21,6 +21,7 @@ from anomalyr1.engines import Sampling
 from anomalyr1.images import open_image
 from anomalyr1.training import exam
 from anomalyr1.training.lessons import inspection
+from anomalyr1.training.rollouts import whole_weights
 from anomalyr1.training.run_log import RunLog
 from anomalyr1.types import Answer, InputError, Question, Sample
 from anomalyr1.verdicts import DEFECT
@@ -171,12 +172,15 @@ def lent(trainer: Any) -> Iterator[Any]:  # noqa: ANN401 - TRL is not typed
     from trl.models import unwrap_model_for_generation
 
     args = trainer.args
-    with unwrap_model_for_generation(
-        trainer.model_wrapped,
-        trainer.accelerator,
-        gather_deepspeed3_params=getattr(args, "ds3_gather_for_generation", True),
-        gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs,
-    ) as model:
+    with (
+        unwrap_model_for_generation(
+            trainer.model_wrapped,
+            trainer.accelerator,
+            gather_deepspeed3_params=getattr(args, "ds3_gather_for_generation", True),
+            gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs,
+        ) as model,
+        whole_weights(trainer.model_wrapped),
+    ):
         inner = model.get_base_model() if is_peft_model(model) else model
         in_training = [module for module in inner.modules() if module.training]
         inner.eval()

@@ -99,6 +99,29 @@ class _EachImageOnce:
         return BatchFeature({name: torch.cat([one[name] for one in made]) for name in made[0]})
 
 
+@contextmanager
+def whole_weights(model: Any) -> Iterator[None]:  # noqa: ANN401
+    """Under FSDP2: hold every weight of `model`, the one that was sharded, whole inside; elsewhere nothing happens.
+
+    Rollouts call parts of the model, and each process as often as its own completions need, where sharded weights would be gathered in the
+    forward pass of the whole and by all processes alike.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    if sharded:
+        model._get_fsdp_state()._lazy_init()  # else the first part that runs would be taken for the root
+    for module in sharded:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in sharded:
+            module.reshard()
+            module.set_reshard_after_forward(True, recurse=False)
+
+
 @torch.no_grad()
 def roll_out(model: PreTrainedModel, groups: Groups, generation: GenerationConfig) -> Tensor:
     """(N, L) ids of one completion for every row of `groups.group_of`, padded behind the token that ends it."""

@@ -3,7 +3,7 @@
     log = RunLog(run, recipe)
     log.rewind(step)          # when the run goes on from the checkpoint of `step`
     log.attach(trainer)
-    log.group(step, sample, question, ...)   # for every group of a generation batch, in the main process
+    log.group(step, sample, question, ...)   # for every group of a generation batch
 
 Only the main process writes. Lines are appended and synced one by one, so a kill costs at most the line being written.
 """
@@ -90,7 +90,7 @@ class RunLog:
         advantages: Sequence[float],
         frame: Frame | None = None,
     ) -> None:
-        """Write one group; call it in the main process, with the completions of all of them.
+        """Write one group; in a run of several processes those of the main one are written.
 
         `step` is the optimizer step that first learns from the group: `trainer.state.global_step + 1` when it was generated. `frame` is
         how the policy sees the inspected image, as the rewards know it. NaN in `rewards` is TRL's word for None.

@@ -298,14 +298,14 @@ def _head(
     """(K,) log-probabilities and entropies of the tokens after `hidden` (K, D), with TRL's kernel."""
     from contextlib import nullcontext
 
-    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor import DTensor, Partial
     from trl.kernels import ChunkedLogProbFunction
     from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE, maybe_gather_lm_head_ctx
 
     head = model.get_output_embeddings()
     weight, bias = head.weight, head.bias
-    if isinstance(weight, DTensor):  # FSDP2 gives shards
-        weight = weight.full_tensor()
+    if isinstance(weight, DTensor):  # FSDP2 gives shards, and takes the mean of all processes' gradients
+        weight = weight.full_tensor(grad_placements=[Partial("avg")] * weight.device_mesh.ndim)
     hidden = hidden.to(weight.device)
     exact = torch.autocast(hidden.device.type, enabled=False) if in_float32 else nullcontext()
     outputs = ("log_probs", "entropy") if entropy else ("log_probs",)
