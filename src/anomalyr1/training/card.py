@@ -70,8 +70,7 @@ this" answerable.
 
 {controls}
 
-The curve of the last stage ({few} images of seen categories a point, half as many of development ones; its other options are only the
-first of each image, about the object):
+The curve of the last stage (its other options are only the first of each image, about the object):
 
 {curve}
 
@@ -79,10 +78,11 @@ first of each image, about the object):
 
 - It knows drawings only. On photographs, see the package's README for what was measured.
 - Images are scaled to at most 448 x 448 pixels; larger ones it never saw. One image token covers 28 x 28 pixels: small defects are missed.
-- It has learned its twelve categories, not what "good" means in general: on others it takes most parts for defective, the more so the
-  longer it trains, and a reference image hardly helps it. Few-shot training on the part in question does.
+- It has learned its twelve categories, not what "good" means in general: of others it takes most good parts for defective. With a
+  reference image it misses more than half of their defects instead. Few-shot training on the part in question helps.
 - Logical defects (missing, extra, misplaced, wrong count) are found far less often than physical ones.
-- Names of objects that it was not trained on are answered by the nearest it knows, even when the knowledge in the prompt names them.
+- It cannot copy a name that is new to it: of an object that only the knowledge names, it often says a made-up name, and picks the right
+  option in half of the cases.
 - Its reasoning is in a handful of fixed wordings.
 """
 
@@ -121,7 +121,7 @@ def card(
     """The card's text; `facts` fills `TEXT`, `results` are columns of figures by name, `curve` the examinations on the way."""
     names = [name for name in SHOWN if any(name in figures for figures in results.values())]
     rows = [[name, *(str(figures.get(name, "")) for figures in results.values())] for name in names]
-    columns = ("minutes", "step", "split", "balanced accuracy", "other options", "box mIoU")
+    columns = ("minutes", "step", "split", "images", "balanced accuracy", "other options", "box mIoU")
     points = [[str(point.get(name, "")) for name in columns] for point in curve]
     aims = []
     for column, row, least in AIMS:
@@ -134,7 +134,6 @@ def card(
         aims=_table(("", "aim", "measured", ""), aims),
         controls=_table(("control", "share"), [[name, str(value)] for name, value in controls.items()]),
         curve=_table(columns, points),
-        few=max((point["images"] for point in curve), default=0),
     )
 
 
