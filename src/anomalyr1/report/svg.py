@@ -137,7 +137,8 @@ def _rule(start: tuple[float, float], end: tuple[float, float]) -> str:
 def _span(values: Sequence[float]) -> tuple[float, float]:
     finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
     low, high = min(finite), max(finite)
-    return (low, high) if high > low else (low - abs(low) / 2 - 0.5, high + abs(high) / 2 + 0.5)
+    apart = abs(low) / 2 or 0.5  # a constant stands in the middle, at its own scale
+    return (low, high) if high > low else (low - apart, high + apart)
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -150,7 +151,9 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _number(value: float) -> str:
-    return f"{value:.3g}" if abs(value) >= 1e-12 else "0"
+    if abs(value) < 1e-12:
+        return "0"
+    return f"{value:.3g}" if not 1000 <= abs(value) < 1e5 else f"{value:.0f}"
 
 
 def _text(text: str) -> str:
