@@ -42,7 +42,7 @@ FORMS = ("colour.png", "colour.jpg", "colour.bmp", "grey.png")
 PARTS = {
     "decode": [(ImageFile.ImageFile, "load")],
     "open": [(inspector, "open_image")],
-    "resize": [(local, "shown")],
+    "resize": [(local, "resize")],
     "prompt": [(prompts, "build"), (LocalEngine, "_jobs")],
     "processor": [(LocalEngine, "_pixels")],
     "parse": [(answers, "parse"), (verdicts, "conclude")],
