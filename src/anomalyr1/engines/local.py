@@ -12,8 +12,10 @@ as good as equally likely; the same call on the same machine gives the same bits
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -42,7 +44,10 @@ class LocalEngine:
         self.policy = policy
         self._letters = Letters(policy.processor.tokenizer)
         self.batch_tokens = batch_tokens or (32_768 if policy.device.type == "cuda" else 8_192)
-        self._image_id: int = policy.processor.tokenizer.convert_tokens_to_ids(chat.IMAGE)
+        tokenizer = policy.processor.tokenizer
+        self._image_id: int = tokenizer.convert_tokens_to_ids(chat.IMAGE)
+        # A line asks the same of every image, so the same chats come again and again.
+        self._ids_of_chat = lru_cache(256)(lambda chat_json: chat.encode(tokenizer, json.loads(chat_json)))
 
     def fingerprint(self, sampling: Sampling = GREEDY) -> Fingerprint:
         """What completions depend on; the caller fills in `style`, `masks` and `option_order`."""
@@ -96,7 +101,7 @@ class LocalEngine:
         require_images(prompt, images)
         where = which(prompt)
         try:
-            ids = chat.encode(self.policy.processor.tokenizer, prompt.messages)
+            ids = self._ids_of_chat(json.dumps(prompt.messages))
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
         sizes = [images[path].size_wh for path in prompt.images]
