@@ -29,6 +29,7 @@ from anomalyr1.data.samples import listed
 from anomalyr1.records import write_whole
 from anomalyr1.types import InputError, Record, Sample
 
+Side = Literal["train", "test"]
 Protocol = Literal["few-shot", "share", "leave-classes-out", "leave-defects-out", "leave-datasets-out", "given"]
 FORMAT: Literal["anomalyr1-split-1"] = "anomalyr1-split-1"
 _FEW = frozenset(("shots", "good_shots", "per", "allow_short"))
@@ -95,6 +96,10 @@ class Manifest(Record):
     counts: dict[str, int]
     """What was left out, under its name."""
     leaks: FoundLeaks
+
+    def source(self, side: Side) -> tuple[str, dict[str, str]]:
+        """The spec that a side was drawn from, and the options of its loader."""
+        return (self.test_spec, self.test_options) if side == "test" and self.test_spec else (self.spec, self.options)
 
 
 class Sides(NamedTuple):
@@ -203,7 +208,7 @@ def read(path: str | Path) -> Manifest:
         raise InputError(f"{str(path)!r} is no split ({first}); make one with: anomalyr1 data split SPEC --out FILE") from error
 
 
-def select(manifest: Manifest, samples: Iterable[Sample], side: Literal["train", "test"], verify: bool = True) -> list[Sample]:
+def select(manifest: Manifest, samples: Iterable[Sample], side: Side, verify: bool = True) -> list[Sample]:
     """The samples of one side, in the manifest's order.
 
     Raises `InputError` that names samples which are gone, and, unless `verify` is off, images that are no longer those of the split.
@@ -213,7 +218,7 @@ def select(manifest: Manifest, samples: Iterable[Sample], side: Literal["train",
     found = {sample.id: sample for sample in samples if sample.id in wanted}
     gone = [name for name in wanted if name not in found]
     if gone:
-        spec = manifest.test_spec if side == "test" and manifest.test_spec else manifest.spec
+        spec, _ = manifest.source(side)
         raise InputError(
             f"{len(gone)} samples of the split are not in the data: {listed(gone)}; give the data that side was made of, {spec!r}"
         )

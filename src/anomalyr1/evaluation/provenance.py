@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from anomalyr1.types import InputError, Record, Sample, SetupError
 
 if TYPE_CHECKING:
-    from anomalyr1.data.fewshot import Manifest
+    from anomalyr1.data.fewshot import Manifest, Side
 
 SPLIT = "split:"
 """A spec that names one side of a split which `anomalyr1 data split` wrote."""
@@ -59,7 +59,7 @@ class Loaded(NamedTuple):
     split: Manifest | None
 
 
-def load(spec: str, options: Mapping[str, object], folder: Path, side: str = "test") -> Loaded:
+def load(spec: str, options: Mapping[str, object], folder: Path, side: Side = "test") -> Loaded:
     """The samples of a spec with their boxes, or one side of a split (`split:FILE`); drawn parts are drawn into `folder`.
 
     Raises `InputError` as `data.load` and `fewshot.select` do, and for options beside a split, which holds its own.
@@ -75,12 +75,11 @@ def load(spec: str, options: Mapping[str, object], folder: Path, side: str = "te
     from anomalyr1.data import fewshot
 
     manifest = fewshot.read(spec.removeprefix(SPLIT))
-    other = side == "test" and bool(manifest.test_spec)
-    own: dict[str, object] = dict(manifest.test_options if other else manifest.options)
+    source, own = manifest.source(side)
     if both := sorted(set(own) & set(options)):
         raise InputError(f"{spec!r} sets {', '.join(both)} itself; leave the option out")
-    whole = load(manifest.test_spec if other else manifest.spec, own | dict(options), folder)
-    return Loaded(fewshot.select(manifest, whole.samples, "test" if side == "test" else "train"), whole.notes, manifest)
+    whole = load(source, {**own, **options}, folder)
+    return Loaded(fewshot.select(manifest, whole.samples, side), whole.notes, manifest)
 
 
 def questions_digest(samples: Iterable[Sample], given: bool) -> str:

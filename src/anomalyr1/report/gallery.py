@@ -18,7 +18,7 @@ from anomalyr1.data.truth import boxes_of, read_mask
 from anomalyr1.evaluation.detection import Pair
 from anomalyr1.evaluation.pairing import class_name
 from anomalyr1.findings import says_defect
-from anomalyr1.images import open_image
+from anomalyr1.images import THREADS, open_image
 from anomalyr1.report.html import data_uri
 from anomalyr1.report.overlay import draw_on, scaled
 from anomalyr1.report.page import WIDE
@@ -37,7 +37,6 @@ MOST_SHOWN = 2
 _SENTENCE = re.compile(r"[.!?。！？\n]")
 _LAST = 12
 """So many sentences at the end are searched for the conclusion."""
-_THREADS = 4
 
 
 class Marked(NamedTuple):
@@ -145,7 +144,7 @@ def questions(sample: Sample, inspection: Inspection) -> dict[str, Question]:
 
 def cases(pairs: Sequence[Pair]) -> list[Case]:
     """The cards of these pairs, in order; images are opened on several threads."""
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(lambda pair: case(*pair), pairs))
 
 

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anomalyr1 import answers, data, prompts
+from anomalyr1.data import fewshot
+from anomalyr1.data.fewshot import Side
 from anomalyr1.data.samples import listed, require_unique
 from anomalyr1.images import Family, Frame, fit, open_image, resize
 from anomalyr1.rewards import Reward
 from anomalyr1.training import completions
 from anomalyr1.training.recipes import Recipe
 from anomalyr1.types import InputError, Question, Sample
-
-Side = Literal["train", "test"]
 
 LICENCES = {
     "mmad": "CC BY-NC-SA 4.0 (MMAD and the data sets in it): not for commercial use",
@@ -90,12 +90,8 @@ def load_samples(specs: Sequence[str], folder: Path, side: Side = "train") -> li
 
 
 def _side_of(spec: str, folder: Path, side: Side) -> list[Sample]:
-    from anomalyr1.data import fewshot
-
     manifest = fewshot.read(spec.partition(":")[2])
-    other = side == "test" and manifest.test_spec
-    samples = _load(manifest.test_spec if other else manifest.spec, manifest.test_options if other else manifest.options, folder)
-    return fewshot.select(manifest, samples, side)
+    return fewshot.select(manifest, _load(*manifest.source(side), folder), side)
 
 
 def _load(spec: str, options: Mapping[str, str], folder: Path) -> list[Sample]:

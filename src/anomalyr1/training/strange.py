@@ -75,7 +75,7 @@ def with_decoy(one: Example, residual: Residual, rng: Generator) -> Example:
     if one.reference is None:
         return one
     moved = shifted(residual, rng)
-    return replace(one, image=_bytes(one.image + residual.astype(np.float32)), reference=_bytes(one.reference + moved.astype(np.float32)))
+    return replace(one, image=_bytes(one.image + residual.astype(np.float32)), reference=_bytes(one.reference + moved))
 
 
 def retaken(image: Pixels, rng: Generator) -> Pixels:
