@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
-from anomalyr1.rewards import REWARDS
+from anomalyr1.rewards import REWARDS, load_reward
 from anomalyr1.training import reward_functions
 from anomalyr1.training.reward_functions import Asked
 from anomalyr1.types import Box, InputError, Question
@@ -41,3 +42,31 @@ def test_a_reward_that_is_no_number(value):
     (made,) = reward_functions.reward_functions({"odd": lambda answer, question: value}, ASKED)
     with pytest.raises(InputError, match=r"reward 'odd' of sample 's2' is"):
         made(completions=[RIGHT], row=[1])
+
+
+def test_controls():
+    """Dealt within a question, by the step; what a question's completions earn together stays."""
+    asked = (ASKED[0], ASKED[0])
+    texts = [RIGHT, "<think>A dent, so the answer is A.</think><answer>B</answer>", "<think>It is so.</think><answer>A</answer>"] * 4
+    rows = [0] * 6 + [1] * 6
+    made = {one.__name__: one for one in reward_functions.reward_functions(
+        {"roam": REWARDS["roam"], "roam/shuffled": load_reward("roam/shuffled"), "roam/unlinked": load_reward("roam/unlinked")}, asked
+    )}  # fmt: skip
+    states = [SimpleNamespace(global_step=step) for step in range(20)]
+    plain = made["roam"](completions=texts, row=rows)
+    assert sorted(plain) == sorted([1.0, 0.0, 0.05] * 4)
+    shuffled = [made["roam/shuffled"](completions=texts, row=rows, trainer_state=state) for state in states]
+    assert all(sorted(one[:6]) == sorted(plain[:6]) and sorted(one[6:]) == sorted(plain[6:]) for one in shuffled)
+    assert len({tuple(one) for one in shuffled}) > 10
+    assert shuffled[3] == made["roam/shuffled"](completions=texts, row=rows, trainer_state=states[3])
+    unlinked = [made["roam/unlinked"](completions=texts, row=rows, trainer_state=state) for state in states]
+    assert {one[0] for one in unlinked} == {1.0, 0.8, 0.0}  # right, beside any conclusion
+    assert {one[2] for one in unlinked} == {0.05, 0.1, 0.0}  # wrong: silent, the same letter, another
+
+
+def test_roam_that_only_minds_silence():
+    (reward,) = reward_functions.reward_functions({"roam_unchecked": REWARDS["roam_unchecked"]}, ASKED)
+    against = "<think>A crack, so the answer is A.</think><answer>B</answer>"
+    silent, wrong = "<think>Hm.</think><answer>B</answer>", "<think>So the answer is B.</think><answer>A</answer>"
+    assert reward(completions=[RIGHT, against, silent, wrong, "nothing"], row=[0] * 5) == [1.0, 1.0, 0.8, 0.1, 0.0]
+    assert reward(completions=[RIGHT], row=[1]) == [None]

@@ -20,8 +20,8 @@ MODULES = sorted(name for _, name, _ in pkgutil.walk_packages([str(SRC)], "anoma
 ORDER = (
     "types", "records", "boxes", "images", "prompts", "data", "wording", "mentions", "findings", "conclusions", "box_text", "released",
     "answers", "rewards", "checks", "masks", "verdicts", "policy", "engines", "thresholds", "calibration", "inspector",
-    "parity", "evaluation", "report", "training", "doctor", "terminal",
-    "cli_data", "cli_engines", "cli_report", "cli_evaluate", "cli_runs", "cli_train", "cli",
+    "parity", "evaluation", "report", "training", "reproduction", "doctor", "terminal",
+    "cli_data", "cli_engines", "cli_report", "cli_evaluate", "cli_runs", "cli_train", "cli_reproduce", "cli",
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from anomalyr1 import cli_data, cli_engines, cli_evaluate, cli_report, cli_runs, cli_train
+from anomalyr1 import cli_data, cli_engines, cli_evaluate, cli_report, cli_reproduce, cli_runs, cli_train
 from anomalyr1.terminal import OK, SETUP_ERROR, SOME_FAILED, USER_ERROR, find_images
 from anomalyr1.terminal import say as _say
 from anomalyr1.types import InputError, Inspection, Sample, SetupError
@@ -47,6 +47,7 @@ app.command()(cli_evaluate.compare)
 app.command()(cli_report.report)
 app.command()(cli_report.convert)
 app.command()(cli_train.train)
+app.command()(cli_reproduce.reproduce)
 for verb in cli_runs.VERBS:
     app.command()(verb)
 

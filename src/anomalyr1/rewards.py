@@ -24,6 +24,8 @@ LENGTH_FREE_CHARS = 1200
 """A completion up to this long earns the full length reward: about 256 tokens of English, the published completion budget."""
 REPEAT_WORDS = 4
 """Repetition counts runs of this many words."""
+CONTROLS = ("shuffled", "unlinked")
+"""What may stand behind the name of a reward and a slash in a recipe (`training.reward_functions`)."""
 REPEAT_FREE = 0.1
 """This share of repeated runs costs nothing; prose about one part repeats a few."""
 
@@ -101,6 +103,17 @@ def roam(answer: Answer, question: Question) -> float | None:
     return None if row is None else row.value
 
 
+def roam_unchecked(answer: Answer, question: Question) -> float | None:
+    """ROAM as if all that reasoning concludes agreed with the answer: only silence costs. For experiments, to tell the two apart.
+
+    None as for `roam`.
+    """
+    row = roam_row(answer, question) if question.options else None
+    if row is None or row is MALFORMED:
+        return None if row is None else row.value
+    return ROAM[bool(right(answer, question)), None if answer.conclusion is None else True].value
+
+
 def roam_boxes(answer: Answer, question: Question) -> float | None:
     """ROAM for boxes, with the values of `roam`; `right` and `consistent` say what that means.
 
@@ -175,6 +188,7 @@ def repetition(answer: Answer, question: Question) -> float | None:
 
 REWARDS: dict[str, Reward] = {
     "roam": roam,
+    "roam_unchecked": roam_unchecked,
     "roam_boxes": roam_boxes,
     "roam_released": roam_released,
     "accuracy": accuracy,
@@ -187,10 +201,12 @@ REWARDS: dict[str, Reward] = {
 
 
 def load_reward(name: str) -> Reward:
-    """The reward of a name in `REWARDS`, or of a dotted path "package.module:name".
+    """The reward of a name in `REWARDS`, or of a dotted path "package.module:name"; one of `CONTROLS` behind it changes nothing here.
 
     A dotted path imports and runs that module. Raises `InputError` naming the nearest known name, or what is missing.
     """
+    plain, _, control = name.partition("/")
+    name = plain if control in CONTROLS else name
     if name in REWARDS:
         return REWARDS[name]
     module_name, colon, attribute = name.partition(":")

@@ -135,11 +135,13 @@ def reference(drawn: Drawn, number: int = 0) -> Image:
 
 @dataclass(frozen=True)
 class DrawnSpec:
-    """Which drawn images: `drawn:<split>?n=<count>&seed=<number>`."""
+    """Which drawn images: `drawn:<split>?n=<count>&seed=<number>&references=<0 or 1>`."""
 
     split: str
     n: int = 64
     seed: int = 0
+    references: int = 1
+    """Whether a prompt about a part shows another good one, too."""
 
 
 def parse_spec(spec: str) -> DrawnSpec:
@@ -154,8 +156,8 @@ def parse_spec(spec: str) -> DrawnSpec:
     values: dict[str, int] = {}
     for pair in query.split("&") if query else []:
         key, _, text = pair.partition("=")
-        if key not in ("n", "seed"):
-            raise InputError(f"{spec!r} has the unknown key {key!r}, known are n and seed; {example}")
+        if key not in ("n", "seed", "references"):
+            raise InputError(f"{spec!r} has the unknown key {key!r}, known are n, seed and references; {example}")
         if key in values:
             raise InputError(f"{spec!r} gives {key} twice; {example}")
         if not (text.isascii() and text.isdigit()):
@@ -164,6 +166,8 @@ def parse_spec(spec: str) -> DrawnSpec:
     result = DrawnSpec(split, **values)
     if not 1 <= result.n <= _SEED_STRIDE:
         raise InputError(f"{spec!r} asks for {result.n} images; n is 1 to {_SEED_STRIDE}")
+    if result.references > 1:
+        raise InputError(f"{spec!r} asks for {result.references} references; it is 0 or 1")
     return result
 
 
@@ -195,22 +199,23 @@ def write(spec: str | DrawnSpec, folder: str | Path, grounding_text: str) -> lis
     for name in ("images", "masks", "references"):
         (root / name).mkdir(parents=True, exist_ok=True)
     spec = parse_spec(spec) if isinstance(spec, str) else spec
-    return [_written(one, spec.split, root, grounding_text) for one in drawn(spec)]
+    return [_written(one, spec, root, grounding_text) for one in drawn(spec)]
 
 
-def _written(one: Drawn, split: str, root: Path, grounding_text: str) -> Sample:
-    sample_id = _sample_id(split, one.seed)
+def _written(one: Drawn, spec: DrawnSpec, root: Path, grounding_text: str) -> Sample:
+    sample_id = _sample_id(spec.split, one.seed)
     name = sample_id.rpartition("/")[2]
     image, mask, good = (root / part / f"{name}.png" for part in ("images", "masks", "references"))
     _store(PIL.Image.fromarray(one.image), image)
-    _store(PIL.Image.fromarray(reference(one)), good)
+    if spec.references:
+        _store(PIL.Image.fromarray(reference(one)), good)
     if one.defect is not None:
         _store(PIL.Image.fromarray(one.mask), mask)
     asked = drawn_questions.questions(one, np.random.default_rng([one.seed, 9]), grounding_text, sample_id)
     return Sample(
-        id=sample_id, image=image, references=(good,), knowledge=one.knowledge, dataset="drawn", category=one.category, defect=one.defect,
-        anomalous=one.defect is not None, logical=one.defect in LOGICAL, mask=mask if one.defect is not None else None, boxes=one.boxes,
-        questions=asked,
+        id=sample_id, image=image, references=(good,) * spec.references, knowledge=one.knowledge, dataset="drawn", category=one.category,
+        defect=one.defect, anomalous=one.defect is not None, logical=one.defect in LOGICAL, boxes=one.boxes, questions=asked,
+        mask=mask if one.defect is not None else None,
     )  # fmt: skip
 
 

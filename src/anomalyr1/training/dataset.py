@@ -133,11 +133,11 @@ def prompt_style(recipe: Recipe) -> tuple[str, str | None]:
     return prompts.DEFAULT_STYLE, prompts.read_prompt(Path(recipe.prompt))
 
 
-def questions_of(sample: Sample, which: Literal["all", "own"], counts: Counter[str]) -> list[Question]:
-    """The questions of a sample whose answer is known: the two of `inspect` (for "all"), then its own; the same one only once."""
+def questions_of(sample: Sample, which: Literal["all", "own", "inspect"], counts: Counter[str]) -> list[Question]:
+    """The questions of a sample whose answer is known: the two of `inspect`, its own, or both; the same one only once."""
     asked = [] if which == "own" else [known(sample, one) for one in prompts.inspection_questions(sample.id)]
     found: dict[tuple[str, tuple[str, ...]], Question] = {}
-    for question in (*asked, *sample.questions):
+    for question in (*asked, *(sample.questions if which != "inspect" else ())):
         if question.answer is None and question.boxes is None:
             counts["questions whose answer is not known"] += 1
         elif (question.text, question.options) in found:

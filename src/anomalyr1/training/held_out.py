@@ -53,8 +53,18 @@ class Told:
 class HeldOut:
     """Held-out samples, each asked for its verdict, its boxes where they are known, and one other question where it has one."""
 
-    def __init__(self, samples: Sequence[Sample], policy: Policy, style: str = prompts.DEFAULT_STYLE, text: str | None = None) -> None:
-        """Samples of unknown truth are left out. Raises `InputError` where good or defective ones are absent."""
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        policy: Policy,
+        style: str = prompts.DEFAULT_STYLE,
+        text: str | None = None,
+        every: bool = False,
+    ) -> None:
+        """Samples of unknown truth are left out; with `every` on all other questions are asked.
+
+        Raises `InputError` where good or defective ones are absent.
+        """
         known = [sample for sample in samples if sample.anomalous is not None]
         self.left_out = len(samples) - len(known)
         if len({sample.anomalous for sample in known}) < 2:
@@ -63,7 +73,7 @@ class HeldOut:
                 "balanced accuracy needs good and defective ones"
             )
         self._policy, self._style, self._text = policy, style, text
-        self._asked = [(sample, _questions(sample, number)) for number, sample in enumerate(known)]
+        self._asked = [(sample, _questions(sample, number, every)) for number, sample in enumerate(known)]
 
     def ask(self, model: Any, max_new_tokens: int = 256) -> list[Told]:  # noqa: ANN401 - transformers' classes are not typed
         """What `model` answers, in the order of the samples; it is the policy's own or that of a trainer, without wrappers."""
@@ -191,8 +201,9 @@ def lent(trainer: Any) -> Iterator[Any]:  # noqa: ANN401 - TRL is not typed
                 module.training = True
 
 
-def _questions(sample: Sample, number: int) -> list[Question]:
-    """What is asked about the sample in place `number`; the other questions take turns, so that all kinds are heard."""
+def _questions(sample: Sample, number: int, every: bool) -> list[Question]:
+    """What is asked about the sample in place `number`; the other questions take turns, so that all kinds are heard, unless `every` is."""
     verdict, grounding = inspection(sample)
     others = [one for one in sample.questions if one.answer is not None and one.kind != "anomaly detection"]
-    return [verdict, *([grounding] if sample.boxes is not None else []), *(others[number % len(others) :][:1] if others else [])]
+    some = others if every or not others else others[number % len(others) :][:1]
+    return [verdict, *([grounding] if sample.boxes is not None else []), *some]

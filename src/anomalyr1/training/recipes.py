@@ -47,8 +47,8 @@ class Recipe(Record):
     """What is asked now and then, and never learned from."""
     prompt: str = "ours"
     """A prompt style, or the path of a prompt file."""
-    questions: Literal["all", "own"] = "all"
-    """What is asked about a sample: its own questions, and with "all" also the two of `inspect`, verdict and boxes."""
+    questions: Literal["all", "own", "inspect"] = "all"
+    """What is asked about a sample: its own questions, the two of `inspect` (verdict and boxes), or all."""
     rewards: dict[str, float] = Field(default_factory=dict)
     """Weights by the name or dotted path of a reward; for GRPO."""
     zero_variance: Literal["keep", "skip", "resample"] = "keep"

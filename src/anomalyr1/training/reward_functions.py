@@ -1,4 +1,9 @@
-"""Our rewards as the reward functions that TRL calls, each completion read once for all of them."""
+"""Our rewards as the reward functions that TRL calls, each completion read once for all of them.
+
+Two controls for experiments are made of any reward by the end of its name. "roam/shuffled" deals the values anew among the completions of a
+question, so that nothing can be learned from them. "roam/unlinked" deals the conclusions of the reasonings, so that a completion is paid
+for the agreement of its answer with another one's reasoning. Both deal by the step, so a resumed run deals the same.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from anomalyr1.answers import parse
 from anomalyr1.images import Frame
-from anomalyr1.rewards import Reward
+from anomalyr1.rewards import CONTROLS, Reward
 from anomalyr1.types import Answer, InputError, Question
 
 ROW = "row"
@@ -54,12 +61,35 @@ def reward_functions(rewards: Mapping[str, Reward], asked: Sequence[Asked]) -> l
 
 
 def _named(name: str, reward: Reward, reader: Reader) -> RewardFunction:
-    def function(completions: Sequence[Any], row: Sequence[int], **_: object) -> list[float | None]:
+    _, _, control = name.partition("/")
+
+    def function(completions: Sequence[Any], row: Sequence[int], trainer_state: Any = None, **_: object) -> list[float | None]:  # noqa: ANN401
         answers = reader.read(row, completions)
-        return [_checked(name, reward, answer, reader.asked[i]) for answer, i in zip(answers, row, strict=True)]
+        order = _dealt(row, trainer_state.global_step) if control in CONTROLS else []
+        if control == "unlinked":
+            answers = [_concluding(answer, answers[other]) for answer, other in zip(answers, order, strict=True)]
+        values = [_checked(name, reward, answer, reader.asked[i]) for answer, i in zip(answers, row, strict=True)]
+        return [values[other] for other in order] if control == "shuffled" else values
 
     function.__name__ = name  # what TRL's curves are called
     return function
+
+
+def _dealt(row: Sequence[int], step: int) -> list[int]:
+    """For each completion the place of another one to the same question, dealt by `step`."""
+    order = np.arange(len(row))
+    random = np.random.default_rng([step, len(row)])
+    for one in dict.fromkeys(row):
+        places = np.nonzero(np.array(row) == one)[0]
+        order[places] = random.permutation(places)
+    return order.tolist()
+
+
+def _concluding(answer: Answer, other: Answer) -> Answer:
+    """The answer as if its reasoning concluded what the other's does."""
+    off = {"place_off_box": other.counts["place_off_box"]} if "place_off_box" in other.counts else {}
+    counts = {name: number for name, number in answer.counts.items() if name != "place_off_box"} | off
+    return answer.model_copy(update={"conclusion": other.conclusion, "says_defect": other.says_defect, "counts": counts})
 
 
 def _checked(name: str, reward: Reward, answer: Answer, asked: Asked) -> float | None:

@@ -1,0 +1,183 @@
+"""What is compared: the arms, what each is paid for, and the two sizes of the experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field
+
+from anomalyr1.rewards import ROAM, Reward, right, roam, roam_row
+from anomalyr1.training.recipes import Recipe, load_recipe
+from anomalyr1.types import Answer, Question, Record
+
+Stage = Literal["sft", "grpo"]
+ANSWER = {"accuracy": 1.0}
+PAPER = {**ANSWER, "roam": 1.0}
+OURS = {**PAPER, "roam_boxes": 1.0, "localisation": 1.0}
+
+
+class Arm(NamedTuple):
+    """One way to train."""
+
+    name: str
+    title: str
+    rewards: dict[str, float] | None
+    """Of GRPO; None = SFT alone."""
+    after_sft: bool = False
+    """Whether GRPO goes on from the same seed's SFT."""
+    changes: tuple[str, ...] = ()
+    """Overrides of the recipe for GRPO."""
+    shots: int = 3
+
+
+SFT = Arm("sft", "few-shot SFT", None, after_sft=True)
+ARMS = (
+    SFT,
+    Arm("answer", "GRPO, answer", ANSWER),
+    Arm("roam", "GRPO, answer + ROAM (the paper)", PAPER),
+    Arm("ours", "GRPO, answer + ROAM + localisation (ours)", OURS),
+    Arm("sft-answer", "SFT, then GRPO, answer", ANSWER, after_sft=True),
+    Arm("sft-roam", "SFT, then GRPO, answer + ROAM", PAPER, after_sft=True),
+    Arm("sft-ours", "SFT, then GRPO, answer + ROAM + localisation", OURS, after_sft=True),
+    Arm("silence", "control: answer + ROAM that only minds silence", {**ANSWER, "roam_unchecked": 1.0}),
+    Arm("unlinked", "control: answer + ROAM of shuffled conclusions", {**ANSWER, "roam/unlinked": 1.0}),
+    Arm("shuffled", "control: shuffled rewards", {"accuracy/shuffled": 1.0, "roam/shuffled": 1.0}),
+)
+"""What is run unless told otherwise."""
+_HERE = __name__
+ABLATIONS = (
+    Arm("roam-1-shot", "answer + ROAM, 1 image a class", PAPER, shots=1),
+    Arm("roam-5-shot", "answer + ROAM, 5 images a class", PAPER, shots=5),
+    Arm("answer-1-shot", "answer, 1 image a class", ANSWER, shots=1),
+    Arm("answer-5-shot", "answer, 5 images a class", ANSWER, shots=5),
+    Arm("roam-silence-free", "ROAM, silence costs nothing (0.8 is 1)", {**ANSWER, f"{_HERE}:silence_free": 1.0}),
+    Arm("roam-wrong-nothing", "ROAM, a wrong answer earns nothing (0.1 and 0.05 are 0)", {**ANSWER, f"{_HERE}:wrong_nothing": 1.0}),
+    Arm("roam-mild", "ROAM, a contradiction costs half (0 is 0.5)", {**ANSWER, f"{_HERE}:mild": 1.0}),
+    Arm("roam-released", "ROAM, letters read as the released code does", {**ANSWER, "roam_released": 1.0}),
+    Arm("roam-group-4", "answer + ROAM, groups of 4", PAPER, changes=("grpo.num_generations=4",)),
+    Arm("roam-group-16", "answer + ROAM, groups of 16", PAPER, changes=("grpo.num_generations=16",)),
+    Arm("roam-kl-0", "answer + ROAM, no KL term", PAPER, changes=("grpo.beta=0",)),
+    Arm("roam-kl-0.2", "answer + ROAM, KL weight 0.2", PAPER, changes=("grpo.beta=0.2",)),
+    Arm("roam-resample", "answer + ROAM, groups of one reward sampled again", PAPER, changes=("zero_variance=resample",)),
+)
+"""What `--full` adds."""
+
+
+class Claim(NamedTuple):
+    """Something that the paper says or implies: one arm is better than another."""
+
+    text: str
+    better: str
+    than: str
+    """An arm, or "start"."""
+
+
+CLAIMS = (
+    Claim("GRPO with ROAM improves on its start", "roam", "start"),
+    Claim("GRPO with the answer reward improves on its start", "answer", "start"),
+    Claim("few-shot SFT improves on its start", "sft", "start"),
+    Claim("ROAM beats the answer reward", "roam", "answer"),
+    Claim("ROAM beats few-shot SFT", "roam", "sft"),
+    Claim("after SFT, ROAM beats the answer reward", "sft-roam", "sft-answer"),
+    Claim("after SFT, ROAM improves on SFT", "sft-roam", "sft"),
+    Claim("rewards for boxes add to ROAM", "ours", "roam"),
+    Claim("what ROAM gains is more than a penalty for silence", "roam", "silence"),
+    Claim("what ROAM gains needs the right conclusions", "roam", "unlinked"),
+    Claim("shuffled rewards change something (they should not)", "shuffled", "start"),
+)
+
+
+class Scale(Record):
+    """The size of the experiment: which models, data and recipe."""
+
+    base: str
+    """The shipped recipe that the arms of GRPO change."""
+    starts: dict[str, str]
+    """Name -> model."""
+    few: str
+    """The spec that is learned from; "{shots}" and "{images}" (3 classes) are filled in."""
+    tests: dict[str, str] = Field(default_factory=dict)
+    """Name -> spec of what every arm is asked about; the first is that of the classes that are learned from."""
+    changes: tuple[str, ...] = ()
+    """Overrides of the recipe."""
+    sft: dict[str, Any]
+    """The section for SFT."""
+
+
+SCALES = {
+    "nano": Scale(
+        base="nano-grpo",
+        starts={"nano-raw": "nano-raw"},
+        few="drawn:dev?n={images}&seed=11&references=0",
+        tests={
+            "few-shot classes": "drawn:dev?n=144&seed=12&references=0",
+            "final classes": "drawn:final?n=144&seed=13&references=0",
+            "seen before": "drawn:seen?n=72&seed=14&references=0",
+        },
+        changes=(
+            "held_out=[]", "grpo.max_steps=60", "grpo.per_device_train_batch_size=32", "grpo.report_to=none", "grpo.save_strategy='no'",
+        ),
+        sft={
+            "per_device_train_batch_size": 8, "max_steps": 40, "learning_rate": 3e-5, "lr_scheduler_type": "constant_with_warmup",
+            "bf16": False, "gradient_checkpointing": False, "report_to": "none", "save_strategy": "no",
+        },
+    ),
+    "3b": Scale(
+        base="paper-3b",
+        starts={"qwen2.5-vl-3b": "Qwen/Qwen2.5-VL-3B-Instruct"},
+        few="",
+        sft={
+            "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "num_train_epochs": 3, "learning_rate": 1e-5,
+            "bf16": True, "gradient_checkpointing": True,
+        },
+    ),
+}  # fmt: skip
+
+
+def recipe_of(scale: Scale, arm: Arm, stage: Stage, model: str, data: str, seed: int) -> Recipe:
+    """What one stage of an arm runs."""
+    changes = [*scale.changes, *(arm.changes if stage == "grpo" else ())]
+    recipe = load_recipe(scale.base, changes)
+    fields: dict[str, Any] = {"description": f"{arm.title}, seed {seed}", "model": model, "data": (data,), "seed": seed}
+    if stage == "sft":
+        fields |= {"grpo": None, "rewards": {}, "sft": scale.sft}
+    else:
+        fields |= {"rewards": arm.rewards or {}}
+    return Recipe.model_validate(recipe.model_dump() | fields)
+
+
+def chosen(names: Sequence[str], full: bool) -> tuple[Arm, ...]:
+    """The arms of these names, all when there are none; those that go on from SFT bring it along. Raises `InputError` for others."""
+    from anomalyr1.training.recipes import check_keys
+
+    known = {arm.name: arm for arm in (*ARMS, *ABLATIONS)}
+    check_keys(names, known, "the experiment")
+    wanted = [known[name] for name in names] or [*ARMS, *(ABLATIONS if full else ())]
+    return tuple(wanted if SFT in wanted or not any(arm.after_sft for arm in wanted) else [SFT, *wanted])
+
+
+def silence_free(answer: Answer, question: Question) -> float | None:
+    """ROAM in which silence before a right answer costs nothing. None as for `roam`."""
+    return _changed(answer, question, {(True, None): 1.0})
+
+
+def wrong_nothing(answer: Answer, question: Question) -> float | None:
+    """ROAM in which a wrong answer earns nothing, whatever is said. None as for `roam`."""
+    return _changed(answer, question, {(False, None): 0.0, (False, True): 0.0})
+
+
+def mild(answer: Answer, question: Question) -> float | None:
+    """ROAM in which a right answer after another conclusion earns half. None as for `roam`."""
+    return _changed(answer, question, {(True, False): 0.5})
+
+
+def _changed(answer: Answer, question: Question, other: dict[tuple[bool, bool | None], float]) -> float | None:
+    value, row = roam(answer, question), roam_row(answer, question)
+    for (is_right, agrees), instead in other.items():
+        if row is ROAM[is_right, agrees] and bool(right(answer, question)) == is_right:
+            return instead
+    return value
+
+
+_: Reward = mild

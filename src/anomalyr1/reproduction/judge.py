@@ -1,0 +1,112 @@
+"""What a policy answers to all questions of the test sets: `python -m anomalyr1.reproduction.judge STUDY MODEL FILE`, a line an answer."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from anomalyr1 import boxes
+from anomalyr1.records import write_whole
+from anomalyr1.rewards import consistent, right
+from anomalyr1.training import dataset
+from anomalyr1.training.held_out import HeldOut, Told
+from anomalyr1.types import InputError, Record, Sample
+
+LIMIT = 256
+"""Most tokens of an answer."""
+
+
+class Judged(Record):
+    """One answer to one question, and what it counts as."""
+
+    test: str
+    """The name of its test set."""
+    sample_id: str
+    kind: str
+    question_id: str
+    anomalous: bool
+    says_defect: bool | None = None
+    """Of the verdict's answer; None for other questions and where it named no option."""
+    score: float | None = None
+    """Probability of a defect."""
+    right: bool
+    iou: float | None = None
+    """Set IoU of the boxes of a defective part."""
+    agrees: bool | None = None
+    """Whether the reasoning concludes what the answer says; None = it concludes nothing."""
+    strict: bool
+    text: str
+
+
+def judge(model: str, tests: dict[str, Path], file: Path) -> None:
+    """Ask `model` about all samples of each test set (a file of `write_samples`), and write `file` whole."""
+    from anomalyr1.policy.load import load_policy
+
+    policy = load_policy(model)
+    policy.model.eval()
+    lines = []
+    for name, path in tests.items():
+        told = HeldOut(read_samples(path), policy, every=True).ask(policy.model, LIMIT)
+        lines += [_judged(name, one).to_json() for one in told]
+    write_whole(file, "".join(f"{line}\n" for line in lines).encode("ascii"))
+
+
+def read_judged(file: Path) -> list[Judged]:
+    """The answers of a file that `judge` wrote."""
+    return [Judged.from_json(line) for line in file.read_text(encoding="ascii").splitlines()]
+
+
+def test_samples(spec: str, folder: Path, limit: int) -> list[Sample]:
+    """At most `limit` samples of known truth, as many good as anomalous ones where there are enough, drawn by the digests of their ids."""
+    known = [sample for sample in dataset.load_samples([spec], folder, "test") if sample.anomalous is not None]
+    ranked = sorted(known, key=lambda one: hashlib.sha256(one.id.encode()).digest())
+    good, bad = ([one for one in ranked if one.anomalous is side] for side in (False, True))
+    fewest = min(len(good), len(bad), limit // 2)
+    if not fewest:
+        raise InputError(f"{spec!r} has {len(good)} good and {len(bad)} anomalous samples; a test set needs both")
+    if len(known) <= limit:
+        return known
+    return [*good[: max(fewest, limit - len(bad))], *bad[: max(fewest, limit - len(good))]]
+
+
+def write_samples(file: Path, samples: Sequence[Sample]) -> None:
+    """Keep samples as a file."""
+    write_whole(file, "".join(f"{one.to_json()}\n" for one in samples).encode("ascii"))
+
+
+def read_samples(file: Path) -> list[Sample]:
+    """The samples of a file that `write_samples` wrote."""
+    return [Sample.from_json(line) for line in file.read_text(encoding="ascii").splitlines()]
+
+
+def _judged(test: str, told: Told) -> Judged:
+    sample, question, answer = told.sample, told.question, told.answer
+    verdict = question.kind == "anomaly detection"
+    iou = None
+    if question.kind == "grounding" and sample.anomalous:
+        iou = boxes.set_iou(boxes.to_array(answer.boxes or ()), boxes.to_array(sample.boxes or ()))
+    return Judged(
+        test=test, sample_id=sample.id, kind=question.kind, question_id=question.id, anomalous=bool(sample.anomalous),
+        says_defect=None if not verdict or answer.choice is None else answer.choice == "A", score=told.score,
+        right=bool(right(answer, question)), iou=iou, agrees=consistent(answer, question), strict=answer.status == "strict",
+        text=answer.raw,
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Judge one policy of a study."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("study", type=Path)
+    parser.add_argument("model")
+    parser.add_argument("file", type=Path)
+    given = parser.parse_args()
+    from anomalyr1.reproduction.study import Study
+
+    study = Study.read(given.study)
+    judge(given.model, {name: study.samples_file(given.study, name) for name in study.tests}, given.file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""The experiment as a folder: every run of every arm, one after the other or side by side, each whole or not there.
+
+    study.json                      what is run; another experiment is refused
+    samples/TEST.jsonl, data/       the test sets, drawn once
+    START/judged.jsonl              what the start policy answers
+    START/ARM/SEED/run/             a training run (`training.run_folder`)
+    START/ARM/SEED/judged.jsonl     what its policy answers
+    START/ARM/SEED/cost.json        seconds and rollouts
+    index.html, report.md, ...      the page (`page`)
+
+A run that was killed begins anew; what is finished is not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from anomalyr1.records import write_whole
+from anomalyr1.reproduction import arms as known
+from anomalyr1.reproduction.arms import SFT, Arm, Scale, Stage
+from anomalyr1.reproduction.judge import test_samples, write_samples
+from anomalyr1.training.recipes import dump_recipe
+from anomalyr1.training.run_folder import FINAL
+from anomalyr1.types import InputError, Record, SetupError
+
+STUDY, JUDGED, COST = "study.json", "judged.jsonl", "cost.json"
+Say = Callable[[str], None]
+
+
+class Study(Record):
+    """What is run."""
+
+    scale: Scale
+    arms: tuple[str, ...]
+    seeds: int
+    limit: int
+    """Most samples of a test set."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The study of a folder. Raises `InputError` where there is none."""
+        try:
+            return cls.from_json((folder / STUDY).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{str(folder)!r} holds no {STUDY}; begin one with: anomalyr1 reproduce roam --out {folder}") from error
+
+    @property
+    def tests(self) -> dict[str, str]:
+        """The specs of the test sets by name."""
+        return self.scale.tests
+
+    @property
+    def chosen(self) -> tuple[Arm, ...]:
+        """The arms."""
+        return known.chosen(self.arms, full=False)
+
+    def samples_file(self, folder: Path, test: str) -> Path:
+        """Where a test set stands."""
+        return folder / "samples" / f"{test.replace(' ', '-')}.jsonl"
+
+
+class Job(NamedTuple):
+    """A run of an arm."""
+
+    start: str
+    arm: Arm
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """Below the study's folder."""
+        return Path(self.start) / self.arm.name / str(self.seed)
+
+
+class Runner:
+    """Runs what is missing of a study."""
+
+    def __init__(self, out: Path, study: Study, say: Say, launch: str = "") -> None:
+        """`launch` is a command such as `accelerate launch --config_file FILE` to train with; empty = this Python."""
+        self.out, self.study, self.say = out, study, say
+        self._train = [*shlex.split(launch), "-m"] if launch else [sys.executable, "-m"]
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+
+    def run(self, jobs: int = 1) -> None:
+        """All that is missing, `jobs` runs side by side.
+
+        Raises `InputError` for a folder of another study, and `SetupError` for a run that failed.
+        """
+        _begin(self.out, self.study)
+        for name, spec in self.study.tests.items():
+            file = self.study.samples_file(self.out, name)
+            if not file.exists():
+                write_samples(file, test_samples(spec, self.out / "data" / name.replace(" ", "-"), self.study.limit))
+        every = [Job(start, arm, seed) for seed, arm, start in product(range(self.study.seeds), self.study.chosen, self.study.scale.starts)]
+        waits = [job for job in every if job.arm.after_sft and job.arm is not SFT]
+        first: list[str | Job] = [*self.study.scale.starts, *(job for job in every if job not in waits)]
+        self._all(first, jobs)
+        self._all(waits, jobs)
+
+    def _all(self, todo: Sequence[str | Job], jobs: int) -> None:
+        with ThreadPoolExecutor(jobs) as pool:
+            running = [pool.submit(self._start if isinstance(one, str) else self._job, one) for one in todo]  # type: ignore[arg-type]
+            try:
+                done, _ = wait(running, return_when=FIRST_EXCEPTION)
+                for one in done:
+                    one.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                with self._lock:
+                    for process in self._running:
+                        process.terminate()
+                raise
+
+    def _start(self, name: str) -> None:
+        file = self.out / name / JUDGED
+        if not file.exists():
+            self.say(f"{name}: asking the start policy")
+            self._judge(self.study.scale.starts[name], file)
+
+    def _job(self, job: Job) -> None:
+        folder = self.out / job.folder
+        if (folder / JUDGED).exists():
+            return
+        self.say(f"{job.folder}: {job.arm.title}")
+        begun = time.monotonic()
+        if not (folder / COST).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            self._train_stage(job, "sft" if job.arm.rewards is None else "grpo", folder)
+            groups = folder / "run" / "groups.jsonl"
+            rollouts = sum(len(json.loads(line)["completions"]) for line in groups.open(encoding="ascii")) if groups.exists() else 0
+            cost = {"seconds": round(time.monotonic() - begun, 1), "rollouts": rollouts}
+            write_whole(folder / COST, json.dumps(cost).encode("ascii"))
+        self._judge(str(folder / "run" / FINAL), folder / JUDGED)
+        self.say(f"{job.folder}: done after {time.monotonic() - begun:.0f} s")
+
+    def _train_stage(self, job: Job, stage: Stage, folder: Path) -> None:
+        model = self.study.scale.starts[job.start]
+        if job.arm.after_sft and job.arm is not SFT:
+            model = str(self.out / Job(job.start, SFT, job.seed).folder / "run" / FINAL)
+        few = self.study.scale.few.format(shots=job.arm.shots, images=3 * job.arm.shots)
+        recipe = known.recipe_of(self.study.scale, job.arm, stage, model, few, job.seed)
+        file = folder / "recipe.yaml"
+        write_whole(file, dump_recipe(recipe).encode("utf-8"))
+        self._call([*self._train, "anomalyr1", "train", str(file), "--out", str(folder / "run")], folder / "train.log")
+
+    def _judge(self, model: str, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "anomalyr1.reproduction.judge", str(self.out), model, str(file)]
+        self._call(command, file.with_name("judge.log"))
+
+    def _call(self, command: Sequence[str], log: Path) -> None:
+        """Run a command to its end, its output in `log`. Raises `SetupError` where it fails."""
+        with log.open("wb") as written:
+            process = subprocess.Popen(command, stdout=written, stderr=subprocess.STDOUT, env=environment())
+            with self._lock:
+                self._running.add(process)
+            code = process.wait()
+            with self._lock:
+                self._running.discard(process)
+        if code:
+            last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
+            raise SetupError(f"a run failed ({last[0]}); the whole of it is in {str(log)!r}; run the same command to go on")
+
+
+def environment() -> dict[str, str]:
+    """Of a run: one thread on a CPU, so that runs side by side do not wait for each other and sums are always in one order."""
+    found = dict(os.environ)
+    import torch
+
+    if not torch.cuda.is_available():
+        found |= {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_TOP_PAD_": str(2**28)}
+    return found
+
+
+def machine() -> str:
+    """Where a study ran, in a line."""
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        models = [line.partition(":")[2].strip() for line in info.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
+        name = models[0] if models else name
+    return f"{os.cpu_count()} CPU cores ({name})"
+
+
+def _begin(out: Path, study: Study) -> None:
+    file = out / STUDY
+    if file.exists():
+        old = Study.read(out)
+        fixed = {"scale": old.scale == study.scale, "limit": old.limit == study.limit}
+        if differ := [name for name, same in fixed.items() if not same]:
+            raise InputError(
+                f"{str(out)!r} holds an experiment with another {' and '.join(differ)}; name another folder with --out, or give what it "
+                "was begun with. Arms and seeds may be added"
+            )
+    elif out.exists() and any(out.iterdir()):
+        raise InputError(f"{str(out)!r} holds something that is no experiment; name another folder with --out")
+    write_whole(file, study.to_json().encode("ascii"))
