@@ -202,6 +202,7 @@ def test_letters_are_balanced(many):
         ("drawn:seen", ("seen", 64, 0)),  # defaults
         ("drawn:dev?n=7", ("dev", 7, 0)),
         ("drawn:final?seed=3&n=64", ("final", 64, 3)),  # any order
+        ("drawn:ceramic-tile?n=2&references=0", ("ceramic-tile", 2, 0)),  # one category
     ],
 )
 def test_parse_spec(spec, expected):
@@ -223,6 +224,8 @@ def test_parse_spec(spec, expected):
         ("drawn:dev?n=3&n=4", "twice"),
         ("drawn:dev?n=0", "asks for 0"),
         ("drawn:dev?n=²", "whole number"),  # a digit that int() refuses
+        ("drawn:dev?references=2", "0 or 1"),
+        ("drawn:ceramic tile", "ceramic-tile"),  # a blank
     ],
 )
 def test_parse_spec_names_what_is_wrong(spec, names):

@@ -23,14 +23,6 @@ from anomalyr1.types import InputError, Inspection, Sample, SetupError
 if TYPE_CHECKING:
     from anomalyr1.inspector import Inspector
 
-DEMO_PARTS = (
-    ("metal plate", "scratch"), ("washer", None), ("bottle mouth", "crack"), ("circuit board", None),
-    ("casting", "stain"), ("capsule", None), ("woven fabric", "hole"), ("blister pack", "missing part"), ("wood panel", None),
-)  # fmt: skip
-"""What `demo` draws: category, and defect or None."""
-DEMO_SEED = 900_000
-DEMO_WITH_REFERENCE = 4
-"""So many of the parts come with a good reference image."""
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # not exported by name
 
 app = typer.Typer(
@@ -94,26 +86,20 @@ def inspect(
 
 @app.command()
 def demo(
-    images: Annotated[list[Path] | None, typer.Argument(help="Your own images or folders, inspected too.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the drawn parts and all results.")] = Path("inspections/demo"),
+    images: Annotated[list[Path] | None, typer.Argument(help="Your own images or folders, inspected by what was learned.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for all results; a demo begins anew.")] = Path("runs/demo"),
 ) -> int:
-    """Draw some parts, good and defective, inspect them with the bundled nano model, and compare with what was drawn."""
+    """Teach nano a drawn part it has never seen, by GRPO with ROAM, and show before and after on a page; a few minutes on a CPU."""
     from anomalyr1.inspector import Inspector
+    from anomalyr1.reproduction.demo import demo as teach
 
-    own = [Sample(id=path.as_posix(), image=path) for path in find_images(images or (), out)]
-    if (out / "inspections.jsonl").exists():
-        if not (out / "parts").is_dir():
-            raise InputError(f"{str(out)!r} holds inspections that no demo made; name another folder with --out")
-        (out / "inspections.jsonl").unlink()  # a demo starts anew, whatever nano it was last run with
-    drawn = _draw_parts(out)
-    results = _run(Inspector.load("nano"), [*drawn, *own], out, "", as_json=False)
-    _say(f"{'drawn as':16} verdict")
-    for sample, inspection in zip(drawn, results[: len(drawn)], strict=True):
-        _say(f"{sample.defect or 'good':16} {inspection.verdict:8} {sample.image.name}")
-    truths = ["defect" if sample.anomalous else "good" for sample in drawn]
-    right = sum(truth == inspection.verdict for truth, inspection in zip(truths, results, strict=False))
-    unsure = sum(inspection.verdict == "unsure" for inspection in results[: len(drawn)])
-    _say(f"of {len(drawn)} drawn parts: {right} right, {len(drawn) - right - unsure} wrong, {unsure} unsure")
+    paths = find_images(images or (), out)
+    found = teach(out, _say)
+    results: list[Inspection] = []
+    if paths:
+        results = _run(Inspector.load(str(found.taught)), [Sample(id=p.as_posix(), image=p) for p in paths], out / "own", "", as_json=False)
+    _say(found.sentence)
+    _say(f"page: {found.page}")
     return SOME_FAILED if any(inspection.error is not None for inspection in results) else OK
 
 
@@ -126,41 +112,6 @@ def doctor() -> int:
     for finding in findings:
         _say(f"{'ok ' if finding.ok else 'BAD'} {finding.text}")
     return OK if all(finding.ok for finding in findings) else SETUP_ERROR
-
-
-def _draw_parts(out: Path) -> list[Sample]:
-    """Drawn parts on disk, and what is true of them."""
-    import io
-
-    from PIL import Image
-
-    from anomalyr1.data import procedural
-    from anomalyr1.records import write_whole
-
-    samples = []
-    for number, (category, defect) in enumerate(DEMO_PARTS, start=1):
-        drawn = procedural.draw(DEMO_SEED + number, category, defect)
-        name = f"{number:02} {category}.png"
-        pictures = {out / "parts" / name: drawn.image}
-        if number <= DEMO_WITH_REFERENCE:
-            pictures[out / "references" / name] = procedural.reference(drawn)
-        for path, pixels in pictures.items():
-            buffer = io.BytesIO()
-            Image.fromarray(pixels).save(buffer, "PNG")
-            write_whole(path, buffer.getvalue())
-        image, *references = pictures
-        samples.append(
-            Sample(
-                id=image.as_posix(),
-                image=image,
-                references=tuple(references),
-                knowledge=drawn.knowledge,
-                category=category,
-                defect=defect,
-                anomalous=defect is not None,
-            )
-        )
-    return samples
 
 
 def _run(inspector: Inspector, samples: Sequence[Sample], out: Path, given: str, as_json: bool) -> list[Inspection]:

@@ -138,10 +138,16 @@ class DrawnSpec:
     """Which drawn images: `drawn:<split>?n=<count>&seed=<number>&references=<0 or 1>`."""
 
     split: str
+    """Of categories, or one category, with a hyphen for a blank."""
     n: int = 64
     seed: int = 0
     references: int = 1
     """Whether a prompt about a part shows another good one, too."""
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """What is drawn, in turn."""
+        return SPLITS.get(self.split) or (self.split.replace("-", " "),)
 
 
 def parse_spec(spec: str) -> DrawnSpec:
@@ -151,8 +157,9 @@ def parse_spec(spec: str) -> DrawnSpec:
     split, _, query = rest.partition("?")
     if scheme != "drawn" or not colon:
         raise InputError(f"{spec!r} is not a spec of drawn parts; {example}")
-    if split not in SPLITS:
-        raise InputError(f"{spec!r} names the split {split!r}; choose one of {', '.join(SPLITS)}")
+    categories = [name.replace(" ", "-") for some in SPLITS.values() for name in some]
+    if split not in (*SPLITS, *categories):
+        raise InputError(f"{spec!r} names the split {split!r}; choose one of {', '.join(SPLITS)}, or a category: {', '.join(categories)}")
     values: dict[str, int] = {}
     for pair in query.split("&") if query else []:
         key, _, text = pair.partition("=")
@@ -174,7 +181,7 @@ def parse_spec(spec: str) -> DrawnSpec:
 def drawn(spec: str | DrawnSpec) -> Iterator[Drawn]:
     """The images of a spec in order: its categories in turn, 55 % defective."""
     spec = parse_spec(spec) if isinstance(spec, str) else spec
-    categories = SPLITS[spec.split]
+    categories = spec.categories
     for i in range(spec.n):
         yield draw(spec.seed * _SEED_STRIDE + i, categories[i % len(categories)])
 

@@ -178,7 +178,7 @@ def _curves(folders: Mapping[str, Sequence[Path]], arms: Mapping[str, Arm]) -> l
         series = []
         for arm, some in folders.items():
             of_seeds = [
-                _smooth([(int(line["step"]), float(line[key])) for line in read_lines(f / "run" / METRICS) if key in line]) for f in some
+                smooth([(int(line["step"]), float(line[key])) for line in read_lines(f / "run" / METRICS) if key in line]) for f in some
             ]
             common = set.intersection(*(set(points) for points in of_seeds))
             points = [(float(step), float(np.mean([values[step] for values in of_seeds]))) for step in sorted(common)]
@@ -189,7 +189,7 @@ def _curves(folders: Mapping[str, Sequence[Path]], arms: Mapping[str, Arm]) -> l
     return plots
 
 
-def _smooth(points: Sequence[tuple[int, float]]) -> dict[int, float]:
+def smooth(points: Sequence[tuple[int, float]]) -> dict[int, float]:
     """The mean of the last `WINDOW` values, by step."""
     return {step: float(np.mean([value for _, value in points[max(0, i - WINDOW + 1) : i + 1]])) for i, (step, _) in enumerate(points)}
 
