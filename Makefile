@@ -10,7 +10,7 @@ KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: $(READY)  ## inspect drawn parts, and with IMAGES=dir your own; writes a page
+demo: $(READY)  ## teach nano a part it never saw, show before and after on a page; with IMAGES=dir inspect your own, too
 	$(BIN)/anomalyr1 demo $(if $(IMAGES),"$(IMAGES)")
 
 test: $(READY)  ## run the tests

@@ -33,37 +33,27 @@ THINGS = (
     "a motor", "paint", "a tank", "sand", "a roof", "letters", "a lever",
 )  # fmt: skip
 MATERIALS = ("rubber", "steel", "cork", "wax", "carbon", "silicone", "brass", "felt", "stone", "resin", "nylon", "clay", "tin", "concrete")
-LETTERS_IN_USE = "eeeeeetttttaaaaaoooooiiiiinnnnnssssrrrrrllllhhdddcccuummmpppggffbbyywwvkxjqz"
 ONSETS, RHYMES = ("b", "br", "d", "f", "g", "k", "kl", "l", "m", "n", "p", "r", "s", "st", "t", "tr", "v", "z"), (
     "al", "an", "ar", "ek", "el", "en", "ib", "il", "in", "ol", "on", "or", "ud", "um", "ut",
 )  # fmt: skip
 
 
-def word(rng: Generator) -> str:
-    """Letters in any order, the common ones more often: only copying letter by letter gets it right."""
-    return "".join(LETTERS_IN_USE[int(i)] for i in rng.integers(len(LETTERS_IN_USE), size=int(rng.integers(3, 9))))
-
-
 def name(rng: Generator) -> str:
-    """A noun, a noun with its quality, or words that do not exist."""
+    """A noun, a noun with its quality, or a word that does not exist."""
     kind = rng.random()
-    if kind < 0.4:
-        return word(rng) if rng.random() < 0.6 else f"{word(rng)} {word(rng) if rng.random() < 0.5 else one(rng, NOUNS)}"
-    if kind < 0.6:
+    if kind < 0.45:
         return "".join(one(rng, ONSETS) + one(rng, RHYMES) for _ in range(int(rng.integers(2, 4))))
-    return one(rng, NOUNS) if kind < 0.8 else f"{one(rng, QUALITIES)} {one(rng, NOUNS)}"
+    return one(rng, NOUNS) if kind < 0.75 else f"{one(rng, QUALITIES)} {one(rng, NOUNS)}"
 
 
 def purpose(rng: Generator) -> str:
     """What an object may be used for."""
-    if rng.random() < 0.4:
-        return f"{word(rng)}ing {word(rng)}{f' {word(rng)}' if rng.random() < 0.5 else ''}"
     return f"{one(rng, ACTS)} {one(rng, THINGS)}"
 
 
 def material(rng: Generator) -> str:
     """What an object may be made of."""
-    return word(rng) if rng.random() < 0.4 else one(rng, MATERIALS)
+    return one(rng, MATERIALS)
 
 
 def renamed(sample: Sample, rng: Generator) -> Sample:

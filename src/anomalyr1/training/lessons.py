@@ -11,7 +11,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from anomalyr1 import answers, boxes, prompts
-from anomalyr1.training import completions, invented
+from anomalyr1.training import completions
 from anomalyr1.training.dataset import known
 from anomalyr1.training.packing import CELL, Branch, Row
 from anomalyr1.types import LETTERS, Box, Question, Sample
@@ -189,8 +189,7 @@ def made_up(rng: Generator, words: Sequence[str]) -> Question:
     count = int(rng.integers(2, 5))
     options: list[str] = []
     while len(options) < count:
-        some = [words[int(i)] for i in rng.integers(len(words), size=int(rng.integers(1, 3)))]
-        option = " ".join(invented.word(rng) if rng.random() < 0.3 else one for one in some)
+        option = " ".join(words[int(i)] for i in rng.integers(len(words), size=int(rng.integers(1, 3))))
         options += [f"{option}{'.' if rng.random() < 0.5 else ''}"] if option not in [o.rstrip(".") for o in options] else []
     return Question(id="drill", kind="object details", text="Which of these fits?", options=tuple(options), answer=LETTERS[0])
 
