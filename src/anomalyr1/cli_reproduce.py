@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -36,8 +35,11 @@ def reproduce(
     launch: Annotated[str, typer.Option(help="Command to train with, such as 'accelerate launch --config_file FILE'.")] = "",
 ) -> int:
     """Run the paper's experiment: the same start and few images, trained in every way, asked about images it never saw."""
+    import torch
+
+    from anomalyr1.doctor import cores, machine
     from anomalyr1.reproduction import arms, page
-    from anomalyr1.reproduction.study import Runner, Study, machine
+    from anomalyr1.reproduction.study import Runner, Study
 
     size = arms.SCALES[scale]
     starts = size.starts if not start else dict(_named(one) for one in start)
@@ -49,7 +51,7 @@ def reproduce(
     settled = size.model_copy(update={"starts": starts, "few": few, "tests": tests})
     study = Study(scale=settled, arms=tuple(one.name for one in chosen), seeds=seeds, limit=limit)
     try:
-        Runner(out, study, say, launch).run(jobs or _side_by_side())
+        Runner(out, study, say, launch).run(jobs or (1 if torch.cuda.is_available() else cores()))
     finally:
         if any(out.glob("*/*/*/judged.jsonl")):
             command = shlex.join(["anomalyr1", *sys.argv[1:]])
@@ -60,13 +62,3 @@ def reproduce(
 def _named(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     return (name, value) if equals else (Path(text).name, text)
-
-
-def _side_by_side() -> int:
-    import torch
-
-    return (
-        1
-        if torch.cuda.is_available()
-        else max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    )

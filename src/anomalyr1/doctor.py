@@ -62,6 +62,25 @@ def packages(requirements: Sequence[str]) -> Iterator[Finding]:
             yield Finding(True, f"extra {extra}: installed, {adds}")
 
 
+def cores() -> int:
+    """How many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine() -> str:
+    """The GPUs of this machine, or its cores, in a line."""
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        models = [line.partition(":")[2].strip() for line in info.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
+        name = models[0] if models else name
+    return f"{cores()} CPU cores ({name})"
+
+
 def _package(name: str, wanted: str, version: str | None) -> Finding:
     from packaging.specifiers import SpecifierSet
 
@@ -87,7 +106,6 @@ def _requirements() -> Sequence[str]:
 
 
 def _device() -> Iterator[Finding]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     try:
         import torch
     except ImportError as error:
@@ -98,7 +116,7 @@ def _device() -> Iterator[Finding]:
         yield Finding(True, f"GPU {index}: {facts.name}, {facts.total_memory / 2**30:.0f} GB")
     if not torch.cuda.is_available():
         yield Finding(
-            True, f"no GPU: models run on the CPU, {cores} cores; the nano model is fine with that, billions of parameters are slow"
+            True, f"no GPU: models run on the CPU, {cores()} cores; the nano model is fine with that, billions of parameters are slow"
         )
 
 

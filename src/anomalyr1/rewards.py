@@ -46,6 +46,8 @@ ROAM = {
     (False, False): Row("wrong, and the reasoning concludes something else", 0.0),
 }
 """By whether the answer is right, and whether the reasoning agrees with it (None = silent)."""
+UNCHECKED = ROAM | {(True, False): ROAM[True, True], (False, False): ROAM[False, True]}
+"""A table in which all that reasoning concludes counts as agreement."""
 MALFORMED = Row("malformed: not read strictly", 0.0)
 
 
@@ -73,15 +75,18 @@ def consistent(answer: Answer, question: Question) -> bool | None:
     return answer.says_defect == defect and not (defect and "place_off_box" in answer.counts)
 
 
-def roam_row(answer: Answer, question: Question) -> Row | None:
-    """The row of ROAM's table that an answer falls into, for either kind of question; None as for `roam` and `roam_boxes`."""
+def roam_row(answer: Answer, question: Question, table: Mapping[tuple[bool, bool | None], Row] = ROAM) -> Row | None:
+    """The row of ROAM's table that an answer falls into, for either kind of question; None as for `roam` and `roam_boxes`.
+
+    Experiments give a `table` with other values.
+    """
     found = right(answer, question)
     if found is None:
         return None
     said = answer.choice if question.options else answer.boxes
     if answer.status != "strict" or said is None:
         return MALFORMED
-    return ROAM[found, consistent(answer, question)]
+    return table[found, consistent(answer, question)]
 
 
 def roam(answer: Answer, question: Question) -> float | None:
@@ -108,10 +113,8 @@ def roam_unchecked(answer: Answer, question: Question) -> float | None:
 
     None as for `roam`.
     """
-    row = roam_row(answer, question) if question.options else None
-    if row is None or row is MALFORMED:
-        return None if row is None else row.value
-    return ROAM[bool(right(answer, question)), None if answer.conclusion is None else True].value
+    row = roam_row(answer, question, UNCHECKED) if question.options else None
+    return None if row is None else row.value
 
 
 def roam_boxes(answer: Answer, question: Question) -> float | None:

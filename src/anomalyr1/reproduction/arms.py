@@ -7,8 +7,8 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from anomalyr1.rewards import ROAM, Reward, right, roam, roam_row
-from anomalyr1.training.recipes import Recipe, load_recipe
+from anomalyr1.rewards import ROAM, roam_row
+from anomalyr1.training.recipes import Recipe, check_keys, load_recipe
 from anomalyr1.types import Answer, Question, Record
 
 Stage = Literal["sft", "grpo"]
@@ -31,7 +31,7 @@ class Arm(NamedTuple):
     shots: int = 3
 
 
-SFT = Arm("sft", "few-shot SFT", None, after_sft=True)
+SFT = Arm("sft", "few-shot SFT", None)
 ARMS = (
     SFT,
     Arm("answer", "GRPO, answer", ANSWER),
@@ -149,8 +149,6 @@ def recipe_of(scale: Scale, arm: Arm, stage: Stage, model: str, data: str, seed:
 
 def chosen(names: Sequence[str], full: bool) -> tuple[Arm, ...]:
     """The arms of these names, all when there are none; those that go on from SFT bring it along. Raises `InputError` for others."""
-    from anomalyr1.training.recipes import check_keys
-
     known = {arm.name: arm for arm in (*ARMS, *ABLATIONS)}
     check_keys(names, known, "the experiment")
     wanted = [known[name] for name in names] or [*ARMS, *(ABLATIONS if full else ())]
@@ -172,12 +170,7 @@ def mild(answer: Answer, question: Question) -> float | None:
     return _changed(answer, question, {(True, False): 0.5})
 
 
-def _changed(answer: Answer, question: Question, other: dict[tuple[bool, bool | None], float]) -> float | None:
-    value, row = roam(answer, question), roam_row(answer, question)
-    for (is_right, agrees), instead in other.items():
-        if row is ROAM[is_right, agrees] and bool(right(answer, question)) == is_right:
-            return instead
-    return value
-
-
-_: Reward = mild
+def _changed(answer: Answer, question: Question, values: dict[tuple[bool, bool | None], float]) -> float | None:
+    table = ROAM | {key: ROAM[key]._replace(value=value) for key, value in values.items()}
+    row = roam_row(answer, question, table) if question.options else None
+    return None if row is None else row.value

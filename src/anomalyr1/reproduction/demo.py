@@ -17,8 +17,9 @@ from anomalyr1.records import write_whole
 from anomalyr1.report import svg
 from anomalyr1.report.html import data_uri, render
 from anomalyr1.report.overlay import overlay, scaled
+from anomalyr1.reproduction.arms import SCALES
 from anomalyr1.reproduction.effects import Answers, excludes_zero, said
-from anomalyr1.reproduction.judge import judge, read_judged, write_samples
+from anomalyr1.reproduction.judge import judge, read_judged, write_records
 from anomalyr1.reproduction.page import smooth
 from anomalyr1.training import dataset, run
 from anomalyr1.training.recipes import load_recipe
@@ -57,15 +58,13 @@ def demo(out: Path, say: Callable[[str], None], model: str = "nano") -> Outcome:
     shutil.rmtree(out, ignore_errors=True)
     write_whole(out / MARK, b"anomalyr1 demo\n")
     samples = dataset.load_samples([f"drawn:{CATEGORY}?n={ASKED}&seed=1&references=0"], out / "data")
-    write_samples(out / "samples.jsonl", samples)
+    write_records(out / "samples.jsonl", samples)
     say(f"asking {model} about {len(samples)} drawings of a {CATEGORY}, which it has never seen")
     judge(model, {CATEGORY: out / "samples.jsonl"}, out / f"{BEFORE}.jsonl")
     say(f"teaching it {LEARNED} others by GRPO with ROAM, {STEPS} steps")
-    changes = [
-        f"model={model}", f'data=["drawn:{CATEGORY}?n={LEARNED}&seed=0&references=0"]', "held_out=[]", f"grpo.max_steps={STEPS}",
-        "grpo.per_device_train_batch_size=32", "grpo.report_to=none", "grpo.save_strategy='no'",
-    ]  # fmt: skip
-    run.train(load_recipe("nano-grpo", changes), out / "run", say=say)
+    scale, learned = SCALES["nano"], f"drawn:{CATEGORY}?n={LEARNED}&seed=0&references=0"
+    changes = [*scale.changes, f"model={model}", f'data=["{learned}"]', f"grpo.max_steps={STEPS}"]
+    run.train(load_recipe(scale.base, changes), out / "run", say=say)
     taught = out / "run" / FINAL
     say("asking again")
     judge(str(taught), {CATEGORY: out / "samples.jsonl"}, out / f"{AFTER}.jsonl")

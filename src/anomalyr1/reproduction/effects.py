@@ -120,12 +120,9 @@ def _counted(one: Judged) -> list[tuple[str, float]]:
     return found
 
 
-def said(effect: Interval | None, points: bool = True) -> str:
+def said(effect: Interval | None) -> str:
     """A difference as text, in percentage points."""
-    if effect is None:
-        return ""
-    factor = 100 if points else 1
-    return f"{factor * effect.value:+.1f} [{factor * effect.low:+.1f}, {factor * effect.high:+.1f}]"
+    return "" if effect is None else f"{100 * effect.value:+.1f} [{100 * effect.low:+.1f}, {100 * effect.high:+.1f}]"
 
 
 def excludes_zero(effect: Interval | None) -> bool:

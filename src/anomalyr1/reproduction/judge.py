@@ -27,8 +27,6 @@ class Judged(Record):
     kind: str
     question_id: str
     anomalous: bool
-    says_defect: bool | None = None
-    """Of the verdict's answer; None for other questions and where it named no option."""
     score: float | None = None
     """Probability of a defect."""
     right: bool
@@ -41,16 +39,16 @@ class Judged(Record):
 
 
 def judge(model: str, tests: dict[str, Path], file: Path) -> None:
-    """Ask `model` about all samples of each test set (a file of `write_samples`), and write `file` whole."""
+    """Ask `model` about all samples of each test set (a file of `write_records`), and write `file` whole."""
     from anomalyr1.policy.load import load_policy
 
     policy = load_policy(model)
     policy.model.eval()
-    lines = []
+    found: list[Judged] = []
     for name, path in tests.items():
         told = HeldOut(read_samples(path), policy, every=True).ask(policy.model, LIMIT)
-        lines += [_judged(name, one).to_json() for one in told]
-    write_whole(file, "".join(f"{line}\n" for line in lines).encode("ascii"))
+        found += [_judged(name, one) for one in told]
+    write_records(file, found)
 
 
 def read_judged(file: Path) -> list[Judged]:
@@ -58,7 +56,7 @@ def read_judged(file: Path) -> list[Judged]:
     return [Judged.from_json(line) for line in file.read_text(encoding="ascii").splitlines()]
 
 
-def test_samples(spec: str, folder: Path, limit: int) -> list[Sample]:
+def choose_samples(spec: str, folder: Path, limit: int) -> list[Sample]:
     """At most `limit` samples of known truth, as many good as anomalous ones where there are enough, drawn by the digests of their ids."""
     known = [sample for sample in dataset.load_samples([spec], folder, "test") if sample.anomalous is not None]
     ranked = sorted(known, key=lambda one: hashlib.sha256(one.id.encode()).digest())
@@ -71,25 +69,24 @@ def test_samples(spec: str, folder: Path, limit: int) -> list[Sample]:
     return [*good[: max(fewest, limit - len(bad))], *bad[: max(fewest, limit - len(good))]]
 
 
-def write_samples(file: Path, samples: Sequence[Sample]) -> None:
-    """Keep samples as a file."""
-    write_whole(file, "".join(f"{one.to_json()}\n" for one in samples).encode("ascii"))
+def write_records(file: Path, records: Sequence[Record]) -> None:
+    """Keep records as a file, a line each; whole or not at all."""
+    write_whole(file, "".join(f"{one.to_json()}\n" for one in records).encode("ascii"))
 
 
 def read_samples(file: Path) -> list[Sample]:
-    """The samples of a file that `write_samples` wrote."""
+    """The samples of a file that `write_records` wrote."""
     return [Sample.from_json(line) for line in file.read_text(encoding="ascii").splitlines()]
 
 
 def _judged(test: str, told: Told) -> Judged:
     sample, question, answer = told.sample, told.question, told.answer
-    verdict = question.kind == "anomaly detection"
     iou = None
     if question.kind == "grounding" and sample.anomalous:
         iou = boxes.set_iou(boxes.to_array(answer.boxes or ()), boxes.to_array(sample.boxes or ()))
     return Judged(
         test=test, sample_id=sample.id, kind=question.kind, question_id=question.id, anomalous=bool(sample.anomalous),
-        says_defect=None if not verdict or answer.choice is None else answer.choice == "A", score=told.score,
+        score=told.score,
         right=bool(right(answer, question)), iou=iou, agrees=consistent(answer, question), strict=answer.status == "strict",
         text=answer.raw,
     )  # fmt: skip

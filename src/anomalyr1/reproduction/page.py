@@ -56,7 +56,6 @@ class Part:
     """What came out for one start policy."""
 
     name: str
-    seeds: Mapping[str, int]
     tables: Sequence[Table]
     claims: Table
     sentences: Sequence[str]
@@ -114,7 +113,7 @@ def _part(out: Path, study: Study, start: str) -> Part | None:
     claims = [claim for claim in CLAIMS if claim.better in runs and claim.than in runs]
     tables = [_table(test, found, arms, runs) for test, found in answers.items()]
     return Part(
-        start, {name: len(some) for name, some in folders.items()}, [*tables, _costs(folders, arms)], _claims(claims, answers),
+        start, [*tables, _costs(folders, arms)], _claims(claims, answers),
         _sentences(claims, answers), _curves(folders, arms), _pairs(out, study, runs),
     )  # fmt: skip
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -31,7 +30,7 @@ from typing import NamedTuple, Self
 from anomalyr1.records import write_whole
 from anomalyr1.reproduction import arms as known
 from anomalyr1.reproduction.arms import SFT, Arm, Scale, Stage
-from anomalyr1.reproduction.judge import test_samples, write_samples
+from anomalyr1.reproduction.judge import choose_samples, write_records
 from anomalyr1.training.recipes import dump_recipe
 from anomalyr1.training.run_folder import FINAL
 from anomalyr1.types import InputError, Record, SetupError
@@ -104,12 +103,10 @@ class Runner:
         for name, spec in self.study.tests.items():
             file = self.study.samples_file(self.out, name)
             if not file.exists():
-                write_samples(file, test_samples(spec, self.out / "data" / name.replace(" ", "-"), self.study.limit))
+                write_records(file, choose_samples(spec, self.out.resolve() / "data" / name.replace(" ", "-"), self.study.limit))
         every = [Job(start, arm, seed) for seed, arm, start in product(range(self.study.seeds), self.study.chosen, self.study.scale.starts)]
-        waits = [job for job in every if job.arm.after_sft and job.arm is not SFT]
-        first: list[str | Job] = [*self.study.scale.starts, *(job for job in every if job not in waits)]
-        self._all(first, jobs)
-        self._all(waits, jobs)
+        self._all([*self.study.scale.starts, *(job for job in every if not job.arm.after_sft)], jobs)
+        self._all([job for job in every if job.arm.after_sft], jobs)
 
     def _all(self, todo: Sequence[str | Job], jobs: int) -> None:
         with ThreadPoolExecutor(jobs) as pool:
@@ -118,12 +115,11 @@ class Runner:
                 done, _ = wait(running, return_when=FIRST_EXCEPTION)
                 for one in done:
                     one.result()
-            except BaseException:
+            finally:  # nothing is left to stop unless one has failed or somebody interrupts
                 pool.shutdown(wait=False, cancel_futures=True)
                 with self._lock:
                     for process in self._running:
                         process.terminate()
-                raise
 
     def _start(self, name: str) -> None:
         file = self.out / name / JUDGED
@@ -150,7 +146,7 @@ class Runner:
 
     def _train_stage(self, job: Job, stage: Stage, folder: Path) -> None:
         model = self.study.scale.starts[job.start]
-        if job.arm.after_sft and job.arm is not SFT:
+        if job.arm.after_sft:
             model = str(self.out / Job(job.start, SFT, job.seed).folder / "run" / FINAL)
         few = self.study.scale.few.format(shots=job.arm.shots, images=3 * job.arm.shots)
         recipe = known.recipe_of(self.study.scale, job.arm, stage, model, few, job.seed)
@@ -185,20 +181,6 @@ def environment() -> dict[str, str]:
     if not torch.cuda.is_available():
         found |= {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_TOP_PAD_": str(2**28)}
     return found
-
-
-def machine() -> str:
-    """Where a study ran, in a line."""
-    import torch
-
-    if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [line.partition(":")[2].strip() for line in info.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
-        name = models[0] if models else name
-    return f"{os.cpu_count()} CPU cores ({name})"
 
 
 def _begin(out: Path, study: Study) -> None:
