@@ -74,7 +74,9 @@ def test_demo_teaches_and_takes_own_images(parts, call, monkeypatch):
     for _ in range(2):  # it begins anew
         code, out, _ = call("demo", "parts/b.png", "--out", "d")
         assert code == 0
+        Path("d/mine.png").write_bytes(b"somebody's")
         assert "page: d/index.html" in out and "Held-out accuracy changed by" in out
+    assert Path("d/mine.png").exists()
     text = Path("d/index.html").read_text(encoding="utf-8")
     assert text.count('class="card"') == 6 and "as drawn: good" in text and "While it learned" in text and "accuracy" in text
     _, inspections = records.read("d/own/inspections.jsonl")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 EXTRAS = {
-    "train": "what fine-tuning with SFT and GRPO will need (not in this version)",
+    "train": "what fine-tuning with SFT and GRPO needs",
     "serve": "what an HTTP service will need (not in this version)",
     "endpoint": "what models behind an OpenAI-compatible URL need",
     "vllm": "what the engine vllm needs, on a GPU",

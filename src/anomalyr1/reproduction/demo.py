@@ -55,7 +55,8 @@ def demo(out: Path, say: Callable[[str], None], model: str = "nano") -> Outcome:
     """
     if out.exists() and any(out.iterdir()) and not (out / MARK).exists():
         raise InputError(f"{str(out)!r} holds something that no demo made; name another folder with --out")
-    shutil.rmtree(out, ignore_errors=True)
+    for name in ("data", "run", "own"):
+        shutil.rmtree(out / name, ignore_errors=True)  # what else somebody put into the folder stays
     write_whole(out / MARK, b"anomalyr1 demo\n")
     samples = dataset.load_samples([f"drawn:{CATEGORY}?n={ASKED}&seed=1&references=0"], out / "data")
     write_records(out / "samples.jsonl", samples)
