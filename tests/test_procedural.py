@@ -13,7 +13,8 @@ import pytest
 
 from anomalyr1 import boxes as box_arithmetic
 from anomalyr1.data import drawn_questions, procedural
-from anomalyr1.data.drawn_words import EFFECT, GOOD_LOOK, MATERIAL, PURPOSE, SHAPES
+from anomalyr1.data.defects import LOGICAL
+from anomalyr1.data.drawn_words import EFFECT, GOOD_LOOK, MATERIAL, PURPOSE, SHAPES, UNFAMILIAR
 from anomalyr1.types import PLACES, InputError
 
 OPEN = (*procedural.SPLITS["seen"], *procedural.SPLITS["dev"])
@@ -39,8 +40,9 @@ def test_splits_are_disjoint_and_every_category_has_all_its_words():
     names = [name for split in procedural.SPLITS.values() for name in split]
     assert [len(split) for split in procedural.SPLITS.values()] == [12, 3, 3]
     assert len(set(names)) == len(names) == 18
-    for table in (procedural.LEGAL, GOOD_LOOK, MATERIAL, PURPOSE, SHAPES):
-        assert set(table) == set(names)
+    for table in (procedural.LEGAL, GOOD_LOOK, MATERIAL, PURPOSE):
+        assert set(table) == {*names, UNFAMILIAR}
+    assert set(SHAPES) == set(names)
     assert set(EFFECT) == set(procedural.DEFECTS)
     assert len(procedural.DEFECTS) >= 12
     assert len(procedural.HELD_OUT_DEFECTS) == 2
@@ -188,6 +190,22 @@ def test_seen_parts_never_list_unseen_names(many):
         if one.category in procedural.SPLITS["seen"]:
             assert not options & hidden
         assert not options & set(procedural.SPLITS["final"])
+
+
+def test_unfamiliar_parts_are_of_many_designs_and_name_no_category_that_is_kept_apart():
+    goods = [procedural.draw(seed, UNFAMILIAR, None) for seed in range(40)]
+    hidden = {*procedural.SPLITS["dev"], *procedural.SPLITS["final"], *procedural.HELD_OUT_DEFECTS}
+    for one in goods:
+        kinds = [kind for kind in procedural.LEGAL[UNFAMILIAR] if one.facts.count or kind not in LOGICAL]
+        bad = procedural.draw(one.seed, UNFAMILIAR, kinds[one.seed % len(kinds)])
+        assert bad.boxes
+        assert np.array_equal(procedural.reference(bad), procedural.reference(one))
+        asked = drawn_questions.questions(bad, np.random.default_rng(3), "")
+        assert not hidden & {option for question in asked for option in question.options}
+    assert len({(one.facts.shape, one.facts.colour, one.facts.count) for one in goods}) > 30
+    assert 2 < sum(one.facts.count is None for one in goods) < 20
+    with pytest.raises(InputError, match="choose one of"):
+        procedural.parse_spec("drawn:unfamiliar-part?n=1&seed=0")  # no test set: it is for training nano alone
 
 
 def test_letters_are_balanced(many):

@@ -91,7 +91,8 @@ def test_figures_equal_plain_computations():
     for name in expected["start"][0]:
         means = {arm: np.mean([one[name] for one in seeds]) for arm, seeds in expected.items()}
         assert found.figure("roam", name).value == pytest.approx(means["roam"], abs=1e-12)
-        assert found.by_seed("roam", name) == pytest.approx([one[name] for one in expected["roam"]], abs=1e-12)
+        each = [one[name] - means["start"] for one in expected["roam"]]
+        assert [one.value for one in found.by_seed("roam", "start", name)] == pytest.approx(each, abs=1e-12)
         assert found.difference("roam", "start", name).value == pytest.approx(means["roam"] - means["start"], abs=1e-12)
     same = found.difference("roam", "roam", "accuracy")
     assert (same.low, same.high) == (0, 0)
@@ -184,3 +185,10 @@ def test_a_failed_run_is_named(study, tmp_path):
 def test_3b_needs_data():
     with pytest.raises(InputError, match="--data split:FILE"):
         cli_reproduce.reproduce("roam", scale="3b")
+
+
+def test_other_numbers_of_shots_need_a_place_in_the_spec():
+    given = {"scale": "3b", "arm": None, "start": None, "test": None}
+    with pytest.raises(InputError, match=r"roam-1-shot.*write \{shots\} into it"):
+        cli_reproduce.reproduce("roam", full=True, data="split:mine.json", **given)
+    assert arms.SCALES["3b"].model_copy(update={"few": "split:mine-{shots}.json"}).learned(5) == "split:mine-5.json"

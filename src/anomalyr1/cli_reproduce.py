@@ -28,7 +28,9 @@ def reproduce(
     out: Annotated[Path, typer.Option(help="Folder of the experiment; the same command goes on where it stopped.")] = Path("runs/roam"),
     arm: Annotated[list[str] | None, typer.Option(help="An arm to run; may be given more than once; default: all.")] = None,
     start: Annotated[list[str] | None, typer.Option(help="NAME=MODEL to start from, or nano-raw; may be given more than once.")] = None,
-    data: Annotated[str | None, typer.Option(help="What is learned from, such as split:FILE; scale 3b needs it.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="What is learned from, such as split:FILE; scale 3b needs it. {shots} in it is filled in.")
+    ] = None,
     test: Annotated[list[str] | None, typer.Option(help="NAME=SPEC of one more test set; may be given more than once.")] = None,
     limit: Annotated[int, typer.Option(min=2, help="Most images of a test set.")] = LIMIT,
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs side by side; default: a core each on a CPU, else 1.")] = None,
@@ -43,12 +45,21 @@ def reproduce(
 
     size = arms.SCALES[scale]
     starts = size.starts if not start else dict(_named(one) for one in start)
-    tests = {**size.tests, **({"held out": data} if data and not size.tests else {}), **dict(_named(one) for one in test or ())}
+    tests = {
+        **size.tests,
+        **({"held out": data.replace("{shots}", "3")} if data and not size.tests else {}),
+        **dict(_named(one) for one in test or ()),
+    }
     few = data or size.few
     if not few:
         raise InputError("scale 3b learns from your data: give --data split:FILE (anomalyr1 data split mmad:PATH --shots 3 --out FILE)")
     chosen = arms.chosen(arm or [], full)
     settled = size.model_copy(update={"starts": starts, "few": few, "tests": tests})
+    if other := [one.name for one in chosen if settled.learned(one.shots) == settled.learned(3) and one.shots != 3]:
+        raise InputError(
+            f"{', '.join(other)} learn from another number of images a class, but --data {few!r} says not where that stands: write "
+            "{shots} into it, such as 'split:mmad-{shots}-shot.json', or name the arms to run with --arm"
+        )
     study = Study(scale=settled, arms=tuple(one.name for one in chosen), seeds=seeds, limit=limit)
     try:
         Runner(out, study, say, launch).run(jobs or (1 if torch.cuda.is_available() else cores()))

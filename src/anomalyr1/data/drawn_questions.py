@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from numpy.random import Generator
 
 from anomalyr1.data.choices import GIVEN, TEXTS, choice, one, some
-from anomalyr1.data.drawn_words import EFFECT, GOOD_LOOK, HARMLESS, HELD_OUT_DEFECTS, MATERIAL, PURPOSE, SHAPES, SPLITS
+from anomalyr1.data.drawn_words import EFFECT, GOOD_LOOK, HARMLESS, HELD_OUT_DEFECTS, MATERIAL, PURPOSE, SHAPES, SPLITS, UNFAMILIAR
 from anomalyr1.data.parts import Facts
 from anomalyr1.prompts import VERDICT_TEXT
 from anomalyr1.types import PLACES, Kind, Question
@@ -132,7 +132,7 @@ def _facts(drawn: Drawn, rng: Generator, prefix: str) -> list[Question]:
     result = [
         choice(rng, f"{prefix}/object-analysis", "object analysis", one(rng, _FACT_TEXTS["purpose"]), PURPOSE[drawn.category], purpose)
     ]
-    if rng.random() < 0.5:
+    if drawn.category == UNFAMILIAR or rng.random() < 0.5:
         text, gold, pool = one(rng, _FACT_TEXTS["material"]), facts.material, _materials(drawn.category)
     else:
         group = SHAPES[drawn.category][0]
@@ -155,6 +155,8 @@ def _named(category: str) -> tuple[str, ...]:
 
     Naming unseen categories only as wrong options would teach a policy that they are never right.
     """
+    if category == UNFAMILIAR:
+        return SPLITS["seen"]
     known: tuple[str, ...] = ()
     for categories in SPLITS.values():
         known += categories
@@ -190,7 +192,7 @@ def _about_defect(drawn: Drawn, rng: Generator, prefix: str) -> list[Question]:
     defect, place = drawn.defect, drawn.place
     if defect is None or place is None:
         return []
-    hidden = HELD_OUT_DEFECTS if drawn.category in SPLITS["seen"] else ()
+    hidden = HELD_OUT_DEFECTS if drawn.category in (*SPLITS["seen"], UNFAMILIAR) else ()
     kinds = tuple(kind for kind in EFFECT if frozenset((kind, defect)) not in _ALIKE and kind not in hidden)
     near = [text for text in _DESCRIPTIONS[defect] if text != drawn.description]
     far = [text for kind in kinds if kind != defect for text in _DESCRIPTIONS[kind]]

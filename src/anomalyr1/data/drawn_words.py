@@ -12,6 +12,9 @@ SPLITS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Categories: for training, for development, and those that nothing looks at before the work is finished."""
 
+UNFAMILIAR = "unfamiliar part"
+"""What belongs to no category: only the policy's own training draws it."""
+
 HELD_OUT_DEFECTS: tuple[str, ...] = ("wear", "misplaced part")
 """Kinds that the seen split never shows."""
 
@@ -34,6 +37,7 @@ GOOD_LOOK: dict[str, tuple[str, ...]] = {
     "leather": ("an even grain without cuts", "a regular pebbled grain of one colour"),
     "gear": ("equal teeth all around and a clean bore", "a full set of even teeth"),
     "cable": ("a round jacket with cores of bright copper strands", "intact insulation around bright copper cores"),
+    UNFAMILIAR: ("the same surface all over and everything in its place", "an even surface and regular elements"),
 }
 """Two wordings per category."""
 
@@ -44,13 +48,14 @@ PURPOSE: dict[str, str] = {
     "blister pack": "packing single doses of medicine", "casting": "joining pipes or housings", "label": "identifying a product",
     "ceramic tile": "covering floors or walls", "bearing": "letting a shaft turn easily", "connector": "joining electric lines",
     "leather": "making shoes or seats", "gear": "passing on rotation", "cable": "conducting electric current",
+    UNFAMILIAR: "an unknown use",
 }  # fmt: skip
 
 MATERIAL: dict[str, str] = {
     "metal plate": "metal", "woven fabric": "textile", "wood panel": "wood", "wire mesh": "metal", "circuit board": "fibreglass",
     "capsule": "gelatin", "washer": "metal", "screw": "metal", "bottle mouth": "glass", "blister pack": "foil and plastic",
     "casting": "metal", "label": "paper", "ceramic tile": "ceramic", "bearing": "metal", "connector": "plastic",
-    "leather": "leather", "gear": "metal", "cable": "copper and plastic",
+    "leather": "leather", "gear": "metal", "cable": "copper and plastic", UNFAMILIAR: "an unknown material",
 }  # fmt: skip
 
 SHAPES: dict[str, tuple[str, ...]] = {

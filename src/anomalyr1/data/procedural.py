@@ -19,9 +19,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from anomalyr1 import boxes as box_arithmetic
-from anomalyr1.data import drawn_questions, parts_boards, parts_objects, parts_surfaces
+from anomalyr1.data import drawn_questions, parts_boards, parts_objects, parts_surfaces, parts_unfamiliar
 from anomalyr1.data.defects import LOGICAL, PHYSICAL
-from anomalyr1.data.drawn_words import HELD_OUT_DEFECTS, SPLITS
+from anomalyr1.data.drawn_words import HELD_OUT_DEFECTS, SPLITS, UNFAMILIAR
 from anomalyr1.data.parts import Edit, Facts, Floats, Kit, Light, Scene, lamp, photograph, shade
 from anomalyr1.types import Box, InputError, Sample
 
@@ -38,6 +38,7 @@ _PAINTERS: dict[str, Painter] = {
     "blister pack": parts_boards.blister_pack, "casting": parts_objects.casting, "label": parts_boards.label,
     "ceramic tile": parts_surfaces.ceramic_tile, "bearing": parts_objects.bearing, "connector": parts_boards.connector,
     "leather": parts_surfaces.leather, "gear": parts_objects.gear, "cable": parts_objects.cable,
+    UNFAMILIAR: parts_unfamiliar.unfamiliar_part,
 }  # fmt: skip
 
 LEGAL: dict[str, tuple[str, ...]] = {
@@ -61,6 +62,7 @@ LEGAL: dict[str, tuple[str, ...]] = {
     "leather": ("scratch", "stain", "hole", "contamination", "discoloration", "wear"),
     "gear": ("scratch", "crack", "stain", "dent", "contamination", "discoloration", "wear", "missing part", "wrong count"),
     "cable": ("scratch", "stain", "hole", "contamination", "discoloration", "missing part", "misplaced part"),
+    UNFAMILIAR: tuple(kind for kind in DEFECTS if kind not in HELD_OUT_DEFECTS),
 }  # fmt: skip
 """The kinds that make sense on each category."""
 
@@ -78,6 +80,10 @@ _SEED_STRIDE = 1_000_000
 _LEAST_PIXELS = 24
 _LEAST_CONTRAST = 13.0
 """Mean change of the lit scene in the mask, 0..255, strongest channel: what a person still sees through noise."""
+
+
+class Invisible(RuntimeError):
+    """A defect could not be drawn so that it is seen."""
 
 
 @dataclass(frozen=True)
@@ -302,7 +308,7 @@ def _damaged(
         contrast = np.abs(np.clip(shade(bad, light), 0, 255) - np.clip(lit, 0, 255)).max(axis=2)[mask]
         if float(contrast.mean()) >= _LEAST_CONTRAST and float((contrast > 6).mean()) > 0.4:
             return bad, _hull(mask) if kind == "wrong count" else mask, text
-    raise RuntimeError(f"no visible {kind} could be drawn on {category}, seed {entropy[0]}")
+    raise Invisible(f"no visible {kind} could be drawn on {category}, seed {entropy[0]}")
 
 
 def _marked(good: Scene, kind: str, rng: Generator, s: float, attempt: int) -> tuple[Scene, NDArray[np.bool_], str]:

@@ -104,6 +104,10 @@ class Scale(Record):
     sft: dict[str, Any]
     """The section for SFT."""
 
+    def learned(self, shots: int) -> str:
+        """The spec that is learned from at so many images a class."""
+        return self.few.replace("{shots}", str(shots)).replace("{images}", str(3 * shots))
+
 
 SCALES = {
     "nano": Scale(

@@ -59,9 +59,10 @@ class Answers:
         drawn = self._drawn(better, name) - self._drawn(than, name)
         return None if np.isnan(drawn[0]) else interval(float(drawn[0]), drawn[1:])
 
-    def by_seed(self, arm: str, name: str) -> list[float]:
-        """The figure of each seed, all images counted once."""
-        return [float(self._values(one, name)[0]) for one in self._sums[arm]]
+    def by_seed(self, arm: str, than: str, name: str) -> list[Interval]:
+        """The figure of each seed less that of the other arm, with intervals over images."""
+        drawn = [self._values(one, name) - self._drawn(than, name) for one in self._sums[arm]]
+        return [interval(float(one[0]), one[1:]) for one in drawn if not np.isnan(one[0])]
 
     def _drawn(self, arm: str, name: str) -> Floats:
         """(1 + DRAWS,): the figure itself, then of each resample."""

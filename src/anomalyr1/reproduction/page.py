@@ -72,7 +72,7 @@ def write(out: Path, study: Study, machine: str, date: str, command: str) -> Pat
         raise InputError(f"{str(out)!r} holds no finished arm yet, so there is nothing to report")
     about = [
         f"machine: {machine}", f"date: {date}", f"command: {command}", f"AnomalyR1 {anomalyr1.__version__}",
-        f"learned from: {study.scale.few.format(shots=3, images=9)}",
+        f"learned from: {study.scale.learned(3)}",
         *(f"asked about {name}: {spec}" for name, spec in study.tests.items()),
     ]  # fmt: skip
     page = render(
@@ -113,7 +113,7 @@ def _part(out: Path, study: Study, start: str) -> Part | None:
     claims = [claim for claim in CLAIMS if claim.better in runs and claim.than in runs]
     tables = [_table(test, found, arms, runs) for test, found in answers.items()]
     return Part(
-        start, [*tables, _costs(folders, arms)], _claims(claims, answers),
+        start, [*tables, *_seeds(folders, arms, answers), _costs(folders, arms)], _claims(claims, answers),
         _sentences(claims, answers), _curves(folders, arms), _pairs(out, study, runs),
     )  # fmt: skip
 
@@ -145,6 +145,16 @@ def _costs(folders: Mapping[str, Sequence[Path]], arms: Mapping[str, Arm]) -> Ta
         seconds, rollouts = (float(np.mean([cost[key] for cost in costs])) for key in ("seconds", "rollouts"))
         rows.append((arms[arm].title, str(len(some)), f"{seconds:.0f}", f"{rollouts:.0f}"))
     return Table("What a run took", ("arm", "seeds", "seconds", "rollouts"), rows, "An arm that goes on from SFT counts GRPO alone.")
+
+
+def _seeds(folders: Mapping[str, Sequence[Path]], arms: Mapping[str, Arm], answers: Mapping[str, Answers]) -> Iterator[Table]:
+    for name in PRIMARY:
+        rows = [
+            (arms[arm].title, *("; ".join(said(one) for one in found.by_seed(arm, START, name)) for found in answers.values()))
+            for arm in folders
+        ]
+        note = "Percentage points with 95 % intervals over images."
+        yield Table(f"Each seed less the start: {name}", ("arm", *answers), rows, note)
 
 
 def _claims(claims: Sequence[Claim], answers: Mapping[str, Answers]) -> Table:

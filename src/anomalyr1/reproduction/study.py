@@ -148,7 +148,7 @@ class Runner:
         model = self.study.scale.starts[job.start]
         if job.arm.after_sft:
             model = str(self.out / Job(job.start, SFT, job.seed).folder / "run" / FINAL)
-        few = self.study.scale.few.format(shots=job.arm.shots, images=3 * job.arm.shots)
+        few = self.study.scale.learned(job.arm.shots)
         recipe = known.recipe_of(self.study.scale, job.arm, stage, model, few, job.seed)
         file = folder / "recipe.yaml"
         write_whole(file, dump_recipe(recipe).encode("utf-8"))

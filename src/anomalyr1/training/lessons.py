@@ -11,7 +11,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from anomalyr1 import answers, boxes, prompts
-from anomalyr1.training import completions
+from anomalyr1.training import completions, invented
 from anomalyr1.training.dataset import known
 from anomalyr1.training.packing import CELL, Branch, Row
 from anomalyr1.types import LETTERS, Box, Question, Sample
@@ -220,6 +220,7 @@ def shuffled(question: Question, rng: Generator) -> Question:
 def corpus(pool: Pool, seed: int) -> Iterator[str]:
     """Prompts and completions as a tokenizer should know them; the instructions count once."""
     rng = np.random.default_rng([seed, 5])
+    yield from 3 * [f"a {' '.join(invented.WORDS.split())}"]
     for i, sample in enumerate(pool.samples(3000)):
         for question in (*inspection(sample), *sample.questions):
             if i == 0:

@@ -58,6 +58,8 @@ class Recipe(Record):
     """Questions behind one image."""
     reference_share: float = 0.45
     knowledge_share: float = 0.5
+    nameless_knowledge_share: float = 0.75
+    """The same for what looks like no category."""
     invented_share: float = 0.5
     """Share of the objects with knowledge that have an invented name."""
     grounds: int = 400
@@ -205,6 +207,7 @@ def _prepare(out: Path, recipe: Recipe) -> None:
     anchor, rest = (tokenizer.convert_tokens_to_ids(name) for name in ("<|vision_start|>", "<|im_start|>"))
     start.tell_place(model.model.language_model, anchor, rest)
     start.match_words(model.model.language_model)
+    start.copy_words(model.model.language_model)
     nano_model.save(model, nano_model.make_processor(tokenizer, recipe.shape), out / "start")
 
 

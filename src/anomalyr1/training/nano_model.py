@@ -46,7 +46,7 @@ class Shape(Record):
     max_pixels: int = 448 * 448
     """Larger images are scaled down to it: the policy never saw larger ones."""
     min_pixels: int = 56 * 56
-    vocabulary: int = 2048
+    vocabulary: int = 4096
 
 
 def make_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anomalyr1.data.defects import LOGICAL
+from anomalyr1.data.drawn_words import UNFAMILIAR
 from anomalyr1.training import crops, exam, invented, lessons, loop, nano_model, strange
 from anomalyr1.training.card import card, raw_card
 from anomalyr1.training.hints import CODE_SCALE, Cells, Code, LetterHints, PlaceHints, SightHints, SummaryHints, Truth, cells
@@ -231,14 +232,16 @@ class Stages:
 
     def _row(self, example: Example, reference: bool, rng: Generator, plain: bool, unreliable: bool, odd: bool) -> Row:
         logical = example.sample.defect in LOGICAL and not reference  # only knowledge tells then
-        known = not plain and bool(rng.random() < (0.9 if logical or odd else self.recipe.knowledge_share))
+        nameless = odd or example.sample.category == UNFAMILIAR
+        share = self.recipe.nameless_knowledge_share if nameless else self.recipe.knowledge_share
+        known = not plain and bool(rng.random() < (0.9 if logical else share))
         sample: Sample = exam.given(example, known, reference)
         if odd:
             fitting = tuple(question for question in sample.questions if question.kind not in OF_COLOURS)
             sample = sample.model_copy(update={"questions": fitting})
-        unheard = known and bool(rng.random() < (1.0 if odd else self.recipe.invented_share))
+        unheard = known and bool(rng.random() < (1.0 if nameless else self.recipe.invented_share))
         sample = invented.renamed(sample, rng) if unheard else sample
-        plain = plain or (odd and not known)  # strange looks do not tell the object
+        plain = plain or (nameless and not known)  # neither strange looks nor what is unfamiliar tell the object
         questions = lessons.inspection(sample) if plain else lessons.choose(sample, self.recipe.questions, rng)
         gold = [self.teacher.gold(sample, question, example.look, example.frame, rng, unreliable) for question in questions]
         return replace(self.teacher.row(sample, questions, grid_of(example.frame.model_wh), gold), unheard=unheard)
@@ -278,7 +281,7 @@ def _named(kind: str, losses: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _unheard(truth: Truth, rng: Generator) -> Truth:
     """The same defect on an object whose code is none of the categories'."""
-    return replace(truth, category=int(rng.integers(100, 164)))
+    return replace(truth, category=CATEGORIES.index(UNFAMILIAR) if rng.random() < 0.5 else int(rng.integers(100, 164)))
 
 
 def _images(example: Example, row: Row) -> list[Pixels]:

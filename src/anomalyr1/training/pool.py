@@ -22,14 +22,17 @@ from PIL import Image
 
 from anomalyr1 import prompts
 from anomalyr1.data import drawn_questions, drawn_words, procedural
+from anomalyr1.data.defects import LOGICAL
 from anomalyr1.images import FAMILIES, Frame, resize
 from anomalyr1.training.hints import Truth
 from anomalyr1.training.packing import CELL, Pixels
 from anomalyr1.types import Sample
 
 FAMILY = FAMILIES["qwen2_5_vl"]
-CATEGORIES: tuple[str, ...] = drawn_words.SPLITS["seen"]
+CATEGORIES: tuple[str, ...] = (*drawn_words.SPLITS["seen"], drawn_words.UNFAMILIAR)
 KINDS: tuple[str, ...] = procedural.DEFECTS
+UNFAMILIAR_SHARE = 0.5
+"""Of the pairs; the others are of the seen categories."""
 TRAINING_SEEDS = 7_000_000_000
 HELD_OUT_SEEDS = {"seen": 8_000_000_000, "dev": 8_500_000_000}
 """First seeds of what is trained on and of what it is examined on; they never meet."""
@@ -116,10 +119,18 @@ def draw_shard(pool: Path, number: int, size: int, max_pixels: int) -> None:
 def _pair(seed: int, with_reference: bool, max_pixels: int) -> tuple[Example, Example]:
     """A defective part and the same part good."""
     rng = np.random.default_rng([seed, 78])
-    category = CATEGORIES[int(rng.integers(len(CATEGORIES)))]
+    seen = drawn_words.SPLITS["seen"]
+    category = drawn_words.UNFAMILIAR if rng.random() < UNFAMILIAR_SHARE else seen[int(rng.integers(len(seen)))]
+    good = example(seed, category, False, max_pixels, None)
     legal = [kind for kind in procedural.LEGAL[category] if kind not in drawn_words.HELD_OUT_DEFECTS]
-    bad = example(seed, category, with_reference, max_pixels, legal[int(rng.integers(len(legal)))])
-    return bad, example(seed, category, False, max_pixels, None)
+    if category == drawn_words.UNFAMILIAR and len(good.facts) < 3:  # nothing to count, so nothing can be missing
+        legal = [kind for kind in legal if kind not in LOGICAL]
+    for kind in rng.permutation(legal):
+        try:
+            return example(seed, category, with_reference, max_pixels, str(kind)), good
+        except procedural.Invisible:  # a missing stud of its part's own colour, for instance
+            continue
+    raise procedural.Invisible(f"no kind of defect could be drawn on {category}, seed {seed}")
 
 
 def _line(stem: str, row: int, bad: Example, good: Example) -> dict[str, Any]:

@@ -32,6 +32,13 @@ MATCHING = 3.3
 MATCHERS = ((1, 0), (1, 1), (2, 0))
 """Their layers and heads."""
 
+COPIERS = ((0, 2), (1, 2))
+"""Layers and heads that copy: the one that looks at the token before, and the one that continues what it finds."""
+SLOW = 0.006
+"""Radians a token: the rotary frequencies below it hardly tell distances of a prompt's length."""
+STEP_BACK, TELLING, FINDING, COPYING = 6.0, 0.4, 1.8, 1.0
+"""How firmly the first looks one token back, how loud it tells, how firmly the second finds, how loud it continues."""
+
 
 @torch.no_grad()
 def whiten(tower: PreTrainedModel, patches: torch.Tensor) -> None:
@@ -111,6 +118,41 @@ def match_words(language: PreTrainedModel) -> None:
         rows = slice(head * size, (head + 1) * size)
         attend.q_proj.weight[rows] = MATCHING * attend.q_proj.weight[rows] @ blind
         attend.k_proj.weight[rows] = attend.q_proj.weight[rows]
+
+
+@torch.no_grad()
+def copy_words(language: PreTrainedModel) -> None:
+    """Wire two heads to copy: one tells each token what stands before it, the next looks behind the last place where the own token stood.
+
+    Together they continue a word that was read before (the "induction heads" of Elhage et al., 2021, and Olsson et al., 2022). Training
+    alone did not find them in the time there is, and without them a name that only the knowledge tells cannot be written.
+    """
+    config, frequency = language.config, language.rotary_emb.inv_freq.float()
+    width, size = config.hidden_size, language.layers[0].self_attn.head_dim
+    half, (before, behind) = size // 2, COPIERS
+    mixed = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(5)))[0]
+    slow = [i for i in range(half) if float(frequency[i]) < SLOW]
+    turned = torch.tensor([*slow, *(i + half for i in slow)])  # what hardly turns with distance compares content
+    read, written, said = mixed[: len(turned)], mixed[len(turned) : 2 * len(turned)], mixed[-size:]
+
+    number, head = before
+    attend, rows = language.layers[number].self_attn, slice(head * size, (head + 1) * size)
+    for part in (attend.q_proj, attend.k_proj):
+        part.weight[rows] *= 0.1
+    attend.q_proj.bias[rows] = STEP_BACK * torch.cat([frequency.cos(), -frequency.sin()])
+    attend.k_proj.bias[rows] = STEP_BACK * torch.cat([torch.ones(half), torch.zeros(half)])
+    attend.v_proj.weight[rows] = 0
+    attend.v_proj.weight[rows][: len(turned)] = read
+    attend.o_proj.weight[:, rows] = 0
+    attend.o_proj.weight[:, rows][:, : len(turned)] = TELLING * written.T
+
+    number, head = behind
+    attend, rows = language.layers[number].self_attn, slice(head * size, (head + 1) * size)
+    for part, seen in ((attend.q_proj, read), (attend.k_proj, written)):
+        part.weight[rows] *= 0.1
+        part.weight[rows][turned] = FINDING * seen
+    attend.v_proj.weight[rows] = said
+    attend.o_proj.weight[:, rows] = COPYING * said.T
 
 
 def _axes(sections: list[int]) -> list[int]:
