@@ -336,10 +336,34 @@ def test_equal_words_find_each_other_from_the_start():
     assert before[0] < 1.5 and after[0] > 3
 
 
-def fresh_policy():
+def test_what_followed_a_word_before_is_written_again_from_the_start():
+    model, teacher = fresh_policy(192)
+    language = model.model.language_model
+    start.tell_place(language, teacher.ids.vision_start, teacher.tokenizer.convert_tokens_to_ids("<|im_start|>"))
+    start.match_words(language)
+    digits = [teacher.encode(digit)[0] for digit in "0123456789"]
+
+    def continued():
+        """In how many of ten random orders of digits, ended by one again, the digit that followed it is the likeliest of the others."""
+        found = 0
+        for seed in range(10):
+            order = [digits[i] for i in np.random.default_rng(seed).permutation(10)]
+            batch = packing.pack([Row([*order, order[2]], (), [])], model.model, teacher.ids.image, teacher.ids.pad)
+            with torch.inference_mode():
+                scores = packing.hidden(model, batch, [])[0][0, -1] @ language.embed_tokens.weight[order].T
+            likely = scores.argsort(descending=True).tolist()
+            found += next(i for i in likely if i != 2) == 3  # 2 is the word itself: embeddings are tied
+        return found
+
+    before = continued()
+    start.copy_words(language)
+    assert before <= 3 and continued() >= 8
+
+
+def fresh_policy(text_width=TINY.text_width):
     texts = [prompts.STYLES["ours"].text, "This means: Yes, so the answer is A. 0123456789"] * 5
     tokenizer = nano_model.make_tokenizer(texts, TINY.vocabulary)
-    shape = TINY.model_copy(update={"text_layers": 3})
+    shape = TINY.model_copy(update={"text_layers": 3, "text_width": text_width})
     return nano_model.make_model(tokenizer, shape), lessons.Teacher(nano_model.make_processor(tokenizer, shape))
 
 

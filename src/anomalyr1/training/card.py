@@ -49,8 +49,9 @@ Licence: Apache-2.0, weights and code. No weights and no text of other models we
 2. *text*: beside it, the text model learns to read that code, to reason, to find option letters, to write boxes, and to answer;
 3. *both*: plugged together, trained on images; several questions share one image.
 
-Training data: {images} pairs of drawings, one defective and the same part good, of the 12 seen categories and 10 seen kinds of defect
-(`anomalyr1.data.procedural`); prompts, answers and parser are the package's own. {notes}
+Training data: {images} pairs of drawings, one defective and the same part good, half of the 12 seen categories, half of *unfamiliar parts*,
+each of another design, with 10 seen kinds of defect (`anomalyr1.data.procedural`). Prompts, answers and parser are the package's own.
+{notes}
 
 ## What it can do
 
@@ -78,11 +79,10 @@ The curve of the last stage (its other options are only the first of each image,
 
 - It knows drawings only. On photographs, see the package's README for what was measured.
 - Images are scaled to at most 448 x 448 pixels; larger ones it never saw. One image token covers 28 x 28 pixels: small defects are missed.
-- It has learned its twelve categories, not what "good" means in general: of others it takes most good parts for defective. With a
-  reference image it misses more than half of their defects instead. Few-shot training on the part in question helps.
+- On categories it never saw it is right far less often than on those it knows, with a reference image or without; few-shot training on the
+  part in question helps.
 - Logical defects (missing, extra, misplaced, wrong count) are found far less often than physical ones.
-- It cannot copy a name that is new to it: of an object that only the knowledge names, it often says a made-up name, and picks the right
-  option in half of the cases.
+- Names in the knowledge are copied well where its tokenizer knows their words (a list of about a thousand); others may come out misspelt.
 - Its reasoning is in a handful of fixed wordings.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from numpy.random import Generator
 
 from anomalyr1.data.choices import one
-from anomalyr1.data.drawn_words import MATERIAL, PURPOSE, SPLITS
+from anomalyr1.data.drawn_words import MATERIAL, PURPOSE
 from anomalyr1.types import LETTERS, Question, Sample
 
 WORDS = """
@@ -56,11 +56,12 @@ shafts sheets ships shoes shops signs sides stairs stamps stars steps stones sto
 tools towns toys trains trays trees trucks tubes users vans voters waiters walls waves wells wheels wires women words workers yards easily
 electric current rotation bearing bearings cable ceramic conducting connector gear leather tile tiles
 """
-"""Words of workshops and kitchens that the tokenizer should know whole; names are made of them, but for those of unseen categories."""
-_KEPT = {word for split in ("dev", "final") for name in SPLITS[split] for word in f"{name} {PURPOSE[name]} {MATERIAL[name]}".split()}
-FREE = tuple(word for word in dict.fromkeys(WORDS.split()) if word.rstrip("s") not in {kept.rstrip("s") for kept in _KEPT})
-"""The words that invented names are made of."""
-ACTS = tuple(word for word in FREE if word.endswith("ing"))
+"""Words of workshops and kitchens that the tokenizer knows whole, and of which names are made.
+
+All of them: words that training never writes are pushed together until they cannot be told apart, so they could not be copied either.
+"""
+_WORDS = tuple(WORDS.split())
+ACTS = tuple(word for word in _WORDS if word.endswith("ing"))
 ONSETS, RHYMES = ("b", "br", "d", "f", "g", "k", "kl", "l", "m", "n", "p", "r", "s", "st", "t", "tr", "v", "z"), (
     "al", "an", "ar", "ek", "el", "en", "ib", "il", "in", "ol", "on", "or", "ud", "um", "ut",
 )  # fmt: skip
@@ -84,7 +85,7 @@ def material(rng: Generator) -> str:
 
 
 def _words(rng: Generator, most: int) -> str:
-    return " ".join(one(rng, FREE) for _ in range(int(rng.integers(1, most + 1))))
+    return " ".join(one(rng, _WORDS) for _ in range(int(rng.integers(1, most + 1))))
 
 
 def renamed(sample: Sample, rng: Generator) -> Sample:

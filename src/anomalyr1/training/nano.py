@@ -38,19 +38,19 @@ class Recipe(Record):
     first_images: int = 2_000
     """Training starts when so many are drawn."""
     shard: int = 256
-    text: Plan = Plan(learning_rate=1.2e-3, minutes=25)
+    text: Plan = Plan(learning_rate=1.2e-3, minutes=25, floor=0.1)
     sight: Plan = Plan(learning_rate=2.5e-3, minutes=35)
-    both: Plan = Plan(learning_rate=1e-3, minutes=44, exam_minutes=11)
+    both: Plan = Plan(learning_rate=1e-3, minutes=44, exam_minutes=13)
     raw: Plan = Plan(learning_rate=5e-4, minutes=5)
     """The text model of `nano-raw`, from the finished policy."""
     cells: int = 640
     """Image cells in a batch, which sets its number of images (6 to 24)."""
     sight_cells: int = 400
-    drill_share: float = 0.4
+    drill_share: float = 0.45
     """Share of the text stage's steps that are letter drills."""
-    late_drill_share: float = 0.05
+    late_drill_share: float = 0.04
     """The same in the last stage."""
-    recital_share: float = 0.5
+    recital_share: float = 0.6
     """Share of the drills about what knowledge says of an invented object."""
     drills: int = 24
     """Questions in such a step."""
@@ -66,22 +66,22 @@ class Recipe(Record):
     """Drawn textures that defects are moved to."""
     strange_share: float = 0.45
     """Share of the sight stage's lessons that look like no category: what a defect is should not hang on them."""
-    decoy_share: float = 0.5
+    decoy_share: float = 0.3
     """Share of the examples with reference that bear the same mark on both, which is no defect then."""
     aligned_share: float = 0.3
     """Share of the lessons with reference whose reference is the same part in the same pose."""
-    late_sight_share: float = 0.12
+    late_sight_share: float = 0.15
     """Share of such lessons of squares in the last stage."""
-    late_code_share: float = 0.3
+    late_code_share: float = 0.2
     """Share of the last stage's lessons that ask for boxes on the code: arithmetic on places is learned soonest where they are exact."""
-    late_strange_share: float = 0.25
+    late_strange_share: float = 0.12
     """Share of the last stage's lessons that look like that."""
-    tower_share: float = 0.5
+    tower_share: float = 0.6
     """Share of the last stage's lessons that the vision tower learns from, too; the others are quicker."""
     code_noise: float = 0.03
-    exam_images: tuple[int, int] = (72, 36)
+    exam_images: tuple[int, int] = (60, 120)
     """Held-out images of seen and of development categories in the examinations on the way."""
-    exam_extras: int = 2
+    exam_extras: int = 1
     """Questions about each of them besides verdict and boxes."""
     final_images: tuple[int, int] = (480, 480)
     """The same for the last examination, whose figures go into the card."""

@@ -372,6 +372,10 @@ def _take_over(studio: Studio, path: Path, part: str) -> None:
 def _report(stages: Stages, clock: loop.Clock, examples: dict[str, list[Example]]) -> None:
     """Examine, note the curve, and save the policy as it is."""
     stages.studio.eval()
-    for split, some in examples.items():
-        examined(stages.out, clock, {"split": split, **exam.examine(stages.model, stages.teacher, some, extras=stages.recipe.exam_extras)})
+    with_reference = [example for example in examples["dev"] if example.reference is not None]
+    shown = {**examples, "dev, with reference": with_reference}
+    for split, some in shown.items():
+        prompt = "reference" if some is with_reference else "knowledge"
+        figures = exam.examine(stages.model, stages.teacher, some, stages.recipe.exam_extras, prompt)
+        examined(stages.out, clock, {"split": split, **figures})
     nano_model.save(stages.model, stages.processor, stages.out / "nano")
