@@ -29,7 +29,7 @@ from anomalyr1.types import InputError, Inspection, Sample
 CATEGORY = "connector"
 LEARNED, ASKED, SHOWN = 12, 60, 6
 """Images that are learned from, that are asked about before and after, and of those that are shown."""
-STEPS = 30
+STEPS = 45
 FIGURES = ("accuracy", "AUROC", "balanced yes/no", "box mIoU")
 BEFORE, AFTER = "before", "after"
 MARK = "demo.txt"
