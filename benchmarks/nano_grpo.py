@@ -14,11 +14,14 @@ from pathlib import Path
 
 from anomalyr1.reproduction.effects import Answers, said
 from anomalyr1.reproduction.judge import choose_samples, judge, read_judged, write_records
+from anomalyr1.reproduction.page import START
+from anomalyr1.reproduction.study import JUDGED
 from anomalyr1.training.recipes import load_recipe
 from anomalyr1.training.run import train
-from anomalyr1.training.run_folder import FINAL
+from anomalyr1.training.run_folder import RECIPE
 
-START = "start"
+ARMS = {"rewards": "", "shuffled": "/shuffled"}
+"""Name -> what is put behind the names of the rewards."""
 FIGURES = ("accuracy", "AUROC", "balanced yes/no", "box mIoU")
 
 
@@ -34,31 +37,30 @@ def main() -> None:
     if not test.exists():
         test.parent.mkdir(parents=True, exist_ok=True)
         write_records(test, choose_samples(given.held_out, given.out / "data", 10_000))
-    asked(load_recipe("nano-grpo").model, test, given.out / START)
     runs = {START: [given.out / START]}
-    for suffix in ("", "/shuffled"):
-        for seed in given.seeds:
-            folder = given.out / f"{suffix.strip('/') or 'rewards'}-{seed}"
+    if not (given.out / START / JUDGED).exists():
+        asked(load_recipe("nano-grpo").model, test, given.out / START)
+    for arm, suffix in ARMS.items():
+        runs[arm] = [given.out / f"{arm}-{seed}" for seed in given.seeds]
+        for seed, folder in zip(given.seeds, runs[arm], strict=True):
             recipe = load_recipe("nano-grpo", ["held_out=[]", f"seed={seed}", *given.changes])
             recipe = recipe.model_copy(update={"rewards": {f"{name}{suffix}": weight for name, weight in recipe.rewards.items()}})
-            if not (folder / "judged.jsonl").exists():
-                train(recipe, folder / "run", resume=(folder / "run" / "recipe.yaml").exists())
-                asked(str(folder / "run" / FINAL), test, folder)
-            runs.setdefault(suffix.strip("/") or "rewards", []).append(folder)
-    found = Answers({name: [read_judged(folder / "judged.jsonl") for folder in folders] for name, folders in runs.items()})
+            if not (folder / JUDGED).exists():
+                taught = train(recipe, folder / "run", resume=(folder / "run" / RECIPE).exists())
+                asked(str(taught), test, folder)
+    found = Answers({name: [read_judged(folder / JUDGED) for folder in folders] for name, folders in runs.items()})
     for name in FIGURES:
         start = found.figure(START, name)
         print(f"{name}: start {100 * start.value:.1f}" if start else name)
-        for arm in (arm for arm in runs if arm != START):
+        for arm in ARMS:
             seeds = "; ".join(said(one) for one in found.by_seed(arm, START, name))
             print(f"  {arm}: {seeds}; mean {said(found.difference(arm, START, name))}")
 
 
 def asked(model: str, test: Path, folder: Path) -> None:
-    """Keep what a policy answers, once."""
-    if not (folder / "judged.jsonl").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        judge(model, {"held out": test}, folder / "judged.jsonl")
+    """Keep what a policy answers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    judge(model, {"held out": test}, folder / JUDGED)
 
 
 if __name__ == "__main__":

@@ -45,16 +45,13 @@ def reproduce(
 
     size = arms.SCALES[scale]
     starts = size.starts if not start else dict(_named(one) for one in start)
-    tests = {
-        **size.tests,
-        **({"held out": data.replace("{shots}", "3")} if data and not size.tests else {}),
-        **dict(_named(one) for one in test or ()),
-    }
     few = data or size.few
     if not few:
         raise InputError("scale 3b learns from your data: give --data split:FILE (anomalyr1 data split mmad:PATH --shots 3 --out FILE)")
     chosen = arms.chosen(arm or [], full)
-    settled = size.model_copy(update={"starts": starts, "few": few, "tests": tests})
+    settled = size.model_copy(update={"starts": starts, "few": few})
+    tests = {**(size.tests or {"held out": settled.learned(3)}), **dict(_named(one) for one in test or ())}
+    settled = settled.model_copy(update={"tests": tests})
     if other := [one.name for one in chosen if settled.learned(one.shots) == settled.learned(3) and one.shots != 3]:
         raise InputError(
             f"{', '.join(other)} learn from another number of images a class, but --data {few!r} says not where that stands: write "

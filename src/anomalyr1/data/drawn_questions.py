@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from numpy.random import Generator
 
 from anomalyr1.data.choices import GIVEN, TEXTS, choice, one, some
-from anomalyr1.data.drawn_words import EFFECT, GOOD_LOOK, HARMLESS, HELD_OUT_DEFECTS, MATERIAL, PURPOSE, SHAPES, SPLITS, UNFAMILIAR
+from anomalyr1.data.drawn_words import EFFECT, GOOD_LOOK, HARMLESS, HELD_OUT_DEFECTS, MATERIAL, PURPOSE, SHAPES, SPLITS, TRAINED, UNFAMILIAR
 from anomalyr1.data.parts import Facts
 from anomalyr1.prompts import VERDICT_TEXT
 from anomalyr1.types import PLACES, Kind, Question
@@ -155,7 +155,7 @@ def _named(category: str) -> tuple[str, ...]:
 
     Naming unseen categories only as wrong options would teach a policy that they are never right.
     """
-    if category == UNFAMILIAR:
+    if category in TRAINED:
         return SPLITS["seen"]
     known: tuple[str, ...] = ()
     for categories in SPLITS.values():
@@ -192,7 +192,7 @@ def _about_defect(drawn: Drawn, rng: Generator, prefix: str) -> list[Question]:
     defect, place = drawn.defect, drawn.place
     if defect is None or place is None:
         return []
-    hidden = HELD_OUT_DEFECTS if drawn.category in (*SPLITS["seen"], UNFAMILIAR) else ()
+    hidden = HELD_OUT_DEFECTS if drawn.category in TRAINED else ()
     kinds = tuple(kind for kind in EFFECT if frozenset((kind, defect)) not in _ALIKE and kind not in hidden)
     near = [text for text in _DESCRIPTIONS[defect] if text != drawn.description]
     far = [text for kind in kinds if kind != defect for text in _DESCRIPTIONS[kind]]

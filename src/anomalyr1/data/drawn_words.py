@@ -15,6 +15,9 @@ SPLITS: dict[str, tuple[str, ...]] = {
 UNFAMILIAR = "unfamiliar part"
 """What belongs to no category: only the policy's own training draws it."""
 
+TRAINED = (*SPLITS["seen"], UNFAMILIAR)
+"""All that nano's training draws; it neither shows nor names what is held out."""
+
 HELD_OUT_DEFECTS: tuple[str, ...] = ("wear", "misplaced part")
 """Kinds that the seen split never shows."""
 

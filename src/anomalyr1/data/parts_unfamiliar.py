@@ -31,7 +31,7 @@ from anomalyr1.data.parts import (
     ring,
     shifted,
     stamp,
-)  # fmt: skip
+)
 
 COLOURS = {**PAINT, **METAL}
 ELEMENTS = {"disc": "discs", "ring": "rings", "block": "blocks", "bar": "bars", "stud": "studs"}
@@ -58,7 +58,8 @@ def unfamiliar_part(kit: Kit) -> tuple[Scene, Facts]:
         scene, shape = blank(kit, colour, float(rng.uniform(0.03, 0.4))), "flat surface"
         reach = 0.5 * float(np.hypot(*kit.size_wh)) * 0.6
     else:
-        scene, (shape, outline, gloss) = backdrop(kit), _body(kit, reach)
+        scene, gloss = backdrop(kit), float(rng.uniform(0.03, 0.6))
+        shape, outline = _body(kit, reach)
         stamp(
             scene, at, 1.6 * reach, outline, colour, raised=float(rng.uniform(1, 5)) * kit.s, bevel=float(rng.uniform(2, 9)) * kit.s,
             gloss=gloss, alpha=1.0,
@@ -84,28 +85,27 @@ def _step(kit: Kit, scene: Scene, at: Spot, outline: Shape, inset: float, colour
     stamp(scene, at, 0.75 * kit.unit, shape, colour if kit.design.random() < 0.6 else None, raised=depth, bevel=2 * kit.s)
 
 
-def _body(kit: Kit, reach: float) -> tuple[str, Shape, float]:
-    """A name, an outline of about the radius `reach`, and a gloss."""
+def _body(kit: Kit, reach: float) -> tuple[str, Shape]:
+    """A name, and an outline of about the radius `reach`."""
     rng = kit.design
-    gloss = float(rng.uniform(0.03, 0.6))
     form = int(rng.integers(6))
     if form == 0:
-        return "round", circle(reach), gloss
+        return "round", circle(reach)
     if form == 1:
         half_w, half_h = reach * float(rng.uniform(0.75, 1)), reach * float(rng.uniform(0.45, 0.9))
-        return "rectangle", block(half_w, half_h, reach * float(rng.uniform(0, 0.35))), gloss
+        return "rectangle", block(half_w, half_h, reach * float(rng.uniform(0, 0.35)))
     if form == 2:
         radius = reach * float(rng.uniform(0.3, 0.5))
-        return "long with round ends", pill(reach - radius, radius), gloss
+        return "long with round ends", pill(reach - radius, radius)
     if form == 3:
         sides = int(rng.integers(3, 9))
-        return "polygon", _polygon(reach, sides), gloss
+        return "polygon", _polygon(reach, sides)
     if form == 4:
         lobes, depth, steep = int(rng.integers(3, 8)), float(rng.uniform(0.06, 0.22)), float(rng.uniform(0.5, 3))
-        return "lobed outline", _lobed(reach * 0.85, lobes, depth, steep), gloss
+        return "lobed outline", _lobed(reach * 0.85, lobes, depth, steep)
     half, arm = reach * 0.95, reach * float(rng.uniform(0.3, 0.5))
     one, two = block(half, arm, 2), block(arm, half * float(rng.uniform(0.7, 1)), 2)
-    return "cross", lambda x, y: np.minimum(one(x, y), two(x, y)), gloss
+    return "cross", lambda x, y: np.minimum(one(x, y), two(x, y))
 
 
 def _polygon(radius: float, sides: int) -> Shape:

@@ -373,9 +373,8 @@ def _report(stages: Stages, clock: loop.Clock, examples: dict[str, list[Example]
     """Examine, note the curve, and save the policy as it is."""
     stages.studio.eval()
     with_reference = [example for example in examples["dev"] if example.reference is not None]
-    shown = {**examples, "dev, with reference": with_reference}
-    for split, some in shown.items():
-        prompt = "reference" if some is with_reference else "knowledge"
+    asked = [*((split, some, "knowledge") for split, some in examples.items()), ("dev, with reference", with_reference, "reference")]
+    for split, some, prompt in asked:
         figures = exam.examine(stages.model, stages.teacher, some, stages.recipe.exam_extras, prompt)
         examined(stages.out, clock, {"split": split, **figures})
     nano_model.save(stages.model, stages.processor, stages.out / "nano")

@@ -29,7 +29,7 @@ from anomalyr1.training.packing import CELL, Pixels
 from anomalyr1.types import Sample
 
 FAMILY = FAMILIES["qwen2_5_vl"]
-CATEGORIES: tuple[str, ...] = (*drawn_words.SPLITS["seen"], drawn_words.UNFAMILIAR)
+CATEGORIES: tuple[str, ...] = drawn_words.TRAINED
 KINDS: tuple[str, ...] = procedural.DEFECTS
 UNFAMILIAR_SHARE = 0.5
 """Of the pairs; the others are of the seen categories."""
