@@ -60,7 +60,7 @@ def main() -> None:
 def asked(model: str, test: Path, folder: Path) -> None:
     """Keep what a policy answers."""
     folder.mkdir(parents=True, exist_ok=True)
-    judge(model, {"held out": test}, folder / JUDGED)
+    judge(model, {"held out": test}, folder / JUDGED, load_recipe("nano-grpo"))
 
 
 if __name__ == "__main__":

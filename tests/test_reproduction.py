@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from anomalyr1 import cli_reproduce
+from anomalyr1 import cli_reproduce, records
 from anomalyr1.answers import parse
 from anomalyr1.reproduction import arms, page
 from anomalyr1.reproduction.effects import Answers, excludes_zero
-from anomalyr1.reproduction.judge import Judged, read_judged
-from anomalyr1.reproduction.study import COST, JUDGED, Runner, Study
+from anomalyr1.reproduction.judge import Judged, read_judged, read_samples
+from anomalyr1.reproduction.study import COST, JUDGED, Runner, Study, begin
 from anomalyr1.rewards import ROAM, roam
 from anomalyr1.types import InputError, Question, SetupError
 
@@ -63,7 +63,7 @@ def drawn_answers(seed, images=30):
         found.append(Judged(kind="anomaly detection", question_id="v", right=bool(rng.random() < 0.6), score=score, **common))
         found.append(Judged(kind="object details", question_id="d", right=bool(rng.random() < 0.4), **common))
         found.append(Judged(kind="grounding", question_id="g", right=False, iou=float(rng.random()) if bad else None, **common))
-    return found
+    return found + [one.model_copy(update={"sampled": True, "right": not one.right, "score": 0.0}) for one in found]
 
 
 def test_figures_equal_plain_computations():
@@ -71,17 +71,18 @@ def test_figures_equal_plain_computations():
     found = Answers(runs)
 
     def plain(answers):
-        options = [one for one in answers if one.kind != "grounding"]
-        verdicts = [one for one in answers if one.kind == "anomaly detection"]
-        right = [one for one in options if one.right and one.agrees is not None]
+        greedy, drawn = ([one for one in answers if one.sampled is side] for side in (False, True))
+        options = [one for one in greedy if one.kind != "grounding"]
+        verdicts = [one for one in greedy if one.kind == "anomaly detection"]
         rates = [np.mean([one.right for one in verdicts if one.anomalous is side]) for side in (True, False)]
         return {
             "accuracy": np.mean([one.right for one in options]),
             "AUROC": roc_auc_score([one.anomalous for one in verdicts], [one.score for one in verdicts]),
             "balanced yes/no": np.mean(rates),
-            "box mIoU": np.mean([one.iou for one in answers if one.iou is not None]),
-            "contradicts, of right answers": np.mean([one.agrees is False for one in right]),
-            "silent": np.mean([one.agrees is None for one in answers]),
+            "box mIoU": np.mean([one.iou for one in greedy if one.iou is not None]),
+            "agrees": np.mean([one.agrees for one in options if one.right and one.agrees is not None]),
+            "agrees, sampled": np.mean([one.agrees for one in drawn if one.right and one.agrees is not None]),
+            "silent, sampled": np.mean([one.agrees is None for one in drawn if one.kind != "grounding"]),
             "strict": 1.0,
             "words": 2.0,
             "object details": np.mean([one.right for one in options if one.kind == "object details"]),
@@ -100,23 +101,45 @@ def test_figures_equal_plain_computations():
 
 
 def test_intervals_hold_what_they_say():
-    """Of 100 pairs of arms that do not differ, about 5 % have an interval without zero; an arm that is better has one."""
-    wrong = sum(
-        excludes_zero(
-            Answers({"a": [drawn_answers(3 * i + 1000), drawn_answers(3 * i + 1001)], "b": [drawn_answers(3 * i + 1002)]}).difference(
-                "a", "b", "accuracy"
-            )
-        )
-        for i in range(100)
-    )
-    assert 0 < wrong < 20
+    """Of 200 pairs of arms that differ in their seeds alone, about 5 % have an interval without zero; an arm that is better has one."""
+
+    def runs(rng, seeds):
+        """Each seed is right as often as chance has it for that seed."""
+        return [[one.model_copy(update={"right": bool(rng.random() < share)}) for one in drawn_answers(0)] for share in seeds]
+
+    rng, wrong = np.random.default_rng(3), 0
+    for _ in range(200):
+        a, b = (runs(rng, rng.normal(0.5, 0.1, 3)) for _ in range(2))
+        wrong += excludes_zero(Answers({"a": a, "b": b}).difference("a", "b", "accuracy"))
+    assert 0 < wrong < 22
     better = [one.model_copy(update={"right": True}) for one in drawn_answers(1)]
-    assert Answers({"a": [better], "b": [drawn_answers(1)]}).difference("a", "b", "accuracy").low > 0
+    effect = Answers({"a": [better, better], "b": [drawn_answers(1)]}).difference("a", "b", "accuracy")
+    assert effect.low > 0
+    assert effect.p < 0.001
+    apart = [[one.model_copy(update={"right": right}) for one in better] for right in (True, False)]
+    assert not excludes_zero(Answers({"a": apart, "b": [drawn_answers(1)]}).difference("a", "b", "accuracy"))
+
+
+def test_what_is_said_follows_from_the_intervals():
+    """An outcome needs two seeds and an interval on one side of zero; what should change nothing is confirmed by a loss, too."""
+    better, worse = ([one.model_copy(update={"right": right}) for one in drawn_answers(1)] for right in (True, False))
+    middle = drawn_answers(1)
+    runs = {"start": [middle], "roam": [better, better], "answer": [worse, worse], "shuffled": [worse, worse], "sft": [better]}
+    told = page.sentences(list(page.differences(runs, {"t": Answers(runs)})))
+    confirmed, contradicted, _, not_judged, looked_at = told
+    assert "Confirmed: GRPO with ROAM improves on its start (accuracy on t +" in confirmed
+    assert "ROAM beats the answer reward (accuracy on t +100.0 [+100.0, +100.0]*" in confirmed
+    assert "shuffled rewards change something" in confirmed
+    assert "GRPO with the answer reward improves on its start (accuracy on t -" in contradicted
+    assert "few-shot SFT improves on its start" in not_judged
+    assert "ROAM beats few-shot SFT" in not_judged
+    assert "with Holm's correction" in looked_at
+    assert page.sentences([])[0] == "Confirmed: nothing."
 
 
 SMALL = {
-    "few": "drawn:dev?n=3&seed=5&references=0",
-    "tests": {"few-shot classes": "drawn:dev?n=6&seed=6&references=0"},
+    "data": "drawn:dev?n=60&seed=5&references=0",
+    "tests": {"final": "drawn:dev?n=4&seed=6&references=0"},
     "changes": (
         *arms.SCALES["nano"].changes, "grpo.max_steps=1", "grpo.per_device_train_batch_size=4", "grpo.num_generations=2",
         "grpo.max_completion_length=16",
@@ -129,7 +152,7 @@ SMALL = {
 def study(tmp_path_factory):
     out = tmp_path_factory.mktemp("study") / "roam"
     scale = arms.SCALES["nano"].model_copy(update=SMALL)
-    made = Study(scale=scale, arms=("sft", "answer", "roam", "sft-roam"), seeds=1, limit=6)
+    made = begin(out, Study.of(scale, arms.chosen(["sft", "answer", "roam", "sft-roam"], full=False), 1, 6))
     said = []
     Runner(out, made, said.append).run(2)
     return out, made, said
@@ -150,8 +173,37 @@ def test_a_study_is_resumed(study):
     assert sum("done after" in line for line in again) == 1
     assert (folder / JUDGED).read_bytes() == first
     assert (folder / "run" / "final" / "model.safetensors").read_bytes() == weights
-    with pytest.raises(InputError, match="another limit"):
-        Runner(out, made.model_copy(update={"limit": 4}), again.append).run()
+
+
+def test_what_is_learned_from_is_not_asked_about(study):
+    out, made, _ = study
+    trained = {shots: json.loads(made.split_file(out, shots).read_text())["train"] for shots in (3, 5)}
+    assert [len(some) for some in trained.values()] == [3 * 2 * 3, 3 * 2 * 5]
+    few, most = ({entry["id"] for entry in some} for some in trained.values())
+    asked = {one.id for one in read_samples(made.samples_file(out, "few-shot classes"))}
+    assert few < most
+    assert asked
+    assert not asked & most
+
+
+def test_a_study_is_added_to(study, tmp_path):
+    out, made, _ = study
+    copied = shutil.copytree(out, tmp_path / "copy")
+    fewer = made.model_copy(update={"arms": ("roam",), "seeds": 2})
+    both = begin(copied, fewer)
+    assert both.arms == made.arms
+    assert both.seeds == 2
+    assert begin(copied, made) == both
+    for change, name in ((made.model_copy(update={"limit": 4}), "limit"), (made.model_copy(update={"made_by": "0"}), "version"),
+                         (made.model_copy(update={"revisions": {"nano-raw": "0"}}), "model of a start")):  # fmt: skip
+        with pytest.raises(InputError, match=f"another {name}"):
+            begin(copied, change)
+    (copied / "study.json").write_text("{}")
+    with pytest.raises(InputError, match="no experiment of this version"):
+        begin(copied, made)
+    with (copied / "lock").open("wb") as held, pytest.raises(InputError, match="another process"):
+        records.lock(held.fileno(), copied)
+        Runner(copied, made, lambda _: None).run()
 
 
 @pytest.mark.timeout(600)
@@ -161,12 +213,13 @@ def test_its_page(study, tmp_path):
     # ROAM made consistent what plain GRPO has against its own reasoning: a pair to show
     for arm, agrees in (("answer", False), ("roam", True)):
         file = copied / "nano-raw" / arm / "0" / JUDGED
-        lines = [one.model_copy(update={"agrees": agrees, "right": agrees or i > 3}) for i, one in enumerate(read_judged(file))]
+        lines = [one.model_copy(update={"agrees": agrees, "right": True}) for one in read_judged(file)]
         file.write_text("".join(f"{one.to_json()}\n" for one in lines), encoding="ascii")
     written_page = page.write(copied, made, "a machine", "2026-01-01", "a command")
     text = written_page.read_text(encoding="utf-8")
     assert "right against its own reasoning" in text
-    assert "Confirmed: " in text
+    assert "Is there any defect in the object?" in text
+    assert "Confirmed: nothing." in text  # one seed confirms nothing
     report = (copied / "report.md").read_text(encoding="utf-8")
     assert "ROAM beats the answer reward" in report
     assert "a machine" in report
@@ -175,20 +228,30 @@ def test_its_page(study, tmp_path):
         page.write(copied, made.model_copy(update={"arms": ("silence",)}), "", "", "")
 
 
-def test_a_failed_run_is_named(study, tmp_path):
-    _, made, _ = study
-    broken = made.model_copy(update={"scale": made.scale.model_copy(update={"starts": {"gone": str(tmp_path / "gone")}})})
-    with pytest.raises(SetupError, match=r"a run failed .*gone"):
-        Runner(tmp_path / "out", broken, lambda _: None).run()
+@pytest.mark.timeout(600)
+def test_a_failed_run_stops_no_other(study, tmp_path):
+    out, made, _ = study
+    copied = shutil.copytree(out, tmp_path / "copy")
+    (copied / "nano-raw" / "sft" / "0" / JUDGED).unlink()
+    shutil.rmtree(copied / "nano-raw" / "sft" / "0" / "run")  # the arm that goes on from it fails
+    (copied / "nano-raw" / "sft-roam" / "0" / JUDGED).unlink()
+    said = []
+    with pytest.raises(SetupError, match=r"a run failed .*final"):
+        Runner(copied, made, said.append).run()
+    assert [line for line in said if "sft-roam" in line]
+    with pytest.raises(InputError, match="gone"):
+        Study.of(made.scale.model_copy(update={"starts": {"gone": str(tmp_path / "gone")}}), [], 1, 6)
 
 
 def test_3b_needs_data():
-    with pytest.raises(InputError, match="--data split:FILE"):
+    with pytest.raises(InputError, match="--data SPEC"):
         cli_reproduce.reproduce("roam", scale="3b")
 
 
-def test_other_numbers_of_shots_need_a_place_in_the_spec():
-    given = {"scale": "3b", "arm": None, "start": None, "test": None}
-    with pytest.raises(InputError, match=r"roam-1-shot.*write \{shots\} into it"):
-        cli_reproduce.reproduce("roam", full=True, data="split:mine.json", **given)
-    assert arms.SCALES["3b"].model_copy(update={"few": "split:mine-{shots}.json"}).learned(5) == "split:mine-5.json"
+def test_names_of_test_sets():
+    named = cli_reproduce.named
+    assert named(["mine=folder:a=b", "drawn:leather?n=4&seed=3", "/models/early"], "--test") == {
+        "mine": "folder:a=b", "drawn:leather": "drawn:leather?n=4&seed=3", "early": "/models/early",
+    }  # fmt: skip
+    with pytest.raises(InputError, match="--start names 'a' twice"):
+        named(["a=1", "a=2"], "--start")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -29,7 +30,7 @@ def reproduce(
     arm: Annotated[list[str] | None, typer.Option(help="An arm to run; may be given more than once; default: all.")] = None,
     start: Annotated[list[str] | None, typer.Option(help="NAME=MODEL to start from, or nano-raw; may be given more than once.")] = None,
     data: Annotated[
-        str | None, typer.Option(help="What is learned from, such as split:FILE; scale 3b needs it. {shots} in it is filled in.")
+        str | None, typer.Option(help="The labelled images that are learned from and asked about, such as mmad:PATH; scale 3b needs it.")
     ] = None,
     test: Annotated[list[str] | None, typer.Option(help="NAME=SPEC of one more test set; may be given more than once.")] = None,
     limit: Annotated[int, typer.Option(min=2, help="Most images of a test set.")] = LIMIT,
@@ -41,32 +42,33 @@ def reproduce(
 
     from anomalyr1.doctor import cores, machine
     from anomalyr1.reproduction import arms, page
-    from anomalyr1.reproduction.study import Runner, Study
+    from anomalyr1.reproduction.study import Runner, Study, begin
 
     size = arms.SCALES[scale]
-    starts = size.starts if not start else dict(_named(one) for one in start)
-    few = data or size.few
-    if not few:
-        raise InputError("scale 3b learns from your data: give --data split:FILE (anomalyr1 data split mmad:PATH --shots 3 --out FILE)")
-    chosen = arms.chosen(arm or [], full)
-    settled = size.model_copy(update={"starts": starts, "few": few})
-    tests = {**(size.tests or {"held out": settled.learned(3)}), **dict(_named(one) for one in test or ())}
-    settled = settled.model_copy(update={"tests": tests})
-    if other := [one.name for one in chosen if settled.learned(one.shots) == settled.learned(3) and one.shots != 3]:
-        raise InputError(
-            f"{', '.join(other)} learn from another number of images a class, but --data {few!r} says not where that stands: write "
-            "{shots} into it, such as 'split:mmad-{shots}-shot.json', or name the arms to run with --arm"
-        )
-    study = Study(scale=settled, arms=tuple(one.name for one in chosen), seeds=seeds, limit=limit)
+    starts = size.starts if not start else named(start, "--start")
+    if not (spec := data or size.data):
+        raise InputError("scale 3b learns from your data: give --data SPEC, such as mmad:PATH or folder:PATH (see docs/data.md)")
+    tests = size.tests if data is None else {}
+    settled = size.model_copy(update={"starts": starts, "data": spec, "tests": {**tests, **named(test or [], "--test")}})
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops what runs, as Ctrl-C does
+    study = begin(out, Study.of(settled, arms.chosen(arm or [], full), seeds, limit))
     try:
         Runner(out, study, say, launch).run(jobs or (1 if torch.cuda.is_available() else cores()))
     finally:
-        if any(out.glob("*/*/*/judged.jsonl")):
+        if page.finished(out, study):
             command = shlex.join(["anomalyr1", *sys.argv[1:]])
             say(f"page: {page.write(out, study, machine(), datetime.datetime.now(tz=datetime.UTC).date().isoformat(), command)}")
     return OK
 
 
-def _named(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    return (name, value) if equals else (Path(text).name, text)
+def named(texts: list[str], option: str) -> dict[str, str]:
+    """NAME=SPEC; the name of what has none is the last part of its path. Raises `InputError` for a name that comes twice."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or set(name) & set(":?/\\"):  # an "=" within the spec itself
+            name, value = Path(text.partition("?")[0]).name, text
+        if name in found:
+            raise InputError(f"{option} names {name!r} twice; give each a name of its own: {option} NAME=...")
+        found[name] = value
+    return found

@@ -66,7 +66,7 @@ class Writer:
             raise SetupError(f"cannot write the inspections file {str(self._path)!r}: {error.strerror}") from error
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
-            _lock(self._descriptor, self._path)
+            lock(self._descriptor, self._path)
             self._take_up(fingerprint)
             undo.pop_all()
 
@@ -210,7 +210,8 @@ def _require_same(path: Path, theirs: Fingerprint, ours: Fingerprint) -> None:
         )
 
 
-def _lock(descriptor: int, path: Path) -> None:
+def lock(descriptor: int, path: Path) -> None:
+    """Keep other processes away from what an open file stands for, until it is closed. Raises `InputError` where one was first."""
     try:
         import fcntl
     except ImportError:  # Windows has no advisory locks of this kind

@@ -1,4 +1,4 @@
-"""What is compared: the arms, what each is paid for, and the two sizes of the experiment."""
+"""What is compared: the arms, how each is trained, and the two sizes of the experiment."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
+from anomalyr1.reproduction.effects import PRIMARY
 from anomalyr1.rewards import ROAM, roam_row
 from anomalyr1.training.recipes import Recipe, check_keys, load_recipe
 from anomalyr1.types import Answer, Question, Record
 
 Stage = Literal["sft", "grpo"]
+SHOTS, MOST_SHOTS = 3, 5
 ANSWER = {"accuracy": 1.0}
 PAPER = {**ANSWER, "roam": 1.0}
 OURS = {**PAPER, "roam_boxes": 1.0, "localisation": 1.0}
@@ -23,23 +25,26 @@ class Arm(NamedTuple):
     name: str
     title: str
     rewards: dict[str, float] | None
-    """Of GRPO; None = SFT alone."""
+    """Of GRPO; None = SFT."""
     after_sft: bool = False
-    """Whether GRPO goes on from the same seed's SFT."""
+    """Whether it goes on from the same seed's SFT."""
     changes: tuple[str, ...] = ()
     """Overrides of the recipe for GRPO."""
-    shots: int = 3
+    shots: int = SHOTS
+    """Good and anomalous images of each class that it learns from."""
 
 
+_BOXES = ("questions=all",)
 SFT = Arm("sft", "few-shot SFT", None)
 ARMS = (
     SFT,
     Arm("answer", "GRPO, answer", ANSWER),
-    Arm("roam", "GRPO, answer + ROAM (the paper)", PAPER),
-    Arm("ours", "GRPO, answer + ROAM + localisation (ours)", OURS),
+    Arm("roam", "GRPO, answer + ROAM", PAPER),
+    Arm("ours", "GRPO, answer + ROAM + localisation (ours)", OURS, changes=_BOXES),
+    Arm("sft-sft", "SFT, then SFT again", None, after_sft=True),
     Arm("sft-answer", "SFT, then GRPO, answer", ANSWER, after_sft=True),
     Arm("sft-roam", "SFT, then GRPO, answer + ROAM", PAPER, after_sft=True),
-    Arm("sft-ours", "SFT, then GRPO, answer + ROAM + localisation", OURS, after_sft=True),
+    Arm("sft-ours", "SFT, then GRPO, answer + ROAM + localisation", OURS, after_sft=True, changes=_BOXES),
     Arm("silence", "control: answer + ROAM that only minds silence", {**ANSWER, "roam_unchecked": 1.0}),
     Arm("unlinked", "control: answer + ROAM of shuffled conclusions", {**ANSWER, "roam/unlinked": 1.0}),
     Arm("shuffled", "control: shuffled rewards", {"accuracy/shuffled": 1.0, "roam/shuffled": 1.0}),
@@ -48,9 +53,9 @@ ARMS = (
 _HERE = __name__
 ABLATIONS = (
     Arm("roam-1-shot", "answer + ROAM, 1 image a class", PAPER, shots=1),
-    Arm("roam-5-shot", "answer + ROAM, 5 images a class", PAPER, shots=5),
+    Arm("roam-5-shot", "answer + ROAM, 5 images a class", PAPER, shots=MOST_SHOTS),
     Arm("answer-1-shot", "answer, 1 image a class", ANSWER, shots=1),
-    Arm("answer-5-shot", "answer, 5 images a class", ANSWER, shots=5),
+    Arm("answer-5-shot", "answer, 5 images a class", ANSWER, shots=MOST_SHOTS),
     Arm("roam-silence-free", "ROAM, silence costs nothing (0.8 is 1)", {**ANSWER, f"{_HERE}:silence_free": 1.0}),
     Arm("roam-wrong-nothing", "ROAM, a wrong answer earns nothing (0.1 and 0.05 are 0)", {**ANSWER, f"{_HERE}:wrong_nothing": 1.0}),
     Arm("roam-mild", "ROAM, a contradiction costs half (0 is 0.5)", {**ANSWER, f"{_HERE}:mild": 1.0}),
@@ -71,8 +76,13 @@ class Claim(NamedTuple):
     better: str
     than: str
     """An arm, or "start"."""
+    figures: tuple[str, ...] = PRIMARY
+    """In which of them."""
+    either_way: bool = False
+    """Whether a loss confirms it, too."""
 
 
+_CONSISTENT = ("agrees, sampled",)
 CLAIMS = (
     Claim("GRPO with ROAM improves on its start", "roam", "start"),
     Claim("GRPO with the answer reward improves on its start", "answer", "start"),
@@ -80,11 +90,15 @@ CLAIMS = (
     Claim("ROAM beats the answer reward", "roam", "answer"),
     Claim("ROAM beats few-shot SFT", "roam", "sft"),
     Claim("after SFT, ROAM beats the answer reward", "sft-roam", "sft-answer"),
-    Claim("after SFT, ROAM improves on SFT", "sft-roam", "sft"),
-    Claim("rewards for boxes add to ROAM", "ours", "roam"),
+    Claim("after SFT, ROAM beats more SFT", "sft-roam", "sft-sft"),
+    Claim("rewards for boxes add to ROAM", "ours", "roam", (*PRIMARY, "box mIoU")),
     Claim("what ROAM gains is more than a penalty for silence", "roam", "silence"),
     Claim("what ROAM gains needs the right conclusions", "roam", "unlinked"),
-    Claim("shuffled rewards change something (they should not)", "shuffled", "start"),
+    Claim("shuffled rewards change something (they should not)", "shuffled", "start", either_way=True),
+    Claim("ROAM's reasoning agrees with its right answers more often than its start's", "roam", "start", _CONSISTENT),
+    Claim("ROAM's reasoning agrees with its right answers more often than the answer reward's", "roam", "answer", _CONSISTENT),
+    Claim("the answer reward alone lets reasoning agree with right answers less often than its start's", "start", "answer", _CONSISTENT),
+    *(Claim(f"{arm.title}: better than ROAM with 3 images a class", arm.name, "roam", (*PRIMARY, *_CONSISTENT)) for arm in ABLATIONS),
 )
 
 
@@ -95,44 +109,36 @@ class Scale(Record):
     """The shipped recipe that the arms of GRPO change."""
     starts: dict[str, str]
     """Name -> model."""
-    few: str
-    """The spec that is learned from; "{shots}" and "{images}" (3 classes) are filled in."""
+    data: str
+    """The spec whose few-shot splits (`data.fewshot`) are learned from and asked about."""
     tests: dict[str, str] = Field(default_factory=dict)
-    """Name -> spec of what every arm is asked about; the first is that of the classes that are learned from."""
+    """Name -> spec of what else every arm is asked about."""
     changes: tuple[str, ...] = ()
     """Overrides of the recipe."""
     sft: dict[str, Any]
     """The section for SFT."""
-
-    def learned(self, shots: int) -> str:
-        """The spec that is learned from at so many images a class."""
-        return self.few.replace("{shots}", str(shots)).replace("{images}", str(3 * shots))
 
 
 SCALES = {
     "nano": Scale(
         base="nano-grpo",
         starts={"nano-raw": "nano-raw"},
-        few="drawn:dev?n={images}&seed=11&references=0",
-        tests={
-            "few-shot classes": "drawn:dev?n=144&seed=12&references=0",
-            "final classes": "drawn:final?n=144&seed=13&references=0",
-            "seen before": "drawn:seen?n=72&seed=14&references=0",
-        },
+        data="drawn:dev?n=180&seed=11&references=0",
+        tests={"final classes": "drawn:final?n=96&seed=13&references=0", "seen before": "drawn:seen?n=48&seed=14&references=0"},
         changes=(
-            "held_out=[]", "grpo.max_steps=60", "grpo.per_device_train_batch_size=32", "grpo.report_to=none", "grpo.save_strategy='no'",
+            "held_out=[]", "grpo.max_steps=45", "grpo.per_device_train_batch_size=32", "grpo.report_to=none", "grpo.save_strategy='no'",
         ),
         sft={
-            "per_device_train_batch_size": 8, "max_steps": 40, "learning_rate": 3e-5, "lr_scheduler_type": "constant_with_warmup",
+            "per_device_train_batch_size": 3, "max_steps": 45, "learning_rate": 3e-5, "lr_scheduler_type": "constant_with_warmup",
             "bf16": False, "gradient_checkpointing": False, "report_to": "none", "save_strategy": "no",
         },
     ),
     "3b": Scale(
         base="paper-3b",
         starts={"qwen2.5-vl-3b": "Qwen/Qwen2.5-VL-3B-Instruct"},
-        few="",
+        data="",
         sft={
-            "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "num_train_epochs": 3, "learning_rate": 1e-5,
+            "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "num_train_epochs": 10, "learning_rate": 1e-5,
             "bf16": True, "gradient_checkpointing": True,
         },
     ),
@@ -155,7 +161,7 @@ def chosen(names: Sequence[str], full: bool) -> tuple[Arm, ...]:
     """The arms of these names, all when there are none; those that go on from SFT bring it along. Raises `InputError` for others."""
     known = {arm.name: arm for arm in (*ARMS, *ABLATIONS)}
     check_keys(names, known, "the experiment")
-    wanted = [known[name] for name in names] or [*ARMS, *(ABLATIONS if full else ())]
+    wanted = [known[name] for name in dict.fromkeys(names)] or [*ARMS, *(ABLATIONS if full else ())]
     return tuple(wanted if SFT in wanted or not any(arm.after_sft for arm in wanted) else [SFT, *wanted])
 
 

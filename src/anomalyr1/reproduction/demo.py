@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import anomalyr1
 from anomalyr1 import report
-from anomalyr1.evaluation.statistics import Interval
 from anomalyr1.evaluation.tables import Table
 from anomalyr1.images import open_image
 from anomalyr1.inspector import Inspector
@@ -18,7 +17,7 @@ from anomalyr1.report import svg
 from anomalyr1.report.html import data_uri, render
 from anomalyr1.report.overlay import overlay, scaled
 from anomalyr1.reproduction.arms import SCALES
-from anomalyr1.reproduction.effects import Answers, excludes_zero, said
+from anomalyr1.reproduction.effects import Answers, Effect, excludes_zero, said
 from anomalyr1.reproduction.judge import judge, read_judged, write_records
 from anomalyr1.reproduction.page import smooth
 from anomalyr1.training import dataset, run
@@ -43,7 +42,7 @@ class Outcome(NamedTuple):
     page: Path
     taught: Path
     """The folder of the trained policy."""
-    accuracy: Interval
+    accuracy: Effect
     """The change of held-out accuracy."""
     sentence: str
 
@@ -61,14 +60,14 @@ def demo(out: Path, say: Callable[[str], None], model: str = "nano") -> Outcome:
     samples = dataset.load_samples([f"drawn:{CATEGORY}?n={ASKED}&seed=1&references=0"], out / "data")
     write_records(out / "samples.jsonl", samples)
     say(f"asking {model} about {len(samples)} drawings of a {CATEGORY}, which it has never seen")
-    judge(model, {CATEGORY: out / "samples.jsonl"}, out / f"{BEFORE}.jsonl")
-    say(f"teaching it {LEARNED} others by GRPO with ROAM, {STEPS} steps")
     scale, learned = SCALES["nano"], f"drawn:{CATEGORY}?n={LEARNED}&seed=0&references=0"
-    changes = [*scale.changes, f"model={model}", f'data=["{learned}"]', f"grpo.max_steps={STEPS}"]
-    run.train(load_recipe(scale.base, changes), out / "run", say=say)
+    recipe = load_recipe(scale.base, [*scale.changes, f"model={model}", f'data=["{learned}"]', f"grpo.max_steps={STEPS}"])
+    judge(model, {CATEGORY: out / "samples.jsonl"}, out / f"{BEFORE}.jsonl", recipe)
+    say(f"teaching it {LEARNED} others by GRPO with ROAM, {STEPS} steps")
+    run.train(recipe, out / "run", say=say)
     taught = out / "run" / FINAL
     say("asking again")
-    judge(str(taught), {CATEGORY: out / "samples.jsonl"}, out / f"{AFTER}.jsonl")
+    judge(str(taught), {CATEGORY: out / "samples.jsonl"}, out / f"{AFTER}.jsonl", recipe)
     found = Answers({name: [read_judged(out / f"{name}.jsonl")] for name in (BEFORE, AFTER)})
     say("inspecting some of them, before and after")
     looks = {name: Inspector.load(one).inspect(_shown(samples)) for name, one in ((BEFORE, model), (AFTER, str(taught)))}
@@ -85,7 +84,7 @@ def _shown(samples: list[Sample]) -> list[Sample]:
     return [one for pair in zip(*sides, strict=False) for one in pair][:SHOWN]
 
 
-def _sentence(change: Interval) -> str:
+def _sentence(change: Effect) -> str:
     told = f"Held-out accuracy changed by {said(change)} percentage points (95 % interval over images)"
     if not excludes_zero(change):
         return f"{told}: the interval includes zero, so this does not show that teaching helped."

@@ -1,7 +1,8 @@
 """What the arms of a study reach, and how far they are apart, with intervals over seeds and images.
 
-An interval comes from 2,000 resamples of the images and, arm by arm, of the seeds (a bootstrap of both levels: Davison and Hinkley,
-1997, section 3.8). All arms see the same resampled images, so differences are paired. Few seeds make such intervals rather too narrow.
+The variance of a figure is that over images (2,000 resamples; all arms see the same ones, so differences are paired) plus that of the mean
+over each arm's seeds; the interval is Student's, with the degrees of freedom of Satterthwaite (1946). An arm of one seed, and the start,
+have no variance over seeds: their intervals speak of images alone.
 """
 
 from __future__ import annotations
@@ -12,14 +13,27 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalyr1.evaluation.statistics import Interval, interval
+from anomalyr1.evaluation.statistics import LEVEL
 from anomalyr1.reproduction.judge import Judged
 
 Floats = NDArray[np.float64]
 DRAWS = 2000
 PRIMARY = ("accuracy", "AUROC")
-FIGURES = (*PRIMARY, "balanced yes/no", "box mIoU", "contradicts, of right answers", "silent", "strict", "words")
-"""The primary endpoints first. Words are those of a completion."""
+FIGURES = (*PRIMARY, "balanced yes/no", "box mIoU", "agrees", "agrees, sampled", "silent, sampled", "strict", "words")
+"""The primary endpoints first.
+
+accuracy: of all questions with options, read as inspection reads them. agrees: of right answers whose reasoning concludes something, the
+share that it concludes. silent: the share of answers whose reasoning concludes nothing. sampled: at temperature 1. words: of a completion.
+"""
+
+
+class Effect(NamedTuple):
+    """A figure or a difference with its 95 % interval, and the two-sided p-value of its being 0."""
+
+    value: float
+    low: float
+    high: float
+    p: float
 
 
 class Sums(NamedTuple):
@@ -46,29 +60,48 @@ class Answers:
         draws = np.random.default_rng(0)
         n = len(self.images)
         self._images = np.vstack([np.ones(n), *(np.bincount(draws.integers(n, size=n), minlength=n) for _ in range(DRAWS))])
-        self._seeds = {arm: self._drawn_seeds(draws, len(seeds)) for arm, seeds in runs.items()}
         self._found: dict[tuple[str, str], Floats] = {}
 
-    def figure(self, arm: str, name: str) -> Interval | None:
+    def figure(self, arm: str, name: str) -> Effect | None:
         """A figure of an arm; None where the test set says nothing of it."""
-        drawn = self._drawn(arm, name)
-        return None if np.isnan(drawn[0]) else interval(float(drawn[0]), drawn[1:])
+        return self._effect({arm: 1}, name)
 
-    def difference(self, better: str, than: str, name: str) -> Interval | None:
+    def difference(self, better: str, than: str, name: str) -> Effect | None:
         """The figure of one arm less that of another."""
-        drawn = self._drawn(better, name) - self._drawn(than, name)
-        return None if np.isnan(drawn[0]) else interval(float(drawn[0]), drawn[1:])
+        return self._effect({better: 1, than: -1} if better != than else {}, name)
 
-    def by_seed(self, arm: str, than: str, name: str) -> list[Interval]:
-        """The figure of each seed less that of the other arm, with intervals over images."""
-        drawn = [self._values(one, name) - self._drawn(than, name) for one in self._sums[arm]]
-        return [interval(float(one[0]), one[1:]) for one in drawn if not np.isnan(one[0])]
+    def by_seed(self, arm: str, than: str, name: str) -> list[Effect]:
+        """The figure of each seed less the mean of the other arm, with intervals over images."""
+        drawn = self._drawn(arm, name) - self._drawn(than, name).mean(0)
+        return [self._bounded(one, []) for one in drawn if not np.isnan(one[0])]
+
+    def _effect(self, weights: Mapping[str, int], name: str) -> Effect | None:
+        """Of the weighted sum of the arms."""
+        drawn, parts = np.zeros(1 + DRAWS), []
+        for arm, weight in weights.items():
+            seeds = self._drawn(arm, name)
+            drawn = drawn + weight * seeds.mean(0)
+            if len(seeds) > 1:
+                parts.append((float(seeds[:, 0].var(ddof=1)) / len(seeds), len(seeds) - 1))
+        return None if np.isnan(drawn[0]) else self._bounded(drawn, parts)
+
+    def _bounded(self, drawn: Floats, parts: Sequence[tuple[float, int]]) -> Effect:
+        """`drawn`: the figure, then that of each resample; `parts`: the other variances, each with its degrees of freedom."""
+        from scipy.stats import t
+
+        value = float(drawn[0])
+        variances = [(float(np.nanvar(drawn[1:])), len(self.images) - 1), *parts]
+        total = sum(variance for variance, _ in variances)
+        if total == 0:
+            return Effect(value, value, value, float(value == 0))
+        freedom = total**2 / sum(variance**2 / max(1, number) for variance, number in variances)
+        reach = float(t.ppf((1 + LEVEL) / 2, freedom)) * total**0.5
+        return Effect(value, value - reach, value + reach, float(2 * t.sf(abs(value) / total**0.5, freedom)))
 
     def _drawn(self, arm: str, name: str) -> Floats:
-        """(1 + DRAWS,): the figure itself, then of each resample."""
+        """(seeds, 1 + DRAWS): the figure itself, then of each resample of the images."""
         if (arm, name) not in self._found:
-            values = np.stack([self._values(one, name) for one in self._sums[arm]])  # (seeds, 1 + DRAWS)
-            self._found[arm, name] = (values * self._seeds[arm]).sum(0) / self._seeds[arm].sum(0)
+            self._found[arm, name] = np.stack([self._values(one, name) for one in self._sums[arm]])
         return self._found[arm, name]
 
     def _values(self, sums: Sums, name: str) -> Floats:
@@ -88,18 +121,13 @@ class Answers:
         with np.errstate(invalid="ignore"):
             return np.asarray(((of_bad @ ordered) * of_good).sum(1) / (of_bad.sum(1) * of_good.sum(1)))
 
-    def _drawn_seeds(self, draws: np.random.Generator, number: int) -> Floats:
-        """(seeds, 1 + DRAWS) how often each seed counts."""
-        chosen = [np.bincount(draws.integers(number, size=number), minlength=number) for _ in range(DRAWS)]
-        return np.vstack([np.ones(number), *chosen]).T.astype(np.float64)
-
     def _summed(self, answers: Sequence[Judged]) -> Sums:
         place = {name: i for i, name in enumerate(self.images)}
         top, bottom = np.zeros((2, len(place), len(self.names)))
         scores = np.full(len(place), 0.5)
         for one in answers:
             i = place[one.sample_id]
-            if one.score is not None:
+            if one.score is not None and not one.sampled:
                 scores[i] = one.score
             for name, value in _counted(one):
                 column = self.names.index(name)
@@ -110,22 +138,25 @@ class Answers:
 
 def _counted(one: Judged) -> list[tuple[str, float]]:
     """The figures that an answer counts for, and as what."""
-    found = [("strict", float(one.strict)), ("words", float(len(one.text.split()))), ("silent", float(one.agrees is None))]
+    if one.sampled:
+        silent = [("silent, sampled", float(one.agrees is None))] if one.kind != "grounding" else []
+        return [*silent, *([("agrees, sampled", float(one.agrees))] if one.right and one.agrees is not None else [])]
+    found = [("strict", float(one.strict)), ("words", float(len(one.text.split())))]
     if one.kind == "grounding":
         return [*found, ("box mIoU", one.iou)] if one.iou is not None else found
     found += [("accuracy", float(one.right)), (one.kind, float(one.right))]
     if one.right and one.agrees is not None:
-        found.append(("contradicts, of right answers", float(not one.agrees)))
+        found.append(("agrees", float(one.agrees)))
     if one.kind == "anomaly detection":
         found.append(("found" if one.anomalous else "passed", float(one.right)))
     return found
 
 
-def said(effect: Interval | None) -> str:
+def said(effect: Effect | None) -> str:
     """A difference as text, in percentage points."""
     return "" if effect is None else f"{100 * effect.value:+.1f} [{100 * effect.low:+.1f}, {100 * effect.high:+.1f}]"
 
 
-def excludes_zero(effect: Interval | None) -> bool:
+def excludes_zero(effect: Effect | None) -> bool:
     """Whether an interval lies on one side of zero."""
     return effect is not None and (effect.low > 0 or effect.high < 0)

@@ -12,6 +12,7 @@ from anomalyr1.records import write_whole
 from anomalyr1.rewards import consistent, right
 from anomalyr1.training import dataset
 from anomalyr1.training.held_out import HeldOut, Told
+from anomalyr1.training.recipes import Recipe, load_recipe
 from anomalyr1.types import InputError, Record, Sample
 
 LIMIT = 256
@@ -27,6 +28,8 @@ class Judged(Record):
     kind: str
     question_id: str
     anomalous: bool
+    sampled: bool = False
+    """Whether it was drawn at temperature 1, as in training, and not the likeliest."""
     score: float | None = None
     """Probability of a defect."""
     right: bool
@@ -38,16 +41,24 @@ class Judged(Record):
     text: str
 
 
-def judge(model: str, tests: dict[str, Path], file: Path) -> None:
-    """Ask `model` about all samples of each test set (a file of `write_records`), and write `file` whole."""
+def judge(model: str, tests: dict[str, Path], file: Path, recipe: Recipe, sampled: bool = False) -> None:
+    """Ask `model` about all samples of each test set (a file of `write_records`), and write `file` whole.
+
+    Prompt and image size are those of `recipe`, by which it was, or is to be, trained. With `sampled` on, the first set is asked once more
+    at temperature 1: a policy may contradict itself only where it is not greedy.
+    """
     from anomalyr1.policy.load import load_policy
 
-    policy = load_policy(model)
+    policy = load_policy(model, max_pixels=recipe.max_pixels)
+    style, text = dataset.prompt_style(recipe)
     policy.model.eval()
     found: list[Judged] = []
     for name, path in tests.items():
-        told = HeldOut(read_samples(path), policy, every=True).ask(policy.model, LIMIT)
-        found += [_judged(name, one) for one in told]
+        asked = HeldOut(read_samples(path), policy, style, text, every=True)
+        found += [_judged(name, one, sampled=False) for one in asked.ask(policy.model, LIMIT)]
+        if sampled:
+            found += [_judged(name, one, sampled=True) for one in asked.ask(policy.model, LIMIT, temperature=1.0)]
+            sampled = False
     write_records(file, found)
 
 
@@ -58,7 +69,8 @@ def read_judged(file: Path) -> list[Judged]:
 
 def choose_samples(spec: str, folder: Path, limit: int) -> list[Sample]:
     """At most `limit` samples of known truth, as many good as anomalous ones where there are enough, drawn by the digests of their ids."""
-    known = [sample for sample in dataset.load_samples([spec], folder, "test") if sample.anomalous is not None]
+    found = dataset.load_samples([spec], folder, "test")
+    known = [_at_home(sample) for sample in found if sample.anomalous is not None]
     ranked = sorted(known, key=lambda one: hashlib.sha256(one.id.encode()).digest())
     good, bad = ([one for one in ranked if one.anomalous is side] for side in (False, True))
     fewest = min(len(good), len(bad), limit // 2)
@@ -79,14 +91,21 @@ def read_samples(file: Path) -> list[Sample]:
     return [Sample.from_json(line) for line in file.read_text(encoding="ascii").splitlines()]
 
 
-def _judged(test: str, told: Told) -> Judged:
+def _at_home(sample: Sample) -> Sample:
+    """With whole paths, so that the experiment goes on from any folder."""
+    here = Path.cwd()
+    references = tuple(here / path for path in sample.references)
+    return sample.model_copy(update={"image": here / sample.image, "references": references, "mask": sample.mask and here / sample.mask})
+
+
+def _judged(test: str, told: Told, sampled: bool) -> Judged:
     sample, question, answer = told.sample, told.question, told.answer
     iou = None
     if question.kind == "grounding" and sample.anomalous:
         iou = boxes.set_iou(boxes.to_array(answer.boxes or ()), boxes.to_array(sample.boxes or ()))
     return Judged(
         test=test, sample_id=sample.id, kind=question.kind, question_id=question.id, anomalous=bool(sample.anomalous),
-        score=told.score,
+        sampled=sampled, score=told.score,
         right=bool(right(answer, question)), iou=iou, agrees=consistent(answer, question), strict=answer.status == "strict",
         text=answer.raw,
     )  # fmt: skip
@@ -102,7 +121,8 @@ def main() -> None:
     from anomalyr1.reproduction.study import Study
 
     study = Study.read(given.study)
-    judge(given.model, {name: study.samples_file(given.study, name) for name in study.tests}, given.file)
+    tests = {name: study.samples_file(given.study, name) for name in study.tests}
+    judge(given.model, tests, given.file, load_recipe(study.scale.base, study.scale.changes), sampled=True)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-import anomalyr1
-from anomalyr1.evaluation.statistics import Interval
+from anomalyr1.evaluation.statistics import holm
 from anomalyr1.evaluation.tables import Table, in_markdown
 from anomalyr1.images import open_image
 from anomalyr1.records import write_whole
@@ -21,20 +21,22 @@ from anomalyr1.report import svg
 from anomalyr1.report.html import data_uri, render
 from anomalyr1.report.overlay import scaled
 from anomalyr1.reproduction.arms import CLAIMS, Arm, Claim
-from anomalyr1.reproduction.effects import FIGURES, PRIMARY, Answers, excludes_zero, said
+from anomalyr1.reproduction.effects import FIGURES, PRIMARY, Answers, Effect, excludes_zero, said
 from anomalyr1.reproduction.judge import Judged, read_judged, read_samples
-from anomalyr1.reproduction.study import COST, JUDGED, Job, Study
+from anomalyr1.reproduction.study import COST, FEW_SHOT, JUDGED, Job, Study
+from anomalyr1.training.held_out import questions_about
 from anomalyr1.training.run_folder import METRICS, read_lines
-from anomalyr1.types import InputError, Question, Sample
+from anomalyr1.types import InputError, Question
 
 START = "start"
 MOST_PAIRS = 6
+FEWEST_SEEDS, ALPHA = 2, 0.05
 PICTURE_LONG_SIDE = 300
 WINDOW = 5
 """Steps that a point of a learning curve averages."""
 CURVES = {
-    "answers/right": "right, of all rollouts",
-    "answers/consistent": "reasoning agrees, of rollouts",
+    "answers/right": "right, of rollouts",
+    "answers/right_but_contradicted": "right, but against its own reasoning, of rollouts",
     "signal/zero_variance": "groups of one reward",
 }
 
@@ -71,8 +73,8 @@ def write(out: Path, study: Study, machine: str, date: str, command: str) -> Pat
     if not parts:
         raise InputError(f"{str(out)!r} holds no finished arm yet, so there is nothing to report")
     about = [
-        f"machine: {machine}", f"date: {date}", f"command: {command}", f"AnomalyR1 {anomalyr1.__version__}",
-        f"learned from: {study.scale.learned(3)}",
+        f"machine: {machine}", f"date: {date}", f"command: {command}", f"AnomalyR1 {study.made_by}",
+        f"few-shot splits of: {study.scale.data}",
         *(f"asked about {name}: {spec}" for name, spec in study.tests.items()),
     ]  # fmt: skip
     page = render(
@@ -92,18 +94,33 @@ def write(out: Path, study: Study, machine: str, date: str, command: str) -> Pat
     return out / "index.html"
 
 
+def finished(out: Path, study: Study) -> bool:
+    """Whether there is something to report."""
+    return any(_runs(out, study, start)[1] for start in study.scale.starts)
+
+
 def _part(out: Path, study: Study, start: str) -> Part | None:
     """What there is of one start; None where no arm is finished."""
     arms = {arm.name: arm for arm in study.chosen}
-    runs: dict[str, list[Sequence[Judged]]] = {}
-    if (out / start / JUDGED).exists():
-        runs[START] = [read_judged(out / start / JUDGED)]
-    folders: dict[str, list[Path]] = {}
-    for arm in arms.values():
-        done = [folder for seed in range(study.seeds) if ((folder := out / Job(start, arm, seed).folder) / JUDGED).exists()]
-        if done:
-            folders[arm.name] = done
-            runs[arm.name] = [read_judged(folder / JUDGED) for folder in done]
+    runs, folders = _runs(out, study, start)
+    if START not in runs or not folders:
+        return None
+    answers = {
+        test: Answers({name: [[one for one in seed if one.test == test] for seed in seeds] for name, seeds in runs.items()})
+        for test in study.tests
+    }
+    tables = [_table(test, found, arms, runs) for test, found in answers.items()]
+    seen = list(differences(runs, answers))
+    return Part(
+        start, [*tables, *_seeds(folders, arms, answers), _costs(folders, arms)], _claims(seen, list(answers)),
+        sentences(seen), _curves(folders, arms), _pairs(out, study, runs),
+    )  # fmt: skip
+
+
+def _part(out: Path, study: Study, start: str) -> Part | None:
+    """What there is of one start; None where no arm is finished."""
+    arms = {arm.name: arm for arm in study.chosen}
+    runs, folders = _runs(out, study, start)
     if START not in runs or not folders:
         return None
     answers = {
@@ -114,8 +131,22 @@ def _part(out: Path, study: Study, start: str) -> Part | None:
     tables = [_table(test, found, arms, runs) for test, found in answers.items()]
     return Part(
         start, [*tables, *_seeds(folders, arms, answers), _costs(folders, arms)], _claims(claims, answers),
-        _sentences(claims, answers), _curves(folders, arms), _pairs(out, study, runs),
+        sentences(claims, answers), _curves(folders, arms), _pairs(out, study, runs),
     )  # fmt: skip
+
+
+def _runs(out: Path, study: Study, start: str) -> tuple[dict[str, list[Sequence[Judged]]], dict[str, list[Path]]]:
+    """What is finished of one start: the answers of each seed, and the folders of the arms' runs."""
+    runs: dict[str, list[Sequence[Judged]]] = {}
+    if (out / start / JUDGED).exists():
+        runs[START] = [read_judged(out / start / JUDGED)]
+    folders: dict[str, list[Path]] = {}
+    for arm in study.chosen:
+        done = [folder for seed in range(study.seeds) if ((folder := out / Job(start, arm, seed).folder) / JUDGED).exists()]
+        if done:
+            folders[arm.name] = done
+            runs[arm.name] = [read_judged(folder / JUDGED) for folder in done]
+    return runs, folders
 
 
 def _table(test: str, found: Answers, arms: Mapping[str, Arm], runs: Mapping[str, Sequence[object]]) -> Table:
@@ -127,15 +158,18 @@ def _table(test: str, found: Answers, arms: Mapping[str, Arm], runs: Mapping[str
             figure = found.figure(arm, name)
             cells.append("" if figure is None else _shown(figure, name))
         rows.append((arms[arm].title if arm in arms else "start policy", *cells))
-    note = f"{len(found.images)} images. In percent; 95 % intervals over images and seeds at the primary endpoints; subtasks stand last."
+    over = "images and seeds" if max(len(some) for some in runs.values()) > 1 else "images (one seed)"
+    note = (
+        f"{len(found.images)} images. In percent, with 95 % intervals over {over}. agrees: of right answers whose reasoning concludes "
+        "something, those that it concludes; sampled: at temperature 1, else greedy. Subtasks last."
+    )
     return Table(test, ("arm", *names), rows, note)
 
 
-def _shown(figure: Interval, name: str) -> str:
+def _shown(figure: Effect, name: str) -> str:
     if name == "words":
         return f"{figure.value:.1f}"
-    value = f"{100 * figure.value:.1f}"
-    return f"{value} [{100 * figure.low:.1f}, {100 * figure.high:.1f}]" if name in PRIMARY else value
+    return f"{100 * figure.value:.1f} [{100 * figure.low:.1f}, {100 * figure.high:.1f}]"
 
 
 def _costs(folders: Mapping[str, Sequence[Path]], arms: Mapping[str, Arm]) -> Table:
@@ -157,27 +191,64 @@ def _seeds(folders: Mapping[str, Sequence[Path]], arms: Mapping[str, Arm], answe
         yield Table(f"Each seed less the start: {name}", ("arm", *answers), rows, note)
 
 
-def _claims(claims: Sequence[Claim], answers: Mapping[str, Answers]) -> Table:
+class Seen(NamedTuple):
+    """What came out about a claim in one figure on one test set."""
+
+    claim: Claim
+    test: str
+    figure: str
+    effect: Effect
+    seeds: int
+    """Fewest of the trained arms that are compared."""
+
+    @property
+    def outcome(self) -> str:
+        """Under which heading it stands."""
+        if self.seeds < FEWEST_SEEDS:
+            return "Not judged (one seed)"
+        if not excludes_zero(self.effect):
+            return "Not shown either way"
+        return "Confirmed" if self.effect.value > 0 or self.claim.either_way else "Contradicted"
+
+
+def differences(runs: Mapping[str, Sequence[object]], answers: Mapping[str, Answers]) -> Iterator[Seen]:
+    """Every claim about arms that were run, on every test set."""
+    for claim in CLAIMS:
+        if claim.better in runs and claim.than in runs:
+            seeds = min(len(runs[arm]) for arm in (claim.better, claim.than) if arm != START)
+            for test, found in answers.items():
+                for figure in claim.figures:
+                    if (effect := found.difference(claim.better, claim.than, figure)) is not None:
+                        yield Seen(claim, test, figure, effect, seeds)
+
+
+def _claims(seen: Sequence[Seen], tests: Sequence[str]) -> Table:
     rows = []
-    for claim in claims:
-        cells = [said(found.difference(claim.better, claim.than, figure)) for found in answers.values() for figure in PRIMARY]
-        rows.append((claim.text, *cells))
-    head = ("claim", *(f"{test}: {figure}" for test in answers for figure in PRIMARY))
-    return Table("Differences", head, rows, "Percentage points with 95 % intervals over images and seeds; all arms saw the same images.")
+    for claim, figure in dict.fromkeys((one.claim, one.figure) for one in seen):
+        cells = {one.test: said(one.effect) for one in seen if (one.claim, one.figure) == (claim, figure)}
+        rows.append((claim.text, figure, *(cells.get(test, "") for test in tests)))
+    note = "Percentage points with 95 % intervals over images and seeds; all arms saw the same images."
+    return Table("Differences", ("claim", "figure", *tests), rows, note)
 
 
-def _sentences(claims: Sequence[Claim], answers: Mapping[str, Answers]) -> list[str]:
-    """What was confirmed, what was contradicted, what could not be told; a claim and an endpoint each."""
-    by_outcome: dict[str, list[str]] = {"Confirmed": [], "Contradicted": [], "Not shown either way": []}
-    for claim in claims:
-        for test, found in answers.items():
-            for figure in PRIMARY:
-                effect = found.difference(claim.better, claim.than, figure)
-                if effect is None:
-                    continue
-                outcome = "Not shown either way" if not excludes_zero(effect) else "Confirmed" if effect.value > 0 else "Contradicted"
-                by_outcome[outcome].append(f"{claim.text} ({figure} on {test}: {said(effect)})")
-    return [f"{outcome}: {'; '.join(some) if some else 'nothing'}." for outcome, some in by_outcome.items()]
+def sentences(seen: Sequence[Seen]) -> list[str]:
+    """What was confirmed, what was contradicted, what could not be told."""
+    adjusted = holm([one.effect.p for one in seen])
+    told = []
+    for outcome in ("Confirmed", "Contradicted", "Not shown either way", "Not judged (one seed)"):
+        by_claim: dict[str, list[str]] = {}
+        for one, p in zip(seen, adjusted, strict=True):
+            if one.outcome == outcome:
+                figures = f" {said(one.effect)}{'*' if p < ALPHA else ''}" if outcome in ("Confirmed", "Contradicted") else ""
+                by_claim.setdefault(one.claim.text, []).append(f"{one.figure} on {one.test}{figures}")
+        if by_claim or outcome == "Confirmed":
+            some = [f"{claim} ({', '.join(places)})" for claim, places in by_claim.items()]
+            told.append(f"{outcome}: {'; '.join(some) or 'nothing'}.")
+    return [
+        *told,
+        f"{len(seen)} differences were looked at. Where nothing differs, one in twenty intervals excludes zero by chance; those with a "
+        "star stay clear of zero with Holm's correction for all of them, too.",
+    ]
 
 
 def _curves(folders: Mapping[str, Sequence[Path]], arms: Mapping[str, Arm]) -> list[str]:
@@ -204,20 +275,16 @@ def smooth(points: Sequence[tuple[int, float]]) -> dict[int, float]:
 
 
 def _pairs(out: Path, study: Study, runs: Mapping[str, Sequence[Sequence[Judged]]]) -> list[Pair]:
-    """Questions that both arms answer rightly, with plain GRPO against its own reasoning and ROAM in line with it; the first seeds."""
+    """Questions that the first seeds of both arms answer rightly when sampled, plain GRPO against its reasoning, ROAM in line with it."""
     if not {"answer", "roam"} <= runs.keys():
         return []
-    samples = {one.id: one for test in study.tests for one in read_samples(study.samples_file(out, test))}
-    roam = {(one.sample_id, one.question_id): one for one in runs["roam"][0]}
-    return list(_found_pairs(runs["answer"][0], roam, samples))
-
-
-def _found_pairs(plain: Sequence[Judged], roam: Mapping[tuple[str, str], Judged], samples: Mapping[str, Sample]) -> Iterator[Pair]:
-    number = 0
-    for one in plain:
-        other = roam[one.sample_id, one.question_id]
-        question = next((q for q in samples[one.sample_id].questions if q.id == one.question_id), None)
-        if one.right and one.agrees is False and other.right and other.agrees and question is not None and number < MOST_PAIRS:
-            number += 1
-            picture = data_uri(scaled(open_image(samples[one.sample_id].image).rgb.convert("RGB"), PICTURE_LONG_SIDE))
-            yield Pair(one.sample_id, question, picture, one.text, other.text)
+    samples = {one.id: one for one in read_samples(study.samples_file(out, FEW_SHOT))}
+    plain, roam = ([one for one in runs[arm][0] if one.sampled] for arm in ("answer", "roam"))
+    found = []
+    for one, other in zip(plain, roam, strict=True):  # the same questions in the same order
+        if one.right and one.agrees is False and other.right and other.agrees and len(found) < MOST_PAIRS:
+            sample = samples[one.sample_id]
+            question = next(asked for asked in questions_about(sample, 0, every=True) if asked.id == one.question_id)
+            picture = data_uri(scaled(open_image(sample.image).rgb.convert("RGB"), PICTURE_LONG_SIDE))
+            found.append(Pair(one.sample_id, question, picture, one.text, other.text))
+    return found

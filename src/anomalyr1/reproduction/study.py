@@ -1,6 +1,7 @@
 """The experiment as a folder: every run of every arm, one after the other or side by side, each whole or not there.
 
     study.json                      what is run; another experiment is refused
+    few/SHOTS.json                  the few-shot splits (`data.fewshot`)
     samples/TEST.jsonl, data/       the test sets, drawn once
     START/judged.jsonl              what the start policy answers
     START/ARM/SEED/run/             a training run (`training.run_folder`)
@@ -22,20 +23,27 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
+import anomalyr1
+from anomalyr1 import records
+from anomalyr1.data import fewshot
+from anomalyr1.policy.load import find_folder
 from anomalyr1.records import write_whole
 from anomalyr1.reproduction import arms as known
 from anomalyr1.reproduction.arms import SFT, Arm, Scale, Stage
 from anomalyr1.reproduction.judge import choose_samples, write_records
+from anomalyr1.training import dataset
 from anomalyr1.training.recipes import dump_recipe
 from anomalyr1.training.run_folder import FINAL
 from anomalyr1.types import InputError, Record, SetupError
 
 STUDY, JUDGED, COST = "study.json", "judged.jsonl", "cost.json"
+FEW_SHOT = "few-shot classes"
+"""The name of the first test set."""
 Say = Callable[[str], None]
 
 
@@ -47,6 +55,10 @@ class Study(Record):
     seeds: int
     limit: int
     """Most samples of a test set."""
+    made_by: str
+    """The version of this package."""
+    revisions: dict[str, str]
+    """Of each start."""
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -55,16 +67,29 @@ class Study(Record):
             return cls.from_json((folder / STUDY).read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(f"{str(folder)!r} holds no {STUDY}; begin one with: anomalyr1 reproduce roam --out {folder}") from error
+        except ValueError as error:
+            raise InputError(f"{str(folder / STUDY)!r} is no experiment of this version ({str(error).splitlines()[0]})") from error
+
+    @classmethod
+    def of(cls, scale: Scale, arms: Sequence[Arm], seeds: int, limit: int) -> Self:
+        """A new one. Raises `InputError` for a start that is no model."""
+        revisions = {name: find_folder(model).revision for name, model in scale.starts.items()}
+        names = tuple(arm.name for arm in arms)
+        return cls(scale=scale, arms=names, seeds=seeds, limit=limit, made_by=anomalyr1.__version__, revisions=revisions)
 
     @property
     def tests(self) -> dict[str, str]:
-        """The specs of the test sets by name."""
-        return self.scale.tests
+        """The specs of the test sets by name; the first is what none of the few-shot splits learns from."""
+        return {FEW_SHOT: self.scale.data, **self.scale.tests}
 
     @property
     def chosen(self) -> tuple[Arm, ...]:
         """The arms."""
         return known.chosen(self.arms, full=False)
+
+    def split_file(self, folder: Path, shots: int) -> Path:
+        """Where the split of so many images a class stands."""
+        return folder / "few" / f"{shots}.json"
 
     def samples_file(self, folder: Path, test: str) -> Path:
         """Where a test set stands."""
@@ -90,32 +115,51 @@ class Runner:
     def __init__(self, out: Path, study: Study, say: Say, launch: str = "") -> None:
         """`launch` is a command such as `accelerate launch --config_file FILE` to train with; empty = this Python."""
         self.out, self.study, self.say = out, study, say
-        self._train = [*shlex.split(launch), "-m"] if launch else [sys.executable, "-m"]
+        self._launch = [*shlex.split(launch), "-m"] if launch else [sys.executable, "-m"]
+        self._locked = -1
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
 
     def run(self, jobs: int = 1) -> None:
         """All that is missing, `jobs` runs side by side.
 
-        Raises `InputError` for a folder of another study, and `SetupError` for a run that failed.
+        Raises `SetupError` for the first run that failed, when all others are done, and `InputError` where the study is being run already.
         """
-        _begin(self.out, self.study)
+        with (self.out / "lock").open("wb") as locked:  # runs inherit it: what was killed without its runs is not begun again beside them
+            records.lock(locked.fileno(), self.out)
+            self._locked = locked.fileno()
+            self._run(jobs)
+
+    def _run(self, jobs: int) -> None:
+        self._split()
         for name, spec in self.study.tests.items():
             file = self.study.samples_file(self.out, name)
             if not file.exists():
+                spec = f"split:{self.study.split_file(self.out, known.MOST_SHOTS)}" if name == FEW_SHOT else spec
                 write_records(file, choose_samples(spec, self.out.resolve() / "data" / name.replace(" ", "-"), self.study.limit))
         every = [Job(start, arm, seed) for seed, arm, start in product(range(self.study.seeds), self.study.chosen, self.study.scale.starts)]
-        self._all([*self.study.scale.starts, *(job for job in every if not job.arm.after_sft)], jobs)
-        self._all([job for job in every if job.arm.after_sft], jobs)
+        failed = self._all([*self.study.scale.starts, *(job for job in every if not job.arm.after_sft)], jobs)
+        failed += self._all([job for job in every if job.arm.after_sft], jobs)
+        if failed:
+            raise failed[0]
 
-    def _all(self, todo: Sequence[str | Job], jobs: int) -> None:
+    def _split(self) -> None:
+        """Write the few-shot splits; each holds the smaller ones, so nothing that any arm learns from is asked about."""
+        numbers = sorted({arm.shots for arm in self.study.chosen} | {known.MOST_SHOTS})
+        missing = [shots for shots in numbers if not self.study.split_file(self.out, shots).exists()]
+        spec = self.study.scale.data
+        samples = dataset.load_samples([spec], self.out / "data" / "few") if missing else []
+        for shots in missing:
+            plan = fewshot.Plan(protocol="few-shot", shots=shots, drop_leaks=True)
+            fewshot.write(self.study.split_file(self.out, shots), fewshot.make(samples, plan, spec))
+
+    def _all(self, todo: Sequence[str | Job], jobs: int) -> list[BaseException]:
+        """What those that failed said; they stop no other."""
         with ThreadPoolExecutor(jobs) as pool:
             running = [pool.submit(self._start if isinstance(one, str) else self._job, one) for one in todo]  # type: ignore[arg-type]
             try:
-                done, _ = wait(running, return_when=FIRST_EXCEPTION)
-                for one in done:
-                    one.result()
-            finally:  # nothing is left to stop unless one has failed or somebody interrupts
+                return [error for one in running if (error := one.exception()) is not None]
+            finally:  # nothing is left to stop unless somebody interrupts
                 pool.shutdown(wait=False, cancel_futures=True)
                 with self._lock:
                     for process in self._running:
@@ -136,7 +180,7 @@ class Runner:
         if not (folder / COST).exists():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            self._train_stage(job, "sft" if job.arm.rewards is None else "grpo", folder)
+            self._train(job, "sft" if job.arm.rewards is None else "grpo", folder)
             groups = folder / "run" / "groups.jsonl"
             rollouts = sum(len(json.loads(line)["completions"]) for line in groups.open(encoding="ascii")) if groups.exists() else 0
             cost = {"seconds": round(time.monotonic() - begun, 1), "rollouts": rollouts}
@@ -144,15 +188,15 @@ class Runner:
         self._judge(str(folder / "run" / FINAL), folder / JUDGED)
         self.say(f"{job.folder}: done after {time.monotonic() - begun:.0f} s")
 
-    def _train_stage(self, job: Job, stage: Stage, folder: Path) -> None:
+    def _train(self, job: Job, stage: Stage, folder: Path) -> None:
         model = self.study.scale.starts[job.start]
         if job.arm.after_sft:
             model = str(self.out / Job(job.start, SFT, job.seed).folder / "run" / FINAL)
-        few = self.study.scale.learned(job.arm.shots)
+        few = f"split:{self.study.split_file(self.out, job.arm.shots)}"
         recipe = known.recipe_of(self.study.scale, job.arm, stage, model, few, job.seed)
         file = folder / "recipe.yaml"
         write_whole(file, dump_recipe(recipe).encode("utf-8"))
-        self._call([*self._train, "anomalyr1", "train", str(file), "--out", str(folder / "run")], folder / "train.log")
+        self._call([*self._launch, "anomalyr1", "train", str(file), "--out", str(folder / "run")], folder / "train.log")
 
     def _judge(self, model: str, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -161,8 +205,9 @@ class Runner:
 
     def _call(self, command: Sequence[str], log: Path) -> None:
         """Run a command to its end, its output in `log`. Raises `SetupError` where it fails."""
+        inherited: dict[str, Any] = {"pass_fds": (self._locked,)} if os.name == "posix" else {}
         with log.open("wb") as written:
-            process = subprocess.Popen(command, stdout=written, stderr=subprocess.STDOUT, env=environment())
+            process = subprocess.Popen(command, stdout=written, stderr=subprocess.STDOUT, env=environment(), **inherited)
             with self._lock:
                 self._running.add(process)
             code = process.wait()
@@ -183,16 +228,34 @@ def environment() -> dict[str, str]:
     return found
 
 
-def _begin(out: Path, study: Study) -> None:
+def begin(out: Path, study: Study) -> Study:
+    """Write down what is run: arms, seeds and starts are added to what the folder holds; gives both together.
+
+    Raises `InputError` for a folder of another study.
+    """
     file = out / STUDY
-    if file.exists():
-        old = Study.read(out)
-        fixed = {"scale": old.scale == study.scale, "limit": old.limit == study.limit}
-        if differ := [name for name, same in fixed.items() if not same]:
-            raise InputError(
-                f"{str(out)!r} holds an experiment with another {' and '.join(differ)}; name another folder with --out, or give what it "
-                "was begun with. Arms and seeds may be added"
-            )
-    elif out.exists() and any(out.iterdir()):
-        raise InputError(f"{str(out)!r} holds something that is no experiment; name another folder with --out")
-    write_whole(file, study.to_json().encode("ascii"))
+    if not file.exists():
+        if out.exists() and any(out.iterdir()):
+            raise InputError(f"{str(out)!r} holds something that is no experiment; name another folder with --out")
+        write_whole(file, study.to_json().encode("ascii"))
+        return study
+    old = Study.read(out)
+    starts, revisions = old.scale.starts | study.scale.starts, old.revisions | study.revisions
+    same = {
+        "data, tests or recipe": old.scale.model_copy(update={"starts": starts}) == study.scale.model_copy(update={"starts": starts}),
+        "limit": old.limit == study.limit,
+        "version of AnomalyR1": old.made_by == study.made_by,
+        "model of a start": all(
+            starts[name] == model and revisions[name] == old.revisions[name] for name, model in old.scale.starts.items()
+        ),
+    }
+    if differ := [name for name, equal in same.items() if not equal]:
+        raise InputError(
+            f"{str(out)!r} holds an experiment with another {' and another '.join(differ)}; name another folder with --out, or give what "
+            "it was begun with. Arms, seeds and starts may be added"
+        )
+    arms = tuple(dict.fromkeys((*old.arms, *study.arms)))
+    scale = study.scale.model_copy(update={"starts": starts})
+    whole = study.model_copy(update={"scale": scale, "arms": arms, "seeds": max(old.seeds, study.seeds), "revisions": revisions})
+    write_whole(file, whole.to_json().encode("ascii"))
+    return whole

@@ -73,18 +73,22 @@ class HeldOut:
                 "balanced accuracy needs good and defective ones"
             )
         self._policy, self._style, self._text = policy, style, text
-        self._asked = [(sample, _questions(sample, number, every)) for number, sample in enumerate(known)]
+        self._asked = [(sample, questions_about(sample, number, every)) for number, sample in enumerate(known)]
 
-    def ask(self, model: Any, max_new_tokens: int = 256) -> list[Told]:  # noqa: ANN401 - transformers' classes are not typed
-        """What `model` answers, in the order of the samples; it is the policy's own or that of a trainer, without wrappers."""
+    def ask(self, model: Any, max_new_tokens: int = 256, temperature: float = 0.0) -> list[Told]:  # noqa: ANN401 - transformers is not typed
+        """What `model` answers, in the order of the samples; it is the policy's own or that of a trainer, without wrappers.
+
+        At temperature 0 greedily, else drawn; the same every time.
+        """
         from anomalyr1.engines.local import LocalEngine
 
         engine, told = LocalEngine(replace(self._policy, model=model)), []
+        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
         for start in range(0, len(self._asked), BATCH):
             some = [(sample, question) for sample, questions in self._asked[start : start + BATCH] for question in questions]
             images = {path: open_image(path) for sample, _ in some for path in (sample.image, *sample.references)}
             built = [prompts.build(sample, question, self._style, self._text) for sample, question in some]
-            for (sample, question), one in zip(some, engine.complete(built, images, Sampling(max_new_tokens=max_new_tokens)), strict=True):
+            for (sample, question), one in zip(some, engine.complete(built, images, sampling), strict=True):
                 verdict = question.kind == "anomaly detection" and one.option_scores
                 score = one.option_scores[DEFECT] if verdict and one.option_scores else None
                 told.append(Told(sample, question, parse(one.text, question.options, one.frame), score))
@@ -201,7 +205,7 @@ def lent(trainer: Any) -> Iterator[Any]:  # noqa: ANN401 - TRL is not typed
                 module.training = True
 
 
-def _questions(sample: Sample, number: int, every: bool) -> list[Question]:
+def questions_about(sample: Sample, number: int, every: bool) -> list[Question]:
     """What is asked about the sample in place `number`; the other questions take turns, so that all kinds are heard, unless `every` is."""
     verdict, grounding = inspection(sample)
     others = [one for one in sample.questions if one.answer is not None and one.kind != "anomaly detection"]
