@@ -10,7 +10,7 @@ import tiny
 from anomalyr1 import prompts
 from anomalyr1.images import FAMILIES
 from anomalyr1.policy import chat, load
-from anomalyr1.policy.load import licence_of, load_policy
+from anomalyr1.policy.load import licence_of, limits_of, load_policy
 from anomalyr1.types import InputError, Sample, SetupError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -398,3 +398,19 @@ def test_suppressed_and_stop_ids():
 )
 def test_licence_of(name, licence):
     assert licence in licence_of(name)
+
+
+def test_what_runs_made_of_a_bundled_policy_keeps_its_limits(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    starts = {"a": "nano", "b": "runs/a/final", "real": "Qwen/Qwen2.5-VL-3B-Instruct", "gone": "runs/none/final", "loop": "runs/loop/final"}
+    for name, start in starts.items():
+        (tmp_path / "runs" / name / "final").mkdir(parents=True)
+        (tmp_path / "runs" / name / "run.json").write_text(json.dumps({"model": start}))
+    (tmp_path / "model").mkdir()
+    limited = [name for name in starts if "was nano, which knows drawn parts only" in limits_of(f"runs/{name}/final")]
+    assert limited == ["a", "b"]
+    assert [limits_of(name) for name in ("runs/real/final", "runs/gone/final", "runs/loop/final", "model", "a/b")] == [""] * 5
+    monkeypatch.chdir(tmp_path / "model")
+    assert "was nano" in limits_of("../runs/b/final")  # what it began with is found from above the run
+    (tmp_path / "runs" / "a" / "run.json").write_text("[")
+    assert limits_of("../runs/a/final") == ""

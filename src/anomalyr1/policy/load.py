@@ -8,6 +8,7 @@ by plain greedy decoding, so that only the prompt and `Sampling` decide what a c
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import struct
 from collections.abc import Iterator
@@ -170,7 +171,31 @@ def limits_of(name: str) -> str:
     """What must be known before a verdict of this model is believed; empty where nothing is known against it."""
     if name in BUNDLED:
         return f"{name} knows drawn parts only: on a photograph of a real part its verdict means nothing; name a real model with --model"
+    if start := _bundled_start(name):
+        return (
+            f"{name} was {start}, which knows drawn parts only, before it was taught: on a photograph of a part it was not taught its "
+            "verdict means nothing, and on one it was taught only as much as an evaluation on held-out images shows"
+        )
     return ""
+
+
+def _bundled_start(name: str) -> str:
+    """The bundled policy that a run of ours (`RUN/final`, `RUN/checkpoint-N`), or the runs before it, began with; empty = not known.
+
+    A run says in `run.json` what it began with, seen from where it was started: from here, or from a folder above the run.
+    """
+    places, seen = [Path()], set()
+    try:
+        while name not in BUNDLED:
+            folder = next(found for place in places if (found := (place / Path(name).expanduser()).resolve()).is_dir())
+            run = folder.parent / "run.json"
+            if run in seen:
+                return ""
+            seen.add(run)
+            name, places = str(json.loads(run.read_bytes())["model"]), [Path(), *run.parents]
+    except (StopIteration, OSError, ValueError, LookupError, TypeError, RecursionError, RuntimeError):
+        return ""
+    return name
 
 
 def digest_of(folder: Path) -> str:

@@ -104,7 +104,8 @@ def main(arguments: list[str] | None = None) -> None:
     about = "Train the nano policy from scratch on drawn parts."
     parser = argparse.ArgumentParser(prog="python -m anomalyr1.training.nano", description=about)
     parser.add_argument("--out", type=Path, default=Path("runs/nano"), help="folder of the run")
-    parser.add_argument("--minutes", type=float, help="working time of all stages together (default: 77)")
+    usual = Recipe().both.minutes + max(Recipe().text.minutes, Recipe().sight.minutes)
+    parser.add_argument("--minutes", type=float, help=f"working time of all stages together (default: {usual:g})")
     parser.add_argument("--resume", action="store_true", help="go on with a run that is in the folder")
     parser.add_argument("--recipe", type=Path, help="JSON file with values of the recipe to replace")
     parser.add_argument("--raw", action="store_true", help="go on from the finished run to nano-raw, whose reasoning often contradicts")
