@@ -139,6 +139,15 @@ def test_folders_are_searched_in_order_without_the_results(parts):
         cli.find_images([parts / "gone"], parts)
 
 
+def test_masks_beside_good_parts_are_no_parts(tmp_path, capsys):
+    for name in ("good/a.png", "bad/b.png", "masks/bad/b.png", "bad/masks/c.png"):
+        recordings.draw(tmp_path / name)
+    found = cli.find_images([tmp_path])
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["bad/b.png", "bad/masks/c.png", "good/a.png"]
+    assert "1 images in" in capsys.readouterr().out
+    assert len(cli.find_images([tmp_path / "masks"])) == 1
+
+
 def test_control_characters_never_reach_a_terminal(capsys):
     line = cli._line(Inspection(sample_id="a\x1b]8;;x\x07\n.png", verdict="defect", reason="[bold]\x1b[2J\r\nmoved\u202e" + "x" * 300))
     assert line.isprintable() and "[bold]" in line and len(line) < 250

@@ -31,6 +31,15 @@ def kinds(material):
     return [task.question.kind for task in material.tasks]
 
 
+def test_without_boxes_of_defects_none_are_asked_for(drawn):
+    assert any(one.anomalous and one.boxes for one in drawn)
+    without = [one.model_copy(update={"boxes": None, "mask": None}) if one.anomalous else one for one in drawn]
+    for samples, asked in ((drawn, True), (without, False)):
+        material = dataset.gather(samples, runs.recipe("sft"))
+        assert any(task.question.kind == "grounding" for task in material.tasks) is asked
+        assert any(name.startswith("questions for boxes") for name in material.counts) is not asked
+
+
 def test_inspections_questions_come_first_and_each_question_once(drawn):
     material = dataset.gather(drawn, runs.recipe(), {"format": REWARDS["format"]})
     first = [task.question for task in material.tasks if task.sample.id == drawn[0].id]

@@ -101,17 +101,17 @@ def test_figures_equal_plain_computations():
 
 
 def test_intervals_hold_what_they_say():
-    """Of 200 pairs of arms that differ in their seeds alone, about 5 % have an interval without zero; an arm that is better has one."""
+    """Of 60 pairs of arms that differ in their seeds alone, about 5 % have an interval without zero; an arm that is better has one."""
 
     def runs(rng, seeds):
         """Each seed is right as often as chance has it for that seed."""
         return [[one.model_copy(update={"right": bool(rng.random() < share)}) for one in drawn_answers(0)] for share in seeds]
 
     rng, wrong = np.random.default_rng(3), 0
-    for _ in range(200):
+    for _ in range(60):
         a, b = (runs(rng, rng.normal(0.5, 0.1, 3)) for _ in range(2))
         wrong += excludes_zero(Answers({"a": a, "b": b}).difference("a", "b", "accuracy"))
-    assert 0 < wrong < 22
+    assert 0 < wrong < 9
     better = [one.model_copy(update={"right": True}) for one in drawn_answers(1)]
     effect = Answers({"a": [better, better], "b": [drawn_answers(1)]}).difference("a", "b", "accuracy")
     assert effect.low > 0

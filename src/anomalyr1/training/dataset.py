@@ -102,17 +102,21 @@ def _load(spec: str, options: Mapping[str, str], folder: Path) -> list[Sample]:
 def gather(samples: Sequence[Sample], recipe: Recipe, rewards: Mapping[str, Reward] | None = None) -> Material:
     """The questions of `samples` that can be learned from, each as the recipe's prompt asks it.
 
-    For GRPO (`rewards` given) a question counts for which some reward applies; for SFT one that a completion can be written for. Raises
-    `InputError` when none is left, and `ImageError` for an image that is missing or cannot be opened.
+    For GRPO (`rewards` given) a question counts for which some reward applies; for SFT one that a completion can be written for. Where no
+    defective sample has boxes, none is asked for: good ones alone would teach to tell none. Raises `InputError` when none is left, and
+    `ImageError` for an image that is missing or cannot be opened.
     """
     if not samples:
         raise InputError(f"{', '.join(recipe.data)}: no samples to learn from; name other data")
     style, text = prompt_style(recipe)
     counts: Counter[str] = Counter()
     tasks = []
+    boxed = any(sample.anomalous and sample.boxes for sample in samples)
     for sample in samples:
         for question in questions_of(sample, recipe.questions, counts):
-            if rewards is not None and not _earns(question, rewards):
+            if question.kind == "grounding" and not boxed:
+                counts["questions for boxes, since no defective sample has any: only to tell none would be learned"] += 1
+            elif rewards is not None and not _earns(question, rewards):
                 counts["questions to which no reward applies"] += 1
             elif rewards is None and sample.anomalous is None and question.completion is None:
                 counts["questions about samples of unknown truth"] += 1
