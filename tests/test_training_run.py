@@ -139,6 +139,14 @@ def test_a_flipped_byte_in_the_newest_checkpoint(whole, tmp_path):
     assert json.loads((out / "run.json").read_text())["resumed"][0]["from"] == "checkpoint-3"
 
 
+def test_a_run_killed_between_its_last_checkpoint_and_its_policy(whole, tmp_path):
+    out = copied(whole[0], tmp_path)
+    train(runs.recipe(), out, resume=True, say=lambda line: None)
+    assert runs.written(out) == runs.written(whole[0])
+    assert not (out / "checkpoint-5").exists()
+    assert json.loads((out / "run.json").read_text())["resumed"][0]["from"] == "checkpoint-4"
+
+
 def test_a_finished_run_is_not_run_again(whole):
     said: list[str] = []
     assert train(runs.recipe(), whole[0], resume=True, say=said.append) == whole[0] / "final"

@@ -6,6 +6,7 @@ nothing had happened. In a run of several processes each asks the same, so that 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -152,22 +153,28 @@ class Examiner(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> None:  # noqa: ANN401
         """At every `eval_steps`-th step."""
-        every = int(args.eval_steps or max(1, state.max_steps // EVALUATIONS))
-        if state.global_step % every == 0 or state.global_step == state.max_steps:
+        if state.global_step % _every(args.eval_steps, state.max_steps) == 0 or state.global_step == state.max_steps:
             self._evaluate(state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: object) -> None:  # noqa: ANN401
-        """Once more, with intervals."""
-        if self._last[0] != state.global_step:
-            self._evaluate(state.global_step)
-        told = self._last[1]
+        """Once more, with intervals; a run resumed behind its last step has the line without them already."""
+        told = self._last[1] if self._last[0] == state.global_step else self._ask()
         self._log.evaluation(state.global_step, {**measure(told), "intervals": intervals(told, self._log.recipe.seed)}, final=True)
 
     def _evaluate(self, step: int) -> None:
+        self._last = (step, self._ask())
+        self._log.evaluation(step, measure(self._last[1]))
+
+    def _ask(self) -> list[Told]:
         with lent(self._trainer) as model:
-            told = self._held_out.ask(model, self._limit)
-        self._last = (step, told)
-        self._log.evaluation(step, measure(told))
+            return self._held_out.ask(model, self._limit)
+
+
+def _every(eval_steps: float | None, max_steps: int) -> int:
+    """Steps between two evaluations; below 1 `eval_steps` is a share of the run, as transformers takes it."""
+    if not eval_steps:
+        return max(1, max_steps // EVALUATIONS)
+    return math.ceil(max_steps * eval_steps) if eval_steps < 1 else int(eval_steps)
 
 
 def attach(trainer: Any, held_out: HeldOut, log: RunLog) -> None:  # noqa: ANN401 - TRL is not typed

@@ -8,6 +8,7 @@ train(load_recipe("nano-grpo", ["grpo.max_steps=20"]), Path("runs/mine"))
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -42,6 +43,14 @@ class _Start:
     @property
     def step(self) -> int:
         return int(self.checkpoint.name.rpartition("-")[2]) if self.checkpoint else 0
+
+    @property
+    def at_the_end(self) -> bool:
+        """Whether the checkpoint is of the last step, so that only the policy remains to be written."""
+        if self.checkpoint is None:
+            return False
+        state = json.loads((self.checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        return bool(state["global_step"] >= state["max_steps"])
 
 
 def train(recipe: Recipe, out: Path, *, resume: bool = False, say: Say = print, command: str = "") -> Path:
@@ -135,6 +144,8 @@ def _fit(recipe: Recipe, out: Path, policy: Policy, material: dataset.Material, 
             log.attach(trainer)
             if held_out:
                 held.attach(trainer, held.HeldOut(held_out, policy, *dataset.prompt_style(recipe)), log)
+            if start.at_the_end:
+                _without_steps(trainer)
             trainer.train(resume_from_checkpoint=str(start.checkpoint) if start.checkpoint else None)
             _finish(trainer, policy, out)
     except torch.OutOfMemoryError as error:
@@ -142,6 +153,15 @@ def _fit(recipe: Recipe, out: Path, policy: Policy, material: dataset.Material, 
             f"not enough memory ({str(error).splitlines()[0]}); make per_device_train_batch_size or max_pixels smaller, use "
             "gradient_checkpointing or lora, or shard with accelerate; then begin another run"
         ) from error
+
+
+def _without_steps(trainer: Any) -> None:  # noqa: ANN401 - transformers' trainers are not typed
+    """Let `train` load the checkpoint and end: transformers 5.23 goes into the epoch and makes a step, whatever `max_steps` says."""
+
+    def run_epoch(**_: object) -> None:
+        trainer.control.should_training_stop = True
+
+    trainer._run_epoch = run_epoch
 
 
 def _finish(trainer: Any, policy: Policy, out: Path) -> None:  # noqa: ANN401 - transformers' trainers are not typed
