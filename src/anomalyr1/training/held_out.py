@@ -51,6 +51,17 @@ class Told:
     """Probability of a defect; None = the verdict named no option, or another question was asked."""
 
 
+def known(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples of known truth. Raises `InputError` where good or defective ones are absent."""
+    found = [sample for sample in samples if sample.anomalous is not None]
+    if len({sample.anomalous for sample in found}) < 2:
+        raise InputError(
+            f"held_out has {len(found)} samples of known truth, {sum(bool(one.anomalous) for one in found)} of them defective; "
+            "balanced accuracy needs good and defective ones"
+        )
+    return found
+
+
 class HeldOut:
     """Held-out samples, each asked for its verdict, its boxes where they are known, and one other question where it has one."""
 
@@ -66,15 +77,10 @@ class HeldOut:
 
         Raises `InputError` where good or defective ones are absent.
         """
-        known = [sample for sample in samples if sample.anomalous is not None]
-        self.left_out = len(samples) - len(known)
-        if len({sample.anomalous for sample in known}) < 2:
-            raise InputError(
-                f"held_out has {len(known)} samples of known truth, {sum(bool(one.anomalous) for one in known)} of them defective; "
-                "balanced accuracy needs good and defective ones"
-            )
+        asked = known(samples)
+        self.left_out = len(samples) - len(asked)
         self._policy, self._style, self._text = policy, style, text
-        self._asked = [(sample, _questions(sample, number, every)) for number, sample in enumerate(known)]
+        self._asked = [(sample, _questions(sample, number, every)) for number, sample in enumerate(asked)]
 
     def ask(self, model: Any, max_new_tokens: int = 256) -> list[Told]:  # noqa: ANN401 - transformers' classes are not typed
         """What `model` answers, in the order of the samples; it is the policy's own or that of a trainer, without wrappers."""

@@ -120,9 +120,7 @@ def arguments(recipe: Recipe, out: Path, rows: int, processes: int = 1) -> Any: 
 
     found = settings_of(recipe)
     if recipe.zero_variance == "resample" and processes > 1:
-        raise InputError(
-            "zero_variance: resample draws different groups again in each process, which cannot wait for each other; use skip"
-        )
+        raise InputError("zero_variance: resample draws different groups again in each process, which cannot wait for each other; use skip")
     grpo = recipe.section == "grpo"
     own: dict[str, Any] = {
         key: found[key] for key in ("logging_steps", "report_to", "save_strategy", "save_total_limit", "bf16", "use_cpu")
