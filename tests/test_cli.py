@@ -203,6 +203,30 @@ def test_doctor_checks_packages(requirement, ok, said):
     assert (said is None and found == []) or said in found[0].text
 
 
+@pytest.mark.parametrize(
+    ("arguments", "raised", "code", "said"),
+    [
+        (["train", "nano-grpo"], KeyboardInterrupt(), 130, "run the same command with --resume to go on"),
+        (["train", "nano-grpo", "--resume"], KeyboardInterrupt(), 130, "run the same command to go on"),
+        (["demo"], KeyboardInterrupt(), 130, "run the same command to go on"),
+        (["train", "nano-grpo"], ModuleNotFoundError("No module named 'trl.x'", name="trl.x"), 3, 'pip install "anomalyr1[train]"'),
+    ],
+)
+def test_a_verb_that_ends_early(call, monkeypatch, arguments, raised, code, said):
+    def app(**_):
+        raise raised
+
+    monkeypatch.setattr("anomalyr1.cli.app", app)
+    found, _, err = call(*arguments)
+    assert found == code and said in err
+
+
+def test_a_module_that_no_extra_brings_is_a_defect(monkeypatch):
+    monkeypatch.setattr("anomalyr1.cli.app", lambda **_: __import__("no_such_module"))
+    with pytest.raises(ModuleNotFoundError):
+        cli.main()
+
+
 def test_doctor_reports(call):
     code, out, _ = call("doctor")
     assert code == (0 if all(one.ok for one in examine()) else 3)

@@ -56,6 +56,20 @@ def test_boxes_and_what_does_not_apply(tmp_path):
     assert "says neither defect nor clean; the answer is no box" in told
 
 
+@pytest.mark.parametrize(
+    ("reward", "shown"),
+    [
+        ("roam_released", "ROAM as released, which reads letters in a way of its own: 0.8"),
+        ("roam_unchecked", "ROAM unchecked, where whatever the reasoning concludes agrees: right, as the reasoning concludes (1)"),
+        ("accuracy", "ROAM, not paid here: right, but the reasoning concludes something else (0)"),
+        ("roam/shuffled", "ROAM, not paid here: right, but the reasoning concludes something else (0)"),
+    ],
+)
+def test_the_row_is_of_the_table_that_was_paid(tmp_path, reward, shown):
+    RunLog(tmp_path, runs.RECIPE).group(1, runs.SAMPLE, runs.QUESTION, 9, [runs.CONTRADICTED], {reward: [0.8]}, {reward: 1.0}, [0.0])
+    assert f"  {shown}" in explain(tmp_path)
+
+
 def test_a_group_without_signal_is_named(tmp_path):
     runs.add_group(RunLog(tmp_path, runs.RECIPE), 1, (runs.RIGHT,) * 4)
     assert "all completions that were scored earned the same: nothing is learned from this group" in explain(tmp_path)

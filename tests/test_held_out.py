@@ -97,6 +97,14 @@ def test_nano_is_asked_what_inspect_asks(samples):
     assert 0 <= found["AUROC"] <= 1 and "other options" in found
 
 
+@pytest.mark.parametrize(
+    ("eval_steps", "max_steps", "expected"),
+    [(None, 90, 9), (None, 4, 1), (7, 90, 7), (0.1, 4, 1), (0.25, 90, 23)],  # a share, rounded up
+)
+def test_steps_between_two_evaluations(eval_steps, max_steps, expected):
+    assert held_out._every(eval_steps, max_steps) == expected
+
+
 def test_training_does_not_notice(samples, tmp_path, monkeypatch):
     def run(folder, asked):
         made = test_grpo.trainer(SharedPrefixGRPOTrainer, folder, lora=True, max_steps=3, eval_steps=2, max_completion_length=6)

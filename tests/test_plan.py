@@ -140,6 +140,20 @@ def test_memory_follows_what_is_trained():
     assert found["checkpointing"]["activations"] < found["all"]["activations"]
 
 
+def test_memory_of_masters_and_of_vllm():
+    load, shaped = costs.Load(2, 8, 2, 8, 300, 64, 32), shape.read_shape(runs.recipe())
+
+    def found(changes=None, **more):
+        return costs.memory(shaped, "bfloat16", settings.settings_of(runs.recipe(settings=changes or {})), load, True, **more)
+
+    alone, sharded = found(), found(shards=2, masters=True)
+    assert alone["optimizer"] == 2 * 2 * shaped.parameters and alone["float32 masters"] == 0
+    assert sharded["optimizer"] == 2 * 4 * shaped.parameters / 2 and sharded["float32 masters"] == 4 * shaped.parameters / 2
+    vllm = {"use_vllm": True, "vllm_gpu_memory_utilization": 0.25}
+    here, there = (found({**vllm, "vllm_mode": mode}, gpu_bytes=8 * 10**9) for mode in ("colocate", "server"))
+    assert here["vLLM"] == here["peak"] - there["peak"] == 2 * 10**9 and "vLLM" not in there
+
+
 def test_planning_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said: list[str] = []
@@ -179,11 +193,61 @@ def test_too_little_data_for_a_generation_batch(samples):
         ("sft", {"packing": True}, "cannot set 'packing': it is about how TRL prepares texts"),
         ("sft", {"max_length": 10}, "cannot set 'max_length'"),
         ("grpo", {"output_dir": "x"}, "cannot set 'output_dir'"),
+        ("grpo", {"eval_strategy": "steps"}, "cannot set 'eval_strategy': .* held_out data, and say with eval_steps"),
+        ("grpo", {"generation_batch_size": 64}, "cannot set 'generation_batch_size': .* say steps_per_generation"),
+        ("sft", {"save_only_model": True}, "cannot set 'save_only_model'"),
+        ("sft", {"ignore_data_skip": True}, "cannot set 'ignore_data_skip'"),
+        ("grpo", {"loss_type": "drgrpo"}, "loss_type is 'drgrpo', expected one of grpo, dr_grpo"),
+        ("grpo", {"scale_rewards": "groups"}, "scale_rewards is 'groups', expected one of group, batch, none"),
+        ("grpo", {"bf16": "no"}, "bf16 is 'no', expected true or false"),
+        ("grpo", {"max_steps": 1e3}, "max_steps is 1000.0, expected a whole number"),
+        ("sft", {"learning_rate": "1e-6x"}, "learning_rate is '1e-6x', expected a number"),
+        ("grpo", {"num_generations": 6}, r"generation_batch_size \(8\) must be divisible by num_generations"),
+        ("sft", {"optim": "adam"}, "section sft of the recipe: adam is not a valid"),
+        ("grpo", {"logging_steps": 10, "save_steps": 5}, "make save_steps a multiple of logging_steps"),
+        ("sft", {"logging_steps": 2, "save_strategy": "epoch"}, "make save_steps a multiple of logging_steps"),
     ],
 )
-def test_settings_that_are_refused(section, changes, message):
+def test_settings_that_are_refused(section, changes, message, tmp_path):
     with pytest.raises(InputError, match=message):
-        settings.settings_of(runs.recipe(section, settings=changes))
+        settings.arguments(runs.recipe(section, settings=changes), tmp_path, 100)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"save_strategy": "no"}, {"save_strategy": "no", "logging_steps": 7}, {"eval_strategy": "no", "save_only_model": False},
+        {"logging_steps": 5, "save_steps": 10}, {"save_strategy": "epoch"}, {"scale_rewards": False}, {"learning_rate": 1},
+    ],
+)  # fmt: skip
+def test_settings_that_are_taken(changes, tmp_path):
+    settings.arguments(runs.recipe(settings=changes), tmp_path, 100)
+
+
+def test_resampling_is_for_one_process(tmp_path):
+    with pytest.raises(InputError, match="zero_variance: resample draws different groups again in each process"):
+        settings.arguments(runs.recipe(zero_variance="resample"), tmp_path, 100, processes=2)
+
+
+@pytest.mark.parametrize("lora", [{"r": 4}, {"r": 4, "target_modules": ["q_porj"]}])
+def test_adapters_that_find_no_modules(lora):
+    with pytest.raises(InputError, match=r"section lora of the recipe: .* Name the modules that get adapters"):
+        shape.read_shape(runs.recipe(lora=lora))
+
+
+@pytest.mark.parametrize(
+    ("changes", "cuda", "dtype"),
+    [
+        ({}, True, "float32"),  # all weights learn, and small updates would be lost
+        ({"freeze": "vision"}, True, "float32"),
+        ({"lora": {"r": 4}}, True, "bfloat16"),
+        ({"lora": {"r": 4}}, False, "float32"),
+        ({"dtype": "bfloat16"}, False, "bfloat16"),
+    ],
+)
+def test_the_type_of_the_weights(monkeypatch, changes, cuda, dtype):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    assert settings.dtype_of(runs.recipe(**changes)) == dtype
 
 
 def test_adapters_that_are_refused():

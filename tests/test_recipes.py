@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from anomalyr1.training.recipes import Recipe, check_settings, differences, load_recipe, shipped
+from anomalyr1.training.recipes import Recipe, check_settings, differences, dump_recipe, load_recipe, shipped
+from anomalyr1.training.settings import arguments
 from anomalyr1.types import InputError
 
 MINIMAL = "data: [drawn]\nrewards: {roam: 1}\ngrpo: {beta: 0.1}\n"
@@ -16,7 +17,7 @@ def test_what_is_shipped():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_shipped_recipe_has_only_keys_that_trl_knows(name):
+def test_trl_takes_a_shipped_recipe(name, tmp_path):
     import dataclasses
 
     from trl import GRPOConfig, SFTConfig
@@ -28,7 +29,9 @@ def test_a_shipped_recipe_has_only_keys_that_trl_knows(name):
     for spec in (*recipe.data, *recipe.held_out):
         if spec.startswith("drawn"):
             parse_spec(spec)
-    check_settings(recipe, [field.name for field in dataclasses.fields(SFTConfig if recipe.section == "sft" else GRPOConfig)])
+    kind = SFTConfig if recipe.section == "sft" else GRPOConfig
+    check_settings(recipe, [field.name for field in dataclasses.fields(kind)])
+    assert isinstance(arguments(recipe, tmp_path, 5000), kind)
     assert recipe.description
     for reward in recipe.rewards:
         load_reward(reward)
@@ -42,6 +45,19 @@ def test_the_papers_values():
     pinned = {"num_generations": 8, "beta": 0.04, "epsilon": 0.2, "learning_rate": 5e-7, "max_completion_length": 256, "temperature": 1.0}
     assert recipe.settings.items() >= pinned.items()
     assert isinstance(recipe.settings["learning_rate"], float)
+
+
+def test_the_papers_loss_is_the_released_one(tmp_path):
+    """TRL's defaults have moved since; what the released trainer did not have is off."""
+    made = arguments(load_recipe("paper-3b"), tmp_path, 5000)
+    expected = {
+        "use_bias_correction_kl": False, "loss_type": "grpo", "scale_rewards": "group", "importance_sampling_level": "token",
+        "mask_truncated_completions": False, "multi_objective_aggregation": "sum_then_normalize", "num_iterations": 1, "epsilon": 0.2,
+        "epsilon_high": None, "delta": None, "top_entropy_quantile": 1.0, "entropy_coef": 0.0, "off_policy_mask_threshold": None,
+        "sync_ref_model": False, "repetition_penalty": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None, "steps_per_generation": 2,
+        "optim": "adamw_torch", "weight_decay": 0.0, "max_grad_norm": 1.0, "warmup_steps": 0, "lr_scheduler_type": "linear",
+    }  # fmt: skip
+    assert {name: getattr(made, name) for name in expected} == expected
 
 
 def written(tmp_path, text):
@@ -61,6 +77,14 @@ def test_overrides(tmp_path):
         "grpo.learning_rate: None -> 1e-06",
     ]
     assert differences(changed, changed) == []
+
+
+def test_words_and_dotted_paths_in_overrides(tmp_path):
+    path = written(tmp_path, MINIMAL)
+    words = load_recipe(path, ["grpo.save_strategy=no", "grpo.bf16=false", "grpo.report_to=off", "rewards.a.b:c=0.5"])
+    assert words.settings == {"beta": 0.1, "save_strategy": "no", "bf16": False, "report_to": "off"}
+    assert words.rewards == {"roam": 1.0, "a.b:c": 0.5}
+    assert load_recipe(written(tmp_path, dump_recipe(words))) == words
 
 
 @pytest.mark.parametrize(

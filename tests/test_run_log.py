@@ -72,6 +72,28 @@ def test_a_rewound_run_ends_with_the_files_of_an_uninterrupted_one(tmp_path, tor
     assert {"samples/step-000001.html", "samples/step-000020.html"} <= folder_bytes(tmp_path / "whole").keys()
 
 
+def test_a_run_that_begins_anew_keeps_nothing(tmp_path):
+    log = RunLog(tmp_path, runs.RECIPE)
+    log.evaluation(0, {"balanced accuracy": 0.5})
+    log.rewind(0)
+    assert read_lines(tmp_path / EVALUATIONS) == []
+
+
+def test_pages_where_every_second_step_has_rollouts(tmp_path):
+    log = RunLog(tmp_path, runs.RECIPE)
+    for step in range(1, 24, 2):
+        runs.add_group(log, step)
+        log.take_figures()
+    pages = [path.stem for path in sorted((tmp_path / "samples").iterdir())]
+    assert pages == ["step-000001", "step-000011", "step-000021"]
+    again = RunLog(tmp_path, runs.RECIPE)
+    again.rewind(12)
+    for step in range(13, 24, 2):
+        runs.add_group(again, step)
+        again.take_figures()
+    assert [path.stem for path in sorted((tmp_path / "samples").iterdir())] == pages
+
+
 def test_a_torn_line_is_cut_off_before_the_next(tmp_path):
     log = RunLog(tmp_path, runs.RECIPE)
     log.metrics(1, {"reward": 1.0})

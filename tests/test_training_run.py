@@ -15,11 +15,11 @@ import torch
 
 import training_runs as runs
 from anomalyr1.policy.load import load_policy
-from anomalyr1.training import checkpoints, dataset
+from anomalyr1.training import checkpoints, dataset, run
 from anomalyr1.training.recipes import load_recipe
 from anomalyr1.training.run import train
 from anomalyr1.training.run_folder import read_groups
-from anomalyr1.types import InputError
+from anomalyr1.types import InputError, SetupError
 
 KILLS = int(os.environ.get("ANOMALYR1_KILLS", "2"))
 """How often the run of `test_killed_anywhere` is killed; every second time inside a save."""
@@ -120,6 +120,45 @@ def test_resume_refuses_other_data(whole, tmp_path):
         train(runs.recipe(), out, resume=True, say=lambda line: None)
 
 
+def test_resume_refuses_another_number_of_processes(whole, tmp_path):
+    out = copied(whole[0], tmp_path)
+    record = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({**record, "processes": 4}))
+    with pytest.raises(InputError, match="cannot be resumed: processes was 4 and is now 1"):
+        train(runs.recipe(), out, resume=True, say=lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"settings": {"num_generations": 6}}, "must be divisible by num_generations"),
+        ({"settings": {"router_aux_loss_coef": 0.1}}, "not a Mixture-of-Experts model"),  # only the trainer knows
+        ({"held_out": ("drawn:dev?n=1&seed=9",)}, "balanced accuracy needs good and defective ones"),
+    ],
+)
+def test_what_is_refused_leaves_no_run_behind(tmp_path, changes, message):
+    out = tmp_path / "run"
+    with pytest.raises(InputError, match=message):
+        train(runs.recipe(**changes), out, say=lambda line: None)
+    assert not (out / "recipe.yaml").exists() and not (out / "run.json").exists()
+    assert run._start(runs.recipe(), out, resume=False).checkpoint is None  # the corrected run may begin there
+
+
+def test_a_kill_while_the_record_is_written_leaves_a_folder_that_may_be_begun(tmp_path):
+    for name in ("run.json", ".recipe.yaml.17.part"):
+        (tmp_path / name).write_text("{}")
+    assert run._start(runs.recipe(), tmp_path, resume=False).checkpoint is None
+
+
+def test_no_memory_on_the_cpu(tmp_path, monkeypatch):
+    def no_memory(*_, **__):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried")
+
+    monkeypatch.setattr("anomalyr1.training.trainers.make_trainer", no_memory)
+    with pytest.raises(SetupError, match=r"not enough memory .*; make per_device_train_batch_size or max_pixels smaller"):
+        train(runs.recipe(), tmp_path / "run", say=lambda line: None)
+
+
 def copied(run, folder):
     """The run as it was before it wrote its policy."""
     shutil.copytree(run, folder / "run", ignore=shutil.ignore_patterns("final"))
@@ -137,6 +176,14 @@ def test_a_flipped_byte_in_the_newest_checkpoint(whole, tmp_path):
     assert "checkpoint-4 is passed over: optimizer.pt has changed" in said and "going on from checkpoint-3" in said
     assert runs.written(out) == runs.written(whole[0])
     assert json.loads((out / "run.json").read_text())["resumed"][0]["from"] == "checkpoint-3"
+
+
+def test_a_run_killed_between_its_last_checkpoint_and_its_policy(whole, tmp_path):
+    out = copied(whole[0], tmp_path)
+    train(runs.recipe(), out, resume=True, say=lambda line: None)
+    assert runs.written(out) == runs.written(whole[0])
+    assert not (out / "checkpoint-5").exists()
+    assert json.loads((out / "run.json").read_text())["resumed"][0]["from"] == "checkpoint-4"
 
 
 def test_a_finished_run_is_not_run_again(whole):

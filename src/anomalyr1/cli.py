@@ -43,6 +43,8 @@ app.command()(cli_reproduce.reproduce)
 for verb in cli_runs.VERBS:
     app.command()(verb)
 
+TRAIN = ("accelerate", "datasets", "peft", "tensorboard", "trl")
+"""What the extra `train` installs."""
 Masks = Literal["default", "sam2", "box"]
 
 
@@ -195,7 +197,12 @@ def main() -> None:
         code = _failed(str(error), USER_ERROR)
     except SetupError as error:
         code = _failed(str(error), SETUP_ERROR)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in TRAIN:
+            raise
+        code = _failed(f'training needs {error.name}, which is not installed: pip install "anomalyr1[train]"', SETUP_ERROR)
     except (typer.Abort, KeyboardInterrupt):
-        _say("stopped; what is done is kept, run the same command to go on", err=True)
+        more = " with --resume" if sys.argv[1:2] == ["train"] and "--resume" not in sys.argv else ""
+        _say(f"stopped; what is done is kept, run the same command{more} to go on", err=True)
         code = 130
     sys.exit(code or OK)

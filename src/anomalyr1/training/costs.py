@@ -56,11 +56,25 @@ class Load:
     """Of the images of one prompt, the most."""
 
 
-def memory(shape: Shape, recipe_dtype: str, settings: Mapping[str, Any], load: Load, grpo: bool, shards: int = 1) -> dict[str, float]:
-    """Bytes by part, "peak" last. Rollouts and the training pass do not overlap, so the larger of the two counts."""
-    size = 2 if recipe_dtype == "bfloat16" else 4
+def memory(
+    shape: Shape,
+    dtype: str,
+    settings: Mapping[str, Any],
+    load: Load,
+    grpo: bool,
+    shards: int = 1,
+    masters: bool = False,
+    gpu_bytes: int = 0,
+) -> dict[str, float]:
+    """Bytes by part, "peak" last. Rollouts and the training pass do not overlap, so the larger of the two counts.
+
+    `masters`: bfloat16 weights that learn have float32 copies, on which the optimizer works, as under ZeRO-3 and FSDP2. `gpu_bytes` is
+    what vLLM takes its share of, on the GPU that it has in common with training.
+    """
+    size = 2 if dtype == "bfloat16" else 4
     learn_size = 4 if shape.adapters else size  # peft keeps adapters in float32
-    moments = 2 * (1 if "8bit" in str(settings["optim"]) else learn_size)
+    masters = masters and learn_size == 2
+    moments = 2 * (1 if "8bit" in str(settings["optim"]) else 4 if masters else learn_size)
     text = shape.text
     keys = int(text.num_key_value_heads) * shape.head_dim * 2 * size * int(text.num_hidden_layers)
     vocabulary = int(text.vocab_size)
@@ -70,6 +84,7 @@ def memory(shape: Shape, recipe_dtype: str, settings: Mapping[str, Any], load: L
         "weights": (shape.parameters * size + shape.adapters * 4) / shards,
         "reference policy": shape.parameters * size / shards if has_reference else 0.0,
         "gradients": shape.trained * learn_size / shards,
+        "float32 masters": shape.trained * 4.0 / shards if masters else 0.0,
         "optimizer": shape.trained * moments / shards,
         "activations": _activations(shape, settings, load, 2 if settings["bf16"] else size),
         "head of the training pass": HEAD_CHUNK * vocabulary * 4.0 * 3,
@@ -79,7 +94,13 @@ def memory(shape: Shape, recipe_dtype: str, settings: Mapping[str, Any], load: L
         found["KV cache of rollouts"] = load.completions * (load.prompt_tokens + load.completion_tokens) * float(keys)
         found["logits of rollouts"] = load.completions * vocabulary * 4.0 * 3
         rollout = found["KV cache of rollouts"] + found["logits of rollouts"]
-    standing = sum(found[name] for name in ("the program", "weights", "reference policy", "gradients", "optimizer"))
+    standing = sum(found[name] for name in ("the program", "weights", "reference policy", "gradients", "float32 masters", "optimizer"))
+    if grpo and settings["use_vllm"] and settings["vllm_mode"] == "colocate":
+        found["vLLM"] = settings["vllm_gpu_memory_utilization"] * gpu_bytes
+        if settings["vllm_enable_sleep_mode"]:  # it gives its memory back while the policy learns
+            rollout = found["vLLM"]
+        else:
+            standing += found["vLLM"]
     return {**found, "peak": standing + max(rollout, found["activations"] + found["head of the training pass"])}
 
 

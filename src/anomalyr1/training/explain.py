@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from anomalyr1.boxes import set_iou, to_array
-from anomalyr1.rewards import roam_row
+from anomalyr1.rewards import ROAM, UNCHECKED, roam_row
 from anomalyr1.training.run_folder import GROUPS, Group, read_groups, read_lines
 from anomalyr1.types import LETTERS, Answer, Box, InputError, Question
 
@@ -40,18 +41,30 @@ def lines(group: Group) -> list[str]:
     if group.without_signal:
         told.append("all completions that were scored earned the same: nothing is learned from this group")
     for i, (answer, total, advantage) in enumerate(zip(group.answers(), group.totals(), group.advantages, strict=True)):
-        row = roam_row(answer, question)
         earned = [f"{name} {_value(values[i])} x {group.weights[name]:g}" for name, values in group.rewards.items()]
         told += [
             "",
             f"completion {i + 1}: reward {_value(total)}, advantage {advantage:+.3f}",
             f"  read: {answer.status}; the reasoning {_concluded(answer, question)}; the answer is {_said(answer, question)}",
-            f"  ROAM: {'does not apply' if row is None else f'{row.name} ({row.value:g})'}",
+            f"  {_roam(answer, question, {name: values[i] for name, values in group.rewards.items()})}",
             f"  rewards: {', '.join(earned)}",
             *([f"  counted: {', '.join(f'{name} {n}' for name, n in answer.counts.items())}"] if answer.counts else []),
             *_indented("  text: ", answer.raw),
         ]
     return told
+
+
+def _roam(answer: Answer, question: Question, paid: Mapping[str, float | None]) -> str:
+    """The row of ROAM that was paid, under the name of its table; ours, and that it was not, where no reward of the group is a ROAM."""
+    if (value := paid.get("roam_released")) is not None:
+        return f"ROAM as released, which reads letters in a way of its own: {value:g}"
+    table, title = ROAM, "ROAM"
+    if "roam_unchecked" in paid and "roam" not in paid:
+        table, title = UNCHECKED, "ROAM unchecked, where whatever the reasoning concludes agrees"
+    elif not paid.keys() & {"roam", "roam_boxes"}:
+        title = "ROAM, not paid here"
+    row = roam_row(answer, question, table)
+    return f"{title}: {'does not apply' if row is None else f'{row.name} ({row.value:g})'}"
 
 
 def _said(answer: Answer, question: Question) -> str:

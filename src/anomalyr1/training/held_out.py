@@ -6,6 +6,7 @@ nothing had happened. In a run of several processes each asks the same, so that 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -50,6 +51,17 @@ class Told:
     """Probability of a defect; None = the verdict named no option, or another question was asked."""
 
 
+def known(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples of known truth. Raises `InputError` where good or defective ones are absent."""
+    found = [sample for sample in samples if sample.anomalous is not None]
+    if len({sample.anomalous for sample in found}) < 2:
+        raise InputError(
+            f"held_out has {len(found)} samples of known truth, {sum(bool(one.anomalous) for one in found)} of them defective; "
+            "balanced accuracy needs good and defective ones"
+        )
+    return found
+
+
 class HeldOut:
     """Held-out samples, each asked for its verdict, its boxes where they are known, and one other question where it has one."""
 
@@ -65,15 +77,10 @@ class HeldOut:
 
         Raises `InputError` where good or defective ones are absent.
         """
-        known = [sample for sample in samples if sample.anomalous is not None]
-        self.left_out = len(samples) - len(known)
-        if len({sample.anomalous for sample in known}) < 2:
-            raise InputError(
-                f"held_out has {len(known)} samples of known truth, {sum(bool(one.anomalous) for one in known)} of them defective; "
-                "balanced accuracy needs good and defective ones"
-            )
+        asked = known(samples)
+        self.left_out = len(samples) - len(asked)
         self._policy, self._style, self._text = policy, style, text
-        self._asked = [(sample, questions_about(sample, number, every)) for number, sample in enumerate(known)]
+        self._asked = [(sample, questions_about(sample, number, every)) for number, sample in enumerate(asked)]
 
     def ask(self, model: Any, max_new_tokens: int = 256, temperature: float = 0.0) -> list[Told]:  # noqa: ANN401 - transformers is not typed
         """What `model` answers, in the order of the samples; it is the policy's own or that of a trainer, without wrappers.
@@ -156,22 +163,28 @@ class Examiner(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> None:  # noqa: ANN401
         """At every `eval_steps`-th step."""
-        every = int(args.eval_steps or max(1, state.max_steps // EVALUATIONS))
-        if state.global_step % every == 0 or state.global_step == state.max_steps:
+        if state.global_step % _every(args.eval_steps, state.max_steps) == 0 or state.global_step == state.max_steps:
             self._evaluate(state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: object) -> None:  # noqa: ANN401
-        """Once more, with intervals."""
-        if self._last[0] != state.global_step:
-            self._evaluate(state.global_step)
-        told = self._last[1]
+        """Once more, with intervals; a run resumed behind its last step has the line without them already."""
+        told = self._last[1] if self._last[0] == state.global_step else self._ask()
         self._log.evaluation(state.global_step, {**measure(told), "intervals": intervals(told, self._log.recipe.seed)}, final=True)
 
     def _evaluate(self, step: int) -> None:
+        self._last = (step, self._ask())
+        self._log.evaluation(step, measure(self._last[1]))
+
+    def _ask(self) -> list[Told]:
         with lent(self._trainer) as model:
-            told = self._held_out.ask(model, self._limit)
-        self._last = (step, told)
-        self._log.evaluation(step, measure(told))
+            return self._held_out.ask(model, self._limit)
+
+
+def _every(eval_steps: float | None, max_steps: int) -> int:
+    """Steps between two evaluations; below 1 `eval_steps` is a share of the run, as transformers takes it."""
+    if not eval_steps:
+        return max(1, max_steps // EVALUATIONS)
+    return math.ceil(max_steps * eval_steps) if eval_steps < 1 else int(eval_steps)
 
 
 def attach(trainer: Any, held_out: HeldOut, log: RunLog) -> None:  # noqa: ANN401 - TRL is not typed

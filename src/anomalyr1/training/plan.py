@@ -6,13 +6,14 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from anomalyr1.images import Family, ImageError, fit
 from anomalyr1.training import costs
 from anomalyr1.training.dataset import Material, Task
 from anomalyr1.training.recipes import Recipe
-from anomalyr1.training.settings import settings_of, steps_of
+from anomalyr1.training.settings import arguments, dtype_of, settings_of, steps_of
 from anomalyr1.training.shape import CHARS_PER_TOKEN, Shape, read_shape
 from anomalyr1.types import InputError
 
@@ -102,7 +103,7 @@ class Plan:
 
 def make_plan(recipe: Recipe, material: Material, machine: costs.Machine | None = None) -> Plan:
     """The plan of a recipe over its material. Raises `InputError` for settings that cannot run at all; loads no weights."""
-    shape, settings = read_shape(recipe), settings_of(recipe)
+    settings, shape = settings_of(recipe), read_shape(recipe)
     grpo = recipe.section == "grpo"
     machine = machine or costs.measure()
     lengths = [_length(task, material, shape) for task in material.tasks]
@@ -115,7 +116,9 @@ def make_plan(recipe: Recipe, material: Material, machine: costs.Machine | None 
     rows = len(lengths) if grpo else len({one.task.sample.id for one in lengths})
     load = _load(settings, most, written, len(lengths) / rows, grpo)
     shards = processes if _sharded() else 1
-    needed = costs.memory(shape, recipe.dtype or ("bfloat16" if machine.device[:3] != "CPU" else "float32"), settings, load, grpo, shards)
+    arguments(recipe, Path(), rows, processes)  # what does not go together is refused here, before anything is written
+    gpu = 0 if machine.device.startswith("CPU") else machine.memory or 0
+    needed = costs.memory(shape, dtype_of(recipe), settings, load, grpo, shards, _sharded(), gpu)
     steps = steps_of(settings, rows, processes, grpo)
     return Plan(
         model=shape.source,

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -38,7 +38,7 @@ class Recipe(Record):
     """"nano", a folder, or a model of the hub."""
     revision: str | None = None
     dtype: Literal["float32", "bfloat16"] | None = None
-    """None = bfloat16 on CUDA, else float32."""
+    """None = bfloat16 on CUDA where `lora` is given, else float32: see `settings.dtype_of`."""
     max_pixels: int | None = Field(default=None, gt=0)
     """The largest image that the model is shown, in pixels; None = the model's and the package's own cap."""
     data: tuple[str, ...] = ()
@@ -163,7 +163,7 @@ def _text_of(name_or_path: str) -> str:
 def _override(values: dict[str, Any], override: str) -> None:
     """Set one dotted key."""
     dotted, equals, text = override.partition("=")
-    keys = dotted.split(".")
+    keys = dotted.split(".", 1 if dotted.startswith("rewards.") else -1)  # a reward's name may be a dotted path
     if not equals or not all(keys):
         raise InputError(f"cannot read the override {override!r}; write it as section.key=value, e.g. grpo.learning_rate=1e-6")
     if keys[0] == TRAIN:
@@ -189,11 +189,14 @@ def _parsed(text: str, where: str) -> Any:  # noqa: ANN401 - YAML holds anything
 
 
 def _loader() -> Any:  # noqa: ANN401 - yaml is not typed
-    """Safe YAML in which 5e-7 is a number, as in YAML 1.2, and a key stands once."""
+    """Safe YAML in which, as in YAML 1.2, 5e-7 is a number and `no` a word, and a key stands once."""
     import yaml
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml is not typed
-        pass
+        yaml_implicit_resolvers: ClassVar = {
+            first: [(tag, word) for tag, word in known if tag != "tag:yaml.org,2002:bool"]
+            for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
 
     def mapping(loader: Any, node: Any) -> dict[Any, Any]:  # noqa: ANN401
         keys = [key.value for key, _ in node.value]
@@ -202,6 +205,7 @@ def _loader() -> Any:  # noqa: ANN401 - yaml is not typed
         found: dict[Any, Any] = yaml.SafeLoader.construct_mapping(loader, node, deep=True)
         return found
 
+    Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789"))
     Loader.add_constructor("tag:yaml.org,2002:map", mapping)
     return Loader

@@ -8,6 +8,7 @@ train(load_recipe("nano-grpo", ["grpo.max_steps=20"]), Path("runs/mine"))
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -22,8 +23,9 @@ from anomalyr1.rewards import load_reward
 from anomalyr1.training import checkpoints, dataset
 from anomalyr1.training.plan import Plan, make_plan
 from anomalyr1.training.recipes import Recipe, differences, load_recipe
-from anomalyr1.training.run_folder import ADAPTER, DATA, FINAL, RECIPE
+from anomalyr1.training.run_folder import ADAPTER, DATA, FINAL, RECIPE, RUN
 from anomalyr1.training.run_record import record_of, write_record
+from anomalyr1.training.settings import dtype_of
 from anomalyr1.types import InputError, Sample, SetupError
 
 if TYPE_CHECKING:
@@ -42,6 +44,14 @@ class _Start:
     @property
     def step(self) -> int:
         return int(self.checkpoint.name.rpartition("-")[2]) if self.checkpoint else 0
+
+    @property
+    def at_the_end(self) -> bool:
+        """Whether the checkpoint is of the last step, so that only the policy remains to be written."""
+        if self.checkpoint is None:
+            return False
+        state = json.loads((self.checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        return bool(state["global_step"] >= state["max_steps"])
 
 
 def train(recipe: Recipe, out: Path, *, resume: bool = False, say: Say = print, command: str = "") -> Path:
@@ -62,9 +72,12 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, say: Say = print, 
         planned.require_fit()
         policy = _policy(recipe)
         record = record_of(recipe, material, held_out, policy, planned, command)
-        for note in (*write_record(out, record, recipe, start.checkpoint), *start.notes):
-            say(note)
-        _fit(recipe, out, policy, material, held_out, start)
+
+        def begin() -> None:
+            for note in (*write_record(out, record, recipe, start.checkpoint), *start.notes):
+                say(note)
+
+        _fit(recipe, out, policy, material, held_out, start, begin)
     say(f"trained policy: {out / FINAL}")
     return out / FINAL
 
@@ -89,7 +102,7 @@ def _start(recipe: Recipe, out: Path, resume: bool) -> _Start:
         checkpoint, notes = checkpoints.newest(out)
         begin = f"going on from {checkpoint.name}" if checkpoint else "there is no complete checkpoint, so the run begins anew"
         return _Start(checkpoint, [*notes, begin])
-    if out.exists() and (not out.is_dir() or any(one.name != DATA for one in out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(one.name not in (DATA, RUN) and not _torn(one) for one in out.iterdir())):
         raise InputError(f"{str(out)!r} holds something that is no run; name another folder with --out")
     if resume:
         raise InputError(f"there is no run in {str(out)!r} to go on with; leave --resume out, or name the run's folder")
@@ -102,6 +115,10 @@ def _planned(recipe: Recipe, folder: Path, say: Say) -> tuple[dataset.Material, 
     material = dataset.gather(dataset.load_samples(recipe.data, folder), recipe, rewards)
     held_out = dataset.load_samples(recipe.held_out, folder, "test") if recipe.held_out else []
     dataset.require_apart(material, held_out)
+    if held_out:
+        from anomalyr1.training.held_out import known
+
+        known(held_out)
     made = make_plan(recipe, material)
     for line in made.lines():
         say(line)
@@ -113,12 +130,21 @@ def _policy(recipe: Recipe) -> Policy:
     from anomalyr1.policy.load import load_policy
 
     device = "cpu" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None  # accelerate brings each process's copy to its own device
-    policy = load_policy(recipe.model, recipe.revision, device, recipe.dtype, recipe.max_pixels)
+    policy = load_policy(recipe.model, recipe.revision, device, dtype_of(recipe), recipe.max_pixels)
     policy.processor.image_processor.size = {"shortest_edge": policy.family.min_pixels, "longest_edge": policy.max_pixels}
     return policy
 
 
-def _fit(recipe: Recipe, out: Path, policy: Policy, material: dataset.Material, held_out: list[Sample], start: _Start) -> None:
+def _fit(
+    recipe: Recipe,
+    out: Path,
+    policy: Policy,
+    material: dataset.Material,
+    held_out: list[Sample],
+    start: _Start,
+    begin: Callable[[], None],
+) -> None:
+    """Train and write the policy; `begin` makes the folder a run, once the trainer has taken all settings."""
     import torch
 
     from anomalyr1.policy.load import quiet
@@ -130,18 +156,48 @@ def _fit(recipe: Recipe, out: Path, policy: Policy, material: dataset.Material, 
     try:
         with quiet(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # names that TRL still uses
-            trainer = make_trainer(recipe, out, policy, material, log)
+            with _in_our_words(recipe.section):
+                trainer = make_trainer(recipe, out, policy, material, log)
+            begin()
             log.rewind(start.step)
             log.attach(trainer)
             if held_out:
                 held.attach(trainer, held.HeldOut(held_out, policy, *dataset.prompt_style(recipe)), log)
+            if start.at_the_end:
+                _without_steps(trainer)
             trainer.train(resume_from_checkpoint=str(start.checkpoint) if start.checkpoint else None)
             _finish(trainer, policy, out)
-    except torch.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        on_cpu = "can't allocate memory" in str(error)  # there torch has no class for it
+        if not (on_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)):
+            raise
+        said = (str(error) or type(error).__name__).splitlines()[0]
         raise SetupError(
-            f"not enough memory ({str(error).splitlines()[0]}); make per_device_train_batch_size or max_pixels smaller, use "
-            "gradient_checkpointing or lora, or shard with accelerate; then begin another run"
+            f"not enough memory ({said}); make per_device_train_batch_size or max_pixels smaller, use gradient_checkpointing or lora, or "
+            "shard with accelerate; then begin another run"
         ) from error
+
+
+@contextmanager
+def _in_our_words(section: str) -> Iterator[None]:
+    """What a trainer refuses as it is made is the recipe's fault, or that of what is not installed."""
+    try:
+        yield
+    except (InputError, SetupError, ModuleNotFoundError):
+        raise
+    except ImportError as error:
+        raise SetupError(f"section {section} of the recipe needs what is not installed: {error}") from error
+    except ValueError as error:
+        raise InputError(f"section {section} of the recipe, refused by the trainer: {error}") from error
+
+
+def _without_steps(trainer: Any) -> None:  # noqa: ANN401 - transformers' trainers are not typed
+    """Let `train` load the checkpoint and end: transformers 5.23 goes into the epoch and makes a step, whatever `max_steps` says."""
+
+    def run_epoch(**_: object) -> None:
+        trainer.control.should_training_stop = True
+
+    trainer._run_epoch = run_epoch
 
 
 def _finish(trainer: Any, policy: Policy, out: Path) -> None:  # noqa: ANN401 - transformers' trainers are not typed
@@ -188,6 +244,11 @@ def _wait_for_everyone() -> None:
         from accelerate import PartialState
 
         PartialState().wait_for_everyone()
+
+
+def _torn(path: Path) -> bool:
+    """Whether a kill left this beside a file that `write_whole` was writing."""
+    return path.name.startswith((f".{RUN}.", f".{RECIPE}."))
 
 
 def _silent(_: str) -> None:

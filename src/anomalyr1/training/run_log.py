@@ -38,7 +38,7 @@ SHOWN = {
 }  # fmt: skip
 """What the terminal shows of a step, under which name."""
 PAGE_EVERY = 10
-"""Steps between two pages in `samples/`; the first step has one too."""
+"""Steps between two pages in `samples/`, or a few more where rollouts are not of every step; the first step has one too."""
 
 
 class RunLog:
@@ -51,6 +51,8 @@ class RunLog:
         """For transformers' trainers; `attach` adds it."""
         self._groups: list[Group] = []
         self._from = 0
+        self._paged: int | None = None
+        """Step of the last page."""
 
     def rewind(self, step: int) -> None:
         """Forget what was written of later steps, so that a run resumed at `step` ends with the files of an uninterrupted one."""
@@ -60,11 +62,13 @@ class RunLog:
         for name in (METRICS, GROUPS, EVALUATIONS):
             path = self.run / name
             if path.exists():
-                kept = [line for line in read_lines(path) if line["step"] <= step and not line.get("final")]
+                kept = [line for line in read_lines(path) if step and line["step"] <= step and not line.get("final")]
                 write_whole(path, b"".join(_line(one) for one in kept))
-        for page in (self.run / SAMPLES).glob("step-*.html"):
-            if int(page.stem.rpartition("-")[2]) > step:
+        for page in sorted((self.run / SAMPLES).glob("step-*.html")):
+            if (number := int(page.stem.rpartition("-")[2])) > step:
                 page.unlink()
+            else:
+                self._paged = number
         if step == 0:
             shutil.rmtree(self.run / TENSORBOARD, ignore_errors=True)
 
@@ -112,9 +116,10 @@ class RunLog:
         first = not self._groups
         self._groups.append(group)
         _append(self.run / GROUPS, group.to_json().encode("ascii") + b"\n")
-        if first and (step == 1 or step % PAGE_EVERY == 0):
+        if first and (self._paged is None or step // PAGE_EVERY > self._paged // PAGE_EVERY):
             from anomalyr1.training.sample_pages import write_page
 
+            self._paged = step
             write_page(self.run / SAMPLES / f"step-{step:06}.html", group)
 
     def evaluation(self, step: int, found: Mapping[str, Any], final: bool = False) -> None:

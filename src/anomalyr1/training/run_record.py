@@ -22,7 +22,7 @@ from anomalyr1.training.run_folder import RECIPE, RUN
 from anomalyr1.types import InputError, Sample
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "numpy", "Pillow")
-GROUND = ("data fingerprint", "model revision", "prompt")
+GROUND = ("data fingerprint", "model revision", "prompt", "processes")
 """What must be the same when a run is resumed."""
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import typing
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,25 @@ VISION = r".*\bvisual\b.*"
 """The names of the vision tower's modules."""
 SAVES = 10
 """Checkpoints that a run makes unless the recipe says how often."""
+REFUSED = {
+    "eval_strategy": "the trainer has no data to evaluate on; name held_out data, and say with eval_steps how often it is asked",
+    "do_eval": "the trainer has no data to evaluate on; name held_out data, and say with eval_steps how often it is asked",
+    "eval_on_start": "held_out data is asked before the first step anyway",
+    "load_best_model_at_end": "there is no best one: held_out data chooses nothing; take the checkpoint that you want by `anomalyr1 merge`",
+    "generation_batch_size": "it depends on the number of processes; say steps_per_generation",
+    "save_only_model": "a run could not be resumed from such a checkpoint",
+    "ignore_data_skip": "a resumed run would see other data than an uninterrupted one",
+}
+"""Keys of TRL's that mean nothing here or would break what a run promises, with the reason and what to do; "no" and false are let pass."""
+CHOICES = {
+    "loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
+    "scale_rewards": ("group", "batch", "none", True, False),
+    "importance_sampling_level": ("token", "sequence"),
+    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
+    "vllm_mode": ("colocate", "server"),
+}
+"""Words that TRL 1.16 itself checks only in the middle of a step."""
+PLAIN = {bool: "true or false", int: "a whole number", float: "a number", type(None): "null"}
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
@@ -38,6 +59,7 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
                 f"section sft of the recipe cannot set {foreign[0]!r}: it is about how TRL prepares texts, and this package writes and "
                 "packs completions itself and never cuts them off; leave it out"
             )
+    _check_values(recipe, typing.get_type_hints(kind))
     defaults = {name: _default(field) for name, field in fields.items()}
     cuda = torch.cuda.is_available()
     ours = {
@@ -52,6 +74,20 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
     if recipe.section == "grpo" and found["steps_per_generation"] is None:
         found["steps_per_generation"] = found["gradient_accumulation_steps"]
     return found
+
+
+def _check_values(recipe: Recipe, hints: Mapping[str, Any]) -> None:
+    """Raise `InputError` for a key that is refused, a word that TRL does not know, and text or a number where a truth value belongs."""
+    where = f"section {recipe.section} of the recipe"
+    for key, value in recipe.settings.items():
+        if key in REFUSED and value not in (None, False, "no"):
+            raise InputError(f"{where} cannot set {key!r}: {REFUSED[key]}")
+        if recipe.section == "grpo" and key in CHOICES and value not in CHOICES[key]:
+            known = [one for one in CHOICES[key] if isinstance(one, str)]
+            raise InputError(f"{where}: {key} is {value!r}, expected one of {', '.join(known)}")
+        kinds = typing.get_args(hints[key]) or (hints[key],)
+        if all(kind in PLAIN for kind in kinds) and type(value) not in kinds and not (float in kinds and type(value) is int):
+            raise InputError(f"{where}: {key} is {value!r}, expected {' or '.join(PLAIN[kind] for kind in kinds)}")
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:  # noqa: ANN401 - whatever TRL says
@@ -83,19 +119,36 @@ def arguments(recipe: Recipe, out: Path, rows: int, processes: int = 1) -> Any: 
     from trl import GRPOConfig, SFTConfig
 
     found = settings_of(recipe)
+    if recipe.zero_variance == "resample" and processes > 1:
+        raise InputError("zero_variance: resample draws different groups again in each process, which cannot wait for each other; use skip")
     grpo = recipe.section == "grpo"
     own: dict[str, Any] = {
         key: found[key] for key in ("logging_steps", "report_to", "save_strategy", "save_total_limit", "bf16", "use_cpu")
     }
     if "save_steps" not in recipe.settings:
         own["save_steps"] = _save_steps(found, steps_of(found, rows, processes, grpo), grpo)
+    _check_logging({**found, **own})
     if grpo:
         own["reward_weights"] = list(recipe.rewards.values())
     values = own | recipe.settings | {"output_dir": str(out), "seed": recipe.seed, "remove_unused_columns": False}
     try:
-        return (GRPOConfig if grpo else SFTConfig)(**values)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # names that TRL still uses
+            return (GRPOConfig if grpo else SFTConfig)(**values)
     except (ValueError, TypeError) as error:
         raise InputError(f"section {recipe.section} of the recipe: {error}") from error
+
+
+def _check_logging(found: Mapping[str, Any]) -> None:
+    """Raise `InputError` where a checkpoint can fall between two logged steps: a run resumed there lacks the metrics before it."""
+    logged, saved = found["logging_steps"], found["save_steps"]
+    each = str(found["logging_strategy"]) == "steps" and logged == 1
+    together = found["logging_strategy"] == found["save_strategy"] and (found["save_strategy"] != "steps" or saved % logged == 0)
+    if not each and not together and "no" not in (found["logging_strategy"], found["save_strategy"]):
+        raise InputError(
+            f"a run with logging_steps: {logged} and save_steps: {saved} could not be resumed with all its metrics; make save_steps a "
+            "multiple of logging_steps, or log every step"
+        )
 
 
 def _save_steps(found: Mapping[str, Any], steps: int, grpo: bool) -> int:
@@ -121,6 +174,16 @@ def adapters(recipe: Recipe) -> Any:  # noqa: ANN401 - peft is not typed
         return LoraConfig(**{**recipe.lora, **frozen})
     except (ValueError, TypeError) as error:
         raise InputError(f"section lora of the recipe: {error}") from error
+
+
+def dtype_of(recipe: Recipe) -> str:
+    """What the weights are loaded in: the recipe's `dtype`, else float32 where all weights learn, and bfloat16 on CUDA under adapters.
+
+    bfloat16 weights that learn without float32 masters lose small updates.
+    """
+    import torch
+
+    return recipe.dtype or ("bfloat16" if recipe.lora is not None and torch.cuda.is_available() else "float32")
 
 
 def freeze(model: Any, recipe: Recipe) -> None:  # noqa: ANN401 - transformers' classes are not typed

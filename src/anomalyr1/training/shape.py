@@ -12,7 +12,7 @@ from anomalyr1.policy.load import find_configuration, load_processor, pixel_cap,
 from anomalyr1.training.known_models import KNOWN
 from anomalyr1.training.recipes import Recipe
 from anomalyr1.training.settings import adapters, freeze
-from anomalyr1.types import SetupError
+from anomalyr1.types import InputError, SetupError
 
 CHARS_PER_TOKEN = 3.5
 """Of English text in Qwen's tokenizer, on the low side, so that an estimate is rather too long."""
@@ -104,8 +104,14 @@ def _counted(recipe: Recipe, config: Any, family: Family, max_pixels: int, sourc
     if lora is not None:
         from peft import get_peft_model
 
-        with torch.device("meta"):
-            model = get_peft_model(model, lora)
+        try:
+            with torch.device("meta"):
+                model = get_peft_model(model, lora)
+        except ValueError as error:
+            raise InputError(
+                f"section lora of the recipe: {str(error).splitlines()[0]} Name the modules that get adapters, such as "
+                "lora.target_modules=[q_proj, k_proj, v_proj, o_proj]"
+            ) from error
     learning = {name: one.numel() for name, one in model.named_parameters() if one.requires_grad}
     return Shape(
         source=source,
