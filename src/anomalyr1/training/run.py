@@ -136,7 +136,7 @@ def _fit(recipe: Recipe, out: Path, policy: Policy, material: dataset.Material, 
             if held_out:
                 held.attach(trainer, held.HeldOut(held_out, policy, *dataset.prompt_style(recipe)), log)
             trainer.train(resume_from_checkpoint=str(start.checkpoint) if start.checkpoint else None)
-            _finish(trainer, policy, out)
+            _finish(trainer, policy, recipe, out)
     except torch.OutOfMemoryError as error:
         raise SetupError(
             f"not enough memory ({str(error).splitlines()[0]}); make per_device_train_batch_size or max_pixels smaller, use "
@@ -144,18 +144,26 @@ def _fit(recipe: Recipe, out: Path, policy: Policy, material: dataset.Material, 
         ) from error
 
 
-def _finish(trainer: Any, policy: Policy, out: Path) -> None:  # noqa: ANN401 - transformers' trainers are not typed
-    """Write the trained policy, and with `lora` the adapter beside it; whole or not at all."""
-    from accelerate.utils import is_peft_model
+def _finish(trainer: Any, policy: Policy, recipe: Recipe, out: Path) -> None:  # noqa: ANN401 - transformers' trainers are not typed
+    """Write the trained policy, and with `lora` the adapter beside it; whole or not at all.
 
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    state = trainer.accelerator.get_state_dict(trainer.model)  # every process takes part where weights are sharded
+    An adapter is merged into a fresh copy of its base: the trained one may lie in shards.
+    """
+    from accelerate.utils import is_peft_model
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    from anomalyr1.training.merge import merged
+
+    # Every process takes part where weights are sharded; DeepSpeed's engine, not the model in it, can gather them.
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if not _is_main():
         return
+    model = trainer.accelerator.unwrap_model(trainer.model)
     if is_peft_model(model):
         with _replaced(out / ADAPTER) as folder:
             model.save_pretrained(folder, state_dict=state)
-        model, state = model.merge_and_unload(), None
+        unset_hf_deepspeed_config()  # else transformers would load the base in shards, and wait for the others
+        model, state = merged(out / ADAPTER, recipe.model, recipe.revision)[0], None
     with _replaced(out / FINAL) as folder:
         model.save_pretrained(folder, state_dict=state)
         policy.processor.save_pretrained(folder)
