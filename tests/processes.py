@@ -1,10 +1,12 @@
-"""Three GRPO steps in one of several processes: `python processes.py FOLDER SAMPLES SETTINGS`, in the environment of a launcher.
+"""A run in one of several processes: `python processes.py FOLDER SAMPLES SETTINGS`, in the environment of a launcher.
 
-The rollouts are made up of the prompt and the place in the group, so that it does not matter which process they fall to.
+Three GRPO steps, or with a `recipe` in SETTINGS all of `anomalyr1.training.run.train`. The rollouts are made up of the prompt and the
+place in the group, so that it does not matter which process they fall to.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -15,16 +17,25 @@ import torch
 from anomalyr1.training import rollouts
 from anomalyr1.types import Sample
 
+LONG = 40
+"""Tokens of a long completion."""
 
-def made_up(base, groups, generation):
-    """(N, 6) completions, the same for a prompt wherever it is answered; what is sampled beside them is thrown away."""
+
+def made_up(base, groups, generation, first=0):
+    """(N, L) completions, the same for a prompt wherever it is answered; what is sampled beside them is thrown away.
+
+    One completion of each third prompt is long, so that processes differ in which form of the shared prefix costs less. `first` is the
+    place in its group of this process's first completion.
+    """
     rollouts.roll_out(base, groups, generation)
-    rows, seen = [], {}
+    rows, seen = [], dict.fromkeys(range(len(groups.prompts)), first)
     for group in groups.group_of.tolist():
-        seen[group] = seen.get(group, 0) + 1
-        seed = int(groups.prompts[group].sum()) * 100 + seen[group]
-        rows.append(torch.randint(0, 250, (6,), generator=torch.Generator().manual_seed(seed)))
-    return torch.stack(rows)
+        seen[group] += 1
+        told = int(groups.prompts[group].sum())
+        length = LONG if seen[group] == 1 and told % 3 == 0 and generation.max_new_tokens > LONG else 6
+        own = torch.randint(0, 250, (length,), generator=torch.Generator().manual_seed(told * 100 + seen[group]))
+        rows.append(torch.cat([own, torch.tensor(generation.eos_token_id[:1])]))
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=generation.pad_token_id)
 
 
 def whole(tensor):
@@ -47,8 +58,19 @@ def shard_on_cpu() -> None:
     PartialState.__init__ = init
 
 
+def trained(folder: Path, recipe: dict, first: int) -> None:
+    """A whole run; where groups lie in several processes, each process has `first` completions of one."""
+    from anomalyr1.training import grpo
+    from anomalyr1.training.recipes import Recipe
+    from anomalyr1.training.run import train
+
+    grpo.roll_out = functools.partial(made_up, first=first * int(os.environ.get("RANK", "0")))
+    train(Recipe(**recipe), folder / "run")
+
+
 def main(folder: Path, samples: Path, settings: dict) -> None:
     """Write gradients of the first step and the stepped weights, by name, and what was logged; all from the main process."""
+    from accelerate.utils import gather_object
     from transformers import TrainerCallback
 
     import runs
@@ -58,9 +80,12 @@ def main(folder: Path, samples: Path, settings: dict) -> None:
     from anomalyr1.training import grpo, held_out
     from anomalyr1.training.run_log import RunLog, is_main_process
 
-    tiny.folder_of("qwen2_5_vl")  # transformers saves in the main process alone, once there are others
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         shard_on_cpu()
+    if "recipe" in settings:
+        trained(folder, **settings)
+        return
+    tiny.folder_of("qwen2_5_vl")  # transformers saves in the main process alone, once there are others
     grpo.roll_out = made_up
     gradients = {}
 
@@ -84,8 +109,9 @@ def main(folder: Path, samples: Path, settings: dict) -> None:
     weights = {name: whole(one.detach()) for name, one in made.accelerator.unwrap_model(made.model).named_parameters()}
     runs.add_group(log, 4)  # every process calls, one writes
     sharded = any(hasattr(one, "full_tensor") for one in made.model.parameters())
+    forms = gather_object([dict(made.forms)])
     if is_main_process():
-        torch.save({"gradients": gradients, "weights": weights, "forms": dict(made.forms), "sharded": sharded}, folder / "found.pt")
+        torch.save({"gradients": gradients, "weights": weights, "forms": forms, "sharded": sharded}, folder / "found.pt")
 
 
 if __name__ == "__main__":

@@ -67,13 +67,13 @@ def run(folder, samples, settings, size=1, environment=None):
         port = free.getsockname()[1]
     processes = [started(folder, samples, settings, rank, size, environment, port) for rank in range(size)]
     try:
-        codes = [one.wait(timeout=120) for one in processes]
+        codes = [one.wait(timeout=400) for one in processes]
     finally:
         for one in processes:
             one.kill()
     said = "".join((folder / f"log{rank}.txt").read_text()[-3000:] for rank in range(size))
     assert codes == [0] * size, said
-    return torch.load(folder / "found.pt", weights_only=True)
+    return torch.load(folder / "found.pt", weights_only=True) if "recipe" not in settings else None
 
 
 @pytest.fixture(scope="module")
@@ -87,16 +87,23 @@ def samples(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory, samples):
     folder = tmp_path_factory.mktemp("alone")
-    return folder, run(folder, samples, {"per_device_train_batch_size": 16})
+    return folder, run(folder, samples, {"per_device_train_batch_size": 16, "max_completion_length": 48})
 
 
+def environment_of(name):
+    """What a shipped configuration says about shards, in the environment."""
+    return {key: value for key, value in launcher(name)[1].items() if key.startswith(("FSDP", "ACCELERATE_USE_FSDP"))}
+
+
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["ddp", "fsdp2"])
 def test_two_processes_are_as_one(tmp_path, samples, alone, name):
     folder, one = alone
-    environment = {key: value for key, value in launcher(name)[1].items() if key.startswith(("FSDP", "ACCELERATE_USE_FSDP"))}
-    two = run(tmp_path, samples, {"per_device_train_batch_size": 8}, size=2, environment=environment)
+    settings = {"per_device_train_batch_size": 8, "max_completion_length": 48}
+    two = run(tmp_path, samples, settings, size=2, environment=environment_of(name))
     assert two["sharded"] == (name == "fsdp2")
-    assert two["forms"].get("trl", 0) == 0 and one["forms"].get("trl", 0) == 0
+    assert not any("trl" in forms for forms in two["forms"] + one["forms"])
+    assert (two["forms"][0] == two["forms"][1]) == (name == "fsdp2")  # shards are gathered by all: they agree, and else would not
     assert two["gradients"].keys() == one["gradients"].keys()
     flat = [torch.cat([found["gradients"][key].flatten() for key in sorted(found["gradients"])]) for found in (one, two)]
     assert float((flat[0] - flat[1]).norm()) < 1e-4 * float(flat[0].norm())  # and that is not 0
@@ -104,3 +111,44 @@ def test_two_processes_are_as_one(tmp_path, samples, alone, name):
     assert [line["step"] for line in read_lines(tmp_path / METRICS)] == [1, 2, 3]  # the main process alone writes
     assert len(read_lines(tmp_path / GROUPS)) == 1
     assert read_lines(tmp_path / EVALUATIONS) == read_lines(folder / EVALUATIONS)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("section", "name", "lora"), [("grpo", "fsdp2", False), ("sft", "fsdp2", True), ("sft", "ddp", False)])
+def test_a_run_of_two_processes_ends_with_the_policy_of_one(tmp_path, section, name, lora, monkeypatch):
+    """From the recipe to `final/`; a group of GRPO lies in both processes."""
+    from safetensors.torch import load_file
+    from transformers import AutoModelForImageTextToText
+
+    import processes
+    import training_runs
+    from anomalyr1.training import grpo
+    from anomalyr1.training.run import train
+
+    size = 8 if section == "grpo" else 2
+    plain = {"optim": "sgd", "weight_decay": 0.0, "max_grad_norm": 0.0, "learning_rate": 0.1, "max_steps": 2, "save_steps": 9}
+    grouped = {"num_generations": size} if section == "grpo" else {}
+    adapters = {"r": 4, "target_modules": ["q_proj", "down_proj"], "init_lora_weights": False} if lora else None
+
+    def recipe(rows):
+        return training_runs.recipe(
+            section, lora=adapters, data=("drawn:dev?n=4&seed=0",), settings={**plain, **grouped, "per_device_train_batch_size": rows}
+        )
+
+    monkeypatch.setattr(grpo, "roll_out", processes.made_up)
+    train(recipe(size), tmp_path / "alone", say=lambda line: None)
+    settings = {"recipe": recipe(size // 2).model_dump(mode="json"), "first": size // 2}
+    run(tmp_path / "two", "-", settings, size=2, environment=environment_of(name))
+    one, two = tmp_path / "alone", tmp_path / "two" / "run"
+    start, alone, both = (
+        AutoModelForImageTextToText.from_pretrained(x).state_dict() for x in (recipe(1).model, one / "final", two / "final")
+    )
+    assert max(float((alone[key] - both[key]).abs().max()) for key in alone) < 1e-5
+    assert max(float((alone[key] - start[key]).abs().max()) for key in alone) > 1e-4
+    if lora:
+        adapter, other = (load_file(x / "adapter" / "adapter_model.safetensors") for x in (one, two))
+        assert adapter.keys() == other.keys() and all(torch.allclose(adapter[key], other[key], atol=1e-5) for key in adapter)
+    if section == "grpo":
+        groups = [read_lines(x / GROUPS) for x in (one, two)]
+        assert len(groups[0]) == 2 and len(groups[0][0]["completions"]) == size
+        assert [{**group, "image": ""} for group in groups[0]] == [{**group, "image": ""} for group in groups[1]]

@@ -5,6 +5,7 @@ ANOMALYR1_BATCHES=200 runs more random batches than the few of every day.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import numpy as np
@@ -120,6 +121,29 @@ def test_suppressed_tokens_leave_the_distribution(tmp_path):
     assert "lm_head.bias" not in load_file(tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="have a bias of their own"):
         suppress(model, ids)
+
+
+def test_processes_take_one_form():
+    model, policy = groups.policy("qwen2_5_vl")
+    drawn = (groups.batch(np.random.default_rng(seed), policy.processor, groups=2, empty=False) for seed in range(9))
+    given = grouped(next(one for one in drawn if one.length > 1))
+    own = []
+    for sums, form in (([2.0, 1.0], "packed"), ([1.0, 2.0], "branched")):
+        assert choose(model, given, agree=lambda costs, sums=sums: own.append(costs) or torch.tensor(sums)) == form
+    assert torch.isfinite(own[0]).all()
+    one = dataclasses.replace(given, completions=given.completions[:, :1], written=given.written[:, :1])
+    assert choose(model, one) == "branched"  # a single pass, unlike that of longer completions
+    assert choose(model, one, agree=lambda costs: costs) == "packed"
+
+
+def test_tokens_are_suppressed_where_the_head_lies_in_shards():
+    """DeepSpeed's ZeRO-3 leaves an empty weight with its shape beside it."""
+    model, policy = groups.policy("qwen2_5_vl")
+    rows = len(model.lm_head.weight)
+    model.lm_head.weight = torch.nn.Parameter(torch.empty(0))
+    model.lm_head.weight.ds_shape = torch.Size([rows, 64])
+    suppress(model, policy.suppressed_ids)
+    assert model.lm_head.bias.nonzero()[:, 0].tolist() == sorted(policy.suppressed_ids) and len(model.lm_head.bias) == rows
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 
 import numpy as np
@@ -14,6 +15,7 @@ import tiny
 from anomalyr1.policy.load import load_policy
 from anomalyr1.training import checkpoints, grpo
 from anomalyr1.training.grpo import SharedPrefixGRPOTrainer
+from anomalyr1.training.signal import length_figures
 
 SIZE = 4
 """Completions a group."""
@@ -101,6 +103,113 @@ def test_a_run_lands_where_trl_lands(tmp_path, family, lora, settings):
     assert float((weights(ours) - start).abs().max()) > 1e-4  # and that is not where it began
 
 
+LOSSES = {
+    "dapo": {"steps_per_generation": 4, "gradient_accumulation_steps": 2, "num_iterations": 1},
+    "grpo": {"scale_rewards": "none", "mask_truncated_completions": True},
+    "bnpo": {"scale_rewards": "batch", "gradient_accumulation_steps": 2},
+    "dr_grpo": {"beta": 0.04},
+    "luspo": {"importance_sampling_level": "sequence"},
+    "sapo": {"importance_sampling_level": "sequence"},
+    "cispo": {"epsilon_high": 5.0},
+    "vespo": {},
+}
+"""What else is set with each loss."""
+
+
+def test_all_losses_of_trl_are_compared():
+    from trl import GRPOConfig
+
+    told = GRPOConfig.__dataclass_fields__["loss_type"].metadata["help"].partition("Supported values are ")[2].partition(".")[0]
+    assert set(re.findall(r"'(\w+)'", told)) == set(LOSSES)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_each_loss_moves_weights_as_trls_does(tmp_path, loss, monkeypatch):
+    """Two steps on the same rollouts, of which some end and some are cut off."""
+    from trl import GRPOTrainer
+
+    def whole_groups(batch):  # TRL shuffles completions, we groups: let the microbatches be the same
+        order = grpo._shuffled_groups(len(batch["prompt_ids"]), SIZE)
+        return {name: grpo._in_order(value, order) for name, value in batch.items()}
+
+    monkeypatch.setattr("trl.trainer.grpo_trainer.shuffle_sequence_dict", whole_groups)
+    settings = {
+        "max_steps": 2, "num_iterations": 2, "gradient_accumulation_steps": 1, "loss_type": loss, "optim": "sgd", "learning_rate": 0.05,
+        "weight_decay": 0.0, "max_grad_norm": 0.0, **LOSSES[loss],
+    }  # fmt: skip
+    made = {}
+    for kind, own in ((GRPOTrainer, None), (SharedPrefixGRPOTrainer, {"suppressed_ids": ()})):
+        one = made[kind] = trainer(kind, tmp_path, own=own, **settings)
+        one.eos_token_ids = one.generation_config.eos_token_id = list(range(60))
+        start = weights(one)
+        one.train()
+    ours, theirs = made[SharedPrefixGRPOTrainer], made[GRPOTrainer]
+    assert ours.forms["trl"] == 0
+    assert 0 < ours.state.log_history[0]["completions/clipped_ratio"] < 1
+    assert ours.state.log_history[0]["loss"] == pytest.approx(theirs.state.log_history[0]["loss"], abs=1e-5)
+    moved = weights(theirs) - start
+    assert float((weights(ours) - weights(theirs)).norm()) < 1e-4 * float(moved.norm())  # and that is not 0
+
+
+def test_rollouts_of_vllm_give_the_same_step(tmp_path, monkeypatch):
+    """vLLM itself was never run: a stand-in for TRL's `VLLMGeneration` returns completions that transformers wrote."""
+    settings = {"mixed": True, "max_steps": 1, "gradient_accumulation_steps": 1}
+    plain = trainer(SharedPrefixGRPOTrainer, tmp_path, **settings)
+    drawn, sampled, asked = [], {}, []
+    write, read = plain._generate_single_turn, plain._get_per_token_logps_and_entropies
+
+    def written(prompt_ids, *rest):
+        drawn.append((prompt_ids, write(prompt_ids, *rest)[0]))
+        return drawn[-1][1], None
+
+    def scored(model, ids, mask, keep, *rest, **fields):
+        found = read(model, ids, mask, keep, *rest, **fields)
+        for row, real, log_probs in zip(ids, mask.bool(), found[0].detach(), strict=True):
+            sampled[tuple(row[real].tolist())] = log_probs[real[-keep:]].tolist()
+        return found
+
+    plain._generate_single_turn, plain._get_per_token_logps_and_entropies = written, scored
+    plain.train()
+
+    class StandIn:
+        def __init__(self, **_):
+            self.synced = 0
+
+        def sync_weights(self):
+            self.synced += 1
+
+        def generate(self, prompts, images, num_generations, profiler=None):
+            asked.append((prompts, images, num_generations))
+            completions = drawn[0][1]
+            log_probs = [[[one] for one in sampled[tuple(prompt + own)]] for prompt, own in zip(prompts, completions, strict=True)]
+            return prompts, completions, log_probs, None
+
+    monkeypatch.setattr("trl.trainer.grpo_trainer.VLLMGeneration", StandIn)
+    other = trainer(SharedPrefixGRPOTrainer, tmp_path, use_vllm=True, vllm_mode="colocate", **settings)
+    start = weights(other)
+    other.train()
+    ((prompts, images, size),) = asked
+    assert (prompts, size, other.vllm_generation.synced) == (drawn[0][0], SIZE, 1)
+    shown = other.processing_class.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    assert [one is None for one in images] == [shown not in prompt for prompt in prompts]  # it takes no empty list
+    assert other.forms["trl"] == 0 and other.forms["branched"] + other.forms["packed"] == 2  # for the ratio, and with gradients
+    ratio = [value for name, value in other.state.log_history[0].items() if name.startswith("sampling/importance_sampling_ratio")]
+    assert ratio and ratio == pytest.approx([1.0] * len(ratio), abs=1e-4)
+    assert other.state.log_history[0]["loss"] == pytest.approx(plain.state.log_history[0]["loss"], abs=1e-6)
+    assert float((weights(other) - weights(plain)).norm()) < 1e-3 * float((weights(plain) - start).norm())
+
+
+def test_rollouts_in_mixed_precision(tmp_path):
+    """Weights in float32 and `bf16: true`: every product is in bfloat16, those of the prompt's reading too, as in TRL's rollouts."""
+    made = trainer(SharedPrefixGRPOTrainer, tmp_path, bf16=True, max_steps=1)
+    start, kinds = weights(made), set()
+    layer = made.model.model.language_model.layers[0].self_attn.q_proj
+    layer.register_forward_hook(lambda module, given, found: kinds.add(found.dtype))
+    made.train()
+    assert kinds == {torch.bfloat16} and weights(made).dtype == torch.float32
+    assert made.forms["trl"] == 0 and not torch.equal(weights(made), start)
+
+
 def test_prompts_with_and_without_images(tmp_path):
     made = trainer(SharedPrefixGRPOTrainer, tmp_path, mixed=True, max_steps=2)
     made.train()
@@ -127,12 +236,30 @@ def test_steps_without_signal_do_not_move_weights(tmp_path, reward):
     assert not torch.equal(ends["one"], ends["unguarded"])  # momentum and weight decay
 
 
+def test_steps_whose_completions_are_all_cut_off_do_not_move_weights(tmp_path):
+    made = trainer(SharedPrefixGRPOTrainer, tmp_path, max_steps=2, mask_truncated_completions=True, own={"suppressed_ids": range(320, 337)})
+    start = weights(made)
+    made.train()
+    assert all(one["completions/clipped_ratio"] == 1 and one["reward_std"] > 0 for one in made.state.log_history[:2])
+    assert torch.equal(weights(made), start)
+
+
 def test_another_model_takes_trls_path(tmp_path, caplog):
     made = trainer(SharedPrefixGRPOTrainer, tmp_path, max_steps=1)
     made._shares = False
     made.train()
     assert set(made.forms) == {"trl"}
     assert [record.message.count("TRL's own path is used") for record in caplog.records if record.name == grpo.__name__] == [1]
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_microbatch_that_shares_nothing(tmp_path, sharded):
+    """Where weights lie in shards no process takes TRL's path alone."""
+    made = trainer(SharedPrefixGRPOTrainer, tmp_path, max_steps=1, per_device_train_batch_size=1, gradient_accumulation_steps=SIZE)
+    if sharded:
+        made._agree = lambda costs: costs
+    made.train()
+    assert (made.forms["trl"] == 0) == sharded
 
 
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
@@ -237,6 +364,12 @@ def test_resampled_groups_are_drawn_once_more(tmp_path):
     ids = [row[keep].tolist() for row, keep in zip(scored["completion_ids"], scored["completion_mask"].bool(), strict=True)]
     assert ids == drawn[1][0] != drawn[0][0]
     assert made._metrics["train"]["signal/resampled"] == [1.0]
+    lengths = [len(own) for own in ids]
+    for name, value in (("mean", sum(lengths) / len(lengths)), ("min", min(lengths)), ("max", max(lengths))):
+        assert made._metrics["train"][f"completions/{name}_length"] == [value]  # of the draw that counts
+    ended = [own[-1] in (*made.eos_token_ids, made._tokenizer.pad_token_id) for own in ids]
+    assert made._metrics["train"]["completions/clipped_ratio"] == [pytest.approx(1 - sum(ended) / len(ended))]
+    assert made._metrics["train"].keys() >= set(length_figures([[1]], ()))
     assert any(any(group.advantages) for group in seen)
 
 

@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from anomalyr1.training import checkpoints, dataset, run
 from anomalyr1.training.recipes import load_recipe
 from anomalyr1.training.run import train
 from anomalyr1.training.run_folder import read_groups
+from anomalyr1.training.trainers import NEVER
 from anomalyr1.types import InputError, SetupError
 
 KILLS = int(os.environ.get("ANOMALYR1_KILLS", "2"))
@@ -92,6 +94,90 @@ def test_frozen_vision_without_adapters(tmp_path):
     same = {name: torch.equal(a, b) for (name, a), b in zip(start.named_parameters(), end.parameters(), strict=True)}
     assert all(value for name, value in same.items() if "visual" in name)
     assert not any(value for name, value in same.items() if name.endswith("q_proj.weight"))
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_the_policy_of_a_run_under_zero_3(tmp_path, lora):
+    """DeepSpeed itself is not here: accelerate's own gathering meets a stand-in for its engine, the only thing that it can ask."""
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedType
+    from peft import LoraConfig, get_peft_model
+    from transformers.integrations import deepspeed
+
+    from anomalyr1.training.run import _finish
+
+    class Engine:
+        def __init__(self, state):
+            self._zero3_consolidated_16bit_state_dict, self.zero_gather_16bit_weights_on_model_save = (lambda: state), (lambda: True)
+
+        def is_zero3(self):  # what transformers asks of its configuration
+            return True
+
+    recipe = runs.recipe()
+    policy = load_policy(recipe.model)
+    model, start = policy.model, policy.model.lm_head.weight.clone()
+    if lora:
+        model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    changed = next(key for key in state if key.endswith("q_proj.lora_B.default.weight" if lora else "q_proj.weight"))
+    state[changed] += 1
+    engine = Engine(state)
+    accelerator = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED, deepspeed_config={"zero_optimization": {"stage": 3}})
+    accelerator.get_state_dict = lambda given: Accelerator.get_state_dict(accelerator, given)
+    accelerator.unwrap_model = lambda given: given
+    deepspeed.set_hf_deepspeed_config(engine)
+    try:
+        _finish(SimpleNamespace(model=model, model_wrapped=engine, accelerator=accelerator), policy, recipe, tmp_path)
+    finally:
+        deepspeed.unset_hf_deepspeed_config()
+    found = load_policy(str(tmp_path / "final")).model
+    base = load_policy(recipe.model).model
+    moved = [name for (name, a), b in zip(found.named_parameters(), base.parameters(), strict=True) if not torch.equal(a, b)]
+    assert moved and all(name.endswith("q_proj.weight") for name in moved) and torch.equal(found.lm_head.weight, start)
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file() == lora
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        ("sft", {"settings": {"label_smoothing_factor": 0.1}}, "section sft of the recipe cannot set 'label_smoothing_factor'"),
+        ("sft", {"lora": {"r": 2, "target_modules": ["q_proj", "lm_head"]}}, "leave it out of lora.target_modules and"),
+        ("grpo", {"lora": {"r": 2, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}}, "and lora.modules_to_save"),
+        (
+            "grpo",
+            {"lora": {"r": 2, "target_modules": ["q_proj"], "init_lora_weights": "pissa"}},
+            "lora.init_lora_weights: pissa may change",
+        ),
+    ],
+)
+def test_what_would_be_ignored_is_refused(tmp_path, section, changes, message):
+    with pytest.raises(InputError, match=message):
+        train(runs.recipe(section, **changes), tmp_path / "run", say=lambda line: None)
+
+
+@pytest.mark.parametrize("section", ["sft", "grpo"])
+def test_one_process_for_several_gpus_is_refused(tmp_path, section, monkeypatch):
+    from transformers import TrainingArguments
+
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))
+    with pytest.raises(SetupError, match=r"one process sees 2 GPUs; start one a GPU with accelerate launch .* CUDA_VISIBLE_DEVICES=0"):
+        train(runs.recipe(section), tmp_path / "run", say=lambda line: None)
+
+
+def test_what_vllm_must_not_write_is_added_to_the_recipes_own_biases(tmp_path, monkeypatch):
+    seen = {}
+
+    class StandIn:
+        def __init__(self, generation_kwargs, **_):
+            seen.update(generation_kwargs)
+            raise InterruptedError
+
+    monkeypatch.setattr("trl.trainer.grpo_trainer.VLLMGeneration", StandIn)
+    own = {"logit_bias": {"5": -1.0}, "seed": 3}
+    with pytest.raises(InterruptedError):
+        train(runs.recipe(settings={"use_vllm": True, "vllm_mode": "colocate", "generation_kwargs": own}), tmp_path / "run")
+    suppressed = load_policy(runs.recipe().model).suppressed_ids
+    assert seen == {"seed": 3, "logit_bias": {5: -1.0, **dict.fromkeys(suppressed, NEVER)}}
 
 
 # Resume.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model
+from accelerate.utils import gather_object, is_peft_model
 from torch import Tensor
 from transformers import TrainerCallback
 from trl import GRPOTrainer
@@ -25,8 +25,8 @@ from trl.trainer.utils import RepeatSampler, split_pixel_values_by_grid, split_t
 
 from anomalyr1.training import checkpoints
 from anomalyr1.training.rollouts import distinct, each_image_once, prompts_as_groups, roll_out, whole_weights
-from anomalyr1.training.shared_prefix import FAMILIES, Form, Groups, choose, find_groups, install, parts, suppress
-from anomalyr1.training.signal import OnZeroVariance, ScoredGroup, groups_of, spliced, without_signal
+from anomalyr1.training.shared_prefix import FAMILIES, Form, Groups, agreement, choose, find_groups, install, parts, suppress
+from anomalyr1.training.signal import OnZeroVariance, ScoredGroup, groups_of, length_figures, spliced, without_signal
 from anomalyr1.types import InputError
 
 _ROWS = "rows of a group"
@@ -48,7 +48,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
     In a group whose completions all earn the same every advantage is exactly 0. `zero_variance` says what else becomes of it: "keep" it
     (the KL term still counts), "skip" it (its tokens leave the loss; a mean over completions still counts them, as zeros), or "resample"
     it (drawn once more before anything else is computed; the second draw counts, whatever it earned; one process only). `on_group` is
-    given each group of this process, whose rows of the data set must then have the column `row`.
+    given each group, in the main process; the rows of the data set must then have the column `row`.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
         self._last_rewards: tuple[list[str], Tensor] | None = None
         self.forms: Counter[str] = Counter()
         self._form = form
+        self._agree = agreement(self.accelerator)
         self._logged: set[str] = set()
         self._signal = False
         self._buffered_inputs: list[dict[str, Any]] | None = None  # TRL's own: the microbatches of a generation batch
@@ -148,11 +149,11 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
         entropy: bool,
     ) -> tuple[Tensor, Tensor | None] | str:
         """Log-probabilities and entropies, `batch_size` completions at a time; in words why not, where it cannot be or saves nothing."""
-        if len(groups.prompts) == len(groups.group_of):
+        if self._agree is None and len(groups.prompts) == len(groups.group_of):
             return "no two completions of a microbatch share a prompt"
         scored = []
         for part in parts(groups, batch_size):
-            form = choose(self._base(model), part, self._form)
+            form = choose(self._base(model), part, self._form, self._agree)
             if form is None:
                 return "gradient checkpointing needs the packed form, whose mask this attention implementation does not take"
             with self.accelerator.autocast():
@@ -217,6 +218,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
             ) as model,
             self._dist.summon_full_params(self.model_wrapped, recurse=False),
             whole_weights(self.model_wrapped),
+            self.accelerator.autocast(),  # parts of the model are called, which accelerate has not wrapped in it
         ):
             base = self._base(model)
             merge = base.config.vision_config.spatial_merge_size**2
@@ -242,7 +244,13 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
         flat = self._without_signal(self._calculate_rewards(self._inputs, prompts, drawn[3], drawn[1]))
         self._metrics["train"]["signal/resampled"].append(float(flat.float().mean()))
         rows = flat.nonzero()[:, 0].tolist()
-        return spliced(drawn, super()._generate([prompts[row] for row in rows]), rows) if rows else drawn
+        if not rows:
+            return drawn
+        merged = spliced(drawn, super()._generate([prompts[row] for row in rows]), rows)
+        ends = (*self.eos_token_ids, self._tokenizer.pad_token_id)
+        for name, value in length_figures(merged[1], ends).items():
+            self._metrics["train"][name][-2:] = [value]  # what counts, in place of both draws
+        return merged
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:  # noqa: ANN401
         rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
@@ -265,9 +273,10 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
             scored["completion_mask"][flat] = 0
             scored["num_items_in_batch"] = self.accelerator.gather(scored["completion_mask"].sum()).sum()
         if self._on_group is not None:
-            own = rewards[begin : begin + len(texts)]
-            by_name = {name: own[:, i].tolist() for i, name in enumerate(self.reward_func_names)}
-            for group in groups_of([one["row"] for one in self._inputs], texts, scored, by_name, self.num_generations):
+            own = ([one["row"] for one in self._inputs], texts, scored["prompt_mask"].sum(1).tolist(), scored["advantages"].tolist())
+            whole = gather_object(list(zip(*own, strict=True)))  # a group may lie in two processes
+            by_name = {name: rewards[:, i].tolist() for i, name in enumerate(self.reward_func_names)}
+            for group in groups_of(whole, by_name, self.num_generations) if self.accelerator.is_main_process else ():
                 self._on_group(group)
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -291,9 +300,10 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
         return_outputs: bool = False,
         num_items_in_batch: Any = None,  # noqa: ANN401
     ) -> Tensor:
-        """TRL's loss; remembers whether any completion of the step had an advantage."""
+        """TRL's loss; remembers whether any completion of the step had an advantage, and tokens that count."""
         if self.model.training:
-            self._signal = self._signal or bool((inputs["advantages"] != 0).any())
+            counts = inputs["completion_mask"].bool().any(1)  # none do where a truncated completion is masked
+            self._signal = self._signal or bool(((inputs["advantages"] != 0) & counts).any())
         loss: Tensor = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         return loss
 
@@ -321,7 +331,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
 
 
 class _KeepWeightsWithoutSignal(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
-    """Drops the gradients of a step in which every advantage is 0: momentum and weight decay would move the weights all the same.
+    """Drops the gradients of a step in which no token has an advantage: momentum and weight decay would move the weights all the same.
 
     Not under DeepSpeed, whose engine has stepped by then.
     """

@@ -30,11 +30,11 @@ def merge(source: Path, out: Path, model: str | None = None, revision: str | Non
     name = model or (recipe.model if recipe else _config(adapter).get("base_model_name_or_path"))
     if not name:
         raise InputError(f"{str(adapter)!r} does not say which model it was trained on; name it with --model")
-    merged, processor = _merged(adapter, str(name), revision or (recipe.revision if recipe and not model else None))
+    whole, processor = merged(adapter, str(name), revision or (recipe.revision if recipe and not model else None))
     unfinished = out.with_name(f".{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        merged.save_pretrained(unfinished)
+        whole.save_pretrained(unfinished)
         processor.save_pretrained(unfinished)
         unfinished.rename(out)
     finally:
@@ -42,8 +42,8 @@ def merge(source: Path, out: Path, model: str | None = None, revision: str | Non
     return out
 
 
-def _merged(adapter: Path, name: str, revision: str | None) -> tuple[Any, Any]:
-    """Model and processor."""
+def merged(adapter: Path, name: str, revision: str | None) -> tuple[Any, Any]:
+    """The model `name` at `revision` with the adapter in its weights, and its processor; see `merge` for types and errors."""
     import torch
     from peft import PeftModel
 

@@ -166,7 +166,7 @@ def _fit(
             if start.at_the_end:
                 _without_steps(trainer)
             trainer.train(resume_from_checkpoint=str(start.checkpoint) if start.checkpoint else None)
-            _finish(trainer, policy, out)
+            _finish(trainer, policy, recipe, out)
     except (MemoryError, RuntimeError) as error:
         on_cpu = "can't allocate memory" in str(error)  # there torch has no class for it
         if not (on_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)):
@@ -200,18 +200,26 @@ def _without_steps(trainer: Any) -> None:  # noqa: ANN401 - transformers' traine
     trainer._run_epoch = run_epoch
 
 
-def _finish(trainer: Any, policy: Policy, out: Path) -> None:  # noqa: ANN401 - transformers' trainers are not typed
-    """Write the trained policy, and with `lora` the adapter beside it; whole or not at all."""
-    from accelerate.utils import is_peft_model
+def _finish(trainer: Any, policy: Policy, recipe: Recipe, out: Path) -> None:  # noqa: ANN401 - transformers' trainers are not typed
+    """Write the trained policy, and with `lora` the adapter beside it; whole or not at all.
 
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    state = trainer.accelerator.get_state_dict(trainer.model)  # every process takes part where weights are sharded
+    An adapter is merged into a fresh copy of its base: the trained one may lie in shards.
+    """
+    from accelerate.utils import is_peft_model
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    from anomalyr1.training.merge import merged
+
+    # Every process takes part where weights are sharded; DeepSpeed's engine, not the model in it, can gather them.
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if not _is_main():
         return
+    model = trainer.accelerator.unwrap_model(trainer.model)
     if is_peft_model(model):
         with _replaced(out / ADAPTER) as folder:
             model.save_pretrained(folder, state_dict=state)
-        model, state = model.merge_and_unload(), None
+        unset_hf_deepspeed_config()  # else transformers would load the base in shards, and wait for the others
+        model, state = merged(out / ADAPTER, recipe.model, recipe.revision)[0], None
     with _replaced(out / FINAL) as folder:
         model.save_pretrained(folder, state_dict=state)
         policy.processor.save_pretrained(folder)

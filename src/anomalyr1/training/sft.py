@@ -24,7 +24,7 @@ from anomalyr1.policy import chat
 from anomalyr1.policy.load import Policy
 from anomalyr1.training import checkpoints
 from anomalyr1.training.dataset import Material, Task, gold_completion
-from anomalyr1.training.shared_prefix import Groups, choose, install
+from anomalyr1.training.shared_prefix import Groups, agreement, choose, install
 from anomalyr1.types import InputError
 
 IGNORED = -100
@@ -135,6 +135,9 @@ class PackedSFTTrainer(Trainer):  # type: ignore[misc]  # transformers is not ty
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - transformers' own
         super().__init__(*args, **kwargs)
+        if self.args.label_smoothing_factor:
+            raise InputError("section sft of the recipe cannot set 'label_smoothing_factor': only written tokens are scored; leave it out")
+        self._agree = agreement(self.accelerator)
         self.forms: defaultdict[str, int] = defaultdict(int)
         self._metrics: dict[str, defaultdict[str, list[float]]] = {"train": defaultdict(list)}
         self._base = self.accelerator.unwrap_model(self.model)
@@ -164,7 +167,7 @@ class PackedSFTTrainer(Trainer):  # type: ignore[misc]  # transformers is not ty
     ) -> Tensor:
         """Minus the log-probability of the learned tokens, summed and divided by how many an optimizer step has."""
         groups = inputs["groups"]
-        form = choose(self._base, groups)
+        form = choose(self._base, groups, agree=self._agree)
         if form is None:
             raise InputError(
                 "gradient checkpointing needs the packed form, which this attention takes no mask for; use sdpa, or turn it off"

@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
+
+from anomalyr1.types import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -129,17 +131,39 @@ def parts(groups: Groups, rows: int) -> Iterator[Groups]:
         yield Groups(prompts, grids, pixels, number, completions, written)
 
 
-def choose(model: PreTrainedModel, groups: Groups, wanted: Form | None = None) -> Form | None:
+def choose(
+    model: PreTrainedModel, groups: Groups, wanted: Form | None = None, agree: Callable[[Tensor], Tensor] | None = None
+) -> Form | None:
     """The cheaper form that this model can run now, by counted operations; None = it can run neither.
 
     Gradient checkpointing takes the cache away (branched), flash attention the mask (packed). A `wanted` form is taken where it can run.
+    Costs are those of this process, or what `agree` makes of them (see `agreement`).
     """
     config = model.config.get_text_config()
     can_branch = not (model.is_gradient_checkpointing and model.training)
     can_pack = config._attn_implementation in MASKABLE
     if can_branch and can_pack:
-        return wanted or ("branched" if _cost(config, groups, "branched") <= _cost(config, groups, "packed") else "packed")
+        if wanted:
+            return wanted
+        costs = torch.tensor([_cost(config, groups, form) for form in ("branched", "packed")], device=groups.completions.device)
+        if agree is not None:
+            if groups.completions.shape[1] == 1:
+                costs[0] = torch.inf  # branched would run the text model once here, and twice elsewhere
+            costs = agree(costs)
+        return "branched" if costs[0] <= costs[1] else "packed"
     return "branched" if can_branch else "packed" if can_pack else None
+
+
+def agreement(accelerator: Any) -> Callable[[Tensor], Tensor] | None:  # noqa: ANN401 - accelerate is not typed
+    """Sums costs over all processes where weights may lie in shards, None elsewhere.
+
+    The forms run the text model a different number of times, and shards are gathered at each, by all processes together.
+    """
+    from accelerate.utils import DistributedType
+
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        return functools.partial(accelerator.reduce, reduction="sum")
+    return None
 
 
 def _cost(config: Any, groups: Groups, form: str) -> float:  # noqa: ANN401 - transformers' classes are not typed
@@ -302,7 +326,7 @@ def _head(
     from trl.kernels import ChunkedLogProbFunction
     from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE, maybe_gather_lm_head_ctx
 
-    head = model.get_output_embeddings()
+    head = _head_of(model)
     weight, bias = head.weight, head.bias
     if isinstance(weight, DTensor):  # FSDP2 gives shards, and takes the mean of all processes' gradients
         weight = weight.full_tensor(grad_placements=[Partial("avg")] * weight.device_mesh.ndim)
@@ -316,8 +340,19 @@ def _head(
     return found[0], found[1]
 
 
+def _head_of(model: PreTrainedModel) -> torch.nn.Linear:
+    """The output embeddings. Raises `InputError` where something is wrapped around them: `_head` would not see what that learns."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, torch.nn.Linear):
+        raise InputError(
+            "lm_head cannot have an adapter or a copy of its own; leave it out of lora.target_modules and lora.modules_to_save"
+        )
+    return head
+
+
 def install(model: PreTrainedModel, temperature: float = 1.0, head_in_float32: bool = False) -> None:
     """Let `model(groups=..., form=..., entropy=...)` be `score`; every other call of the model stays what it was."""
+    _head_of(model)
     original = model.forward
 
     @functools.wraps(type(model).forward)  # `generate` checks its arguments against this signature
@@ -338,11 +373,11 @@ def install(model: PreTrainedModel, temperature: float = 1.0, head_in_float32: b
 
 def suppress(model: PreTrainedModel, ids: Sequence[int]) -> None:
     """Take tokens out of the distribution that `model` samples from and is scored by: a bias in its head, which is not saved."""
-    head = model.get_output_embeddings()
-    head = getattr(head, "base_layer", head)  # under an adapter
+    head = _head_of(model)
     if head.bias is not None:
         raise ValueError("the output embeddings have a bias of their own; expected a Qwen2.5-VL or Qwen3-VL, whose have none")
-    bias = torch.zeros(head.weight.shape[0], dtype=head.weight.dtype, device=head.weight.device)
+    # DeepSpeed leaves a weight of no rows where it has sharded one
+    bias = torch.zeros(head.out_features, dtype=head.weight.dtype, device=head.weight.device)
     bias[list(ids)] = SUPPRESSED
     del head._parameters["bias"]
     head.register_buffer("bias", bias, persistent=False)

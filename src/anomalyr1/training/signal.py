@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -59,14 +59,23 @@ def spliced(drawn: Sequence[Any], again: Sequence[Any], rows: Sequence[int]) -> 
     return tuple(merged)
 
 
-def groups_of(
-    rows: Sequence[int], texts: Sequence[str], scored: dict[str, Any], rewards: dict[str, list[float]], size: int
-) -> list[ScoredGroup]:
-    """The groups of a generation batch; `scored` is what TRL's trainer made of it."""
-    tokens, advantages = scored["prompt_mask"].sum(1).tolist(), scored["advantages"].tolist()
+def groups_of(completions: Sequence[tuple[int, str, int, float]], rewards: dict[str, list[float]], size: int) -> list[ScoredGroup]:
+    """The groups of a generation batch; of each completion the row, the text, the tokens of its prompt, and the advantage."""
     found = []
-    for start in range(0, len(rows) - size + 1, size):
+    for start in range(0, len(completions), size):
         own = slice(start, start + size)
+        rows, texts, tokens, advantages = zip(*completions[own], strict=True)
         each = {name: values[own] for name, values in rewards.items()}
-        found.append(ScoredGroup(rows[start], tokens[start], list(texts[own]), each, advantages[own]))
+        found.append(ScoredGroup(rows[0], tokens[0], list(texts), each, list(advantages)))
+    return found
+
+
+def length_figures(ids: Sequence[Sequence[int]], ends: Container[int]) -> dict[str, float]:
+    """What TRL logs about the lengths of completions, by its names; one whose last token is none of `ends` is truncated."""
+    every = [len(one) for one in ids]
+    ended = [len(one) for one in ids if one[-1] in ends]
+    found = {"completions/clipped_ratio": 1 - len(ended) / len(every)}
+    for kind, lengths in (("length", every), ("terminated_length", ended or [0])):
+        found |= {f"completions/mean_{kind}": sum(lengths) / len(lengths)}
+        found |= {f"completions/min_{kind}": float(min(lengths)), f"completions/max_{kind}": float(max(lengths))}
     return found

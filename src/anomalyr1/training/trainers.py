@@ -14,6 +14,7 @@ from anomalyr1.training.reward_functions import Asked, reward_functions
 from anomalyr1.training.run_log import RunLog
 from anomalyr1.training.settings import adapters, arguments, freeze
 from anomalyr1.training.signal import ScoredGroup
+from anomalyr1.types import InputError, SetupError
 
 NEVER = -100.0
 """What vLLM adds to the logit of a token that must not be written: the least it takes."""
@@ -39,7 +40,8 @@ def _sft(recipe: Recipe, out: Path, policy: Policy, material: Material, processe
 
     lessons = Lessons(material, policy, recipe.seed)
     args = arguments(recipe, out, len(lessons), processes)
-    model, lora = policy.model, adapters(recipe)
+    _require_one_device(args)
+    model, lora = policy.model, _adapters(recipe)
     if lora is not None:
         model = get_peft_model(model, lora)
         if args.gradient_checkpointing:
@@ -53,8 +55,11 @@ def _grpo(recipe: Recipe, out: Path, policy: Policy, material: Material, process
     from anomalyr1.training.grpo import SharedPrefixGRPOTrainer
 
     args = arguments(recipe, out, len(material.tasks), processes)
+    _require_one_device(args)
     if args.use_vllm:
-        args.generation_kwargs = {"logit_bias": dict.fromkeys(policy.suppressed_ids, NEVER), **(args.generation_kwargs or {})}
+        own = args.generation_kwargs or {}
+        bias = {int(id_): value for id_, value in own.get("logit_bias", {}).items()} | dict.fromkeys(policy.suppressed_ids, NEVER)
+        args.generation_kwargs = {**own, "logit_bias": bias}
     asked = [Asked(task.sample.id, task.question, material.frame(task.sample, policy.family, policy.max_pixels)) for task in material.tasks]
 
     def on_group(group: ScoredGroup) -> None:
@@ -70,9 +75,29 @@ def _grpo(recipe: Recipe, out: Path, policy: Policy, material: Material, process
         args=args,
         train_dataset=prompt_rows(material, policy.family, policy.max_pixels),
         processing_class=policy.processor,
-        peft_config=adapters(recipe),
+        peft_config=_adapters(recipe),
         suppressed_ids=policy.suppressed_ids,
         zero_variance=recipe.zero_variance,
         on_group=on_group,
     )
     return trainer
+
+
+def _adapters(recipe: Recipe) -> Any:  # noqa: ANN401 - peft is not typed
+    """The recipe's adapters. Raises `InputError` for a beginning that changes the base, which is not saved with them."""
+    lora = adapters(recipe)
+    if lora is not None and lora.init_lora_weights not in (True, False, "gaussian", "orthogonal"):
+        raise InputError(
+            f"lora.init_lora_weights: {lora.init_lora_weights} may change the base's weights, into which the adapter is merged in the end; "
+            "expected true, false, gaussian or orthogonal"
+        )
+    return lora
+
+
+def _require_one_device(args: Any) -> None:  # noqa: ANN401 - transformers is not typed
+    """Raises `SetupError` where this process sees several GPUs: transformers would run copies of the model that share no prefixes."""
+    if args.n_gpu > 1:
+        raise SetupError(
+            f"one process sees {args.n_gpu} GPUs; start one a GPU with accelerate launch (docs/runs.md says how), or show it a single "
+            "one with CUDA_VISIBLE_DEVICES=0"
+        )
