@@ -6,6 +6,7 @@ What was confirmed and what was not is written from the numbers: a claim counts 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,8 @@ def write(out: Path, study: Study, machine: str, date: str, command: str) -> Pat
     about = [
         f"machine: {machine}", f"date: {date}", f"command: {command}", f"AnomalyR1 {study.made_by}",
         f"few-shot splits of: {study.scale.data}",
-        *(f"asked about {name}: {spec}" for name, spec in study.tests.items()),
+        f"asked about {FEW_SHOT}: those of it that no split learns from",
+        *(f"asked about {name}: {spec}" for name, spec in study.scale.tests.items()),
     ]  # fmt: skip
     page = render(
         "reproduction.html.j2", ["page.css", "results.css"], about=about,
@@ -112,26 +114,8 @@ def _part(out: Path, study: Study, start: str) -> Part | None:
     tables = [_table(test, found, arms, runs) for test, found in answers.items()]
     seen = list(differences(runs, answers))
     return Part(
-        start, [*tables, *_seeds(folders, arms, answers), _costs(folders, arms)], _claims(seen, list(answers)),
-        sentences(seen), _curves(folders, arms), _pairs(out, study, runs),
-    )  # fmt: skip
-
-
-def _part(out: Path, study: Study, start: str) -> Part | None:
-    """What there is of one start; None where no arm is finished."""
-    arms = {arm.name: arm for arm in study.chosen}
-    runs, folders = _runs(out, study, start)
-    if START not in runs or not folders:
-        return None
-    answers = {
-        test: Answers({name: [[one for one in seed if one.test == test] for seed in seeds] for name, seeds in runs.items()})
-        for test in study.tests
-    }
-    claims = [claim for claim in CLAIMS if claim.better in runs and claim.than in runs]
-    tables = [_table(test, found, arms, runs) for test, found in answers.items()]
-    return Part(
-        start, [*tables, *_seeds(folders, arms, answers), _costs(folders, arms)], _claims(claims, answers),
-        sentences(claims, answers), _curves(folders, arms), _pairs(out, study, runs),
+        start, [*tables, *_seeds(folders, arms, answers), _costs(folders, arms)], _claims(seen, list(answers)), sentences(seen),
+        _curves(folders, arms), _pairs(out, study, runs),
     )  # fmt: skip
 
 
@@ -234,15 +218,20 @@ def _claims(seen: Sequence[Seen], tests: Sequence[str]) -> Table:
 def sentences(seen: Sequence[Seen]) -> list[str]:
     """What was confirmed, what was contradicted, what could not be told."""
     adjusted = holm([one.effect.p for one in seen])
+    looked_at = Counter(one.claim.text for one in seen)
     told = []
     for outcome in ("Confirmed", "Contradicted", "Not shown either way", "Not judged (one seed)"):
         by_claim: dict[str, list[str]] = {}
         for one, p in zip(seen, adjusted, strict=True):
             if one.outcome == outcome:
-                figures = f" {said(one.effect)}{'*' if p < ALPHA else ''}" if outcome in ("Confirmed", "Contradicted") else ""
-                by_claim.setdefault(one.claim.text, []).append(f"{one.figure} on {one.test}{figures}")
+                star = "*" if p < ALPHA else ""
+                by_claim.setdefault(one.claim.text, []).append(f"{one.figure} on {one.test} {said(one.effect)}{star}")
         if by_claim or outcome == "Confirmed":
-            some = [f"{claim} ({', '.join(places)})" for claim, places in by_claim.items()]
+            settled = outcome in ("Confirmed", "Contradicted")
+            some = [
+                f"{claim} ({', '.join(places) if settled else f'{len(places)} of {looked_at[claim]} differences'})"
+                for claim, places in by_claim.items()
+            ]
             told.append(f"{outcome}: {'; '.join(some) or 'nothing'}.")
     return [
         *told,
@@ -280,7 +269,7 @@ def _pairs(out: Path, study: Study, runs: Mapping[str, Sequence[Sequence[Judged]
         return []
     samples = {one.id: one for one in read_samples(study.samples_file(out, FEW_SHOT))}
     plain, roam = ([one for one in runs[arm][0] if one.sampled] for arm in ("answer", "roam"))
-    found = []
+    found: list[Pair] = []
     for one, other in zip(plain, roam, strict=True):  # the same questions in the same order
         if one.right and one.agrees is False and other.right and other.agrees and len(found) < MOST_PAIRS:
             sample = samples[one.sample_id]
