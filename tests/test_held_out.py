@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -103,6 +106,15 @@ def test_nano_is_asked_what_inspect_asks(samples):
 )
 def test_steps_between_two_evaluations(eval_steps, max_steps, expected):
     assert held_out._every(eval_steps, max_steps) == expected
+
+
+def test_a_run_resumed_behind_its_last_step_is_asked_for_the_intervals_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(held_out, "lent", lambda _: nullcontext())
+    given = [*told(part("d", True), "A", 0.9), *told(part("g", False), "B", 0.1)]
+    examiner = held_out.Examiner(SimpleNamespace(ask=lambda *_: given), None, RunLog(tmp_path, runs.RECIPE))
+    examiner.on_train_begin(None, runs.state(4, 4), None)
+    examiner.on_train_end(None, runs.state(4, 4), None)
+    assert [(line["step"], line["final"]) for line in read_lines(tmp_path / EVALUATIONS)] == [(4, True)]
 
 
 def test_training_does_not_notice(samples, tmp_path, monkeypatch):

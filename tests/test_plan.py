@@ -231,7 +231,7 @@ def test_resampling_is_for_one_process(tmp_path):
 
 @pytest.mark.parametrize("lora", [{"r": 4}, {"r": 4, "target_modules": ["q_porj"]}])
 def test_adapters_that_find_no_modules(lora):
-    with pytest.raises(InputError, match=r"section lora of the recipe: .* Name the modules that get adapters"):
+    with pytest.raises(InputError, match=r"section lora of the recipe: .*; name the modules that get adapters"):
         shape.read_shape(runs.recipe(lora=lora))
 
 

@@ -109,8 +109,8 @@ def _counted(recipe: Recipe, config: Any, family: Family, max_pixels: int, sourc
                 model = get_peft_model(model, lora)
         except ValueError as error:
             raise InputError(
-                f"section lora of the recipe: {str(error).splitlines()[0]} Name the modules that get adapters, such as "
-                "lora.target_modules=[q_proj, k_proj, v_proj, o_proj]"
+                f"section lora of the recipe: {str(error).splitlines()[0].rstrip('.')}; name the modules that get adapters, such as "
+                "lora.target_modules=[q_proj,k_proj,v_proj,o_proj]"
             ) from error
     learning = {name: one.numel() for name, one in model.named_parameters() if one.requires_grad}
     return Shape(
