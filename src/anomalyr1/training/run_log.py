@@ -94,7 +94,7 @@ class RunLog:
         advantages: Sequence[float],
         frame: Frame | None = None,
     ) -> None:
-        """Write one group; in a run of several processes those of the main one are written.
+        """Write one group; in a run of several processes the main one writes those of all.
 
         `step` is the optimizer step that first learns from the group: `trainer.state.global_step + 1` when it was generated. `frame` is
         how the policy sees the inspected image, as the rewards know it. NaN in `rewards` is TRL's word for None.
