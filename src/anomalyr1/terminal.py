@@ -37,10 +37,10 @@ def find_images(paths: Sequence[Path], out: Path | None = None, references: Sequ
         if path.is_dir():
             inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
             inside = [file for file in inside if own is None or not file.resolve().is_relative_to(own)]
-            masks = [file for file in inside if (path / "good").is_dir() and file.is_relative_to(path / "masks")]
+            masks = {file for file in inside if (path / "good").is_dir() and file.is_relative_to(path / "masks")}
             if masks:
                 say(f"{len(masks)} images in {str(path / 'masks')!r} are masks, not parts: left out")
-                inside = [file for file in inside if file not in set(masks)]
+                inside = [file for file in inside if file not in masks]
         if not inside:
             raise InputError(f"folder {str(path)!r} holds no image; expected files ending in {', '.join(sorted(SUFFIXES))}")
         for file in inside:

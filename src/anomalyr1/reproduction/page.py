@@ -98,15 +98,17 @@ def write(out: Path, study: Study, machine: str, date: str, command: str) -> Pat
 
 def finished(out: Path, study: Study) -> bool:
     """Whether there is something to report."""
-    return any(_runs(out, study, start)[1] for start in study.scale.starts)
+    return any((out / start / JUDGED).exists() and _done(out, study, start) for start in study.scale.starts)
 
 
 def _part(out: Path, study: Study, start: str) -> Part | None:
     """What there is of one start; None where no arm is finished."""
     arms = {arm.name: arm for arm in study.chosen}
-    runs, folders = _runs(out, study, start)
-    if START not in runs or not folders:
+    folders = _done(out, study, start)
+    if not (out / start / JUDGED).exists() or not folders:
         return None
+    runs: dict[str, list[Sequence[Judged]]] = {START: [read_judged(out / start / JUDGED)]}
+    runs |= {arm: [read_judged(folder / JUDGED) for folder in some] for arm, some in folders.items()}
     answers = {
         test: Answers({name: [[one for one in seed if one.test == test] for seed in seeds] for name, seeds in runs.items()})
         for test in study.tests
@@ -119,18 +121,11 @@ def _part(out: Path, study: Study, start: str) -> Part | None:
     )  # fmt: skip
 
 
-def _runs(out: Path, study: Study, start: str) -> tuple[dict[str, list[Sequence[Judged]]], dict[str, list[Path]]]:
-    """What is finished of one start: the answers of each seed, and the folders of the arms' runs."""
-    runs: dict[str, list[Sequence[Judged]]] = {}
-    if (out / start / JUDGED).exists():
-        runs[START] = [read_judged(out / start / JUDGED)]
-    folders: dict[str, list[Path]] = {}
-    for arm in study.chosen:
-        done = [folder for seed in range(study.seeds) if ((folder := out / Job(start, arm, seed).folder) / JUDGED).exists()]
-        if done:
-            folders[arm.name] = done
-            runs[arm.name] = [read_judged(folder / JUDGED) for folder in done]
-    return runs, folders
+def _done(out: Path, study: Study, start: str) -> dict[str, list[Path]]:
+    """The folders of the runs of one start that are finished, by arm."""
+    every = {arm.name: [out / Job(start, arm, seed).folder for seed in range(study.seeds)] for arm in study.chosen}
+    done = {arm: [folder for folder in folders if (folder / JUDGED).exists()] for arm, folders in every.items()}
+    return {arm: folders for arm, folders in done.items() if folders}
 
 
 def _table(test: str, found: Answers, arms: Mapping[str, Arm], runs: Mapping[str, Sequence[object]]) -> Table:

@@ -29,10 +29,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import anomalyr1
-from anomalyr1 import records
 from anomalyr1.data import fewshot
 from anomalyr1.policy.load import find_folder
-from anomalyr1.records import write_whole
+from anomalyr1.records import lock, write_whole
 from anomalyr1.reproduction import arms as known
 from anomalyr1.reproduction.arms import SFT, Arm, Scale, Stage
 from anomalyr1.reproduction.judge import choose_samples, write_records
@@ -126,7 +125,7 @@ class Runner:
         Raises `SetupError` for the first run that failed, when all others are done, and `InputError` where the study is being run already.
         """
         with (self.out / "lock").open("wb") as locked:  # runs inherit it: what was killed without its runs is not begun again beside them
-            records.lock(locked.fileno(), self.out)
+            lock(locked.fileno(), self.out)
             self._locked = locked.fileno()
             self._run(jobs)
 

@@ -92,9 +92,14 @@ class Recipe(Record):
     machine: str = "2 CPU cores"
     seed: int = 0
 
+    @property
+    def minutes(self) -> float:
+        """Working time of all stages together; text and sight run side by side."""
+        return max(self.text.minutes, self.sight.minutes) + self.both.minutes
+
     def scaled(self, minutes: float) -> Recipe:
-        """The same recipe with its working time stretched to about `minutes`: text and sight run side by side."""
-        factor = minutes / (max(self.text.minutes, self.sight.minutes) + self.both.minutes)
+        """The same recipe with its working time stretched to about `minutes`."""
+        factor = minutes / self.minutes
         plans = {name: getattr(self, name).model_copy(update={"minutes": getattr(self, name).minutes * factor}) for name in STAGES}
         return self.model_copy(update=plans)
 
@@ -104,8 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
     about = "Train the nano policy from scratch on drawn parts."
     parser = argparse.ArgumentParser(prog="python -m anomalyr1.training.nano", description=about)
     parser.add_argument("--out", type=Path, default=Path("runs/nano"), help="folder of the run")
-    usual = Recipe().both.minutes + max(Recipe().text.minutes, Recipe().sight.minutes)
-    parser.add_argument("--minutes", type=float, help=f"working time of all stages together (default: {usual:g})")
+    parser.add_argument("--minutes", type=float, help=f"working time of all stages together (default: {Recipe().minutes:g})")
     parser.add_argument("--resume", action="store_true", help="go on with a run that is in the folder")
     parser.add_argument("--recipe", type=Path, help="JSON file with values of the recipe to replace")
     parser.add_argument("--raw", action="store_true", help="go on from the finished run to nano-raw, whose reasoning often contradicts")
