@@ -14,6 +14,9 @@ from anomalyr1 import data
 from anomalyr1.data import fewshot
 from anomalyr1.rewards import REWARDS
 from anomalyr1.training import dataset
+from anomalyr1.training.recipes import load_recipe
+from anomalyr1.training.run import plan
+from anomalyr1.training.turned import turned
 from anomalyr1.types import Box, InputError, Question, Sample
 
 
@@ -122,3 +125,55 @@ def test_a_conversations_own_reasoning_is_kept(tmp_path):
     questions = data.load(f"jsonl:{tmp_path / 'talk.jsonl'}")[0].questions
     assert [one.completion for one in questions] == [own, boxes, None]
     assert questions[1].boxes == (Box(x1=1, y1=2, x2=30, y2=40, label="chip"),)
+
+
+@pytest.fixture(scope="module")
+def marked(tmp_path_factory):
+    """A wide image with a mark of its own colour in the box, and a reference."""
+    at = tmp_path_factory.mktemp("marked")
+    pixels = np.full((40, 60, 3), 90, np.uint8)
+    pixels[5:12, 44:58] = (200, 10, 10)
+    Image.fromarray(pixels).save(at / "bad.png")
+    Image.fromarray(pixels[:, ::-1]).save(at / "other.png")
+    box = Box(x1=44, y1=5, x2=58, y2=12, label="stain")
+    asked = (
+        Question(id="own", kind="anomaly detection", text="Is it broken?", options=("Yes.", "No."), answer="A"),
+        Question(id="told", kind="anomaly detection", text="Bad?", options=("Yes.", "No."), answer="A", completion="top right, so A"),
+        Question(id="where", kind="defect localization", text="Where is it?", options=("Top right.", "Center."), answer="A"),
+    )
+    return Sample(
+        id="parts/bad", image=at / "bad.png", references=(at / "other.png",), knowledge="Even.", anomalous=True, boxes=(box,), questions=asked
+    )
+
+
+def test_turned_images_carry_their_boxes_along(marked, tmp_path):
+    found = turned([marked], tmp_path)
+    assert len(found) == len({one.id for one in found}) == 7
+    seen = set()
+    for one in found:
+        pixels = np.asarray(Image.open(one.image))
+        (box,) = one.boxes
+        inside = np.zeros(pixels.shape[:2], bool)
+        inside[int(box.y1) : int(box.y2), int(box.x1) : int(box.x2)] = True
+        assert ((pixels == (200, 10, 10)).all(-1) == inside).all()
+        assert box.label == "stain"
+        assert np.asarray(Image.open(one.references[0])).shape == pixels.shape
+        seen.add(pixels.tobytes() + bytes(pixels.shape[:2]))
+    whole = np.asarray(Image.open(marked.image))
+    assert len(seen) == 7
+    assert whole.tobytes() + bytes(whole.shape[:2]) not in seen
+
+
+def test_turned_images_are_asked_for_what_does_not_hang_on_the_orientation(marked, tmp_path):
+    found = turned([marked], tmp_path)
+    for one in found:
+        assert [question.id for question in one.questions] == ["own"]
+        assert (one.knowledge, one.anomalous, one.mask) == ("Even.", True, None)
+    unknown = marked.model_copy(update={"boxes": None})
+    assert turned([unknown], tmp_path)[0].boxes is None
+
+
+def test_a_recipe_with_turned_plans_eight_orientations(tmp_path, capsys):
+    for on, samples in ((False, 4), (True, 32)):
+        recipe = load_recipe("nano-sft", ['data=["drawn:dev?n=4&seed=0"]', "held_out=[]", f"turned={str(on).lower()}"])
+        assert plan(recipe).samples == samples

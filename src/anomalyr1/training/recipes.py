@@ -49,6 +49,8 @@ class Recipe(Record):
     """A prompt style, or the path of a prompt file."""
     questions: Literal["all", "own", "inspect"] = "all"
     """What is asked about a sample: its own questions, the two of `inspect` (verdict and boxes), or all."""
+    turned: bool = False
+    """Whether each image is learned from in its seven other orientations, too, of which verdict and boxes alone are asked."""
     rewards: dict[str, float] = Field(default_factory=dict)
     """Weights by the name or dotted path of a reward; for GRPO."""
     zero_variance: Literal["keep", "skip", "resample"] = "keep"

@@ -26,6 +26,7 @@ from anomalyr1.training.recipes import Recipe, differences, load_recipe
 from anomalyr1.training.run_folder import ADAPTER, DATA, FINAL, RECIPE, RUN
 from anomalyr1.training.run_record import record_of, write_record
 from anomalyr1.training.settings import dtype_of
+from anomalyr1.training.turned import turned
 from anomalyr1.types import InputError, Sample, SetupError
 
 if TYPE_CHECKING:
@@ -112,7 +113,9 @@ def _start(recipe: Recipe, out: Path, resume: bool) -> _Start:
 def _planned(recipe: Recipe, folder: Path, say: Say) -> tuple[dataset.Material, list[Sample], Plan]:
     """What is learned from, what is held out, and the plan, which is said."""
     rewards = {name: load_reward(name) for name in recipe.rewards} if recipe.section == "grpo" else None
-    material = dataset.gather(dataset.load_samples(recipe.data, folder), recipe, rewards)
+    samples = dataset.load_samples(recipe.data, folder)
+    samples += turned(samples, folder / "turned") if recipe.turned else []
+    material = dataset.gather(samples, recipe, rewards)
     held_out = dataset.load_samples(recipe.held_out, folder, "test") if recipe.held_out else []
     dataset.require_apart(material, held_out)
     if held_out:
