@@ -142,7 +142,13 @@ def marked(tmp_path_factory):
         Question(id="where", kind="defect localization", text="Where is it?", options=("Top right.", "Center."), answer="A"),
     )
     return Sample(
-        id="parts/bad", image=at / "bad.png", references=(at / "other.png",), knowledge="Even.", anomalous=True, boxes=(box,), questions=asked
+        id="parts/bad",
+        image=at / "bad.png",
+        references=(at / "other.png",),
+        knowledge="Even.",
+        anomalous=True,
+        boxes=(box,),
+        questions=asked,
     )
 
 
