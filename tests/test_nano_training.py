@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -373,6 +374,41 @@ def test_controls_are_measured(tiny):
         "balanced accuracy with another image", "same text when shuffled",
         "unseen object named without knowledge", "unseen object named with knowledge",
     }  # fmt: skip
+
+
+def test_what_is_read_leniently_is_wrong_in_an_examination(tiny, monkeypatch):
+    (one, two), gold = drawn(2, "bearing"), {True: "A", False: "B"}
+    texts = {True: "<think>Seen.</think><answer>{}</answer>", False: "The answer is ({})."}
+    for strict in (True, False):
+        said = lambda model, teacher, asked, seed, strict=strict: [  # noqa: E731
+            answers.parse(texts[strict].format(gold[bool(sample.anomalous)]), question.options) for _, sample, question in asked
+        ]
+        monkeypatch.setattr(exam, "ask", said)
+        found = exam.examine(tiny[0], lessons.Teacher(tiny[1]), [one, two], extras=0, boxes=False)
+        assert found["strict"] == strict
+        assert {found[name] for name in ("defect found", "good passed") if name in found} == {float(strict)}
+
+
+def test_balanced_accuracy_needs_both_kinds():
+    assert exam.summary({"defect found": 0.8, "good passed": 0.6})["balanced accuracy"] == pytest.approx(0.7)
+    assert "balanced accuracy" not in exam.summary({"defect found": 0.8})
+
+
+def test_a_point_of_the_curve_stands_once(tmp_path):
+    for step, value in ((5, 0.1), (5, 0.2), (9, 0.3)):
+        for split in ("seen", "dev"):
+            nano.examined(tmp_path, loop.Clock(step, 60.0 * step), {"split": split, "value": value})
+    lines = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
+    assert [(one["step"], one["split"], one["value"]) for one in lines] == [
+        (5, "seen", 0.2), (5, "dev", 0.2), (9, "seen", 0.3), (9, "dev", 0.3),
+    ]  # fmt: skip
+
+
+def test_raw_needs_a_finished_run_and_its_recipe(tmp_path, capsys):
+    for more, message in (([], "holds no finished policy for --raw"), (["--minutes", "5"], "takes neither --minutes nor --recipe")):
+        with pytest.raises(SystemExit):
+            nano.main(["--out", str(tmp_path), "--raw", *more])
+        assert message in capsys.readouterr().err
 
 
 def test_few_images_move_the_policy(tiny):

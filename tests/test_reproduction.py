@@ -81,7 +81,7 @@ def test_figures_equal_plain_computations():
             "balanced yes/no": np.mean(rates),
             "box mIoU": np.mean([one.iou for one in greedy if one.iou is not None]),
             "agrees": np.mean([one.agrees for one in options if one.right and one.agrees is not None]),
-            "agrees, sampled": np.mean([one.agrees for one in drawn if one.right and one.agrees is not None]),
+            "agrees, sampled": np.mean([one.agrees for one in drawn if one.kind != "grounding" and one.right and one.agrees is not None]),
             "silent, sampled": np.mean([one.agrees is None for one in drawn if one.kind != "grounding"]),
             "strict": 1.0,
             "words": 2.0,
@@ -219,6 +219,8 @@ def test_its_page(study, tmp_path):
     text = written_page.read_text(encoding="utf-8")
     assert "right against its own reasoning" in text
     assert "Is there any defect in the object?" in text
+    assert "the other way round in 0." in text
+    assert 0 < text.count("GRPO, answer + ROAM</h3>") <= page.MOST_PAIRS
     assert "Confirmed: nothing." in text  # one seed confirms nothing
     report = (copied / "report.md").read_text(encoding="utf-8")
     assert "ROAM beats the answer reward" in report
@@ -239,8 +241,20 @@ def test_a_failed_run_stops_no_other(study, tmp_path):
     with pytest.raises(SetupError, match=r"a run failed .*final"):
         Runner(copied, made, said.append).run()
     assert [line for line in said if "sft-roam" in line]
+    with pytest.raises(InputError, match="cannot be called 'few'"):
+        Study.of(made.scale.model_copy(update={"starts": {"few": "nano"}}), [], 1, 6)
     with pytest.raises(InputError, match="gone"):
         Study.of(made.scale.model_copy(update={"starts": {"gone": str(tmp_path / "gone")}}), [], 1, 6)
+
+
+def test_all_stages_have_equal_steps():
+    for scale in arms.SCALES.values():
+        recipes = [
+            arms.recipe_of(scale, arm, "sft" if arm.rewards is None else "grpo", "nano", "drawn:dev", 0)
+            for arm in (*arms.ARMS, *arms.ABLATIONS)
+        ]
+        assert len({recipe.settings["max_steps"] for recipe in recipes}) == 1
+        assert not any(recipe.turned for recipe in recipes)
 
 
 def test_3b_needs_data():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib.util
 import shlex
 import signal
 import sys
@@ -32,7 +33,10 @@ def reproduce(
     data: Annotated[
         str | None, typer.Option(help="The labelled images that are learned from and asked about, such as mmad:PATH; scale 3b needs it.")
     ] = None,
-    test: Annotated[list[str] | None, typer.Option(help="NAME=SPEC of one more test set; may be given more than once.")] = None,
+    test: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=SPEC of one more test set; may be given more than once; default: elpv, real cells, where it is installed."),
+    ] = None,
     limit: Annotated[int, typer.Option(min=2, help="Most images of a test set.")] = LIMIT,
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs side by side; default: a core each on a CPU, else 1.")] = None,
     launch: Annotated[str, typer.Option(help="Command to train with, such as 'accelerate launch --config_file FILE'.")] = "",
@@ -42,14 +46,17 @@ def reproduce(
 
     from anomalyr1.doctor import cores, machine
     from anomalyr1.reproduction import arms, page
-    from anomalyr1.reproduction.study import Runner, Study, begin
+    from anomalyr1.reproduction.study import STUDY, Runner, Study, begin
 
     size = arms.SCALES[scale]
     starts = size.starts if not start else named(start, "--start")
     if not (spec := data or size.data):
         raise InputError("scale 3b learns from your data: give --data SPEC, such as mmad:PATH or folder:PATH (see docs/data.md)")
-    tests = size.tests if data is None else {}
-    settled = size.model_copy(update={"starts": starts, "data": spec, "tests": {**tests, **named(test or [], "--test")}})
+    if test is None and (out / STUDY).exists():
+        tests = Study.read(out).scale.tests
+    else:
+        tests = {**(size.tests if data is None else {}), **(real() if test is None else named(test, "--test"))}
+    settled = size.model_copy(update={"starts": starts, "data": spec, "tests": tests})
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops what runs, as Ctrl-C does
     study = begin(out, Study.of(settled, arms.chosen(arm or [], full), seeds, limit))
     try:
@@ -59,6 +66,11 @@ def reproduce(
             command = shlex.join(["anomalyr1", *sys.argv[1:]])
             say(f"page: {page.write(out, study, machine(), datetime.datetime.now(tz=datetime.UTC).date().isoformat(), command)}")
     return OK
+
+
+def real() -> dict[str, str]:
+    """The test set of photographs that every arm is asked about where nothing else is named and its package is installed."""
+    return {"solar cells": "elpv"} if importlib.util.find_spec("elpv_dataset") else {}
 
 
 def named(texts: list[str], option: str) -> dict[str, str]:

@@ -77,6 +77,7 @@ _SECOND = 0.12
 _ATTEMPTS = 32
 _SEED_STRIDE = 1_000_000
 """Image seeds of a spec start at its seed times this, so specs with different seeds share no image."""
+MOST_SEED = 6_999
 _LEAST_PIXELS = 24
 _LEAST_CONTRAST = 13.0
 """Mean change of the lit scene in the mask, 0..255, strongest channel: what a person still sees through noise."""
@@ -179,6 +180,8 @@ def parse_spec(spec: str) -> DrawnSpec:
     result = DrawnSpec(split, **values)
     if not 1 <= result.n <= _SEED_STRIDE:
         raise InputError(f"{spec!r} asks for {result.n} images; n is 1 to {_SEED_STRIDE}")
+    if result.seed > MOST_SEED:
+        raise InputError(f"{spec!r} has the seed {result.seed}; at most {MOST_SEED}, for nano's own training drew what lies beyond")
     if result.references > 1:
         raise InputError(f"{spec!r} asks for {result.references} references; it is 0 or 1")
     return result

@@ -14,6 +14,8 @@ from anomalyr1.types import Answer, Question, Record
 
 Stage = Literal["sft", "grpo"]
 SHOTS, MOST_SHOTS = 3, 5
+STEPS_3B = 1350
+"""Of every stage at 3B: what the paper's 10 epochs come to for GRPO on 38 classes, 4 GPUs and groups of 8."""
 ANSWER = {"accuracy": 1.0}
 PAPER = {**ANSWER, "roam": 1.0}
 OURS = {**PAPER, "roam_boxes": 1.0, "localisation": 1.0}
@@ -52,10 +54,10 @@ ARMS = (
 """What is run unless told otherwise."""
 _HERE = __name__
 ABLATIONS = (
-    Arm("roam-1-shot", "answer + ROAM, 1 image a class", PAPER, shots=1),
-    Arm("roam-5-shot", "answer + ROAM, 5 images a class", PAPER, shots=MOST_SHOTS),
-    Arm("answer-1-shot", "answer, 1 image a class", ANSWER, shots=1),
-    Arm("answer-5-shot", "answer, 5 images a class", ANSWER, shots=MOST_SHOTS),
+    Arm("roam-1-shot", "answer + ROAM, 1 good and 1 anomalous image a class", PAPER, shots=1),
+    Arm("roam-5-shot", "answer + ROAM, 5 good and 5 anomalous images a class", PAPER, shots=MOST_SHOTS),
+    Arm("answer-1-shot", "answer, 1 good and 1 anomalous image a class", ANSWER, shots=1),
+    Arm("answer-5-shot", "answer, 5 good and 5 anomalous images a class", ANSWER, shots=MOST_SHOTS),
     Arm("roam-silence-free", "ROAM, silence costs nothing (0.8 is 1)", {**ANSWER, f"{_HERE}:silence_free": 1.0}),
     Arm("roam-wrong-nothing", "ROAM, a wrong answer earns nothing (0.1 and 0.05 are 0)", {**ANSWER, f"{_HERE}:wrong_nothing": 1.0}),
     Arm("roam-mild", "ROAM, a contradiction costs half (0 is 0.5)", {**ANSWER, f"{_HERE}:mild": 1.0}),
@@ -98,7 +100,7 @@ CLAIMS = (
     Claim("ROAM's reasoning agrees with its right answers more often than its start's", "roam", "start", _CONSISTENT),
     Claim("ROAM's reasoning agrees with its right answers more often than the answer reward's", "roam", "answer", _CONSISTENT),
     Claim("the answer reward alone lets reasoning agree with right answers less often than its start's", "start", "answer", _CONSISTENT),
-    *(Claim(f"{arm.title}: better than ROAM with 3 images a class", arm.name, "roam", (*PRIMARY, *_CONSISTENT)) for arm in ABLATIONS),
+    *(Claim(f"{arm.title}: better than ROAM as it is", arm.name, "roam", (*PRIMARY, *_CONSISTENT)) for arm in ABLATIONS),
 )
 
 
@@ -138,8 +140,9 @@ SCALES = {
         base="paper-3b",
         starts={"qwen2.5-vl-3b": "Qwen/Qwen2.5-VL-3B-Instruct"},
         data="",
+        changes=(f"grpo.max_steps={STEPS_3B}",),
         sft={
-            "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "num_train_epochs": 10, "learning_rate": 1e-5,
+            "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": STEPS_3B, "learning_rate": 1e-5,
             "bf16": True, "gradient_checkpointing": True,
         },
     ),

@@ -22,8 +22,9 @@ PRIMARY = ("accuracy", "AUROC")
 FIGURES = (*PRIMARY, "balanced yes/no", "box mIoU", "agrees", "agrees, sampled", "silent, sampled", "strict", "words")
 """The primary endpoints first.
 
-accuracy: of all questions with options, read as inspection reads them. agrees: of right answers whose reasoning concludes something, the
-share that it concludes. silent: the share of answers whose reasoning concludes nothing. sampled: at temperature 1. words: of a completion.
+All but box mIoU, strict and words are about questions with options. accuracy: read as inspection reads them. agrees: of right answers whose
+reasoning concludes something, the share that it concludes. silent: the share of answers whose reasoning concludes nothing. sampled: at
+temperature 1. words: of a completion.
 """
 
 
@@ -139,8 +140,10 @@ class Answers:
 def _counted(one: Judged) -> list[tuple[str, float]]:
     """The figures that an answer counts for, and as what."""
     if one.sampled:
-        silent = [("silent, sampled", float(one.agrees is None))] if one.kind != "grounding" else []
-        return [*silent, *([("agrees, sampled", float(one.agrees))] if one.right and one.agrees is not None else [])]
+        if one.kind == "grounding":
+            return []
+        agrees = [("agrees, sampled", float(one.agrees))] if one.right and one.agrees is not None else []
+        return [("silent, sampled", float(one.agrees is None)), *agrees]
     found = [("strict", float(one.strict)), ("words", float(len(one.text.split())))]
     if one.kind == "grounding":
         return [*found, ("box mIoU", one.iou)] if one.iou is not None else found

@@ -64,6 +64,8 @@ class Part:
     sentences: Sequence[str]
     plots: Sequence[str]
     pairs: Sequence[Pair]
+    seen_pairs: str
+    """How many such pairs there are, and how many the other way round."""
 
 
 def write(out: Path, study: Study, machine: str, date: str, command: str) -> Path:
@@ -84,7 +86,7 @@ def write(out: Path, study: Study, machine: str, date: str, command: str) -> Pat
         parts=[(part, [Markup(plot) for plot in part.plots]) for part in parts],  # our own; texts in it are escaped where it is made
     )  # fmt: skip
     tables = [table._replace(title=f"{part.name}: {table.title}") for part in parts for table in (part.claims, *part.tables)]
-    told = [f"{part.name}: {sentence}" for part in parts for sentence in part.sentences]
+    told = [f"{part.name}: {sentence}" for part in parts for sentence in (*part.sentences, part.seen_pairs) if sentence]
     files = {
         "index.html": page,
         "report.md": in_markdown("Does ROAM help?", [*about, *told], tables),
@@ -115,10 +117,9 @@ def _part(out: Path, study: Study, start: str) -> Part | None:
     }
     tables = [_table(test, found, arms, runs) for test, found in answers.items()]
     seen = list(differences(runs, answers))
-    return Part(
-        start, [*tables, *_seeds(folders, arms, answers), _costs(folders, arms)], _claims(seen, list(answers)), sentences(seen),
-        _curves(folders, arms), _pairs(out, study, runs),
-    )  # fmt: skip
+    pairs, counted = _pairs(out, study, runs)
+    tables += [*_seeds(folders, arms, answers), _costs(folders, arms, study.seeds)]
+    return Part(start, tables, _claims(seen, list(answers)), sentences(seen), _curves(folders, arms), pairs, counted)
 
 
 def _done(out: Path, study: Study, start: str) -> dict[str, list[Path]]:
@@ -137,10 +138,12 @@ def _table(test: str, found: Answers, arms: Mapping[str, Arm], runs: Mapping[str
             figure = found.figure(arm, name)
             cells.append("" if figure is None else _shown(figure, name))
         rows.append((arms[arm].title if arm in arms else "start policy", *cells))
-    over = "images and seeds" if max(len(some) for some in runs.values()) > 1 else "images (one seed)"
+    alone = ", ".join(arm for arm, some in runs.items() if arm != START and len(some) == 1) or "none"
     note = (
-        f"{len(found.images)} images. In percent, with 95 % intervals over {over}. agrees: of right answers whose reasoning concludes "
-        "something, those that it concludes; sampled: at temperature 1, else greedy. Subtasks last."
+        f"{len(found.images)} images. In percent, with 95 % intervals over images and seeds; of the start and of arms with one seed "
+        f"({alone}) over images alone. agrees: of right "
+        "answers to questions with options whose reasoning concludes something, those that it concludes; sampled: at temperature 1, else "
+        "greedy. Subtasks last."
     )
     return Table(test, ("arm", *names), rows, note)
 
@@ -151,13 +154,15 @@ def _shown(figure: Effect, name: str) -> str:
     return f"{100 * figure.value:.1f} [{100 * figure.low:.1f}, {100 * figure.high:.1f}]"
 
 
-def _costs(folders: Mapping[str, Sequence[Path]], arms: Mapping[str, Arm]) -> Table:
+def _costs(folders: Mapping[str, Sequence[Path]], arms: Mapping[str, Arm], seeds: int) -> Table:
     rows = []
     for arm, some in folders.items():
         costs = [json.loads((folder / COST).read_text(encoding="ascii")) for folder in some]
         seconds, rollouts = (float(np.mean([cost[key] for cost in costs])) for key in ("seconds", "rollouts"))
         rows.append((arms[arm].title, str(len(some)), f"{seconds:.0f}", f"{rollouts:.0f}"))
-    return Table("What a run took", ("arm", "seeds", "seconds", "rollouts"), rows, "An arm that goes on from SFT counts GRPO alone.")
+    missing = [f"{seeds - len(folders.get(name, ()))} of {arm.title}" for name, arm in arms.items() if len(folders.get(name, ())) < seeds]
+    note = f"An arm that goes on from SFT counts its second stage alone. Runs that are not there: {'; '.join(missing) or 'none'}."
+    return Table("What a run took", ("arm", "seeds", "seconds", "rollouts"), rows, note)
 
 
 def _seeds(folders: Mapping[str, Sequence[Path]], arms: Mapping[str, Arm], answers: Mapping[str, Answers]) -> Iterator[Table]:
@@ -258,17 +263,28 @@ def smooth(points: Sequence[tuple[int, float]]) -> dict[int, float]:
     return {step: float(np.mean([value for _, value in points[max(0, i - WINDOW + 1) : i + 1]])) for i, (step, _) in enumerate(points)}
 
 
-def _pairs(out: Path, study: Study, runs: Mapping[str, Sequence[Sequence[Judged]]]) -> list[Pair]:
-    """Questions that the first seeds of both arms answer rightly when sampled, plain GRPO against its reasoning, ROAM in line with it."""
+def _pairs(out: Path, study: Study, runs: Mapping[str, Sequence[Sequence[Judged]]]) -> tuple[list[Pair], str]:
+    """Questions that the first seeds of both arms answer rightly when sampled, plain GRPO against its reasoning, ROAM in line with it.
+
+    With options, since neither arm is paid for boxes. And in words how often that and the reverse were seen.
+    """
     if not {"answer", "roam"} <= runs.keys():
-        return []
+        return [], ""
     samples = {one.id: one for one in read_samples(study.samples_file(out, FEW_SHOT))}
-    plain, roam = ([one for one in runs[arm][0] if one.sampled] for arm in ("answer", "roam"))
+    plain, roam = ([one for one in runs[arm][0] if one.sampled and one.kind != "grounding"] for arm in ("answer", "roam"))
+    both = [
+        (one, other) for one, other in zip(plain, roam, strict=True) if one.right and other.right
+    ]  # the same questions in the same order
+    shown = [(one, other) for one, other in both if one.agrees is False and other.agrees]
     found: list[Pair] = []
-    for one, other in zip(plain, roam, strict=True):  # the same questions in the same order
-        if one.right and one.agrees is False and other.right and other.agrees and len(found) < MOST_PAIRS:
-            sample = samples[one.sample_id]
-            question = next(asked for asked in questions_about(sample, 0, every=True) if asked.id == one.question_id)
-            picture = data_uri(scaled(open_image(sample.image).rgb.convert("RGB"), PICTURE_LONG_SIDE))
-            found.append(Pair(one.sample_id, question, picture, one.text, other.text))
-    return found
+    for one, other in shown[:MOST_PAIRS]:
+        sample = samples[one.sample_id]
+        question = next(asked for asked in questions_about(sample, 0, every=True) if asked.id == one.question_id)
+        picture = data_uri(scaled(open_image(sample.image).rgb.convert("RGB"), PICTURE_LONG_SIDE))
+        found.append(Pair(one.sample_id, question, picture, one.text, other.text))
+    reverse = sum(bool(one.agrees) and other.agrees is False for one, other in both)
+    counted = (
+        f"Of {len(both)} questions that the first seeds of both arms answer rightly at temperature 1, plain GRPO contradicts its reasoning "
+        f"and ROAM does not in {len(shown)}; the other way round in {reverse}."
+    )
+    return found, counted

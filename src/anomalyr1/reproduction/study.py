@@ -41,6 +41,8 @@ from anomalyr1.training.run_folder import FINAL
 from anomalyr1.types import InputError, Record, SetupError
 
 STUDY, JUDGED, COST = "study.json", "judged.jsonl", "cost.json"
+TAKEN = ("few", "samples", "data", "plots", "lock")
+"""What no start may be called: they lie beside it."""
 FEW_SHOT = "few-shot classes"
 """The name of the first test set."""
 Say = Callable[[str], None]
@@ -71,7 +73,9 @@ class Study(Record):
 
     @classmethod
     def of(cls, scale: Scale, arms: Sequence[Arm], seeds: int, limit: int) -> Self:
-        """A new one. Raises `InputError` for a start that is no model."""
+        """A new one. Raises `InputError` for a start that is no model, or has a name that is taken."""
+        if clash := [name for name in scale.starts if name in TAKEN]:
+            raise InputError(f"a start cannot be called {clash[0]!r}, the folder of the experiment has that for itself: --start NAME=MODEL")
         revisions = {name: find_folder(model).revision for name, model in scale.starts.items()}
         names = tuple(arm.name for arm in arms)
         return cls(scale=scale, arms=names, seeds=seeds, limit=limit, made_by=anomalyr1.__version__, revisions=revisions)

@@ -1,4 +1,4 @@
-"""What a policy in training can do on drawn parts it never saw: greedy, read by the package's own parser."""
+"""What a policy in training can do on drawn parts it never saw: greedy, read strictly by the package's own parser."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def examine(
     """Measured figures over `examples`: the verdict, the boxes unless told otherwise, and `extras` other questions a sample (None = all).
 
     `prompt` says what stands before the image: "plain" nothing, "knowledge" what is known about the class, "reference" also a good part.
-    Greedy, or sampled at temperature 1 when `seed` is given.
+    Greedy, or sampled at temperature 1 when `seed` is given. What only a lenient reading understands counts as wrong.
     """
     asked: list[Asked] = []
     for example in examples:
         sample = given(example, knowledge=prompt != "plain", reference=prompt == "reference")
         others = [q for q in sample.questions if q.answer is not None and q.kind != "anomaly detection"]
         asked += [(example, sample, question) for question in (*inspection(sample)[: 1 + boxes], *others[:extras])]
-    found = figures([(sample, question) for _, sample, question in asked], ask(model, teacher, asked, seed))
+    found = figures([(sample, question) for _, sample, question in asked], [_strictly(one) for one in ask(model, teacher, asked, seed)])
     return {name: round(value, 3) for name, value in found.items()}
 
 
@@ -50,14 +50,16 @@ def controls(
     """What must fall, stay, or rise if the policy looks and reads.
 
     The verdict on another image in place of the right one (chance is 0.5), the share of answers that follow their text when options
-    are shuffled, and "what is this" about unseen objects without and with knowledge that names them.
+    are shuffled (a question about each image, the kinds take turns), and "what is this" about unseen objects without and with knowledge
+    that names them.
     """
     rng = np.random.default_rng(seed)
     swapped = examine(model, teacher, _exchanged(seen, rng), extras=0, boxes=False)
     asked: list[Asked] = []
-    for example in seen:
+    for number, example in enumerate(seen):
         sample = given(example, knowledge=True, reference=False)
-        question = [q for q in sample.questions if q.answer is not None and q.kind != "anomaly detection"][-1]
+        others = [q for q in sample.questions if q.answer is not None and q.kind != "anomaly detection"]
+        question = others[number % len(others)]
         asked += [(example, sample, question), (example, sample, shuffled(question, rng))]
     read = ask(model, teacher, asked)
     texts = [
@@ -114,6 +116,11 @@ def ask(model: PreTrainedModel, teacher: Teacher, asked: Sequence[Asked], seed: 
     return [read[i] for i in range(len(asked))]
 
 
+def _strictly(answer: Answer) -> Answer:
+    """The answer, which says nothing where it is not well-formed."""
+    return answer if answer.status == "strict" else answer.model_copy(update={"choice": None, "boxes": None})
+
+
 def figures(asked: Sequence[tuple[Sample, Question]], read: Sequence[Answer]) -> dict[str, Any]:
     """Shares and means over answers: of the verdict (options as `prompts.inspection_questions` has them), the boxes, other questions.
 
@@ -127,7 +134,9 @@ def figures(asked: Sequence[tuple[Sample, Question]], read: Sequence[Answer]) ->
 def summary(means: Mapping[str, Any]) -> dict[str, Any]:
     """The means of `hits`, with balanced accuracy, and the mean accuracy of all kinds of other questions; numbers, or arrays of them."""
     kinds = [name for name in means if name.split()[0] in ("defect", "object") and name != "defect found"]
-    found = {**means, "balanced accuracy": (means.get("defect found", 0.0) + means.get("good passed", 0.0)) / 2}
+    found = dict(means)
+    if {"defect found", "good passed"} <= means.keys():
+        found["balanced accuracy"] = (means["defect found"] + means["good passed"]) / 2
     return found | ({"other options": np.mean([means[name] for name in kinds], axis=0)} if kinds else {})
 
 

@@ -327,8 +327,11 @@ def _finish_raw(stages: Stages, minutes: float) -> None:
     nano_model.save(model, stages.processor, folder, raw_card(results, minutes, recipe.machine))
 
 
-def finish(out: Path, recipe: Recipe, destination: Path, notes: str = "") -> dict[str, dict[str, Any]]:
-    """Examine the finished policy at length, and write it with its card to `destination`; gives the figures."""
+def finish(out: Path, recipe: Recipe, destination: Path, notes: str = "", limits: str = "") -> dict[str, dict[str, Any]]:
+    """Examine the finished policy at length, and write it with its card to `destination`; gives the figures.
+
+    `notes` say how this run was made, `limits` what keeps it from its aims.
+    """
     model, processor = nano_model.load(out / "nano")
     teacher = Teacher(processor)
     seen, dev = (
@@ -347,7 +350,7 @@ def finish(out: Path, recipe: Recipe, destination: Path, notes: str = "") -> dic
     spent = ", ".join(f"{name} {_minutes(out, name):.0f} minutes" for name in STAGES)
     facts = {
         "parameters": parameters / 1e6, "megabytes": 2 * parameters / 1e6, "images": f"{len(Pool(out / 'pool')):,}",
-        "machine": recipe.machine, "command": "python -m anomalyr1.training.nano", "minutes": spent, "notes": notes,
+        "machine": recipe.machine, "command": "python -m anomalyr1.training.nano", "minutes": spent, "notes": notes, "limits": limits,
     }  # fmt: skip
     text = card(facts, results, controls, curve)
     nano_model.save(model, processor, destination, text)
