@@ -1,6 +1,6 @@
 """Few-shot SFT of nano on real solar cells: 64 labelled images, balanced accuracy on 400 others, three seeds.
 
-    python benchmarks/few_shot_elpv.py [--steps 200]
+    python benchmarks/few_shot_elpv.py [--steps 200] [--threads 2]
 
 Needs `pip install elpv-dataset`. Only cells whose label is certain (0 or 1) are used; test cells are the same for all seeds and are never
 trained on.
@@ -39,8 +39,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--model", type=Path, default=NANO_FOLDER)
     parser.add_argument("--rate", type=float, default=3e-4)
+    parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(given.threads)
     known = [sample for sample in data.load("elpv") if sample.anomalous is not None]
     order = np.random.default_rng(0).permutation(len(known))
     bad, good = ([int(i) for i in order if known[int(i)].anomalous is truth] for truth in (True, False))

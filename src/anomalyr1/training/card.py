@@ -87,7 +87,7 @@ from the table; its other options are only the first of each image, about the ob
 - Names in the knowledge are copied well where its tokenizer knows their words (a list of about a thousand); others may come out misspelt.
 - Its reasoning is in a handful of fixed wordings.
 - The words of its tokenizer hold some that stand in names of unseen categories, also of the final ones (gear, leather, cable).
-- Figures of the development categories guided how it was made, so they flatter it; those of the final ones do not.
+- Figures of the development categories guided how it was made, so they flatter it.
 """
 
 

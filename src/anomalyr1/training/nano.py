@@ -57,8 +57,8 @@ class Recipe(Record):
     """Questions in such a step."""
     questions: int = 3
     """Questions behind one image."""
-    reference_share: float = 0.6
-    """Of the lessons about images; about a third of it in those about boxes on the code, so half of all prompts."""
+    reference_share: float = 0.45
+    """Of the lessons about images, and about a third of it of those about boxes on the code."""
     knowledge_share: float = 0.5
     nameless_knowledge_share: float = 0.75
     """The same for what looks like no category."""
