@@ -100,6 +100,7 @@ CLAIMS = (
     Claim("ROAM's reasoning agrees with its right answers more often than its start's", "roam", "start", _CONSISTENT),
     Claim("ROAM's reasoning agrees with its right answers more often than the answer reward's", "roam", "answer", _CONSISTENT),
     Claim("the answer reward alone lets reasoning agree with right answers less often than its start's", "start", "answer", _CONSISTENT),
+    Claim("the answer reward alone leaves reasoning silent more often than ROAM", "answer", "roam", ("silent, sampled",)),
     *(Claim(f"{arm.title}: better than ROAM as it is", arm.name, "roam", (*PRIMARY, *_CONSISTENT)) for arm in ABLATIONS),
 )
 
