@@ -1,6 +1,6 @@
 """Nano on photographs of real parts it never saw: verdicts and boxes, with a reference image where the data set has one.
 
-    python benchmarks/zero_shot.py --shared DIR [--count 120]
+    python benchmarks/zero_shot.py --shared DIR [--count 120] [--threads 2]
 
 `DIR/data` holds `magnetic_tile`, `bsdata` and `deeppcb`, each with an `index.jsonl` (see docs/data.md for its form).
 """
@@ -27,8 +27,9 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, required=True)
     parser.add_argument("--model", type=Path, default=NANO_FOLDER)
     parser.add_argument("--count", type=int, default=120)
+    parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(given.threads)
     model, processor = nano_model.load(given.model)
     teacher = lessons.Teacher(processor)
     for name in SETS:
