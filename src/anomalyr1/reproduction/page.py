@@ -151,7 +151,7 @@ def _table(test: str, found: Answers, arms: Mapping[str, Arm], runs: Mapping[str
 def _shown(figure: Effect, name: str) -> str:
     if name == "words":
         return f"{figure.value:.1f}"
-    return f"{100 * figure.value:.1f} [{100 * figure.low:.1f}, {100 * figure.high:.1f}]"
+    return f"{100 * figure.value:.1f} [{100 * max(0.0, figure.low):.1f}, {100 * min(1.0, figure.high):.1f}]"  # a share
 
 
 def _costs(folders: Mapping[str, Sequence[Path]], arms: Mapping[str, Arm], seeds: int) -> Table:
