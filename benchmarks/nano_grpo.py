@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from anomalyr1.reproduction.effects import Answers, said
+from anomalyr1.reproduction.effects import by_test, said
 from anomalyr1.reproduction.judge import choose_samples, judge, read_judged, write_records
 from anomalyr1.reproduction.page import START
 from anomalyr1.reproduction.study import JUDGED
@@ -50,9 +50,8 @@ def main() -> None:
                 taught = train(recipe, folder / "run", resume=(folder / "run" / RECIPE).exists())
                 asked(str(taught), tests, folder)
     answers = {name: [read_judged(folder / JUDGED) for folder in folders] for name, folders in runs.items()}
-    for test, figures in TESTS.items():
-        found = Answers({name: [[one for one in seed if one.test == test] for seed in seeds] for name, seeds in answers.items()})
-        for name in figures:
+    for test, found in by_test(answers, TESTS).items():
+        for name in TESTS[test]:
             start = found.figure(START, name)
             print(f"{test}, {name}: start {100 * start.value:.1f}" if start else name)
             for arm in given.arms:

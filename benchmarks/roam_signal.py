@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalyr1 import released
-from anomalyr1.answers import parse
 from anomalyr1.rewards import accuracy, roam
-from anomalyr1.training.run_folder import Group, read_groups
+from anomalyr1.training.run_folder import SAME, Group, read_groups
 
 Floats = NDArray[np.float64]
 ARTICLE = re.compile(r"\bA(?= [a-z])")
@@ -33,24 +32,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
     groups = [group for run in parser.parse_args().runs for group in read_groups(run) if group.question.options and group.question.answer]
-    right, ours, theirs, without = (np.stack([values(group)[i] for group in groups]) for i in range(4))
-    texts = [(text, group.question.options) for group in groups for text in group.completions]
+    right, ours, theirs, without = np.array([values(group) for group in groups]).swapaxes(0, 1)
+    texts = [text for group in groups for text in group.completions]
     print(f"{len(groups)} groups, {len(texts)} completions, {right.mean():.1%} right")
     alone = (np.ptp(right, axis=1) == 0) & (np.ptp(ours, axis=1) > 0)
+    nothing = np.mean(np.ptp(right + ours, axis=1) < SAME)
     print(f"within groups, answer + ROAM and the answer alone correlate {correlation(right + ours, right):.2f}")
-    print(f"groups in which the answers earn the same and ROAM differs: {alone.mean():.1%}; no signal at all: {silent(right + ours):.1%}")
-    read = [(parse(text, options).conclusion, released.read_letter(thought(text))) for text, options in texts]
+    print(f"groups in which the answers earn the same and ROAM differs: {alone.mean():.1%}; no signal at all: {nothing:.1%}")
+    read = [(answer.conclusion, released.read_letter(thought(answer.raw))) for group in groups for answer in group.answers()]
     other, false = np.mean([a != b for a, b in read]), np.mean([b == "A" != a for a, b in read])
     print(f"reasoning concludes a letter: ours {share(read, 0)}, released {share(read, 1)}")
     print(f"they differ: {other:.1%}; released reads A where ours does not: {false:.1%}")
     print(f"ROAM differs: {np.mean(ours != theirs):.1%}; mean ours {ours.mean():.3f}, released {theirs.mean():.3f}")
-    articles = np.mean([bool(ARTICLE.search(text)) for text, _ in texts])
+    articles = np.mean([bool(ARTICLE.search(text)) for text in texts])
     changed = np.mean(without != theirs)
     print(f"with the article 'A': {articles:.1%}; released ROAM without articles {without.mean():.3f}, differs in {changed:.1%}")
     print(
         f"within groups, ours and released correlate {correlation(ours, theirs):.2f}, with and without {correlation(theirs, without):.2f}"
     )
-    begun = Counter(" ".join(s.split()[:BEGINNING]) for text, _ in texts for s in SENTENCE.findall(thought(text)))
+    begun = Counter(" ".join(s.split()[:BEGINNING]) for text in texts for s in SENTENCE.findall(thought(text)))
     common = sum(count for _, count in begun.most_common(COMMONEST)) / max(1, begun.total())
     print(f"sentences of reasoning: the {COMMONEST} commonest beginnings of {BEGINNING} words begin {common:.1%} of them")
 
@@ -74,11 +74,6 @@ def thought(text: str) -> str:
 def share(read: list[tuple[str | None, str | None]], which: int) -> str:
     """The share that concludes a letter."""
     return f"{np.mean([one[which] is not None for one in read]):.1%}"
-
-
-def silent(rewards: Floats) -> float:
-    """The share of groups of one reward."""
-    return float((np.ptp(rewards, axis=1) < 1e-6).mean())
 
 
 def correlation(one: Floats, other: Floats) -> float:

@@ -7,7 +7,7 @@ have no variance over seeds: their intervals speak of images alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -135,6 +135,13 @@ class Answers:
                 top[i, column] += value
                 bottom[i, column] += 1
         return Sums(top, bottom, scores)
+
+
+def by_test(runs: Mapping[str, Sequence[Sequence[Judged]]], tests: Iterable[str]) -> dict[str, Answers]:
+    """The answers of all runs (arm -> each of its seeds) to each of the test sets."""
+    return {
+        test: Answers({arm: [[one for one in seed if one.test == test] for seed in seeds] for arm, seeds in runs.items()}) for test in tests
+    }
 
 
 def _counted(one: Judged) -> list[tuple[str, float]]:

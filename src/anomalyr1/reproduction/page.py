@@ -22,7 +22,7 @@ from anomalyr1.report import svg
 from anomalyr1.report.html import data_uri, render
 from anomalyr1.report.overlay import scaled
 from anomalyr1.reproduction.arms import CLAIMS, Arm, Claim
-from anomalyr1.reproduction.effects import FIGURES, PRIMARY, Answers, Effect, excludes_zero, said
+from anomalyr1.reproduction.effects import FIGURES, PRIMARY, Answers, Effect, by_test, excludes_zero, said
 from anomalyr1.reproduction.judge import Judged, read_judged, read_samples
 from anomalyr1.reproduction.study import COST, FEW_SHOT, JUDGED, Job, Study
 from anomalyr1.training.held_out import questions_about
@@ -111,10 +111,7 @@ def _part(out: Path, study: Study, start: str) -> Part | None:
         return None
     runs: dict[str, list[Sequence[Judged]]] = {START: [read_judged(out / start / JUDGED)]}
     runs |= {arm: [read_judged(folder / JUDGED) for folder in some] for arm, some in folders.items()}
-    answers = {
-        test: Answers({name: [[one for one in seed if one.test == test] for seed in seeds] for name, seeds in runs.items()})
-        for test in study.tests
-    }
+    answers = by_test(runs, study.tests)
     tables = [_table(test, found, arms, runs) for test, found in answers.items()]
     seen = list(differences(runs, answers))
     pairs, counted = _pairs(out, study, runs)

@@ -54,21 +54,21 @@ def turned(samples: Sequence[Sample], folder: Path) -> list[Sample]:
     be opened.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    written: dict[Path, list[Path]] = {}
+    written: dict[Path, tuple[tuple[int, int], list[Path]]] = {}
     found = []
     for sample in samples:
         kept = tuple(one for one in sample.questions if one.kind == "anomaly detection" and one.completion is None)
-        size_wh = open_image(sample.image).size_wh
         for path in (sample.image, *sample.references):
             if path not in written:
                 written[path] = _write(path, folder / f"{len(written):06d}")
+        size_wh, images = written[sample.image]
         for number, turn in enumerate(TURNS):
             found.append(
                 sample.model_copy(
                     update={
                         "id": f"{sample.id}-turned-{number + 1}",
-                        "image": written[sample.image][number],
-                        "references": tuple(written[path][number] for path in sample.references),
+                        "image": images[number],
+                        "references": tuple(written[path][1][number] for path in sample.references),
                         "mask": None,
                         "boxes": None if sample.boxes is None else tuple(turn.box(box, size_wh) for box in sample.boxes),
                         "questions": kept,
@@ -78,9 +78,10 @@ def turned(samples: Sequence[Sample], folder: Path) -> list[Sample]:
     return found
 
 
-def _write(path: Path, stem: Path) -> list[Path]:
+def _write(path: Path, stem: Path) -> tuple[tuple[int, int], list[Path]]:
+    """Write an image in all of `TURNS`; gives its own width and height, and the files."""
     image = open_image(path).rgb
     files = [stem.with_name(f"{stem.name}-{number + 1}.png") for number in range(len(TURNS))]
     for turn, file in zip(TURNS, files, strict=True):
         turn.image(image).save(file)
-    return files
+    return image.size, files
