@@ -6,6 +6,7 @@ ANOMALYR1_BATCHES=200 runs more random batches than the few of every day.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 
 import numpy as np
@@ -14,15 +15,11 @@ import torch
 
 import groups
 from anomalyr1.training import rollouts, shared_prefix
-from anomalyr1.training.shared_prefix import choose, find_groups, parts, suppress
+from anomalyr1.training.groups import choose, divided, find_groups, parts
+from anomalyr1.training.shared_prefix import suppress
 
 BATCHES = int(os.environ.get("ANOMALYR1_BATCHES", "3"))
-CASES = [  # family, adapter, gradient checkpointing
-    ("qwen2_5_vl", False, False),
-    ("qwen2_5_vl", True, True),
-    ("qwen3_vl", False, True),
-    ("qwen3_vl", True, False),
-]
+CASES = list(itertools.product(("qwen2_5_vl", "qwen3_vl"), (False, True), (False, True)))  # family, adapter, gradient checkpointing
 
 
 def grouped(given):
@@ -81,6 +78,22 @@ def test_rows_of_a_group_need_not_stand_together():
         assert torch.allclose(model(groups=mixed, form=form)[0], expected[order], atol=1e-5)
     pieces = [model(groups=part, form="branched")[0] for part in parts(found, 4)]
     assert torch.allclose(torch.cat(pieces), expected, atol=1e-5)
+
+
+def test_long_completions_are_packed_in_several_rows():
+    model, policy = groups.policy("qwen2_5_vl")
+    config, short = model.config.get_text_config(), grouped(groups.batch(np.random.default_rng(4), policy.processor, groups=2))
+    assert len(divided(config, short).prompts) == 2
+    rows, draw = len(short.group_of), torch.Generator().manual_seed(0)
+    lengths = torch.randint(0, 400, (rows,), generator=draw)
+    completions, written = torch.randint(0, 250, (rows, 400), generator=draw), torch.arange(400) < lengths[:, None]
+    long = dataclasses.replace(short, completions=completions, written=written)
+    rare = divided(config, long)
+    assert len(rare.prompts) > 2
+    for i, own in enumerate(rare.group_of.tolist()):
+        assert rare.prompts[own] is long.prompts[long.group_of[i]] and rare.pixels[own] is long.pixels[long.group_of[i]]
+    with torch.inference_mode():
+        assert torch.allclose(model(groups=long, form="packed")[0], model(groups=long, form="branched")[0], atol=1e-5)
 
 
 def test_the_same_question_about_another_image_is_another_group():

@@ -42,7 +42,8 @@ def test_a_merged_model_is_its_base_with_the_adapter(tmp_path, family):
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     policy, model = adapted(tmp_path / "run" / "final", family)
-    recipe = runs.RECIPE.model_copy(update={"model": str(tiny.folder_of(family))})
+    cap = 12_544 if family == "qwen2_5_vl" else 262_144
+    recipe = runs.RECIPE.model_copy(update={"model": str(tiny.folder_of(family)), "max_pixels": cap})
     (tmp_path / "run" / "recipe.yaml").write_text(json.dumps(recipe.model_dump(mode="json")), encoding="utf-8")
     said = CliRunner().invoke(app, ["merge", str(tmp_path / "run"), "--out", str(tmp_path / "merged")], standalone_mode=False)
     assert said.return_value == 0, said.exception
@@ -55,7 +56,8 @@ def test_a_merged_model_is_its_base_with_the_adapter(tmp_path, family):
         assert float((plain(**batch).logits - expected).abs().max()) < 1e-4
         ours = load_policy(str(tmp_path / "merged"))
         assert float((ours.model(**batch).logits - expected).abs().max()) < 1e-4
-    assert type(AutoProcessor.from_pretrained(tmp_path / "merged")) is type(policy.processor)
+    processor = AutoProcessor.from_pretrained(tmp_path / "merged")
+    assert type(processor) is type(policy.processor) and processor.image_processor.size["longest_edge"] == cap  # as it was trained
     assert sorted(path.name for path in tmp_path.iterdir()) == ["merged", "run"]  # nothing unfinished is left
 
 

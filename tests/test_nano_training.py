@@ -15,7 +15,8 @@ from anomalyr1 import answers, boxes, prompts
 from anomalyr1.data import procedural
 from anomalyr1.data.defects import LOGICAL
 from anomalyr1.policy.load import BUNDLED
-from anomalyr1.training import completions, crops, exam, few_shot, lessons, loop, nano, nano_model, packing, start
+from anomalyr1.training import completions, crops, exam, few_shot, lessons, loop, nano, nano_model, nano_stages, packing, start
+from anomalyr1.training import hints as hints_module
 from anomalyr1.training.hints import Code, SightHints, cells
 from anomalyr1.training.packing import Branch, Row
 from anomalyr1.training.pool import Pool, draw_shard, example
@@ -361,10 +362,63 @@ def test_what_followed_a_word_before_is_written_again_from_the_start():
     assert before <= 3 and continued() >= 8
 
 
+def pair_of(model, teacher, one):
+    """A packed prompt with a reference, and image tokens of which the inspected image's are the reference's in another order."""
+    row = teacher.row(exam.given(one, True, True), [lessons.inspection(one.sample)[0]], lessons.grid_of(one.frame.model_wh), None)
+    batch = packing.pack([row], model.model, teacher.ids.image, teacher.ids.pad)
+    draw = torch.Generator().manual_seed(0)
+    tokens = torch.randn(len(batch.last_image_at[1]), TINY.text_width, generator=draw)
+    order = torch.randperm(len(tokens), generator=draw)
+    return batch, [tokens, tokens[order]], order
+
+
+def test_cells_find_their_like_in_the_reference_from_the_start():
+    model, teacher = fresh_policy(192)
+    batch, tokens, order = pair_of(model, teacher, drawn(1)[0])
+    tokens = [torch.cat([one, one.flip(1)[:, :64]], 1) for one in tokens]  # to the width of 192
+    columns = batch.image_at[1].view(2, -1)
+
+    def found():
+        """The share of cells that look most at their like in the reference, and of their looks that go to their own image."""
+        with torch.inference_mode():
+            looks = packing.hidden(model, batch, tokens)[1][start.COMPARERS[0]].looks[0, 1, columns[1]]
+        return float((looks[:, columns[0]].argmax(1) == order).float().mean()), float(looks[:, columns[1]].sum(1).mean())
+
+    before = found()[0]
+    start.compare_images(model.model.language_model)
+    hit, own = found()
+    assert before < 0.5 and hit > 0.9 and own < 0.05
+
+
+def test_the_comparing_head_is_told_where_to_look():
+    model, teacher = fresh_policy()
+    one = drawn(1)[0]
+    batch, _, _ = pair_of(model, teacher, one)
+    truths, columns = cells([one.truth]), batch.image_at[1].view(2, -1)
+    looks = torch.zeros(1, 2, batch.ids.shape[1], batch.ids.shape[1])
+    looks[0, 0, columns[1], columns[0]] = 1
+    right = nano_stages._comparing(looks, batch, truths)["compare"]
+    wrong = nano_stages._comparing(looks.roll(len(columns[0]) // 2, -1), batch, truths)["compare"]
+    assert float(right) < 0.01 and float(wrong) > 4
+    row = teacher.row(exam.given(one, True, False), [lessons.inspection(one.sample)[0]], lessons.grid_of(one.frame.model_wh), None)
+    assert nano_stages._comparing(looks, packing.pack([row], model.model, teacher.ids.image, teacher.ids.pad), truths) == {}
+
+
+def test_tones_are_read_from_the_images():
+    hints = SightHints(64, 32, 12, 12)
+    images = [np.full((56, 84, 3), 255 * hints_module.TONE_MEAN, np.float32).round().astype(np.uint8)] * 2
+    hints.requires_grad_(False).tone.bias.zero_()
+    tokens = torch.zeros(2, 6, 64)
+    assert float(hints.tones(tokens, images)) < 1e-4
+    images = [image.copy() for image in images]
+    images[1][14:28, 28:42] = 255  # one quarter of twelve cells
+    assert float(hints.tones(tokens, images)) == pytest.approx((0.55 / hints_module.TONE_SPREAD - 0.5) / 48, rel=0.02)
+
+
 def fresh_policy(text_width=TINY.text_width):
     texts = [prompts.STYLES["ours"].text, "This means: Yes, so the answer is A. 0123456789"] * 5
     tokenizer = nano_model.make_tokenizer(texts, TINY.vocabulary)
-    shape = TINY.model_copy(update={"text_layers": 3, "text_width": text_width})
+    shape = TINY.model_copy(update={"text_layers": 6, "text_width": text_width})
     return nano_model.make_model(tokenizer, shape), lessons.Teacher(nano_model.make_processor(tokenizer, shape))
 
 

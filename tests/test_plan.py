@@ -109,6 +109,23 @@ def test_what_does_not_fit_and_the_cap_that_makes_it_fit(samples, tmp_path):
     assert all("no pixel cap makes it fit" in line for line in none.too_long)
 
 
+def test_completions_of_sft_are_counted_and_read_before_the_first_step(samples):
+    recipe = runs.recipe("sft")
+    written = plan.make_plan(recipe, gathered(samples, recipe), MACHINE)
+    assert written.too_long == []
+
+    def with_own(text):
+        questions = tuple(one.model_copy(update={"completion": text}) for one in samples[0].questions)
+        return gathered([samples[0].model_copy(update={"questions": questions}), *samples[1:]], recipe)
+
+    material = with_own("seen " * 5000)
+    long = plan.make_plan(recipe, material, MACHINE)
+    assert len(long.too_long) == sum(task.question.completion is not None for task in material.tasks) > 0
+    assert long.hours > written.hours
+    with pytest.raises(InputError, match=f"sample '{samples[0].id}', question .* completion writes a special token"):
+        plan.make_plan(recipe, with_own("seen <|im_end|>"), MACHINE)
+
+
 def test_warnings(samples):
     recipe = runs.recipe(
         dtype="bfloat16", settings={"per_device_train_batch_size": 6, "num_generations": 4, "gradient_accumulation_steps": 2}
@@ -117,6 +134,19 @@ def test_warnings(samples):
     text = "\n".join(made.lines())
     for part in ("groups of 4 do not fit a microbatch of 6", "the predicted peak is", "weights in bfloat16 without float32 masters"):
         assert f"warning: {part}" in text
+    assert "warning: no held_out data is named" in text
+    asked = runs.recipe(held_out=("drawn:dev?n=4&seed=1",))
+    assert "held_out" not in "\n".join(plan.make_plan(asked, gathered(samples, asked), MACHINE).lines())
+
+
+def test_the_plan_says_for_how_many_processes(samples, monkeypatch):
+    recipe = runs.recipe(settings={"max_steps": -1})
+    one = plan.make_plan(recipe, gathered(samples, recipe), MACHINE)
+    monkeypatch.setattr(plan, "arguments", lambda *_: None)  # TRL would wait for the others
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    two = plan.make_plan(recipe, gathered(samples, recipe), MACHINE)
+    assert "in 1 process (accelerate" in one.lines()[0] and "in 2 processes (accelerate" in two.lines()[0]
+    assert one.steps == pytest.approx(2 * two.steps, abs=3)
 
 
 def test_memory_follows_what_is_trained():
@@ -167,7 +197,7 @@ def test_steps_are_those_of_the_trainer(samples, tmp_path):
     from anomalyr1.training.trainers import make_trainer
 
     for section, changes in (
-        ("grpo", {"num_iterations": 2, "gradient_accumulation_steps": 3}),
+        ("grpo", {"num_iterations": 2, "gradient_accumulation_steps": 3, "save_steps": 2}),
         ("sft", {"gradient_accumulation_steps": 2}),
     ):
         recipe = runs.recipe(section, settings={"max_steps": -1, "num_train_epochs": 3, **changes})
@@ -206,6 +236,17 @@ def test_too_little_data_for_a_generation_batch(samples):
         ("sft", {"optim": "adam"}, "section sft of the recipe: adam is not a valid"),
         ("grpo", {"logging_steps": 10, "save_steps": 5}, "make save_steps a multiple of logging_steps"),
         ("sft", {"logging_steps": 2, "save_strategy": "epoch"}, "make save_steps a multiple of logging_steps"),
+        (
+            "grpo",
+            {"num_iterations": 4, "save_steps": 6, "gradient_accumulation_steps": 1},
+            "save_steps is 6, .* every 4 steps, .* a multiple of 4",
+        ),
+        ("grpo", {"num_iterations": 4, "save_steps": 0.5}, "save_steps is 2, "),
+        ("sft", {"label_smoothing_factor": 0.1}, "cannot set 'label_smoothing_factor'"),
+        ("grpo", {"num_generations_eval": 4}, "cannot set 'num_generations_eval': held-out data is asked once"),
+        ("grpo", {"use_transformers_continuous_batching": True}, "say use_vllm"),
+        ("grpo", {"sync_ref_model": True, "beta": 0.0}, "sync_ref_model needs a reference model of its own"),
+        ("grpo", {"vllm_importance_sampling_mode": "foo"}, "expected one of token_truncate"),
     ],
 )
 def test_settings_that_are_refused(section, changes, message, tmp_path):
@@ -217,6 +258,7 @@ def test_settings_that_are_refused(section, changes, message, tmp_path):
     "changes",
     [
         {"save_strategy": "no"}, {"save_strategy": "no", "logging_steps": 7}, {"eval_strategy": "no", "save_only_model": False},
+        {"num_iterations": 4, "save_steps": 8}, {"sync_ref_model": True, "beta": 0.1}, {"label_smoothing_factor": 0.0},
         {"logging_steps": 5, "save_steps": 10}, {"save_strategy": "epoch"}, {"scale_rewards": False}, {"learning_rate": 1},
     ],
 )  # fmt: skip
@@ -255,3 +297,14 @@ def test_adapters_that_are_refused():
         settings.adapters(runs.recipe(lora={"rank": 4}))
     with pytest.raises(InputError, match=r"cannot set lora\.exclude_modules too"):
         settings.adapters(runs.recipe(lora={"exclude_modules": ["x"]}, freeze="vision"))
+    for more, message in (
+        ({"target_modules": ["q_proj", "lm_head"]}, r"lora\.target_modules cannot hold lm_head"),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, r"lora\.modules_to_save cannot hold lm_head"),
+        ({"target_modules": ["q_proj"], "init_lora_weights": "pissa"}, r"lora\.init_lora_weights: pissa may change"),
+    ):
+        with pytest.raises(InputError, match=message):
+            settings.adapters(runs.recipe(lora={"r": 2, **more}))
+
+
+def test_a_loss_that_is_no_number_is_logged_as_it_is(tmp_path):
+    assert settings.arguments(runs.recipe(), tmp_path, 100).logging_nan_inf_filter is False

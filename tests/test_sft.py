@@ -12,7 +12,8 @@ from anomalyr1.answers import parse
 from anomalyr1.policy.load import load_policy
 from anomalyr1.rewards import REWARDS
 from anomalyr1.training import dataset, sft
-from anomalyr1.training.shared_prefix import choose, install
+from anomalyr1.training.groups import choose
+from anomalyr1.training.shared_prefix import install
 from anomalyr1.types import InputError
 
 

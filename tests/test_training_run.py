@@ -137,24 +137,6 @@ def test_the_policy_of_a_run_under_zero_3(tmp_path, lora):
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file() == lora
 
 
-@pytest.mark.parametrize(
-    ("section", "changes", "message"),
-    [
-        ("sft", {"settings": {"label_smoothing_factor": 0.1}}, "section sft of the recipe cannot set 'label_smoothing_factor'"),
-        ("sft", {"lora": {"r": 2, "target_modules": ["q_proj", "lm_head"]}}, "leave it out of lora.target_modules and"),
-        ("grpo", {"lora": {"r": 2, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}}, "and lora.modules_to_save"),
-        (
-            "grpo",
-            {"lora": {"r": 2, "target_modules": ["q_proj"], "init_lora_weights": "pissa"}},
-            "lora.init_lora_weights: pissa may change",
-        ),
-    ],
-)
-def test_what_would_be_ignored_is_refused(tmp_path, section, changes, message):
-    with pytest.raises(InputError, match=message):
-        train(runs.recipe(section, **changes), tmp_path / "run", say=lambda line: None)
-
-
 @pytest.mark.parametrize("section", ["sft", "grpo"])
 def test_one_process_for_several_gpus_is_refused(tmp_path, section, monkeypatch):
     from transformers import TrainingArguments
@@ -204,6 +186,30 @@ def test_resume_refuses_other_data(whole, tmp_path):
     (out / "run.json").write_text(json.dumps({**record, "data fingerprint": "sha256:other"}))
     with pytest.raises(InputError, match="begun on other ground, so it cannot be resumed: data fingerprint was 'sha256:other'"):
         train(runs.recipe(), out, resume=True, say=lambda line: None)
+
+
+def test_resume_refuses_other_held_out_data(tmp_path):
+    asked = runs.recipe(held_out=("drawn:dev?n=4&seed=9",), settings={"max_steps": 1})
+    train(asked, tmp_path / "run", say=lambda line: None)
+    shutil.rmtree(tmp_path / "run" / "final")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["held-out fingerprint"] != record["data fingerprint"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps({**record, "held-out fingerprint": "sha256:other"}))
+    with pytest.raises(InputError, match="cannot be resumed: held-out fingerprint was 'sha256:other'"):
+        train(asked, tmp_path / "run", resume=True, say=lambda line: None)
+
+
+def test_the_licence_of_a_split_is_that_of_its_data(tmp_path):
+    from anomalyr1.data import fewshot
+    from anomalyr1.training.run_record import _licence
+
+    assert _licence("drawn:dev?n=3&seed=0").startswith("drawn by this package")
+    no_leaks = fewshot.FoundLeaks(allowed=False, counts={}, found=())
+    specs = {"spec": "drawn:dev?n=9&seed=0", "test_spec": "mvtec:/data/mvtec"}
+    split = fewshot.Manifest(**specs, plan=fewshot.Plan(protocol="given"), train=(), test=(), counts={}, leaks=no_leaks)
+    fewshot.write(tmp_path / "parts.json", split)
+    assert _licence(f"split:{tmp_path / 'parts.json'}").startswith("drawn by this package")
+    assert _licence(f"split:{tmp_path / 'parts.json'}", "test").startswith("CC BY-NC-SA 4.0")
 
 
 def test_resume_refuses_another_number_of_processes(whole, tmp_path):
@@ -325,17 +331,21 @@ def test_killed_anywhere_it_ends_with_the_same_bits(whole, tmp_path):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["trl", "anomalyr1.training.grpo", "anomalyr1.training.run", "training_runs"])
     chance, kills, rounds = random.Random(0), [], 0
-    while len(kills) < KILLS:
+
+    def wanted():
+        return len(kills) < KILLS or sum(kills) < KILLS // 2
+
+    while wanted() and len(kills) < 4 * KILLS:
         rounds += 1
         out = tmp_path / f"run{rounds}"
-        while len(kills) < KILLS and (found := killed(context, out, chance, len(kills) % 2 == 0)) is not None:
+        while wanted() and (found := killed(context, out, chance, len(kills) % 2 == 0 or len(kills) >= KILLS)) is not None:
             kills.append(found)
         if not (out / "final").exists():
             _run(runs.recipe(), out, (out / "recipe.yaml").exists())
         assert runs.written(out) == runs.written(whole[0])
         assert [one["step"] for one in runs.lines(out / "metrics.jsonl")] == [1, 2, 3, 4]
     print(f"{len(kills)} kills, {sum(kills)} of them inside a save; {rounds} runs")
-    assert sum(kills) >= KILLS // 4
+    assert sum(kills) >= KILLS // 2
 
 
 def test_the_verb(tmp_path, call, monkeypatch):

@@ -20,6 +20,7 @@ from anomalyr1.data import fewshot
 from anomalyr1.data.fewshot import Side
 from anomalyr1.data.samples import listed, require_unique
 from anomalyr1.images import Family, Frame, fit, open_image, resize
+from anomalyr1.policy import chat
 from anomalyr1.rewards import Reward
 from anomalyr1.training import completions
 from anomalyr1.training.recipes import Recipe
@@ -192,6 +193,17 @@ def fingerprint(material: Material) -> str:
     return f"sha256:{whole.hexdigest()}"
 
 
+def held_out_fingerprint(samples: Sequence[Sample]) -> str:
+    """A digest of what is asked now and then: truth, questions and the content of images, not where they lie."""
+    pictures = look(path for sample in samples for path in (sample.image, *sample.references))
+    whole = hashlib.sha256()
+    for sample in samples:
+        fields = sample.model_dump(mode="json", exclude={"image", "references", "mask"})
+        shown = [pictures[path].sha256 for path in (sample.image, *sample.references)]
+        whole.update(json.dumps([fields, shown], sort_keys=True).encode() + b"\n")
+    return f"sha256:{whole.hexdigest()}"
+
+
 def require_apart(material: Material, held_out: Sequence[Sample]) -> None:
     """Raise `InputError` that names held-out samples whose very image is learned from."""
     learned = {material.pictures[task.sample.image].sha256 for task in material.tasks}
@@ -209,6 +221,14 @@ def gold_completion(task: Task, frame: Frame, seed: int) -> str:
     digest = hashlib.sha256(f"{seed} {task.sample.id} {task.question.id}".encode()).digest()
     first = task.sample.boxes[0].label if task.sample.boxes else ""
     return completions.gold(task.sample, task.question, first, frame, np.random.default_rng(list(digest[:8])))
+
+
+def completion_ids(tokenizer: Any, task: Task, frame: Frame, seed: int) -> list[int]:  # noqa: ANN401 - transformers is not typed
+    """What SFT teaches to a task in token ids, the end of the turn included. Raises `InputError` where it writes a special token."""
+    ids: list[int] = tokenizer(gold_completion(task, frame, seed), add_special_tokens=False)["input_ids"]
+    if chat.special_ids(tokenizer) & set(ids):
+        raise InputError(f"sample {task.sample.id!r}, question {task.question.id!r}: its completion writes a special token; remove it")
+    return [*ids, tokenizer.convert_tokens_to_ids(chat.TURN_END)]
 
 
 def prompt_rows(material: Material, family: Family, max_pixels: int) -> Any:  # noqa: ANN401 - datasets is not typed

@@ -24,8 +24,9 @@ from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import RepeatSampler, split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from anomalyr1.training import checkpoints
+from anomalyr1.training.groups import Form, Groups, agreement, choose, find_groups, parts
 from anomalyr1.training.rollouts import distinct, each_image_once, prompts_as_groups, roll_out, whole_weights
-from anomalyr1.training.shared_prefix import FAMILIES, Form, Groups, agreement, choose, find_groups, install, parts, suppress
+from anomalyr1.training.shared_prefix import FAMILIES, install, suppress
 from anomalyr1.training.signal import OnZeroVariance, ScoredGroup, groups_of, length_figures, spliced, without_signal
 from anomalyr1.types import InputError
 

@@ -32,6 +32,8 @@ QUARTER_BALANCE = 4.0
 """How much more a defective quarter of a cell counts than a good one."""
 SIGHT = 2.0
 """Cells within which a defective cell tells the edges of its box; further ones are "far", for its neighbours to tell."""
+TONE_MEAN, TONE_SPREAD = 0.45, 0.2
+"""Of the colours of drawn parts, 0..1."""
 CODE_SCALE = 0.8
 """Standard deviation of each word of the code: loud enough not to drown in the text model's residual stream (at 0.1 it is not read)."""
 
@@ -160,6 +162,7 @@ class SightHints(nn.Module):
         self.reach = nn.Linear(width, 4)
         self.category = nn.Linear(width, categories)
         self.quarter = nn.Linear(width, 4)
+        self.tone = nn.Linear(width, 12)
         self.patch = nn.Linear(sight_width, 1)
         self.balance = nn.Buffer(torch.tensor([1.0] + [4.0] * kinds), persistent=False)
 
@@ -169,6 +172,14 @@ class SightHints(nn.Module):
         half = math.isqrt(unit) // 2
         told = self.patch(functional.rms_norm(states, (states.shape[-1],))).float().view(b, n, 2, half, 2, half).mean((3, 5)).view(b, n, 4)
         return functional.binary_cross_entropy_with_logits(told, (3 * cells.quarters).clamp(0, 1), pos_weight=torch.tensor(QUARTER_BALANCE))
+
+    def tones(self, tokens: Tensor, images: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """Loss on the mean colours of each quarter of a cell, which comparing with a reference needs; `tokens` is (B, n, width)."""
+        x = torch.from_numpy(np.stack(images)).float() / 255
+        b, h, w, half = *x.shape[:3], CELL // 2
+        x = x.view(b, h // half, half, w // half, half, 3).mean((2, 4)).view(b, h // CELL, 2, w // CELL, 2, 3)
+        goal = (x.permute(0, 1, 3, 2, 4, 5).reshape(b, -1, 12) - TONE_MEAN) / TONE_SPREAD
+        return functional.smooth_l1_loss(self.tone(tokens.to(self.tone.weight.dtype) / CODE_SCALE).float(), goal)
 
     def forward(self, tokens: Tensor, cells: Cells) -> dict[str, Tensor]:
         """Losses by name; `tokens` is (B, n, width)."""
@@ -187,19 +198,28 @@ class SightHints(nn.Module):
 
 
 class PlaceHints(nn.Module):
-    """Helper losses on image tokens inside the text model: own row and column, and the edges of the box around a defective cell."""
+    """Helper losses on image tokens inside the text model: own row and column early; kind of defect and edges of its box later.
 
-    def __init__(self, width: int) -> None:
+    In between, images are compared, so the latter are what the reference makes of what the tower tells.
+    """
+
+    def __init__(self, width: int, kinds: int) -> None:
         """Fresh linear readers."""
         super().__init__()
         self.place = nn.Linear(width, 2 * GRID)
+        self.kind = nn.Linear(width, kinds + 1)
         self.edges = nn.Linear(width, 4 * BINS)
+        self.balance = nn.Buffer(torch.tensor([1.0] + [4.0] * kinds), persistent=False)
 
-    def forward(self, states: Tensor, cells: Cells) -> dict[str, Tensor]:
-        """Losses by name; `states` is (B, n, width)."""
-        x = functional.rms_norm(states, (states.shape[-1],))
-        place = cells.place.clamp(max=GRID - 1).expand(len(x), -1, -1).flatten()
-        found = {"place": functional.cross_entropy(self.place(x).float().view(-1, GRID), place)}
+    def forward(self, early: Tensor, late: Tensor, cells: Cells) -> dict[str, Tensor]:
+        """Losses by name; both states are (B, n, width)."""
+        place = cells.place.clamp(max=GRID - 1).expand(len(early), -1, -1).flatten()
+        x, kinds = functional.rms_norm(late, (late.shape[-1],)), cells.kind.flatten()
+        told = self.place(functional.rms_norm(early, (early.shape[-1],)))
+        found = {
+            "place": functional.cross_entropy(told.float().view(-1, GRID), place),
+            "cell kind": functional.cross_entropy(self.kind(x).float().flatten(0, 1), kinds, weight=self.balance.float()),
+        }
         defective = cells.kind > 0
         if bool(defective.any()):
             bins = (cells.edges[defective] / BIN).long().clamp(0, BINS - 1)

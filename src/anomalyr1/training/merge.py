@@ -10,6 +10,7 @@ from typing import Any
 from anomalyr1.training import checkpoints
 from anomalyr1.training.recipes import Recipe, load_recipe
 from anomalyr1.training.run_folder import ADAPTER, FINAL, RECIPE
+from anomalyr1.training.settings import cap_images
 from anomalyr1.types import InputError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -30,7 +31,8 @@ def merge(source: Path, out: Path, model: str | None = None, revision: str | Non
     name = model or (recipe.model if recipe else _config(adapter).get("base_model_name_or_path"))
     if not name:
         raise InputError(f"{str(adapter)!r} does not say which model it was trained on; name it with --model")
-    whole, processor = merged(adapter, str(name), revision or (recipe.revision if recipe and not model else None))
+    revision = revision or (recipe.revision if recipe and not model else None)
+    whole, processor = merged(adapter, str(name), revision, recipe.max_pixels if recipe else None)
     unfinished = out.with_name(f".{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
@@ -42,8 +44,11 @@ def merge(source: Path, out: Path, model: str | None = None, revision: str | Non
     return out
 
 
-def merged(adapter: Path, name: str, revision: str | None) -> tuple[Any, Any]:
-    """The model `name` at `revision` with the adapter in its weights, and its processor; see `merge` for types and errors."""
+def merged(adapter: Path, name: str, revision: str | None, max_pixels: int | None) -> tuple[Any, Any]:
+    """The model `name` at `revision` with the adapter in its weights, and its processor, which caps images at `max_pixels`.
+
+    See `merge` for types and errors.
+    """
     import torch
     from peft import PeftModel
 
@@ -51,7 +56,8 @@ def merged(adapter: Path, name: str, revision: str | None) -> tuple[Any, Any]:
 
     own = json.loads((find_folder(name, revision).folder / "config.json").read_text(encoding="utf-8"))
     kept = getattr(torch, str(own.get("dtype") or own.get("torch_dtype") or "float32").removeprefix("torch."))
-    policy = load_policy(name, revision, device="cpu", dtype="float32")
+    policy = load_policy(name, revision, "cpu", "float32", max_pixels)
+    cap_images(policy)
     try:
         with quiet():
             whole = PeftModel.from_pretrained(policy.model, adapter, is_trainable=False)

@@ -34,7 +34,7 @@ class Recipe(Record):
     """All values of a run."""
 
     shape: Shape = Shape()
-    images: int = 12_288
+    images: int = 13_824
     """Size of the pool; drawn once, before training."""
     first_images: int = 2_000
     """Training starts when so many are drawn."""
@@ -57,7 +57,7 @@ class Recipe(Record):
     """Questions in such a step."""
     questions: int = 3
     """Questions behind one image."""
-    reference_share: float = 0.45
+    reference_share: float = 0.5
     """Of the lessons about images, and about a third of it of those about boxes on the code."""
     knowledge_share: float = 0.5
     nameless_knowledge_share: float = 0.75
@@ -72,9 +72,9 @@ class Recipe(Record):
     """Share of the examples with reference that bear the same mark on both, which is no defect then."""
     aligned_share: float = 0.3
     """Share of the lessons with reference whose reference is the same part in the same pose."""
-    late_sight_share: float = 0.15
+    late_sight_share: float = 0.18
     """Share of such lessons of squares in the last stage."""
-    late_code_share: float = 0.2
+    late_code_share: float = 0.15
     """Share of the last stage's lessons that ask for boxes on the code: arithmetic on places is learned soonest where they are exact."""
     late_strange_share: float = 0.12
     """Share of the last stage's lessons that look like that."""
@@ -219,6 +219,7 @@ def _prepare(out: Path, recipe: Recipe) -> None:
     start.tell_place(model.model.language_model, anchor, rest)
     start.match_words(model.model.language_model)
     start.copy_words(model.model.language_model)
+    start.compare_images(model.model.language_model)
     nano_model.save(model, nano_model.make_processor(tokenizer, recipe.shape), out / "start")
 
 

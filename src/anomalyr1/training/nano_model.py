@@ -30,7 +30,7 @@ class Shape(Record):
     """The size of the network."""
 
     text_width: int = 192
-    text_layers: int = 4
+    text_layers: int = 6
     text_mlp: int = 512
     sight_width: int = 96
     sight_layers: int = 5

@@ -30,8 +30,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TAP = 1
-"""After this layer of the text model, image tokens should know their place and their box."""
-QUOTE_TAP = 2
+"""After this layer of the text model, image tokens should know their place."""
+COMPARE = 2
+"""In this layer, the first head of the inspected image's tokens should look about the same place of the reference."""
+CELL_TAP = 3
+"""After this layer, image tokens should know the kind of defect they show and its box, with the reference if there is one."""
+QUOTE_TAP = 4
 """After this layer, the words of an option that reasoning quotes should know its letter."""
 FINAL_FIRST = 100_000
 """The last examination is about other drawings than those on the way."""
@@ -53,7 +57,7 @@ class Studio(nn.Module):
         self.model = model
         width = shape.text_width
         self.sight = SightHints(width, shape.sight_width, len(CATEGORIES), len(KINDS))
-        self.place = PlaceHints(width)
+        self.place = PlaceHints(width, len(KINDS))
         self.letter = LetterHints(width)
         self.quote = LetterHints(width)
         self.summary = SummaryHints(width, len(KINDS))
@@ -142,14 +146,15 @@ class Stages:
         seen = merged(tower, states)
         hints = self.studio.sight(seen, truths)
         patch = self.studio.sight.patches(states, truths)
-        total = patch + hints["kind"] + hints["quarter"]
+        tone = self.studio.sight.tones(seen, [one.image for one in found])
+        total = patch + hints["kind"] + hints["quarter"] + 0.5 * tone
         total = total + 0.5 * hints.get("reach", total * 0)
         if moved:  # words for colours and category would be wrong
-            return {"total": total, "strange kind": hints["kind"], "strange patch": patch}
+            return {"total": total, "strange kind": hints["kind"], "strange patch": patch, "tone": tone}
         goal = self.code.tokens([one.truth for one in found], truths)
         weight = 1 + (DEFECT_WEIGHT - 1) * (truths.kind > 0)[..., None]
         code = (weight * (seen.float() - goal) ** 2).mean() / CODE_SCALE**2
-        return {"total": total + CODE_WEIGHT * code + 0.2 * hints["category"], "code": code, "patch": patch, **hints}
+        return {"total": total + CODE_WEIGHT * code + 0.2 * hints["category"], "code": code, "patch": patch, "tone": tone, **hints}
 
     def both(self, rng: Generator) -> dict[str, Tensor]:
         """Answering about images, the whole model, or letter drills and squares, which would be forgotten otherwise."""
@@ -184,15 +189,15 @@ class Stages:
         states, inside = hidden(self.model, batch, shown)
         each = functional.cross_entropy(logits(self.model, states, batch), batch.targets, reduction="none")
         answering = (each * batch.weights).sum() / batch.weights.sum()
-        at_cells = inside[TAP].states[batch.last_image_at].view(len(batch.ids), -1, states.shape[-1])
+        early, late = (inside[tap].states[batch.last_image_at].view(len(batch.ids), -1, states.shape[-1]) for tap in (TAP, CELL_TAP))
         row, column = (at.view(len(batch.ids), -1)[:, -1] for at in batch.last_image_at)
         summary = self.studio.summary(inside[QUOTE_TAP].states[row, column + 1], truths)
-        summary |= _looking(inside[QUOTE_TAP].looks, batch, truths)
-        hints = self.studio.place(at_cells, truths) | self._tags(batch, inside) | summary
+        summary |= _looking(inside[QUOTE_TAP].looks, batch, truths) | _comparing(inside[COMPARE].looks, batch, truths)
+        hints = self.studio.place(early, late, truths) | self._tags(batch, inside) | summary
         nothing = answering * 0
-        total = answering + 0.5 * hints["place"] + 0.5 * hints.get("edges", nothing)
+        total = answering + 0.5 * hints["place"] + 0.5 * hints.get("edges", nothing) + hints["cell kind"]
         total = total + 0.3 * summary["sum kind"] + 0.3 * summary["sum place"] + 0.2 * summary.get("sum edges", nothing)
-        total = total + 0.3 * summary.get("look", nothing)
+        total = total + 0.3 * summary.get("look", nothing) + 0.1 * summary.get("compare", nothing)
         total = total + 0.1 * hints.get("option", nothing) + 0.3 * hints.get("quote", nothing)
         letters = batch.weights == lessons.LETTER_WEIGHT
         shares = {"letter": each[letters].mean()} if bool(letters.any()) else {}
@@ -272,6 +277,17 @@ def _looking(looks: Tensor, batch: Packed, truths: Cells) -> dict[str, Tensor]:
     share = looks[rows, 0, columns[:, -1:] + 1, columns].float()  # (B, n)
     found = (share * (truths.kind > 0)).sum(1)
     return {"look": -torch.log(found[bad] + 1e-4).mean()}
+
+
+def _comparing(looks: Tensor, batch: Packed, truths: Cells) -> dict[str, Tensor]:
+    """Loss on where the inspected image's tokens look, with one reference: at the same place of it or beside."""
+    rows, columns = (at.view(len(batch.ids), -1) for at in batch.image_at)
+    n = len(truths.place)
+    if columns.shape[1] != 2 * n:
+        return {}
+    share = looks[rows[:, :1, None], 0, columns[:, n:, None], columns[:, None, :n]].float()  # (B, n, n)
+    near = (truths.place[:, None] - truths.place).abs().amax(-1) <= 1
+    return {"compare": -torch.log((share * near).sum(-1) + 1e-4).mean()}
 
 
 def _named(kind: str, losses: dict[str, Tensor]) -> dict[str, Tensor]:

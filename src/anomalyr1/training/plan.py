@@ -11,7 +11,7 @@ from typing import Any
 
 from anomalyr1.images import Family, ImageError, fit
 from anomalyr1.training import costs
-from anomalyr1.training.dataset import Material, Task
+from anomalyr1.training.dataset import Material, Task, completion_ids, gold_completion
 from anomalyr1.training.recipes import Recipe
 from anomalyr1.training.settings import arguments, dtype_of, settings_of, steps_of
 from anomalyr1.training.shape import CHARS_PER_TOKEN, Shape, read_shape
@@ -19,21 +19,21 @@ from anomalyr1.types import InputError
 
 LONGEST = 5
 """Samples that the plan names."""
-COMPLETION_TOKENS = 160
-"""Tokens of a completion that SFT writes, for the plan."""
 
 
 @dataclass(frozen=True)
 class Length:
-    """Tokens of one prompt."""
+    """Tokens of one prompt and its completion."""
 
     task: Task
     text: int
     images: int
+    written: int
+    """Of the completion: what SFT teaches, or the most that GRPO lets be written."""
 
     @property
     def tokens(self) -> int:
-        """All of them."""
+        """Of the prompt."""
         return self.text + self.images
 
 
@@ -43,6 +43,7 @@ class Plan:
 
     model: str
     device: str
+    processes: int
     samples: int
     prompts: int
     steps: int
@@ -68,7 +69,8 @@ class Plan:
         share = self.trained / self.parameters
         learned = f"{self.trained:,} learn ({'all' if share >= 1 else f'{share:.2%}'})"
         found = [
-            f"plan: {self.steps:,} steps over {self.prompts:,} prompts of {self.samples:,} samples",
+            f"plan: {self.steps:,} steps over {self.prompts:,} prompts of {self.samples:,} samples in {self.processes} process"
+            f"{'es' if self.processes > 1 else ''} (accelerate launch says how many)",
             f"model: {self.parameters:,} parameters, {learned}; from {self.model}",
             f"prompt tokens: {self.mean_tokens:,.0f} on average; the longest:",
         ]
@@ -85,8 +87,8 @@ class Plan:
             f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes" if self.hours < 2 else f"{self.hours:,.1f} hours"
         )
         found.append(
-            f"time: about {time} on this machine ({self.device}), if every completion is as long as it may be; an estimate from counted "
-            f"operations at {costs.SHARE_OF_PEAK:.0%} of a matrix product's speed, held-out evaluation not included"
+            f"time: about {time} on this machine ({self.device}), if every completion is as long as the longest may be; an estimate from "
+            f"counted operations at {costs.SHARE_OF_PEAK:.0%} of a matrix product's speed, held-out evaluation not included"
         )
         return found
 
@@ -106,9 +108,9 @@ def make_plan(recipe: Recipe, material: Material, machine: costs.Machine | None 
     settings, shape = settings_of(recipe), read_shape(recipe)
     grpo = recipe.section == "grpo"
     machine = machine or costs.measure()
-    lengths = [_length(task, material, shape) for task in material.tasks]
-    most = max(lengths, key=lambda one: one.tokens)
-    written = int(settings["max_completion_length"]) if grpo else COMPLETION_TOKENS
+    most_written = int(settings["max_completion_length"]) if grpo else None
+    lengths = [_length(task, material, shape, recipe.seed, most_written) for task in material.tasks]
+    most, written = max(lengths, key=lambda one: one.tokens), max(one.written for one in lengths)
     positions = int(shape.text.max_position_embeddings)
     if grpo and settings["use_vllm"] and settings["vllm_max_model_length"]:
         positions = min(positions, int(settings["vllm_max_model_length"]))
@@ -123,12 +125,13 @@ def make_plan(recipe: Recipe, material: Material, machine: costs.Machine | None 
     return Plan(
         model=shape.source,
         device=machine.device,
+        processes=processes,
         samples=len(material.samples),
         prompts=len(lengths),
         steps=steps,
         longest=_longest(lengths),
         mean_tokens=sum(one.tokens for one in lengths) / len(lengths),
-        too_long=[_way_out(one, material, shape, positions - written) for one in lengths if one.tokens + written > positions],
+        too_long=[_way_out(one, material, shape, positions - one.written) for one in lengths if one.tokens + one.written > positions],
         warnings=_warnings(recipe, settings, shape, machine, needed["peak"]),
         bytes=needed,
         hours=costs.hours(shape, settings, load, steps, machine, grpo),
@@ -138,12 +141,18 @@ def make_plan(recipe: Recipe, material: Material, machine: costs.Machine | None 
     )
 
 
-def _length(task: Task, material: Material, shape: Shape) -> Length:
+def _length(task: Task, material: Material, shape: Shape, seed: int, most_written: int | None) -> Length:
     try:
         images = _image_tokens(task, material, shape.family, shape.max_pixels)
     except ImageError as error:
         raise ImageError(f"sample {task.sample.id!r}, images {[str(path) for path in task.prompt.images]}: {error}") from error
-    return Length(task, shape.text_tokens(task.prompt.messages) - len(task.prompt.images), images)
+    if most_written is None:
+        frame = material.frame(task.sample, shape.family, shape.max_pixels)
+        if shape.tokenizer is None:
+            most_written = round(len(gold_completion(task, frame, seed).encode()) / CHARS_PER_TOKEN) + 1
+        else:
+            most_written = len(completion_ids(shape.tokenizer, task, frame, seed))
+    return Length(task, shape.text_tokens(task.prompt.messages) - len(task.prompt.images), images, most_written)
 
 
 def _image_tokens(task: Task, material: Material, family: Family, max_pixels: int) -> int:
@@ -203,7 +212,9 @@ def _warnings(recipe: Recipe, settings: dict[str, Any], shape: Shape, machine: c
             "weights in bfloat16 without float32 masters lose small updates; use dtype: float32 with bf16: true, lora, or run under "
             "accelerate with ZeRO-3 or FSDP2, which keep masters"
         )
-    if not shape.exact_tokens:
+    if not recipe.held_out:
+        found.append("no held_out data is named, so neither balanced accuracy nor AUROC is measured on the way")
+    if shape.tokenizer is None:
         found.append(f"tokens of text are estimated at {CHARS_PER_TOKEN} characters each: the model's tokenizer is not here")
     return found
 

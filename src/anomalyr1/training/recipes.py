@@ -68,6 +68,8 @@ class Recipe(Record):
             raise ValueError("a recipe has one of the sections sft and grpo")
         if self.grpo is not None and not self.rewards:
             raise ValueError("a recipe for GRPO needs rewards, such as {roam: 1.0, accuracy: 1.0}")
+        if self.sft is not None and (self.rewards or self.zero_variance != "keep"):
+            raise ValueError("rewards and zero_variance mean something for GRPO alone; leave them out beside sft")
         if not self.data:
             raise ValueError('a recipe needs data, such as ["drawn:seen?n=64"]')
         return self
@@ -187,7 +189,9 @@ def _parsed(text: str, where: str) -> Any:  # noqa: ANN401 - YAML holds anything
     try:
         return yaml.load(text, _loader())
     except yaml.YAMLError as error:
-        raise InputError(f"{where}: not valid YAML ({str(error).splitlines()[0]})") from error
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error).splitlines()[0]
+        place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+        raise InputError(f"{where}: not valid YAML ({place}{problem}); mend it there") from error
 
 
 def _loader() -> Any:  # noqa: ANN401 - yaml is not typed

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from anomalyr1.training.shared_prefix import Groups, read_prompts
+from anomalyr1.training.groups import Groups
+from anomalyr1.training.shared_prefix import read_prompts
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel

@@ -25,7 +25,7 @@ from anomalyr1.training.plan import Plan, make_plan
 from anomalyr1.training.recipes import Recipe, differences, load_recipe
 from anomalyr1.training.run_folder import ADAPTER, DATA, FINAL, RECIPE, RUN
 from anomalyr1.training.run_record import record_of, write_record
-from anomalyr1.training.settings import dtype_of
+from anomalyr1.training.settings import cap_images, dtype_of
 from anomalyr1.training.turned import turned
 from anomalyr1.types import InputError, Sample, SetupError
 
@@ -134,7 +134,7 @@ def _policy(recipe: Recipe) -> Policy:
 
     device = "cpu" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None  # accelerate brings each process's copy to its own device
     policy = load_policy(recipe.model, recipe.revision, device, dtype_of(recipe), recipe.max_pixels)
-    policy.processor.image_processor.size = {"shortest_edge": policy.family.min_pixels, "longest_edge": policy.max_pixels}
+    cap_images(policy)
     return policy
 
 
@@ -222,7 +222,7 @@ def _finish(trainer: Any, policy: Policy, recipe: Recipe, out: Path) -> None:  #
         with _replaced(out / ADAPTER) as folder:
             model.save_pretrained(folder, state_dict=state)
         unset_hf_deepspeed_config()  # else transformers would load the base in shards, and wait for the others
-        model, state = merged(out / ADAPTER, recipe.model, recipe.revision)[0], None
+        model, state = merged(out / ADAPTER, recipe.model, recipe.revision, recipe.max_pixels)[0], None
     with _replaced(out / FINAL) as folder:
         model.save_pretrained(folder, state_dict=state)
         policy.processor.save_pretrained(folder)

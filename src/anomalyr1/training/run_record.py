@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from anomalyr1 import __version__
+from anomalyr1.data import fewshot
+from anomalyr1.data.fewshot import Side
 from anomalyr1.policy.load import Policy, licence_of
 from anomalyr1.prompts import style_id
 from anomalyr1.records import write_whole
-from anomalyr1.training.dataset import LICENCES, Material, fingerprint, prompt_style
+from anomalyr1.training.dataset import LICENCES, Material, fingerprint, held_out_fingerprint, prompt_style
 from anomalyr1.training.plan import Plan
 from anomalyr1.training.recipes import Recipe, dump_recipe
 from anomalyr1.training.run_folder import RECIPE, RUN
 from anomalyr1.types import InputError, Sample
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "numpy", "Pillow")
-GROUND = ("data fingerprint", "model revision", "prompt", "processes")
+GROUND = ("data fingerprint", "held-out fingerprint", "model revision", "prompt", "processes")
 """What must be the same when a run is resumed."""
 
 
@@ -34,11 +36,12 @@ def record_of(recipe: Recipe, material: Material, held_out: Sequence[Sample], po
         "seed": recipe.seed,
         "data fingerprint": fingerprint(material),
         "data": [{"spec": spec, "licence": _licence(spec)} for spec in recipe.data],
-        "held out": [{"spec": spec, "licence": _licence(spec)} for spec in recipe.held_out],
+        "held out": [{"spec": spec, "licence": _licence(spec, "test")} for spec in recipe.held_out],
         "samples": len(material.samples),
         "prompts": len(material.tasks),
         "left out": material.counts,
         "held-out samples": len(held_out),
+        "held-out fingerprint": held_out_fingerprint(held_out),
         "model": policy.name,
         "model revision": policy.revision,
         "model licence": licence_of(policy.name),
@@ -64,7 +67,9 @@ def write_record(out: Path, record: dict[str, Any], recipe: Recipe, checkpoint: 
     notes: list[str] = []
     if (out / RECIPE).is_file():
         begun: dict[str, Any] = json.loads((out / RUN).read_text(encoding="utf-8"))
-        if changed := [f"{name} was {begun[name]!r} and is now {record[name]!r}" for name in GROUND if begun[name] != record[name]]:
+        if changed := [
+            f"{name} was {begun[name]!r} and is now {record[name]!r}" for name in GROUND if begun.get(name, record[name]) != record[name]
+        ]:
             raise InputError(
                 f"{str(out)!r} was begun on other ground, so it cannot be resumed: {'; '.join(changed)}. Restore it, or begin anew"
             )
@@ -80,7 +85,10 @@ def write_record(out: Path, record: dict[str, Any], recipe: Recipe, checkpoint: 
     return notes
 
 
-def _licence(spec: str) -> str:
+def _licence(spec: str, side: Side = "train") -> str:
+    """That of the data of a spec; of a split, of what it was drawn from."""
+    if spec.startswith("split:"):
+        spec = fewshot.read(spec.partition(":")[2]).source(side)[0]
     return LICENCES.get(spec.partition(":")[0], "your own data, or not known: ask who owns it")
 
 

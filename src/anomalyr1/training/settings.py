@@ -15,6 +15,8 @@ from anomalyr1.types import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from anomalyr1.policy.load import Policy
+
 VISION = r".*\bvisual\b.*"
 """The names of the vision tower's modules."""
 SAVES = 10
@@ -27,6 +29,12 @@ REFUSED = {
     "generation_batch_size": "it depends on the number of processes; say steps_per_generation",
     "save_only_model": "a run could not be resumed from such a checkpoint",
     "ignore_data_skip": "a resumed run would see other data than an uninterrupted one",
+    "per_device_eval_batch_size": "held-out data is asked by the engine that inspects, which makes its own batches",
+    "eval_accumulation_steps": "held-out data is asked by the engine that inspects, which makes its own batches",
+    "num_generations_eval": "held-out data is asked once, greedily",
+    "eval_delay": "held-out data is asked from the first step on, every eval_steps",
+    "use_transformers_continuous_batching": "TRL has it for models without images; say use_vllm",
+    "label_smoothing_factor": "only written tokens are scored",
 }
 """Keys of TRL's that mean nothing here or would break what a run promises, with the reason and what to do; "no" and false are let pass."""
 CHOICES = {
@@ -35,6 +43,7 @@ CHOICES = {
     "importance_sampling_level": ("token", "sequence"),
     "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
     "vllm_mode": ("colocate", "server"),
+    "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
 }
 """Words that TRL 1.16 itself checks only in the middle of a step."""
 PLAIN = {bool: "true or false", int: "a whole number", float: "a number", type(None): "null"}
@@ -67,6 +76,7 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
         "report_to": ["tensorboard"],
         "save_strategy": "steps",
         "save_total_limit": 3,
+        "logging_nan_inf_filter": False,  # transformers would log the mean so far in place of a loss that is no number
         "bf16": cuda,
         "use_cpu": not cuda,
     }
@@ -123,10 +133,20 @@ def arguments(recipe: Recipe, out: Path, rows: int, processes: int = 1) -> Any: 
         raise InputError("zero_variance: resample draws different groups again in each process, which cannot wait for each other; use skip")
     grpo = recipe.section == "grpo"
     own: dict[str, Any] = {
-        key: found[key] for key in ("logging_steps", "report_to", "save_strategy", "save_total_limit", "bf16", "use_cpu")
+        key: found[key]
+        for key in ("logging_steps", "report_to", "save_strategy", "save_total_limit", "logging_nan_inf_filter", "bf16", "use_cpu")
     }
     if "save_steps" not in recipe.settings:
         own["save_steps"] = _save_steps(found, steps_of(found, rows, processes, grpo), grpo)
+    if grpo and found["sync_ref_model"] and (found["beta"] == 0 or recipe.lora is not None):
+        raise InputError(
+            "section grpo of the recipe: sync_ref_model needs a reference model of its own, so a beta that is not 0, and no lora, whose "
+            "reference is the policy without adapters; set one of them, or leave sync_ref_model out"
+        )
+    if grpo and found["save_strategy"] == "steps":
+        saved = (found | own)["save_steps"]
+        saved = math.ceil(steps_of(found, rows, processes) * saved) if saved < 1 else int(saved)
+        _check_saving(saved, _generation(found))
     _check_logging({**found, **own})
     if grpo:
         own["reward_weights"] = list(recipe.rewards.values())
@@ -137,6 +157,21 @@ def arguments(recipe: Recipe, out: Path, rows: int, processes: int = 1) -> Any: 
             return (GRPOConfig if grpo else SFTConfig)(**values)
     except (ValueError, TypeError) as error:
         raise InputError(f"section {recipe.section} of the recipe: {error}") from error
+
+
+def _check_saving(save_steps: int, unit: int) -> None:
+    """Raise `InputError` where a checkpoint would fall between the steps of a generation batch: none would be written there."""
+    if save_steps % unit:
+        raise InputError(
+            f"section grpo of the recipe: save_steps is {save_steps}, and a checkpoint can be written every {unit} steps, when a "
+            f"generation batch is used up; make save_steps a multiple of {unit}"
+        )
+
+
+def _generation(found: Mapping[str, Any]) -> int:
+    """Optimizer steps after which generation batch and step end together."""
+    used = int(found["steps_per_generation"] * found["num_iterations"])  # microbatches between two generation batches
+    return used // math.gcd(used, int(found["gradient_accumulation_steps"]))
 
 
 def _check_logging(found: Mapping[str, Any]) -> None:
@@ -155,13 +190,15 @@ def _save_steps(found: Mapping[str, Any], steps: int, grpo: bool) -> int:
     """A tenth of the run, rounded up to where a generation batch ends and a step is logged."""
     unit = int(found["logging_steps"]) if found["logging_steps"] >= 1 else 1
     if grpo:
-        used = found["steps_per_generation"] * found["num_iterations"]  # microbatches between two generation batches
-        unit = math.lcm(unit, used // math.gcd(used, found["gradient_accumulation_steps"]))
+        unit = math.lcm(unit, _generation(found))
     return math.ceil(steps / SAVES / unit) * unit
 
 
 def adapters(recipe: Recipe) -> Any:  # noqa: ANN401 - peft is not typed
-    """Peft's `LoraConfig` of the recipe, None without `lora`; frozen vision gets no adapters. Raises `InputError` for unknown keys."""
+    """Peft's `LoraConfig` of the recipe, None without `lora`; frozen vision gets no adapters.
+
+    Raises `InputError` for unknown keys, for a beginning that changes the base, which is not saved with them, and for adapters of the head.
+    """
     if recipe.lora is None:
         return None
     from peft import LoraConfig
@@ -171,9 +208,18 @@ def adapters(recipe: Recipe) -> Any:  # noqa: ANN401 - peft is not typed
     if frozen and "exclude_modules" in recipe.lora:
         raise InputError("a recipe with freeze: vision cannot set lora.exclude_modules too; say which modules with lora.target_modules")
     try:
-        return LoraConfig(**{**recipe.lora, **frozen})
+        found = LoraConfig(**{**recipe.lora, **frozen})
     except (ValueError, TypeError) as error:
         raise InputError(f"section lora of the recipe: {error}") from error
+    if found.init_lora_weights not in (True, False, "gaussian", "orthogonal"):
+        raise InputError(
+            f"lora.init_lora_weights: {found.init_lora_weights} may change the base's weights, into which the adapter is merged in the "
+            "end; expected true, false, gaussian or orthogonal"
+        )
+    for key in ("target_modules", "modules_to_save"):
+        if "lm_head" in (recipe.lora.get(key) or ()):
+            raise InputError(f"lora.{key} cannot hold lm_head, whose tokens are scored without wrappers; leave it out")
+    return found
 
 
 def dtype_of(recipe: Recipe) -> str:
@@ -184,6 +230,11 @@ def dtype_of(recipe: Recipe) -> str:
     import torch
 
     return recipe.dtype or ("bfloat16" if recipe.lora is not None and torch.cuda.is_available() else "float32")
+
+
+def cap_images(policy: Policy) -> None:
+    """Let the policy's processor take images as `images.fit` sizes them, so that nothing is resized again, also once it is saved."""
+    policy.processor.image_processor.size = {"shortest_edge": policy.family.min_pixels, "longest_edge": policy.max_pixels}
 
 
 def freeze(model: Any, recipe: Recipe) -> None:  # noqa: ANN401 - transformers' classes are not typed

@@ -23,8 +23,9 @@ from anomalyr1.images import open_image, resize
 from anomalyr1.policy import chat
 from anomalyr1.policy.load import Policy
 from anomalyr1.training import checkpoints
-from anomalyr1.training.dataset import Material, Task, gold_completion
-from anomalyr1.training.shared_prefix import Groups, agreement, choose, install
+from anomalyr1.training.dataset import Material, Task, completion_ids
+from anomalyr1.training.groups import Groups, agreement, choose
+from anomalyr1.training.shared_prefix import install
 from anomalyr1.types import InputError
 
 IGNORED = -100
@@ -59,15 +60,7 @@ class Lessons:
         """One sample's questions. Raises `InputError` for a gold completion that writes a special token."""
         tokenizer, tasks = self._policy.processor.tokenizer, self._rows[index]
         frame = self._material.frame(tasks[0].sample, self._policy.family, self._policy.max_pixels)
-        special, end = chat.special_ids(tokenizer), tokenizer.convert_tokens_to_ids(chat.TURN_END)
-        completions = []
-        for task in tasks:
-            ids = tokenizer(gold_completion(task, frame, self._seed), add_special_tokens=False)["input_ids"]
-            if special & set(ids):
-                raise InputError(
-                    f"sample {task.sample.id!r}, question {task.question.id!r}: its completion writes a special token; remove it"
-                )
-            completions.append([*ids, end])
+        completions = [completion_ids(tokenizer, task, frame, self._seed) for task in tasks]
         return Row(tasks, [chat.encode(tokenizer, task.prompt.messages) for task in tasks], completions)
 
 
@@ -135,8 +128,6 @@ class PackedSFTTrainer(Trainer):  # type: ignore[misc]  # transformers is not ty
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - transformers' own
         super().__init__(*args, **kwargs)
-        if self.args.label_smoothing_factor:
-            raise InputError("section sft of the recipe cannot set 'label_smoothing_factor': only written tokens are scored; leave it out")
         self._agree = agreement(self.accelerator)
         self.forms: defaultdict[str, int] = defaultdict(int)
         self._metrics: dict[str, defaultdict[str, list[float]]] = {"train": defaultdict(list)}

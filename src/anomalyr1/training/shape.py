@@ -43,8 +43,8 @@ class Shape:
     """transformers' configuration."""
     text_tokens: Encode
     """Tokens of a chat, an image counted as one."""
-    exact_tokens: bool
-    """Whether they are counted with the model's tokenizer, or estimated from the length of the text."""
+    tokenizer: Any
+    """The model's, None where it is not here: tokens are then estimated from the length of the text."""
 
     @property
     def text(self) -> Any:  # noqa: ANN401 - transformers' classes are not typed
@@ -125,7 +125,7 @@ def _counted(recipe: Recipe, config: Any, family: Family, max_pixels: int, sourc
         embedding=0 if tied else table.numel(),
         config=config,
         text_tokens=_estimate if tokenizer is None else lambda messages: len(chat.encode(tokenizer, messages)),
-        exact_tokens=tokenizer is not None,
+        tokenizer=tokenizer,
     )
 
 

@@ -29,8 +29,15 @@ VOICE = 0.18
 """Size of what they write, beside image tokens of about unit size."""
 MATCHING = 3.3
 """Factor on the queries and keys of heads that look at tokens like the own one."""
-MATCHERS = ((1, 0), (1, 1), (2, 0))
+MATCHERS = ((1, 0), (1, 1), (4, 0))
 """Their layers and heads."""
+
+COMPARERS = (2, (1, 2))
+"""The layer and its heads that find the like of an image's cell in the image before."""
+BETWEEN = 70
+"""Steps of the rotary time axis from an image to the next, about: knowledge stands between them."""
+LIKENESS, ELSEWHERE = 3.0, 12.0
+"""How firmly cells find their like, and how firmly they look at another image than their own."""
 
 COPIERS = ((0, 2), (1, 2))
 """Layers and heads that copy: the one that looks at the token before, and the one that continues what it finds."""
@@ -104,7 +111,7 @@ def tell_place(language: PreTrainedModel, anchor_id: int, rest_id: int) -> None:
 
 @torch.no_grad()
 def match_words(language: PreTrainedModel) -> None:
-    """Let heads of the second and third layer (`MATCHERS`) look at tokens like the own one, which finds an option by its words.
+    """Let heads of the second and fifth layer (`MATCHERS`) look at tokens like the own one, which finds an option by its words.
 
     Call it after `tell_place`: these heads do not see what that writes.
     """
@@ -131,8 +138,7 @@ def copy_words(language: PreTrainedModel) -> None:
     width, size = config.hidden_size, language.layers[0].self_attn.head_dim
     half, (before, behind) = size // 2, COPIERS
     mixed = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(5)))[0]
-    slow = [i for i in range(half) if float(frequency[i]) < SLOW]
-    turned = torch.tensor([*slow, *(i + half for i in slow)])  # what hardly turns with distance compares content
+    turned = _slow(frequency)  # what hardly turns with distance compares content
     read, written, said = mixed[: len(turned)], mixed[len(turned) : 2 * len(turned)], mixed[-size:]
 
     number, head = before
@@ -153,6 +159,37 @@ def copy_words(language: PreTrainedModel) -> None:
         part.weight[rows][turned] = FINDING * seen
     attend.v_proj.weight[rows] = said
     attend.o_proj.weight[:, rows] = COPYING * said.T
+
+
+@torch.no_grad()
+def compare_images(language: PreTrainedModel) -> None:
+    """Let heads of the third layer (`COMPARERS`) look from each cell of an image at the cells like it in the image before.
+
+    A defect is what the reference has nothing like; nearest neighbours in a memory of good parts are how PatchCore (Roth et al., 2022)
+    finds it.
+    """
+    config, frequency = language.config, language.rotary_emb.inv_freq.float()
+    attend, half, width = language.layers[COMPARERS[0]].self_attn, language.layers[0].self_attn.head_dim // 2, config.hidden_size
+    turned = _slow(frequency)
+    in_time = [i for i, axis in enumerate(_axes(config.rope_parameters["mrope_section"])) if axis == 0]
+    pair = min(in_time, key=lambda i: abs(float(frequency[i]) * BETWEEN - 2.1))
+    angle = float(frequency[pair]) * BETWEEN
+    for head in COMPARERS[1]:
+        rows = slice(2 * half * head, 2 * half * (head + 1))
+        mixed = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(6 + head)))[0]
+        for part in (attend.q_proj, attend.k_proj):
+            part.weight[rows] *= 0.1
+            part.weight[rows][turned] = LIKENESS * mixed[: len(turned)]
+            part.bias[rows] = 0
+        attend.q_proj.bias[rows][[pair, pair + half]] = ELSEWHERE * torch.tensor([math.cos(angle), -math.sin(angle)])
+        attend.k_proj.bias[rows][pair] = ELSEWHERE
+        attend.v_proj.weight[rows] = mixed[-2 * half :]
+
+
+def _slow(frequency: torch.Tensor) -> torch.Tensor:
+    """The entries of a head that hardly turn with the distance of tokens."""
+    slow = [i for i in range(len(frequency)) if float(frequency[i]) < SLOW]
+    return torch.tensor([*slow, *(i + len(frequency) for i in slow)])
 
 
 def _axes(sections: list[int]) -> list[int]:

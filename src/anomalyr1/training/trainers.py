@@ -14,7 +14,7 @@ from anomalyr1.training.reward_functions import Asked, reward_functions
 from anomalyr1.training.run_log import RunLog
 from anomalyr1.training.settings import adapters, arguments, freeze
 from anomalyr1.training.signal import ScoredGroup
-from anomalyr1.types import InputError, SetupError
+from anomalyr1.types import SetupError
 
 NEVER = -100.0
 """What vLLM adds to the logit of a token that must not be written: the least it takes."""
@@ -41,7 +41,7 @@ def _sft(recipe: Recipe, out: Path, policy: Policy, material: Material, processe
     lessons = Lessons(material, policy, recipe.seed)
     args = arguments(recipe, out, len(lessons), processes)
     _require_one_device(args)
-    model, lora = policy.model, _adapters(recipe)
+    model, lora = policy.model, adapters(recipe)
     if lora is not None:
         model = get_peft_model(model, lora)
         if args.gradient_checkpointing:
@@ -75,23 +75,12 @@ def _grpo(recipe: Recipe, out: Path, policy: Policy, material: Material, process
         args=args,
         train_dataset=prompt_rows(material, policy.family, policy.max_pixels),
         processing_class=policy.processor,
-        peft_config=_adapters(recipe),
+        peft_config=adapters(recipe),
         suppressed_ids=policy.suppressed_ids,
         zero_variance=recipe.zero_variance,
         on_group=on_group,
     )
     return trainer
-
-
-def _adapters(recipe: Recipe) -> Any:  # noqa: ANN401 - peft is not typed
-    """The recipe's adapters. Raises `InputError` for a beginning that changes the base, which is not saved with them."""
-    lora = adapters(recipe)
-    if lora is not None and lora.init_lora_weights not in (True, False, "gaussian", "orthogonal"):
-        raise InputError(
-            f"lora.init_lora_weights: {lora.init_lora_weights} may change the base's weights, into which the adapter is merged in the end; "
-            "expected true, false, gaussian or orthogonal"
-        )
-    return lora
 
 
 def _require_one_device(args: Any) -> None:  # noqa: ANN401 - transformers is not typed
