@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS=2 python benchmarks/grpo_step.py [--corner 8x290x64xnano ...] [--steps 3] [--out runs/grpo_step.json]
 
-A corner is completions a group x prompt tokens x completion tokens x size of the model, +checkpointing for gradient checkpointing. Every completion has the full length. Each trainer
+A corner is completions a group x prompt tokens x completion tokens x size of the model, with +checkpointing where it says so. Every
+completion has the full length. Each trainer
 lives in a process of its own; the two take turns, so that both meet the same machine, and one that runs out of memory or time takes
 nothing along: that is a result. Seconds are medians without the first step, by phase: rollouts, reference policy, and the rest (rewards,
 forward, backward, optimizer). Peak memory is the highest resident size of a step above what was resident before it. FLOPs are counted by
@@ -210,8 +211,8 @@ class Step:
         settings = GRPOConfig(
             output_dir=str(folder / name), per_device_train_batch_size=corner.size, gradient_accumulation_steps=1,
             num_generations=corner.size, max_completion_length=corner.completion, beta=0.04, temperature=1.0, max_steps=100,
-            generation_kwargs={"min_new_tokens": corner.completion}, bf16=False, use_cpu=True, gradient_checkpointing=corner.checkpointing, report_to=[],
-            save_strategy="no", disable_tqdm=True, seed=0,
+            generation_kwargs={"min_new_tokens": corner.completion}, bf16=False, use_cpu=True,
+            gradient_checkpointing=corner.checkpointing, report_to=[], save_strategy="no", disable_tqdm=True, seed=0,
         )  # fmt: skip
         self.trainer = {"ours": SharedPrefixGRPOTrainer, "TRL": GRPOTrainer}[name](
             model=self._policy.model,

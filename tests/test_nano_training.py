@@ -124,7 +124,7 @@ class Killed(Exception):
     """Stands for a kill between two steps."""
 
 
-def run_tiny(folder, tokenizer, kill_at=None):
+def run_tiny(folder, tokenizer, kill_at=None, average=0.0):
     """Four steps of a tiny text model on fixed rows; `kill_at` ends it before that step."""
     model = nano_model.make_model(tokenizer, TINY, seed=3)
     calls = []
@@ -138,22 +138,41 @@ def run_tiny(folder, tokenizer, kill_at=None):
         scored = packing.logits(model, packing.hidden(model, batch, [])[0], batch)
         return {"total": torch.nn.functional.cross_entropy(scored, batch.targets)}
 
-    plan = loop.Plan(learning_rate=1e-2, minutes=0, steps=4, warmup=2, save_minutes=0, log_every=1)
+    plan = loop.Plan(learning_rate=1e-2, minutes=0, steps=4, warmup=2, save_minutes=0, log_every=1, average=average)
     loop.run("text", folder, plan, model.model.language_model, lesson)
     return model.state_dict()
 
 
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tiny, tmp_path):
+@pytest.mark.parametrize("average", [0.0, 0.6])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tiny, tmp_path, average):
     tokenizer = tiny[1].tokenizer
-    whole = run_tiny(tmp_path / "whole", tokenizer)
+    whole = run_tiny(tmp_path / "whole", tokenizer, average=average)
     with pytest.raises(Killed):
-        run_tiny(tmp_path / "killed", tokenizer, kill_at=2)
-    resumed = run_tiny(tmp_path / "killed", tokenizer)
+        run_tiny(tmp_path / "killed", tokenizer, kill_at=2, average=average)
+    resumed = run_tiny(tmp_path / "killed", tokenizer, average=average)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert (tmp_path / "killed" / "losses.jsonl").read_text().count("\n") == 4
     (tmp_path / "killed" / "text.pt").unlink()  # negative control: two steps only are not four
     plain = nano_model.make_model(tokenizer, TINY, seed=3).state_dict()
     assert not all(torch.equal(whole[name], plain[name].to(whole[name].dtype)) for name in whole)
+
+
+def test_what_is_left_is_the_running_mean():
+    weight = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    master = loop.Master({"weight": weight}, loop.Plan(learning_rate=0.1, minutes=1, average=0.75), torch.bfloat16)
+    states = [master.masters[0].detach().clone()]
+    for _ in range(3):
+        weight.grad = torch.ones_like(weight)
+        master.step(0.1)
+        states.append(master.masters[0].detach().clone())
+        assert torch.equal(weight, states[-1].to(torch.bfloat16))
+    expected = states[0]
+    for state in states[1:]:
+        expected = 0.75 * expected + 0.25 * state
+    master.publish(mean=True)
+    assert torch.equal(weight, expected.to(torch.bfloat16)) and not torch.equal(weight, states[-1].to(torch.bfloat16))
+    master.publish()
+    assert torch.equal(weight, states[-1].to(torch.bfloat16))
 
 
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path):

@@ -37,6 +37,8 @@ class Plan(Record):
     floor: float = 0.05
     """Share of the learning rate that is left at the end of the cosine."""
     weight_decay: float = 0.05
+    average: float = 0.0
+    """Share of the running mean of weights that a step keeps; the mean is what is examined and left at the end. 0 = the last weights."""
     seed: int = 0
     log_every: int = 25
     save_minutes: float = 3.0
@@ -58,6 +60,8 @@ class Master:
             {"params": [m for m in others if m.ndim > 1], "weight_decay": plan.weight_decay},
             {"params": [m for m in others if m.ndim <= 1], "weight_decay": 0.0},
         ]
+        self.keep = plan.average
+        self.means = [m.detach().clone() for m in self.masters] if self.keep else []
         self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98), fused=True)]
         if matrices:
             decay = plan.weight_decay
@@ -75,22 +79,26 @@ class Master:
         nn.utils.clip_grad_norm_(self.masters, clip)
         for optimizer in self.optimizers:
             optimizer.step()
+        with torch.no_grad():
+            for mean, master in zip(self.means, self.masters, strict=False):
+                mean.lerp_(master, 1 - self.keep)
         self.publish()
 
     @torch.no_grad()
-    def publish(self) -> None:
-        """Round the masters into the weights."""
-        for weight, master in zip(self.weights, self.masters, strict=True):
+    def publish(self, mean: bool = False) -> None:
+        """Round the masters into the weights, or their running mean where there is one."""
+        for weight, master in zip(self.weights, self.means if mean and self.means else self.masters, strict=True):
             weight.copy_(master)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"masters": [m.detach() for m in self.masters], "optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+        kept = {"masters": [m.detach() for m in self.masters], "means": self.means}
+        return {**kept, "optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint."""
         with torch.no_grad():
-            for master, saved in zip(self.masters, state["masters"], strict=True):
+            for master, saved in zip((*self.masters, *self.means), (*state["masters"], *state["means"]), strict=True):
                 master.copy_(saved)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -152,10 +160,13 @@ def run(
             save(checkpoint, master, clock)
             saved = clock.seconds
         if exam is not None and clock.seconds - examined > 60 * plan.exam_minutes:
+            master.publish(mean=True)
             exam(clock)
+            master.publish()
             examined = clock.seconds
             trained.train()
     save(checkpoint, master, clock)
+    master.publish(mean=True)
     return clock
 
 

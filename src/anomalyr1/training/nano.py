@@ -41,7 +41,7 @@ class Recipe(Record):
     shard: int = 256
     text: Plan = Plan(learning_rate=1.2e-3, minutes=25, floor=0.1)
     sight: Plan = Plan(learning_rate=2.5e-3, minutes=35)
-    both: Plan = Plan(learning_rate=1e-3, minutes=44, exam_minutes=13)
+    both: Plan = Plan(learning_rate=1e-3, minutes=44, exam_minutes=13, average=0.998)
     raw: Plan = Plan(learning_rate=5e-4, minutes=5)
     """The text model of `nano-raw`, from the finished policy."""
     cells: int = 640
