@@ -3,12 +3,12 @@
     OMP_NUM_THREADS=2 python benchmarks/grpo_step.py [--corner 8x290x64xnano ...] [--steps 3] [--out runs/grpo_step.json]
 
 A corner is completions a group x prompt tokens x completion tokens x size of the model, with +checkpointing where it says so. Every
-completion has the full length. Each trainer
-lives in a process of its own; the two take turns, so that both meet the same machine, and one that runs out of memory or time takes
-nothing along: that is a result. Seconds are medians without the first step, by phase: rollouts, reference policy, and the rest (rewards,
-forward, backward, optimizer). Peak memory is the highest resident size of a step above what was resident before it. FLOPs are counted by
-torch in one more step of each (matrix products and attention), beside the least that the step needs: images and prompt once and the
-completions once, five times over (rollouts, reference, forward, and twice that for backward). The weights are random: only shapes matter.
+completion has the full length. Each trainer lives in a process of its own; the two take turns, so that both meet the same machine, and one
+that runs out of memory or time takes nothing along: that is a result. Seconds are medians without the first step, by phase: rollouts,
+reference policy, and the rest (rewards, forward, backward, optimizer). Peak memory is the highest resident size of a step above what was
+resident before it. FLOPs are counted by torch in one more step of each (matrix products and attention), beside the least that the step
+needs: images and prompt once and the completions once, five times over (rollouts, reference, forward, and twice that for backward). The
+weights are random: only shapes matter.
 
 Finished corners are kept in --out and not measured again. The table and the plot (--out with the ending .svg) are made of all corners
 in it. Needs a quiet machine, and says how fast its matrix products are.
