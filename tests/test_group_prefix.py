@@ -17,6 +17,7 @@ import groups
 from anomalyr1.training import rollouts, shared_prefix
 from anomalyr1.training.groups import choose, divided, find_groups, parts
 from anomalyr1.training.shared_prefix import suppress
+from anomalyr1.types import InputError
 
 BATCHES = int(os.environ.get("ANOMALYR1_BATCHES", "3"))
 CASES = list(itertools.product(("qwen2_5_vl", "qwen3_vl"), (False, True), (False, True)))  # family, adapter, gradient checkpointing
@@ -134,6 +135,15 @@ def test_suppressed_tokens_leave_the_distribution(tmp_path):
     assert "lm_head.bias" not in load_file(tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="have a bias of their own"):
         suppress(model, ids)
+
+
+def test_a_wrapped_head_is_refused():
+    from peft import LoraConfig, get_peft_model
+
+    model, _ = groups.policy("qwen2_5_vl")
+    wrapped = get_peft_model(model, LoraConfig(target_modules=["q_proj", "lm_head"], r=2)).get_base_model()
+    with pytest.raises(InputError, match=r"leave it out of lora\.target_modules and lora\.modules_to_save"):
+        shared_prefix.install(wrapped)
 
 
 def test_processes_take_one_form():

@@ -185,22 +185,33 @@ def _look(path: Path) -> Picture:
 
 def fingerprint(material: Material) -> str:
     """A digest of all that is learned from: questions, answers and the content of images, not where they lie."""
-    whole = hashlib.sha256()
-    for task in material.tasks:
-        shown = [material.pictures[path].sha256 for path in task.prompt.images]
-        fields = [task.sample.id, task.question.model_dump(mode="json"), task.prompt.messages, shown]
-        whole.update(json.dumps(fields, sort_keys=True).encode() + b"\n")
-    return f"sha256:{whole.hexdigest()}"
+    return _digest(
+        [
+            task.sample.id,
+            task.question.model_dump(mode="json"),
+            task.prompt.messages,
+            [material.pictures[path].sha256 for path in task.prompt.images],
+        ]
+        for task in material.tasks
+    )
 
 
 def held_out_fingerprint(samples: Sequence[Sample]) -> str:
     """A digest of what is asked now and then: truth, questions and the content of images, not where they lie."""
     pictures = look(path for sample in samples for path in (sample.image, *sample.references))
+    return _digest(
+        [
+            sample.model_dump(mode="json", exclude={"image", "references", "mask"}),
+            [pictures[path].sha256 for path in (sample.image, *sample.references)],
+        ]
+        for sample in samples
+    )
+
+
+def _digest(rows: Iterable[list[Any]]) -> str:
     whole = hashlib.sha256()
-    for sample in samples:
-        fields = sample.model_dump(mode="json", exclude={"image", "references", "mask"})
-        shown = [pictures[path].sha256 for path in (sample.image, *sample.references)]
-        whole.update(json.dumps([fields, shown], sort_keys=True).encode() + b"\n")
+    for row in rows:
+        whole.update(json.dumps(row, sort_keys=True).encode() + b"\n")
     return f"sha256:{whole.hexdigest()}"
 
 
