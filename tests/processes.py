@@ -59,13 +59,14 @@ def shard_on_cpu() -> None:
 
 
 def trained(folder: Path, recipe: dict, first: int) -> None:
-    """A whole run; where groups lie in several processes, each process has `first` completions of one."""
+    """A whole run, or what is left of one; where groups lie in several processes, each process has `first` completions of one."""
     from anomalyr1.training import grpo
     from anomalyr1.training.recipes import Recipe
     from anomalyr1.training.run import train
+    from anomalyr1.training.run_folder import RECIPE
 
     grpo.roll_out = functools.partial(made_up, first=first * int(os.environ.get("RANK", "0")))
-    train(Recipe(**recipe), folder / "run")
+    train(Recipe(**recipe), folder / "run", resume=(folder / "run" / RECIPE).exists())
 
 
 def main(folder: Path, samples: Path, settings: dict) -> None:

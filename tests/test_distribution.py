@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -90,6 +91,10 @@ def alone(tmp_path_factory, samples):
     return folder, run(folder, samples, {"per_device_train_batch_size": 16, "max_completion_length": 48})
 
 
+def weights_of(folder):
+    return (folder / "final" / "model.safetensors").read_bytes()
+
+
 def environment_of(name):
     """What a shipped configuration says about shards, in the environment."""
     return {key: value for key, value in launcher(name)[1].items() if key.startswith(("FSDP", "ACCELERATE_USE_FSDP"))}
@@ -116,7 +121,7 @@ def test_two_processes_are_as_one(tmp_path, samples, alone, name):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("section", "name", "lora"), [("grpo", "fsdp2", False), ("sft", "fsdp2", True), ("sft", "ddp", False)])
 def test_a_run_of_two_processes_ends_with_the_policy_of_one(tmp_path, section, name, lora, monkeypatch):
-    """From the recipe to `final/`; a group of GRPO lies in both processes."""
+    """From the recipe to `final/`, and again from the checkpoint halfway; a group of GRPO lies in both processes."""
     from safetensors.torch import load_file
     from transformers import AutoModelForImageTextToText
 
@@ -126,7 +131,7 @@ def test_a_run_of_two_processes_ends_with_the_policy_of_one(tmp_path, section, n
     from anomalyr1.training.run import train
 
     size = 8 if section == "grpo" else 2
-    plain = {"optim": "sgd", "weight_decay": 0.0, "max_grad_norm": 0.0, "learning_rate": 0.1, "max_steps": 2, "save_steps": 9}
+    plain = {"adam_epsilon": 1.0, "weight_decay": 0.0, "max_grad_norm": 0.0, "learning_rate": 0.1, "max_steps": 2, "save_steps": 1}
     grouped = {"num_generations": size} if section == "grpo" else {}
     adapters = {"r": 4, "target_modules": ["q_proj", "down_proj"], "init_lora_weights": False} if lora else None
 
@@ -152,3 +157,9 @@ def test_a_run_of_two_processes_ends_with_the_policy_of_one(tmp_path, section, n
         groups = [read_lines(x / GROUPS) for x in (one, two)]
         assert len(groups[0]) == 2 and len(groups[0][0]["completions"]) == size
         assert [{**group, "image": ""} for group in groups[0]] == [{**group, "image": ""} for group in groups[1]]
+    before = weights_of(two)
+    shutil.rmtree(two / "final")
+    shutil.rmtree(two / "checkpoint-2")
+    run(tmp_path / "two", "-", settings, size=2, environment=environment_of(name))
+    assert json.loads((two / "run.json").read_text())["resumed"][0]["from"] == "checkpoint-1"
+    assert weights_of(two) == before

@@ -278,6 +278,22 @@ def test_a_run_killed_between_its_last_checkpoint_and_its_policy(whole, tmp_path
     assert json.loads((out / "run.json").read_text())["resumed"][0]["from"] == "checkpoint-4"
 
 
+@pytest.mark.parametrize("lora", [None, {"r": 4, "target_modules": ["q_proj", "down_proj"], "lora_dropout": 0.2}])
+def test_sft_goes_on_to_the_same_bits(tmp_path, lora):
+    """Packed questions, shuffled data, dropout: all that a resumed run must draw alike."""
+    recipe = runs.recipe("sft", lora=lora)
+    train(recipe, tmp_path / "whole", say=lambda line: None)
+    out = copied(tmp_path / "whole", tmp_path)
+    for step in (3, 4):
+        shutil.rmtree(out / f"checkpoint-{step}")
+    said: list[str] = []
+    train(recipe, out, resume=True, say=said.append)
+    assert "going on from checkpoint-2" in said
+    (metrics, weights), (again, resumed) = (runs.told(folder) for folder in (tmp_path / "whole", out))
+    assert [one["step"] for one in metrics] == [1, 2, 3, 4] and len({one["loss"] for one in metrics}) == 4
+    assert again == metrics and resumed == weights
+
+
 def test_a_finished_run_is_not_run_again(whole):
     said: list[str] = []
     assert train(runs.recipe(), whole[0], resume=True, say=said.append) == whole[0] / "final"

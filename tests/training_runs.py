@@ -42,8 +42,11 @@ def without_time(values):
     return {name: value for name, value in values.items() if "time" not in name and "per_second" not in name}
 
 
+def told(run):
+    """What two runs of the same recipe log and end with, to the bit."""
+    return [without_time(one) for one in lines(run / "metrics.jsonl")], (run / "final" / "model.safetensors").read_bytes()
+
+
 def written(run):
-    """What two runs of the same recipe have in common, to the bit."""
-    groups = [{name: value for name, value in one.items() if name != "image"} for one in lines(run / "groups.jsonl")]
-    metrics = [without_time(one) for one in lines(run / "metrics.jsonl")]
-    return metrics, groups, (run / "final" / "model.safetensors").read_bytes()
+    """The same with all groups of GRPO."""
+    return *told(run), [{name: value for name, value in one.items() if name != "image"} for one in lines(run / "groups.jsonl")]
