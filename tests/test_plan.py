@@ -308,3 +308,19 @@ def test_adapters_that_are_refused():
 
 def test_a_loss_that_is_no_number_is_logged_as_it_is(tmp_path):
     assert settings.arguments(runs.recipe(), tmp_path, 100).logging_nan_inf_filter is False
+
+
+def test_verdicts_that_the_category_alone_tells(samples):
+    """Of gears 1 of 4 is defective, of screws 3 of 4: by the name alone 6 of 8 are right."""
+    recipe = runs.recipe(held_out=("drawn:dev?n=4&seed=1",))
+
+    def warned(*labels):
+        made = [samples[0].model_copy(update={"id": f"{i}", "category": name, "anomalous": bad}) for i, (name, bad) in enumerate(labels)]
+        return "\n".join(plan.make_plan(recipe, gathered(made, recipe), MACHINE).warnings)
+
+    gears, screws = [("gear", i == 0) for i in range(4)], [("screw", i > 0) for i in range(4)]
+    text = warned(*gears, *screws)
+    assert "who knows the category is right about 6 of 8 samples without a look (3 good and 1 defective of 'gear'" in text
+    assert "who always says the same is right about 3 of 4" in warned(*gears)
+    assert "without a look" not in warned(*[(name, i % 2 == 0) for name in ("gear", "screw") for i in range(4)])
+    assert "without a look" not in warned(*gears, *[("gear", bad) for _, bad in screws])  # 4 of 8, whatever their name

@@ -15,10 +15,12 @@ from anomalyr1.training.dataset import Material, Task, completion_ids, gold_comp
 from anomalyr1.training.recipes import Recipe
 from anomalyr1.training.settings import arguments, dtype_of, settings_of, steps_of
 from anomalyr1.training.shape import CHARS_PER_TOKEN, Shape, read_shape
-from anomalyr1.types import InputError
+from anomalyr1.types import InputError, Sample
 
 LONGEST = 5
-"""Samples that the plan names."""
+"""Samples or categories that the plan names."""
+LOPSIDED = 0.65
+"""The share of verdicts that may be known from the category alone without a warning."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def make_plan(recipe: Recipe, material: Material, machine: costs.Machine | None 
         longest=_longest(lengths),
         mean_tokens=sum(one.tokens for one in lengths) / len(lengths),
         too_long=[_way_out(one, material, shape, positions - one.written) for one in lengths if one.tokens + one.written > positions],
-        warnings=_warnings(recipe, settings, shape, machine, needed["peak"]),
+        warnings=_warnings(recipe, settings, shape, machine, needed["peak"]) + _lopsided(material.samples),
         bytes=needed,
         hours=costs.hours(shape, settings, load, steps, machine, grpo),
         parameters=shape.parameters + shape.adapters,
@@ -217,6 +219,23 @@ def _warnings(recipe: Recipe, settings: dict[str, Any], shape: Shape, machine: c
     if shape.tokenizer is None:
         found.append(f"tokens of text are estimated at {CHARS_PER_TOKEN} characters each: the model's tokenizer is not here")
     return found
+
+
+def _lopsided(samples: Sequence[Sample]) -> list[str]:
+    """A warning where the category alone tells most verdicts: a policy that cannot see the defect learns that instead."""
+    of: dict[str, list[int]] = {}
+    for sample in samples:
+        if sample.anomalous is not None:
+            of.setdefault(sample.category, [0, 0])[sample.anomalous] += 1
+    total = sum(good + bad for good, bad in of.values())
+    told = sum(max(both) for both in of.values())
+    if not total or told < LOPSIDED * total:
+        return []
+    sides = ", ".join(f"{good} good and {bad} defective of {name or 'no category'!r}" for name, (good, bad) in sorted(of.items())[:LONGEST])
+    return [
+        f"{'who knows the category' if len(of) > 1 else 'who always says the same'} is right about {told} of {total} samples without a look "
+        f"({sides}{', ...' if len(of) > LONGEST else ''}), and may be what is learned; take as many good as defective ones of each category"
+    ]
 
 
 def _sharded() -> bool:
