@@ -33,8 +33,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--held-out", default="drawn:dev?n=300&seed=5&references=0", help="all questions")
-    parser.add_argument("--verdicts", default="drawn:dev?n=1000&seed=6&references=0", help="the verdict alone")
+    parser.add_argument("--held-out", default="drawn:dev?n=480&seed=5&references=0", help="all questions")
+    parser.add_argument("--verdicts", default="drawn:dev?n=3000&seed=6&references=0", help="the verdict alone")
     parser.add_argument("changes", nargs="*", help="overrides of the recipe")
     given = parser.parse_args()
     tests = {"held out": drawn(given.out / "held-out", given.held_out), "verdicts": drawn(given.out / "verdicts", given.verdicts, True)}

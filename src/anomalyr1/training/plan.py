@@ -19,7 +19,7 @@ from anomalyr1.types import InputError, Sample
 
 LONGEST = 5
 """Samples or categories that the plan names."""
-LOPSIDED = 0.65
+LOPSIDED = 0.75
 """The share of verdicts that may be known from the category alone without a warning."""
 
 
