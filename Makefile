@@ -28,7 +28,7 @@ figures: $(READY)  ## print the figures that README and docs cite
 	$(BIN)/python benchmarks/masks.py
 	$(BIN)/python benchmarks/leaks.py
 
-nano: $(READY)  ## train the bundled policies again from scratch (about 100 minutes on 2 cores; goes on from its last checkpoint)
+nano: $(READY)  ## train the bundled policies again from scratch (planned: 100 minutes on 2 cores; goes on from its last checkpoint)
 	$(KEEP_MEMORY) $(BIN)/python -m anomalyr1.training.nano --out runs/nano --resume
 	$(KEEP_MEMORY) $(BIN)/python -m anomalyr1.training.nano --out runs/nano --resume --raw
 

@@ -16,7 +16,7 @@ UNFAMILIAR = "unfamiliar part"
 """What belongs to no category: only the policy's own training draws it."""
 
 TRAINED = (*SPLITS["seen"], UNFAMILIAR)
-"""All that nano's training draws; it neither shows nor names what is held out."""
+"""All that nano's training draws; it shows nothing of what is held out. (Single words of those names are in `training.invented.WORDS`.)"""
 
 HELD_OUT_DEFECTS: tuple[str, ...] = ("wear", "misplaced part")
 """Kinds that the seen split never shows."""

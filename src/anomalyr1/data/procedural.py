@@ -78,6 +78,8 @@ _ATTEMPTS = 32
 _SEED_STRIDE = 1_000_000
 """Image seeds of a spec start at its seed times this, so specs with different seeds share no image."""
 MOST_SEED = 6_999
+MOST_DIGITS = 12
+"""Of a number in a spec."""
 _LEAST_PIXELS = 24
 _LEAST_CONTRAST = 13.0
 """Mean change of the lit scene in the mask, 0..255, strongest channel: what a person still sees through noise."""
@@ -170,12 +172,14 @@ def parse_spec(spec: str) -> DrawnSpec:
     values: dict[str, int] = {}
     for pair in query.split("&") if query else []:
         key, _, text = pair.partition("=")
+        if not pair:
+            raise InputError(f"{spec!r} has nothing beside an &; {example}")
         if key not in ("n", "seed", "references"):
             raise InputError(f"{spec!r} has the unknown key {key!r}, known are n, seed and references; {example}")
         if key in values:
             raise InputError(f"{spec!r} gives {key} twice; {example}")
-        if not (text.isascii() and text.isdigit()):
-            raise InputError(f"{spec!r} needs a whole number for {key}, got {text!r}; {example}")
+        if not (text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS):
+            raise InputError(f"{spec!r} needs a whole number of at most {MOST_DIGITS} digits for {key}, got {text!r}; {example}")
         values[key] = int(text)
     result = DrawnSpec(split, **values)
     if not 1 <= result.n <= _SEED_STRIDE:

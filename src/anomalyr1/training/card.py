@@ -59,6 +59,8 @@ Greedy, strict reading (what is not well-formed is wrong), held-out drawings; th
 *object classification* and much of *object analysis* can be read there. *Seen*: other drawings of the categories it was
 trained on. *Development*: categories it never saw (ceramic tile, bearing, connector), with two kinds of defects that it never saw
 either. Chance is 0.5 for balanced accuracy and 0.25 for other options.
+*Reasoning agrees* counts answers to questions with options whose reasoning concludes one; boxes are held against the verdict in *verdict
+and boxes agree*. `python benchmarks/nano_exam.py` (in the repository) prints these figures and the controls anew.
 
 {table}
 

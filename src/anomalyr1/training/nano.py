@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STAGES = ("text", "sight", "both")
+FIGURES = "figures.json"
+"""What a finished run leaves: the figures of its policy."""
+STRETCHED = ("minutes", "steps", "save_minutes", "exam_minutes", "log_every")
+"""Values of a plan that may be others on resume."""
 
 
 class Recipe(Record):
@@ -77,7 +81,7 @@ class Recipe(Record):
     late_code_share: float = 0.15
     """Share of the last stage's lessons that ask for boxes on the code: arithmetic on places is learned soonest where they are exact."""
     late_strange_share: float = 0.12
-    """Share of the last stage's lessons that look like that."""
+    """The same share of the last stage's lessons about whole images."""
     tower_share: float = 0.6
     """Share of the last stage's lessons that the vision tower learns from, too; the others are quicker."""
     code_noise: float = 0.03
@@ -122,7 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
     recipe = recipe if given.minutes is None else recipe.scaled(given.minutes)
     if given.raw and (given.minutes is not None or given.recipe is not None):
         parser.error("--raw goes on from the recipe of the run, so it takes neither --minutes nor --recipe")
-    if given.raw and not (given.out / "nano" / "config.json").exists():
+    if given.raw and not (given.out / FIGURES).exists():
         parser.error(f"{given.out} holds no finished policy for --raw to go on from; leave --raw out, or name the run's folder with --out")
     if given.stage or given.raw:
         run_stage(given.stage or "raw", given.out, Recipe.model_validate_json((given.out / "recipe.json").read_text(encoding="utf-8")))
@@ -142,6 +146,7 @@ def train(out: Path, recipe: Recipe, resume: bool = False) -> Path:
     if note.exists():
         _same_recipe(note, recipe)
     note.write_text(recipe.model_dump_json(indent=1), encoding="utf-8")
+    (out / FIGURES).unlink(missing_ok=True)
     from anomalyr1.training import nano_stages
 
     drawers = _start_drawing(out, recipe)
@@ -150,6 +155,7 @@ def train(out: Path, recipe: Recipe, resume: bool = False) -> Path:
         _side_by_side(out)
     for drawer in drawers:
         drawer.join()
+    _drawn_well(drawers)
     run_stage("both", out, recipe)
     nano_stages.finish(out, recipe, out / "nano")
     return out / "nano"
@@ -166,11 +172,17 @@ def run_stage(name: str, out: Path, recipe: Recipe) -> None:
 
 
 def _same_recipe(note: Path, recipe: Recipe) -> None:
-    """Plans may be stretched on resume; all else must be what the run began with."""
-    old, new = json.loads(note.read_text(encoding="utf-8")), json.loads(recipe.model_dump_json())
-    differ = [key for key in new if key not in (*STAGES, "raw") and old.get(key) != new[key]]
+    """Plans may be stretched on resume (`STRETCHED`); all else must be what the run began with."""
+    old, new = (_flat(json.loads(text)) for text in (note.read_text(encoding="utf-8"), recipe.model_dump_json()))
+    differ = [key for key in new if key.rpartition(".")[2] not in STRETCHED and old.get(key) != new[key]]
     if differ:
         raise InputError(f"{note}: the run began with other values of {', '.join(differ)}; resume with its recipe or name another folder")
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Values within values under names such as "both.seed"."""
+    inner = {f"{name}.{key}": one for name, value in values.items() if isinstance(value, dict) for key, one in value.items()}
+    return {**{name: value for name, value in values.items() if not isinstance(value, dict)}, **inner}
 
 
 def _start_drawing(out: Path, recipe: Recipe) -> list[Any]:
@@ -181,10 +193,15 @@ def _start_drawing(out: Path, recipe: Recipe) -> list[Any]:
         drawer.start()
     enough = min(shards, -(-recipe.first_images // recipe.shard))
     while len(list((out / "pool").glob("shard*"))) < enough:
-        if not any(drawer.is_alive() for drawer in drawers) and len(list((out / "pool").glob("shard*"))) < enough:
-            raise RuntimeError("drawing stopped early; see the messages above")
+        _drawn_well(drawers)
         time.sleep(1)
     return drawers
+
+
+def _drawn_well(drawers: list[Any]) -> None:
+    """Raise `RuntimeError` when one of them has failed: every second shard of the pool would be missing."""
+    if any(drawer.exitcode for drawer in drawers):
+        raise RuntimeError("a process that draws has failed, see its message above; --resume draws what is missing")
 
 
 def _draw(pool: Path, numbers: range, recipe: Recipe) -> None:

@@ -20,7 +20,7 @@ from anomalyr1.training import crops, exam, invented, lessons, loop, nano_model,
 from anomalyr1.training.card import card, raw_card
 from anomalyr1.training.hints import CODE_SCALE, Cells, Code, LetterHints, PlaceHints, SightHints, SummaryHints, Truth, cells
 from anomalyr1.training.lessons import Teacher, grid_of
-from anomalyr1.training.nano import STAGES, Recipe, examined
+from anomalyr1.training.nano import FIGURES, STAGES, Recipe, examined
 from anomalyr1.training.nano_model import Shape
 from anomalyr1.training.packing import CELL, Inside, Packed, Pixels, Row, fine, hidden, logits, merged, pack, vision
 from anomalyr1.training.pool import CATEGORIES, KINDS, Example, Pool, held_out
@@ -348,7 +348,25 @@ def finish(out: Path, recipe: Recipe, destination: Path, notes: str = "", limits
 
     `notes` say how this run was made, `limits` what keeps it from its aims.
     """
+    results, controls = examined_at_length(out / "nano", recipe)
     model, processor = nano_model.load(out / "nano")
+    curve = [json.loads(line) for line in (out / "curve.jsonl").read_text(encoding="utf-8").splitlines()]
+    parameters = sum(p.numel() for p in model.parameters())
+    spent = ", ".join(f"{name} {_minutes(out, name):.0f} minutes" for name in STAGES)
+    facts = {
+        "parameters": parameters / 1e6, "megabytes": 2 * parameters / 1e6, "images": f"{len(Pool(out / 'pool')):,}",
+        "machine": recipe.machine, "command": "python -m anomalyr1.training.nano", "minutes": spent, "notes": notes, "limits": limits,
+    }  # fmt: skip
+    text = card(facts, results, controls, curve)
+    nano_model.save(model, processor, destination, text)
+    (out / "raw.pt").unlink(missing_ok=True)  # it went on from what was there before
+    (out / FIGURES).write_text(json.dumps({**results, "controls": controls}, indent=1), encoding="utf-8")
+    return results
+
+
+def examined_at_length(folder: Path, recipe: Recipe) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
+    """The figures of the card of the policy in `folder`, by column, and those of the controls."""
+    model, processor = nano_model.load(folder)
     teacher = Teacher(processor)
     seen, dev = (
         held_out(split, count, recipe.shape.max_pixels, FINAL_FIRST)
@@ -360,18 +378,7 @@ def finish(out: Path, recipe: Recipe, destination: Path, notes: str = "", limits
         "development": exam.examine(model, teacher, dev, extras=recipe.final_extras),
         "development, with reference": exam.examine(model, teacher, with_reference, recipe.final_extras, "reference"),
     }
-    controls = exam.controls(model, teacher, seen, dev)
-    curve = [json.loads(line) for line in (out / "curve.jsonl").read_text(encoding="utf-8").splitlines()]
-    parameters = sum(p.numel() for p in model.parameters())
-    spent = ", ".join(f"{name} {_minutes(out, name):.0f} minutes" for name in STAGES)
-    facts = {
-        "parameters": parameters / 1e6, "megabytes": 2 * parameters / 1e6, "images": f"{len(Pool(out / 'pool')):,}",
-        "machine": recipe.machine, "command": "python -m anomalyr1.training.nano", "minutes": spent, "notes": notes, "limits": limits,
-    }  # fmt: skip
-    text = card(facts, results, controls, curve)
-    nano_model.save(model, processor, destination, text)
-    (out / "figures.json").write_text(json.dumps({**results, "controls": controls}, indent=1), encoding="utf-8")
-    return results
+    return results, exam.controls(model, teacher, seen, dev)
 
 
 def _minutes(out: Path, stage: str) -> float:

@@ -231,10 +231,12 @@ def _lopsided(samples: Sequence[Sample]) -> list[str]:
     told = sum(max(both) for both in of.values())
     if not total or told < LOPSIDED * total:
         return []
-    sides = ", ".join(f"{good} good and {bad} defective of {name or 'no category'!r}" for name, (good, bad) in sorted(of.items())[:LONGEST])
+    who = "who knows the category" if len(of) > 1 else "who always says the same"
+    sides = [f"{good} good and {bad} defective of {name or 'no category'!r}" for name, (good, bad) in sorted(of.items())]
+    more = ["..."] if len(sides) > LONGEST else []
     return [
-        f"{'who knows the category' if len(of) > 1 else 'who always says the same'} is right about {told} of {total} samples without a look "
-        f"({sides}{', ...' if len(of) > LONGEST else ''}), and may be what is learned; take as many good as defective ones of each category"
+        f"{who} is right about {told} of {total} samples without a look ({', '.join(sides[:LONGEST] + more)}), and that may be what is "
+        "learned; take as many good as defective ones of each category"
     ]
 
 
