@@ -2,7 +2,8 @@
 
     python benchmarks/zero_shot.py --shared DIR [--count 120] [--threads 2]
 
-`DIR/data` holds `magnetic_tile`, `bsdata` and `deeppcb`, each with an `index.jsonl` (see docs/data.md for its form).
+`DIR/data` holds `magnetic_tile`, `bsdata` and `deeppcb`, each with an `index.jsonl` (see docs/data.md for its form). Where all images are
+defective, as in deeppcb, their templates are the good ones; those have none of their own, so with a reference only defects are asked about.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from anomalyr1 import data
 from anomalyr1.policy.load import NANO_FOLDER
 from anomalyr1.training import exam, lessons, nano_model
 from anomalyr1.training.few_shot import photograph
+from anomalyr1.types import Sample
 
 SETS = ("magnetic_tile", "bsdata", "deeppcb")
 
@@ -34,14 +36,23 @@ def main() -> None:
     teacher = lessons.Teacher(processor)
     for name in SETS:
         samples = data.load(f"index:{given.shared / 'data' / name}")
+        if all(one.anomalous for one in samples):
+            samples += [good(one) for one in samples]
         order = np.random.default_rng(0).permutation(len(samples))
         of = {truth: [int(i) for i in order if samples[int(i)].anomalous is truth] for truth in (True, False)}
         half = given.count // 2
         examples = [photograph(samples[i], 448 * 448) for i in (*of[True][:half], *of[False][:half])]
-        for prompt in ("plain", "reference") if any(e.reference is not None for e in examples) else ("plain",):
-            figures = exam.examine(model, teacher, examples, extras=0, prompt=prompt)
+        paired = [one for one in examples if one.reference is not None]
+        for prompt, some in (("plain", examples), ("reference", paired)) if paired else (("plain", examples),):
+            figures = exam.examine(model, teacher, some, extras=0, prompt=prompt)
             shown = {key: figures.get(key) for key in ("balanced accuracy", "defect found", "good passed", "box mIoU", "no box when good")}
-            print(f"{name}, {prompt}, {len(examples)} images: {shown}", flush=True)
+            print(f"{name}, {prompt}, {len(some)} images: {shown}", flush=True)
+
+
+def good(sample: Sample) -> Sample:
+    """The template of a defective sample as a good sample."""
+    update = {"id": f"{sample.id}-template", "image": sample.references[0], "references": (), "boxes": (), "mask": None, "anomalous": False}
+    return sample.model_copy(update={**update, "defect": "", "questions": ()})
 
 
 if __name__ == "__main__":
