@@ -11,6 +11,7 @@ is finished is not run again, so seeds and arms may be run one by one, side by s
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from anomalyr1.reproduction.effects import by_test, said
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--verdicts", default="drawn:dev?n=3000&seed=6&references=0", help="the verdict alone")
     parser.add_argument("changes", nargs="*", help="overrides of the recipe")
     given = parser.parse_args()
+    require_same(given.out, {"held out": given.held_out, "verdicts": given.verdicts, "changes": given.changes})
     tests = {"held out": drawn(given.out / "held-out", given.held_out), "verdicts": drawn(given.out / "verdicts", given.verdicts, True)}
     runs = {START: [given.out / START]}
     if not (given.out / START / JUDGED).exists():
@@ -57,6 +59,15 @@ def main() -> None:
             for arm in given.arms:
                 seeds = "; ".join(said(one) for one in found.by_seed(arm, START, name))
                 print(f"  {arm}: {seeds}; mean {said(found.difference(arm, START, name))}")
+
+
+def require_same(out: Path, settings: dict[str, object]) -> None:
+    """Stop where `out` holds answers to other questions, or of runs with other settings."""
+    note = out / "settings.json"
+    if note.exists() and json.loads(note.read_text(encoding="utf-8")) != settings:
+        raise SystemExit(f"{note} has other settings than {settings}; name another folder with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(settings), encoding="utf-8")
 
 
 def drawn(folder: Path, spec: str, verdict_alone: bool = False) -> Path:

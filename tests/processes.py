@@ -105,7 +105,7 @@ def main(folder: Path, samples: Path, settings: dict) -> None:
     log.attach(made)
     known = [Sample.from_json(line) for line in samples.read_text().splitlines()]
     held_out.DRAWS = 20
-    held_out.attach(made, held_out.HeldOut(known, load_policy(str(tiny.folder_of("qwen2_5_vl")))), log)
+    held_out.attach(made, held_out.HeldOut(known, load_policy(str(tiny.folder_of("qwen2_5_vl")))), log, 6)
     made.train()
     weights = {name: whole(one.detach()) for name, one in made.accelerator.unwrap_model(made.model).named_parameters()}
     runs.add_group(log, 4)  # every process calls, one writes

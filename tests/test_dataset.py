@@ -183,3 +183,20 @@ def test_a_recipe_with_turned_plans_eight_orientations(tmp_path, capsys):
     for on, samples in ((False, 4), (True, 32)):
         recipe = load_recipe("nano-sft", ['data=["drawn:dev?n=4&seed=0"]', "held_out=[]", f"turned={str(on).lower()}"])
         assert plan(recipe).samples == samples
+
+
+def test_own_questions_for_boxes_turn_along(tmp_path):
+    sample = next(one for one in dataset.load_samples(["drawn:dev?n=6&seed=3"], tmp_path) if one.boxes)
+    own = Question(id="where", kind="grounding", text="Where?", boxes=sample.boxes)
+    found = turned([sample.model_copy(update={"questions": (own,)})], tmp_path / "turned")
+    assert [one.questions[0].boxes for one in found] == [one.boxes for one in found]
+    assert found[0].boxes != sample.boxes
+
+
+def test_what_a_prompt_does_not_show_is_counted(tmp_path):
+    """The released prompt has a place for neither knowledge nor references."""
+    samples = dataset.load_samples(["drawn:dev?n=4&seed=3&references=1"], tmp_path)
+    told = {style: dataset.gather(samples, runs.recipe("sft", prompt=style)).counts for style in ("ours", "released")}
+    tasks = len(dataset.gather(samples, runs.recipe("sft", prompt="released")).tasks)
+    assert told["released"][dataset.UNSEEN["unused_references"]] == told["released"][dataset.UNSEEN["unused_knowledge"]] == tasks
+    assert not any("no place" in name for name in told["ours"])

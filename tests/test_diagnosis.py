@@ -57,7 +57,7 @@ SYMPTOMS = [
     # what happened, metrics, evaluations, and how the one sentence begins
     (each(*[runs.WRONG] * 4), healthy, (), "100 % of groups had one reward, so nothing was learned from them: raise temperature"),
     (each(*[runs.RIGHT] * 4), healthy, (), "100 % of groups had one reward, so nothing was learned from them; 100 % of answers are"),
-    (rising, changed(completions__clipped_ratio=lambda step: 0.4), (), "40 % of completions were cut off at max_completion_length 256"),
+    (rising, changed(completions__clipped_ratio=lambda step: 0.4), (), "40 % of completions were cut off at max_completion_length (TRL"),
     (each(runs.RIGHT, runs.WRONG, runs.RIGHT, runs.UNREADABLE), healthy, (), "25 % of completions could not be read: teach the form"),
     (each(runs.RIGHT, runs.WRONG, LENIENT, LENIENT), healthy, (), "50 % of completions were only read leniently"),
     (each(runs.RIGHT, runs.WRONG, runs.CONTRADICTED, runs.RIGHT), healthy, (), "the reasoning of 33 % of right answers concludes"),

@@ -111,7 +111,7 @@ def test_steps_between_two_evaluations(eval_steps, max_steps, expected):
 def test_a_run_resumed_behind_its_last_step_is_asked_for_the_intervals_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(held_out, "lent", lambda _: nullcontext())
     given = [*told(part("d", True), "A", 0.9), *told(part("g", False), "B", 0.1)]
-    examiner = held_out.Examiner(SimpleNamespace(ask=lambda *_: given), None, RunLog(tmp_path, runs.RECIPE))
+    examiner = held_out.Examiner(SimpleNamespace(ask=lambda *_: given), None, RunLog(tmp_path, runs.RECIPE), 6)
     examiner.on_train_begin(None, runs.state(4, 4), None)
     examiner.on_train_end(None, runs.state(4, 4), None)
     assert [(line["step"], line["final"]) for line in read_lines(tmp_path / EVALUATIONS)] == [(4, True)]
@@ -123,7 +123,7 @@ def test_training_does_not_notice(samples, tmp_path, monkeypatch):
         log = RunLog(folder, runs.RECIPE.model_copy(update={"grpo": {"max_completion_length": 6}}))
         log.attach(made)
         if asked:
-            attach(made, HeldOut(samples, load_policy(str(tiny.folder_of()))), log)
+            attach(made, HeldOut(samples, load_policy(str(tiny.folder_of()))), log, 6)
         made.train()
         return test_grpo.weights(made)
 

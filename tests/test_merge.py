@@ -14,8 +14,10 @@ import test_grpo
 import tiny
 from anomalyr1.cli import app
 from anomalyr1.policy.load import load_policy
+from anomalyr1.training import checkpoints
 from anomalyr1.training.grpo import SharedPrefixGRPOTrainer
 from anomalyr1.training.merge import merge
+from anomalyr1.training.recipes import dump_recipe
 from anomalyr1.types import InputError
 
 
@@ -90,6 +92,23 @@ def test_what_cannot_be_merged(tmp_path):
     with pytest.raises(InputError, match="only safetensors are loaded"):
         merge(tmp_path / "adapter", tmp_path / "x", base)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_run_that_stopped_gives_its_newest_complete_checkpoint_and_says_so(tmp_path):
+    run = tmp_path / "run"
+    for step in (5, 10, 15):
+        adapted(run / f"checkpoint-{step}", "qwen2_5_vl")
+        checkpoints.seal(run / f"checkpoint-{step}")
+    (run / "checkpoint-15" / checkpoints.MARKER).unlink()
+    (run / "recipe.yaml").write_text(dump_recipe(runs.RECIPE.model_copy(update={"model": str(tiny.folder_of())})))
+    said: list[str] = []
+    merge(run, tmp_path / "merged", say=said.append)
+    assert said == [
+        "checkpoint-15 is passed over: it was not finished (no marker)", "the run is not finished: its adapter at checkpoint-10 is taken",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=r"checkpoint-15' is no complete checkpoint \(it was not finished"):
+        merge(run / "checkpoint-15", tmp_path / "other")
+    merge(run / "checkpoint-5", tmp_path / "other")
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

@@ -231,6 +231,12 @@ def test_too_little_data_for_a_generation_batch(samples):
         ("grpo", {"scale_rewards": "groups"}, "scale_rewards is 'groups', expected one of group, batch, none"),
         ("grpo", {"bf16": "no"}, "bf16 is 'no', expected true or false"),
         ("grpo", {"max_steps": 1e3}, "max_steps is 1000.0, expected a whole number"),
+        ("grpo", {"num_generations": 0}, "num_generations is 0, expected more than 0"),
+        ("grpo", {"logging_steps": 0}, "logging_steps is 0, expected more than 0"),
+        ("grpo", {"max_completion_length": None}, "max_completion_length is null, expected a whole number"),
+        ("sft", {"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0, expected more than 0"),
+        ("sft", {"num_train_epochs": 0}, "num_train_epochs is 0, expected more than 0"),
+        ("sft", {"dataloader_drop_last": True}, "cannot set 'dataloader_drop_last'"),
         ("sft", {"learning_rate": "1e-6x"}, "learning_rate is '1e-6x', expected a number"),
         ("grpo", {"num_generations": 6}, r"generation_batch_size \(8\) must be divisible by num_generations"),
         ("sft", {"optim": "adam"}, "section sft of the recipe: adam is not a valid"),
@@ -324,3 +330,11 @@ def test_verdicts_that_the_category_alone_tells(samples):
     assert "who always says the same is right about 3 of 4" in warned(*gears)
     assert "without a look" not in warned(*[(name, i % 2 == 0) for name in ("gear", "screw") for i in range(4)])
     assert "without a look" not in warned(*gears, *[("gear", bad) for _, bad in screws])  # 4 of 8, whatever their name
+
+
+def test_prompts_that_fill_no_generation_batch_are_told(samples):
+    recipe = runs.recipe(settings={"per_device_train_batch_size": 16, "num_generations": 4})
+    made = plan.make_plan(recipe, gathered(samples, recipe), MACHINE)
+    assert (made.prompts, made.left_over) == (26, 2)
+    assert "left over in each epoch: 2 prompts" in "\n".join(made.lines())
+    assert plan.make_plan(runs.recipe("sft"), gathered(samples, runs.recipe("sft")), MACHINE).left_over == 0

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -198,3 +203,51 @@ def test_a_trainers_run_with_curves(tmp_path):
     assert [step for step, _ in curves(tmp_path / "tensorboard")["train/answers/right"]] == [1, 2, 3]
     assert [group.step for group in read_groups(tmp_path)] == [1, 2, 3]
     assert json.loads((tmp_path / METRICS).read_text(encoding="utf-8").splitlines()[2])["step"] == 3
+
+
+@pytest.mark.parametrize(("aggregation", "flat"), [("sum_then_normalize", True), ("normalize_then_sum", False)])
+def test_rewards_that_add_up_to_the_same_are_a_signal_where_each_is_normalized(tmp_path, aggregation, flat):
+    recipe = runs.RECIPE.model_copy(update={"grpo": {"multi_objective_aggregation": aggregation}})
+    log = RunLog(tmp_path, recipe)
+    runs.add_group(log, 1, rewards={"roam": [1.0, 0.0, 0.5, 0.5], "accuracy": [0.0, 1.0, 0.5, 0.5]})
+    assert log.take_figures()["signal/zero_variance"] == flat
+    assert read_groups(tmp_path)[0].without_signal is flat
+
+
+def test_a_run_that_fails_leaves_the_terminal_as_it_was(tmp_path):
+    """In a terminal of its own: the cursor, hidden by the bar, is shown again."""
+    code = (
+        "import sys; sys.path[:0] = sys.argv[2:]\n"
+        "import training_runs as runs\n"
+        "from pathlib import Path\n"
+        "from anomalyr1.training import run, trainers\n"
+        "from anomalyr1.training.run_log import RunLog\n"
+        "made = trainers.make_trainer\n"
+        "def failing(*given):\n"
+        "    trainer = made(*given)\n"
+        "    def step(*args, **more): raise KeyboardInterrupt\n"
+        "    trainer.training_step = step\n"
+        "    return trainer\n"
+        "trainers.make_trainer = failing\n"
+        "run.train(runs.recipe('sft'), Path(sys.argv[1]))\n"
+    )
+    main, side = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "run"), str(Path(__file__).parent)], stdout=side, stderr=side, stdin=side,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "120"},
+    )  # fmt: skip
+    os.close(side)
+    shown = b""
+    while True:
+        try:
+            read = os.read(main, 65536)
+        except OSError:  # the other side is closed
+            break
+        if not read:
+            break
+        shown += read
+    process.wait(timeout=120)
+    os.close(main)
+    text = shown.decode(errors="replace")
+    assert "KeyboardInterrupt" in text, text
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1

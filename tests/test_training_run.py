@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -234,6 +235,22 @@ def test_what_is_refused_leaves_no_run_behind(tmp_path, changes, message):
         train(runs.recipe(**changes), out, say=lambda line: None)
     assert not (out / "recipe.yaml").exists() and not (out / "run.json").exists()
     assert run._start(runs.recipe(), out, resume=False).checkpoint is None  # the corrected run may begin there
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"report_to": ["wandb"]}, "wandb"), ({"optim": "adamw_8bit"}, "bitsandbytes"), ({"optim": "adafactor"}, None)],
+)
+def test_what_is_not_installed_is_told_before_the_run_begins(tmp_path, changes, message):
+    if message and importlib.util.find_spec(message):
+        pytest.skip(f"{message} is installed")
+    begin = lambda: train(runs.recipe("sft", settings={**changes, "max_steps": 1}), tmp_path / "run", say=lambda line: None)  # noqa: E731
+    if message is None:
+        assert (begin() / "config.json").is_file()
+        return
+    with pytest.raises(SetupError, match=f"section sft of the recipe needs what is not installed: .*{message}"):
+        begin()
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
 
 
 def test_a_kill_while_the_record_is_written_leaves_a_folder_that_may_be_begun(tmp_path):

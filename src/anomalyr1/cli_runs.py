@@ -45,7 +45,7 @@ def merge(
     """Write a model with an adapter merged into its weights, as every tool for transformers' models loads it."""
     from anomalyr1.training.merge import merge as merging
 
-    say(f"merged: {merging(source, out, model, revision)}")
+    say(f"merged: {merging(source, out, model, revision, say)}")
     return OK
 
 

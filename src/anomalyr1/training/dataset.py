@@ -40,6 +40,15 @@ LICENCES = {
 _CACHED_IMAGES = 32
 
 
+UNSEEN = {
+    "unused_references": "reference images, for which the prompt has no place: {references}",
+    "unused_knowledge": "texts of knowledge, for which the prompt has no place: {knowledge}",
+    "special_tokens_broken_up": "special tokens in texts, which were broken up",
+    "surrogates_replaced": "characters that are no text, which were replaced",
+}
+"""What a prompt does not show of a sample, by the names of `prompts.Prompt.counts`."""
+
+
 @dataclass(frozen=True)
 class Task:
     """One question about one sample, whose answer is known."""
@@ -123,6 +132,7 @@ def gather(samples: Sequence[Sample], recipe: Recipe, rewards: Mapping[str, Rewa
                 counts["questions about samples of unknown truth"] += 1
             else:
                 tasks.append(Task(sample, question, prompts.build(sample, question, style, text)))
+                counts.update({UNSEEN[name]: number for name, number in tasks[-1].prompt.counts.items()})
     if not tasks:
         why = "; ".join(f"{number} {name}" for name, number in counts.items()) or "the samples have no questions"
         raise InputError(f"{', '.join(recipe.data)}: no question can be learned from ({why}); add labels, or rewards that apply")

@@ -125,7 +125,7 @@ def _cut_off(run: Evidence) -> str | None:
     share = run.late_share("completions/clipped_ratio")
     if share < OFTEN:
         return None
-    limit = run.recipe.settings.get("max_completion_length", 256)
+    limit = run.recipe.settings.get("max_completion_length", "(TRL's default)")
     return f"{_percent(share)} of completions were cut off at max_completion_length {limit}: raise it, or add the reward length"
 
 

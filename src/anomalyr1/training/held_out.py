@@ -151,9 +151,8 @@ def _auroc(truths: NDArray[np.bool_], scores: NDArray[np.float64]) -> float | No
 class Examiner(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
     """Asks before the first step, every `eval_steps` steps and at the end, which gets intervals; add it with `attach`."""
 
-    def __init__(self, held_out: HeldOut, trainer: Any, log: RunLog) -> None:  # noqa: ANN401 - TRL is not typed
-        self._held_out, self._trainer, self._log = held_out, trainer, log
-        self._limit = int(log.recipe.settings.get("max_completion_length") or 256)
+    def __init__(self, held_out: HeldOut, trainer: Any, log: RunLog, limit: int) -> None:  # noqa: ANN401 - TRL is not typed
+        self._held_out, self._trainer, self._log, self._limit = held_out, trainer, log, limit
         self._last: tuple[int, list[Told]] = (-1, [])
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: object) -> None:  # noqa: ANN401
@@ -187,9 +186,9 @@ def _every(eval_steps: float | None, max_steps: int) -> int:
     return math.ceil(max_steps * eval_steps) if eval_steps < 1 else int(eval_steps)
 
 
-def attach(trainer: Any, held_out: HeldOut, log: RunLog) -> None:  # noqa: ANN401 - TRL is not typed
-    """Let `held_out` be asked while `trainer` trains; its figures go to `log`, and with TRL's to whatever it reports to."""
-    trainer.add_callback(Examiner(held_out, trainer, log))
+def attach(trainer: Any, held_out: HeldOut, log: RunLog, limit: int) -> None:  # noqa: ANN401 - TRL is not typed
+    """Let `held_out` be asked while `trainer` trains, at most `limit` tokens long; figures go to `log`, and to TRL's trackers."""
+    trainer.add_callback(Examiner(held_out, trainer, log, limit))
 
 
 @contextmanager

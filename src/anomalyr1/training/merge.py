@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,19 @@ from anomalyr1.types import InputError
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def merge(source: Path, out: Path, model: str | None = None, revision: str | None = None) -> Path:
+def merge(
+    source: Path, out: Path, model: str | None = None, revision: str | None = None, say: Callable[[str], None] = lambda line: None
+) -> Path:
     """Write the merged model to `out`, with its processor, and return it.
 
-    `source` is a run (its final adapter, else that of its newest complete checkpoint), a checkpoint, or an adapter's folder. The base is
-    `model` at `revision`, else what the run's recipe names, else what the adapter's own configuration does. The sum is taken in float32
-    and kept in the base's own type. Raises `InputError` for a source without an adapter, one whose tensors do not fit the base, and an
-    `out` that exists.
+    `source` is a run (its final adapter, else that of its newest complete checkpoint), a checkpoint, or an adapter's folder; which one is
+    taken, and what is passed over, is said. The base is `model` at `revision`, else what the run's recipe names, else what the adapter does.
+    The sum is taken in float32 and kept in the base's own type. Raises `InputError` for a source without an adapter, a checkpoint of a run
+    that is not complete, one whose tensors do not fit the base, and an `out` that exists.
     """
     if out.exists():
         raise InputError(f"{str(out)!r} exists already; name a folder that does not")
-    adapter = _adapter_of(source)
+    adapter = _adapter_of(source, say)
     recipe = _recipe_of(adapter)
     name = model or (recipe.model if recipe else _config(adapter).get("base_model_name_or_path"))
     if not name:
@@ -80,15 +83,20 @@ def _saved_name(parameter: str) -> str:
     return parameter.replace(".default.", ".").removesuffix(".default")
 
 
-def _adapter_of(source: Path) -> Path:
+def _adapter_of(source: Path, say: Callable[[str], None]) -> Path:
     """The folder of the adapter that `source` means."""
     if not source.is_dir():
         raise InputError(f"{str(source)!r} is not a folder; name a run, a checkpoint or an adapter")
-    newest, _ = checkpoints.newest(source)
+    within = source.name.startswith("checkpoint-") and (source.parent / RECIPE).is_file()
+    if within and (reason := checkpoints.fault(source)):
+        raise InputError(f"{str(source)!r} is no complete checkpoint ({reason}); name its run, and the newest complete one is taken")
+    newest, notes = checkpoints.newest(source)
     for folder in (source, source / ADAPTER, source / FINAL, newest):
         if folder is not None and (folder / CONFIG).is_file():
             if not (folder / WEIGHTS).is_file():
                 raise InputError(f"{str(folder)!r} has no {WEIGHTS}; only safetensors are loaded, save the adapter as such")
+            for line in (*notes, f"the run is not finished: its adapter at {folder.name} is taken") if folder == newest else ():
+                say(line)
             return folder
     raise InputError(f"{str(source)!r} holds no adapter ({CONFIG}); weights that were trained whole need no merging, load them as they are")
 

@@ -13,7 +13,7 @@ from anomalyr1.images import Family, ImageError, fit
 from anomalyr1.training import costs
 from anomalyr1.training.dataset import Material, Task, completion_ids, gold_completion
 from anomalyr1.training.recipes import Recipe
-from anomalyr1.training.settings import arguments, dtype_of, settings_of, steps_of
+from anomalyr1.training.settings import arguments, dtype_of, prompts_of, settings_of, steps_of
 from anomalyr1.training.shape import CHARS_PER_TOKEN, Shape, read_shape
 from anomalyr1.types import InputError, Sample
 
@@ -60,8 +60,12 @@ class Plan:
     hours: float
     parameters: int
     trained: int
+    written: int
+    """Most tokens of a completion: what GRPO lets be written, or the longest that SFT teaches."""
+    left_over: int = 0
+    """Prompts that an epoch of GRPO does not come to, since they fill no generation batch."""
     counts: dict[str, int] = field(default_factory=dict)
-    """Questions that were left out, under the reason."""
+    """What was left out, under its name."""
 
     def lines(self) -> list[str]:
         """The plan for people."""
@@ -78,6 +82,8 @@ class Plan:
         ]
         for one in self.longest:
             found.append(f"  {one.tokens:,} ({one.images:,} of images): sample {one.task.sample.id!r}, question {one.task.question.id!r}")
+        if self.left_over:
+            found.append(f"left over in each epoch: {self.left_over:,} prompts, since they fill no generation batch; which ones, changes")
         return found + [f"left out: {number:,} {name}" for name, number in self.counts.items()]
 
     def _costs(self) -> list[str]:
@@ -139,6 +145,8 @@ def make_plan(recipe: Recipe, material: Material, machine: costs.Machine | None 
         hours=costs.hours(shape, settings, load, steps, machine, grpo),
         parameters=shape.parameters + shape.adapters,
         trained=shape.trained,
+        written=written,
+        left_over=rows % prompts_of(settings, processes) if grpo else 0,
         counts=material.counts,
     )
 

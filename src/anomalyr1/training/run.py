@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 
+SFT_ANSWERS = 256
+"""Tokens that a held-out answer after SFT may have at least."""
+
 
 @dataclass(frozen=True)
 class _Start:
@@ -78,7 +81,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, say: Say = print, 
             for note in (*write_record(out, record, recipe, start.checkpoint), *start.notes):
                 say(note)
 
-        _fit(recipe, out, policy, material, held_out, start, begin)
+        _fit(recipe, out, policy, material, held_out, planned.written, start, begin)
     say(f"trained policy: {out / FINAL}")
     return out / FINAL
 
@@ -144,10 +147,14 @@ def _fit(
     policy: Policy,
     material: dataset.Material,
     held_out: list[Sample],
+    written: int,
     start: _Start,
     begin: Callable[[], None],
 ) -> None:
-    """Train and write the policy; `begin` makes the folder a run, once the trainer has taken all settings."""
+    """Train and write the policy; `begin` makes the folder a run, once the trainer has taken all settings.
+
+    Completions have at most `written` tokens; held-out answers may be as long, after SFT a little longer.
+    """
     import torch
 
     from anomalyr1.policy.load import quiet
@@ -161,11 +168,13 @@ def _fit(
             warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # names that TRL still uses
             with _in_our_words(recipe.section):
                 trainer = make_trainer(recipe, out, policy, material, log)
+                trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)  # what it needs may not be installed
             begin()
             log.rewind(start.step)
             log.attach(trainer)
             if held_out:
-                held.attach(trainer, held.HeldOut(held_out, policy, *dataset.prompt_style(recipe)), log)
+                limit = written if recipe.section == "grpo" else max(SFT_ANSWERS, 2 * written)
+                held.attach(trainer, held.HeldOut(held_out, policy, *dataset.prompt_style(recipe)), log, limit)
             if start.at_the_end:
                 _without_steps(trainer)
             trainer.train(resume_from_checkpoint=str(start.checkpoint) if start.checkpoint else None)
@@ -179,6 +188,8 @@ def _fit(
             f"not enough memory ({said}); make per_device_train_batch_size or max_pixels smaller, use gradient_checkpointing or lora, or "
             "shard with accelerate; then begin another run"
         ) from error
+    finally:
+        log.close()
 
 
 @contextmanager
@@ -188,7 +199,9 @@ def _in_our_words(section: str) -> Iterator[None]:
         yield
     except (InputError, SetupError, ModuleNotFoundError):
         raise
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "to be installed" not in str(error):  # transformers' word for a tracker that is not there
+            raise
         raise SetupError(f"section {section} of the recipe needs what is not installed: {error}") from error
     except ValueError as error:
         raise InputError(f"section {section} of the recipe, refused by the trainer: {error}") from error

@@ -52,6 +52,8 @@ class Group(Record):
     """By name, one a completion; None = does not apply."""
     weights: dict[str, float]
     advantages: tuple[float, ...]
+    normalized_apart: bool = False
+    """Whether each reward is normalized on its own (TRL's `normalize_then_sum`), so that one that differs is a signal."""
 
     @model_validator(mode="after")
     def _same_length(self) -> Self:
@@ -73,8 +75,9 @@ class Group(Record):
     @property
     def without_signal(self) -> bool:
         """Whether all completions that were scored earned the same, so that nothing can be learned from them."""
-        scored = [total for total in self.totals() if total is not None]
-        return not scored or max(scored) - min(scored) < SAME
+        columns = [self.rewards[name] for name in self.weights if self.weights[name]] if self.normalized_apart else [self.totals()]
+        scored = [[value for value in column if value is not None] for column in columns]
+        return all(not values or max(values) - min(values) < SAME for values in scored)
 
 
 def figures(groups: Sequence[Group]) -> dict[str, float]:

@@ -112,6 +112,7 @@ class RunLog:
             rewards={name: tuple(None if one is None or math.isnan(one) else float(one) for one in rewards[name]) for name in rewards},
             weights=dict(weights),
             advantages=tuple(float(one) for one in advantages),
+            normalized_apart=self.recipe.settings.get("multi_objective_aggregation") == "normalize_then_sum",
         )
         first = not self._groups
         self._groups.append(group)
@@ -135,6 +136,10 @@ class RunLog:
         """Write one logged step; values that are no finite numbers become null."""
         if is_main_process():
             _append(self.run / METRICS, _line({"step": step, **{name: _finite(value) for name, value in values.items()}}))
+
+    def close(self) -> None:
+        """Leave the terminal as it was, however the run ended."""
+        self.callback.close()
 
     def take_figures(self) -> dict[str, float]:
         """The figures of the groups since the last call."""
@@ -179,6 +184,10 @@ class _Callback(TrainerCallback):  # type: ignore[misc]  # transformers is not t
             self._show(state.global_step, logs)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: object) -> None:  # noqa: ANN401
+        self.close()
+
+    def close(self) -> None:
+        """Show nothing more."""
         if self._show is not None:
             self._show.close()
 

@@ -35,6 +35,7 @@ REFUSED = {
     "eval_delay": "held-out data is asked from the first step on, every eval_steps",
     "use_transformers_continuous_batching": "TRL has it for models without images; say use_vllm",
     "label_smoothing_factor": "only written tokens are scored",
+    "dataloader_drop_last": "nothing that is to be learned from is left out",
 }
 """Keys of TRL's that mean nothing here or would break what a run promises, with the reason and what to do; "no" and false are let pass."""
 CHOICES = {
@@ -46,6 +47,11 @@ CHOICES = {
     "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
 }
 """Words that TRL 1.16 itself checks only in the middle of a step."""
+POSITIVE = (
+    "num_generations", "num_iterations", "steps_per_generation", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "num_train_epochs", "max_completion_length", "logging_steps", "eval_steps", "save_steps",
+)  # fmt: skip
+"""Counts, of which TRL refuses some only in the middle of a run."""
 PLAIN = {bool: "true or false", int: "a whole number", float: "a number", type(None): "null"}
 
 
@@ -98,6 +104,10 @@ def _check_values(recipe: Recipe, hints: Mapping[str, Any]) -> None:
         kinds = typing.get_args(hints[key]) or (hints[key],)
         if all(kind in PLAIN for kind in kinds) and type(value) not in kinds and not (float in kinds and type(value) is int):
             raise InputError(f"{where}: {key} is {value!r}, expected {' or '.join(PLAIN[kind] for kind in kinds)}")
+        if key in POSITIVE and isinstance(value, int | float) and value <= 0:
+            raise InputError(f"{where}: {key} is {value!r}, expected more than 0")
+        if key == "max_completion_length" and value is None:
+            raise InputError(f"{where}: max_completion_length is null, expected a whole number, by which memory and time are planned")
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:  # noqa: ANN401 - whatever TRL says
@@ -109,8 +119,7 @@ def steps_of(settings: Mapping[str, Any], rows: int, processes: int = 1, grpo: b
     batch = settings["per_device_train_batch_size"] * processes
     accumulated = settings["gradient_accumulation_steps"]
     if grpo:
-        completions = batch * settings["steps_per_generation"]
-        prompts = completions // settings["num_generations"]
+        prompts, completions = prompts_of(settings, processes), batch * settings["steps_per_generation"]
         if rows < prompts or prompts == 0:
             raise InputError(
                 f"the data has {rows} prompts, and a generation batch takes {prompts} ({completions} completions, "
@@ -122,6 +131,11 @@ def steps_of(settings: Mapping[str, Any], rows: int, processes: int = 1, grpo: b
         microbatches = math.ceil(rows / batch)
     per_epoch = max(1, math.ceil(microbatches / accumulated))
     return int(settings["max_steps"]) if settings["max_steps"] > 0 else math.ceil(per_epoch * settings["num_train_epochs"])
+
+
+def prompts_of(settings: Mapping[str, Any], processes: int = 1) -> int:
+    """Prompts of a generation batch of GRPO."""
+    return int(settings["per_device_train_batch_size"] * processes * settings["steps_per_generation"] // settings["num_generations"])
 
 
 def arguments(recipe: Recipe, out: Path, rows: int, processes: int = 1) -> Any:  # noqa: ANN401 - TRL's configurations are not typed

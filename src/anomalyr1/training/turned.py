@@ -13,7 +13,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from anomalyr1.images import open_image
-from anomalyr1.types import Box, Sample
+from anomalyr1.types import Box, Question, Sample
 
 _T = Image.Transpose
 
@@ -50,14 +50,14 @@ TURNS = tuple(Turn(*each) for each in itertools.product((False, True), repeat=3)
 def turned(samples: Sequence[Sample], folder: Path) -> list[Sample]:
     """The samples in the orientations of `TURNS`, their references with them; images are written to `folder` as PNG.
 
-    Of their own questions they keep those for the verdict, without the user's completions. Raises `ImageError` for an image that cannot
-    be opened.
+    Of their own questions they keep those for verdict and boxes, but none with a completion of the user's. Raises `ImageError` for an image
+    that cannot be opened.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written: dict[Path, tuple[tuple[int, int], list[Path]]] = {}
     found = []
     for sample in samples:
-        kept = tuple(one for one in sample.questions if one.kind == "anomaly detection" and one.completion is None)
+        kept = [one for one in sample.questions if one.kind in ("anomaly detection", "grounding") and one.completion is None]
         for path in (sample.image, *sample.references):
             if path not in written:
                 written[path] = _write(path, folder / f"{len(written):06d}")
@@ -71,11 +71,16 @@ def turned(samples: Sequence[Sample], folder: Path) -> list[Sample]:
                         "references": tuple(written[path][1][number] for path in sample.references),
                         "mask": None,
                         "boxes": None if sample.boxes is None else tuple(turn.box(box, size_wh) for box in sample.boxes),
-                        "questions": kept,
+                        "questions": tuple(_turned(one, turn, size_wh) for one in kept),
                     }
                 )
             )
     return found
+
+
+def _turned(question: Question, turn: Turn, size_wh: tuple[int, int]) -> Question:
+    boxes = question.boxes and tuple(turn.box(box, size_wh) for box in question.boxes)
+    return question.model_copy(update={"boxes": boxes})
 
 
 def _write(path: Path, stem: Path) -> tuple[tuple[int, int], list[Path]]:
