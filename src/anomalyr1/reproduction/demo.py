@@ -16,7 +16,7 @@ from anomalyr1.records import write_whole
 from anomalyr1.report import svg
 from anomalyr1.report.html import data_uri, render
 from anomalyr1.report.overlay import overlay, scaled
-from anomalyr1.reproduction.arms import QUIET
+from anomalyr1.reproduction.arms import SHORT
 from anomalyr1.reproduction.effects import Answers, Effect, excludes_zero, said
 from anomalyr1.reproduction.judge import judge, read_judged, write_records
 from anomalyr1.reproduction.page import smooth
@@ -61,7 +61,7 @@ def demo(out: Path, say: Callable[[str], None], model: str = "nano") -> Outcome:
     write_records(out / "samples.jsonl", samples)
     say(f"asking {model} about {len(samples)} drawings of a {CATEGORY}, which it has never seen")
     learned = f"drawn:{CATEGORY}?n={LEARNED}&seed=0&references=0"
-    recipe = load_recipe("nano-grpo", [*QUIET, f"model={model}", f'data=["{learned}"]', f"grpo.max_steps={STEPS}"])
+    recipe = load_recipe("nano-grpo", [*SHORT, f"model={model}", f'data=["{learned}"]', f"grpo.max_steps={STEPS}"])
     judge(model, {CATEGORY: out / "samples.jsonl"}, out / f"{BEFORE}.jsonl", recipe)
     say(f"teaching it {LEARNED} others by GRPO with ROAM, {STEPS} steps")
     run.train(recipe, out / "run", say=say)

@@ -23,7 +23,7 @@ def merge(
     """Write the merged model to `out`, with its processor, and return it.
 
     `source` is a run (its final adapter, else that of its newest complete checkpoint), a checkpoint, or an adapter's folder; which one is
-    taken, and what is passed over, is said. The base is `model` at `revision`, else what the run's recipe names, else what the adapter does.
+    taken, and what is passed over, is said. The base is `model` at `revision`, else what the run's recipe names, or the adapter itself.
     The sum is taken in float32 and kept in the base's own type. Raises `InputError` for a source without an adapter, a checkpoint of a run
     that is not complete, one whose tensors do not fit the base, and an `out` that exists.
     """
