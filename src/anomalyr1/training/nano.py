@@ -249,6 +249,12 @@ def _side_by_side(out: Path) -> None:
         raise RuntimeError(f"the stage {' and '.join(failed)} failed; see its messages above; --resume goes on from the last checkpoint")
 
 
+def minutes(out: Path, stage: str) -> float:
+    """Working time of a stage, from the log of its losses."""
+    lines = [json.loads(line) for line in (out / "losses.jsonl").read_text(encoding="utf-8").splitlines()]
+    return max((float(line["minutes"]) for line in lines if line["stage"] == stage), default=0.0)
+
+
 def examined(out: Path, clock: Clock, figures: dict[str, Any]) -> None:
     """Append one point to the curve of a run; a resumed run takes the place of what it had there."""
     line = {"step": clock.step, "minutes": round(clock.seconds / 60, 2), "clock": time.strftime("%H:%M:%S"), **figures}

@@ -20,7 +20,7 @@ from anomalyr1.training import crops, exam, invented, lessons, loop, nano_model,
 from anomalyr1.training.card import card, raw_card
 from anomalyr1.training.hints import CODE_SCALE, Cells, Code, LetterHints, PlaceHints, SightHints, SummaryHints, Truth, cells
 from anomalyr1.training.lessons import Teacher, grid_of
-from anomalyr1.training.nano import FIGURES, STAGES, Recipe, examined
+from anomalyr1.training.nano import FIGURES, STAGES, Recipe, examined, minutes
 from anomalyr1.training.nano_model import Shape
 from anomalyr1.training.packing import CELL, Inside, Packed, Pixels, Row, fine, hidden, logits, merged, pack, vision
 from anomalyr1.training.pool import CATEGORIES, KINDS, Example, Pool, held_out
@@ -352,7 +352,7 @@ def finish(out: Path, recipe: Recipe, destination: Path, notes: str = "", limits
     model, processor = nano_model.load(out / "nano")
     curve = [json.loads(line) for line in (out / "curve.jsonl").read_text(encoding="utf-8").splitlines()]
     parameters = sum(p.numel() for p in model.parameters())
-    spent = ", ".join(f"{name} {_minutes(out, name):.0f} minutes" for name in STAGES)
+    spent = ", ".join(f"{name} {minutes(out, name):.0f} minutes" for name in STAGES)
     facts = {
         "parameters": parameters / 1e6, "megabytes": 2 * parameters / 1e6, "images": f"{len(Pool(out / 'pool')):,}",
         "machine": recipe.machine, "command": "python -m anomalyr1.training.nano", "minutes": spent, "notes": notes, "limits": limits,
@@ -379,12 +379,6 @@ def examined_at_length(folder: Path, recipe: Recipe) -> tuple[dict[str, dict[str
         "development, with reference": exam.examine(model, teacher, with_reference, recipe.final_extras, "reference"),
     }
     return results, exam.controls(model, teacher, seen, dev)
-
-
-def _minutes(out: Path, stage: str) -> float:
-    """Working time of a stage, from the log of its losses."""
-    lines = [json.loads(line) for line in (out / "losses.jsonl").read_text(encoding="utf-8").splitlines()]
-    return max((float(line["minutes"]) for line in lines if line["stage"] == stage), default=0.0)
 
 
 def _take_over(studio: Studio, path: Path, part: str) -> None:
