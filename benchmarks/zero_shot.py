@@ -35,7 +35,7 @@ def main() -> None:
     model, processor = nano_model.load(given.model)
     teacher = lessons.Teacher(processor)
     for name in SETS:
-        samples = data.load(f"index:{given.shared / 'data' / name}")
+        samples = list(data.load(f"index:{given.shared / 'data' / name}"))
         if all(one.anomalous for one in samples):
             samples += [good(one) for one in samples]
         order = np.random.default_rng(0).permutation(len(samples))

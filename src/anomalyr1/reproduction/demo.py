@@ -61,7 +61,8 @@ def demo(out: Path, say: Callable[[str], None], model: str = "nano") -> Outcome:
     write_records(out / "samples.jsonl", samples)
     say(f"asking {model} about {len(samples)} drawings of a {CATEGORY}, which it has never seen")
     learned = f"drawn:{CATEGORY}?n={LEARNED}&seed=0&references=0"
-    recipe = load_recipe("nano-grpo", [*SHORT, f"model={model}", f'data=["{learned}"]', f"grpo.max_steps={STEPS}"])
+    own = ("rewards={roam: 1.0, accuracy: 1.0}", f"model={model}", f'data=["{learned}"]', f"grpo.max_steps={STEPS}")
+    recipe = load_recipe("nano-grpo", [*SHORT, *own])
     judge(model, {CATEGORY: out / "samples.jsonl"}, out / f"{BEFORE}.jsonl", recipe)
     say(f"teaching it {LEARNED} others by GRPO with ROAM, {STEPS} steps")
     run.train(recipe, out / "run", say=say)
