@@ -14,8 +14,10 @@ from pathlib import Path
 import torch
 
 from anomalyr1.policy.load import NANO_FOLDER
+from anomalyr1.training import exam, nano_model
+from anomalyr1.training.lessons import Teacher
 from anomalyr1.training.nano import Recipe
-from anomalyr1.training.nano_stages import examined_at_length
+from anomalyr1.training.nano_stages import final_examples
 
 
 def main() -> None:
@@ -26,7 +28,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    results, controls = examined_at_length(given.model, Recipe(final_images=tuple(given.images)))
+    model, processor = nano_model.load(given.model)
+    seen, dev = final_examples(Recipe(final_images=tuple(given.images)))
+    results, controls = exam.at_length(model, Teacher(processor), seen, dev)
     print(json.dumps({**results, "controls": controls}, indent=1))
 
 

@@ -221,7 +221,6 @@ def test_a_run_that_fails_leaves_the_terminal_as_it_was(tmp_path):
         "import training_runs as runs\n"
         "from pathlib import Path\n"
         "from anomalyr1.training import run, trainers\n"
-        "from anomalyr1.training.run_log import RunLog\n"
         "made = trainers.make_trainer\n"
         "def failing(*given):\n"
         "    trainer = made(*given)\n"

@@ -76,6 +76,19 @@ def controls(
     return {name: round(value, 3) for name, value in figures.items()}
 
 
+def at_length(
+    model: PreTrainedModel, teacher: Teacher, seen: Sequence[Example], unseen: Sequence[Example], extras: int | None = None
+) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
+    """The figures of a policy's card, by column, and those of the controls."""
+    with_reference = [example for example in unseen if example.reference is not None]
+    results = {
+        "seen": examine(model, teacher, seen, extras),
+        "development": examine(model, teacher, unseen, extras),
+        "development, with reference": examine(model, teacher, with_reference, extras, "reference"),
+    }
+    return results, controls(model, teacher, seen, unseen)
+
+
 def _exchanged(examples: Sequence[Example], rng: Generator) -> list[Example]:
     """Each example with the image of another one of the same size; those whose size is alone are left out."""
     found = []

@@ -348,8 +348,9 @@ def finish(out: Path, recipe: Recipe, destination: Path, notes: str = "", limits
 
     `notes` say how this run was made, `limits` what keeps it from its aims.
     """
-    results, controls = examined_at_length(out / "nano", recipe)
     model, processor = nano_model.load(out / "nano")
+    seen, dev = final_examples(recipe)
+    results, controls = exam.at_length(model, Teacher(processor), seen, dev, recipe.final_extras)
     curve = [json.loads(line) for line in (out / "curve.jsonl").read_text(encoding="utf-8").splitlines()]
     parameters = sum(p.numel() for p in model.parameters())
     spent = ", ".join(f"{name} {minutes(out, name):.0f} minutes" for name in STAGES)
@@ -364,21 +365,10 @@ def finish(out: Path, recipe: Recipe, destination: Path, notes: str = "", limits
     return results
 
 
-def examined_at_length(folder: Path, recipe: Recipe) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
-    """The figures of the card of the policy in `folder`, by column, and those of the controls."""
-    model, processor = nano_model.load(folder)
-    teacher = Teacher(processor)
-    seen, dev = (
-        held_out(split, count, recipe.shape.max_pixels, FINAL_FIRST)
-        for split, count in zip(("seen", "dev"), recipe.final_images, strict=True)
-    )
-    with_reference = [example for example in dev if example.reference is not None]
-    results = {
-        "seen": exam.examine(model, teacher, seen, extras=recipe.final_extras),
-        "development": exam.examine(model, teacher, dev, extras=recipe.final_extras),
-        "development, with reference": exam.examine(model, teacher, with_reference, recipe.final_extras, "reference"),
-    }
-    return results, exam.controls(model, teacher, seen, dev)
+def final_examples(recipe: Recipe) -> list[list[Example]]:
+    """Drawings for the last examination, of seen categories and of development ones."""
+    counts = zip(("seen", "dev"), recipe.final_images, strict=True)
+    return [held_out(split, count, recipe.shape.max_pixels, FINAL_FIRST) for split, count in counts]
 
 
 def _take_over(studio: Studio, path: Path, part: str) -> None:

@@ -153,7 +153,7 @@ def _fit(
 ) -> None:
     """Train and write the policy; `begin` makes the folder a run, once the trainer has taken all settings.
 
-    Completions have at most `written` tokens; held-out answers may be as long, after SFT a little longer.
+    Completions have at most `written` tokens; held-out answers may be as long, and after SFT twice as long, at least `SFT_ANSWERS`.
     """
     import torch
 
