@@ -15,7 +15,7 @@ from anomalyr1 import answers, boxes, prompts
 from anomalyr1.data import procedural
 from anomalyr1.data.defects import LOGICAL
 from anomalyr1.policy.load import BUNDLED
-from anomalyr1.training import completions, crops, exam, few_shot, lessons, loop, nano, nano_model, nano_stages, packing, start
+from anomalyr1.training import completions, crops, exam, few_shot, layers, lessons, loop, nano, nano_model, nano_stages, packing, start
 from anomalyr1.training import hints as hints_module
 from anomalyr1.training.hints import Code, SightHints, cells
 from anomalyr1.training.packing import Branch, Row
@@ -84,6 +84,21 @@ def branch_differences(model, processor, reference, batch_change=None):
                 found.append(float((model(**theirs).logits[0, -n - 1 : -1] - mine[at : at + n]).abs().max()))
                 at += n
     return found
+
+
+def test_norm_and_rotary_embedding_have_the_gradients_of_plain_code():
+    draw = torch.Generator().manual_seed(3)
+    x, weight = (torch.randn(shape, generator=draw, dtype=torch.double, requires_grad=True) for shape in ((2, 3, 16), (16,)))
+    angles = torch.randn(2, 3, 4, generator=draw, dtype=torch.double)
+    assert torch.allclose(layers.rms_norm(x, weight, 1e-6), torch.nn.functional.rms_norm(x, (16,), weight, 1e-6))
+    places = layers.rotary(angles, 2, torch.double)
+    first, second = x.view(2, 3, 2, 2, 4).unbind(3)
+    cos, sin = angles.cos()[:, :, None], angles.sin()[:, :, None]
+    plain = torch.stack([first * cos - second * sin, second * cos + first * sin], 3)
+    assert torch.allclose(layers.rotate(x, places), plain.reshape(2, 3, 16))
+    assert torch.allclose(layers.rotate(x[..., :8], places), plain.reshape(2, 3, 16)[..., :8])  # fewer heads
+    assert torch.autograd.gradcheck(lambda x, weight: layers.rms_norm(x, weight, 1e-6), (x, weight))
+    assert torch.autograd.gradcheck(lambda x: layers.rotate(x, places), (x,))
 
 
 @pytest.mark.parametrize("reference", [False, True])
@@ -315,9 +330,9 @@ def test_the_start_whitens_patches_and_looks_at_neighbours():
     assert 0.5 < float(second.diagonal()[0]) <= 1.001
     start.look_around(tower)
     q, k, _ = tower.blocks[0].attn.qkv.bias.view(3, -1, TINY.sight_head).detach()
-    cos, sin = packing._axial_angles(tower, (2, 2))
+    places = layers.rotary(packing._axial_angles(tower, (2, 2)), 1, torch.float32)
     side = TINY.window // TINY.patch
-    turned = [packing._rotate(part[0].expand(len(cos), -1), cos, sin) for part in (q, k)]
+    turned = [layers.rotate(part[0].expand(len(places.cos), -1), places) for part in (q, k)]
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     order = [axis.view(2, 4, 2, 4).permute(0, 2, 1, 3).flatten() for axis in (rows, columns)]
     looked = (turned[0] @ turned[1].T).argmax(1)

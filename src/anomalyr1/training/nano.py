@@ -43,9 +43,9 @@ class Recipe(Record):
     first_images: int = 2_000
     """Training starts when so many are drawn."""
     shard: int = 256
-    text: Plan = Plan(learning_rate=1.2e-3, minutes=25, floor=0.1)
+    text: Plan = Plan(learning_rate=1.2e-3, minutes=33, floor=0.1)
     sight: Plan = Plan(learning_rate=2.5e-3, minutes=35)
-    both: Plan = Plan(learning_rate=1e-3, minutes=44, exam_minutes=13, average=0.998)
+    both: Plan = Plan(learning_rate=1e-3, minutes=56, exam_minutes=13, average=0.998)
     raw: Plan = Plan(learning_rate=5e-4, minutes=5)
     """The text model of `nano-raw`, from the finished policy."""
     cells: int = 640
@@ -62,7 +62,7 @@ class Recipe(Record):
     questions: int = 3
     """Questions behind one image."""
     reference_share: float = 0.5
-    """Of the lessons about images, and about a third of it of those about boxes on the code."""
+    """Of the prompts about images, and about a third of it of those about boxes on the code."""
     knowledge_share: float = 0.5
     nameless_knowledge_share: float = 0.75
     """The same for what looks like no category."""

@@ -211,7 +211,8 @@ class Stages:
         A share `strangely` of lessons looks like no category; with `boxes` on, verdict and boxes alone are asked for. With `code` on the
         images are not looked at.
         """
-        reference = bool(rng.random() < self.recipe.reference_share * (0.3 if boxes else 1))
+        share = self.recipe.reference_share * (0.3 if boxes else 1)
+        reference = bool(rng.random() < 2 * share / (1 + share))  # a lesson with references holds half as many examples
         aligned = reference and bool(rng.random() < self.recipe.aligned_share)
         examples = pool.batch(rng, self.recipe.cells // (2 if reference else 1), reference, aligned)
         odd = bool(rng.random() < strangely)

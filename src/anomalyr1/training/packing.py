@@ -1,8 +1,7 @@
 """Several questions behind one image prefix: the packed batch and the forward pass of a Qwen2.5-VL that trains on it.
 
 The forward runs on the weights of the Hugging Face modules and equals their forward (a test holds that to 1e-4), but it takes
-whole batches of equally sized images, a float 4-D mask, and attention written out as matrix products, which on CPUs in bfloat16
-beats the built-in kernels two to three times.
+whole batches of equally sized images, a float 4-D mask, and the parts of `layers`.
 """
 
 from __future__ import annotations
@@ -16,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+
+from anomalyr1.training.layers import Rotary, attention, rms_norm, rotary, rotate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -181,11 +182,12 @@ def fine(tower: PreTrainedModel, images: Sequence[Pixels]) -> Tensor:
     x = functional.linear(patches(images, tower.config.patch_size).to(weight.dtype), weight)
     merge, (b, n, _) = tower.config.spatial_merge_size, x.shape
     grid_hw = images[0].shape[0] // CELL, images[0].shape[1] // CELL
-    cos, sin = (part.to(x.dtype) for part in _axial_angles(tower, grid_hw))
+    places = rotary(_axial_angles(tower, grid_hw), 2 * tower.config.num_heads, x.dtype)
     windows = _Windows(grid_hw, merge**2, tower.config.window_size // CELL)
     for i, block in enumerate(tower.blocks):
-        q, k, v = block.attn.qkv(_norm(x, block.norm1)).view(b, n, 3, block.attn.num_heads, -1).permute(2, 0, 3, 1, 4)
-        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+        qk, v = block.attn.qkv(_norm(x, block.norm1)).split((2 * x.shape[-1], x.shape[-1]), -1)
+        flat = *rotate(qk, places).chunk(2, -1), v
+        q, k, v = (part.reshape(b, n, block.attn.num_heads, -1).transpose(1, 2) for part in flat)
         if i in tower.config.fullatt_block_indexes:
             y = attention(q, k, v)[0]
         else:
@@ -223,37 +225,24 @@ class _Windows:
         return float_mask(real > 0, dtype)
 
 
-def _axial_angles(tower: PreTrainedModel, grid_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _axial_angles(tower: PreTrainedModel, grid_hw: tuple[int, int]) -> Tensor:
     (h, w), merge = grid_hw, tower.config.spatial_merge_size
     rows, columns = torch.meshgrid(torch.arange(merge * h), torch.arange(merge * w), indexing="ij")
     frequencies = tower.rotary_pos_emb.inv_freq.float()
     by_block = [axis.reshape(h, merge, w, merge).permute(0, 2, 1, 3).reshape(-1, 1) * frequencies for axis in (rows, columns)]
-    angles = torch.cat(by_block, -1)
-    return angles.cos(), angles.sin()
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Softmax attention written out, and how much each query looks at each key; `mask` is added to the logits."""
-    logits = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
-    looks = torch.softmax(logits if mask is None else logits + mask, -1)
-    return torch.matmul(looks, v), looks
+    return torch.cat(by_block, -1)
 
 
 def _norm(x: Tensor, module: Qwen2_5_VLRMSNorm) -> Tensor:
-    return functional.rms_norm(x, (x.shape[-1],), module.weight, module.variance_epsilon)
+    return rms_norm(x, module.weight, module.variance_epsilon)
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
-
-
-def text_angles(language: PreTrainedModel, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(B, 1, S, head_dim / 2) cosines and sines of (3, B, S) positions: sections of the frequencies take time, height and width in turn."""
+def text_rotary(language: PreTrainedModel, positions: Tensor, dtype: torch.dtype) -> Rotary:
+    """The embedding of (3, B, S) positions: sections of the frequencies take time, height and width in turn."""
     angles = positions[..., None].float() * language.rotary_emb.inv_freq.float()
     sections = angles.split(language.rotary_emb.mrope_section, -1)
     angles = torch.cat([section[i % 3] for i, section in enumerate(sections)], -1)
-    return angles.cos().to(dtype)[:, None], angles.sin().to(dtype)[:, None]
+    return rotary(angles, language.config.num_attention_heads, dtype)
 
 
 class Inside(NamedTuple):
@@ -284,17 +273,15 @@ class Cache:
         return keys[:, :, :end], values[:, :, :end]
 
 
-def read(
-    language: PreTrainedModel, x: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor, cache: Cache | None = None
-) -> tuple[Tensor, list[Inside]]:
+def read(language: PreTrainedModel, x: Tensor, places: Rotary, mask: Tensor, cache: Cache | None = None) -> tuple[Tensor, list[Inside]]:
     """(B, S, D) embeddings through the text model: the normed last hidden states, and what helper losses see of each layer."""
     b, s, _ = x.shape
     inside: list[Inside] = []
     for i, layer in enumerate(language.layers):
         attend = layer.self_attn
         h = _norm(x, layer.input_layernorm)
-        q, k, v = (f(h).view(b, s, -1, attend.head_dim).transpose(1, 2) for f in (attend.q_proj, attend.k_proj, attend.v_proj))
-        q, k = _rotate(q, *angles), _rotate(k, *angles)
+        flat = rotate(attend.q_proj(h), places), rotate(attend.k_proj(h), places), attend.v_proj(h)
+        q, k, v = (part.view(b, s, -1, attend.head_dim).transpose(1, 2) for part in flat)
         if cache is not None:
             k, v = cache.add(i, k, v)
         if attend.num_key_value_groups > 1:
@@ -324,7 +311,7 @@ def hidden(model: PreTrainedModel, batch: Packed, tokens: Sequence[Tensor]) -> t
     """(B, S, D) hidden states of a packed batch as `read` gives them; `tokens` are its images in reading order (rows, then images)."""
     language = model.model.language_model
     x = embed(model, batch.ids, batch.image_at, tokens)
-    return read(language, x, text_angles(language, batch.positions, x.dtype), float_mask(batch.mask, x.dtype))
+    return read(language, x, text_rotary(language, batch.positions, x.dtype), float_mask(batch.mask, x.dtype))
 
 
 def logits(model: PreTrainedModel, states: Tensor, batch: Packed) -> Tensor:
@@ -350,7 +337,7 @@ def generate(
     lengths = torch.tensor([len(r.prefix) + len(r.branches[0].prompt) for r in rows])
     cache = Cache(language, b, s + limit)
     x = embed(model, batch.ids, batch.image_at, tokens)
-    states, _ = read(language, x, text_angles(language, batch.positions, x.dtype), float_mask(batch.mask, x.dtype), cache)
+    states, _ = read(language, x, text_rotary(language, batch.positions, x.dtype), float_mask(batch.mask, x.dtype), cache)
     last = states[torch.arange(b), lengths - 1]
     position = batch.positions[0].gather(1, lengths[:, None] - 1)  # (B, 1)
     seen = torch.ones(b, 1, 1, s + limit, dtype=torch.bool)
@@ -367,8 +354,8 @@ def generate(
         done = done | (token == end_id)
         if bool(done.all()) or step == limit - 1:
             break
-        angles = text_angles(language, (position + step + 1).expand(3, -1, -1), x.dtype)
-        states, _ = read(language, language.embed_tokens(token[:, None]), angles, mask[..., : s + step + 1], cache)
+        places = text_rotary(language, (position + step + 1).expand(3, -1, -1), x.dtype)
+        states, _ = read(language, language.embed_tokens(token[:, None]), places, mask[..., : s + step + 1], cache)
         last = states[:, 0]
     found: list[list[int]] = torch.stack(written, 1).tolist()
     return [ids[: ids.index(end_id)] if end_id in ids else ids for ids in found]
