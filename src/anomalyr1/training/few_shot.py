@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+LIGHT = 0.1
+"""Standard deviation of the logarithm of an image's contrast when it is shown again, and twice that of its brightness."""
+
 
 def photograph(sample: Sample, max_pixels: int) -> Example:
     """The example of a sample on disk; its first reference image is brought to the same size."""
@@ -37,7 +40,9 @@ def tune(
     model: PreTrainedModel, teacher: Teacher, examples: Sequence[Example], steps: int,
     learning_rate: float = 3e-4, batch: int = 8, seed: int = 0,
 ) -> None:  # fmt: skip
-    """Teach verdicts (and boxes where they are known) on `examples`, each mirrored at random, half of a batch anomalous; changes `model`.
+    """Teach verdicts (and boxes where they are known) on `examples`, half of a batch anomalous; changes `model`.
+
+    Each is shown mirrored, turned and under other light, at random.
 
     All examples must have the same size and a known verdict. The model is float32 afterwards.
     """
@@ -48,7 +53,7 @@ def tune(
 
     def lesson(rng: Generator) -> dict[str, Tensor]:
         chosen = [of[i % 2 == 0][int(rng.integers(len(of[i % 2 == 0])))] for i in range(batch)]
-        shown = [_mirrored(one, rng) for one in chosen]
+        shown = [_varied(one, rng) for one in chosen]
         rows = []
         for one in shown:
             asked = [question for question in inspection(one.sample) if question.answer is not None or question.boxes is not None]
@@ -66,11 +71,14 @@ def tune(
     model.to(torch.float32)
 
 
-def _mirrored(one: Example, rng: Generator) -> Example:
-    """Left to right and upside down, at random; with boxes only as it is, since words tell their place."""
-    if one.sample.boxes:
-        return one
+def _varied(one: Example, rng: Generator) -> Example:
+    """Under other light; mirrored and, if square, turned, but with boxes only as it is, since words tell their place."""
     image = one.image
-    for axis in (0, 1):
-        image = np.flip(image, axis) if rng.random() < 0.5 else image
-    return replace(one, image=np.ascontiguousarray(image))
+    if not one.sample.boxes:
+        for axis in (0, 1):
+            image = np.flip(image, axis) if rng.random() < 0.5 else image
+        if image.shape[0] == image.shape[1] and rng.random() < 0.5:
+            image = np.rot90(image)
+    mean = float(image.mean())
+    lit = mean + (image.astype(np.float32) - mean) * np.exp(rng.normal(0, LIGHT)) + 255 * rng.normal(0, LIGHT / 2)
+    return replace(one, image=np.clip(lit, 0, 255).astype(np.uint8))
