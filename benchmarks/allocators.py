@@ -1,10 +1,10 @@
-"""What the memory allocator does to training on a CPU: seconds a step at the start and later, and memory, the same steps in turn.
+"""What the memory allocator does to training on a CPU: seconds a step at the start and later, and memory, the same steps turn by turn.
 
-    python benchmarks/allocators.py [--steps 200] [--threads 1]
+    python benchmarks/allocators.py [--turns 12] [--threads 1]
 
-glibc before 2.38 does not find the aligned blocks that PyTorch frees (sourceware.org bug 14581), so its heap breaks into pieces and
-every step is slower than the one before. *kept* are the settings of glibc by which the Makefile keeps freed memory where tcmalloc is not
-installed; *tcmalloc* is left out then (`apt-get install libtcmalloc-minimal4`).
+With glibc's own allocator (seen with 2.36) memory grows and every step is slower than the one before: batches of ever new sizes break its
+heap into pieces. *kept* are the settings by which it keeps what is freed; *tcmalloc* is left out where it is not installed
+(`apt-get install libtcmalloc-minimal4`).
 """
 
 from __future__ import annotations
@@ -36,28 +36,27 @@ def allocators() -> dict[str, dict[str, str]]:
 
 
 def steps(out: Path, count: int, threads: int) -> None:
-    """Train the last stage for `count` steps and print seconds a step of each quarter, and memory."""
+    """Train the last stage `count` steps for each line of the input, and print the seconds a step and the memory in MB."""
     from anomalyr1.training.nano_stages import Stages
 
     torch.set_num_threads(threads)
     recipe = nano.Recipe()
     stages = Stages(out, recipe)
     master = loop.Master(dict(stages.studio.named_parameters()), recipe.both, torch.bfloat16)
-    seconds = []
-    for step in range(count):
+    for turn, _ in enumerate(sys.stdin):
         begin = time.perf_counter()
-        stages.both(np.random.default_rng(step))["total"].backward()
-        master.step(1e-5)
-        seconds.append(time.perf_counter() - begin)
-    quarters = ", ".join(f"{float(np.mean(part)):.2f}" for part in np.array_split(seconds, 4))
-    resident = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
-    print(f"{quarters} s a step in each quarter of {count}, {int(resident.split()[1]) / 1024:.0f} MB at the end")
+        for step in range(count):
+            stages.both(np.random.default_rng([turn, step]))["total"].backward()
+            master.step(1e-5)
+        resident = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+        print(f"{(time.perf_counter() - begin) / count} {int(resident.split()[1]) / 1024}", flush=True)
 
 
 def main() -> None:
     """Print a line an allocator."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--turns", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=10, help="in a turn")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -71,10 +70,23 @@ def main() -> None:
             draw_shard(Path(folder) / "pool", number, recipe.shard, recipe.shape.max_pixels)
         nano._prepare(Path(folder), recipe)
         command = [sys.executable, __file__, "--inside", folder, "--steps", str(given.steps), "--threads", str(given.threads)]
-        for name, settings in allocators().items():
-            inherited = {key: value for key, value in os.environ.items() if key not in (*KEPT, "LD_PRELOAD")}
-            run = subprocess.run(command, env=inherited | settings, check=True, capture_output=True, text=True)
-            print(f"{name}: {run.stdout.strip()}", flush=True)
+        rest = {key: value for key, value in os.environ.items() if key not in (*KEPT, "LD_PRELOAD")}
+        ways = allocators()
+        running = [subprocess.Popen(command, env=rest | one, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for one in ways.values()]
+        turns = np.array([[_turn(process) for process in running] for _ in range(given.turns)])  # (turns, allocators, 2)
+        for process in running:
+            process.communicate()
+    quarters = [part.mean(0) for part in np.array_split(turns, 4)]
+    for i, name in enumerate(ways):
+        seconds = ", ".join(f"{part[i, 0]:.2f}" for part in quarters)
+        print(f"{name}: {seconds} s a step in each quarter of {given.turns * given.steps} steps, {turns[-1, i, 1]:.0f} MB at the end")
+
+
+def _turn(process: subprocess.Popen[bytes]) -> list[float]:
+    """One turn of a process: seconds a step and MB."""
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+    return [float(number) for number in process.stdout.readline().split()]
 
 
 if __name__ == "__main__":

@@ -63,6 +63,9 @@ class Recipe(Record):
     """Questions behind one image."""
     reference_share: float = 0.5
     """Of the prompts about images, and about a third of it of those about boxes on the code."""
+    good_with_reference: float = 0.4
+    """Share of good parts among those with a reference (half of the others are good): with as many good ones, a policy that compares
+    let most defects of parts it did not know pass."""
     knowledge_share: float = 0.5
     nameless_knowledge_share: float = 0.75
     """The same for what looks like no category."""

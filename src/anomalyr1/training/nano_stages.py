@@ -214,7 +214,8 @@ class Stages:
         share = self.recipe.reference_share * (0.3 if boxes else 1)
         reference = bool(rng.random() < 2 * share / (1 + share))  # a lesson with references holds half as many examples
         aligned = reference and bool(rng.random() < self.recipe.aligned_share)
-        examples = pool.batch(rng, self.recipe.cells // (2 if reference else 1), reference, aligned)
+        good = self.recipe.good_with_reference if reference else 0.5
+        examples = pool.batch(rng, self.recipe.cells // (2 if reference else 1), reference, aligned, good)
         odd = bool(rng.random() < strangely)
         if not code:
             examples = self._staged(examples, reference, aligned, odd, rng)

@@ -222,10 +222,10 @@ class Pool:
         """Random defective parts, each with the same part good."""
         return [(entry.seen(good=False), entry.seen(good=True)) for entry in self._some(rng, count)]
 
-    def batch(self, rng: Generator, cells: int, with_reference: bool, aligned: bool = False) -> list[Example]:
+    def batch(self, rng: Generator, cells: int, with_reference: bool, aligned: bool = False, good: float = 0.5) -> list[Example]:
         """Examples of one random size, as many as hold about `cells` image cells (6 to 24); all with a reference image if asked for.
 
-        Half of them are good. With `aligned` on the reference is the same part without the defect, in the same pose.
+        A share `good` of them is good. With `aligned` on the reference is the same part without the defect, in the same pose.
         """
         stems = sorted(stem for stem in self._by_stem if stem.endswith("a") or not with_reference)
         counts = np.array([len(self._by_stem[stem]) for stem in stems], dtype=np.float64)
@@ -233,7 +233,7 @@ class Pool:
         w, h = (int(n) // CELL for n in stem.rstrip("ab").split("x"))
         count = int(np.clip(cells // (w * h), 6, 24))
         entries = [self._by_stem[stem][int(i)] for i in rng.integers(len(self._by_stem[stem]), size=count)]
-        return [entry.open(bool(rng.random() < 0.5), aligned) for entry in entries]
+        return [entry.open(bool(rng.random() < good), aligned) for entry in entries]
 
     def marks(self, rng: Generator, size_wh: tuple[int, int], count: int) -> list[NDArray[np.int16]]:
         """What random defective parts of this size have more than their good twins, (H, W, 3) each."""
