@@ -25,13 +25,13 @@ from anomalyr1.training import loop, nano
 from anomalyr1.training.pool import draw_shard
 
 KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_TOP_PAD_": str(2**28)}
-FOLDERS = ("/usr/lib", "/usr/lib64")
+TCMALLOC = "libtcmalloc_minimal.so.4"
 
 
 def allocators() -> dict[str, dict[str, str]]:
     """The environment of each allocator."""
     found = {"glibc": {}, "glibc, kept": KEPT}
-    libraries = sorted(path for folder in FOLDERS for path in Path(folder).glob("**/libtcmalloc_minimal.so.4"))
+    libraries = [*Path("/usr/lib").glob(f"*/{TCMALLOC}"), *Path("/usr").glob(f"lib*/{TCMALLOC}")]  # where the Makefile looks
     return found | ({"tcmalloc": {"LD_PRELOAD": str(libraries[0])}} if libraries else {})
 
 

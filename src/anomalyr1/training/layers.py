@@ -5,6 +5,7 @@ The built-in norm takes several times as long there with its gradient (`benchmar
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -25,13 +26,20 @@ class Rotary(NamedTuple):
 
 def rotary(angles: Tensor, heads: int, dtype: torch.dtype) -> Rotary:
     """The embedding by (..., S, D / 2) angles, the same for every head."""
-    half = angles.shape[-1]
     cos, sin = angles.cos(), angles.sin()
-    here = torch.arange(2 * half * heads)
-    swap = torch.zeros(len(here), len(here), dtype=dtype)
-    swap[here, here.view(heads, 2, half).flip(1).flatten()] = 1
     every = [1] * (angles.ndim - 1) + [heads]
+    swap = _swap(heads, angles.shape[-1], dtype)
     return Rotary(torch.cat([cos, cos], -1).repeat(every).to(dtype), torch.cat([-sin, sin], -1).repeat(every).to(dtype), swap)
+
+
+@cache
+def _swap(heads: int, half: int, dtype: torch.dtype) -> Tensor:
+    """The permutation of a `Rotary`, made once: decoding asks for it at every token."""
+    with torch.inference_mode(False):  # training uses it, too
+        here = torch.arange(2 * half * heads)
+        swap = torch.zeros(len(here), len(here), dtype=dtype)
+        swap[here, here.view(heads, 2, half).flip(1).flatten()] = 1
+    return swap
 
 
 def rotate(x: Tensor, by: Rotary) -> Tensor:
