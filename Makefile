@@ -28,7 +28,7 @@ figures: $(READY)  ## print the figures that README and docs cite
 	$(BIN)/python benchmarks/masks.py
 	$(BIN)/python benchmarks/leaks.py
 
-nano: $(READY)  ## train the bundled policies again from scratch (planned: 100 minutes on 2 cores; goes on from its last checkpoint)
+nano: $(READY)  ## train the bundled policies again from scratch (97 minutes on 2 cores, then a long exam and nano-raw; goes on from its last checkpoint)
 	$(if $(TCMALLOC),LD_PRELOAD=$(TCMALLOC)) $(BIN)/python -m anomalyr1.training.nano --out runs/nano --resume
 	$(if $(TCMALLOC),LD_PRELOAD=$(TCMALLOC)) $(BIN)/python -m anomalyr1.training.nano --out runs/nano --resume --raw
 
