@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 # With glibc's allocator training gets slower and slower (docs/nano.md); tcmalloc is taken where it is installed
-TCMALLOC := $(firstword $(wildcard /usr/lib/*/libtcmalloc_minimal.so.4 /usr/lib*/libtcmalloc_minimal.so.4))
+TCMALLOC := $(addprefix LD_PRELOAD=,$(firstword $(wildcard /usr/lib/*/libtcmalloc_minimal.so.4 /usr/lib*/libtcmalloc_minimal.so.4)))
 
 .PHONY: help demo test check figures nano
 
@@ -29,8 +29,8 @@ figures: $(READY)  ## print the figures that README and docs cite
 	$(BIN)/python benchmarks/leaks.py
 
 nano: $(READY)  ## train the bundled policies again from scratch (97 minutes on 2 cores, then a long exam and nano-raw; goes on from its last checkpoint)
-	$(if $(TCMALLOC),LD_PRELOAD=$(TCMALLOC)) $(BIN)/python -m anomalyr1.training.nano --out runs/nano --resume
-	$(if $(TCMALLOC),LD_PRELOAD=$(TCMALLOC)) $(BIN)/python -m anomalyr1.training.nano --out runs/nano --resume --raw
+	$(TCMALLOC) $(BIN)/python -m anomalyr1.training.nano --out runs/nano --resume
+	$(TCMALLOC) $(BIN)/python -m anomalyr1.training.nano --out runs/nano --resume --raw
 
 $(READY): $(wildcard requirements/*.txt) pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or say where it is with make PYTHON=/path/to/python"; exit 1; }

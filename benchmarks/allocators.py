@@ -21,16 +21,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from anomalyr1.reproduction.study import KEEP_MEMORY
 from anomalyr1.training import loop, nano
 from anomalyr1.training.pool import draw_shard
 
-KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_TOP_PAD_": str(2**28)}
 TCMALLOC = "libtcmalloc_minimal.so.4"
 
 
 def allocators() -> dict[str, dict[str, str]]:
     """The environment of each allocator."""
-    found = {"glibc": {}, "glibc, kept": KEPT}
+    found = {"glibc": {}, "glibc, kept": KEEP_MEMORY}
     libraries = [*Path("/usr/lib").glob(f"*/{TCMALLOC}"), *Path("/usr").glob(f"lib*/{TCMALLOC}")]  # where the Makefile looks
     return found | ({"tcmalloc": {"LD_PRELOAD": str(libraries[0])}} if libraries else {})
 
@@ -70,7 +70,7 @@ def main() -> None:
             draw_shard(Path(folder) / "pool", number, recipe.shard, recipe.shape.max_pixels)
         nano._prepare(Path(folder), recipe)
         command = [sys.executable, __file__, "--inside", folder, "--steps", str(given.steps), "--threads", str(given.threads)]
-        rest = {key: value for key, value in os.environ.items() if key not in (*KEPT, "LD_PRELOAD")}
+        rest = {key: value for key, value in os.environ.items() if key not in (*KEEP_MEMORY, "LD_PRELOAD")}
         ways = allocators()
         running = [subprocess.Popen(command, env=rest | one, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for one in ways.values()]
         turns = np.array([[_turn(process) for process in running] for _ in range(given.turns)])  # (turns, allocators, 2)

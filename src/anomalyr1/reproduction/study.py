@@ -45,6 +45,8 @@ TAKEN = ("few", "samples", "data", "plots", "lock")
 """What no start may be called: they lie beside it."""
 FEW_SHOT = "few-shot classes"
 """The name of the first test set."""
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_TOP_PAD_": str(2**28)}
+"""With these glibc keeps what is freed; `benchmarks/allocators.py` holds it against other allocators."""
 Say = Callable[[str], None]
 
 
@@ -227,7 +229,7 @@ def environment() -> dict[str, str]:
     import torch
 
     if not torch.cuda.is_available():
-        found |= {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_TOP_PAD_": str(2**28)}
+        found |= {"OMP_NUM_THREADS": "1", **KEEP_MEMORY}
     return found
 
 
