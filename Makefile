@@ -29,8 +29,8 @@ figures: $(READY)  ## print the figures that README and docs cite
 	$(BIN)/python benchmarks/leaks.py
 
 nano: $(READY)  ## train the bundled policies again from scratch (97 minutes on 2 cores, then a long exam and nano-raw; goes on from its last checkpoint)
-	$(TCMALLOC) $(BIN)/python -m anomalyr1.training.nano --out runs/nano --resume
-	$(TCMALLOC) $(BIN)/python -m anomalyr1.training.nano --out runs/nano --resume --raw
+	$(TCMALLOC) $(BIN)/python -m anomalyr1.nano.make --out runs/nano --resume
+	$(TCMALLOC) $(BIN)/python -m anomalyr1.nano.make --out runs/nano --resume --raw
 
 $(READY): $(wildcard requirements/*.txt) pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or say where it is with make PYTHON=/path/to/python"; exit 1; }

@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from anomalyr1.nano import loop
+from anomalyr1.nano import make as nano
+from anomalyr1.nano.pool import draw_shard
 from anomalyr1.reproduction.study import KEEP_MEMORY
-from anomalyr1.training import loop, nano
-from anomalyr1.training.pool import draw_shard
 
 TCMALLOC = "libtcmalloc_minimal.so.4"
 
@@ -37,7 +38,7 @@ def allocators() -> dict[str, dict[str, str]]:
 
 def steps(out: Path, count: int, threads: int) -> None:
     """Train the last stage `count` steps for each line of the input, and print the seconds a step and the memory in MB."""
-    from anomalyr1.training.nano_stages import Stages
+    from anomalyr1.nano.stages import Stages
 
     torch.set_num_threads(threads)
     recipe = nano.Recipe()

@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 
 from anomalyr1 import answers, records
-from anomalyr1.evaluation.evaluate import given
 from anomalyr1.evaluation.provenance import load
+from anomalyr1.evaluation.run import given
 from anomalyr1.types import Fingerprint, Inspection, Reply
 
 KINDS = ("Anomaly Detection", "Defect Classification", "Defect Localization", "Object Analysis")

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from few_shot_tuning import photograph, tune
 
 from anomalyr1 import data
 from anomalyr1.data import leaks
+from anomalyr1.nano import exam, lessons
+from anomalyr1.nano import model as nano_model
+from anomalyr1.nano.pool import Example
 from anomalyr1.policy.load import NANO_FOLDER
-from anomalyr1.training import exam, lessons, nano_model
-from anomalyr1.training.few_shot import photograph, tune
-from anomalyr1.training.pool import Example
 
 MAX_PIXELS = 224 * 224
 TEST, SHOTS = 400, 64

@@ -290,8 +290,8 @@ class Step:
 
 def write_model(folder: Path, size: str) -> None:
     """A folder with random weights of a size and the bundled policy's processor, for images of any size here."""
+    from anomalyr1.nano import model as nano_model
     from anomalyr1.policy.load import NANO_FOLDER
-    from anomalyr1.training import nano_model
 
     large = {"text_width": 1024, "text_layers": 12, "text_mlp": 2816, "sight_width": 512, "sight_layers": 8, "sight_mlp": 1408}
     shape = nano_model.Shape(**({} if size == "nano" else large))

@@ -24,8 +24,8 @@ import torch
 from PIL import Image
 
 from anomalyr1 import Inspector
-from anomalyr1.data import procedural
-from anomalyr1.engines import Engine
+from anomalyr1.drawn import draw as procedural
+from anomalyr1.engines.engine import Engine
 from anomalyr1.types import Sample
 
 MOST_MB = 1.0

@@ -28,12 +28,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageFile
 
-from anomalyr1 import answers, inspector, prompts, records, verdicts
-from anomalyr1.data import procedural
-from anomalyr1.engines import Completion, Sampling, local
+from anomalyr1 import answers, prompts, records
+from anomalyr1.drawn import draw as procedural
+from anomalyr1.engines.engine import Completion, Sampling, local
 from anomalyr1.engines.local import LocalEngine
 from anomalyr1.images import LoadedImage
-from anomalyr1.inspector import Inspector
+from anomalyr1.inspection import inspector, verdicts
+from anomalyr1.inspection.inspector import Inspector
 from anomalyr1.policy.load import load_policy
 from anomalyr1.prompts import Prompt
 from anomalyr1.types import Sample

@@ -25,10 +25,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from anomalyr1 import Inspector, calibration, data, prompts
-from anomalyr1.data import procedural
-from anomalyr1.engines import GREEDY, Sampling
-from anomalyr1.inspector import VOTING
+from anomalyr1 import Inspector, data, prompts
+from anomalyr1.drawn import draw as procedural
+from anomalyr1.engines.engine import GREEDY, Sampling
+from anomalyr1.evaluation import calibration
+from anomalyr1.inspection.inspector import VOTING
 from anomalyr1.types import InputError, Inspection, Sample, SetupError
 
 DRAWN = {"seen": "drawn:seen?n={}&seed=8200", "dev": "drawn:dev?n={}&seed=8700"}

@@ -30,7 +30,7 @@ from torch import nn
 
 from anomalyr1 import images as doors
 from anomalyr1 import prompts
-from anomalyr1.engines import Sampling
+from anomalyr1.engines.engine import Sampling
 from anomalyr1.engines.local import LocalEngine
 from anomalyr1.images import LoadedImage
 from anomalyr1.policy.load import Policy, load_policy
@@ -135,7 +135,7 @@ def counted(model: nn.Module) -> Iterator[dict[str, float]]:
 
 def floor(policy: Policy, asked: list[Prompt], opened: dict[Path, LoadedImage], sampling: Sampling) -> float:
     """The least operations of a job: each image encoded once, each shared token and each new one computed once."""
-    from anomalyr1.policy.trees import plant
+    from anomalyr1.shared_prefix.trees import plant
 
     engine, model = LocalEngine(policy), policy.model
     text, vision = model.config.get_text_config(), model.config.vision_config

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from anomalyr1 import data
-from anomalyr1.data import fewshot, leaks
+from anomalyr1.data import leaks
+from anomalyr1.data import splits as fewshot
 from anomalyr1.images import open_image
 from anomalyr1.types import SetupError
 

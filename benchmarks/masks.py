@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from anomalyr1.boxes import Bools, decode_mask
-from anomalyr1.masks import Pixels, Sam2, Window, masks_for, window
+from anomalyr1.inspection.masks import Pixels, Sam2, Window, masks_for, window
 from anomalyr1.types import Box
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 
+from anomalyr1.nano import exam
+from anomalyr1.nano import model as nano_model
+from anomalyr1.nano.lessons import Teacher
+from anomalyr1.nano.make import Recipe
+from anomalyr1.nano.stages import final_examples
 from anomalyr1.policy.load import NANO_FOLDER
-from anomalyr1.training import exam, nano_model
-from anomalyr1.training.lessons import Teacher
-from anomalyr1.training.nano import Recipe
-from anomalyr1.training.nano_stages import final_examples
 
 
 def main() -> None:

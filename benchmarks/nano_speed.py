@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 
 from anomalyr1 import Inspector
-from anomalyr1.data import procedural
-from anomalyr1.training import layers
+from anomalyr1.drawn import draw as procedural
+from anomalyr1.nano import layers
 
 IMAGES = 120
 

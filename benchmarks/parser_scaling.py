@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 
-from anomalyr1.answers import as_mmad, as_released, parse
+from anomalyr1.answers.completion import as_mmad, as_released, parse
 from anomalyr1.images import FAMILIES, Frame, fit
 
 LENGTHS = (1_000, 10_000, 100_000, 1_000_000)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalyr1 import released
+from anomalyr1.answers import published as released
 from anomalyr1.rewards import accuracy, roam
 from anomalyr1.training.run_folder import SAME, Group, read_groups
 

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from few_shot_tuning import photograph
 
 from anomalyr1 import data
+from anomalyr1.nano import exam, lessons
+from anomalyr1.nano import model as nano_model
 from anomalyr1.policy.load import NANO_FOLDER
-from anomalyr1.training import exam, lessons, nano_model
-from anomalyr1.training.few_shot import photograph
 from anomalyr1.types import Sample
 
 SETS = ("magnetic_tile", "bsdata", "deeppcb")

@@ -9,15 +9,14 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from support.places import SHARED
+
 # One thread for torch, here and in the processes that tests start: tiny models gain nothing from more, and results stay the same anywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A busy machine is not a failure; the same examples on every run.
 settings.register_profile("anomalyr1", deadline=None, derandomize=True)
 settings.load_profile("anomalyr1")
-
-ROOT = Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared"
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +31,7 @@ def shared() -> Path:
 def call(monkeypatch, capsys):
     """Run a command line; returns exit code, stdout and stderr."""
 
-    from anomalyr1 import cli
+    from anomalyr1.cli import main as cli
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["anomalyr1", *map(str, arguments)])

@@ -18,10 +18,8 @@ MODULES = sorted(name for _, name, _ in pkgutil.walk_packages([str(SRC)], "anoma
 
 # Docs/design order: a module imports only from those above it, or from its own folder.
 ORDER = (
-    "types", "records", "boxes", "images", "prompts", "data", "wording", "mentions", "findings", "conclusions", "box_text", "released",
-    "answers", "rewards", "checks", "masks", "verdicts", "policy", "engines", "thresholds", "calibration", "inspector",
-    "parity", "evaluation", "report", "training", "reproduction", "doctor", "terminal",
-    "cli_data", "cli_engines", "cli_report", "cli_evaluate", "cli_runs", "cli_train", "cli_reproduce", "cli",
+    "types", "records", "boxes", "images", "prompts", "answers", "rewards", "policy", "shared_prefix", "data", "drawn", "engines",
+    "inspection", "evaluation", "report", "training", "nano", "reproduction", "cli",
 )  # fmt: skip
 
 

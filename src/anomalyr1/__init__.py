@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from anomalyr1.inspector import Inspector
+    from anomalyr1.inspection.inspector import Inspector
 
     __version__: str
 
@@ -21,7 +21,7 @@ __all__ = ["Inspector", "__version__"]
 def __getattr__(name: str) -> object:
     """Load what is asked for, when it is asked for (PEP 562)."""
     if name == "Inspector":
-        from anomalyr1.inspector import Inspector
+        from anomalyr1.inspection.inspector import Inspector
 
         return Inspector
     if name == "__version__":

@@ -1,6 +1,6 @@
 """`python -m anomalyr1`."""
 
-from anomalyr1.cli import main
+from anomalyr1.cli.main import main
 
 if __name__ == "__main__":
     main()

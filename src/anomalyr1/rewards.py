@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from anomalyr1 import boxes as geometry
-from anomalyr1 import released
+from anomalyr1.answers import published as released
 from anomalyr1.types import Answer, InputError, Question
 
 Reward = Callable[[Answer, Question], float | None]

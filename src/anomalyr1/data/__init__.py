@@ -39,8 +39,8 @@ SCHEMES: dict[str, Scheme] = {
     "yolo": Scheme("annotations", "yolo", "Options", "yolo:FOLDER"),
     "index": Scheme("annotations", "index", "Options", "index:FILE"),
     "jsonl": Scheme("conversations", "load", "Options", "jsonl:FILE"),
-    "elpv": Scheme("packaged", "elpv", "ElpvOptions", "elpv"),
-    "drawn": Scheme("packaged", "drawn", "DrawnOptions", "drawn:seen?n=64&seed=0"),
+    "elpv": Scheme("elpv", "elpv", "ElpvOptions", "elpv"),
+    "drawn": Scheme("elpv", "drawn", "DrawnOptions", "drawn:seen?n=64&seed=0"),
 }
 """By the word before the colon."""
 

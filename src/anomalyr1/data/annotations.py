@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from anomalyr1.data import labelled, manifests
-from anomalyr1.data.labelled import Collector, Row
-from anomalyr1.data.manifests import Json
+from anomalyr1.data import readers as manifests
+from anomalyr1.data import rows as labelled
+from anomalyr1.data.readers import Json
+from anomalyr1.data.rows import Collector, Row
 from anomalyr1.data.samples import Samples
 from anomalyr1.types import InputError
 

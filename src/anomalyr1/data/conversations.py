@@ -18,9 +18,9 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from anomalyr1.data import manifests
-from anomalyr1.data.manifests import Json
+from anomalyr1.data import readers as manifests
 from anomalyr1.data.paths import PathDoor
+from anomalyr1.data.readers import Json
 from anomalyr1.data.samples import Packer, Samples, require_some, require_unique
 from anomalyr1.types import LETTERS, Box, InputError, Kind, Question, Record, Sample
 
@@ -83,7 +83,7 @@ class _Build:
         }
         sample = sample.model_copy(update=changes)
         if open_files and sample.boxes is None:
-            from anomalyr1.data import truth
+            from anomalyr1.data import mask_files as truth
 
             return sample.model_copy(update={"boxes": truth.boxes_of(sample)})
         return sample

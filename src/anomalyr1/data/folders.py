@@ -10,8 +10,8 @@ import posixpath
 from collections import defaultdict
 from pathlib import Path
 
-from anomalyr1.data import manifests
-from anomalyr1.data.labelled import Collector, Options, Row
+from anomalyr1.data import readers as manifests
+from anomalyr1.data.rows import Collector, Options, Row
 from anomalyr1.data.samples import Samples
 from anomalyr1.types import InputError
 

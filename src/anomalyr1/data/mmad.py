@@ -22,9 +22,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 
-from anomalyr1.data import manifests
-from anomalyr1.data.manifests import Json
+from anomalyr1.data import readers as manifests
 from anomalyr1.data.paths import PathDoor
+from anomalyr1.data.readers import Json
 from anomalyr1.data.samples import Packer, Samples, require_some, require_unique
 from anomalyr1.types import LETTERS, InputError, Kind, Question, Record, Sample
 
@@ -200,7 +200,7 @@ class _Build:
             questions=tuple(asked),
         )
         if open_files and sample.boxes is None:
-            from anomalyr1.data import truth
+            from anomalyr1.data import mask_files as truth
 
             return sample.model_copy(update={"boxes": truth.boxes_of(sample) or None})
         return sample
@@ -233,7 +233,7 @@ def _question(name: str, one: dict[str, Any], options: Options) -> Question:
 
 
 def _verdict(entry: _Entry, seed: int) -> Question:
-    from anomalyr1.data.choices import choice
+    from anomalyr1.data.multiple_choice import choice
     from anomalyr1.prompts import VERDICT_OPTIONS, VERDICT_TEXT
 
     gold = VERDICT_OPTIONS[1 if entry.good else 0]

@@ -11,7 +11,7 @@ import os
 import re
 from pathlib import Path
 
-from anomalyr1.data import manifests
+from anomalyr1.data import readers as manifests
 from anomalyr1.types import InputError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://|(?:data|file|javascript|blob):", re.IGNORECASE)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.random import Generator
 
 from anomalyr1 import boxes as box_arithmetic
-from anomalyr1.data.choices import GIVEN, TEXTS, choice, some
+from anomalyr1.data.multiple_choice import GIVEN, TEXTS, choice, some
 from anomalyr1.prompts import GROUNDING_TEXT, VERDICT_OPTIONS, VERDICT_TEXT
 from anomalyr1.types import PLACES, Box, Kind, Question, Sample
 

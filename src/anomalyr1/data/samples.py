@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Self, overload
 
-from anomalyr1.data.manifests import Json
+from anomalyr1.data.readers import Json
 from anomalyr1.types import InputError, Sample
 
 Build = Callable[[Json, bool], Sample]

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from anomalyr1.engines import wire
+from anomalyr1.engines import openai_format as wire
 from anomalyr1.engines.endpoint_config import EndpointConfig
-from anomalyr1.engines.wire import ReplyError, Written
+from anomalyr1.engines.openai_format import ReplyError, Written
 from anomalyr1.types import SetupError
 
 if TYPE_CHECKING:

@@ -20,10 +20,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from anomalyr1.engines import GREEDY, Completion, Sampling, describe, draw_seeds, require_images, which, wire
+from anomalyr1.engines import openai_format as wire
 from anomalyr1.engines.connection import Connection, Request
 from anomalyr1.engines.endpoint_config import EndpointConfig
-from anomalyr1.engines.wire import ReplyError, Written
+from anomalyr1.engines.engine import GREEDY, Completion, Sampling, describe, draw_seeds, require_images, which
+from anomalyr1.engines.openai_format import ReplyError, Written
 from anomalyr1.images import FAMILIES, Frame, ImageError, LoadedImage, fit, resize
 from anomalyr1.prompts import Prompt
 from anomalyr1.types import Fingerprint, InputError, Question, SetupError

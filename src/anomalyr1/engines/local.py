@@ -22,14 +22,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from anomalyr1.engines import GREEDY, Completion, Sampling, describe, draw_seeds, require_images, which
-from anomalyr1.engines.choosing import Chooser, FastChooser
-from anomalyr1.engines.letters import Letters
+from anomalyr1.engines.engine import GREEDY, Completion, Sampling, describe, draw_seeds, require_images, which
+from anomalyr1.engines.option_tokens import Letters
+from anomalyr1.engines.sampling import Chooser, FastChooser
 from anomalyr1.images import THREADS, Frame, ImageError, LoadedImage, fit, resize
-from anomalyr1.policy import chat, shared_prefix
+from anomalyr1.policy import chat
 from anomalyr1.policy.load import Policy
-from anomalyr1.policy.trees import Job, Tree, batches, plant
 from anomalyr1.prompts import Prompt
+from anomalyr1.shared_prefix import decode as shared_prefix
+from anomalyr1.shared_prefix.trees import Job, Tree, batches, plant
 from anomalyr1.types import Fingerprint, InputError
 
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from anomalyr1.engines import GREEDY, Completion, Sampling
+from anomalyr1.engines.engine import GREEDY, Completion, Sampling
 from anomalyr1.images import FAMILIES, Frame, LoadedImage, fit
 from anomalyr1.prompts import Prompt
 from anomalyr1.records import read

@@ -16,7 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from anomalyr1.engines import GREEDY, Completion, Sampling, describe, draw_seeds, require_images, which, wire
+from anomalyr1.engines import openai_format as wire
+from anomalyr1.engines.engine import GREEDY, Completion, Sampling, describe, draw_seeds, require_images, which
 from anomalyr1.images import Frame, ImageError, LoadedImage, resize
 from anomalyr1.policy import chat
 from anomalyr1.policy.load import find_folder, load_processor, pixel_cap

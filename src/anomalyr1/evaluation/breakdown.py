@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from anomalyr1.evaluation import statistics
-from anomalyr1.evaluation.answered import Row
+from anomalyr1.evaluation.rows import Row
 from anomalyr1.evaluation.statistics import Interval
 from anomalyr1.types import Record
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalyr1.calibration import BINS, calibration_error
 from anomalyr1.evaluation import curves
+from anomalyr1.evaluation.calibration import BINS, calibration_error
 from anomalyr1.evaluation.curves import Counts, Floats
 from anomalyr1.evaluation.pairing import class_name
 from anomalyr1.evaluation.statistics import LEVEL, REPEATS, Interval, interval

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from anomalyr1 import boxes as geometry
-from anomalyr1.data import truth
+from anomalyr1.data import mask_files as truth
 from anomalyr1.evaluation import pixels
 from anomalyr1.evaluation.detection import Pair
 from anomalyr1.evaluation.pixels import Bools, MapItem, PixelFigures, size_of

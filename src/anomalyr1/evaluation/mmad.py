@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalyr1.evaluation import breakdown, statistics
-from anomalyr1.evaluation.answered import READINGS, Reading, Row
+from anomalyr1.evaluation.rows import READINGS, Reading, Row
 from anomalyr1.evaluation.statistics import Interval
 from anomalyr1.types import InputError, Record
 

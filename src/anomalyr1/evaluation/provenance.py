@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from anomalyr1.types import InputError, Record, Sample, SetupError
 
 if TYPE_CHECKING:
-    from anomalyr1.data.fewshot import Manifest, Side
+    from anomalyr1.data.splits import Manifest, Side
 
 SPLIT = "split:"
 """A spec that names one side of a split which `anomalyr1 data split` wrote."""
@@ -72,7 +72,7 @@ def load(spec: str, options: Mapping[str, object], folder: Path, side: Side = "t
         # MMAD asks for no boxes, and may be evaluated from a file without its images and masks.
         as_asked = "boxes" in options or spec.startswith("mmad:")
         return Loaded(list(samples if as_asked else samples.with_boxes()), dict(samples.notes), None)
-    from anomalyr1.data import fewshot
+    from anomalyr1.data import splits as fewshot
 
     manifest = fewshot.read(spec.removeprefix(SPLIT))
     source, own = manifest.source(side)
@@ -166,7 +166,8 @@ def _protocol(split: Manifest | None) -> str:
 
 def _overlaps(trained: Sequence[str], samples: Sequence[Sample]) -> tuple[int, list[Overlap]]:
     """How many samples were trained on, and what gives evaluated samples away; drawn parts are told by their ids, without drawing them."""
-    from anomalyr1.data import leaks, procedural
+    from anomalyr1.data import leaks
+    from anomalyr1.drawn import draw as procedural
 
     drawn = {name for spec in trained if spec.startswith("drawn:") for name in procedural.sample_ids(spec)}
     learned = [one for spec in trained if not spec.startswith("drawn:") for one in load(spec, {}, Path(), "train").samples]

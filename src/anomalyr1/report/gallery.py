@@ -13,15 +13,15 @@ from PIL import Image
 
 from anomalyr1 import boxes as geometry
 from anomalyr1 import prompts
-from anomalyr1.conclusions import read_conclusion
-from anomalyr1.data.truth import boxes_of, read_mask
+from anomalyr1.answers.conclusion import read_conclusion
+from anomalyr1.answers.findings import says_defect
+from anomalyr1.data.mask_files import boxes_of, read_mask
 from anomalyr1.evaluation.detection import Pair
 from anomalyr1.evaluation.pairing import class_name
-from anomalyr1.findings import says_defect
 from anomalyr1.images import THREADS, open_image
 from anomalyr1.report.html import data_uri
+from anomalyr1.report.inspection_page import WIDE
 from anomalyr1.report.overlay import draw_on, scaled
-from anomalyr1.report.page import WIDE
 from anomalyr1.rewards import consistent, right
 from anomalyr1.types import Answer, InputError, Inspection, Question, Reply, Sample
 

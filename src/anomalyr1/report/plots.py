@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from anomalyr1.calibration import BINS
 from anomalyr1.evaluation import curves
+from anomalyr1.evaluation.calibration import BINS
 from anomalyr1.evaluation.detection import Pair, measure, scored
 from anomalyr1.report.svg import Series, chart
 

@@ -11,7 +11,7 @@ import anomalyr1
 from anomalyr1 import report
 from anomalyr1.evaluation.tables import Table
 from anomalyr1.images import open_image
-from anomalyr1.inspector import Inspector
+from anomalyr1.inspection.inspector import Inspector
 from anomalyr1.records import write_whole
 from anomalyr1.report import svg
 from anomalyr1.report.html import data_uri, render
@@ -116,7 +116,8 @@ def _write(out: Path, found: Answers, samples: list[Sample], looks: dict[str, li
         for i, sample in enumerate(samples)
     ]
     page = render(
-        "demo.html.j2", ["page.css", "results.css"], sentence=sentence, table=table, category=CATEGORY, learned=LEARNED, cards=cards,
+        "demo.html.j2", ["page.css", "evaluation_page.css"],
+        sentence=sentence, table=table, category=CATEGORY, learned=LEARNED, cards=cards,
         plots=[Markup(plot) for plot in plots], version=anomalyr1.__version__, outcome=report.outcome,
     )  # fmt: skip
     write_whole(out / "index.html", page.encode("utf-8"))

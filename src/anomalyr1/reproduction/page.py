@@ -82,7 +82,7 @@ def write(out: Path, study: Study, machine: str, date: str, command: str) -> Pat
         *(f"asked about {name}: {spec}" for name, spec in study.scale.tests.items()),
     ]  # fmt: skip
     page = render(
-        "reproduction.html.j2", ["page.css", "results.css"], about=about,
+        "reproduction.html.j2", ["page.css", "evaluation_page.css"], about=about,
         parts=[(part, [Markup(plot) for plot in part.plots]) for part in parts],  # our own; texts in it are escaped where it is made
     )  # fmt: skip
     tables = [table._replace(title=f"{part.name}: {table.title}") for part in parts for table in (part.claims, *part.tables)]

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import anomalyr1
-from anomalyr1.data import fewshot
+from anomalyr1.data import splits as fewshot
 from anomalyr1.policy.load import find_folder
 from anomalyr1.records import lock, write_whole
 from anomalyr1.reproduction import arms as known

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from anomalyr1.training.shape import Shape
+from anomalyr1.training.model_size import Shape
 
 SHARE_OF_PEAK = 0.4
 """Share of the measured peak that training reaches in large matrix products."""

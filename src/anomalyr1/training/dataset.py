@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anomalyr1 import answers, data, prompts
-from anomalyr1.data import fewshot
-from anomalyr1.data.fewshot import Side
+from anomalyr1.data import splits as fewshot
 from anomalyr1.data.samples import listed, require_unique
+from anomalyr1.data.splits import Side
 from anomalyr1.images import Family, Frame, fit, open_image, resize
 from anomalyr1.policy import chat
 from anomalyr1.rewards import Reward

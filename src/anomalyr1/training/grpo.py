@@ -23,11 +23,11 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import RepeatSampler, split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
+from anomalyr1.shared_prefix.groups import Form, Groups, agreement, choose, find_groups, parts
+from anomalyr1.shared_prefix.rollouts import distinct, each_image_once, prompts_as_groups, roll_out, whole_weights
+from anomalyr1.shared_prefix.score import FAMILIES, install, suppress
 from anomalyr1.training import checkpoints
-from anomalyr1.training.groups import Form, Groups, agreement, choose, find_groups, parts
-from anomalyr1.training.rollouts import distinct, each_image_once, prompts_as_groups, roll_out, whole_weights
-from anomalyr1.training.shared_prefix import FAMILIES, install, suppress
-from anomalyr1.training.signal import OnZeroVariance, ScoredGroup, groups_of, length_figures, spliced, without_signal
+from anomalyr1.training.zero_variance import OnZeroVariance, ScoredGroup, groups_of, length_figures, spliced, without_signal
 from anomalyr1.types import InputError
 
 _ROWS = "rows of a group"

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from transformers import TrainerCallback
 
 from anomalyr1 import prompts
-from anomalyr1.answers import parse
-from anomalyr1.engines import Sampling
+from anomalyr1.answers.completion import parse
+from anomalyr1.engines.engine import Sampling
 from anomalyr1.images import open_image
-from anomalyr1.training import exam
-from anomalyr1.training.lessons import inspection
-from anomalyr1.training.rollouts import whole_weights
+from anomalyr1.inspection.verdicts import DEFECT
+from anomalyr1.nano import exam
+from anomalyr1.nano.lessons import inspection
+from anomalyr1.shared_prefix.rollouts import whole_weights
 from anomalyr1.training.run_log import RunLog
 from anomalyr1.types import Answer, InputError, Question, Sample
-from anomalyr1.verdicts import DEFECT
 
 if TYPE_CHECKING:
     from anomalyr1.policy.load import Policy

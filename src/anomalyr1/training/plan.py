@@ -12,9 +12,9 @@ from typing import Any
 from anomalyr1.images import Family, ImageError, fit
 from anomalyr1.training import costs
 from anomalyr1.training.dataset import Material, Task, completion_ids, gold_completion
+from anomalyr1.training.model_size import CHARS_PER_TOKEN, Shape, read_shape
 from anomalyr1.training.recipes import Recipe
 from anomalyr1.training.settings import arguments, dtype_of, prompts_of, settings_of, steps_of
-from anomalyr1.training.shape import CHARS_PER_TOKEN, Shape, read_shape
 from anomalyr1.types import InputError, Sample
 
 LONGEST = 5

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from anomalyr1.rewards import load_reward
 from anomalyr1.training import checkpoints, dataset
+from anomalyr1.training.orientations import turned
 from anomalyr1.training.plan import Plan, make_plan
 from anomalyr1.training.recipes import Recipe, differences, load_recipe
 from anomalyr1.training.run_folder import ADAPTER, DATA, FINAL, RECIPE, RUN
 from anomalyr1.training.run_record import record_of, write_record
 from anomalyr1.training.settings import cap_images, dtype_of
-from anomalyr1.training.turned import turned
 from anomalyr1.types import InputError, Sample, SetupError
 
 if TYPE_CHECKING:

@@ -118,7 +118,7 @@ class RunLog:
         self._groups.append(group)
         _append(self.run / GROUPS, group.to_json().encode("ascii") + b"\n")
         if first and (self._paged is None or step // PAGE_EVERY > self._paged // PAGE_EVERY):
-            from anomalyr1.training.sample_pages import write_page
+            from anomalyr1.training.run_pages import write_page
 
             self._paged = step
             write_page(self.run / SAMPLES / f"step-{step:06}.html", group)

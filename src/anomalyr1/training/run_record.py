@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from anomalyr1 import __version__
-from anomalyr1.data import fewshot
-from anomalyr1.data.fewshot import Side
+from anomalyr1.data import splits as fewshot
+from anomalyr1.data.splits import Side
 from anomalyr1.policy.load import Policy, licence_of
 from anomalyr1.prompts import style_id
 from anomalyr1.records import write_whole

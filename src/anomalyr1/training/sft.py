@@ -22,10 +22,10 @@ from transformers import Trainer
 from anomalyr1.images import open_image, resize
 from anomalyr1.policy import chat
 from anomalyr1.policy.load import Policy
+from anomalyr1.shared_prefix.groups import Groups, agreement, choose
+from anomalyr1.shared_prefix.score import install
 from anomalyr1.training import checkpoints
 from anomalyr1.training.dataset import Material, Task, completion_ids
-from anomalyr1.training.groups import Groups, agreement, choose
-from anomalyr1.training.shared_prefix import install
 from anomalyr1.types import InputError
 
 IGNORED = -100

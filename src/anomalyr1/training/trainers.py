@@ -13,7 +13,7 @@ from anomalyr1.training.recipes import Recipe
 from anomalyr1.training.reward_functions import Asked, reward_functions
 from anomalyr1.training.run_log import RunLog
 from anomalyr1.training.settings import adapters, arguments, freeze
-from anomalyr1.training.signal import ScoredGroup
+from anomalyr1.training.zero_variance import ScoredGroup
 from anomalyr1.types import SetupError
 
 NEVER = -100.0

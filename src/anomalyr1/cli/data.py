@@ -1,0 +1,251 @@
+"""The verbs about data: `anomalyr1 data check`, `split`, `stats`, `export`, `show`, `extract`.
+
+Exit codes as for all verbs; `check` gives 2 when samples have problems.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from anomalyr1.cli.terminal import OK, SOME_FAILED, say
+from anomalyr1.types import Box, InputError, Question, Sample
+
+if TYPE_CHECKING:
+    from anomalyr1.data.samples import Samples
+
+app = typer.Typer(help="Check, split, look at and export data sets; SPEC is e.g. mvtec:FOLDER (docs/data.md).", no_args_is_help=True)
+
+Spec = Annotated[str, typer.Argument(help="What to load, e.g. mmad:FOLDER, mvtec:FOLDER, coco:FILE, jsonl:FILE.")]
+Options = Annotated[
+    list[str] | None, typer.Option("--option", "-o", help="Option of the loader as key=value; may be given more than once.")
+]
+Protocols = Literal["few-shot", "share", "leave-classes-out", "leave-defects-out", "leave-datasets-out"]
+Formats = Literal["coco", "yolo", "jsonl", "hf"]
+
+
+@app.command()
+def check(
+    spec: Spec,
+    option: Options = None,
+    family: Annotated[str, typer.Option(help="Model family in whose coordinates gold boxes are written.")] = "qwen2_5_vl",
+    max_pixels: Annotated[int | None, typer.Option(help="Pixel cap of the model; default: 1280 image tokens.")] = None,
+) -> int:
+    """List what is wrong: missing files, masks, boxes, labels, questions, and gold answers that do not earn full reward."""
+    from anomalyr1.evaluation import checks
+
+    samples = load(spec, option)
+    _say_notes(samples.notes)
+    problems = checks.check(checks.readable(samples), family, max_pixels)
+    for problem in problems:
+        say(f"{problem.sample_id}: {problem.what}; {problem.fix}")
+    concerned = len({problem.sample_id for problem in problems})
+    say(f"{len(samples)} samples checked: {len(problems) or 'no'} problems{f' of {concerned} samples' if problems else ''}")
+    return SOME_FAILED if problems else OK
+
+
+@app.command()
+def split(
+    spec: Spec,
+    out: Annotated[Path, typer.Option(help="The file to write: ids and hashes of all images, and how they were drawn.")],
+    protocol: Annotated[Protocols | None, typer.Option(help="How to split; few-shot when none is given.")] = None,
+    shots: Annotated[int | None, typer.Option(min=1, help="Good and anomalous images of each class to train on.")] = None,
+    good_shots: Annotated[int | None, typer.Option(min=0, help="Good images of each class where that is another number.")] = None,
+    per: Annotated[Literal["class", "defect"], typer.Option(help="Whether shots are of each class or of each defect type.")] = "class",
+    share: Annotated[float, typer.Option(min=0.001, max=0.999, help="Share to train on, for the protocol share.")] = 0.2,
+    hold_out: Annotated[list[str] | None, typer.Option(help="Class, defect or data set to test on; may be given more than once.")] = None,
+    test: Annotated[str | None, typer.Option(help="Another spec to test on; SPEC is then trained on as it is.")] = None,
+    seed: Annotated[int, typer.Option(help="Another seed draws other images.")] = 0,
+    allow_short: Annotated[bool, typer.Option("--allow-short", help="Let classes with too few images give what they have.")] = False,
+    allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Write the split although the test set leaks; it says so.")] = False,
+    drop_leaks: Annotated[bool, typer.Option("--drop-leaks", help="Leave test images that leak out of the test set, counted.")] = False,
+    max_distance: Annotated[int, typer.Option(min=0, max=256, help="Bits of 256 in which hashes of copies differ.")] = 16,
+    option: Options = None,
+    test_option: Annotated[list[str] | None, typer.Option(help="Option of the loader of --test as key=value.")] = None,
+) -> int:
+    """Choose what to train and what to test on, and look for leaks between the two."""
+    from anomalyr1.data import splits as fewshot
+
+    samples = load(spec, option)
+    plan = fewshot.Plan(
+        protocol="given" if test is not None else protocol or "few-shot", seed=seed, shots=shots, good_shots=good_shots, per=per,
+        share=share, held_out=tuple(hold_out or ()), allow_short=allow_short, drop_leaks=drop_leaks, max_distance=max_distance,
+    )  # fmt: skip
+    if test is None:
+        manifest = fewshot.make(samples, plan, spec, pairs(option), allow_leaks)
+    elif protocol is not None:
+        raise InputError("--test takes both sets as they are, so it goes without --protocol")
+    else:
+        other = load(test, test_option)
+        manifest = fewshot.pair(samples, other, plan, (spec, test), (pairs(option), pairs(test_option)), allow_leaks)
+    fewshot.write(out, manifest)
+    for name, number in (("train", len(manifest.train)), ("test", len(manifest.test)), *manifest.counts.items()):
+        say(f"{name}: {number}")
+    leaks = ", ".join(f"{number} {kind}" for kind, number in manifest.leaks.counts.items())
+    say(f"leaks: {f'{leaks} (allowed, and written down)' if leaks else 'none found'}")
+    say(f"split: {out}")
+    return OK
+
+
+@app.command()
+def stats(
+    spec: Spec,
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("stats.html"),
+    option: Options = None,
+) -> int:
+    """Draw a page: balance of classes, defects and gold answers, sizes of boxes, example pictures."""
+    import anomalyr1
+    from anomalyr1.evaluation import checks
+    from anomalyr1.report import dataset_page as dataset
+
+    samples = load(spec, option)
+    summary = dataset.write(out, spec, checks.readable(samples), samples.notes, anomalyr1.__version__)
+    sides = summary.sides()
+    classes = f"{len(summary.classes)} class{'' if len(summary.classes) == 1 else 'es'}"
+    say(f"{summary.samples} samples of {classes}: {', '.join(f'{sides[side]} {side}' for side in dataset.SIDES)}")
+    say(f"page: {out}")
+    return OK
+
+
+@app.command()
+def export(
+    spec: Spec,
+    to: Annotated[Formats, typer.Option(help="The format.")],
+    out: Annotated[Path, typer.Option(help="The folder to make; images are copied into it.")],
+    split_file: Annotated[Path | None, typer.Option("--split", help="Only one side of a split that `split` wrote.")] = None,
+    side: Annotated[Literal["train", "test"], typer.Option(help="Which side of the split.")] = "train",
+    option: Options = None,
+) -> int:
+    """Write samples in another format; what it cannot hold is counted and named."""
+    from anomalyr1.data import export as exports
+    from anomalyr1.data import splits as fewshot
+
+    loaded = load(spec, option).with_boxes()
+    samples: Sequence[Sample] = loaded if split_file is None else fewshot.select(fewshot.read(split_file), loaded, side)
+    done = exports.export(samples, to, out)
+    say(f"{done.samples} of {len(samples)} samples exported to {out}")
+    for what, counted in (("dropped", done.dropped), ("left out", done.left_out)):
+        for name, number in counted.items():
+            say(f"{what}: {name}, {number} samples")
+    if done.load:
+        say(f"load it with: {done.load}")
+    return OK
+
+
+@app.command()
+def show(
+    spec: Spec,
+    sample_id: Annotated[str, typer.Argument(metavar="ID", help="The sample's id.")],
+    out: Annotated[Path | None, typer.Option(help="The picture to write; default: a name made from the id, in this folder.")] = None,
+    option: Options = None,
+) -> int:
+    """Print a sample and write its picture with boxes and mask."""
+    import io
+
+    from anomalyr1.evaluation import checks
+    from anomalyr1.records import write_whole
+    from anomalyr1.report import dataset_page as dataset
+    from anomalyr1.report.inspection_page import overlay_name
+
+    samples = load(spec, option)
+    sample = next(checks.readable(samples.select([_find(samples, sample_id)])))
+    for line in _described(sample):
+        say(line)
+    picture = dataset.picture(sample)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    path = out or Path(overlay_name(sample.id))
+    write_whole(path, buffer.getvalue())
+    say(f"picture: {path}, {picture.width} x {picture.height} pixels")
+    return OK
+
+
+@app.command()
+def extract(
+    archive: Annotated[Path, typer.Argument(help="A zip, tar, tar.gz, tar.bz2 or tar.xz file.")],
+    out: Annotated[Path, typer.Option(help="The folder to make.")],
+    max_ratio: Annotated[float, typer.Option(min=1, help="How many times larger than the archive its content may be.")] = 100,
+) -> int:
+    """Unpack a downloaded archive, whole or not at all; links, devices and paths that lead elsewhere are refused."""
+    from anomalyr1.data.archives import ArchiveLimits
+    from anomalyr1.data.archives import extract as unpack
+
+    done = unpack(archive, out, ArchiveLimits(max_ratio=max_ratio))
+    say(f"{done.files} files, {done.bytes:,} bytes in {done.folder}")
+    return OK
+
+
+def load(spec: str, options: Sequence[str] | None) -> Samples:
+    """The samples of a spec, with options as `key=value`. Raises `InputError` as `data.load` does."""
+    from anomalyr1 import data
+
+    return data.load(spec, **pairs(options))
+
+
+def pairs(options: Sequence[str] | None) -> dict[str, str]:
+    """Options of a loader, written key=value. Raises `InputError` for any other form, and for a key that comes twice."""
+    found: dict[str, str] = {}
+    for text in options or ():
+        key, mark, value = text.partition("=")
+        if not (key and mark):
+            raise InputError(f"an option of the loader is written key=value, got {text!r}")
+        if key in found:
+            raise InputError(f"the option {key!r} of the loader is given twice; leave one of the two out")
+        found[key] = value
+    return found
+
+
+def _say_notes(notes: Mapping[str, int]) -> None:
+    for what, number in notes.items():
+        say(f"note: {what}: {number}")
+
+
+def _find(samples: Samples, sample_id: str) -> int:
+    """The position of a sample. Raises `InputError` that names ids which look alike."""
+    import difflib
+
+    alike: list[str] = []
+    for place, sample in enumerate(samples.without_opening()):
+        if sample.id == sample_id:
+            return place
+        if sample_id in sample.id or len(alike) < 2000:
+            alike.append(sample.id)
+    near = [name for name in alike if sample_id in name][:5] or difflib.get_close_matches(sample_id, alike, 5, 0.3) or alike[:5]
+    raise InputError(f"there is no sample {sample_id!r} in {samples.spec!r}; there are, e.g., {', '.join(map(repr, near))}")
+
+
+def _described(sample: Sample) -> list[str]:
+    """A sample in lines for people."""
+    verdict = {None: "unknown", False: "good", True: "anomalous"}[sample.anomalous]
+    facts = {
+        "id": sample.id,
+        "image": str(sample.image),
+        "data set": sample.dataset,
+        "category": sample.category,
+        "verdict": f"{verdict}{', logical' if sample.logical else ''}",
+        "defect": sample.defect or "",
+        "mask": str(sample.mask or ""),
+        "references": ", ".join(map(str, sample.references)),
+        "knowledge": sample.knowledge,
+        "boxes": _boxes(sample.boxes),
+    }
+    lines = [f"{name + ':':12}{text}" for name, text in facts.items() if text]
+    for question in sample.questions:
+        lines += _asked(question)
+    return lines
+
+
+def _asked(question: Question) -> list[str]:
+    lines = [f"{question.kind}: {question.text}"]
+    for letter, text in zip(question.letters, question.options, strict=True):
+        lines.append(f"  {'*' if letter == question.answer else ' '} {letter}. {text}")
+    return lines if question.options else [*lines, f"  * {_boxes(question.boxes)}"]
+
+
+def _boxes(boxes: Sequence[Box] | None) -> str:
+    if boxes is None:
+        return "unknown"
+    return "; ".join(f"{box.label} ({', '.join(f'{value:g}' for value in box.xyxy)})".strip() for box in boxes) or "none"

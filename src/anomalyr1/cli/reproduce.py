@@ -1,0 +1,86 @@
+"""The verb `anomalyr1 reproduce`."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.util
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from anomalyr1.cli.terminal import OK, say
+from anomalyr1.types import InputError
+
+LIMIT = 200
+
+
+def reproduce(
+    experiment: Annotated[Literal["roam"], typer.Argument(help="roam: does ROAM help, against the answer reward alone and SFT?")],
+    scale: Annotated[
+        Literal["nano", "3b"], typer.Option(help="nano: drawn parts, a CPU, hours. 3b: Qwen2.5-VL-3B, your data, GPUs.")
+    ] = "nano",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of every arm.")] = 3,
+    full: Annotated[
+        bool, typer.Option("--full", help="The ablations, too: shots, values of ROAM, letters, groups, KL, resampling.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder of the experiment; the same command goes on where it stopped.")] = Path("runs/roam"),
+    arm: Annotated[list[str] | None, typer.Option(help="An arm to run; may be given more than once; default: all.")] = None,
+    start: Annotated[list[str] | None, typer.Option(help="NAME=MODEL to start from, or nano-raw; may be given more than once.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="The labelled images that are learned from and asked about, such as mmad:PATH; scale 3b needs it.")
+    ] = None,
+    test: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=SPEC of one more test set; may be given more than once; default: elpv, real cells, where it is installed."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=2, help="Most images of a test set.")] = LIMIT,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs side by side; default: a core each on a CPU, else 1.")] = None,
+    launch: Annotated[str, typer.Option(help="Command to train with, such as 'accelerate launch --config_file FILE'.")] = "",
+) -> int:
+    """Run the paper's experiment: the same start and few images, trained in every way, asked about images it never saw."""
+    import torch
+
+    from anomalyr1.cli.doctor import cores, machine
+    from anomalyr1.reproduction import arms, page
+    from anomalyr1.reproduction.study import STUDY, Runner, Study, begin
+
+    size = arms.SCALES[scale]
+    starts = size.starts if not start else named(start, "--start")
+    if not (spec := data or size.data):
+        raise InputError("scale 3b learns from your data: give --data SPEC, such as mmad:PATH or folder:PATH (see docs/data.md)")
+    if test is None and (out / STUDY).exists():
+        tests = Study.read(out).scale.tests
+    else:
+        tests = {**(size.tests if data is None else {}), **(real() if test is None else named(test, "--test"))}
+    settled = size.model_copy(update={"starts": starts, "data": spec, "tests": tests})
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops what runs, as Ctrl-C does
+    study = begin(out, Study.of(settled, arms.chosen(arm or [], full), seeds, limit))
+    try:
+        Runner(out, study, say, launch).run(jobs or (1 if torch.cuda.is_available() else cores()))
+    finally:
+        if page.finished(out, study):
+            command = shlex.join(["anomalyr1", *sys.argv[1:]])
+            say(f"page: {page.write(out, study, machine(), datetime.datetime.now(tz=datetime.UTC).date().isoformat(), command)}")
+    return OK
+
+
+def real() -> dict[str, str]:
+    """The test set of photographs that every arm is asked about where nothing else is named and its package is installed."""
+    return {"solar cells": "elpv"} if importlib.util.find_spec("elpv_dataset") else {}
+
+
+def named(texts: list[str], option: str) -> dict[str, str]:
+    """NAME=SPEC; the name of what has none is the last part of its path. Raises `InputError` for a name that comes twice."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or set(name) & set(":?/\\"):  # an "=" within the spec itself
+            name, value = Path(text.partition("?")[0]).name, text
+        if name in found:
+            raise InputError(f"{option} names {name!r} twice; give each a name of its own: {option} NAME=...")
+        found[name] = value
+    return found

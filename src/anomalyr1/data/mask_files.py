@@ -1,0 +1,58 @@
+"""Boxes from the masks of a data set: opened on demand, never by loading."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from anomalyr1 import boxes
+from anomalyr1.boxes import Bools
+from anomalyr1.data import readers as manifests
+from anomalyr1.images import ImageError, open_image
+from anomalyr1.types import Box, Sample
+
+LEAST_PIXELS = 4
+"""A component of fewer pixels is the dust of annotating, no defect."""
+_JPEG_THRESHOLD = 127
+"""JPEG blurs the edges of a mask; elsewhere every value but 0 marks a defect (VisA and LOCO store small numbers)."""
+
+
+def read_mask(path: Path) -> Bools:
+    """The (H, W) mask in a file, or in a folder whose files together are the mask (MVTec LOCO).
+
+    Raises `images.ImageError` when it cannot be read, and when the files of a folder differ in size.
+    """
+    if not path.is_dir():
+        return _read_file(path)
+    files = [path / entry.name for entry in manifests.scan(path) if manifests.is_image(entry.name)]
+    if not files:
+        raise ImageError(f"{str(path)!r}: expected the images of a mask, the folder has none; fetch it again")
+    merged = _read_file(files[0])
+    for file in files[1:]:
+        part = _read_file(file)
+        if part.shape != merged.shape:
+            raise ImageError(f"{str(file)!r} differs in size from {files[0].name!r}; the masks of one image must have its size")
+        merged |= part
+    return merged
+
+
+def mask_boxes(path: Path, label: str = "") -> tuple[tuple[Box, ...], tuple[int, int]]:
+    """The box of each component of a mask, largest first, and the mask's width and height."""
+    mask = read_mask(path)
+    return boxes.components(mask, LEAST_PIXELS, label), (mask.shape[1], mask.shape[0])
+
+
+def boxes_of(sample: Sample) -> tuple[Box, ...] | None:
+    """The true boxes of a sample: its own, () for a good one, those of its mask; None when there is no way to know."""
+    if sample.boxes is not None:
+        return sample.boxes
+    if sample.anomalous is False:
+        return ()
+    return None if sample.mask is None else mask_boxes(sample.mask, sample.defect or "")[0]
+
+
+def _read_file(path: Path) -> Bools:
+    loaded = open_image(path)
+    marked: Bools = np.asarray(loaded.rgb).max(axis=2) > (_JPEG_THRESHOLD if loaded.format == "JPEG" else 0)
+    return marked

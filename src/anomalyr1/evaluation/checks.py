@@ -1,0 +1,345 @@
+"""What `data check` asserts: files, masks, boxes, labels, questions, and that every gold answer, written and read back, earns full reward.
+
+Across samples it asserts that ids differ, that no two files hold the same image, that no sample is compared with itself, and that what is
+said about a class does not give a sample's gold away. Whether knowledge does that is found only where it speaks of the one image, names
+its file, or names the defect of those samples alone that have it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil, floor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from anomalyr1 import answers, boxes, rewards
+from anomalyr1.boxes import Bools
+from anomalyr1.data.leaks import file_digest
+from anomalyr1.data.mask_files import LEAST_PIXELS, read_mask
+from anomalyr1.data.samples import Samples
+from anomalyr1.images import FAMILIES, Frame, ImageError, fit, open_image
+from anomalyr1.types import Box, InputError, Question, Sample
+
+LEAST_FILLED = 0.5
+"""Below this share of a box, the tight box of the mask inside it is another box."""
+MOST_STRAY = 0.05
+"""Above this share of a mask outside all boxes, a box is missing."""
+MOST_MARKED = 0.95
+"""Above this share of an image, a mask is likely inverted."""
+_LEAST_NAME = 6
+"""Characters of a file name that knowledge would not hold by chance."""
+_DEFECT = re.compile(r"defect|anomal|damage|flaw|fault")
+_NEGATED = re.compile(r"\b(?:no|not|free|without|good|normal|intact)\b")
+_THIS_ONE = re.compile(r"\bthis (?:image|picture|photo|photograph|sample|part|one) (?:is|has|shows|contains|was)\b")
+
+LEAST_IOU = 0.5
+"""Below this set IoU a gold box, rounded to what a model can write, no longer counts as right."""
+
+
+class Problem(NamedTuple):
+    """One thing wrong with a sample, and what to do about it."""
+
+    sample_id: str
+    what: str
+    fix: str
+
+
+@dataclass(frozen=True)
+class _Gold:
+    """A gold answer as a model would write it."""
+
+    question: Question
+    reasoning: str
+    answer: str | Sequence[Box]
+
+
+def check(samples: Iterable[Sample], family: str = "qwen2_5_vl", max_pixels: int | None = None) -> list[Problem]:
+    """Every problem of the samples; empty when they may be trained on and evaluated. First what concerns several, then in their order.
+
+    Each image and mask is opened once. `family` and `max_pixels` say in which frame gold boxes are written (a pixel cap can make a small
+    box too coarse to be right). Raises `InputError` for an unknown family.
+    """
+    if family not in FAMILIES:
+        raise InputError(f"no model family is called {family!r}; known: {', '.join(FAMILIES)}")
+    counted: Counter[str] = Counter()
+    files, knowledge = _Files(), _Knowledge()
+    problems: list[Problem] = []
+    for sample in samples:
+        counted[sample.id] += 1
+        knowledge.add(sample)
+        problems += _check_files(sample, files)
+        problems += _check_labels(sample)
+        problems += _check_sample(sample, family, max_pixels)
+    twice = [
+        Problem(name, f"{times} samples have this id", "give each sample its own id: inspections are stored by it")
+        for name, times in counted.items()
+        if times > 1
+    ]
+    return [*twice, *knowledge.problems(), *problems]
+
+
+def readable(samples: Samples) -> Iterator[Sample]:
+    """The samples with the boxes of their masks; where a mask or an image cannot be read, without, and `check` says why."""
+    opened, plain = samples.with_boxes(), samples.without_opening()
+    for place in range(len(samples)):
+        try:
+            yield opened[place]
+        except ImageError:
+            yield plain[place]
+
+
+def _check_sample(sample: Sample, family: str, max_pixels: int | None) -> Iterator[Problem]:
+    size_wh = None
+    if sample.image.is_file():
+        try:
+            size_wh = open_image(sample.image).size_wh
+        except ImageError as error:
+            yield Problem(sample.id, str(error), "replace the image")
+    if size_wh is not None:
+        yield from _check_mask(sample, size_wh)
+        yield from _check_boxes(sample.id, "the sample", sample.boxes, size_wh)
+    frame = None
+    if size_wh is not None:
+        try:
+            frame = Frame(size_wh, fit(size_wh, FAMILIES[family], max_pixels), FAMILIES[family].units)
+        except ImageError as error:
+            yield Problem(sample.id, f"{sample.image}: {error}", "cut the image, or leave it out")
+    yield from _check_question_ids(sample)
+    for question in sample.questions:
+        yield from _check_question(sample.id, question, size_wh, frame)
+        yield from _check_verdict(sample, question)
+
+
+@dataclass
+class _Files:
+    """What was seen of files so far."""
+
+    def __post_init__(self) -> None:
+        self.digests: dict[Path, str | None] = {}
+        self.first: dict[str, Sample] = {}
+
+    def digest(self, path: Path) -> str | None:
+        """SHA-256, None where the file cannot be read, which is reported elsewhere."""
+        if path not in self.digests:
+            try:
+                self.digests[path] = file_digest(path)
+            except OSError:
+                self.digests[path] = None
+        return self.digests[path]
+
+
+def _check_files(sample: Sample, files: _Files) -> Iterator[Problem]:
+    for path in (sample.image, *sample.references, *([sample.mask] if sample.mask else [])):
+        if not (path.is_file() or (path == sample.mask and path.is_dir())):
+            yield Problem(sample.id, f"{path} is missing", "restore the file or correct its path")
+    for path in sample.references:
+        if path in files.digests or not path.is_file():
+            continue
+        try:
+            open_image(path)
+        except ImageError as error:
+            yield Problem(sample.id, f"its reference image: {error}", "replace the image")
+    own = files.digest(sample.image)
+    if own is None:
+        return
+    for path in sample.references:
+        if files.digest(path) == own:
+            yield Problem(sample.id, f"its reference image {path} is the image itself", "give it the image of another, good part")
+    first = files.first.setdefault(own, sample)
+    if first.id != sample.id and first.image != sample.image:
+        labels = "" if first.anomalous == sample.anomalous else ", and one is called good, the other anomalous"
+        what = f"{sample.image} holds the same image as {first.image} of sample {first.id!r}{labels}"
+        yield Problem(sample.id, what, "leave one of them out: in two splits it would be a leak")
+
+
+def _check_labels(sample: Sample) -> Iterator[Problem]:
+    """Labels that contradict each other, or say nothing."""
+    if sample.anomalous and sample.mask is None and sample.boxes is None and sample.defect is None and not sample.questions:
+        yield Problem(sample.id, "it is anomalous, and nothing says how or where", "add a defect's name, a mask, boxes or questions")
+    if sample.anomalous is False and sample.boxes:
+        yield Problem(sample.id, f"it has {len(sample.boxes)} boxes, but the sample is good", "correct the label, or drop the boxes")
+    if sample.anomalous is False and sample.defect is not None:
+        yield Problem(sample.id, f"it has the defect {sample.defect!r}, but the sample is good", "correct the label, or drop the defect")
+
+
+def _check_verdict(sample: Sample, question: Question) -> Iterator[Problem]:
+    """A gold that says the opposite of what the sample is."""
+    says: bool | None = None
+    if question.kind == "anomaly detection" and question.answer is not None:
+        says = _verdict(question)
+    elif question.kind == "grounding" and question.boxes is not None:
+        says = bool(question.boxes)
+    if says is not None and sample.anomalous is not None and says != sample.anomalous:
+        truth = "anomalous" if sample.anomalous else "good"
+        yield Problem(sample.id, f"question {question.id!r}: its gold contradicts the sample, which is {truth}", "correct one of the two")
+
+
+def _verdict(question: Question) -> bool | None:
+    """Whether the gold of a yes/no question says that there is a defect; None when the question is of another form."""
+    words = question.text.casefold()
+    options = [option.casefold().strip(" .!") for option in question.options]
+    if sorted(options) != ["no", "yes"] or not _DEFECT.search(words) or _NEGATED.search(words):
+        return None
+    return options[question.letters.index(question.answer or "")] == "yes"
+
+
+class _Knowledge:
+    """What is said about classes, and of which samples."""
+
+    def __init__(self) -> None:
+        self._problems: list[Problem] = []
+        self._texts: dict[tuple[str, str], dict[str, tuple[str, set[str | None]]]] = {}
+
+    def add(self, sample: Sample) -> None:
+        text = sample.knowledge
+        if not text:
+            return
+        if text not in (texts := self._texts.setdefault((sample.dataset, sample.category), {})):
+            texts[text] = (sample.id, set())
+        texts[text][1].add(sample.defect if sample.anomalous else None)
+        names = [name for name in (sample.id, sample.image.name, sample.image.stem) if len(name) >= _LEAST_NAME and not name.isdigit()]
+        named = next((name for name in names if name in text), None)
+        if named is not None and sample.image.stem.casefold() not in (sample.category.casefold(), (sample.defect or "").casefold()):
+            self._say(sample.id, f"names this very image ({named!r})")
+        elif _THIS_ONE.search(text.casefold()):
+            self._say(sample.id, "speaks of this one image")
+
+    def problems(self) -> list[Problem]:
+        """Also those that only show when all samples are known."""
+        for texts in self._texts.values():
+            for text, (sample_id, defects) in texts.items():
+                (defect, *others) = defects
+                words = (defect or "").replace("_", " ").casefold()
+                if others or not words or len(texts) == 1 or words not in text.casefold().replace("_", " "):
+                    continue
+                if any(words not in other.casefold().replace("_", " ") for other in texts):
+                    self._say(sample_id, f"names the defect {defect!r}, unlike that of other samples of its class")
+        return self._problems
+
+    def _say(self, sample_id: str, what: str) -> None:
+        fix = "give all samples of a class the same knowledge, about the class"
+        self._problems.append(Problem(sample_id, f"its knowledge {what}, which can give its gold away", fix))
+
+
+def _check_mask(sample: Sample, size_wh: tuple[int, int]) -> Iterator[Problem]:
+    if sample.mask is None or not sample.mask.exists():
+        return
+    try:
+        mask = read_mask(sample.mask)
+    except ImageError as error:
+        yield Problem(sample.id, f"its mask: {error}", "replace the mask")
+        return
+    mask_wh = (mask.shape[1], mask.shape[0])
+    if mask_wh != size_wh:
+        what = f"{sample.mask} is {_size(mask_wh)}, its image {_size(size_wh)}"
+        yield Problem(sample.id, what, "export the mask at the image's size")
+    marked = int(mask.sum())
+    if marked < LEAST_PIXELS and sample.anomalous:
+        what = f"{marked} pixel{'s' if marked > 1 else ''}" if marked else "nothing"
+        yield Problem(sample.id, f"{sample.mask} marks {what}, but the sample is anomalous", "mark the defect, or drop the mask")
+    if marked and sample.anomalous is False:
+        yield Problem(sample.id, f"{sample.mask} marks a defect, but the sample is good", "correct the label, or drop the mask")
+    if marked > MOST_MARKED * mask.size:
+        yield Problem(sample.id, f"{sample.mask} marks {marked / mask.size:.0%} of the image", "see whether the mask is inverted")
+    elif marked >= LEAST_PIXELS and mask_wh == size_wh and sample.boxes is not None:
+        yield from _check_boxes_of_mask(sample, mask, sample.boxes)
+
+
+def _check_boxes_of_mask(sample: Sample, mask: Bools, gold: Sequence[Box]) -> Iterator[Problem]:
+    """Boxes and mask must mean the same places: little of the mask outside the boxes, every box about as large as what it holds."""
+    stray = mask.copy()
+    for box in gold:
+        rows, columns = slice(max(0, floor(box.y1)), ceil(box.y2)), slice(max(0, floor(box.x1)), ceil(box.x2))
+        inside = mask[rows, columns]
+        stray[rows, columns] = False
+        ys, xs = np.nonzero(inside)
+        tight = (np.ptp(ys) + 1) * (np.ptp(xs) + 1) if len(ys) else 0
+        share = tight / ((box.x2 - box.x1) * (box.y2 - box.y1))
+        if share < LEAST_FILLED:
+            what = f"its box {box.xyxy} is not where {sample.mask} marks a defect (what is marked there fills {share:.0%} of it)"
+            yield Problem(sample.id, what, "draw one from the other, or correct the one that is wrong")
+    if stray.sum() > MOST_STRAY * mask.sum():
+        what = f"{stray.sum() / mask.sum():.0%} of what {sample.mask} marks lies outside its boxes"
+        yield Problem(sample.id, what, "add the missing boxes, or correct the mask")
+
+
+def _check_boxes(sample_id: str, whose: str, gold: Sequence[Box] | None, size_wh: tuple[int, int]) -> Iterator[Problem]:
+    w, h = size_wh
+    for box in gold or ():
+        if box.x1 < 0 or box.y1 < 0 or box.x2 > w or box.y2 > h:
+            what = f"{whose} has a box {box.xyxy} outside its image of {_size(size_wh)}"
+            yield Problem(sample_id, what, "clip the box, or check its frame")
+
+
+def _check_question_ids(sample: Sample) -> Iterator[Problem]:
+    for name, times in Counter(question.id for question in sample.questions).items():
+        if times > 1:
+            yield Problem(sample.id, f"{times} questions have the id {name!r}", "give each question its own id")
+
+
+def _check_question(sample_id: str, question: Question, size_wh: tuple[int, int] | None, frame: Frame | None) -> Iterator[Problem]:
+    name = f"question {question.id!r}"
+    texts = Counter(" ".join(option.casefold().split()).rstrip(".") for option in question.options)
+    if len(question.options) == 1:
+        yield Problem(sample_id, f"{name} has one option", "add wrong options")
+    if any(times > 1 for times in texts.values()) or "" in texts:
+        yield Problem(sample_id, f"{name} has options that read the same or are empty: {list(question.options)}", "make the options differ")
+        return
+    if question.options and question.answer is None:
+        yield Problem(sample_id, f"{name} has no gold answer", "add the letter of the right option")
+    if not question.options and question.boxes is None:
+        yield Problem(sample_id, f"{name} has no gold boxes", "add the boxes, or () for a clean sample")
+    if size_wh is not None:
+        yield from _check_boxes(sample_id, name, question.boxes, size_wh)
+    gold = _gold(question, size_wh, frame)
+    if gold is not None:
+        yield from _check_gold(sample_id, gold, frame)
+
+
+def _gold(question: Question, size_wh: tuple[int, int] | None, frame: Frame | None) -> _Gold | None:
+    """The shortest reasoning that supports the gold answer; None when there is no gold.
+
+    Rounding to the model's units decides which of two boxes alike is the largest, and on which side of a border its centre lies.
+    """
+    if question.options:
+        return _Gold(question, f"The answer is {question.answer}.", question.answer) if question.answer else None
+    if question.boxes is None or size_wh is None:
+        return None
+    if not question.boxes:
+        return _Gold(question, "There is no defect.", ())
+    read = [frame.to_original(frame.to_model(box.xyxy)) if frame is not None else box.xyxy for box in question.boxes]
+    x1, y1, x2, y2 = read[int(boxes.area(read).argmax())]
+    largest = Box(x1=x1, y1=y1, x2=x2, y2=y2)
+    return _Gold(question, f"There is a defect at the {boxes.place(largest, size_wh)}.", question.boxes)
+
+
+def _check_gold(sample_id: str, gold: _Gold, frame: Frame | None) -> Iterator[Problem]:
+    """The gold answer must earn full reward; only `localisation` may lose what rounding to the model's units costs."""
+    name = f"question {gold.question.id!r}"
+    try:
+        answer = answers.parse(answers.write(gold.reasoning, gold.answer, frame), gold.question.options, frame)
+    except InputError as error:
+        yield Problem(sample_id, f"{name}: its gold answer cannot be written: {error}", "correct the annotation")
+        return
+    for reward_name, reward in rewards.REWARDS.items():
+        value = reward(answer, gold.question)
+        least = LEAST_IOU if reward_name.startswith("localisation") else 1.0
+        if value is not None and value < least:
+            yield Problem(
+                sample_id,
+                f"{name}: its gold answer earns {value:.2f} from {reward_name} ({_noted(answer.counts)})",
+                "correct the gold; a box too small to be written at this pixel cap needs a larger max_pixels",
+            )
+
+
+def _noted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {times}" for name, times in counts.items()) or "nothing dropped"
+
+
+def _size(size_wh: tuple[int, int]) -> str:
+    return f"{size_wh[0]} x {size_wh[1]}"

@@ -1,0 +1,1 @@
+"""How the bundled policy is made, from drawn parts only."""

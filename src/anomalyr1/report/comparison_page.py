@@ -1,0 +1,67 @@
+"""A comparison of two runs as one self-contained HTML page: the table of subtasks, and the answers that flipped with their pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from anomalyr1.evaluation.comparison import Comparison, Flip, Run
+from anomalyr1.images import open_image
+from anomalyr1.records import write_whole
+from anomalyr1.report.html import data_uri, render
+from anomalyr1.report.overlay import scaled
+from anomalyr1.types import InputError, Question, Reply
+
+MAX_CARDS = 100
+"""So many flips are shown, both directions in turn; all are in comparison.json."""
+PICTURE_LONG_SIDE = 360
+
+
+@dataclass(frozen=True)
+class Card:
+    """One flip as the page shows it."""
+
+    flip: Flip
+    question: Question
+    picture: str
+    """Data URI; empty when the image cannot be opened."""
+    replies: tuple[tuple[str, Reply | None], ...]
+    """Name of the run and its reply, first and second."""
+
+
+def write(path: Path, comparison: Comparison, runs: tuple[Run, Run], version: str) -> None:
+    """Write the page. Raises `SetupError` when the disk refuses."""
+    gained, lost = ([flip for flip in comparison.flips if flip.direction == way] for way in ("gained", "lost"))
+    shown = _in_turn(gained, lost)[:MAX_CARDS]
+    samples = {sample.id: sample for sample, _ in runs[0].pairs}
+    replies = [{(sample.id, reply.question_id): reply for sample, one in run.pairs for reply in one.replies} for run in runs]
+    pictures: dict[Path, str] = {}
+    cards = [_card(flip, {q.id: q for q in samples[flip.sample_id].questions}, samples[flip.sample_id].image, pictures, (
+        (comparison.first, replies[0].get((flip.sample_id, flip.question_id))),
+        (comparison.second, replies[1].get((flip.sample_id, flip.question_id))),
+    )) for flip in shown]  # fmt: skip
+    html = render(
+        "comparison_page.html.j2", ["page.css", "comparison_page.css"],
+        comparison=comparison, cards=cards, gained=len(gained), lost=len(lost), version=version,
+        letters={card.flip.question_id: dict(zip(card.question.letters, card.question.options, strict=True)) for card in cards},
+    )  # fmt: skip
+    write_whole(path, html.encode("utf-8"))
+
+
+def _card(
+    flip: Flip, questions: Mapping[str, Question], image: Path, pictures: dict[Path, str], replies: tuple[tuple[str, Reply | None], ...]
+) -> Card:
+    if image not in pictures:
+        try:
+            pictures[image] = data_uri(scaled(open_image(image).rgb.convert("RGB"), PICTURE_LONG_SIDE))
+        except (InputError, OSError):
+            pictures[image] = ""
+    return Card(flip, questions[flip.question_id], pictures[image], replies)
+
+
+def _in_turn(one: Sequence[Flip], other: Sequence[Flip]) -> list[Flip]:
+    """Both lists in turn, the rest of the longer one at the end."""
+    both = [flip for pair in zip(one, other, strict=False) for flip in pair]
+    least = min(len(one), len(other))
+    return [*both, *one[least:], *other[least:]]

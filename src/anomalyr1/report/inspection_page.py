@@ -1,0 +1,198 @@
+"""Inspections as one self-contained HTML page that runs no script and loads nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from anomalyr1 import prompts
+from anomalyr1.images import open_image
+from anomalyr1.records import write_whole
+from anomalyr1.report.html import data_uri, render, shares
+from anomalyr1.report.overlay import close_up, overlay, scaled
+from anomalyr1.report.text import visible
+from anomalyr1.types import Fingerprint, InputError, Inspection, Question, Reply, Sample
+
+MAX_CARDS = 400
+"""A page shows at most this many pictures; what needs a look comes first."""
+PICTURE_LONG_SIDE = 480
+CLOSE_UP_SIDE = 176
+MAX_CLOSE_UPS = 3
+WIDE = 1.5
+"""From this ratio of width to height on, two pictures stand below each other."""
+MANY_UNREAD = 0.2
+"""From this share of replies not in the asked form on, the page explains what that means."""
+ORDER = ("failed", "unsure", "defect", "good")
+"""Which outcomes are shown first when not all fit."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What the page says about the run."""
+
+    fingerprint: Fingerprint
+    licence: str = ""
+    limits: str = ""
+    """What must be known before a verdict of the model is believed."""
+    command: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One inspection as the page shows it; texts are safe to look at but not yet escaped for HTML."""
+
+    folder: str
+    name: str
+    outcome: str
+    """One of `ORDER`."""
+    inspection: Inspection
+    knowledge: str = ""
+    references: tuple[str, ...] = ()
+    size: str = ""
+    layout: str = "one"
+    """"two" puts the pictures side by side, "one" below each other."""
+    picture: str = ""
+    """Data URI of the image as inspected; empty when it cannot be opened."""
+    drawn: str = ""
+    """Data URI with boxes and masks; empty when there are none."""
+    close_ups: list[str] = field(default_factory=list)
+    """Data URIs of the first boxes, enlarged."""
+    replies: list[dict[str, str]] = field(default_factory=list)
+    boxes: list[dict[str, str]] = field(default_factory=list)
+
+
+def write(
+    folder: Path,
+    results: Sequence[tuple[Sample, Inspection]],
+    about: About,
+    max_cards: int = MAX_CARDS,
+) -> Path:
+    """Write `folder/overlays/*.png` for every inspection with boxes and `folder/index.html`; return the page's path.
+
+    The page shows at most `max_cards` pictures. Raises `SetupError` when the disk refuses.
+    """
+    shown = _shown([inspection for _, inspection in results], max_cards)
+    cards = []
+    for number, (sample, inspection) in enumerate(results):
+        rgb = _open(sample.image)
+        if rgb is not None and inspection.boxes:
+            write_whole(folder / "overlays" / overlay_name(sample.id), _png(overlay(inspection, rgb)))
+        if number in shown:
+            cards.append(card(sample, inspection, rgb))
+    html = page(cards, [inspection for _, inspection in results], about)
+    write_whole(folder / "index.html", html.encode("utf-8"))
+    return folder / "index.html"
+
+
+def page(cards: Sequence[Card], inspections: Sequence[Inspection], about: About) -> str:
+    """The page: a summary of all `inspections`, then the `cards`."""
+    outcomes = Counter(outcome(inspection) for inspection in inspections)
+    replies = Counter(reply.answer.status for inspection in inspections for reply in inspection.replies)
+    asked = replies.total()
+    return render(
+        "inspection_page.html.j2",
+        ["page.css"],
+        cards=cards,
+        about=about,
+        outcomes=outcomes,
+        total=len(inspections),
+        bar=shares([(name, outcomes[name]) for name in reversed(ORDER)]),
+        replies=replies,
+        asked=asked,
+        explain=asked > 0 and (asked - replies["strict"]) / asked > MANY_UNREAD,
+    )
+
+
+def card(sample: Sample, inspection: Inspection, rgb: Image.Image | None) -> Card:
+    """One inspection made ready for the page; `rgb` is the upright image at its original size, None when it cannot be opened."""
+    questions = {question.id: question for question in (*prompts.inspection_questions(sample.id), *sample.questions)}
+    folder, _, name = sample.id.rpartition("/")
+    drawn = rgb is not None and bool(inspection.boxes)
+    return Card(
+        folder=visible(folder),
+        name=visible(name),
+        outcome=outcome(inspection),
+        inspection=inspection,
+        knowledge=visible(sample.knowledge, keep="\n"),
+        references=tuple(visible(path.as_posix()) for path in sample.references),
+        size=f"{rgb.width} x {rgb.height} pixels" if rgb else "",
+        layout="two" if rgb and rgb.width < WIDE * rgb.height else "one",
+        picture=data_uri(scaled(rgb, PICTURE_LONG_SIDE)) if rgb else "",
+        drawn=data_uri(overlay(inspection, rgb, PICTURE_LONG_SIDE)) if rgb and drawn else "",
+        close_ups=[data_uri(close_up(rgb, box, CLOSE_UP_SIDE)) for box in (inspection.boxes or ())[:MAX_CLOSE_UPS]] if rgb else [],
+        replies=[_reply(reply, questions.get(reply.question_id)) for reply in inspection.replies],
+        boxes=_boxes(inspection),
+    )
+
+
+def outcome(inspection: Inspection) -> str:
+    """The verdict, or "failed" where the inspection has an error."""
+    return "failed" if inspection.error is not None else inspection.verdict
+
+
+def overlay_name(sample_id: str) -> str:
+    """A file name that is safe on every system and differs between sample ids."""
+    stem = "".join(c if c.isascii() and c.isalnum() else "-" for c in Path(sample_id).stem)[:40].strip("-")
+    digest = hashlib.sha256(sample_id.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return f"{stem or 'image'}-{digest}.png"
+
+
+def _shown(inspections: Sequence[Inspection], max_cards: int) -> set[int]:
+    urgent = sorted(range(len(inspections)), key=lambda i: ORDER.index(outcome(inspections[i])))
+    return set(urgent[:max_cards])
+
+
+def _open(path: Path) -> Image.Image | None:
+    """None when the image cannot be opened: its inspection then says why."""
+    try:
+        return open_image(path).rgb
+    except (InputError, OSError):
+        return None
+
+
+def _reply(reply: Reply, question: Question | None) -> dict[str, str]:
+    answer = reply.answer
+    said = [_option(answer.choice, question)] if answer.choice else []
+    if answer.boxes is not None:
+        said.append(f"{len(answer.boxes)} box{'' if len(answer.boxes) == 1 else 'es'}" if answer.boxes else "no box")
+    return {
+        "title": question.text if question else reply.question_id,
+        "status": answer.status,
+        "reasoning": answer.reasoning,
+        "conclusion": _option(answer.conclusion, question) if answer.conclusion else "",
+        "answer": ", ".join(said) or "not readable",
+        "raw": reply.completion,
+    }
+
+
+def _option(letter: str, question: Question | None) -> str:
+    """An option's letter, with its text where the question is known."""
+    if question is None or letter not in question.letters:
+        return f"option {letter}"
+    return f"option {letter} ({question.options[question.letters.index(letter)].rstrip('.')})"
+
+
+def _boxes(inspection: Inspection) -> list[dict[str, str]]:
+    masks = inspection.masks or ()
+    return [
+        {
+            "label": box.label,
+            "xyxy": ", ".join(f"{value:.0f}" for value in box.xyxy),
+            "size": f"{box.x2 - box.x1:.0f} x {box.y2 - box.y1:.0f}",
+            "mask": masks[i].source if i < len(masks) else "none",
+        }
+        for i, box in enumerate(inspection.boxes or ())
+    ]
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

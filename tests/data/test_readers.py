@@ -1,0 +1,76 @@
+"""Reading manifests: entry by entry, the same as json, whatever the size of the pieces; errors that name the place."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anomalyr1.data import readers as manifests
+from anomalyr1.types import InputError
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(max_size=5), JSON, max_size=6), st.sampled_from([None, 1]), st.booleans(), st.integers(1, 40))
+def test_entries_are_what_json_reads(tmp_path_factory, value, indent, ascii_only, chunk):
+    path = tmp_path_factory.mktemp("j") / "m.json"
+    path.write_bytes(json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass"))
+    if any("\ud800" <= c <= "\udfff" for c in json.dumps(value, ensure_ascii=False)) and not ascii_only:
+        return  # no UTF-8
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifests, "_CHUNK", chunk)
+        read = list(manifests.entries(path))
+    assert {key: one for key, one, _ in read} == value
+    assert all(json.loads(text) == one for _, one, text in read)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"", "expected a JSON object"),
+        (b"[1]", "expected a JSON object"),
+        (b'{"a": 1', "comma or a closing brace"),
+        (b'{"a" 1}', "a key and a colon"),
+        (b'{1: 1}', "a key and a colon"),
+        (b'{"a": {"b": [1, 2}}', "near character 6"),
+        (b'{"a": ' + b"[" * 100_000, "near character 6"),
+        (b'{"a": ' + b"9" * 5_000 + b"}", "near character 6"),
+    ],
+)  # fmt: skip
+def test_broken_files_are_named(tmp_path, text, said):
+    path = tmp_path / "m.json"
+    path.write_bytes(text)
+    with pytest.raises(InputError, match=said) as caught:
+        list(manifests.entries(path))
+    assert "m.json" in str(caught.value)
+
+
+def test_bytes_that_are_not_utf8_come_as_surrogates_and_a_byte_order_mark_goes(tmp_path):
+    path = tmp_path / "m.json"
+    path.write_bytes(b'\xef\xbb\xbf{"a\xff.png": "\xff"}')
+    assert [(key, value) for key, value, _ in manifests.entries(path)] == [("a\udcff.png", "\udcff")]
+    path.write_bytes(b'\xef\xbb\xbf{"a": "\xff"}\n\n{"b": 1}')
+    assert [(number, one) for number, one, _ in manifests.lines(path)] == [(1, {"a": "\udcff"}), (3, {"b": 1})]
+
+
+def test_other_errors(tmp_path):
+    path = tmp_path / "m"
+    path.write_text("{}\n{]\n")
+    with pytest.raises(InputError, match="line 2"):
+        list(manifests.lines(path))
+    with pytest.raises(InputError, match="no JSON"):
+        manifests.whole(path)
+    path.write_text("a,b\n1,2\n")
+    assert list(manifests.table(path, ("b",))) == [{"b": "2"}]
+    with pytest.raises(InputError, match="lacks the columns c"):
+        list(manifests.table(path, ("b", "c")))
+    for read in (manifests.whole, manifests.text, manifests.scan):
+        with pytest.raises(InputError, match="cannot read"):
+            read(tmp_path / "nowhere")

@@ -1,0 +1,248 @@
+"""`anomalyr1 evaluate` from a file and with a replayed model, provenance, and what is refused."""
+
+import csv
+import io
+import json
+
+import pytest
+import yaml
+
+from anomalyr1 import answers, records
+from anomalyr1.data import splits as fewshot
+from anomalyr1.drawn import draw as procedural
+from anomalyr1.engines.replay import ReplayEngine
+from anomalyr1.evaluation import provenance, tables
+from anomalyr1.evaluation import run as evaluate
+from anomalyr1.inspection import verdicts
+from anomalyr1.inspection.inspector import VOTING, Inspector
+from anomalyr1.types import InputError, Question, Reply
+from support import evaluations
+
+
+@pytest.fixture
+def data(tmp_path):
+    return evaluations.make(tmp_path / "mmad")
+
+
+@pytest.fixture
+def recorded(data, tmp_path):
+    def choose(sample, question):
+        return evaluations.says(question.answer if sample.dataset == "VisA" else "B")
+
+    return evaluations.inspect(data, tmp_path / "inspections.jsonl", choose)
+
+
+def test_a_file_is_evaluated(call, data, recorded, tmp_path):
+    code, out, _ = call("evaluate", recorded, "--data", data, "--out", tmp_path / "out")
+    assert code == 0
+    assert "24 questions about 12 images: 24 strict" in out
+    assert "Scoreboard, official" in out
+    found = evaluate.read(tmp_path / "out")
+    assert found.mmad.boards["strict"].cells["VisA"]["Average"].value == 100
+    # GoodsAD: "B" is right for its 2 good of 6 images, and for the 3 of 6 object questions whose gold is B.
+    goods = found.mmad.boards["strict"].cells["GoodsAD"]
+    assert (goods["Anomaly Detection"].value, goods["Object Analysis"].value) == (50, 50)
+    assert found.mmad.boards["strict"].average.value == found.mmad.boards["official"].average.value == 75
+    assert found.localisation is None  # nothing asked for boxes
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "out" / "scoreboard.csv").read_text())))
+    (average,) = (one for one in lines if (one["reading"], one["dataset"], one["column"]) == ("strict", "Average", "Average"))
+    assert average["percent"] == "75.0"
+    assert float(average["low"]) < 75 < float(average["high"])
+    assert "Scoreboard, strict" in (tmp_path / "out" / "evaluation.md").read_text()
+
+
+def test_failed_images_count_as_wrong_and_give_exit_code_2(call, data, tmp_path):
+    path = evaluations.inspect(data, tmp_path / "i.jsonl", lambda s, q: None if s.id.endswith("001.png") else evaluations.says(q.answer))
+    code, out, _ = call("evaluate", path, "--data", data, "--out", tmp_path / "out")
+    assert code == 2
+    assert "failed: 1 images" in out
+    found = evaluate.read(tmp_path / "out").mmad
+    assert found.statuses == {"strict": 22, "no reply": 2}
+    assert found.boards["strict"].average.value < 100
+    assert found.boards["official"].average.value == 100
+
+
+def test_a_part_is_refused_unless_asked_for(call, data, recorded, tmp_path):
+    lines = recorded.read_text().splitlines()
+    recorded.write_text("\n".join(lines[:-3]) + "\n")
+    code, _, err = call("evaluate", recorded, "--data", data, "--out", tmp_path / "out")
+    assert code == 1
+    assert "3 of 12 samples have no inspection" in err
+    code, out, _ = call("evaluate", recorded, "--data", data, "--out", tmp_path / "out", "--partial")
+    assert code == 0
+    assert "left out: 3 samples without an inspection" in out
+
+
+def test_other_questions_are_refused(call, data, recorded, tmp_path):
+    code, _, err = call("evaluate", recorded, "--data", data, "-o", "option_order=shuffled", "--out", tmp_path / "out")
+    assert code == 1
+    assert "other questions" in err
+
+
+def test_shots_and_knowledge_are_given_and_a_file_without_them_is_refused(call, data, recorded, tmp_path):
+    manifest = tmp_path / "mmad" / "mmad.json"
+    entries = json.loads(manifest.read_text())
+    shown, other, *_ = entries
+    entries[shown]["random_templates"] = [other]
+    manifest.write_text(json.dumps(entries))
+    (tmp_path / "mmad" / "domain_knowledge.json").write_text('{"VisA": {"part": {"good": "It is grey."}}}')
+    more = ("--shots", 1, "--knowledge")
+    code, out, _ = call("evaluate", "mmad", "--data", data, *more, "--engine", f"replay:{recorded}", "--out", tmp_path / "out")
+    assert code == 0
+    assert "shots=1 template=random knowledge=True" in out
+    assert "overlap: reference, 1 evaluated samples" in out
+    code, _, err = call("evaluate", recorded, "--data", data, *more, "--out", tmp_path / "other")
+    assert (code, "other questions, knowledge or reference images" in err) == (1, True)
+    code, _, err = call("evaluate", recorded, "--data", data, "--template", "similar", "--out", tmp_path / "other")
+    assert (code, "--shots" in err) == (1, True)
+
+
+def test_what_is_a_file_has_its_own_model(call, data, recorded, tmp_path):
+    code, _, err = call("evaluate", recorded, "--data", data, "--out", tmp_path / "out", "-m", "some/model")
+    assert (code, "its own model" in err) == (1, True)
+    code, _, err = call("evaluate", "mmad", "--data", "mvtec:somewhere", "--out", tmp_path / "out")
+    assert (code, "evaluate model" in err) == (1, True)
+
+
+def test_a_replayed_model_is_asked_its_own_questions_and_resumed(call, data, recorded, tmp_path):
+    arguments = ("evaluate", "mmad", "--data", data, "--engine", f"replay:{recorded}", "--out", tmp_path / "out")
+    code, out, err = call(*arguments)
+    assert (code, "12/12" in err) == (0, True)
+    assert "24 questions about 12 images: 24 strict" in out
+    path = tmp_path / "out" / "inspections.jsonl"
+    run, inspections = records.read(path)
+    assert run.given.startswith("data@")
+    by_id = {one.sample_id: one for one in inspections}
+    assert by_id["VisA/part/test/broken/002.png"].verdict == "defect"
+    assert by_id["GoodsAD/part/test/broken/001.png"].verdict == "good"  # it answered B
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:5]))  # killed after four images
+    assert call(*arguments)[1] == out
+    assert path.read_bytes() == b"".join(lines)
+    code, _, err = call(*arguments, "-o", "option_order=shuffled")
+    assert (code, "made by another run" in err) == (1, True)
+
+
+QUESTION = Question(id="q", kind="anomaly detection", text="Any defect?", options=("No.", "Yes."), answer="B")
+
+
+@pytest.mark.parametrize(
+    ("letter", "verdict"),
+    [
+        ("B", "defect"),  # the option that says yes, wherever it stands
+        ("A", "good"),
+        (None, "unsure"),
+    ],
+)
+def test_the_verdict_is_that_of_the_yes_no_question(letter, verdict):
+    text = evaluations.says(letter) if letter else "what?"
+    reply = Reply(question_id="q", completion=text, answer=answers.parse(text, QUESTION.options), option_scores={"A": 0.3, "B": 0.7})
+    found = verdicts.of_questions([QUESTION], [reply])
+    assert (found.verdict, found.score) == (verdict, 0.7)
+    boxes = QUESTION.model_copy(update={"kind": "grounding", "options": (), "answer": None})
+    assert verdicts.of_questions([boxes], [reply]).verdict == "unsure"
+
+
+def test_own_questions_are_not_voted_on(recorded):
+    with pytest.raises(InputError, match="asked once"):
+        Inspector(ReplayEngine(recorded), votes=3, sampling=VOTING, own_questions=True)
+
+
+def test_a_split_is_evaluated_on_its_test_side_and_says_so(call, data, tmp_path):
+    manifest = tmp_path / "split.json"
+    assert call("data", "split", data, "--shots", 1, "--out", manifest, "--allow-leaks")[0] == 0
+    path = evaluations.inspect(f"split:{manifest}", tmp_path / "i.jsonl", lambda s, q: evaluations.says(q.answer))
+    code, out, _ = call("evaluate", path, "--data", f"split:{manifest}", "--out", tmp_path / "out")
+    assert code == 0
+    assert "test side of a split: few-shot (1 images of each kind a class to train on), seed 0" in out
+    assert evaluate.read(tmp_path / "out").source.samples == len(fewshot.read(manifest).test)
+
+
+def test_overlap_with_the_training_data_of_a_run_folder_is_flagged(data, tmp_path):
+    run = tmp_path / "run"
+    (run / "final").mkdir(parents=True)
+    loaded = provenance.load(data, {}, tmp_path)
+    (run / "recipe.yaml").write_text(yaml.safe_dump({"data": [data]}))
+    found = provenance.examine(str(run / "final"), loaded)
+    assert found.leak_free is False
+    assert found.trained_on == (data,)
+    assert found.overlaps["exact"] == 12
+    other = evaluations.make(tmp_path / "other", 2)
+    for number, one in enumerate(sorted((tmp_path / "other").rglob("*.png"))):
+        draw_noise(one, number)
+    (run / "recipe.yaml").write_text(yaml.safe_dump({"data": [other]}))
+    found = provenance.examine(str(run / "final"), loaded)
+    assert (found.leak_free, found.overlaps) == (True, {})
+    (run / "recipe.yaml").write_text(yaml.safe_dump({"data": ["mmad:/gone"]}))
+    assert "could not be looked at" in provenance.examine(str(run / "final"), loaded).statement
+
+
+def test_drawn_training_data_is_told_by_its_ids(tmp_path):
+    (tmp_path / "final").mkdir()
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"data": ["drawn:seen?n=100000&seed=3"]}))
+    loaded = provenance.load("drawn:seen?n=2&seed=3", {}, tmp_path / "drawn")
+    assert [one.id for one in loaded.samples] == procedural.sample_ids("drawn:seen?n=2&seed=3")
+    found = provenance.examine(str(tmp_path / "final"), loaded)
+    assert (found.leak_free, found.overlaps) == (False, {"exact": 2})
+    other = provenance.load("drawn:seen?n=2&seed=4", {}, tmp_path / "other")
+    assert provenance.examine(str(tmp_path / "final"), other).leak_free is True
+
+
+def draw_noise(path, seed):
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((256, 256)).save(path)
+
+
+def test_a_model_without_a_run_folder_is_not_called_leak_free(data, tmp_path):
+    loaded = provenance.load(data, {}, tmp_path)
+    found = provenance.examine("some/model", loaded)
+    assert found.leak_free is None
+    assert "cannot be ruled out" in found.statement
+    (tmp_path / "recipe.yaml").write_text("data: drawn:seen")
+    with pytest.raises(InputError, match="no list of specs"):
+        provenance.training_data(str(tmp_path))
+    assert provenance.examine(str(tmp_path), loaded).leak_free is None
+
+
+def test_an_image_shown_as_good_that_is_evaluated_too_is_flagged(data, tmp_path):
+    loaded = provenance.load(data, {}, tmp_path)
+    first, second, *rest = loaded.samples
+    shown = first.model_copy(update={"references": (second.image,)})
+    found = provenance.examine("some/model", loaded._replace(samples=[shown, second, *rest]))
+    assert found.overlaps == {"reference": 1}
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", " =1", "  @x"])
+def test_no_cell_is_a_formula(text):
+    assert tables.formula_safe(text) == f"'{text}"
+    assert tables.formula_safe(f"x{text}") == f"x{text}"
+
+
+def test_names_cannot_format_the_markdown(call, data, recorded, tmp_path):
+    call("evaluate", recorded, "--data", data, "--out", tmp_path / "out")
+    path = tmp_path / "out" / "evaluation.json"
+    record = json.loads(path.read_text())
+    record["run"]["model"] = "[x](http://x)\n# head | <img src=x>\x1b"
+    path.write_text(json.dumps(record))
+    text = tables.markdown(evaluate.read(tmp_path / "out"))
+    assert "\n# head" not in text
+    assert "<img" not in text.replace("\\<img", "")
+    assert "\x1b" not in text
+
+
+def test_an_evaluation_is_read_back_and_anything_else_refused(call, data, recorded, tmp_path):
+    call("evaluate", recorded, "--data", data, "--out", tmp_path / "out")
+    again, pairs = evaluate.load_again(tmp_path / "out")
+    assert again == evaluate.read(tmp_path / "out")
+    assert len(pairs) == 12
+    evaluations.make(tmp_path / "mmad", 10)
+    with pytest.raises(InputError, match="asks other questions"):
+        evaluate.load_again(tmp_path / "out")
+    with pytest.raises(InputError, match="anomalyr1 evaluate"):
+        evaluate.read(tmp_path)
+    (tmp_path / "out" / "evaluation.json").write_text("{}")
+    with pytest.raises(InputError, match="no evaluation of this version"):
+        evaluate.read(tmp_path / "out")

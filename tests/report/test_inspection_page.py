@@ -1,0 +1,166 @@
+"""Overlays show where, pages show what and why, and neither trusts a text."""
+
+import base64
+import hashlib
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from anomalyr1 import boxes, report
+from anomalyr1.report import inspection_page as page_function
+from anomalyr1.report.inspection_page import card, overlay_name
+from anomalyr1.report.overlay import BOX, close_up
+from anomalyr1.types import Answer, Box, InputError, Inspection, Reply, Sample
+from support import recordings
+
+ABOUT = report.About(recordings.FINGERPRINT, "Apache-2.0", "", "anomalyr1 inspect parts", "0.1.0")
+FOUND = (Box(x1=60, y1=40, x2=80, y2=54, label="stain"),)
+
+
+def inspection(name="a.png", verdict="defect", status="strict", **more):
+    replies = (Reply(question_id=f"{name}#verdict", completion="<answer>A</answer>", answer=Answer(status=status, choice="A")),)
+    return Inspection(sample_id=name, verdict=verdict, reason="because", replies=replies, **more)
+
+
+@pytest.mark.parametrize(
+    ("text", "keep", "expected"),
+    [
+        ("plain Ä 検査", "", "plain Ä 検査"),
+        ("a\nb", "", "a\\nb"),
+        ("a\nb", "\n", "a\nb"),
+        ("\x1b[31mred\x07", "", "\\x1b[31mred\\x07"),
+        ("invoice\u202egnp.exe", "", "invoice\\u202egnp.exe"),  # would read "exe.png"
+        ("\u2066\u200b\ufeff\u2028", "", "\\u2066\\u200b\\ufeff\\u2028"),
+        ("\udcff", "", "\\udcff"),  # a byte of a file name that is no UTF-8
+    ],
+)
+def test_visible(text, keep, expected):
+    assert report.visible(text, keep) == expected
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_visible_text_can_be_printed(text):
+    shown = report.visible(text)
+    assert shown.isprintable()
+    shown.encode("utf-8")
+
+
+def test_an_overlay_shows_box_and_mask_and_leaves_the_rest(tmp_path):
+    path = recordings.draw(tmp_path / "a.png")
+    import numpy as np
+
+    filled = np.zeros((84, 112), bool)
+    filled[43:51, 64:76] = True
+    one = inspection(boxes=FOUND, masks=(boxes.encode_mask(filled, "posterior"),))
+    image = report.overlay(one, path)
+    before = Image.open(path).convert("RGB")
+    assert image.size == recordings.SIZE_WH
+    assert {image.getpixel((59, y)) for y in range(42, 52)} == {BOX["defect"]}  # the frame lies around the box
+    assert {image.getpixel((80, y)) for y in range(42, 52)} == {BOX["defect"]}  # half-open: column 79 is the last inside
+    assert {image.getpixel((x, y)) == before.getpixel((x, y)) for x in (60, 79) for y in range(42, 52)} == {True}
+    assert image.getpixel((70, 47)) != before.getpixel((70, 47))  # tinted
+    assert image.getpixel((20, 70)) == before.getpixel((20, 70))
+    assert report.overlay(one, before).tobytes() == image.tobytes()
+    assert report.overlay(one, path, long_side=480).size == (480, 360)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        Box(x1=-500, y1=-500, x2=5000, y2=5000),
+        Box(x1=200, y1=200, x2=300, y2=300),
+        Box(x1=0, y1=0, x2=0.2, y2=0.1, label="x" * 5000),
+        Box(x1=1, y1=1, x2=2, y2=2, label="\udcff\n\u202e検査 <b>"),
+    ],
+)
+@pytest.mark.parametrize("size_wh", [(112, 84), (1, 1), (3, 300)])
+def test_an_overlay_of_any_box_can_be_drawn(box, size_wh):
+    one = inspection(boxes=(box,), masks=())
+    assert report.overlay(one, Image.new("L", size_wh)).size == size_wh
+    assert close_up(Image.new("RGB", size_wh), box, 64).size == (64, 64)
+
+
+def test_an_overlay_refuses_another_image(tmp_path):
+    import numpy as np
+
+    one = inspection(boxes=FOUND, masks=(boxes.encode_mask(np.ones((5, 5), bool), "box"),))
+    with pytest.raises(InputError, match=r"\(5, 5\)"):
+        report.overlay(one, recordings.draw(tmp_path / "a.png"))
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=())), unique=True))
+def test_overlay_names_are_safe_and_differ(names):
+    made = [overlay_name(name) for name in names]
+    assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,60}\.png", name) for name in made)
+    assert len(set(made)) == len(names)
+
+
+def write(tmp_path, results):
+    return report.write(tmp_path / "out", results, ABOUT).read_text(encoding="utf-8")
+
+
+def test_a_page_holds_everything_and_loads_nothing(tmp_path):
+    paths = [recordings.draw(tmp_path / f"{name}.png") for name in "abc"]
+    results = [
+        (recordings.sample(paths[0], knowledge="Plates are even."), inspection(paths[0].as_posix(), boxes=FOUND, masks=())),
+        (recordings.sample(paths[1]), inspection(paths[1].as_posix(), "good", boxes=())),
+        (recordings.sample(tmp_path / "gone.png"), Inspection(sample_id="gone", verdict="unsure", reason="failed", error="it is gone")),
+    ]
+    html = write(tmp_path, results)
+    for text in (
+        "Plates are even.",
+        "because",
+        "it is gone",
+        "60, 40, 80, 54",
+        "stain",
+        "Apache-2.0",
+        "anomalyr1 inspect parts",
+        "No picture",
+    ):
+        assert text in html, text
+    assert html.count("data:image/jpeg;base64,") == 4
+    assert "default-src 'none'" in html
+    assert not re.search(r"<script|<link|<iframe|https?:|\son\w+=|\sstyle=|url\(|@import", html)
+    style = html.partition("<style>")[2].partition("</style>")[0]
+    assert f"sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}" in html.replace("&#43;", "+")
+    assert [path.name for path in (tmp_path / "out" / "overlays").iterdir()] == [overlay_name(paths[0].as_posix())]
+    assert write(tmp_path, results) == html  # nothing in it depends on time
+
+
+@pytest.mark.parametrize(
+    ("statuses", "explained"), [(["strict"] * 4 + ["lenient"], False), (["strict"] * 3 + ["lenient"], True), ([], False)]
+)
+def test_a_page_explains_many_replies_in_another_form(statuses, explained):
+    html = page_function([], [inspection(f"{i}", status=status) for i, status in enumerate(statuses)], ABOUT)
+    assert ("Fine-tuning" in html) == explained
+
+
+def test_a_page_shows_what_needs_a_look_first_and_says_what_it_leaves_out(tmp_path):
+    path = recordings.draw(tmp_path / "a.png")
+    results = [
+        (Sample(id=name, image=path), inspection(name, verdict))
+        for name, verdict in (("even part", "good"), ("bent part", "defect"), ("odd part", "unsure"))
+    ]
+    html = report.write(tmp_path, results, ABOUT, max_cards=2).read_text(encoding="utf-8")
+    assert "Shown are 2 of 3" in html
+    assert "even part" not in html and html.index("bent part") < html.index("odd part")
+
+
+def test_every_text_is_escaped():
+    hostile = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'{{ 7*7 }}"
+    box = Box(x1=0, y1=0, x2=2, y2=2, label=hostile)
+    answer = Answer(status="strict", reasoning=hostile, conclusion="A", choice="A")
+    reply = Reply(question_id=hostile, completion=hostile, answer=answer)
+    one = Inspection(sample_id=hostile, verdict="unsure", reason=hostile, boxes=(box,), replies=(reply,), counts={hostile: 1})
+    failed = Inspection(sample_id=hostile, verdict="unsure", reason=hostile, error=hostile)
+    known = Sample(id=hostile, image=hostile, knowledge=hostile, references=(hostile,))
+    fingerprint = recordings.FINGERPRINT.model_copy(update={"model": hostile, "revision": hostile, "versions": {hostile: hostile}})
+    image = Image.new("RGB", (8, 8))
+    about = report.About(fingerprint, hostile, hostile, hostile, hostile)
+    html = page_function([card(known, one, image), card(known, failed, None)], [one, failed], about)
+    assert "<script>" not in html and "<img src=x" not in html
+    assert "{{ 7*7 }}" in html  # shown, not computed
+    assert html.count("&lt;script&gt;") >= 15

@@ -1,0 +1,1 @@
+"""What several tests use: drawn data, tiny models, recorded runs."""
