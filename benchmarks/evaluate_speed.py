@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from anomalyr1 import answers, records
-from anomalyr1.evaluation.provenance import load
+from anomalyr1.data.sources import load
 from anomalyr1.evaluation.run import given
 from anomalyr1.types import Fingerprint, Inspection, Reply
 

@@ -13,9 +13,10 @@ from numpy.random import Generator
 
 from anomalyr1.images import open_image, resize
 from anomalyr1.nano import loop
-from anomalyr1.nano.lessons import Teacher, grid_of, inspection
+from anomalyr1.nano.lessons import Teacher, grid_of
 from anomalyr1.nano.packing import CELL, hidden, logits, pack, vision
 from anomalyr1.nano.pool import FAMILY, Example
+from anomalyr1.prompts import gold_inspection_questions
 from anomalyr1.types import Sample
 
 if TYPE_CHECKING:
@@ -56,7 +57,9 @@ def tune(
         shown = [_varied(one, rng) for one in chosen]
         rows = []
         for one in shown:
-            asked = [question for question in inspection(one.sample) if question.answer is not None or question.boxes is not None]
+            asked = [
+                question for question in gold_inspection_questions(one.sample) if question.answer is not None or question.boxes is not None
+            ]
             gold = [teacher.gold(one.sample, question, one.look, one.frame, rng) for question in asked]
             rows.append(teacher.row(one.sample, asked, grid_of(one.frame.model_wh), gold))
         packed = pack(rows, model.model, teacher.ids.image, teacher.ids.pad)

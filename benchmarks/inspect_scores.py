@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from anomalyr1 import Inspector, data, prompts
-from anomalyr1.drawn import draw as procedural
+from anomalyr1.drawn import dataset as drawn_dataset
 from anomalyr1.engines.engine import GREEDY, Sampling
 from anomalyr1.evaluation import calibration
 from anomalyr1.inspection.inspector import VOTING
@@ -43,7 +43,7 @@ Arrays = NDArray[Any]
 def samples_of(name: str, count: int, shared: Path | None, folder: Path) -> list[Sample]:
     """`count` samples of a set, without reference images. Raises `InputError` or `SetupError` where it cannot be had."""
     if name in DRAWN:
-        drawn = procedural.write(DRAWN[name].format(count), folder / name, prompts.GROUNDING_TEXT)
+        drawn = drawn_dataset.write(DRAWN[name].format(count), folder / name, prompts.GROUNDING_TEXT)
         return [sample.model_copy(update={"references": ()}) for sample in drawn]
     if name not in REAL:
         raise InputError(f"unknown set {name!r}; choose among {', '.join((*DRAWN, *REAL))}")

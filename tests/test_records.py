@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anomalyr1 import records
+from anomalyr1 import files, records
 from anomalyr1.types import Box, Fingerprint, InputError, Inspection, SetupError
 
 FINGERPRINT = Fingerprint(model="nano", family="qwen2_5_vl", style="ours", max_pixels=100_352, engine="local", versions={"torch": "2.14"})
@@ -142,7 +142,7 @@ def test_a_second_writer_is_refused(tmp_path):
 def test_writing_a_whole_file_replaces_it_and_leaves_nothing_behind(tmp_path):
     path = tmp_path / "new" / "page.html"
     for data in (b"one", b"two"):
-        records.write_whole(path, data)
+        files.write_whole(path, data)
         assert path.read_bytes() == data
     assert list(path.parent.iterdir()) == [path]
 
@@ -153,20 +153,20 @@ def names(folder):
 
 
 def test_a_new_folder_is_whole_or_absent(tmp_path):
-    with records.new_folder(tmp_path / "a" / "b") as folder:
+    with files.new_folder(tmp_path / "a" / "b") as folder:
         (folder / "file").write_text("x")
         assert not (tmp_path / "a" / "b").exists()
     assert (tmp_path / "a" / "b" / "file").read_text() == "x" and names(tmp_path / "a") == ["b"]
-    with pytest.raises(KeyError), records.new_folder(tmp_path / "c") as folder:
+    with pytest.raises(KeyError), files.new_folder(tmp_path / "c") as folder:
         (folder / "file").write_text("x")
         raise KeyError
-    with pytest.raises(InputError, match="exists"), records.new_folder(tmp_path / "a"):
+    with pytest.raises(InputError, match="exists"), files.new_folder(tmp_path / "a"):
         pass
     assert names(tmp_path) == ["a"]
 
 
 def test_a_new_folder_that_appears_meanwhile_is_not_replaced(tmp_path):
-    with pytest.raises(InputError, match="exists"), records.new_folder(tmp_path / "a"):
+    with pytest.raises(InputError, match="exists"), files.new_folder(tmp_path / "a"):
         (tmp_path / "a").mkdir()
         (tmp_path / "a" / "theirs").write_text("x")
     assert names(tmp_path) == ["a"] and names(tmp_path / "a") == ["theirs"]
@@ -174,7 +174,7 @@ def test_a_new_folder_that_appears_meanwhile_is_not_replaced(tmp_path):
 
 def test_a_new_folder_that_the_disk_refuses_is_a_setup_error(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(SetupError, match="cannot write"), records.new_folder(tmp_path / "file" / "a"):
+    with pytest.raises(SetupError, match="cannot write"), files.new_folder(tmp_path / "file" / "a"):
         pass
 
 

@@ -18,8 +18,8 @@ MODULES = sorted(name for _, name, _ in pkgutil.walk_packages([str(SRC)], "anoma
 
 # Docs/design order: a module imports only from those above it, or from its own folder.
 ORDER = (
-    "types", "records", "boxes", "images", "prompts", "answers", "rewards", "policy", "shared_prefix", "data", "drawn", "engines",
-    "inspection", "evaluation", "report", "training", "nano", "reproduction", "cli",
+    "version", "types", "files", "records", "boxes", "images", "prompts", "answers", "rewards", "policy", "shared_prefix", "data", "drawn",
+    "engines", "inspection", "evaluation", "report", "training", "nano", "reproduction", "cli",
 )  # fmt: skip
 
 

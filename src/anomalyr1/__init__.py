@@ -25,10 +25,7 @@ def __getattr__(name: str) -> object:
 
         return Inspector
     if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
+        from anomalyr1.version import __version__
 
-        try:
-            return version("anomalyr1")
-        except PackageNotFoundError:  # run from a checkout that is not installed
-            return "not installed"
+        return __version__
     raise AttributeError(f"module 'anomalyr1' has no attribute {name!r}")

@@ -228,3 +228,16 @@ def _content(template: str, values: dict[str, str], pictures: dict[str, tuple[Pa
 
 def _has_surrogates(text: str) -> bool:
     return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def with_gold(sample: Sample, question: Question) -> Question:
+    """One of the two questions that `inspect` asks, with its gold from the sample's truth, where that is known."""
+    if question.kind == "grounding":
+        return question.model_copy(update={"boxes": () if sample.anomalous is False else sample.boxes})
+    return question.model_copy(update={"answer": {True: "A", False: "B", None: None}[sample.anomalous]})
+
+
+def gold_inspection_questions(sample: Sample) -> tuple[Question, Question]:
+    """The verdict and grounding questions of `inspect` with gold."""
+    verdict, grounding = inspection_questions(sample.id)
+    return with_gold(sample, verdict), with_gold(sample, grounding)

@@ -11,15 +11,13 @@ import contextlib
 import json
 import logging
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
 from pydantic import ValidationError
 
+from anomalyr1.files import _sync_folder, lock
 from anomalyr1.types import Fingerprint, InputError, Inspection, SetupError
 
 log = logging.getLogger(__name__)
@@ -119,57 +117,6 @@ class Writer:
         self.close()
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, sync and rename it, so that a reader sees the old or the new file, never half of one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise SetupError(f"cannot write {str(path)!r}: {error.strerror}") from error
-
-
-@contextlib.contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `target` when the block ends well and vanishes when it does not; its own files need no renaming.
-
-    Raises `InputError` when there is something at `target`, and `SetupError` when the disk refuses; errors of the block pass through.
-    A process that is killed outright leaves a hidden folder behind.
-    """
-    _require_absent(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        waiting = Path(tempfile.mkdtemp(prefix=".unfinished-", suffix=".part", dir=target.parent))
-    except OSError as error:
-        raise SetupError(f"cannot write {str(target)!r}: {error.strerror}") from error
-    try:
-        yield waiting
-        if hasattr(os, "sync"):
-            os.sync()  # one wait for all files instead of one each
-        umask = os.umask(0)
-        os.umask(umask)
-        try:
-            waiting.chmod(0o777 & ~umask)
-            _require_absent(target)
-            waiting.rename(target)
-            _sync_folder(target.parent)
-        except OSError as error:
-            raise SetupError(f"cannot write {str(target)!r}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(waiting, ignore_errors=True)
-
-
-def _require_absent(target: Path) -> None:
-    if os.path.lexists(target):
-        raise InputError(f"{str(target)!r} exists, and nothing is written over it; name a new folder")
-
-
 def _whole_lines(data: bytes) -> bytes:
     return data[: data.rfind(b"\n") + 1]
 
@@ -208,28 +155,3 @@ def _require_same(path: Path, theirs: Fingerprint, ours: Fingerprint) -> None:
             f"{str(path)!r} was made by another run, so it cannot be resumed: {'; '.join(differences)}. "
             "Write to another folder, or delete the file"
         )
-
-
-def lock(descriptor: int, path: Path) -> None:
-    """Keep other processes away from what an open file stands for, until it is closed. Raises `InputError` where one was first."""
-    try:
-        import fcntl
-    except ImportError:  # Windows has no advisory locks of this kind
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InputError(f"another process is writing to {str(path)!r}; wait for it to end, or write to another folder") from error
-    except OSError:  # a file system without locks
-        log.warning("%r lies on a file system without locks; make sure that only one run writes to it", str(path))
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new name in a folder survive a power cut, where the system can sync folders."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

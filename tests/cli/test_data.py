@@ -12,7 +12,7 @@ from PIL import Image
 from anomalyr1 import data
 from anomalyr1.data import export
 from anomalyr1.data import splits as fewshot
-from anomalyr1.drawn import draw as procedural
+from anomalyr1.drawn import dataset as drawn_dataset
 from support import layouts
 from support.pictures import picture
 
@@ -21,7 +21,7 @@ from support.pictures import picture
 def drawn(tmp_path_factory):
     """The spec of drawn parts in a JSON lines file."""
     folder = tmp_path_factory.mktemp("drawn")
-    samples = procedural.write("drawn:seen?n=24&seed=4", folder / "in", "Where?")
+    samples = drawn_dataset.write("drawn:seen?n=24&seed=4", folder / "in", "Where?")
     return export.export(samples, "jsonl", folder / "out").load
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from anomalyr1 import data
-from anomalyr1.drawn import draw as procedural
+from anomalyr1.drawn import dataset as drawn_dataset
 from anomalyr1.prompts import GROUNDING_TEXT
 from anomalyr1.types import SetupError
 
@@ -39,5 +39,5 @@ def test_a_missing_package_is_named(monkeypatch):
 
 def test_drawn(tmp_path):
     samples = data.load("drawn:dev?n=4&seed=2", folder=tmp_path)
-    assert list(samples) == procedural.write("drawn:dev?n=4&seed=2", tmp_path, GROUNDING_TEXT)
+    assert list(samples) == drawn_dataset.write("drawn:dev?n=4&seed=2", tmp_path, GROUNDING_TEXT)
     assert all(sample.image.is_file() for sample in samples)

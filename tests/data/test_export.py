@@ -13,14 +13,14 @@ from PIL import Image
 from anomalyr1 import data
 from anomalyr1.data.export import FORMATS, export
 from anomalyr1.data.mask_files import read_mask
-from anomalyr1.drawn import draw as procedural
+from anomalyr1.drawn import dataset as drawn_dataset
 from anomalyr1.types import Box, InputError, Question, Sample, SetupError
 from support import layouts
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    return procedural.write("drawn:seen?n=12&seed=4", tmp_path_factory.mktemp("drawn"), "Where?")
+    return drawn_dataset.write("drawn:seen?n=12&seed=4", tmp_path_factory.mktemp("drawn"), "Where?")
 
 
 def bytes_of(path):

@@ -12,6 +12,8 @@ import PIL.Image
 import pytest
 
 from anomalyr1 import boxes as box_arithmetic
+from anomalyr1.drawn import contact_sheet as drawn_sheet
+from anomalyr1.drawn import dataset as drawn_dataset
 from anomalyr1.drawn import draw as procedural
 from anomalyr1.drawn import questions as drawn_questions
 from anomalyr1.drawn.defects import LOGICAL
@@ -205,7 +207,7 @@ def test_unfamiliar_parts_are_of_many_designs_and_name_no_category_that_is_kept_
     assert len({(one.facts.shape, one.facts.colour, one.facts.count) for one in goods}) > 30
     assert 2 < sum(one.facts.count is None for one in goods) < 20
     with pytest.raises(InputError, match="choose one of"):
-        procedural.parse_spec("drawn:unfamiliar-part?n=1&seed=0")  # no test set: it is for training nano alone
+        drawn_dataset.parse_spec("drawn:unfamiliar-part?n=1&seed=0")  # no test set: it is for training nano alone
 
 
 def test_letters_are_balanced(many):
@@ -224,7 +226,7 @@ def test_letters_are_balanced(many):
     ],
 )
 def test_parse_spec(spec, expected):
-    read = procedural.parse_spec(spec)
+    read = drawn_dataset.parse_spec(spec)
     assert (read.split, read.n, read.seed) == expected
 
 
@@ -250,7 +252,7 @@ def test_parse_spec(spec, expected):
 )
 def test_parse_spec_names_what_is_wrong(spec, names):
     with pytest.raises(InputError, match=names.replace("?", r"\?")):
-        procedural.parse_spec(spec)
+        drawn_dataset.parse_spec(spec)
 
 
 @pytest.mark.parametrize(
@@ -267,9 +269,9 @@ def test_draw_refuses_what_cannot_be(category, defect, names):
 
 
 def test_write(tmp_path):
-    samples = procedural.write("drawn:dev?n=6&seed=3", tmp_path, "Find it.")
+    samples = drawn_dataset.write("drawn:dev?n=6&seed=3", tmp_path, "Find it.")
     assert [sample.id for sample in samples] == [f"drawn/dev-{3_000_000 + i:09d}" for i in range(6)]
-    for sample, one in zip(samples, procedural.drawn("drawn:dev?n=6&seed=3"), strict=True):
+    for sample, one in zip(samples, drawn_dataset.drawn("drawn:dev?n=6&seed=3"), strict=True):
         assert np.array_equal(np.asarray(PIL.Image.open(sample.image)), one.image)
         assert np.array_equal(np.asarray(PIL.Image.open(sample.references[0])), procedural.reference(one))
         assert sample.anomalous == (one.defect is not None) == (sample.mask is not None)
@@ -280,12 +282,12 @@ def test_write(tmp_path):
             assert stored.mode == "1"
             assert np.array_equal(np.asarray(stored), one.mask)
     assert not list(tmp_path.rglob("*.tmp"))
-    first = procedural.write("drawn:dev?n=2&seed=3", tmp_path / "again", "Find it.")
+    first = drawn_dataset.write("drawn:dev?n=2&seed=3", tmp_path / "again", "Find it.")
     assert [s.id for s in first] == [s.id for s in samples[:2]]  # a smaller n is a prefix
     assert [s.questions for s in first] == [s.questions for s in samples[:2]]
 
 
 def test_contact_sheet():
-    sheet = procedural.contact_sheet(("washer", "woven fabric"), columns=5, cell=84)
+    sheet = drawn_sheet.contact_sheet(("washer", "woven fabric"), columns=5, cell=84)
     assert sheet.dtype == np.uint8
     assert sheet.shape == (2 * (84 + 18), 5 * (84 + 6), 3)

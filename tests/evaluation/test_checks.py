@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from anomalyr1 import rewards
-from anomalyr1.drawn import draw as procedural
+from anomalyr1.drawn import dataset as drawn_dataset
 from anomalyr1.evaluation import checks
 from anomalyr1.evaluation.checks import check
 from anomalyr1.types import Box, InputError, Question, Sample
@@ -142,7 +142,7 @@ def test_only_plain_verdict_questions_are_compared_with_the_sample(files, change
 
 
 def test_drawn_samples_have_no_problem(tmp_path):
-    assert check(procedural.write("drawn:seen?n=18", tmp_path, "Where?")) == []
+    assert check(drawn_dataset.write("drawn:seen?n=18", tmp_path, "Where?")) == []
 
 
 def test_without_digests_the_same_image_goes_unseen(files, monkeypatch):

@@ -26,7 +26,7 @@ from anomalyr1.nano.helper_losses import Code, SightHints, cells
 from anomalyr1.nano.packing import Branch, Row
 from anomalyr1.nano.pool import Pool, draw_shard, example
 from anomalyr1.policy.load import BUNDLED
-from anomalyr1.training import completions
+from anomalyr1.training import completions, scoring
 from anomalyr1.types import LETTERS, InputError, Sample
 
 SHIPPED = BUNDLED["nano"]
@@ -129,7 +129,7 @@ def test_generate_writes_what_hugging_face_writes(tiny):
     teacher = lessons.Teacher(processor)
     one = drawn(1)[0]
     sample = exam.given(one, knowledge=False, reference=True)
-    asked = list(lessons.inspection(sample))
+    asked = list(prompts.gold_inspection_questions(sample))
     row = teacher.row(sample, asked, lessons.grid_of(one.frame.model_wh), None)
     rows = [Row(row.prefix, row.grids_hw, [branch]) for branch in row.branches]
     with torch.inference_mode():
@@ -217,7 +217,7 @@ def test_what_is_taught_reads_as_it_was_meant():
     for one in drawn(40, with_reference=False):
         sample, rng = one.sample, np.random.default_rng(0)
         place = boxes.place(sample.boxes[0], one.frame.original_wh) if sample.boxes else None
-        for question in (*lessons.inspection(sample), *sample.questions):
+        for question in (*prompts.gold_inspection_questions(sample), *sample.questions):
             text = completions.reasoning(sample, question, one.look, place, rng)
             answer = answers.parse(answers.write(text, question.answer or sample.boxes, one.frame), question.options, one.frame)
             assert answer.status == "strict"
@@ -280,7 +280,7 @@ def test_unreliable_reasoning_contradicts_or_is_silent_as_often_as_it_says():
     fates, rng = [], np.random.default_rng(0)
     for one in drawn(60, with_reference=False):
         place = boxes.place(one.sample.boxes[0], one.frame.original_wh) if one.sample.boxes else None
-        for question in lessons.inspection(one.sample):
+        for question in prompts.gold_inspection_questions(one.sample):
             text = completions.unreliable(one.sample, question, one.look, place, rng)
             answer = answers.parse(answers.write(text, question.answer or one.sample.boxes, one.frame), question.options, one.frame)
             assert answer.status == "strict"
@@ -354,7 +354,7 @@ def test_heads_tell_rows_and_columns_from_the_start():
     start.tell_place(language, teacher.ids.vision_start, teacher.tokenizer.convert_tokens_to_ids("<|im_start|>"))
     one = drawn(1)[0]
     h, w = lessons.grid_of(one.frame.model_wh)
-    row = teacher.row(exam.given(one, True, False), [lessons.inspection(one.sample)[0]], (h, w), None)
+    row = teacher.row(exam.given(one, True, False), [prompts.gold_inspection_questions(one.sample)[0]], (h, w), None)
     batch = packing.pack([row], model.model, teacher.ids.image, teacher.ids.pad)
     tokens = 0.6 * torch.randn(h * w, TINY.text_width, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -407,7 +407,9 @@ def test_what_followed_a_word_before_is_written_again_from_the_start():
 
 def pair_of(model, teacher, one):
     """A packed prompt with a reference, and image tokens of which the inspected image's are the reference's in another order."""
-    row = teacher.row(exam.given(one, True, True), [lessons.inspection(one.sample)[0]], lessons.grid_of(one.frame.model_wh), None)
+    row = teacher.row(
+        exam.given(one, True, True), [prompts.gold_inspection_questions(one.sample)[0]], lessons.grid_of(one.frame.model_wh), None
+    )
     batch = packing.pack([row], model.model, teacher.ids.image, teacher.ids.pad)
     draw = torch.Generator().manual_seed(0)
     tokens = torch.randn(len(batch.last_image_at[1]), TINY.text_width, generator=draw)
@@ -443,7 +445,9 @@ def test_the_comparing_head_is_told_where_to_look():
     right = nano_stages._comparing(looks, batch, truths)["compare"]
     wrong = nano_stages._comparing(looks.roll(len(columns[0]) // 2, -1), batch, truths)["compare"]
     assert float(right) < 0.01 and float(wrong) > 4
-    row = teacher.row(exam.given(one, True, False), [lessons.inspection(one.sample)[0]], lessons.grid_of(one.frame.model_wh), None)
+    row = teacher.row(
+        exam.given(one, True, False), [prompts.gold_inspection_questions(one.sample)[0]], lessons.grid_of(one.frame.model_wh), None
+    )
     assert nano_stages._comparing(looks, packing.pack([row], model.model, teacher.ids.image, teacher.ids.pad), truths) == {}
 
 
@@ -513,8 +517,8 @@ def test_what_is_read_leniently_is_wrong_in_an_examination(tiny, monkeypatch):
 
 
 def test_balanced_accuracy_needs_both_kinds():
-    assert exam.summary({"defect found": 0.8, "good passed": 0.6})["balanced accuracy"] == pytest.approx(0.7)
-    assert "balanced accuracy" not in exam.summary({"defect found": 0.8})
+    assert scoring.summary({"defect found": 0.8, "good passed": 0.6})["balanced accuracy"] == pytest.approx(0.7)
+    assert "balanced accuracy" not in scoring.summary({"defect found": 0.8})
 
 
 def test_a_point_of_the_curve_stands_once(tmp_path):

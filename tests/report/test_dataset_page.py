@@ -9,7 +9,7 @@ from base64 import b64encode
 import pytest
 from PIL import Image
 
-from anomalyr1.drawn import draw as procedural
+from anomalyr1.drawn import dataset as drawn_dataset
 from anomalyr1.report import dataset_page as dataset
 from anomalyr1.types import Box, Question, Sample
 from support.pages import CHROMIUM, LIVE, PAYLOADS, Dom, browse, canary, real  # noqa: F401  # canary is a fixture
@@ -60,7 +60,7 @@ def test_examples_are_of_as_many_kinds_as_there_is_room_for():
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    return procedural.write("drawn:seen?n=12&seed=4", tmp_path_factory.mktemp("drawn"), "Where?")
+    return drawn_dataset.write("drawn:seen?n=12&seed=4", tmp_path_factory.mktemp("drawn"), "Where?")
 
 
 def test_the_page_of_drawn_parts(drawn, tmp_path):

@@ -56,8 +56,8 @@ def pairs(tmp_path):
 
 
 def evaluated(known, title="inspections.jsonl"):
+    from anomalyr1.data.sources import Loaded
     from anomalyr1.evaluation import run as evaluate
-    from anomalyr1.evaluation.provenance import Loaded
 
     source = evaluate.Source(spec="folder:parts", samples=len(known), questions="", inspections="x")
     loaded = Loaded([sample for sample, _ in known], {}, None)

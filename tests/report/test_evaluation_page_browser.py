@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from anomalyr1.data.sources import Loaded
 from anomalyr1.evaluation import run as evaluate
-from anomalyr1.evaluation.provenance import Loaded
 from anomalyr1.report import evaluation_page as results
 from anomalyr1.report import training_page as run
 from anomalyr1.types import Answer, Box, Inspection, Question, Reply, Sample

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from anomalyr1 import records
+from anomalyr1 import files
 from anomalyr1.answers.completion import parse
 from anomalyr1.cli import reproduce as cli_reproduce
 from anomalyr1.reproduction import arms, page
@@ -203,7 +203,7 @@ def test_a_study_is_added_to(study, tmp_path):
     with pytest.raises(InputError, match="no experiment of this version"):
         begin(copied, made)
     with (copied / "lock").open("wb") as held, pytest.raises(InputError, match="another process"):
-        records.lock(held.fileno(), copied)
+        files.lock(held.fileno(), copied)
         Runner(copied, made, lambda _: None).run()
 
 

@@ -5,7 +5,7 @@ import json
 from PIL import Image
 
 from anomalyr1 import answers, records
-from anomalyr1.evaluation.provenance import load
+from anomalyr1.data.sources import load
 from anomalyr1.evaluation.run import given
 from anomalyr1.types import Fingerprint, Inspection, Reply
 

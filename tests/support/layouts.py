@@ -10,13 +10,14 @@ import numpy as np
 import PIL.Image
 
 from anomalyr1.drawn import draw as procedural
+from anomalyr1.drawn import record as drawn_record
 
 CATEGORIES = ("washer", "label")
 DEFECTS = {"washer": ("scratch", "stain"), "label": ("scratch", "hole")}
 
 
 @functools.cache
-def drawn(category: str, kind: str | None, seed: int = 3) -> procedural.Drawn:
+def drawn(category: str, kind: str | None, seed: int = 3) -> drawn_record.Drawn:
     return procedural.draw(seed, category, kind)
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from anomalyr1 import data
-from anomalyr1.nano.lessons import inspection
 from anomalyr1.policy.load import load_policy
+from anomalyr1.prompts import gold_inspection_questions
 from anomalyr1.training import held_out
 from anomalyr1.training.grpo import SharedPrefixGRPOTrainer
 from anomalyr1.training.held_out import HeldOut, Told, attach, intervals, measure
@@ -27,7 +27,7 @@ def samples(tmp_path_factory):
 
 
 def told(sample, choice, score, boxes=()):
-    verdict, grounding = inspection(sample)
+    verdict, grounding = gold_inspection_questions(sample)
     status = "unparseable" if choice is None else "strict"
     return [
         Told(sample, verdict, Answer(status=status, choice=choice, conclusion=choice), score),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from anomalyr1.data import sources
 from anomalyr1.images import fit
 from anomalyr1.training import costs, dataset, plan, settings
 from anomalyr1.training import model_size as shape
@@ -20,7 +21,7 @@ MACHINE = costs.Machine("CPU, a made-up one", 1e11, 1e10, 10**12)
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory):
-    return dataset.load_samples(["drawn:dev?n=3&seed=0"], tmp_path_factory.mktemp("drawn"))
+    return sources.load_samples(["drawn:dev?n=3&seed=0"], tmp_path_factory.mktemp("drawn"))
 
 
 @pytest.fixture(autouse=True)

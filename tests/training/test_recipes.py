@@ -22,7 +22,7 @@ def test_trl_takes_a_shipped_recipe(name, tmp_path):
 
     from trl import GRPOConfig, SFTConfig
 
-    from anomalyr1.drawn.draw import parse_spec
+    from anomalyr1.drawn.dataset import parse_spec
     from anomalyr1.rewards import load_reward
 
     recipe = load_recipe(name)

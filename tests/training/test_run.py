@@ -15,8 +15,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from anomalyr1.data import sources
 from anomalyr1.policy.load import load_policy
-from anomalyr1.training import checkpoints, dataset, run
+from anomalyr1.training import checkpoints, run
 from anomalyr1.training.recipes import load_recipe
 from anomalyr1.training.run import train
 from anomalyr1.training.run_folder import read_groups
@@ -43,7 +44,7 @@ def test_the_run_folder(whole):
     assert load_recipe(str(out / "recipe.yaml")) == runs.recipe()
     record = json.loads((out / "run.json").read_text())
     assert record["command"] == "anomalyr1 train mine.yaml" and record["data fingerprint"].startswith("sha256:")
-    assert record["data"] == [{"spec": runs.DATA, "licence": dataset.LICENCES["drawn"]}]
+    assert record["data"] == [{"spec": runs.DATA, "licence": sources.LICENCES["drawn"]}]
     assert record["versions"]["trl"].startswith("1.16") and record["steps"] == 4
     assert [one["step"] for one in runs.lines(out / "metrics.jsonl")] == [1, 2, 3, 4]
     assert said[0].startswith("plan: 4 steps") and said[-1] == f"trained policy: {out / 'final'}"

@@ -7,6 +7,7 @@ import torch
 
 from anomalyr1 import prompts
 from anomalyr1.answers.completion import parse
+from anomalyr1.data import sources
 from anomalyr1.policy.load import load_policy
 from anomalyr1.rewards import REWARDS
 from anomalyr1.shared_prefix.groups import choose
@@ -19,7 +20,7 @@ from support import tiny, training_runs
 @pytest.fixture(scope="module")
 def material(tmp_path_factory):
     recipe = training_runs.recipe("sft")
-    whole = dataset.gather(dataset.load_samples(recipe.data, tmp_path_factory.mktemp("drawn"))[:2], recipe)
+    whole = dataset.gather(sources.load_samples(recipe.data, tmp_path_factory.mktemp("drawn"))[:2], recipe)
     few = [[task for task in whole.tasks if task.sample.id == sample.id][:3] for sample in whole.samples]
     return dataset.Material(whole.samples, [task for own in few for task in own], whole.pictures, whole.counts)
 

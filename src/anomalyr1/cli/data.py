@@ -146,7 +146,7 @@ def show(
     import io
 
     from anomalyr1.evaluation import checks
-    from anomalyr1.records import write_whole
+    from anomalyr1.files import write_whole
     from anomalyr1.report import dataset_page as dataset
     from anomalyr1.report.inspection_page import overlay_name
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from anomalyr1.cli.terminal import OK, SOME_FAILED, say
+from anomalyr1.data import sources
 from anomalyr1.types import Fingerprint, InputError, Inspection
 
 if TYPE_CHECKING:
+    from anomalyr1.data.sources import Loaded
     from anomalyr1.evaluation.comparison import Comparison
-    from anomalyr1.evaluation.provenance import Loaded
     from anomalyr1.evaluation.run import Evaluation
     from anomalyr1.inspection.inspector import Inspector
 
@@ -42,12 +43,12 @@ def evaluate(
     from anomalyr1.evaluation import run as evaluations
 
     ask = what in ("mmad", "model")
-    if what == "mmad" and not data.startswith(("mmad:", provenance.SPLIT)):
+    if what == "mmad" and not data.startswith(("mmad:", sources.SPLIT)):
         raise InputError(
             f"`evaluate mmad` asks the questions of MMAD, so --data is mmad:FOLDER, not {data!r}; for other data: evaluate model"
         )
     options = pairs(option) | _for_mmad(shots, template, knowledge)
-    loaded = provenance.load(data, options, out / "drawn")
+    loaded = sources.load(data, options, out / "drawn")
     if ask:
         from anomalyr1.inspection.inspector import Inspector
 
@@ -82,7 +83,7 @@ def compare(
     """Which answers of the second run flipped, whether that is more than chance, and how many questions would show it."""
     import anomalyr1
     from anomalyr1.evaluation import comparison as comparisons
-    from anomalyr1.records import write_whole
+    from anomalyr1.files import write_whole
     from anomalyr1.report import comparison_page as flips
 
     runs = comparisons.open_run(first), comparisons.open_run(second)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from anomalyr1.cli.terminal import OK, say
+from anomalyr1.data import sources
 from anomalyr1.types import InputError, Sample
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _inspected(path: Path, data: str | None, option: list[str] | None, maps: Pat
         note = "What is true of these images is not known here, so no figure says how good the verdicts are. Name the data set with --data."
         return Results(str(path), fingerprint, pairs, None, [note], anomalyr1.__version__)
     options = cli_data.pairs(option)
-    loaded = provenance.load(data, options, out / "drawn")
+    loaded = sources.load(data, options, out / "drawn")
     evaluations.require_same_data(path, fingerprint, loaded.samples)
     source = evaluations.Source(
         spec=data, options=options, folder=str((out / "drawn").absolute()), samples=len(loaded.samples),

@@ -21,7 +21,7 @@ class Scheme(NamedTuple):
     """What reads a kind of data set."""
 
     module: str
-    """Of this folder."""
+    """Dotted."""
     function: str
     options: str
     """The model of its options, in the same module."""
@@ -29,18 +29,18 @@ class Scheme(NamedTuple):
 
 
 SCHEMES: dict[str, Scheme] = {
-    "mmad": Scheme("mmad", "load", "Options", "mmad:FOLDER"),
-    "mvtec": Scheme("folders", "mvtec", "Options", "mvtec:FOLDER"),
-    "loco": Scheme("folders", "loco", "Options", "loco:FOLDER"),
-    "visa": Scheme("folders", "visa", "Options", "visa:FOLDER"),
-    "goodsad": Scheme("folders", "goodsad", "Options", "goodsad:FOLDER"),
-    "folder": Scheme("folders", "own", "Options", "folder:FOLDER"),
-    "coco": Scheme("annotations", "coco", "Options", "coco:FILE"),
-    "yolo": Scheme("annotations", "yolo", "Options", "yolo:FOLDER"),
-    "index": Scheme("annotations", "index", "Options", "index:FILE"),
-    "jsonl": Scheme("conversations", "load", "Options", "jsonl:FILE"),
-    "elpv": Scheme("elpv", "elpv", "ElpvOptions", "elpv"),
-    "drawn": Scheme("elpv", "drawn", "DrawnOptions", "drawn:seen?n=64&seed=0"),
+    "mmad": Scheme("anomalyr1.data.mmad", "load", "Options", "mmad:FOLDER"),
+    "mvtec": Scheme("anomalyr1.data.folders", "mvtec", "Options", "mvtec:FOLDER"),
+    "loco": Scheme("anomalyr1.data.folders", "loco", "Options", "loco:FOLDER"),
+    "visa": Scheme("anomalyr1.data.folders", "visa", "Options", "visa:FOLDER"),
+    "goodsad": Scheme("anomalyr1.data.folders", "goodsad", "Options", "goodsad:FOLDER"),
+    "folder": Scheme("anomalyr1.data.folders", "own", "Options", "folder:FOLDER"),
+    "coco": Scheme("anomalyr1.data.annotations", "coco", "Options", "coco:FILE"),
+    "yolo": Scheme("anomalyr1.data.annotations", "yolo", "Options", "yolo:FOLDER"),
+    "index": Scheme("anomalyr1.data.annotations", "index", "Options", "index:FILE"),
+    "jsonl": Scheme("anomalyr1.data.conversations", "load", "Options", "jsonl:FILE"),
+    "elpv": Scheme("anomalyr1.data.elpv", "elpv", "ElpvOptions", "elpv"),
+    "drawn": Scheme("anomalyr1.drawn.dataset", "load", "DrawnOptions", "drawn:seen?n=64&seed=0"),
 }
 """By the word before the colon."""
 
@@ -64,7 +64,7 @@ def load(spec: str, **options: object) -> Samples:
         raise InputError(f"{spec!r} names no kind of data set{_nearest(name, SCHEMES)}; write it as one of {_examples()}")
     if not rest and scheme.example != name:
         raise InputError(f"{spec!r} names no place; write it as {scheme.example}")
-    module = importlib.import_module(f"anomalyr1.data.{scheme.module}")
+    module = importlib.import_module(scheme.module)
     model = getattr(module, scheme.options)
     for key in options:
         if key not in model.model_fields:

@@ -27,7 +27,7 @@ from typing import IO, NamedTuple, Protocol
 from pydantic import Field
 
 from anomalyr1.data.tar_headers import BLOCK, tar_members
-from anomalyr1.records import new_folder
+from anomalyr1.files import new_folder
 from anomalyr1.types import InputError, Record, SetupError
 
 CHUNK = 1 << 20

@@ -1,9 +1,8 @@
-"""Data sets that need no download of one's own: ELPV from its pip package, and drawn parts."""
+"""ELPV, real solar cells, from its pip package."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections import Counter
 from pathlib import Path
 
 from pydantic import Field
@@ -11,9 +10,8 @@ from pydantic import Field
 from anomalyr1.data import readers as manifests
 from anomalyr1.data import rows as labelled
 from anomalyr1.data.rows import Collector, Row
-from anomalyr1.data.samples import Packer, Samples
-from anomalyr1.prompts import GROUNDING_TEXT
-from anomalyr1.types import InputError, Record, Sample, SetupError
+from anomalyr1.data.samples import Samples
+from anomalyr1.types import InputError, SetupError
 
 _CELLS = {"mono": "monocrystalline solar cell", "poly": "polycrystalline solar cell"}
 
@@ -56,27 +54,3 @@ def _verdict(probability: float, threshold: float | None) -> bool | None:
     if threshold is not None:
         return probability >= threshold
     return {0.0: False, 1.0: True}.get(probability)
-
-
-class DrawnOptions(Record):
-    """What drawn parts can be asked for; number and seed are in the spec."""
-
-    folder: Path | None = None
-    """Where the images are written."""
-
-
-def drawn(spec: str, path: Path, options: DrawnOptions) -> Samples:
-    """Drawn parts: they are drawn and written now, with masks and reference images, into `folder`."""
-    from anomalyr1.drawn import draw as procedural
-
-    parsed = procedural.parse_spec(spec)
-    if options.folder is None:
-        raise InputError(f"{spec!r} needs a folder to write the images to: load({spec!r}, folder=...)")
-    packer = Packer()
-    for sample in procedural.write(parsed, options.folder, GROUNDING_TEXT):
-        packer.add_text(sample.to_json())
-    return Samples(spec, "drawn", packer.done(), _as_written, Counter())
-
-
-def _as_written(row: dict[str, object], open_files: bool) -> Sample:
-    return Sample.model_validate(row)

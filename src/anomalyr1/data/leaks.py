@@ -14,7 +14,6 @@ Each way is a kind of `Leak`, and each test sample is named once a kind, with th
 from __future__ import annotations
 
 import bisect
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalyr1.data.samples import listed
+from anomalyr1.files import file_digest
 from anomalyr1.images import open_image
 from anomalyr1.types import InputError, Record, Sample
 
@@ -104,12 +104,6 @@ def file_digests(paths: Iterable[Path]) -> dict[Path, str]:
             f"{len(unreadable)} image files are missing or cannot be read: {listed(unreadable)}; restore them or correct their paths"
         )
     return found
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def perceptual_hash(path: Path) -> NDArray[np.uint64]:

@@ -26,7 +26,7 @@ from pydantic import Field, ValidationError
 
 from anomalyr1.data import leaks
 from anomalyr1.data.samples import listed
-from anomalyr1.records import write_whole
+from anomalyr1.files import write_whole
 from anomalyr1.types import InputError, Record, Sample
 
 Side = Literal["train", "test"]

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from anomalyr1.drawn.record import Facts
 from anomalyr1.drawn.scene import (
     METAL,
     PAINT,
-    Facts,
     Kit,
     Scene,
     Shape,

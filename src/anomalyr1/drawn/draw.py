@@ -6,15 +6,11 @@
 
 from __future__ import annotations
 
-import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
 import cv2
 import numpy as np
-import PIL.Image
 from numpy.random import Generator
 from numpy.typing import NDArray
 
@@ -25,11 +21,11 @@ from anomalyr1.drawn import questions as drawn_questions
 from anomalyr1.drawn import surfaces as parts_surfaces
 from anomalyr1.drawn import unfamiliar as parts_unfamiliar
 from anomalyr1.drawn.defects import LOGICAL, PHYSICAL
-from anomalyr1.drawn.scene import Edit, Facts, Floats, Kit, Light, Scene, lamp, photograph, shade
+from anomalyr1.drawn.record import Drawn, Facts, Image
+from anomalyr1.drawn.scene import Edit, Floats, Kit, Light, Scene, lamp, photograph, shade
 from anomalyr1.drawn.words import HELD_OUT_DEFECTS, SPLITS, UNFAMILIAR
-from anomalyr1.types import Box, InputError, Sample
+from anomalyr1.types import Box, InputError
 
-Image = NDArray[np.uint8]
 Painter = Callable[[Kit], tuple[Scene, Facts]]
 
 DEFECTS: tuple[str, ...] = (*PHYSICAL, *LOGICAL)
@@ -79,11 +75,6 @@ _DEFECTIVE = 0.55
 _SECOND = 0.12
 """Share of physical defects that come twice."""
 _ATTEMPTS = 32
-_SEED_STRIDE = 1_000_000
-"""Image seeds of a spec start at its seed times this, so specs with different seeds share no image."""
-MOST_SEED = 6_999
-MOST_DIGITS = 12
-"""Of a number in a spec."""
 _LEAST_PIXELS = 24
 _LEAST_CONTRAST = 13.0
 """Mean change of the lit scene in the mask, 0..255, strongest channel: what a person still sees through noise."""
@@ -91,25 +82,6 @@ _LEAST_CONTRAST = 13.0
 
 class Invisible(RuntimeError):
     """A defect could not be drawn so that it is seen."""
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """One drawn image and all that is true of it."""
-
-    image: Image
-    """(H, W, 3)."""
-    mask: NDArray[np.bool_]
-    """(H, W)."""
-    boxes: tuple[Box, ...]
-    """Largest first, labelled with the defect; () when good."""
-    category: str
-    defect: str | None
-    description: str
-    place: str | None
-    knowledge: str
-    seed: int
-    facts: Facts
 
 
 def draw(seed: int, category: str | None = None, defect: str | None = "any") -> Drawn:
@@ -144,139 +116,6 @@ def reference(drawn: Drawn, number: int = 0) -> Image:
     other = (drawn.seed, key, 7, number)
     scene, _ = _paint(drawn.category, (w, h), other, drawn.seed, None)
     return photograph(shade(scene, lamp(np.random.default_rng([*other, 4]))), np.random.default_rng([*other, 5]))
-
-
-@dataclass(frozen=True)
-class DrawnSpec:
-    """Which drawn images: `drawn:<split>?n=<count>&seed=<number>&references=<0 or 1>`."""
-
-    split: str
-    """Of categories, or one category, with a hyphen for a blank."""
-    n: int = 64
-    seed: int = 0
-    references: int = 1
-    """Whether a prompt about a part shows another good one, too."""
-
-    @property
-    def categories(self) -> tuple[str, ...]:
-        """What is drawn, in turn."""
-        return SPLITS.get(self.split) or (self.split.replace("-", " "),)
-
-
-def parse_spec(spec: str) -> DrawnSpec:
-    """Read a spec such as `drawn:dev?n=64&seed=3`. Raises `InputError` that names what is wrong."""
-    example = "write it as drawn:seen?n=64&seed=0"
-    scheme, colon, rest = spec.partition(":")
-    split, _, query = rest.partition("?")
-    if scheme != "drawn" or not colon:
-        raise InputError(f"{spec!r} is not a spec of drawn parts; {example}")
-    categories = [name.replace(" ", "-") for some in SPLITS.values() for name in some]
-    if split not in (*SPLITS, *categories):
-        raise InputError(f"{spec!r} names the split {split!r}; choose one of {', '.join(SPLITS)}, or a category: {', '.join(categories)}")
-    values: dict[str, int] = {}
-    for pair in query.split("&") if query else []:
-        key, _, text = pair.partition("=")
-        if not pair:
-            raise InputError(f"{spec!r} has nothing beside an &; {example}")
-        if key not in ("n", "seed", "references"):
-            raise InputError(f"{spec!r} has the unknown key {key!r}, known are n, seed and references; {example}")
-        if key in values:
-            raise InputError(f"{spec!r} gives {key} twice; {example}")
-        if not (text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS):
-            raise InputError(f"{spec!r} needs a whole number of at most {MOST_DIGITS} digits for {key}, got {text!r}; {example}")
-        values[key] = int(text)
-    result = DrawnSpec(split, **values)
-    if not 1 <= result.n <= _SEED_STRIDE:
-        raise InputError(f"{spec!r} asks for {result.n} images; n is 1 to {_SEED_STRIDE}")
-    if result.seed > MOST_SEED:
-        raise InputError(f"{spec!r} has the seed {result.seed}; at most {MOST_SEED}, for nano's own training drew what lies beyond")
-    if result.references > 1:
-        raise InputError(f"{spec!r} asks for {result.references} references; it is 0 or 1")
-    return result
-
-
-def drawn(spec: str | DrawnSpec) -> Iterator[Drawn]:
-    """The images of a spec in order: its categories in turn, 55 % defective."""
-    spec = parse_spec(spec) if isinstance(spec, str) else spec
-    categories = spec.categories
-    for i in range(spec.n):
-        yield draw(spec.seed * _SEED_STRIDE + i, categories[i % len(categories)])
-
-
-def sample_ids(spec: str | DrawnSpec) -> list[str]:
-    """The ids that `write` gives the samples of a spec; nothing is drawn."""
-    spec = parse_spec(spec) if isinstance(spec, str) else spec
-    return [_sample_id(spec.split, spec.seed * _SEED_STRIDE + i) for i in range(spec.n)]
-
-
-def _sample_id(split: str, seed: int) -> str:
-    return f"drawn/{split}-{seed:09d}"
-
-
-def write(spec: str | DrawnSpec, folder: str | Path, grounding_text: str) -> list[Sample]:
-    """Write the images of a spec, masks (1 bit, defective parts only) and one reference image each as PNG; samples with questions.
-
-    `grounding_text` asks for the boxes, e.g. `prompts.GROUNDING_TEXT`. The folder is made if need be; a file is complete or absent. Ids
-    depend on the spec's split and seed alone, so a larger n adds samples.
-    """
-    root = Path(folder)
-    for name in ("images", "masks", "references"):
-        (root / name).mkdir(parents=True, exist_ok=True)
-    spec = parse_spec(spec) if isinstance(spec, str) else spec
-    return [_written(one, spec, root, grounding_text) for one in drawn(spec)]
-
-
-def _written(one: Drawn, spec: DrawnSpec, root: Path, grounding_text: str) -> Sample:
-    sample_id = _sample_id(spec.split, one.seed)
-    name = sample_id.rpartition("/")[2]
-    image, mask, good = (root / part / f"{name}.png" for part in ("images", "masks", "references"))
-    _store(PIL.Image.fromarray(one.image), image)
-    if spec.references:
-        _store(PIL.Image.fromarray(reference(one)), good)
-    if one.defect is not None:
-        _store(PIL.Image.fromarray(one.mask), mask)
-    asked = drawn_questions.questions(one, np.random.default_rng([one.seed, 9]), grounding_text, sample_id)
-    return Sample(
-        id=sample_id, image=image, references=(good,) * spec.references, knowledge=one.knowledge, dataset="drawn", category=one.category,
-        defect=one.defect, anomalous=one.defect is not None, logical=one.defect in LOGICAL, boxes=one.boxes, questions=asked,
-        mask=mask if one.defect is not None else None,
-    )  # fmt: skip
-
-
-def _store(image: PIL.Image.Image, path: Path) -> None:
-    """Write a PNG under a temporary name, then rename it."""
-    waiting = path.with_suffix(".tmp")
-    with waiting.open("wb") as file:
-        image.save(file, format="PNG")
-        file.flush()
-        os.fsync(file.fileno())
-    waiting.replace(path)
-
-
-def contact_sheet(categories: Sequence[str], seed: int = 0, columns: int = 7, cell: int = 168) -> Image:
-    """A picture of drawn parts for people, (H, W, 3): a row per category, two good parts and then defects with their boxes and names."""
-    rows = []
-    for row, category in enumerate(categories):
-        kinds = [None, None, *LEGAL[category]]
-        shown = kinds[: columns - 1] + kinds[-1:] if len(kinds) > columns else [*kinds, *LEGAL[category]][:columns]
-        rows.append(np.hstack([_tile(draw(seed + 31 * row + k, category, kind), cell) for k, kind in enumerate(shown)]))
-    return np.vstack(rows)
-
-
-def _tile(one: Drawn, cell: int) -> Image:
-    """One image with boxes, scaled into a square `cell`, above its caption."""
-    h, w = one.image.shape[:2]
-    scale = cell / max(h, w)
-    tile = np.full((cell + 18, cell + 6, 3), 255, np.uint8)
-    small = cv2.resize(one.image, (round(w * scale), round(h * scale)), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    for box in one.boxes:
-        low, high = (int(box.x1 * scale) - 2, int(box.y1 * scale) - 2), (int(box.x2 * scale) + 2, int(box.y2 * scale) + 2)
-        cv2.rectangle(small, low, high, (255, 0, 200), 1, cv2.LINE_AA)
-    tile[: small.shape[0], : small.shape[1]] = small
-    cv2.putText(
-        tile, one.description or f"{one.category}, good", (2, cell + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (20, 20, 20), 1, cv2.LINE_AA
-    )
-    return tile
 
 
 def _chosen_kind(category: str, defect: str | None, plan: Generator) -> str | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from anomalyr1.drawn.record import Facts
 from anomalyr1.drawn.scene import (
     METAL,
     PAINT,
-    Facts,
     Floats,
     Kit,
     Scene,

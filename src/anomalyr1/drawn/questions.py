@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from numpy.random import Generator
 
 from anomalyr1.data.multiple_choice import GIVEN, TEXTS, choice, one, some
-from anomalyr1.drawn.scene import Facts
+from anomalyr1.drawn.record import Facts
 from anomalyr1.drawn.words import EFFECT, GOOD_LOOK, HARMLESS, HELD_OUT_DEFECTS, MATERIAL, PURPOSE, SHAPES, SPLITS, TRAINED, UNFAMILIAR
 from anomalyr1.prompts import VERDICT_TEXT
 from anomalyr1.types import PLACES, Kind, Question
 
 if TYPE_CHECKING:
-    from anomalyr1.drawn.draw import Drawn
+    from anomalyr1.drawn.record import Drawn
 
 
 _FACT_TEXTS: dict[str, tuple[str, ...]] = {

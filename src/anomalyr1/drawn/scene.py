@@ -21,19 +21,6 @@ Shape = Callable[[Floats, Floats], Floats]
 """Signed distance in pixels (negative inside) at local coordinates x, y."""
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What can be asked about a good part of this design; names are plain words."""
-
-    material: str
-    colour: str
-    shape: str
-    count: tuple[str, int] | None = None
-    """Name (plural) and number of what can be counted; None = nothing."""
-    layout: str = ""
-    """Sentences that say what decides a logical defect; empty where nothing does."""
-
-
 @dataclass
 class Edit:
     """A logical defect in the making: the painter applies it and notes in words what it did."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from anomalyr1.drawn.scene import METAL, PAINT, Facts, Floats, Kit, Scene, blank, pick, rgb, shifted
+from anomalyr1.drawn.record import Facts
+from anomalyr1.drawn.scene import METAL, PAINT, Floats, Kit, Scene, blank, pick, rgb, shifted
 
 
 def metal_plate(kit: Kit) -> tuple[Scene, Facts]:

@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from anomalyr1.drawn.record import Facts
 from anomalyr1.drawn.scene import (
     METAL,
     PAINT,
     Colour,
-    Facts,
     Floats,
     Kit,
     Scene,

@@ -11,10 +11,10 @@ from typing import Literal, Protocol
 
 from pydantic import Field
 
-from anomalyr1 import __version__
 from anomalyr1.images import Frame, LoadedImage
 from anomalyr1.prompts import Prompt
 from anomalyr1.types import Fingerprint, InputError, Record
+from anomalyr1.version import __version__
 
 
 class Sampling(Record):

@@ -19,9 +19,9 @@ import numpy as np
 
 from anomalyr1 import answers, boxes, rewards
 from anomalyr1.boxes import Bools
-from anomalyr1.data.leaks import file_digest
 from anomalyr1.data.mask_files import LEAST_PIXELS, read_mask
 from anomalyr1.data.samples import Samples
+from anomalyr1.files import file_digest
 from anomalyr1.images import FAMILIES, Frame, ImageError, fit, open_image
 from anomalyr1.types import Box, InputError, Question, Sample
 

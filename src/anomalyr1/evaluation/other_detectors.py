@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from anomalyr1 import boxes
 from anomalyr1.evaluation.pixels import Map
+from anomalyr1.files import write_whole
 from anomalyr1.images import open_image
-from anomalyr1.records import Writer, write_whole
+from anomalyr1.records import Writer
 from anomalyr1.types import Fingerprint, InputError, Inspection, Verdict
 
 VERDICTS: dict[str, Verdict] = {"good": "good", "defect": "defect", "unsure": "unsure"}

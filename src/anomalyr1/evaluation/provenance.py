@@ -10,15 +10,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from anomalyr1.data.sources import Loaded, load
+from anomalyr1.drawn import dataset as drawn_dataset
 from anomalyr1.types import InputError, Record, Sample, SetupError
 
 if TYPE_CHECKING:
-    from anomalyr1.data.splits import Manifest, Side
+    from anomalyr1.data.splits import Manifest
 
-SPLIT = "split:"
-"""A spec that names one side of a split which `anomalyr1 data split` wrote."""
 NANO = ("nano", "nano-raw")
 EXAMPLES = 20
 """So many overlaps are named; all are counted."""
@@ -48,38 +48,6 @@ class Provenance(Record):
     overlaps: dict[str, int]
     """Kind of overlap -> evaluated samples."""
     examples: tuple[Overlap, ...]
-
-
-class Loaded(NamedTuple):
-    """Samples to evaluate on."""
-
-    samples: list[Sample]
-    notes: dict[str, int]
-    """What was found while loading, under its name."""
-    split: Manifest | None
-
-
-def load(spec: str, options: Mapping[str, object], folder: Path, side: Side = "test") -> Loaded:
-    """The samples of a spec with their boxes, or one side of a split (`split:FILE`); drawn parts are drawn into `folder`.
-
-    Raises `InputError` as `data.load` and `fewshot.select` do, and for options beside a split, which holds its own.
-    """
-    from anomalyr1 import data
-
-    if not spec.startswith(SPLIT):
-        drawn = {"folder": folder} if spec.startswith("drawn") else {}
-        samples = data.load(spec, **(drawn | dict(options)))
-        # MMAD asks for no boxes, and may be evaluated from a file without its images and masks.
-        as_asked = "boxes" in options or spec.startswith("mmad:")
-        return Loaded(list(samples if as_asked else samples.with_boxes()), dict(samples.notes), None)
-    from anomalyr1.data import splits as fewshot
-
-    manifest = fewshot.read(spec.removeprefix(SPLIT))
-    source, own = manifest.source(side)
-    if both := sorted(set(own) & set(options)):
-        raise InputError(f"{spec!r} sets {', '.join(both)} itself; leave the option out")
-    whole = load(source, {**own, **options}, folder)
-    return Loaded(fewshot.select(manifest, whole.samples, side), whole.notes, manifest)
 
 
 def questions_digest(samples: Iterable[Sample], given: bool) -> str:
@@ -167,9 +135,8 @@ def _protocol(split: Manifest | None) -> str:
 def _overlaps(trained: Sequence[str], samples: Sequence[Sample]) -> tuple[int, list[Overlap]]:
     """How many samples were trained on, and what gives evaluated samples away; drawn parts are told by their ids, without drawing them."""
     from anomalyr1.data import leaks
-    from anomalyr1.drawn import draw as procedural
 
-    drawn = {name for spec in trained if spec.startswith("drawn:") for name in procedural.sample_ids(spec)}
+    drawn = {name for spec in trained if spec.startswith("drawn:") for name in drawn_dataset.sample_ids(spec)}
     learned = [one for spec in trained if not spec.startswith("drawn:") for one in load(spec, {}, Path(), "train").samples]
     found = [Overlap(kind="exact", train=one.id, test=one.id) for one in samples if one.id in drawn]
     found += [Overlap.model_validate(leak.model_dump()) for leak in (leaks.find(learned, samples) if learned else ())]

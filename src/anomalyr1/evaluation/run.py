@@ -14,10 +14,12 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from anomalyr1 import records
+from anomalyr1 import files, records
+from anomalyr1.data import sources
+from anomalyr1.data.sources import Loaded
 from anomalyr1.evaluation import detection, localisation, mmad, pairing, provenance, statistics
 from anomalyr1.evaluation import rows as answered
-from anomalyr1.evaluation.provenance import Loaded, Provenance
+from anomalyr1.evaluation.provenance import Provenance
 from anomalyr1.types import Fingerprint, InputError, Inspection, Record, Sample
 
 FILE, MARKDOWN, SCOREBOARD, INSPECTIONS = "evaluation.json", "evaluation.md", "scoreboard.csv", "inspections.jsonl"
@@ -118,7 +120,7 @@ def write(folder: Path, evaluation: Evaluation, tables: Mapping[str, str]) -> No
     """Write the record, and `tables` under their file names. Raises `SetupError` when the disk refuses."""
     text = json.dumps(evaluation.model_dump(mode="json"), indent=1, ensure_ascii=True, allow_nan=False)
     for name, content in {FILE: text + "\n", **tables}.items():
-        records.write_whole(folder / name, content.encode("utf-8", "backslashreplace"))
+        files.write_whole(folder / name, content.encode("utf-8", "backslashreplace"))
 
 
 def read(folder: str | Path) -> Evaluation:
@@ -137,7 +139,7 @@ def load_again(folder: str | Path) -> tuple[Evaluation, list[tuple[Sample, Inspe
     """An evaluation with its samples and inspections. Raises `InputError` when its data or inspections are gone or have changed."""
     evaluation = read(folder)
     source = evaluation.source
-    loaded = provenance.load(source.spec, source.options, Path(source.folder or folder))
+    loaded = sources.load(source.spec, source.options, Path(source.folder or folder))
     if provenance.questions_digest(loaded.samples, given=False) != source.questions:
         raise InputError(
             f"{source.spec!r} asks other questions than when {str(folder)!r} was evaluated; restore the data, or evaluate again"

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from anomalyr1.records import write_whole
+from anomalyr1.files import write_whole
 from anomalyr1.types import Fingerprint, InputError, Record, Verdict
 
 Floats = NDArray[np.float64]

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from anomalyr1 import answers, boxes, prompts
 from anomalyr1.nano import invented_names as invented
 from anomalyr1.nano.packing import CELL, Branch, Row
+from anomalyr1.prompts import gold_inspection_questions
 from anomalyr1.training import completions
-from anomalyr1.training.dataset import known
 from anomalyr1.types import LETTERS, Box, Question, Sample
 
 if TYPE_CHECKING:
@@ -179,12 +179,6 @@ class Teacher:
         return self._memory[text]
 
 
-def inspection(sample: Sample) -> tuple[Question, Question]:
-    """The verdict and grounding questions of `inspect` with gold."""
-    verdict, grounding = prompts.inspection_questions(sample.id)
-    return known(sample, verdict), known(sample, grounding)
-
-
 def made_up(rng: Generator, words: Sequence[str]) -> Question:
     """A question about nothing whose options are random words, so that finding a letter does not hang on known texts."""
     count = int(rng.integers(2, 5))
@@ -202,7 +196,7 @@ def grid_of(size_wh: tuple[int, int]) -> tuple[int, int]:
 
 def choose(sample: Sample, count: int, rng: Generator) -> list[Question]:
     """`count` questions for a row: the two of `inspect` more often than any other."""
-    verdict, grounding = inspection(sample)
+    verdict, grounding = gold_inspection_questions(sample)
     pool = [verdict, grounding, *(q for q in sample.questions if q.answer is not None or q.boxes is not None)]
     chances = np.array([1.6, 2.2, *([3.2 / max(1, len(pool) - 2)] * (len(pool) - 2))])
     picked = rng.choice(len(pool), size=min(count, len(pool)), replace=False, p=chances / chances.sum())
@@ -223,7 +217,7 @@ def corpus(pool: Pool, seed: int) -> Iterator[str]:
     rng = np.random.default_rng([seed, 5])
     yield from 3 * [f"a {' '.join(invented.WORDS.split())}"]
     for i, sample in enumerate(pool.samples(3000)):
-        for question in (*inspection(sample), *sample.questions):
+        for question in (*gold_inspection_questions(sample), *sample.questions):
             if i == 0:
                 yield str(prompts.build(sample, question).messages[0]["content"])
             options = (f"{letter}. {option}" for letter, option in zip(question.letters, question.options, strict=True))

@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anomalyr1.files import write_whole
 from anomalyr1.nano.loop import Plan
 from anomalyr1.nano.model import Shape
-from anomalyr1.records import write_whole
 from anomalyr1.types import InputError, Record
 
 if TYPE_CHECKING:

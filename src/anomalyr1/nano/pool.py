@@ -23,6 +23,7 @@ from PIL import Image
 from anomalyr1 import prompts
 from anomalyr1.drawn import draw as procedural
 from anomalyr1.drawn import questions as drawn_questions
+from anomalyr1.drawn import record as drawn_record
 from anomalyr1.drawn import words as drawn_words
 from anomalyr1.drawn.defects import LOGICAL
 from anomalyr1.images import FAMILIES, Frame, resize
@@ -82,7 +83,7 @@ def example(seed: int, category: str | None, with_reference: bool, max_pixels: i
     return Example(sample, frame, np.asarray(picture), other, cover, drawn.description, (drawn.facts.colour, drawn.facts.shape, *count))
 
 
-def _as_sample(drawn: procedural.Drawn) -> Sample:
+def _as_sample(drawn: drawn_record.Drawn) -> Sample:
     name = drawn_questions.drawn_id(drawn)
     asked = drawn_questions.questions(drawn, np.random.default_rng([drawn.seed, 77]), prompts.GROUNDING_TEXT)
     return Sample(

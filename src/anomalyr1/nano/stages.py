@@ -14,6 +14,7 @@ from numpy.random import Generator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from anomalyr1 import prompts
 from anomalyr1.drawn.defects import LOGICAL
 from anomalyr1.drawn.words import UNFAMILIAR
 from anomalyr1.nano import augmentation as strange
@@ -253,7 +254,7 @@ class Stages:
         unheard = known and bool(rng.random() < (1.0 if nameless else self.recipe.invented_share))
         sample = invented.renamed(sample, rng) if unheard else sample
         plain = plain or (nameless and not known)  # neither strange looks nor what is unfamiliar tell the object
-        questions = lessons.inspection(sample) if plain else lessons.choose(sample, self.recipe.questions, rng)
+        questions = prompts.gold_inspection_questions(sample) if plain else lessons.choose(sample, self.recipe.questions, rng)
         gold = [self.teacher.gold(sample, question, example.look, example.frame, rng, unreliable) for question in questions]
         return replace(self.teacher.row(sample, questions, grid_of(example.frame.model_wh), gold), unheard=unheard)
 

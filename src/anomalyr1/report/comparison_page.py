@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anomalyr1.evaluation.comparison import Comparison, Flip, Run
+from anomalyr1.files import write_whole
 from anomalyr1.images import open_image
-from anomalyr1.records import write_whole
 from anomalyr1.report.html import data_uri, render
 from anomalyr1.report.overlay import scaled
 from anomalyr1.types import InputError, Question, Reply

@@ -23,7 +23,7 @@ from anomalyr1.evaluation.detection import VERDICTS, Pair
 from anomalyr1.evaluation.pairing import class_name
 from anomalyr1.evaluation.run import Evaluation
 from anomalyr1.evaluation.tables import Table
-from anomalyr1.records import write_whole
+from anomalyr1.files import write_whole
 from anomalyr1.report import gallery, svg
 from anomalyr1.report.html import render
 from anomalyr1.report.plots import detection_plots

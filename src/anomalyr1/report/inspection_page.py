@@ -12,8 +12,8 @@ from pathlib import Path
 from PIL import Image
 
 from anomalyr1 import prompts
+from anomalyr1.files import write_whole
 from anomalyr1.images import open_image
-from anomalyr1.records import write_whole
 from anomalyr1.report.html import data_uri, render, shares
 from anomalyr1.report.overlay import close_up, overlay, scaled
 from anomalyr1.report.text import visible

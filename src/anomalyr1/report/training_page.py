@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anomalyr1.evaluation.tables import Table, in_markdown
-from anomalyr1.records import write_whole
+from anomalyr1.files import write_whole
 from anomalyr1.report import svg
 from anomalyr1.report.evaluation_page import figures_csv
 from anomalyr1.report.html import render

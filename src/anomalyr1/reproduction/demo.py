@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import anomalyr1
 from anomalyr1 import report
+from anomalyr1.data import sources
 from anomalyr1.evaluation.tables import Table
+from anomalyr1.files import write_whole
 from anomalyr1.images import open_image
 from anomalyr1.inspection.inspector import Inspector
-from anomalyr1.records import write_whole
 from anomalyr1.report import svg
 from anomalyr1.report.html import data_uri, render
 from anomalyr1.report.overlay import overlay, scaled
@@ -20,7 +21,7 @@ from anomalyr1.reproduction.arms import SHORT
 from anomalyr1.reproduction.effects import Answers, Effect, excludes_zero, said
 from anomalyr1.reproduction.judge import judge, read_judged, write_records
 from anomalyr1.reproduction.page import smooth
-from anomalyr1.training import dataset, run
+from anomalyr1.training import run
 from anomalyr1.training.recipes import load_recipe
 from anomalyr1.training.run_folder import FINAL, METRICS, read_lines
 from anomalyr1.types import InputError, Inspection, Sample
@@ -57,7 +58,7 @@ def demo(out: Path, say: Callable[[str], None], model: str = "nano") -> Outcome:
     for name in ("data", "run", "own"):
         shutil.rmtree(out / name, ignore_errors=True)  # what else somebody put into the folder stays
     write_whole(out / MARK, b"anomalyr1 demo\n")
-    samples = dataset.load_samples([f"drawn:{CATEGORY}?n={ASKED}&seed=1&references=0"], out / "data")
+    samples = sources.load_samples([f"drawn:{CATEGORY}?n={ASKED}&seed=1&references=0"], out / "data")
     write_records(out / "samples.jsonl", samples)
     say(f"asking {model} about {len(samples)} drawings of a {CATEGORY}, which it has never seen")
     learned = f"drawn:{CATEGORY}?n={LEARNED}&seed=0&references=0"

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anomalyr1 import boxes
-from anomalyr1.records import write_whole
+from anomalyr1.data import sources
+from anomalyr1.files import write_whole
 from anomalyr1.rewards import consistent, right
 from anomalyr1.training import dataset
 from anomalyr1.training.held_out import HeldOut, Told
@@ -69,7 +70,7 @@ def read_judged(file: Path) -> list[Judged]:
 
 def choose_samples(spec: str, folder: Path, limit: int) -> list[Sample]:
     """At most `limit` samples of known truth, as many good as anomalous ones where there are enough, drawn by the digests of their ids."""
-    found = dataset.load_samples([spec], folder, "test")
+    found = sources.load_samples([spec], folder, "test")
     known = [_at_home(sample) for sample in found if sample.anomalous is not None]
     ranked = sorted(known, key=lambda one: hashlib.sha256(one.id.encode()).digest())
     good, bad = ([one for one in ranked if one.anomalous is side] for side in (False, True))

@@ -29,13 +29,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import anomalyr1
+from anomalyr1.data import sources
 from anomalyr1.data import splits as fewshot
+from anomalyr1.files import lock, write_whole
 from anomalyr1.policy.load import find_folder
-from anomalyr1.records import lock, write_whole
 from anomalyr1.reproduction import arms as known
 from anomalyr1.reproduction.arms import SFT, Arm, Scale, Stage
 from anomalyr1.reproduction.judge import choose_samples, write_records
-from anomalyr1.training import dataset
 from anomalyr1.training.recipes import dump_recipe
 from anomalyr1.training.run_folder import FINAL
 from anomalyr1.types import InputError, Record, SetupError
@@ -153,7 +153,7 @@ class Runner:
         numbers = sorted({arm.shots for arm in self.study.chosen} | {known.MOST_SHOTS})
         missing = [shots for shots in numbers if not self.study.split_file(self.out, shots).exists()]
         spec = self.study.scale.data
-        samples = dataset.load_samples([spec], self.out / "data" / "few") if missing else []
+        samples = sources.load_samples([spec], self.out / "data" / "few") if missing else []
         for shots in missing:
             plan = fewshot.Plan(protocol="few-shot", shots=shots, drop_leaks=True)
             fewshot.write(self.study.split_file(self.out, shots), fewshot.make(samples, plan, spec))

@@ -15,27 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from anomalyr1 import answers, data, prompts
-from anomalyr1.data import splits as fewshot
-from anomalyr1.data.samples import listed, require_unique
-from anomalyr1.data.splits import Side
+from anomalyr1 import answers, prompts
+from anomalyr1.data.samples import listed
 from anomalyr1.images import Family, Frame, fit, open_image, resize
 from anomalyr1.policy import chat
+from anomalyr1.prompts import with_gold
 from anomalyr1.rewards import Reward
 from anomalyr1.training import completions
 from anomalyr1.training.recipes import Recipe
 from anomalyr1.types import InputError, Question, Sample
-
-LICENCES = {
-    "mmad": "CC BY-NC-SA 4.0 (MMAD and the data sets in it): not for commercial use",
-    "mvtec": "CC BY-NC-SA 4.0: not for commercial use",
-    "loco": "CC BY-NC-SA 4.0: not for commercial use",
-    "visa": "CC BY 4.0",
-    "goodsad": "see its authors' page: research use",
-    "elpv": "CC BY-NC-SA 4.0: not for commercial use",
-    "drawn": "drawn by this package, free of rights of others",
-}
-"""Of the data, by the scheme of its spec."""
 
 _CACHED_IMAGES = 32
 
@@ -84,31 +72,6 @@ class Material:
         return Frame(size_wh, fit(size_wh, family, max_pixels), family.units)
 
 
-def load_samples(specs: Sequence[str], folder: Path, side: Side = "train") -> list[Sample]:
-    """The samples of the specs of a recipe, with boxes from their masks; `split:FILE` is one `side` of a split of `data split`.
-
-    Drawn parts are drawn into `folder`. Raises `InputError` as `data.load` does, and for ids that come twice.
-    """
-    found: list[Sample] = []
-    for spec in specs:
-        if spec.startswith("split:"):
-            found += _side_of(spec, folder, side)
-        else:
-            found += _load(spec, {}, folder)
-    require_unique((sample.id for sample in found), ", ".join(specs))
-    return found
-
-
-def _side_of(spec: str, folder: Path, side: Side) -> list[Sample]:
-    manifest = fewshot.read(spec.partition(":")[2])
-    return fewshot.select(manifest, _load(*manifest.source(side), folder), side)
-
-
-def _load(spec: str, options: Mapping[str, str], folder: Path) -> list[Sample]:
-    own: dict[str, object] = {"folder": folder / "drawn"} if spec.startswith("drawn") else {}
-    return list(data.load(spec, **(own | dict(options))).with_boxes())
-
-
 def gather(samples: Sequence[Sample], recipe: Recipe, rewards: Mapping[str, Reward] | None = None) -> Material:
     """The questions of `samples` that can be learned from, each as the recipe's prompt asks it.
 
@@ -150,7 +113,7 @@ def prompt_style(recipe: Recipe) -> tuple[str, str | None]:
 
 def questions_of(sample: Sample, which: Literal["all", "own", "inspect"], counts: Counter[str]) -> list[Question]:
     """The questions of a sample whose answer is known: the two of `inspect`, its own, or both; the same one only once."""
-    asked = [] if which == "own" else [known(sample, one) for one in prompts.inspection_questions(sample.id)]
+    asked = [] if which == "own" else [with_gold(sample, one) for one in prompts.inspection_questions(sample.id)]
     found: dict[tuple[str, tuple[str, ...]], Question] = {}
     for question in (*asked, *(sample.questions if which != "inspect" else ())):
         if question.answer is None and question.boxes is None:
@@ -160,13 +123,6 @@ def questions_of(sample: Sample, which: Literal["all", "own", "inspect"], counts
         else:
             found[question.text, question.options] = question
     return list(found.values())
-
-
-def known(sample: Sample, question: Question) -> Question:
-    """One of the two questions that `inspect` asks, with its gold from the sample's truth, where that is known."""
-    if question.kind == "grounding":
-        return question.model_copy(update={"boxes": () if sample.anomalous is False else sample.boxes})
-    return question.model_copy(update={"answer": {True: "A", False: "B", None: None}[sample.anomalous]})
 
 
 def _earns(question: Question, rewards: Mapping[str, Reward]) -> bool:

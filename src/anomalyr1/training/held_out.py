@@ -21,9 +21,9 @@ from anomalyr1.answers.completion import parse
 from anomalyr1.engines.engine import Sampling
 from anomalyr1.images import open_image
 from anomalyr1.inspection.verdicts import DEFECT
-from anomalyr1.nano import exam
-from anomalyr1.nano.lessons import inspection
+from anomalyr1.prompts import gold_inspection_questions
 from anomalyr1.shared_prefix.rollouts import whole_weights
+from anomalyr1.training import scoring
 from anomalyr1.training.run_log import RunLog
 from anomalyr1.types import Answer, InputError, Question, Sample
 
@@ -103,11 +103,11 @@ class HeldOut:
 
 
 def measure(told: Sequence[Told]) -> dict[str, float]:
-    """The figures of `exam.figures`, and the AUROC of the anomaly score; a verdict without one counts as 0.5 and is counted.
+    """The figures of `scoring.figures`, and the AUROC of the anomaly score; a verdict without one counts as 0.5 and is counted.
 
     The AUROC is absent where all samples are good, or all defective.
     """
-    found: dict[str, float] = exam.figures([(one.sample, one.question) for one in told], [one.answer for one in told])
+    found: dict[str, float] = scoring.figures([(one.sample, one.question) for one in told], [one.answer for one in told])
     truths, scores = _verdicts(told)
     area = _auroc(truths, scores)
     return {**found, **({} if area is None else {"AUROC": area}), "without score": float(np.mean(np.isnan(scores)))}
@@ -118,14 +118,14 @@ def intervals(told: Sequence[Told], seed: int = 0) -> dict[str, tuple[float, flo
     blocks: dict[str, list[Told]] = {}
     for one in told:
         blocks.setdefault(one.sample.id, []).append(one)
-    counted = [exam.hits([(one.sample, one.question) for one in block], [one.answer for one in block]) for block in blocks.values()]
+    counted = [scoring.hits([(one.sample, one.question) for one in block], [one.answer for one in block]) for block in blocks.values()]
     drawn = np.random.default_rng(seed).integers(len(blocks), size=(DRAWS, len(blocks)))
     means = {}
     for name in sorted({name for one in counted for name in one}):
         sums, counts = (np.array([f(one.get(name, ())) for one in counted]) for f in (sum, len))
         with np.errstate(invalid="ignore"):  # nothing of this kind was drawn
             means[name] = sums[drawn].sum(1) / counts[drawn].sum(1)
-    found = exam.summary(means)
+    found = scoring.summary(means)
     truths, scores = _verdicts(told)
     areas = [_auroc(truths[row], scores[row]) for row in drawn]
     found["AUROC"] = np.array([np.nan if area is None else area for area in areas])
@@ -219,7 +219,7 @@ def lent(trainer: Any) -> Iterator[Any]:  # noqa: ANN401 - TRL is not typed
 
 def questions_about(sample: Sample, number: int, every: bool) -> list[Question]:
     """What is asked about the sample in place `number`; the other questions take turns, so that all kinds are heard, unless `every` is."""
-    verdict, grounding = inspection(sample)
+    verdict, grounding = gold_inspection_questions(sample)
     others = [one for one in sample.questions if one.answer is not None and one.kind != "anomaly detection"]
     some = others if every or not others else others[number % len(others) :][:1]
     return [verdict, *([grounding] if sample.boxes is not None else []), *some]

@@ -1,9 +1,8 @@
 """One training run: recipe in, run folder out (`run_folder` says what lies in it).
 
-from anomalyr1.training.recipes import load_recipe
-from anomalyr1.training.run import train
-
-train(load_recipe("nano-grpo", ["grpo.max_steps=20"]), Path("runs/mine"))
+    from anomalyr1.training.recipes import load_recipe
+    from anomalyr1.training.run import train
+    train(load_recipe("nano-grpo", ["grpo.max_steps=20"]), Path("runs/mine"))
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anomalyr1.data import sources
 from anomalyr1.rewards import load_reward
 from anomalyr1.training import checkpoints, dataset
 from anomalyr1.training.orientations import turned
@@ -116,10 +116,10 @@ def _start(recipe: Recipe, out: Path, resume: bool) -> _Start:
 def _planned(recipe: Recipe, folder: Path, say: Say) -> tuple[dataset.Material, list[Sample], Plan]:
     """What is learned from, what is held out, and the plan, which is said."""
     rewards = {name: load_reward(name) for name in recipe.rewards} if recipe.section == "grpo" else None
-    samples = dataset.load_samples(recipe.data, folder)
+    samples = sources.load_samples(recipe.data, folder)
     samples += turned(samples, folder / "turned") if recipe.turned else []
     material = dataset.gather(samples, recipe, rewards)
-    held_out = dataset.load_samples(recipe.held_out, folder, "test") if recipe.held_out else []
+    held_out = sources.load_samples(recipe.held_out, folder, "test") if recipe.held_out else []
     dataset.require_apart(material, held_out)
     if held_out:
         from anomalyr1.training.held_out import known
@@ -244,7 +244,7 @@ def _finish(trainer: Any, policy: Policy, recipe: Recipe, out: Path) -> None:  #
 @contextmanager
 def _replaced(target: Path) -> Iterator[Path]:
     """A new folder to fill in place of what a killed run may have left there."""
-    from anomalyr1.records import new_folder
+    from anomalyr1.files import new_folder
 
     if target.exists():
         shutil.rmtree(target)

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from anomalyr1.files import write_whole
 from anomalyr1.images import Frame
-from anomalyr1.records import write_whole
 from anomalyr1.report.text import visible
 from anomalyr1.training.recipes import Recipe
 from anomalyr1.training.run_folder import EVALUATIONS, GROUPS, METRICS, SAMPLES, TENSORBOARD, Group, figures, read_lines

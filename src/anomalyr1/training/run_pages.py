@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from anomalyr1.files import write_whole
 from anomalyr1.images import ImageError, open_image
-from anomalyr1.records import write_whole
 from anomalyr1.report.html import data_uri, render
 from anomalyr1.report.overlay import overlay
 from anomalyr1.training.explain import gold

@@ -11,17 +11,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from anomalyr1 import __version__
 from anomalyr1.data import splits as fewshot
+from anomalyr1.data.sources import LICENCES
 from anomalyr1.data.splits import Side
+from anomalyr1.files import write_whole
 from anomalyr1.policy.load import Policy, licence_of
 from anomalyr1.prompts import style_id
-from anomalyr1.records import write_whole
-from anomalyr1.training.dataset import LICENCES, Material, fingerprint, held_out_fingerprint, prompt_style
+from anomalyr1.training.dataset import Material, fingerprint, held_out_fingerprint, prompt_style
 from anomalyr1.training.plan import Plan
 from anomalyr1.training.recipes import Recipe, dump_recipe
 from anomalyr1.training.run_folder import RECIPE, RUN
 from anomalyr1.types import InputError, Sample
+from anomalyr1.version import __version__
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "numpy", "Pillow")
 GROUND = ("data fingerprint", "held-out fingerprint", "model revision", "prompt", "processes")

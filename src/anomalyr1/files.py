@@ -1,0 +1,98 @@
+"""Files and folders written whole: temporary name, sync, rename; locks and digests."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from anomalyr1.types import InputError, SetupError
+
+log = logging.getLogger(__name__)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, sync and rename it, so that a reader sees the old or the new file, never half of one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise SetupError(f"cannot write {str(path)!r}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `target` when the block ends well and vanishes when it does not; its own files need no renaming.
+
+    Raises `InputError` when there is something at `target`, and `SetupError` when the disk refuses; errors of the block pass through.
+    A process that is killed outright leaves a hidden folder behind.
+    """
+    _require_absent(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        waiting = Path(tempfile.mkdtemp(prefix=".unfinished-", suffix=".part", dir=target.parent))
+    except OSError as error:
+        raise SetupError(f"cannot write {str(target)!r}: {error.strerror}") from error
+    try:
+        yield waiting
+        if hasattr(os, "sync"):
+            os.sync()  # one wait for all files instead of one each
+        umask = os.umask(0)
+        os.umask(umask)
+        try:
+            waiting.chmod(0o777 & ~umask)
+            _require_absent(target)
+            waiting.rename(target)
+            _sync_folder(target.parent)
+        except OSError as error:
+            raise SetupError(f"cannot write {str(target)!r}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(waiting, ignore_errors=True)
+
+
+def _require_absent(target: Path) -> None:
+    if os.path.lexists(target):
+        raise InputError(f"{str(target)!r} exists, and nothing is written over it; name a new folder")
+
+
+def lock(descriptor: int, path: Path) -> None:
+    """Keep other processes away from what an open file stands for, until it is closed. Raises `InputError` where one was first."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has no advisory locks of this kind
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(f"another process is writing to {str(path)!r}; wait for it to end, or write to another folder") from error
+    except OSError:  # a file system without locks
+        log.warning("%r lies on a file system without locks; make sure that only one run writes to it", str(path))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name in a folder survive a power cut, where the system can sync folders."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
