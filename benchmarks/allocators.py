@@ -2,9 +2,9 @@
 
     python benchmarks/allocators.py [--turns 12] [--threads 1]
 
-With glibc's own allocator (seen with 2.36) memory grows and every step is slower than the one before: batches of ever new sizes break its
-heap into pieces. *kept* are the settings by which it keeps what is freed; *tcmalloc* is left out where it is not installed
-(`apt-get install libtcmalloc-minimal4`).
+With glibc's own allocator (seen with 2.36) memory grows and every step is slower than the one before: batches
+of ever new sizes break its heap into pieces. *kept* are the settings by which it keeps what is freed;
+*tcmalloc* is left out where it is not installed (`apt-get install libtcmalloc-minimal4`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ TCMALLOC = "libtcmalloc_minimal.so.4"
 def allocators() -> dict[str, dict[str, str]]:
     """The environment of each allocator."""
     found = {"glibc": {}, "glibc, kept": KEEP_MEMORY}
-    libraries = [*Path("/usr/lib").glob(f"*/{TCMALLOC}"), *Path("/usr").glob(f"lib*/{TCMALLOC}")]  # where the Makefile looks
+    libraries = [
+        *Path("/usr/lib").glob(f"*/{TCMALLOC}"),
+        *Path("/usr").glob(f"lib*/{TCMALLOC}"),
+    ]  # where the Makefile looks
     return found | ({"tcmalloc": {"LD_PRELOAD": str(libraries[0])}} if libraries else {})
 
 
@@ -49,7 +52,9 @@ def steps(out: Path, count: int, threads: int) -> None:
         for step in range(count):
             stages.both(np.random.default_rng([turn, step]))["total"].backward()
             master.step(1e-5)
-        resident = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+        resident = next(
+            line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")
+        )
         print(f"{(time.perf_counter() - begin) / count} {int(resident.split()[1]) / 1024}", flush=True)
 
 
@@ -70,17 +75,33 @@ def main() -> None:
         for number in range(2):
             draw_shard(Path(folder) / "pool", number, recipe.shard, recipe.shape.max_pixels)
         nano._prepare(Path(folder), recipe)
-        command = [sys.executable, __file__, "--inside", folder, "--steps", str(given.steps), "--threads", str(given.threads)]
+        command = [
+            sys.executable,
+            __file__,
+            "--inside",
+            folder,
+            "--steps",
+            str(given.steps),
+            "--threads",
+            str(given.threads),
+        ]
         rest = {key: value for key, value in os.environ.items() if key not in (*KEEP_MEMORY, "LD_PRELOAD")}
         ways = allocators()
-        running = [subprocess.Popen(command, env=rest | one, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for one in ways.values()]
-        turns = np.array([[_turn(process) for process in running] for _ in range(given.turns)])  # (turns, allocators, 2)
+        running = [
+            subprocess.Popen(command, env=rest | one, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            for one in ways.values()
+        ]
+        turns = np.array(
+            [[_turn(process) for process in running] for _ in range(given.turns)]
+        )  # (turns, allocators, 2)
         for process in running:
             process.communicate()
     quarters = [part.mean(0) for part in np.array_split(turns, 4)]
     for i, name in enumerate(ways):
         seconds = ", ".join(f"{part[i, 0]:.2f}" for part in quarters)
-        print(f"{name}: {seconds} s a step in each quarter of {given.turns * given.steps} steps, {turns[-1, i, 1]:.0f} MB at the end")
+        print(
+            f"{name}: {seconds} s a step in each quarter of {given.turns * given.steps} steps, {turns[-1, i, 1]:.0f} MB at the end"
+        )
 
 
 def _turn(process: subprocess.Popen[bytes]) -> list[float]:

@@ -2,7 +2,8 @@
 
     python benchmarks/coordinates.py
 
-Random boxes at sizes of real cameras and data sets; a model that answers perfectly writes `answers.write`'s text, `answers.parse` reads it.
+Random boxes at sizes of real cameras and data sets; a model that answers perfectly writes `answers.write`'s
+text, `answers.parse` reads it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ BOXES = 200
 
 def main() -> None:
     """Print one row a family and size: mean IoU mapped and unmapped, and the largest error in units of what the model can write."""
-    print(f"{'family':12}{'size':26}{'seen at':>12}{'IoU mapped':>12}{'IoU as is':>11}{'largest error, units':>22}")
+    print(
+        f"{'family':12}{'size':26}{'seen at':>12}{'IoU mapped':>12}{'IoU as is':>11}{'largest error, units':>22}"
+    )
     for family in FAMILIES.values():
         for name, size in SIZES.items():
             rng = np.random.default_rng(0)
@@ -44,7 +47,9 @@ def main() -> None:
                 unmapped.append(boxes.iou([raw.xyxy], [gold.xyxy])[0, 0])
                 errors.append(np.abs((np.array(read.xyxy) - gold.xyxy) / unit).max())
             seen = "{} x {}".format(*frame.model_wh)
-            print(f"{family.name:12}{name:26}{seen:>12}{np.mean(mapped):12.3f}{np.mean(unmapped):11.3f}{max(errors):22.3f}")
+            print(
+                f"{family.name:12}{name:26}{seen:>12}{np.mean(mapped):12.3f}{np.mean(unmapped):11.3f}{max(errors):22.3f}"
+            )
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python benchmarks/few_shot_elpv.py [--steps 200] [--threads 2]
 
-Needs `pip install elpv-dataset`. Only cells whose label is certain (0 or 1) are used; test cells are the same for all seeds. Neither they
-nor what looks like one of them (`anomalyr1.data.leaks`) is trained on.
+Needs `pip install elpv-dataset`. Only cells whose label is certain (0 or 1) are used; test cells are the same
+for all seeds. Neither they nor what looks like one of them (`anomalyr1.data.leaks`) is trained on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ def examined(model: object, teacher: lessons.Teacher, examples: list[Example], n
     """Balanced accuracy, printed with the share of defective cells found and of good cells passed."""
     figures = exam.examine(model, teacher, examples, extras=0, prompt="plain", boxes=False)
     balanced = float(figures["balanced accuracy"])
-    print(f"{name}: balanced accuracy {balanced:.3f} (defective {figures['defect found']}, good {figures['good passed']})", flush=True)
+    print(
+        f"{name}: balanced accuracy {balanced:.3f} (defective {figures['defect found']}, good {figures['good passed']})",
+        flush=True,
+    )
     return balanced
 
 
@@ -48,9 +51,13 @@ def main() -> None:
     mixed = [known[int(i)] for i in np.random.default_rng(0).permutation(len(known))]
     sides = [[sample for sample in mixed if sample.anomalous is truth] for truth in (True, False)]
     held = [sample for side in sides for sample in side[: TEST // 2]]
-    alike = {leak.test for leak in leaks.find(held, [sample for side in sides for sample in side[TEST // 2 :]])}
+    alike = {
+        leak.test for leak in leaks.find(held, [sample for side in sides for sample in side[TEST // 2 :]])
+    }
     free = [[sample for sample in side[TEST // 2 :] if sample.id not in alike] for side in sides]
-    print(f"{len(alike)} cells look like a test cell and are left out, {sum(map(len, free))} are there to learn from")
+    print(
+        f"{len(alike)} cells look like a test cell and are left out, {sum(map(len, free))} are there to learn from"
+    )
     test = [photograph(sample, MAX_PIXELS) for sample in held]
     model, processor = nano_model.load(given.model)
     teacher = lessons.Teacher(processor)
@@ -61,7 +68,14 @@ def main() -> None:
         rng = np.random.default_rng([seed, 1])
         chosen = [side[int(i)] for side in free for i in rng.choice(len(side), SHOTS // 2, replace=False)]
         begin = time.monotonic()
-        tune(model, teacher, [photograph(sample, MAX_PIXELS) for sample in chosen], given.steps, given.rate, seed=seed)
+        tune(
+            model,
+            teacher,
+            [photograph(sample, MAX_PIXELS) for sample in chosen],
+            given.steps,
+            given.rate,
+            seed=seed,
+        )
         seconds = time.monotonic() - begin
         found.append(examined(model.eval(), teacher, test, f"seed {seed}, trained in {seconds:.0f} s"))
     print(f"mean of 3 seeds: {np.mean(found):.3f}")

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LIGHT = 0.1
-"""Standard deviation of the logarithm of an image's contrast when it is shown again, and twice that of its brightness."""
+"""Standard deviation of the logarithm of an image's contrast when it is shown again, and twice that of its
+brightness."""
 
 
 def photograph(sample: Sample, max_pixels: int) -> Example:
@@ -58,7 +59,9 @@ def tune(
         rows = []
         for one in shown:
             asked = [
-                question for question in gold_inspection_questions(one.sample) if question.answer is not None or question.boxes is not None
+                question
+                for question in gold_inspection_questions(one.sample)
+                if question.answer is not None or question.boxes is not None
             ]
             gold = [teacher.gold(one.sample, question, one.look, one.frame, rng) for question in asked]
             rows.append(teacher.row(one.sample, asked, grid_of(one.frame.model_wh), gold))
@@ -83,5 +86,9 @@ def _varied(one: Example, rng: Generator) -> Example:
         if image.shape[0] == image.shape[1] and rng.random() < 0.5:
             image = np.rot90(image)
     mean = float(image.mean())
-    lit = mean + (image.astype(np.float32) - mean) * np.exp(rng.normal(0, LIGHT)) + 255 * rng.normal(0, LIGHT / 2)
+    lit = (
+        mean
+        + (image.astype(np.float32) - mean) * np.exp(rng.normal(0, LIGHT))
+        + 255 * rng.normal(0, LIGHT / 2)
+    )
     return replace(one, image=np.clip(lit, 0, 255).astype(np.uint8))

@@ -2,16 +2,17 @@
 
     OMP_NUM_THREADS=2 python benchmarks/grpo_step.py [--corner 8x290x64xnano ...] [--steps 3] [--out runs/grpo_step.json]
 
-A corner is completions a group x prompt tokens x completion tokens x size of the model, with +checkpointing where it says so. Every
-completion has the full length. Each trainer lives in a process of its own; the two take turns, so that both meet the same machine, and one
-that runs out of memory or time takes nothing along: that is a result. Seconds are medians without the first step, by phase: rollouts,
-reference policy, and the rest (rewards, forward, backward, optimizer). Peak memory is the highest resident size of a step above what was
-resident before it. FLOPs are counted by torch in one more step of each (matrix products and attention), beside the least that the step
-needs: images and prompt once and the completions once, five times over (rollouts, reference, forward, and twice that for backward). The
-weights are random: only shapes matter.
+A corner is completions a group x prompt tokens x completion tokens x size of the model, with +checkpointing
+where it says so. Every completion has the full length. Each trainer lives in a process of its own; the two
+take turns, so that both meet the same machine, and one that runs out of memory or time takes nothing along:
+that is a result. Seconds are medians without the first step, by phase: rollouts, reference policy, and the
+rest (rewards, forward, backward, optimizer). Peak memory is the highest resident size of a step above what
+was resident before it. FLOPs are counted by torch in one more step of each (matrix products and attention),
+beside the least that the step needs: images and prompt once and the completions once, five times over
+(rollouts, reference, forward, and twice that for backward). The weights are random: only shapes matter.
 
-Finished corners are kept in --out and not measured again. The table and the plot (--out with the ending .svg) are made of all corners
-in it. Needs a quiet machine, and says how fast its matrix products are.
+Finished corners are kept in --out and not measured again. The table and the plot (--out with the ending .svg)
+are made of all corners in it. Needs a quiet machine, and says how fast its matrix products are.
 """
 
 from __future__ import annotations
@@ -63,11 +64,17 @@ class Corner(NamedTuple):
 
 def main() -> None:
     """Measure the corners that are not there yet, and print the table of all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--corner", nargs="*", default=CORNERS)
-    parser.add_argument("--steps", type=int, default=3, help="measured steps of each trainer, after one that is not")
+    parser.add_argument(
+        "--steps", type=int, default=3, help="measured steps of each trainer, after one that is not"
+    )
     parser.add_argument("--timeout", type=float, default=900, help="seconds after which a step is given up")
-    parser.add_argument("--memory-gb", type=float, default=0.85 * available_gb(), help="most that one trainer may take")
+    parser.add_argument(
+        "--memory-gb", type=float, default=0.85 * available_gb(), help="most that one trainer may take"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/grpo_step.json"))
     parser.add_argument("--serve", nargs=2, metavar=("TRAINER", "FOLDER"), help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -120,7 +127,10 @@ def figures(server: Server, counted: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "seconds": round(middle["whole"], 3),
         "phases": {phase: round(middle[phase], 3) for phase in PHASES},
-        "spread": [round(min(one["whole"] for one in measured), 3), round(max(one["whole"] for one in measured), 3)],
+        "spread": [
+            round(min(one["whole"] for one in measured), 3),
+            round(max(one["whole"] for one in measured), 3),
+        ],
         "peak GB": round(middle["gb"], 2),
         "TFLOP": counted and round(counted["tflop"], 4),
         "forms": counted and counted["forms"],
@@ -134,9 +144,21 @@ class Server:
         self.failed = ""
         self.steps: list[dict[str, Any] | None] = []
         self._timeout = timeout
-        command = [sys.executable, __file__, "--serve", trainer, str(folder), "--corner", corner, "--memory-gb", str(memory_gb)]
+        command = [
+            sys.executable,
+            __file__,
+            "--serve",
+            trainer,
+            str(folder),
+            "--corner",
+            corner,
+            "--memory-gb",
+            str(memory_gb),
+        ]
         self._log = (folder / f"{trainer}.log").open("w+", encoding="utf-8")
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, bufsize=1)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, bufsize=1
+        )
         self.ask("ready")
 
     def ask(self, what: str) -> dict[str, Any] | None:
@@ -186,9 +208,19 @@ def serve(trainer: str, folder: Path, corner: Corner, memory_gb: float) -> None:
             if step is None:
                 step = Step(trainer, folder, corner)
                 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # once the libraries are mapped
-            found = {"ready": lambda: {}, "peak": peak_gflops, "least": step.least, "step": step.run, "count": step.count}[line.strip()]()
+            found = {
+                "ready": lambda: {},
+                "peak": peak_gflops,
+                "least": step.least,
+                "step": step.run,
+                "count": step.count,
+            }[line.strip()]()
         except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and "memory" not in str(error) and "allocate" not in str(error):
+            if (
+                not isinstance(error, MemoryError)
+                and "memory" not in str(error)
+                and "allocate" not in str(error)
+            ):
                 raise
             found = {"failed": f"out of memory (more than {memory_gb:.1f} GB)"}
         answers.write(json.dumps(found) + "\n")
@@ -207,7 +239,9 @@ class Step:
         self._policy = load_policy(str(folder / "model"), dtype="float32", max_pixels=1024 * 1024)
         self._corner, self._phases = corner, dict.fromkeys(PHASES, 0.0)
         self._asked = row_of(self._policy.processor, corner.prompt)
-        data = Dataset.from_dict({"row": [0]}).with_transform(lambda batch: {k: [v] * len(batch["row"]) for k, v in self._asked.items()})
+        data = Dataset.from_dict({"row": [0]}).with_transform(
+            lambda batch: {k: [v] * len(batch["row"]) for k, v in self._asked.items()}
+        )
         settings = GRPOConfig(
             output_dir=str(folder / name), per_device_train_batch_size=corner.size, gradient_accumulation_steps=1,
             num_generations=corner.size, max_completion_length=corner.completion, beta=0.04, temperature=1.0, max_steps=100,
@@ -273,7 +307,10 @@ class Step:
         from torch.utils.flop_counter import FlopCounterMode
 
         model, corner = self._policy.model, self._corner
-        content = [{"type": "image", "image": self._asked["images"][0]}, self._asked["prompt"][0]["content"][1]]
+        content = [
+            {"type": "image", "image": self._asked["images"][0]},
+            self._asked["prompt"][0]["content"][1],
+        ]
         messages = [{"role": "user", "content": content}]
         given = self._policy.processor.apply_chat_template(
             [messages], tokenize=True, return_dict=True, add_generation_prompt=True, return_tensors="pt"
@@ -283,7 +320,9 @@ class Step:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             cache = model.model(**given, use_cache=True).past_key_values
             cache.batch_repeat_interleave(corner.size)
-            read = model.model.language_model(inputs_embeds=hidden, past_key_values=cache, position_ids=places).last_hidden_state
+            read = model.model.language_model(
+                inputs_embeds=hidden, past_key_values=cache, position_ids=places
+            ).last_hidden_state
             model.lm_head(read)
         return {"tflop": PASSES * counter.get_total_flops() / 1e12}
 
@@ -293,11 +332,22 @@ def write_model(folder: Path, size: str) -> None:
     from anomalyr1.nano import model as nano_model
     from anomalyr1.policy.load import NANO_FOLDER
 
-    large = {"text_width": 1024, "text_layers": 12, "text_mlp": 2816, "sight_width": 512, "sight_layers": 8, "sight_mlp": 1408}
+    large = {
+        "text_width": 1024,
+        "text_layers": 12,
+        "text_mlp": 2816,
+        "sight_width": 512,
+        "sight_layers": 8,
+        "sight_mlp": 1408,
+    }
     shape = nano_model.Shape(**({} if size == "nano" else large))
     _, processor = nano_model.load(NANO_FOLDER)
     whole = shape.model_copy(update={"max_pixels": 1024 * 1024})
-    nano_model.save(nano_model.make_model(processor.tokenizer, whole), nano_model.make_processor(processor.tokenizer, whole), folder)
+    nano_model.save(
+        nano_model.make_model(processor.tokenizer, whole),
+        nano_model.make_processor(processor.tokenizer, whole),
+        folder,
+    )
 
 
 def row_of(processor: Any, prompt_tokens: int) -> dict[str, Any]:
@@ -309,10 +359,17 @@ def row_of(processor: Any, prompt_tokens: int) -> dict[str, Any]:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8))
     words = ""
     while True:
-        messages = [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": words}]}]
-        ids = processor.apply_chat_template([messages], tokenize=True, return_dict=True, add_generation_prompt=True)["input_ids"][0]
+        messages = [
+            {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": words}]}
+        ]
+        ids = processor.apply_chat_template(
+            [messages], tokenize=True, return_dict=True, add_generation_prompt=True
+        )["input_ids"][0]
         if len(ids) >= prompt_tokens:
-            return {"prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": words}]}], "images": [image]}
+            return {
+                "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": words}]}],
+                "images": [image],
+            }
         words += " x"
 
 
@@ -368,7 +425,11 @@ def table(found: dict[str, Any]) -> str:
             cells += [f"{share:.0%} of {row['peak GFLOP/s']:.0f} GFLOP/s"]
         else:
             cells += [ours["result"], "", "", ""]
-        cells += [f"{trl['seconds']:.2f}", f"{trl['peak GB']:.2f}", f"{trl['TFLOP']:.3f}"] if "seconds" in trl else [trl["result"], "", ""]
+        cells += (
+            [f"{trl['seconds']:.2f}", f"{trl['peak GB']:.2f}", f"{trl['TFLOP']:.3f}"]
+            if "seconds" in trl
+            else [trl["result"], "", ""]
+        )
         both = "seconds" in ours and "seconds" in trl
         cells += [f"{trl['seconds'] / ours['seconds']:.1f} x" if both else ""]
         lines.append(f"| {' | '.join(cells)} |")
@@ -390,9 +451,13 @@ def plot(found: dict[str, Any], width: int = 760) -> str:
             x = 70.0
             for phase, colour in PHASES.items():
                 long = row[one]["phases"][phase] / longest * (width - 230)
-                parts.append(f'<rect x="{x:.1f}" y="{y - 14}" width="{long:.1f}" height="18" fill="{colour}"/>')
+                parts.append(
+                    f'<rect x="{x:.1f}" y="{y - 14}" width="{long:.1f}" height="18" fill="{colour}"/>'
+                )
                 x += long
-            parts.append(f'<text x="{x + 6:.1f}" y="{y}">{row[one]["seconds"]:.2f} s, {row[one]["peak GB"]:.2f} GB</text>')
+            parts.append(
+                f'<text x="{x + 6:.1f}" y="{y}">{row[one]["seconds"]:.2f} s, {row[one]["peak GB"]:.2f} GB</text>'
+            )
         y += 34
     for number, (phase, colour) in enumerate(PHASES.items()):
         parts.append(f'<rect x="{70 + 120 * number}" y="{y - 12}" width="14" height="14" fill="{colour}"/>')

@@ -2,10 +2,11 @@
 
     python benchmarks/inspect_memory.py [--images 1000] [--warm 200] [--model nano] [--threads 2] [--fast] [--hold]
 
-100 drawn parts are inspected again and again under new names, so that each hundred asks for the same sizes. Before a mark malloc_trim gives
-back what is free but in pieces: what still grows is held by something. The slope before trimming is shown too. The results are written
-down and dropped, as a service does; `--hold` makes one run of it, which hands back all results (about 8 KB each). `--leak` keeps every
-image that the engine was shown, to see that a leak is seen. Exit code 1 where the slope is above 1 MB per 100 images.
+100 drawn parts are inspected again and again under new names, so that each hundred asks for the same sizes.
+Before a mark malloc_trim gives back what is free but in pieces: what still grows is held by something. The
+slope before trimming is shown too. The results are written down and dropped, as a service does; `--hold`
+makes one run of it, which hands back all results (about 8 KB each). `--leak` keeps every image that the
+engine was shown, to see that a leak is seen. Exit code 1 where the slope is above 1 MB per 100 images.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ MOST_MB = 1.0
 
 def resident_mb() -> float:
     """Resident memory of this process that is its own; pages of libraries come as they are first used, and are no leak."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon:"))
+    (line,) = (
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon:")
+    )
     return int(line.split()[1]) / 1024
 
 
@@ -71,7 +74,9 @@ def drawn(count: int, parts: int, folder: Path) -> list[Sample]:
 
 def main() -> None:
     """Print a line for every 100 images, then the slope."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="nano")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--warm", type=int, default=200, help="images before the slope is taken")
@@ -95,7 +100,10 @@ def main() -> None:
             before = resident_mb()
             ctypes.CDLL(None).malloc_trim(0)
             marks.append((done, before, resident_mb()))
-            print(f"{done:6} images {time.perf_counter() - began:7.1f} s {before:9.1f} MB, trimmed {marks[-1][2]:9.1f} MB", flush=True)
+            print(
+                f"{done:6} images {time.perf_counter() - began:7.1f} s {before:9.1f} MB, trimmed {marks[-1][2]:9.1f} MB",
+                flush=True,
+            )
 
     with tempfile.TemporaryDirectory() as folder:
         samples = drawn(given.images, given.parts, Path(folder))
@@ -103,7 +111,10 @@ def main() -> None:
             inspector.run(samples, Path(folder) / "inspections.jsonl", lambda done, inspection: mark(done))
         for start in range(0, 0 if given.hold else len(samples), inspector.batch):
             with (Path(folder) / "inspections.jsonl").open("a") as file:
-                file.writelines(f"{one.to_json()}\n" for one in inspector.inspect(samples[start : start + inspector.batch]))
+                file.writelines(
+                    f"{one.to_json()}\n"
+                    for one in inspector.inspect(samples[start : start + inspector.batch])
+                )
             mark(min(start + inspector.batch, len(samples)))
     kept = [one for one in marks if one[0] >= given.warm]
     plain, trimmed = (slope([(one[0], one[i]) for one in kept]) for i in (1, 2))

@@ -2,10 +2,11 @@
 
     python benchmarks/inspect_overhead.py [--images 48] [--side 1000] [--model nano]
 
-The real inspector and the local engine run over copies of one drawn picture and leave out the model alone: the completions are those that
-it wrote to the first copy. Parts are CPU milliseconds without the parts inside them, so they hardly depend on what else runs. "decode" is
-Pillow's decoder, "processor" makes patches of pixels and belongs to the model, "fsync" is the time that the disk takes; "beside" is all CPU
-time but decoding and processor. "wall" is the whole run, with images opened and resized on several threads.
+The real inspector and the local engine run over copies of one drawn picture and leave out the model alone:
+the completions are those that it wrote to the first copy. Parts are CPU milliseconds without the parts inside
+them, so they hardly depend on what else runs. "decode" is Pillow's decoder, "processor" makes patches of
+pixels and belongs to the model, "fsync" is the time that the disk takes; "beside" is all CPU time but
+decoding and processor. "wall" is the whole run, with images opened and resized on several threads.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class Without(LocalEngine):
 
     said: dict[str, Completion] | None = None
 
-    def complete(self, asked: Sequence[Prompt], opened: Mapping[Path, LoadedImage], sampling: Sampling) -> list[Completion]:
+    def complete(
+        self, asked: Sequence[Prompt], opened: Mapping[Path, LoadedImage], sampling: Sampling
+    ) -> list[Completion]:
         """Everything but the model; the first call asks it."""
         if self.said is None:
             found = super().complete(asked, opened, sampling)
@@ -86,7 +89,9 @@ class Clock:
                 return work(*given, **more)
             finally:
                 spent = time.thread_time() - began
-                self.seconds[name] += time.perf_counter() - began_wall if name == "fsync" else spent - self._inside.spent
+                self.seconds[name] += (
+                    time.perf_counter() - began_wall if name == "fsync" else spent - self._inside.spent
+                )
                 self._inside.spent = outer + spent
 
         return run
@@ -99,13 +104,17 @@ def watched() -> Iterator[Clock]:
     with contextlib.ExitStack() as patches:
         for name, places in PARTS.items():
             for owner, attribute in places:
-                patches.enter_context(mock.patch.object(owner, attribute, clock.timed(name, getattr(owner, attribute))))
+                patches.enter_context(
+                    mock.patch.object(owner, attribute, clock.timed(name, getattr(owner, attribute)))
+                )
         yield clock
 
 
 def picture(side: int, form: str, folder: Path) -> Path:
     """A drawn plate of `side` x `side` pixels with a camera's noise."""
-    drawn = Image.fromarray(procedural.draw(3, "metal plate").image).resize((side, side), Image.Resampling.BICUBIC)
+    drawn = Image.fromarray(procedural.draw(3, "metal plate").image).resize(
+        (side, side), Image.Resampling.BICUBIC
+    )
     noise = np.random.default_rng(0).normal(0, 2, (side, side, 3))
     whole = Image.fromarray(np.clip(np.asarray(drawn) + noise, 0, 255).astype(np.uint8))
     path = folder / form
@@ -116,7 +125,9 @@ def picture(side: int, form: str, folder: Path) -> Path:
 def run(engine: Without, source: Path, count: int) -> dict[str, float]:
     """Milliseconds an image of every part over `count` copies."""
     with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(shutil.copy(source, Path(folder) / f"{number:04}{source.suffix}")) for number in range(count)]
+        paths = [
+            Path(shutil.copy(source, Path(folder) / f"{number:04}{source.suffix}")) for number in range(count)
+        ]
         samples = [Sample(id=path.as_posix(), image=path) for path in paths]
         runs = Inspector(engine, masks="box")
         runs.run(samples[:8], Path(folder) / "warm.jsonl")
@@ -132,7 +143,9 @@ def run(engine: Without, source: Path, count: int) -> dict[str, float]:
 
 def main() -> None:
     """Print a line a file format, and all of it as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="nano")
     parser.add_argument("--images", type=int, default=48)
     parser.add_argument("--side", type=int, default=1000)

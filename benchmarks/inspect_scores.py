@@ -2,14 +2,16 @@
 
     python benchmarks/inspect_scores.py [--count 80] [--shared DIR] [--sets seen,dev,magnetic_tile,bsdata,elpv] [--out scores] [--json FILE]
 
-Drawn parts are held out: seeds that neither training nor development has used, of the seen categories and of those for development; the
-final ones are never drawn here. Real sets are half good, half defective: `DIR/data` holds `magnetic_tile` and `bsdata`, each with an
-`index.jsonl`; `elpv` needs `pip install elpv-dataset`. A set whose files are missing is left out, with a note.
+Drawn parts are held out: seeds that neither training nor development has used, of the seen categories and of
+those for development; the final ones are never drawn here. Real sets are half good, half defective:
+`DIR/data` holds `magnetic_tile` and `bsdata`, each with an `index.jsonl`; `elpv` needs `pip install
+elpv-dataset`. A set whose files are missing is left out, with a note.
 
-Every image is inspected three times: greedy, with votes, and fast. AUROC is that of the score, where an image without one counts as 0.5;
-in the balanced accuracy of the verdicts "unsure" is wrong for good and defective parts alike. Intervals are 95 %, from a bootstrap within
-good and within defective parts, paired where two ways are compared. Calibration is fitted on one half and measured on the other, and the
-other way round; the figures are means of both. The same command goes on where it was stopped.
+Every image is inspected three times: greedy, with votes, and fast. AUROC is that of the score, where an image
+without one counts as 0.5; in the balanced accuracy of the verdicts "unsure" is wrong for good and defective
+parts alike. Intervals are 95 %, from a bootstrap within good and within defective parts, paired where two
+ways are compared. Calibration is fitted on one half and measured on the other, and the other way round; the
+figures are means of both. The same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ from anomalyr1.inspection.inspector import VOTING
 from anomalyr1.types import InputError, Inspection, Sample, SetupError
 
 DRAWN = {"seen": "drawn:seen?n={}&seed=8200", "dev": "drawn:dev?n={}&seed=8700"}
-"""Images of a spec start at its seed times a million: beyond what nano is trained on (from 7,000 million) and examined on (from 8,000 and
-8,500 million)."""
+"""Images of a spec start at its seed times a million: beyond what nano is trained on (from 7,000 million) and
+examined on (from 8,000 and 8,500 million)."""
 REAL = ("magnetic_tile", "bsdata", "elpv")
 DRAWS = 2000
 Arrays = NDArray[Any]
@@ -49,9 +51,15 @@ def samples_of(name: str, count: int, shared: Path | None, folder: Path) -> list
         raise InputError(f"unknown set {name!r}; choose among {', '.join((*DRAWN, *REAL))}")
     if name != "elpv" and shared is None:
         raise InputError("its images are in a folder that --shared names")
-    known = [one for one in data.load("elpv" if name == "elpv" else f"index:{shared / 'data' / name}") if one.anomalous is not None]
+    known = [
+        one
+        for one in data.load("elpv" if name == "elpv" else f"index:{shared / 'data' / name}")
+        if one.anomalous is not None
+    ]
     order = np.random.default_rng(0).permutation(len(known))
-    kinds = [[known[i] for i in order if known[i].anomalous is truth][: count // 2] for truth in (True, False)]
+    kinds = [
+        [known[i] for i in order if known[i].anomalous is truth][: count // 2] for truth in (True, False)
+    ]
     return [one.model_copy(update={"references": ()}) for pair in zip(*kinds, strict=True) for one in pair]
 
 
@@ -71,11 +79,15 @@ def balanced(right: Arrays, defect: Arrays) -> float:
     return float((right[defect].mean() + right[~defect].mean()) / 2)
 
 
-def interval(measure: Callable[[Arrays], float], defect: Arrays, draws: int = DRAWS) -> tuple[float, float, float]:
+def interval(
+    measure: Callable[[Arrays], float], defect: Arrays, draws: int = DRAWS
+) -> tuple[float, float, float]:
     """`measure` of all places, and the ends of its 95 % bootstrap interval; both kinds are drawn again by themselves."""
     generator = np.random.default_rng(0)
     kinds = [np.flatnonzero(defect), np.flatnonzero(~defect)]
-    drawn = [measure(np.concatenate([generator.choice(kind, len(kind)) for kind in kinds])) for _ in range(draws)]
+    drawn = [
+        measure(np.concatenate([generator.choice(kind, len(kind)) for kind in kinds])) for _ in range(draws)
+    ]
     low, high = np.quantile(drawn, [0.025, 0.975])
     return measure(np.arange(len(defect))), float(low), float(high)
 
@@ -97,7 +109,8 @@ def measured(ways: dict[str, dict[str, Arrays]], defect: Arrays) -> dict[str, An
         result[way]["calibration"] = calibrated(own["score"], defect)
     for way in list(ways)[1:]:
         result[f"{way} - greedy"] = {
-            name: interval(lambda at, f=of, w=way: f(w, at) - f("greedy", at), defect) for name, of in known.items()
+            name: interval(lambda at, f=of, w=way: f(w, at) - f("greedy", at), defect)
+            for name, of in known.items()
         }
     return result
 
@@ -114,7 +127,11 @@ def calibrated(scores: Arrays, defect: Arrays) -> dict[str, dict[str, float]]:
     for method in ("before", "platt", "temperature"):
         errors, briers = [], []
         for fitted, test in halves:
-            after = scores[test] if method == "before" else calibration.fit(scores[fitted], defect[fitted], method)(scores[test])
+            after = (
+                scores[test]
+                if method == "before"
+                else calibration.fit(scores[fitted], defect[fitted], method)(scores[test])
+            )
             errors.append(calibration.calibration_error(after, defect[test]))
             briers.append(float(((after - defect[test]) ** 2).mean()))
         result[method] = {"error": float(np.mean(errors)), "Brier": float(np.mean(briers))}
@@ -131,7 +148,9 @@ def report(name: str, found: dict[str, Any]) -> None:
             for what in ("AUROC", "balanced accuracy")
         )
         if "calibration" in own:
-            error, brier = ([f"{one[what]:.3f}" for one in own["calibration"].values()] for what in ("error", "Brier"))
+            error, brier = (
+                [f"{one[what]:.3f}" for one in own["calibration"].values()] for what in ("error", "Brier")
+            )
             shown += f"  unsure {own['unsure']:.2f}, {own['without a score']} without a score"
             shown += f"  error {' / '.join(error)}, Brier {' / '.join(brier)}  {found['seconds'][way]:.2f} s an image"
         print(f"{name:14} {way:15} {shown}", flush=True)
@@ -139,13 +158,17 @@ def report(name: str, found: dict[str, Any]) -> None:
 
 def main() -> None:
     """Print the lines of every set, and write all of it as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="nano")
     parser.add_argument("--count", type=int, default=80, help="images a set")
     parser.add_argument("--votes", type=int, default=8)
     parser.add_argument("--shared", type=Path)
     parser.add_argument("--sets", default=",".join((*DRAWN, *REAL)))
-    parser.add_argument("--out", type=Path, default=Path("inspections/scores"), help="folder for inspections and drawn parts")
+    parser.add_argument(
+        "--out", type=Path, default=Path("inspections/scores"), help="folder for inspections and drawn parts"
+    )
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()
@@ -169,10 +192,17 @@ def main() -> None:
         for way, (sampling, votes) in asked.items():
             began = time.perf_counter()
             inspector = Inspector(engine, masks="box", sampling=sampling, votes=votes)
-            inspected = inspector.run(samples, given.out / f"{name}-{len(samples)}-{way.replace(' ', '')}.jsonl")
+            inspected = inspector.run(
+                samples, given.out / f"{name}-{len(samples)}-{way.replace(' ', '')}.jsonl"
+            )
             seconds[way] = (time.perf_counter() - began) / len(samples)
             ways[way] = figures(inspected, defect)
-        result["sets"][name] = {"images": len(samples), "defective": int(defect.sum()), "seconds": seconds, "ways": measured(ways, defect)}
+        result["sets"][name] = {
+            "images": len(samples),
+            "defective": int(defect.sum()),
+            "seconds": seconds,
+            "ways": measured(ways, defect),
+        }
         report(f"{name} {len(samples)}", result["sets"][name])
     if given.json:
         given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

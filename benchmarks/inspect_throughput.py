@@ -2,11 +2,13 @@
 
     python benchmarks/inspect_throughput.py [--model nano] [--images 16] [--image-tokens 1000] [--new-tokens 32] [--threads 2]
 
-Two jobs: `questions` (1 image, 5 questions with options, greedy) and `votes` (1 image, 1 question, 8 samples). Every contender gets the
-same model, images and prompts and writes exactly `--new-tokens` tokens (the end of a turn is suppressed), in a process of its own, after
-a warm-up. Seconds include the resizing and the image processor; memory is the peak beyond the loaded model. Operations are those of
-matrix products and attention as they were called; the floor counts every image, shared token and new token once, with causal attention.
-Continuous batching takes token ids only, so it gets the text model's part of the job without the images: less work than the others do.
+Two jobs: `questions` (1 image, 5 questions with options, greedy) and `votes` (1 image, 1 question, 8
+samples). Every contender gets the same model, images and prompts and writes exactly `--new-tokens` tokens
+(the end of a turn is suppressed), in a process of its own, after a warm-up. Seconds include the resizing and
+the image processor; memory is the peak beyond the loaded model. Operations are those of matrix products and
+attention as they were called; the floor counts every image, shared token and new token once, with causal
+attention. Continuous batching takes token ids only, so it gets the text model's part of the job without the
+images: less work than the others do.
 """
 
 from __future__ import annotations
@@ -41,14 +43,22 @@ CONTENDERS = ("ours", "generate-1", "generate-16", "continuous")
 QUESTIONS = (
     ("Is there any defect in the object?", ("Yes.", "No.")),
     ("What is the type of the defect?", ("Scratch.", "Dent.", "Stain.", "Missing part.")),
-    ("Where is the defect?", ("At the top left.", "At the bottom right.", "In the center.", "At the top right.")),
-    ("What does the defect look like?", ("A dark line.", "A round spot.", "A broken edge.", "A missing corner.")),
+    (
+        "Where is the defect?",
+        ("At the top left.", "At the bottom right.", "In the center.", "At the top right."),
+    ),
+    (
+        "What does the defect look like?",
+        ("A dark line.", "A round spot.", "A broken edge.", "A missing corner."),
+    ),
     ("What may the defect cause?", ("A leak.", "A rejected part.", "A loose fit.", "Nothing.")),
 )
 VOTES = 8
 
 
-def job(policy: Policy, name: str, images: int, image_tokens: int) -> tuple[list[Prompt], dict[Path, LoadedImage]]:
+def job(
+    policy: Policy, name: str, images: int, image_tokens: int
+) -> tuple[list[Prompt], dict[Path, LoadedImage]]:
     """The prompts of a job and their images, drawn as noise; each image becomes about `image_tokens` tokens."""
     side = round(math.sqrt(image_tokens)) * policy.family.factor
     asked, opened = [], {}
@@ -74,28 +84,51 @@ def ours(policy: Policy, asked: list[Prompt], opened: dict[Path, LoadedImage], s
     return sum(one.completion_tokens for one in LocalEngine(policy).complete(asked, opened, sampling))
 
 
-def generate(policy: Policy, asked: list[Prompt], opened: dict[Path, LoadedImage], sampling: Sampling, batch: int) -> int:
+def generate(
+    policy: Policy, asked: list[Prompt], opened: dict[Path, LoadedImage], sampling: Sampling, batch: int
+) -> int:
     """Tokens written by `generate`, prompt by prompt as evaluation scripts call it."""
     from transformers import GenerationConfig
 
-    sampled = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0} if sampling.temperature else {"do_sample": False}
+    sampled = (
+        {"do_sample": True, "temperature": sampling.temperature, "top_k": 0}
+        if sampling.temperature
+        else {"do_sample": False}
+    )
     config = GenerationConfig(
-        max_new_tokens=sampling.max_new_tokens, pad_token_id=policy.stop_ids[-1], suppress_tokens=list(policy.suppressed_ids), **sampled
+        max_new_tokens=sampling.max_new_tokens,
+        pad_token_id=policy.stop_ids[-1],
+        suppress_tokens=list(policy.suppressed_ids),
+        **sampled,
     )
     written = 0
     for start in range(0, len(asked), batch):
         part = asked[start : start + batch]
-        texts = [policy.processor.apply_chat_template(prompt.messages, add_generation_prompt=True) for prompt in part]
-        shown = [doors.resize(opened[path].rgb, policy.family, policy.max_pixels)[0] for prompt in part for path in prompt.images]
+        texts = [
+            policy.processor.apply_chat_template(prompt.messages, add_generation_prompt=True)
+            for prompt in part
+        ]
+        shown = [
+            doors.resize(opened[path].rgb, policy.family, policy.max_pixels)[0]
+            for prompt in part
+            for path in prompt.images
+        ]
         inputs = policy.processor(
-            text=texts, images=shown, padding=True, do_resize=False, return_mm_token_type_ids=True, return_tensors="pt"
+            text=texts,
+            images=shown,
+            padding=True,
+            do_resize=False,
+            return_mm_token_type_ids=True,
+            return_tensors="pt",
         ).to(policy.device)
         rows = policy.model.generate(**inputs, generation_config=config)[:, inputs["input_ids"].shape[1] :]
         written += rows.numel()
     return written
 
 
-def continuous(policy: Policy, asked: list[Prompt], opened: dict[Path, LoadedImage], sampling: Sampling) -> int:
+def continuous(
+    policy: Policy, asked: list[Prompt], opened: dict[Path, LoadedImage], sampling: Sampling
+) -> int:
     """Tokens written by continuous batching, which sees words where the images were."""
     from transformers import GenerationConfig
 
@@ -103,7 +136,10 @@ def continuous(policy: Policy, asked: list[Prompt], opened: dict[Path, LoadedIma
     image_id, jobs = policy.model.config.image_token_id, LocalEngine(policy)._jobs(asked, opened, sampling)
     ids = [[word if id_ == image_id else id_ for id_ in one.ids] for one in jobs]
     config = GenerationConfig(
-        max_new_tokens=sampling.max_new_tokens, do_sample=sampling.temperature > 0, eos_token_id=-1, pad_token_id=policy.stop_ids[-1]
+        max_new_tokens=sampling.max_new_tokens,
+        do_sample=sampling.temperature > 0,
+        eos_token_id=-1,
+        pad_token_id=policy.stop_ids[-1],
     )
     found = policy.model.generate_batch(inputs=ids, generation_config=config)
     return sum(len(one.generated_tokens) for one in found.values())
@@ -123,7 +159,9 @@ def counted(model: nn.Module) -> Iterator[dict[str, float]]:
         spent["attention"] += 4 * query.numel() * key.shape[-2]
         return plain(query, key, *rest, **more)
 
-    hooks = [layer.register_forward_hook(of_linear) for layer in model.modules() if isinstance(layer, nn.Linear)]
+    hooks = [
+        layer.register_forward_hook(of_linear) for layer in model.modules() if isinstance(layer, nn.Linear)
+    ]
     nn.functional.scaled_dot_product_attention = of_attention
     try:
         yield spent
@@ -139,7 +177,9 @@ def floor(policy: Policy, asked: list[Prompt], opened: dict[Path, LoadedImage], 
 
     engine, model = LocalEngine(policy), policy.model
     text, vision = model.config.get_text_config(), model.config.vision_config
-    per_token = 2 * sum(layer.weight.numel() for layer in model.model.language_model.modules() if isinstance(layer, nn.Linear))
+    per_token = 2 * sum(
+        layer.weight.numel() for layer in model.model.language_model.modules() if isinstance(layer, nn.Linear)
+    )
     head = 2 * model.get_output_embeddings().weight.numel()
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     per_pair = 4 * text.num_hidden_layers * text.num_attention_heads * size
@@ -151,18 +191,30 @@ def floor(policy: Policy, asked: list[Prompt], opened: dict[Path, LoadedImage], 
         for branch in tree.branches:
             s = len(branch.suffix)
             tokens += s + (new - 1) * len(branch.samples)
-            pairs += s * p + s * (s + 1) / 2 + len(branch.samples) * sum(p + s + step for step in range(1, new))
+            pairs += (
+                s * p + s * (s + 1) / 2 + len(branch.samples) * sum(p + s + step for step in range(1, new))
+            )
             total += head * new * len(branch.samples)
         total += per_token * tokens + per_pair * pairs
     merge = vision.spatial_merge_size**2
-    inside = [layer.weight.numel() for block in model.model.visual.blocks for layer in block.modules() if isinstance(layer, nn.Linear)]
-    merger = [layer.weight.numel() for layer in model.model.visual.merger.modules() if isinstance(layer, nn.Linear)]
+    inside = [
+        layer.weight.numel()
+        for block in model.model.visual.blocks
+        for layer in block.modules()
+        if isinstance(layer, nn.Linear)
+    ]
+    merger = [
+        layer.weight.numel() for layer in model.model.visual.merger.modules() if isinstance(layer, nn.Linear)
+    ]
     whole = getattr(vision, "fullatt_block_indexes", None)
     for image in opened.values():
         w, h = doors.fit(image.size_wh, policy.family, policy.max_pixels)
         patches = w * h // vision.patch_size**2
         window = (getattr(vision, "window_size", 0) // vision.patch_size) ** 2 or patches
-        seen = sum(patches if whole is None or layer in whole else min(window, patches) for layer in range(vision.depth))
+        seen = sum(
+            patches if whole is None or layer in whole else min(window, patches)
+            for layer in range(vision.depth)
+        )
         total += 2 * patches * (sum(inside) + sum(merger) / merge) + 4 * vision.hidden_size * patches * seen
     return total
 
@@ -171,7 +223,9 @@ def run_one(arguments: argparse.Namespace) -> dict[str, Any]:
     """One contender's figures on one job."""
     torch.set_num_threads(arguments.threads)
     policy = endless(load_policy(arguments.model, max_pixels=(arguments.image_tokens + 100) * 1024))
-    sampling = Sampling(max_new_tokens=arguments.new_tokens, temperature=1.0 if arguments.job == "votes" else 0.0)
+    sampling = Sampling(
+        max_new_tokens=arguments.new_tokens, temperature=1.0 if arguments.job == "votes" else 0.0
+    )
     name, _, batch = arguments.one.partition("-")
     contender: Callable[..., int] = {"ours": ours, "generate": generate, "continuous": continuous}[name]
     more = {"batch": int(batch)} if batch else {}
@@ -202,14 +256,18 @@ def peak_bytes(policy: Policy) -> int:
 
 def main() -> None:
     """Print a line a contender and job."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="nano")
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--image-tokens", type=int, default=1000)
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--job", choices=("questions", "votes"))
-    parser.add_argument("--one", choices=CONTENDERS, help="run one contender in this process and print its figures as JSON")
+    parser.add_argument(
+        "--one", choices=CONTENDERS, help="run one contender in this process and print its figures as JSON"
+    )
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(run_one(arguments)))
@@ -220,7 +278,10 @@ def main() -> None:
             call = [sys.executable, __file__, *sys.argv[1:], "--job", name, "--one", contender]
             done = subprocess.run(call, capture_output=True, text=True, check=False)
             if done.returncode:
-                print(f"{name:10} {contender:12} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1][:200]}", flush=True)
+                print(
+                    f"{name:10} {contender:12} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1][:200]}",
+                    flush=True,
+                )
                 continue
             one = json.loads(done.stdout.splitlines()[-1])
             print(

@@ -1,6 +1,7 @@
 """How far apart perceptual hashes lie: of copies, and of different images. What docs/data-splits.md says of `leaks.MAX_DISTANCE`.
 
-python benchmarks/leaks.py --shared DIR    # DIR/data holds magnetic_tile, bsdata and deeppcb; ELPV is taken where it is installed
+python benchmarks/leaks.py --shared DIR    # DIR/data holds magnetic_tile, bsdata and deeppcb; ELPV is taken
+where it is installed
 """
 
 from __future__ import annotations
@@ -35,7 +36,12 @@ COPIES = {
     "half the size": lambda image: image.resize((max(8, image.width // 2), max(8, image.height // 2))),
     "15 % brighter": lambda image: image.point(lambda value: min(255, round(value * 1.15 + 8))),
     "1 % cut off each side": lambda image: image.crop(
-        (image.width // 100, image.height // 100, image.width - image.width // 100, image.height - image.height // 100)
+        (
+            image.width // 100,
+            image.height // 100,
+            image.width - image.width // 100,
+            image.height - image.height // 100,
+        )
     ),
 }
 
@@ -70,16 +76,22 @@ def examine(spec: str) -> None:
             copied[name].append(int(np.bitwise_count(long[-1] ^ hashed(COPIES[name](image))).sum()))
     for name, bits in copied.items():
         low, middle, high, most = np.quantile(bits, [0, 0.5, 0.9, 1])
-        print(f"  copies, {name}: {len(bits)}, bits of 256: least {low:g}, median {middle:g}, nine of ten {high:g}, most {most:g}")
+        print(
+            f"  copies, {name}: {len(bits)}, bits of 256: least {low:g}, median {middle:g}, nine of ten {high:g}, most {most:g}"
+        )
     apart = distances(long)
     pairs = {limit: int((apart <= limit).sum()) // 2 for limit in (4, 10, 16, 24)}
     print(f"  other images, 256 bits: nearest {apart.min()}, pairs within {pairs}")
-    print(f"  other images, 64 bits: {int((distances(short).min(axis=1) <= 4).sum())} images have another within 4")
+    print(
+        f"  other images, 64 bits: {int((distances(short).min(axis=1) <= 4).sum())} images have another within 4"
+    )
     started = time.perf_counter()
     manifest = fewshot.make(samples, fewshot.Plan(protocol="share"), spec, allow_leaks=True)
     leaking = len({leak.test for leak in manifest.leaks.found})
     seconds = time.perf_counter() - started
-    print(f"  20/80: {leaking} of {len(manifest.test)} test samples leak {manifest.leaks.counts}, {seconds:.1f} s")
+    print(
+        f"  20/80: {leaking} of {len(manifest.test)} test samples leak {manifest.leaks.counts}, {seconds:.1f} s"
+    )
 
 
 def main() -> None:

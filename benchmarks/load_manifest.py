@@ -1,7 +1,8 @@
 """Time and memory of loading a large manifest in MMAD's form; run with `python benchmarks/load_manifest.py [--samples N]`.
 
-Writes a manifest of N samples with five questions each (no images) into a temporary folder, loads it in a process of its own, and prints
-seconds and peak memory of that process, imports included. Must hold for 100,000 samples: under 15 seconds and 400 MB.
+Writes a manifest of N samples with five questions each (no images) into a temporary folder, loads it in a
+process of its own, and prints seconds and peak memory of that process, imports included. Must hold for
+100,000 samples: under 15 seconds and 400 MB.
 """
 
 from __future__ import annotations
@@ -13,7 +14,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-TYPES = ("Anomaly Detection", "Defect Classification", "Defect Localization", "Defect Description", "Defect Analysis")
+TYPES = (
+    "Anomaly Detection",
+    "Defect Classification",
+    "Defect Localization",
+    "Defect Description",
+    "Defect Analysis",
+)
 WORDS = (
     "A jagged break along the upper rim of the part.", "A shallow scratch that runs across the printed surface.",
     "A dark stain beside the left edge, about as wide as the label.", "A missing element in the second row from the bottom.",
@@ -41,7 +48,9 @@ def entry(number: int) -> tuple[str, dict[str, object]]:
         {
             "Question": f"There is a defect in the object. Question {name} of the kind {type_}?",
             "Answer": "AB"[(number + i) % 2] if i == 0 else "ABCD"[(number + i) % 4],
-            "Options": {"A": "Yes.", "B": "No."} if i == 0 else dict(zip("ABCD", (f"{w} {name}" for w in WORDS), strict=True)),
+            "Options": {"A": "Yes.", "B": "No."}
+            if i == 0
+            else dict(zip("ABCD", (f"{w} {name}" for w in WORDS), strict=True)),
             "type": type_,
         }
         for i, type_ in enumerate(TYPES)
@@ -66,7 +75,12 @@ def main() -> None:
         with path.open("w", encoding="utf-8") as file:
             for number in range(wanted):
                 image, value = entry(number)
-                file.write(("{\n " if number == 0 else ",\n ") + json.dumps(image) + ": " + json.dumps(value, indent=1))
+                file.write(
+                    ("{\n " if number == 0 else ",\n ")
+                    + json.dumps(image)
+                    + ": "
+                    + json.dumps(value, indent=1)
+                )
             file.write("\n}\n")
         print(f"a manifest of {path.stat().st_size / 2**20:.0f} MB")
         subprocess.run([sys.executable, "-c", LOAD, str(path)], check=True)

@@ -2,9 +2,10 @@
 
     python benchmarks/masks.py [--shared DIR] [--sam2 MODEL]
 
-The figure is the mean over the anomalous images that have boxes of the IoU between the true mask and the union of the masks of all true
-boxes of the image. Jitter s moves each edge by a uniform random part in -s..s of the box's width or height, the same for every method.
-The constants of `masks.posterior` were chosen on the "tuned" half of the images; "held out" is the other half.
+The figure is the mean over the anomalous images that have boxes of the IoU between the true mask and the
+union of the masks of all true boxes of the image. Jitter s moves each edge by a uniform random part in -s..s
+of the box's width or height, the same for every method. The constants of `masks.posterior` were chosen on the
+"tuned" half of the images; "held out" is the other half.
 """
 
 from __future__ import annotations
@@ -142,7 +143,9 @@ def grabcut(pixels: Pixels, box: Window) -> Bools:
     if min((seeds == cv2.GC_BGD).sum(), (seeds == cv2.GC_PR_FGD).sum()) < 8:
         return np.ones((y2 - y1, x2 - x1), dtype=np.bool_)  # too few pixels for its mixtures
     cv2.setRNGSeed(0)
-    seeds, _, _ = cv2.grabCut(small, seeds, None, np.zeros((1, 65)), np.zeros((1, 65)), 5, cv2.GC_INIT_WITH_MASK)
+    seeds, _, _ = cv2.grabCut(
+        small, seeds, None, np.zeros((1, 65)), np.zeros((1, 65)), 5, cv2.GC_INIT_WITH_MASK
+    )
     found = cv2.resize(seeds, labels.shape[::-1], interpolation=cv2.INTER_NEAREST) == cv2.GC_PR_FGD
     return found[y1 - top : y2 - top, x1 - left : x2 - left]
 
@@ -169,20 +172,28 @@ def row(name: str, method: Method, dataset: Sequence[Item]) -> str:
 
 def main() -> None:
     """Print one table for each set of images."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shared", type=Path, default=SHARED, help="the developers' folder of real images")
     parser.add_argument("--sam2", help="also measure this SAM2, a hub name or a folder")
     arguments = parser.parse_args()
     if not (arguments.shared / "data").is_dir():
-        print(f"skipped: {arguments.shared}/data is not there; name the developers' folder of real images with --shared DIR")
+        print(
+            f"skipped: {arguments.shared}/data is not there; name the developers' folder of real images with --shared DIR"
+        )
         return
     methods = {**BASELINES, "default (posterior)": ours("default")}
     if arguments.sam2:
         methods["SAM2"] = ours("sam2", Sam2.load(arguments.sam2))
     for name in DATASETS:
         dataset = list(items(arguments.shared / "data" / name))
-        print(f"\n{name}: {len(dataset)} images, {sum(len(item.boxes) for item in dataset)} boxes; mean IoU with the true mask\n")
-        print(f"| {'method':22} | exact    | tuned    | held out | jitter {JITTERS[1]:.0%} | {JITTERS[2]:.0%} | ms per box |")
+        print(
+            f"\n{name}: {len(dataset)} images, {sum(len(item.boxes) for item in dataset)} boxes; mean IoU with the true mask\n"
+        )
+        print(
+            f"| {'method':22} | exact    | tuned    | held out | jitter {JITTERS[1]:.0%} | {JITTERS[2]:.0%} | ms per box |"
+        )
         print("|---|---|---|---|---|---|---|")
         for label, method in methods.items():
             print(row(label, method, dataset), flush=True)

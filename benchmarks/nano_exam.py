@@ -2,7 +2,8 @@
 
     python benchmarks/nano_exam.py [--model FOLDER] [--images 480 480]
 
-Prints the figures of each column as JSON: drawings of seen categories, of development ones, and those of the latter that have a reference.
+Prints the figures of each column as JSON: drawings of seen categories, of development ones, and those of the
+latter that have a reference.
 """
 
 from __future__ import annotations
@@ -23,9 +24,13 @@ from anomalyr1.policy.load import NANO_FOLDER
 
 def main() -> None:
     """Examine and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, default=NANO_FOLDER)
-    parser.add_argument("--images", type=int, nargs=2, default=Recipe().final_images, metavar=("SEEN", "DEVELOPMENT"))
+    parser.add_argument(
+        "--images", type=int, nargs=2, default=Recipe().final_images, metavar=("SEEN", "DEVELOPMENT")
+    )
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)

@@ -2,10 +2,11 @@
 
     OMP_NUM_THREADS=1 python benchmarks/nano_grpo.py --out runs/nano-grpo-seeds
 
-Trains the shipped recipe from each seed, with its rewards and with the same rewards dealt anew among the completions of a question. Asks
-all policies all questions about the same held-out drawings, and for the verdict alone about more of them, since AUROC needs many. A seed a
-line: accuracy of all questions with options and AUROC of the anomaly score less those of the start, with 95 % intervals over images. What
-is finished is not run again, so seeds and arms may be run one by one, side by side, and printed together.
+Trains the shipped recipe from each seed, with its rewards and with the same rewards dealt anew among the
+completions of a question. Asks all policies all questions about the same held-out drawings, and for the
+verdict alone about more of them, since AUROC needs many. A seed a line: accuracy of all questions with
+options and AUROC of the anomaly score less those of the start, with 95 % intervals over images. What is
+finished is not run again, so seeds and arms may be run one by one, side by side, and printed together.
 """
 
 from __future__ import annotations
@@ -30,16 +31,25 @@ TESTS = {"held out": ("accuracy", "box mIoU"), "verdicts": ("AUROC", "balanced y
 
 def main() -> None:
     """Run what is missing, then print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--held-out", default="drawn:dev?n=480&seed=5&references=0", help="all questions")
-    parser.add_argument("--verdicts", default="drawn:dev?n=3000&seed=6&references=0", help="the verdict alone")
+    parser.add_argument(
+        "--verdicts", default="drawn:dev?n=3000&seed=6&references=0", help="the verdict alone"
+    )
     parser.add_argument("changes", nargs="*", help="overrides of the recipe")
     given = parser.parse_args()
-    require_same(given.out, {"held out": given.held_out, "verdicts": given.verdicts, "changes": given.changes})
-    tests = {"held out": drawn(given.out / "held-out", given.held_out), "verdicts": drawn(given.out / "verdicts", given.verdicts, True)}
+    require_same(
+        given.out, {"held out": given.held_out, "verdicts": given.verdicts, "changes": given.changes}
+    )
+    tests = {
+        "held out": drawn(given.out / "held-out", given.held_out),
+        "verdicts": drawn(given.out / "verdicts", given.verdicts, True),
+    }
     runs = {START: [given.out / START]}
     if not (given.out / START / JUDGED).exists():
         asked(load_recipe("nano-grpo").model, tests, given.out / START)
@@ -47,7 +57,9 @@ def main() -> None:
         runs[arm] = [given.out / f"{arm}-{seed}" for seed in given.seeds]
         for seed, folder in zip(given.seeds, runs[arm], strict=True):
             recipe = load_recipe("nano-grpo", ["held_out=[]", f"seed={seed}", *given.changes])
-            recipe = recipe.model_copy(update={"rewards": {f"{name}{ARMS[arm]}": weight for name, weight in recipe.rewards.items()}})
+            recipe = recipe.model_copy(
+                update={"rewards": {f"{name}{ARMS[arm]}": weight for name, weight in recipe.rewards.items()}}
+            )
             if not (folder / JUDGED).exists():
                 taught = train(recipe, folder / "run", resume=(folder / "run" / RECIPE).exists())
                 asked(str(taught), tests, folder)

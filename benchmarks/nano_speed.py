@@ -2,8 +2,8 @@
 
     python benchmarks/nano_speed.py
 
-Figures are medians in seconds on two threads; the model part is both questions of `inspect` about one 224 x 224 drawing. Gains are
-ratios of times with gradients in bfloat16, at sizes of its training.
+Figures are medians in seconds on two threads; the model part is both questions of `inspect` about one 224 x
+224 drawing. Gains are ratios of times with gradients in bfloat16, at sizes of its training.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ def gains() -> dict[str, float]:
     functional, kind = torch.nn.functional, torch.bfloat16
     q, k, v = (torch.randn(10, 3, 450, 64, dtype=kind, requires_grad=True) for _ in range(3))
     mask = torch.zeros(10, 1, 450, 450, dtype=kind)
-    x, weight = torch.randn(10, 450, 192, dtype=kind, requires_grad=True), torch.ones(192, dtype=kind, requires_grad=True)
+    x, weight = (
+        torch.randn(10, 450, 192, dtype=kind, requires_grad=True),
+        torch.ones(192, dtype=kind, requires_grad=True),
+    )
     pairs = {
         "norm": (lambda: functional.rms_norm(x, (192,), weight, 1e-6), lambda: layers.rms_norm(x, weight, 1e-6)),
         "attention": (
@@ -50,8 +53,12 @@ def gains() -> dict[str, float]:
     }  # fmt: skip
     found = {}
     for name, pair in pairs.items():
-        seconds = [[median_seconds(lambda one=one: one().sum().backward(), 1) for one in pair] for _ in range(31)]
-        found[name] = statistics.median(theirs for theirs, _ in seconds) / statistics.median(ours for _, ours in seconds)
+        seconds = [
+            [median_seconds(lambda one=one: one().sum().backward(), 1) for one in pair] for _ in range(31)
+        ]
+        found[name] = statistics.median(theirs for theirs, _ in seconds) / statistics.median(
+            ours for _, ours in seconds
+        )
     return found
 
 

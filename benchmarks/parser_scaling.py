@@ -1,7 +1,7 @@
 """Time of `answers.parse` on adversarial completions of growing length; run with `python benchmarks/parser_scaling.py`.
 
-Prints seconds per family and length, and the largest ratio per tenfold length. Must hold: a ratio of at most 12, and one million
-characters in under a second.
+Prints seconds per family and length, and the largest ratio per tenfold length. Must hold: a ratio of at most
+12, and one million characters in under a second.
 """
 
 from __future__ import annotations
@@ -44,7 +44,11 @@ FAMILY_UNITS = {
     "surrogates": "\ud800",
     "nulls": "\x00",
 }
-WRAPPERS = {"bare": "{}", "reasoning": "<think>{}</think><answer>B</answer>", "answer": "<think>x</think><answer>{}</answer>"}
+WRAPPERS = {
+    "bare": "{}",
+    "reasoning": "<think>{}</think><answer>B</answer>",
+    "answer": "<think>x</think><answer>{}</answer>",
+}
 
 
 def seconds(text: str, repeats: int) -> float:
@@ -70,7 +74,9 @@ def published_seconds(text: str) -> float:
 
 def main() -> None:
     """Print the table."""
-    print(f"{'family':34}" + "".join(f"{length:>12,}" for length in LENGTHS) + f"{'ratio':>8}{'published':>12}")
+    print(
+        f"{'family':34}" + "".join(f"{length:>12,}" for length in LENGTHS) + f"{'ratio':>8}{'published':>12}"
+    )
     worst_ratio, worst_seconds = 0.0, 0.0
     for wrapper, form in WRAPPERS.items():
         for family, unit in FAMILY_UNITS.items():
@@ -81,7 +87,9 @@ def main() -> None:
             worst_ratio, worst_seconds = max(worst_ratio, ratio), max(worst_seconds, times[-1])
             row = f"{wrapper + ': ' + family:34}" + "".join(f"{one:12.5f}" for one in times)
             print(row + f"{ratio:8.1f}{published_seconds(texts[-1]):12.5f}")
-    print(f"\nlargest ratio per tenfold length {worst_ratio:.1f} (limit 12), longest time {worst_seconds:.3f} s (limit 1)")
+    print(
+        f"\nlargest ratio per tenfold length {worst_ratio:.1f} (limit 12), longest time {worst_seconds:.3f} s (limit 1)"
+    )
 
 
 if __name__ == "__main__":

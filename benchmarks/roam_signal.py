@@ -2,9 +2,10 @@
 
     python benchmarks/roam_signal.py RUN [RUN ...]
 
-For the groups with options in training runs (`groups.jsonl`): how far answer + ROAM ranks a group's completions otherwise than the answer
-alone; what reasoning concludes as our reader and the released letter extraction read it, and ROAM by either; the released ROAM once more
-with every article "A" ("A crack is visible") written as "One", which changes nothing that is said; how many sentences begin alike.
+For the groups with options in training runs (`groups.jsonl`): how far answer + ROAM ranks a group's
+completions otherwise than the answer alone; what reasoning concludes as our reader and the released letter
+extraction read it, and ROAM by either; the released ROAM once more with every article "A" ("A crack is
+visible") written as "One", which changes nothing that is said; how many sentences begin alike.
 """
 
 from __future__ import annotations
@@ -29,30 +30,53 @@ BEGINNING, COMMONEST = 3, 10
 
 def main() -> None:
     """Read, then print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", type=Path, nargs="+")
-    groups = [group for run in parser.parse_args().runs for group in read_groups(run) if group.question.options and group.question.answer]
+    groups = [
+        group
+        for run in parser.parse_args().runs
+        for group in read_groups(run)
+        if group.question.options and group.question.answer
+    ]
     right, ours, theirs, without = np.array([values(group) for group in groups]).swapaxes(0, 1)
     texts = [text for group in groups for text in group.completions]
     print(f"{len(groups)} groups, {len(texts)} completions, {right.mean():.1%} right")
     alone = (np.ptp(right, axis=1) == 0) & (np.ptp(ours, axis=1) > 0)
     nothing = np.mean(np.ptp(right + ours, axis=1) < SAME)
-    print(f"within groups, answer + ROAM and the answer alone correlate {correlation(right + ours, right):.2f}")
-    print(f"groups in which the answers earn the same and ROAM differs: {alone.mean():.1%}; no signal at all: {nothing:.1%}")
-    read = [(answer.conclusion, released.read_letter(thought(answer.raw))) for group in groups for answer in group.answers()]
+    print(
+        f"within groups, answer + ROAM and the answer alone correlate {correlation(right + ours, right):.2f}"
+    )
+    print(
+        f"groups in which the answers earn the same and ROAM differs: {alone.mean():.1%}; no signal at all: {nothing:.1%}"
+    )
+    read = [
+        (answer.conclusion, released.read_letter(thought(answer.raw)))
+        for group in groups
+        for answer in group.answers()
+    ]
     other, false = np.mean([a != b for a, b in read]), np.mean([b == "A" != a for a, b in read])
     print(f"reasoning concludes a letter: ours {share(read, 0)}, released {share(read, 1)}")
     print(f"they differ: {other:.1%}; released reads A where ours does not: {false:.1%}")
-    print(f"ROAM differs: {np.mean(ours != theirs):.1%}; mean ours {ours.mean():.3f}, released {theirs.mean():.3f}")
+    print(
+        f"ROAM differs: {np.mean(ours != theirs):.1%}; mean ours {ours.mean():.3f}, released {theirs.mean():.3f}"
+    )
     articles = np.mean([bool(ARTICLE.search(text)) for text in texts])
     changed = np.mean(without != theirs)
-    print(f"with the article 'A': {articles:.1%}; released ROAM without articles {without.mean():.3f}, differs in {changed:.1%}")
+    print(
+        f"with the article 'A': {articles:.1%}; released ROAM without articles {without.mean():.3f}, differs in {changed:.1%}"
+    )
     print(
         f"within groups, ours and released correlate {correlation(ours, theirs):.2f}, with and without {correlation(theirs, without):.2f}"
     )
-    begun = Counter(" ".join(s.split()[:BEGINNING]) for text in texts for s in SENTENCE.findall(thought(text)))
+    begun = Counter(
+        " ".join(s.split()[:BEGINNING]) for text in texts for s in SENTENCE.findall(thought(text))
+    )
     common = sum(count for _, count in begun.most_common(COMMONEST)) / max(1, begun.total())
-    print(f"sentences of reasoning: the {COMMONEST} commonest beginnings of {BEGINNING} words begin {common:.1%} of them")
+    print(
+        f"sentences of reasoning: the {COMMONEST} commonest beginnings of {BEGINNING} words begin {common:.1%} of them"
+    )
 
 
 def values(group: Group) -> tuple[list[float], list[float], list[float], list[float]]:

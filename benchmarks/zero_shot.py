@@ -2,8 +2,9 @@
 
     python benchmarks/zero_shot.py --shared DIR [--count 120] [--threads 2]
 
-`DIR/data` holds `magnetic_tile`, `bsdata` and `deeppcb`, each with an `index.jsonl` (see docs/data.md for its form). Where all images are
-defective, as in deeppcb, their templates are the good ones; those have none of their own, so with a reference only defects are asked about.
+`DIR/data` holds `magnetic_tile`, `bsdata` and `deeppcb`, each with an `index.jsonl` (see docs/data.md for its
+form). Where all images are defective, as in deeppcb, their templates are the good ones; those have none of
+their own, so with a reference only defects are asked about.
 """
 
 from __future__ import annotations
@@ -44,15 +45,33 @@ def main() -> None:
         half = given.count // 2
         examples = [photograph(samples[i], 448 * 448) for i in (*of[True][:half], *of[False][:half])]
         paired = [one for one in examples if one.reference is not None]
-        for prompt, some in (("plain", examples), ("reference", paired)) if paired else (("plain", examples),):
+        for prompt, some in (
+            (("plain", examples), ("reference", paired)) if paired else (("plain", examples),)
+        ):
             figures = exam.examine(model, teacher, some, extras=0, prompt=prompt)
-            shown = {key: figures.get(key) for key in ("balanced accuracy", "defect found", "good passed", "box mIoU", "no box when good")}
+            shown = {
+                key: figures.get(key)
+                for key in (
+                    "balanced accuracy",
+                    "defect found",
+                    "good passed",
+                    "box mIoU",
+                    "no box when good",
+                )
+            }
             print(f"{name}, {prompt}, {len(some)} images: {shown}", flush=True)
 
 
 def good(sample: Sample) -> Sample:
     """The template of a defective sample as a good sample."""
-    update = {"id": f"{sample.id}-template", "image": sample.references[0], "references": (), "boxes": (), "mask": None, "anomalous": False}
+    update = {
+        "id": f"{sample.id}-template",
+        "image": sample.references[0],
+        "references": (),
+        "boxes": (),
+        "mask": None,
+        "anomalous": False,
+    }
     return sample.model_copy(update={**update, "defect": "", "questions": ()})
 
 

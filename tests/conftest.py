@@ -11,7 +11,8 @@ from hypothesis import settings
 
 from support.places import SHARED
 
-# One thread for torch, here and in the processes that tests start: tiny models gain nothing from more, and results stay the same anywhere.
+# One thread for torch, here and in the processes that tests start: tiny models gain nothing from more, and
+# results stay the same anywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A busy machine is not a failure; the same examples on every run.

@@ -92,7 +92,11 @@ def test_set_iou(pred, gold, value):
 
 
 def test_place_covers_all_nine():
-    found = [boxes.place(Box(x1=x, y1=y, x2=x + 10, y2=y + 20), (90, 180)) for y in (20, 80, 140) for x in (10, 40, 70)]
+    found = [
+        boxes.place(Box(x1=x, y1=y, x2=x + 10, y2=y + 20), (90, 180))
+        for y in (20, 80, 140)
+        for x in (10, 40, 70)
+    ]
     assert tuple(found) == PLACES
     assert boxes.place(Box(x1=500, y1=-90, x2=600, y2=-80), (90, 180)) == "top right"  # outside: the nearest
 

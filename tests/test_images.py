@@ -31,7 +31,8 @@ def drawn(size_wh=(96, 64)) -> Image.Image:
     y, x = np.mgrid[0:h, 0:w]
     grain = np.random.default_rng(7).integers(0, 24, (h, w))
     return Image.fromarray(
-        np.stack([x * 230 // w, y * 230 // h, (x + y) * 115 // (w + h)], 2).astype(np.uint8) + grain[..., None].astype(np.uint8)
+        np.stack([x * 230 // w, y * 230 // h, (x + y) * 115 // (w + h)], 2).astype(np.uint8)
+        + grain[..., None].astype(np.uint8)
     )
 
 
@@ -51,7 +52,9 @@ def png(size_wh, bits: int, colour: int, rows: bytes, *chunks: tuple[bytes, byte
     """A PNG from parts, for what Pillow does not write."""
     header = struct.pack(">IIBBBBB", *size_wh, bits, colour, 0, 0, 0)
     parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in parts
+    )
 
 
 def tiff(values: np.ndarray, photometric: int, sample_format=1, planar=1) -> bytes:
@@ -62,7 +65,16 @@ def tiff(values: np.ndarray, photometric: int, sample_format=1, planar=1) -> byt
     strips = [np.ascontiguousarray(plane).tobytes() for plane in planes]
     data = b"".join(strips)
     offsets = [8 + sum(map(len, strips[:i])) for i in range(len(strips))]
-    tags = {256: [w], 257: [h], 258: [values.itemsize * 8] * bands, 259: [1], 262: [photometric], 273: offsets, 277: [bands], 278: [h]}
+    tags = {
+        256: [w],
+        257: [h],
+        258: [values.itemsize * 8] * bands,
+        259: [1],
+        262: [photometric],
+        273: offsets,
+        277: [bands],
+        278: [h],
+    }
     tags |= {279: [len(strip) for strip in strips], 284: [planar], 339: [sample_format] * bands}
     directory, overflow, start = struct.pack("<H", len(tags)), b"", 8 + len(data) + 2 + 12 * len(tags) + 4
     for tag, numbers in sorted(tags.items()):
@@ -145,7 +157,9 @@ def test_damaged_files_give_an_image_or_a_typed_error(name, tmp_path):
             assert ";" in str(error), "the message says what to do"
         else:
             assert loaded.rgb.mode == "RGB"
-            assert not (what.startswith("cut") and "99" not in what), f"{what}: half an image passed as a whole one"
+            assert not (what.startswith("cut") and "99" not in what), (
+                f"{what}: half an image passed as a whole one"
+            )
             np.asarray(loaded.rgb)
         assert time.process_time() - started < 2, what
         count += 1
@@ -176,20 +190,64 @@ REFUSED = [
     ("ICO, a format not allowed", lambda: encoded(drawn((16, 16)), "ICO"), "something else"),
     ("JPEG start only", lambda: b"\xff\xd8\xff\xe0", "header is damaged"),
     ("bomb", bomb, "64,000,000 pixels, got 144,000,000"),
-    ("above Pillow's own limit", lambda: png((20_000, 20_000), 1, 0, b""), "at most 64,000,000 pixels, got more"),
+    (
+        "above Pillow's own limit",
+        lambda: png((20_000, 20_000), 1, 0, b""),
+        "at most 64,000,000 pixels, got more",
+    ),
     ("WebP header of 16,000 x 11,000", huge_webp, "64,000,000 pixels, got 176,000,000"),
-    ("aspect 250", lambda: encoded(Image.new("L", (20, 5000)), "PNG"), "aspect ratio of at most 200, got 250"),
-    ("animated GIF", lambda: encoded(drawn(), "GIF", save_all=True, append_images=[drawn().rotate(90)]), "one frame"),
-    ("animated WebP", lambda: encoded(drawn(), "WEBP", save_all=True, append_images=[drawn().rotate(90)]), "one frame"),
-    ("animated PNG", lambda: encoded(drawn(), "PNG", save_all=True, append_images=[drawn().rotate(90)]), "one frame"),
+    (
+        "aspect 250",
+        lambda: encoded(Image.new("L", (20, 5000)), "PNG"),
+        "aspect ratio of at most 200, got 250",
+    ),
+    (
+        "animated GIF",
+        lambda: encoded(drawn(), "GIF", save_all=True, append_images=[drawn().rotate(90)]),
+        "one frame",
+    ),
+    (
+        "animated WebP",
+        lambda: encoded(drawn(), "WEBP", save_all=True, append_images=[drawn().rotate(90)]),
+        "one frame",
+    ),
+    (
+        "animated PNG",
+        lambda: encoded(drawn(), "PNG", save_all=True, append_images=[drawn().rotate(90)]),
+        "one frame",
+    ),
     ("two-page TIFF", lambda: encoded(drawn(), "TIFF", save_all=True, append_images=[drawn()]), "one frame"),
     ("NaN", lambda: encoded(Image.fromarray(np.array([[1, np.nan]], np.float32)), "TIFF"), "NaN or infinite"),
-    ("infinity", lambda: encoded(Image.fromarray(np.array([[1, np.inf]], np.float32)), "TIFF"), "NaN or infinite"),
-    ("all transparent", lambda: encoded(Image.new("RGBA", (4, 4), (255, 0, 0, 0)), "PNG"), "every pixel is transparent"),
-    ("transparent 16-bit grey", lambda: png((1, 1), 16, 0, b"\0\1\2", (b"tRNS", b"\1\2")), "transparent in samples"),
-    ("transparent 16-bit colour", lambda: png((1, 1), 16, 2, b"\0" + b"\xf1\2" * 3, (b"tRNS", b"\xf1\2" * 3)), "transparent in samples"),
-    ("transparent 4-bit grey", lambda: png((1, 1), 4, 0, b"\0\xf0", (b"tRNS", b"\0\x0f")), "transparent in samples"),
-    ("12-bit colour in 16 bits", lambda: png((1, 1), 16, 2, b"\0" + b"\x0f\xff" * 3), "stays below 4096 of 65536"),
+    (
+        "infinity",
+        lambda: encoded(Image.fromarray(np.array([[1, np.inf]], np.float32)), "TIFF"),
+        "NaN or infinite",
+    ),
+    (
+        "all transparent",
+        lambda: encoded(Image.new("RGBA", (4, 4), (255, 0, 0, 0)), "PNG"),
+        "every pixel is transparent",
+    ),
+    (
+        "transparent 16-bit grey",
+        lambda: png((1, 1), 16, 0, b"\0\1\2", (b"tRNS", b"\1\2")),
+        "transparent in samples",
+    ),
+    (
+        "transparent 16-bit colour",
+        lambda: png((1, 1), 16, 2, b"\0" + b"\xf1\2" * 3, (b"tRNS", b"\xf1\2" * 3)),
+        "transparent in samples",
+    ),
+    (
+        "transparent 4-bit grey",
+        lambda: png((1, 1), 4, 0, b"\0\xf0", (b"tRNS", b"\0\x0f")),
+        "transparent in samples",
+    ),
+    (
+        "12-bit colour in 16 bits",
+        lambda: png((1, 1), 16, 2, b"\0" + b"\x0f\xff" * 3),
+        "stays below 4096 of 65536",
+    ),
     ("16-bit planes", lambda: tiff(np.full((4, 4, 3), 60_000, np.uint16), 2, planar=2), "separate planes"),
     ("text PGM", lambda: b"P2 2 1 255 0 255 ", "text samples"),
     ("PGM of 12 bits", lambda: b"P5 2 1 4095 " + b"\0\1\0\2", "largest value"),
@@ -211,7 +269,14 @@ def test_refused_with_file_reason_and_remedy(what, make, words, tmp_path):
 
 SILENT = (
     *("aspect 250", "animated GIF", "animated WebP", "animated PNG", "two-page TIFF", "NaN", "infinity"),
-    *("all transparent", "transparent 16-bit colour", "transparent 4-bit grey", "12-bit colour in 16 bits", "16-bit planes", "bomb"),
+    *(
+        "all transparent",
+        "transparent 16-bit colour",
+        "transparent 4-bit grey",
+        "12-bit colour in 16 bits",
+        "16-bit planes",
+        "bomb",
+    ),
 )
 
 
@@ -223,7 +288,10 @@ def test_refusal_control_pillow_alone_takes_it_without_a_word(what, make):
 
 def test_refused_paths(tmp_path):
     for path, words in [
-        (tmp_path / "absent.png", "^'[^']*absent.png': expected a readable local file, got 'No such file or directory'; check"),
+        (
+            tmp_path / "absent.png",
+            "^'[^']*absent.png': expected a readable local file, got 'No such file or directory'; check",
+        ),
         (tmp_path, "folder"),
         ("/dev/null", "device"),
         ("a\0b.png", "null"),
@@ -250,7 +318,9 @@ def test_warnings_as_errors_are_still_typed(tmp_path):
     assert {Image.DecompressionBombWarning, UserWarning} <= causes
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory of one process is read from Linux's /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="peak memory of one process is read from Linux's /proc"
+)
 def test_bomb_costs_no_memory(tmp_path):
     """In a process of its own: the limit keeps the memory where it was; control: Pillow alone takes far more for the same file."""
     path = saved(tmp_path, bomb())
@@ -284,7 +354,11 @@ print(peak() - before)
 def test_limits_are_read_from_the_header_and_can_be_changed(tmp_path):
     path = saved(tmp_path, encoded(Image.new("L", (600, 2)), "PNG"))
     assert open_image(path, Limits(max_aspect=300)).size_wh == (600, 2)
-    for limits, words in [(Limits(max_pixels=1199), "max_pixels"), (Limits(max_bytes=50), "max_bytes"), (Limits(max_aspect=299), "299")]:
+    for limits, words in [
+        (Limits(max_pixels=1199), "max_pixels"),
+        (Limits(max_bytes=50), "max_bytes"),
+        (Limits(max_aspect=299), "299"),
+    ]:
         with pytest.raises(ImageError, match=words):
             open_image(path, limits)
     # Pixels that are not there are not missed: the size alone refuses.
@@ -314,11 +388,19 @@ DEEP = [
     ("PNG of a 12-bit camera", lambda: encoded(Image.fromarray(RAMP // 16), "PNG"), (0, 4095)),
     ("TIFF little-endian", lambda: encoded(Image.fromarray(RAMP), "TIFF"), (0, 65_535)),
     ("TIFF LZW", lambda: encoded(Image.fromarray(RAMP), "TIFF", compression="tiff_lzw"), (0, 65_535)),
-    ("TIFF big-endian", lambda: encoded(Image.frombytes("I;16B", (256, 256), RAMP.astype(">u2").tobytes()), "TIFF"), (0, 65_535)),
+    (
+        "TIFF big-endian",
+        lambda: encoded(Image.frombytes("I;16B", (256, 256), RAMP.astype(">u2").tobytes()), "TIFF"),
+        (0, 65_535),
+    ),
     ("TIFF I", lambda: encoded(Image.fromarray(RAMP.astype(np.int32) * 1000 - 5), "TIFF"), (-5, 65_534_995)),
     ("TIFF unsigned 32", lambda: tiff(RAMP.astype(np.uint32) * 65_537, 1), (0, 2**32 - 1)),
     ("TIFF F", lambda: encoded(Image.fromarray(RAMP.astype(np.float32) / 65_535), "TIFF"), (0, 1)),
-    ("TIFF F, huge", lambda: encoded(Image.fromarray((RAMP.astype(np.float32) - 32_767.5) * 1e34), "TIFF"), None),
+    (
+        "TIFF F, huge",
+        lambda: encoded(Image.fromarray((RAMP.astype(np.float32) - 32_767.5) * 1e34), "TIFF"),
+        None,
+    ),
     ("PGM of 16 bits", lambda: b"P5 256 256 65535 " + RAMP.astype(">u2").tobytes(), (0, 65_535)),
 ]
 
@@ -335,7 +417,9 @@ def test_deep_grey_keeps_its_levels(name, make, window, tmp_path):
 
 
 def test_deep_grey_control_pillows_own_conversion_keeps_few_levels(tmp_path):
-    path = saved(tmp_path, encoded(Image.fromarray(RAMP // 257 * 257), "PNG"))  # 256 levels over the full range
+    path = saved(
+        tmp_path, encoded(Image.fromarray(RAMP // 257 * 257), "PNG")
+    )  # 256 levels over the full range
     assert len(np.unique(np.asarray(Image.open(path).convert("RGB")))) < 10
     assert len(np.unique(np.asarray(open_image(path).rgb))) == 256
     wrapped = np.asarray(Image.open(saved(tmp_path, tiff(RAMP.astype(np.uint32) * 65_537, 1))))
@@ -347,7 +431,9 @@ def test_deep_grey_where_zero_is_white(tmp_path):
     assert loaded.window == (65_535, 0)
     assert loaded.rgb.getpixel((0, 0)) == (255, 255, 255)
     assert loaded.rgb.getpixel((255, 255)) == (0, 0, 0)
-    assert Image.open(saved(tmp_path, tiff(RAMP, 0))).getpixel((0, 0)) == 0, "control: Pillow does not turn it"
+    assert Image.open(saved(tmp_path, tiff(RAMP, 0))).getpixel((0, 0)) == 0, (
+        "control: Pillow does not turn it"
+    )
 
 
 @pytest.mark.parametrize(("value", "level"), [(0, 0), (65_535, 255), (32_768, 128)])
@@ -359,19 +445,30 @@ def test_constant_deep_grey_uses_the_full_range(value, level, tmp_path):
 
 def test_16_bit_colour_keeps_its_upper_bits(tmp_path):
     values = np.stack([RAMP, RAMP[::-1], RAMP[:, ::-1]], 2)
-    for data in (png((256, 256), 16, 2, b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)), tiff(values, 2)):
+    for data in (
+        png((256, 256), 16, 2, b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)),
+        tiff(values, 2),
+    ):
         loaded = open_image(saved(tmp_path, data))
         np.testing.assert_array_equal(np.asarray(loaded.rgb), values >> 8)
         assert loaded.window == (0, 65_535)
     noise = np.asarray(Image.open(saved(tmp_path, tiff(values, 2, planar=2))))
-    assert np.abs(noise.astype(int) - (values >> 8)).max() > 100, "control: Pillow reads 16-bit planes as noise"
+    assert np.abs(noise.astype(int) - (values >> 8)).max() > 100, (
+        "control: Pillow reads 16-bit planes as noise"
+    )
 
 
 RED = (255, 0, 0)
 MIXED = [
-    # name, bytes, pixels at x = 0 and 1 after compositing on white: opaque (or half) red, then fully transparent
+    # name, bytes, pixels at x = 0 and 1 after compositing on white: opaque (or half) red, then fully
+    # transparent
     ("RGBA", lambda f: encoded(two("RGBA", (*RED, 255), (9, 9, 9, 0)), f), (255, 0, 0), (255, 255, 255)),
-    ("RGBA half", lambda f: encoded(two("RGBA", (*RED, 128), (9, 9, 9, 0)), f), (255, 127, 127), (255, 255, 255)),
+    (
+        "RGBA half",
+        lambda f: encoded(two("RGBA", (*RED, 128), (9, 9, 9, 0)), f),
+        (255, 127, 127),
+        (255, 255, 255),
+    ),
     ("LA", lambda f: encoded(two("LA", (10, 255), (9, 0)), f), (10, 10, 10), (255, 255, 255)),
 ]
 
@@ -383,22 +480,48 @@ def two(mode, left, right) -> Image.Image:
 
 
 ALPHA = [
-    *((f"{name} in {f}", lambda m=make, f=f: m(f), a, b) for name, make, a, b in MIXED for f in ("PNG", "TIFF")),
-    ("WebP", lambda: encoded(two("RGBA", (*RED, 255), (9, 9, 9, 0)), "WEBP", lossless=True, exact=True), RED, (255, 255, 255)),
-    ("tRNS in RGB", lambda: encoded(two("RGB", RED, (9, 9, 9)), "PNG", transparency=(9, 9, 9)), RED, (255, 255, 255)),
+    *(
+        (f"{name} in {f}", lambda m=make, f=f: m(f), a, b)
+        for name, make, a, b in MIXED
+        for f in ("PNG", "TIFF")
+    ),
+    (
+        "WebP",
+        lambda: encoded(two("RGBA", (*RED, 255), (9, 9, 9, 0)), "WEBP", lossless=True, exact=True),
+        RED,
+        (255, 255, 255),
+    ),
+    (
+        "tRNS in RGB",
+        lambda: encoded(two("RGB", RED, (9, 9, 9)), "PNG", transparency=(9, 9, 9)),
+        RED,
+        (255, 255, 255),
+    ),
     ("tRNS in L", lambda: encoded(two("L", 10, 9), "PNG", transparency=9), (10, 10, 10), (255, 255, 255)),
     ("tRNS in 1", lambda: png((2, 1), 1, 0, b"\0\x40", (b"tRNS", b"\0\1")), (0, 0, 0), (255, 255, 255)),
     (
         "palette, one index",
         lambda: encoded(
-            two("RGB", RED, (9, 9, 9)).quantize(2), "PNG", transparency=two("RGB", RED, (9, 9, 9)).quantize(2).getpixel((1, 0))
+            two("RGB", RED, (9, 9, 9)).quantize(2),
+            "PNG",
+            transparency=two("RGB", RED, (9, 9, 9)).quantize(2).getpixel((1, 0)),
         ),
         RED,
         (255, 255, 255),
     ),
     ("GIF", lambda: encoded(two("RGBA", (*RED, 255), (0, 0, 0, 0)), "GIF"), RED, (255, 255, 255)),
-    ("16-bit LA", lambda: png((2, 1), 16, 4, b"\0" + struct.pack(">4H", 65_535, 65_535, 5, 0)), (255, 255, 255), (255, 255, 255)),
-    ("16-bit RGBA", lambda: png((2, 1), 16, 6, b"\0" + struct.pack(">8H", 65_535, 0, 0, 65_535, 5, 5, 5, 0)), RED, (255, 255, 255)),
+    (
+        "16-bit LA",
+        lambda: png((2, 1), 16, 4, b"\0" + struct.pack(">4H", 65_535, 65_535, 5, 0)),
+        (255, 255, 255),
+        (255, 255, 255),
+    ),
+    (
+        "16-bit RGBA",
+        lambda: png((2, 1), 16, 6, b"\0" + struct.pack(">8H", 65_535, 0, 0, 65_535, 5, 5, 5, 0)),
+        RED,
+        (255, 255, 255),
+    ),
 ]
 
 
@@ -416,10 +539,18 @@ def test_alpha_control_pillows_own_conversion_shows_hidden_colours():
 PLAIN = images._Stored(1, "", white_is_zero=False, unsigned_32=False)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBX", "YCbCr", "HSV", "CMYK", "LAB", "LA", "PA", "La", "RGBa", "RGBA"])
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "P", "RGB", "RGBX", "YCbCr", "HSV", "CMYK", "LAB", "LA", "PA", "La", "RGBa", "RGBA"]
+)
 def test_every_mode_of_pillow_keeps_its_colours(mode):
     grey = drawn().convert("L")
-    source = grey if mode in {"L", "LA", "La", "PA"} else grey.point(lambda v: 255 * (v > 99)) if mode == "1" else drawn()
+    source = (
+        grey
+        if mode in {"L", "LA", "La", "PA"}
+        else grey.point(lambda v: 255 * (v > 99))
+        if mode == "1"
+        else drawn()
+    )
     through = {"La": "LA", "RGBa": "RGBA", "PA": "LA"}.get(mode)
     stored = source.convert(through).convert(mode) if through else source.convert(mode)
     rgb, window = images._to_rgb(stored, PLAIN)
@@ -455,7 +586,9 @@ UNDO = {
 }
 
 
-@pytest.mark.parametrize("format", ["JPEG", "TIFF", "TIFF LZW", "TIFF of 16 bits", "WEBP", "PNG", "PNG, stated behind the pixels"])
+@pytest.mark.parametrize(
+    "format", ["JPEG", "TIFF", "TIFF LZW", "TIFF of 16 bits", "WEBP", "PNG", "PNG, stated behind the pixels"]
+)
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_is_applied_once_and_recorded(orientation, format, tmp_path):
     stored = MARKED
@@ -474,7 +607,9 @@ def test_orientation_is_applied_once_and_recorded(orientation, format, tmp_path)
     loaded = open_image(saved(tmp_path, data))
     assert (loaded.orientation, loaded.size_wh) == (orientation, (40, 24))
     assert np.abs(np.asarray(loaded.rgb).astype(int) - np.asarray(MARKED)).max() < 40
-    if orientation >= 5 and "TIFF" not in format:  # control: Pillow opens these as they lie; TIFF it turns itself
+    if (
+        orientation >= 5 and "TIFF" not in format
+    ):  # control: Pillow opens these as they lie; TIFF it turns itself
         assert Image.open(tmp_path / "image.bin").size == (24, 40)
 
 
@@ -567,12 +702,15 @@ def test_the_processor_finds_nothing_left_to_resize(size, family):
 
     image, frame = resize(drawn(size), family)
     processor = Qwen2VLImageProcessor(
-        patch_size=family.factor // 2, size={"shortest_edge": family.min_pixels, "longest_edge": family.max_pixels}
+        patch_size=family.factor // 2,
+        size={"shortest_edge": family.min_pixels, "longest_edge": family.max_pixels},
     )
     assert processor.resample == Image.Resampling.BICUBIC
     out = processor(images=[image], return_tensors="np")
     own = processor(images=[drawn(size)], return_tensors="np")
-    if out["pixel_values"].shape == own["pixel_values"].shape:  # the same picture as if the processor had resized it
+    if (
+        out["pixel_values"].shape == own["pixel_values"].shape
+    ):  # the same picture as if the processor had resized it
         assert np.abs(out["pixel_values"] - own["pixel_values"]).max() < 1e-5  # a grey level is 0.015
     _, rows, columns = (int(n) for n in out["image_grid_thw"][0])
     assert (columns * family.factor // 2, rows * family.factor // 2) == image.size == frame.model_wh
@@ -590,7 +728,10 @@ def framed_boxes(draw):
         frame = Frame((w, h), fit((w, h), family, cap), family.units)
     except ImageError:
         frame = Frame((w, h), fit((w, w), family, cap), family.units)
-    ends = [sorted(draw(st.tuples(st.floats(0, side), st.floats(0, side)).filter(lambda p: p[0] != p[1]))) for side in (w, h)]
+    ends = [
+        sorted(draw(st.tuples(st.floats(0, side), st.floats(0, side)).filter(lambda p: p[0] != p[1])))
+        for side in (w, h)
+    ]
     return frame, (ends[0][0], ends[1][0], ends[0][1], ends[1][1])
 
 
@@ -647,7 +788,12 @@ def test_to_model_table(box, written):
 
 def test_frame_units():
     assert Frame((2000, 1000), (1024, 512), "thousandths").to_model((0, 0, 1000, 1000)) == (0, 0, 500, 1000)
-    assert Frame((2000, 1000), (1024, 512), "thousandths").to_original((0, 0, 500, 1000)) == (0, 0, 1000, 1000)
+    assert Frame((2000, 1000), (1024, 512), "thousandths").to_original((0, 0, 500, 1000)) == (
+        0,
+        0,
+        1000,
+        1000,
+    )
     assert FRAME.to_original((-3, 700, 1, 2)) == (-6, 1400, 2, 4), "neither clipped nor ordered"
     assert FAMILIES["qwen2_5_vl"].units == "pixels"
     assert FAMILIES["qwen3_vl"].units == "thousandths"
@@ -685,4 +831,6 @@ def test_a_phone_picture_with_a_second_one_behind_it_is_its_first(tmp_path):
     first = np.asarray(image.rgb, dtype=int)
     assert image.format == "MPO"
     assert np.abs(first - np.asarray(drawn(), dtype=int)).mean() < 6
-    assert np.abs(first - np.asarray(drawn().rotate(180), dtype=int)).mean() > 30  # control: the second one is another picture
+    assert (
+        np.abs(first - np.asarray(drawn().rotate(180), dtype=int)).mean() > 30
+    )  # control: the second one is another picture

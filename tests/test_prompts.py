@@ -9,14 +9,22 @@ from hypothesis import strategies as st
 from anomalyr1 import prompts
 from anomalyr1.types import InputError, Question, Sample
 
-OPTIONS = Question(id="s#1", kind="defect classification", text="What type?", options=("Scratch.", "Dent."), answer="A")
-SAMPLE = Sample(id="s", image=Path("part.png"), references=(Path("good1.png"), Path("good2.png")), knowledge="Twelve teeth.")
+OPTIONS = Question(
+    id="s#1", kind="defect classification", text="What type?", options=("Scratch.", "Dent."), answer="A"
+)
+SAMPLE = Sample(
+    id="s",
+    image=Path("part.png"),
+    references=(Path("good1.png"), Path("good2.png")),
+    knowledge="Twelve teeth.",
+)
 
 
 def flat(prompt):
     """The text a model sees, images as [image]."""
     return "\n".join(
-        f"{message['role']}: " + "".join(part.get("text", "[image]") for part in message["content"]) for message in prompt.messages
+        f"{message['role']}: " + "".join(part.get("text", "[image]") for part in message["content"])
+        for message in prompt.messages
     )
 
 
@@ -35,7 +43,10 @@ def test_order_is_references_knowledge_image_question_options(style):
 
 @pytest.mark.parametrize("style", list(prompts.STYLES))
 def test_questions_about_one_image_share_all_that_stands_before_the_question(style):
-    texts = [flat(prompts.build(SAMPLE, question, style)) for question in (OPTIONS, *prompts.inspection_questions("s"))]
+    texts = [
+        flat(prompts.build(SAMPLE, question, style))
+        for question in (OPTIONS, *prompts.inspection_questions("s"))
+    ]
     prefixes = {text.rpartition("[image]")[0] for text in texts}
     assert len(prefixes) == 1
 
@@ -54,14 +65,25 @@ def test_released_style_uses_neither_references_nor_knowledge_and_says_so():
     assert "<answer>" in prompt.messages[1]["content"][-1]["text"]
 
 
-HOSTILE = ["<|im_end|>", "<|image_pad|>", "<|vision_start|>", "</think>", "<answer>", "<tool_call>", "<image>", "<|a|><|b|>"]
+HOSTILE = [
+    "<|im_end|>",
+    "<|image_pad|>",
+    "<|vision_start|>",
+    "</think>",
+    "<answer>",
+    "<tool_call>",
+    "<image>",
+    "<|a|><|b|>",
+]
 
 
 @pytest.mark.parametrize("token", HOSTILE)
 @pytest.mark.parametrize("place", ["knowledge", "question", "option"])
 def test_user_text_cannot_write_special_tokens(token, place):
     sample = SAMPLE.model_copy(update={"knowledge": f"x {token} y"}) if place == "knowledge" else SAMPLE
-    question = OPTIONS.model_copy(update={"text": token} if place == "question" else {"options": (token, "Dent.")})
+    question = OPTIONS.model_copy(
+        update={"text": token} if place == "question" else {"options": (token, "Dent.")}
+    )
     question = OPTIONS if place == "knowledge" else question
     prompt = prompts.build(sample, question)
     assert token not in flat(prompt).partition("user:")[2]
@@ -89,9 +111,14 @@ def test_filled_in_text_is_not_searched_for_placeholders():
 
 def test_own_prompt_is_taken_as_it_is(tmp_path):
     path = tmp_path / "prompt.txt"
-    path.write_text("Be brief.\n{user}\nRefs {references}\n{image}\nQ: {question} / {question-like}\n{options}", encoding="utf-8")
+    path.write_text(
+        "Be brief.\n{user}\nRefs {references}\n{image}\nQ: {question} / {question-like}\n{options}",
+        encoding="utf-8",
+    )
     prompt = prompts.build(SAMPLE, OPTIONS, text=prompts.read_prompt(path))
-    assert flat(prompt) == ("system: Be brief.\nuser: Refs [image][image]\n[image]\nQ: What type? / {question-like}\nA. Scratch.\nB. Dent.")
+    assert flat(prompt) == (
+        "system: Be brief.\nuser: Refs [image][image]\n[image]\nQ: What type? / {question-like}\nA. Scratch.\nB. Dent."
+    )
     assert prompt.counts == {"unused_knowledge": 1}
 
 
@@ -123,7 +150,10 @@ def test_prompts_that_cannot_work_are_refused_by_name(tmp_path, text, word):
 
 
 def test_the_style_identifies_its_wording():
-    ids = {prompts.style_id(style) for style in prompts.STYLES} | {prompts.style_id(text="a"), prompts.style_id(text="b")}
+    ids = {prompts.style_id(style) for style in prompts.STYLES} | {
+        prompts.style_id(text="a"),
+        prompts.style_id(text="b"),
+    }
     assert len(ids) == len(prompts.STYLES) + 2
     with pytest.raises(InputError, match="ours, mmad, released"):
         prompts.style_id("our")

@@ -11,10 +11,22 @@ from hypothesis import strategies as st
 from anomalyr1 import files, records
 from anomalyr1.types import Box, Fingerprint, InputError, Inspection, SetupError
 
-FINGERPRINT = Fingerprint(model="nano", family="qwen2_5_vl", style="ours", max_pixels=100_352, engine="local", versions={"torch": "2.14"})
+FINGERPRINT = Fingerprint(
+    model="nano",
+    family="qwen2_5_vl",
+    style="ours",
+    max_pixels=100_352,
+    engine="local",
+    versions={"torch": "2.14"},
+)
 ITEMS = [
     Inspection(sample_id="a.png", verdict="good", boxes=()),
-    Inspection(sample_id="b\n\u202e<b>.png", verdict="defect", reason="a crack\nat the top", boxes=(Box(x1=1, y1=2, x2=3, y2=4.5),)),
+    Inspection(
+        sample_id="b\n\u202e<b>.png",
+        verdict="defect",
+        reason="a crack\nat the top",
+        boxes=(Box(x1=1, y1=2, x2=3, y2=4.5),),
+    ),
     Inspection(sample_id="not-utf8-\udcff.png", verdict="unsure", reason="unreadable", error="unreadable"),
 ]
 
@@ -96,7 +108,10 @@ def test_another_fingerprint_is_refused_and_what_differs_is_named(tmp_path, chan
 
 
 def test_a_sample_is_not_written_twice(tmp_path):
-    with records.Writer(write(tmp_path / "i.jsonl"), FINGERPRINT) as writer, pytest.raises(InputError, match="already"):
+    with (
+        records.Writer(write(tmp_path / "i.jsonl"), FINGERPRINT) as writer,
+        pytest.raises(InputError, match="already"),
+    ):
         writer.append(ITEMS[0])
 
 
@@ -136,7 +151,9 @@ def test_a_second_writer_is_refused(tmp_path):
     with records.Writer(path, FINGERPRINT):
         second = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert "InputError: another process is writing" in second.stderr
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0  # control: the lock went with its owner
+    assert (
+        subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+    )  # control: the lock went with its owner
 
 
 def test_writing_a_whole_file_replaces_it_and_leaves_nothing_behind(tmp_path):
@@ -178,7 +195,10 @@ def test_a_new_folder_that_the_disk_refuses_is_a_setup_error(tmp_path):
         pass
 
 
-@given(st.lists(st.text(st.characters(exclude_categories=())), unique=True, max_size=5), st.text(st.characters(exclude_categories=())))
+@given(
+    st.lists(st.text(st.characters(exclude_categories=())), unique=True, max_size=5),
+    st.text(st.characters(exclude_categories=())),
+)
 def test_any_text_round_trips(tmp_path_factory, names, reason):
     path = tmp_path_factory.mktemp("any") / "i.jsonl"
     items = [Inspection(sample_id=name, verdict="unsure", reason=reason) for name in names]

@@ -96,7 +96,10 @@ BOX_CELLS = [  # says_defect, place_off_box, boxes, gold, value
 @pytest.mark.parametrize(("says", "off", "boxes", "question", "value"), BOX_CELLS)
 def test_roam_for_boxes(says, off, boxes, question, value):
     counts = {"place_off_box": 1} if off else {}
-    assert rewards.roam_boxes(Answer(status="strict", says_defect=says, boxes=boxes, counts=counts), question) == value
+    assert (
+        rewards.roam_boxes(Answer(status="strict", says_defect=says, boxes=boxes, counts=counts), question)
+        == value
+    )
 
 
 def test_roam_for_boxes_from_text():
@@ -122,7 +125,9 @@ def test_boxes_do_not_apply_to_letters_an_unknown_gold_or_an_unknown_frame(name)
     assert REWARDS[name](Answer(status="strict", choice="A"), CHOICE) is None
     assert REWARDS[name](Answer(status="strict", boxes=()), UNKNOWN) is None
     assert REWARDS[name](UNMAPPED, GROUND) is None
-    assert REWARDS[name](Answer(status="unparseable"), GROUND) == 0.0  # but an unreadable answer is simply wrong
+    assert (
+        REWARDS[name](Answer(status="unparseable"), GROUND) == 0.0
+    )  # but an unreadable answer is simply wrong
 
 
 def test_accuracy_and_format():
@@ -175,7 +180,11 @@ def test_gold_answers_earn_everything():
 
 @given(st.text(max_size=200), st.sampled_from([CHOICE, GROUND, CLEAN, UNKNOWN, NO_GOLD]))
 def test_rewards_are_in_0_to_1_whatever_the_text(text, question):
-    for wrapped in (text, f"<think>{text}</think><answer>A</answer>", f"<think>x</think><answer>{text}</answer>"):
+    for wrapped in (
+        text,
+        f"<think>{text}</think><answer>A</answer>",
+        f"<think>x</think><answer>{text}</answer>",
+    ):
         answer = parse(wrapped, question.options, FRAME)
         for reward in REWARDS.values():
             value = reward(answer, question)
@@ -204,7 +213,9 @@ def test_load_reward_names_what_is_wrong(name, said):
 
 
 def test_combine():
-    assert combine({"roam": 1.0, "accuracy": 1.0}, {"roam": 1, "accuracy": 1}, "s") == 2.0  # the released recipe: 0 to 2
+    assert (
+        combine({"roam": 1.0, "accuracy": 1.0}, {"roam": 1, "accuracy": 1}, "s") == 2.0
+    )  # the released recipe: 0 to 2
     assert combine({"roam": None, "format": 1.0}, {"roam": 1, "format": 0.5}, "s") == 0.5  # a term drops
     assert combine({"roam": None}, {"roam": 1}, "s") is None  # masked, which is not 0
     assert combine({"roam": 0.0}, {"roam": 1}, "s") == 0.0

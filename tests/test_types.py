@@ -20,7 +20,8 @@ ANSWERS = st.builds(
     status=st.sampled_from(["strict", "lenient", "unparseable"]),
     reasoning=TEXT,
     boxes=st.none() | st.lists(BOXES, max_size=2).map(tuple),
-    unmapped_boxes=st.none() | st.lists(st.builds(ModelBox, xyxy=st.tuples(*[NUMBER] * 4)), max_size=2).map(tuple),
+    unmapped_boxes=st.none()
+    | st.lists(st.builds(ModelBox, xyxy=st.tuples(*[NUMBER] * 4)), max_size=2).map(tuple),
     raw=TEXT,
     counts=st.dictionaries(TEXT, st.integers(0, 9), max_size=2),
 )
@@ -31,7 +32,9 @@ INSPECTIONS = st.builds(
     score=st.none() | st.floats(0, 1),
     boxes=st.none() | st.lists(BOXES, max_size=2).map(tuple),
     masks=st.none() | st.just((Mask(size_wh=(3, 2), rle="06", source="box"),)),
-    replies=st.lists(st.builds(Reply, question_id=TEXT, completion=TEXT, answer=ANSWERS), max_size=2).map(tuple),
+    replies=st.lists(st.builds(Reply, question_id=TEXT, completion=TEXT, answer=ANSWERS), max_size=2).map(
+        tuple
+    ),
     error=st.none() | TEXT,
 )
 
@@ -44,8 +47,17 @@ def test_an_inspection_survives_json(inspection):
 
 
 def test_a_sample_survives_json():
-    question = Question(id="q", kind="defect localization", text="Where?", options=("Top left.", "Center."), answer="B")
-    sample = Sample(id="s", image=Path("a/b\udcff.png"), references=(Path("r.png"),), boxes=(), questions=(question,), anomalous=False)
+    question = Question(
+        id="q", kind="defect localization", text="Where?", options=("Top left.", "Center."), answer="B"
+    )
+    sample = Sample(
+        id="s",
+        image=Path("a/b\udcff.png"),
+        references=(Path("r.png"),),
+        boxes=(),
+        questions=(question,),
+        anomalous=False,
+    )
     assert Sample.from_json(sample.to_json()) == sample
 
 
@@ -60,8 +72,14 @@ def test_not_said_and_none_stay_apart():
         (lambda: Box(x1=1, y1=0, x2=1, y2=1), "x1 < x2"),  # empty
         (lambda: Box(x1=0, y1=0, x2=float("inf"), y2=1), "finite"),
         (lambda: Box(x1=0, y1=0, x2=float("nan"), y2=1), "finite"),
-        (lambda: Inspection(sample_id="s", verdict="good", error="broken file"), "unsure"),  # failed is never good
-        (lambda: Question(id="q", kind="grounding", text="", options=("a",), answer="B"), "none of its options"),
+        (
+            lambda: Inspection(sample_id="s", verdict="good", error="broken file"),
+            "unsure",
+        ),  # failed is never good
+        (
+            lambda: Question(id="q", kind="grounding", text="", options=("a",), answer="B"),
+            "none of its options",
+        ),
         (lambda: Question(id="q", kind="grounding", text="", options=("x",) * 27), "letters"),
         (lambda: Question(id="q", kind="anomalies", text=""), "kind"),
         (lambda: Answer(status="strict", colour="red"), "colour"),  # unknown fields are errors

@@ -112,12 +112,16 @@ def decode_mask(mask: Mask) -> Bools:
 
     width, height = mask.size_wh
     try:
-        array: Bools = coco.decode({"size": [height, width], "counts": mask.rle.encode("ascii")}).astype(np.bool_)
+        array: Bools = coco.decode({"size": [height, width], "counts": mask.rle.encode("ascii")}).astype(
+            np.bool_
+        )
     except ValueError:
         array = np.zeros((0, 0), dtype=np.bool_)
     # COCO's decoder takes runs that end early for zeros; what it read must be what was written.
     if array.size == 0 or encode_mask(array, mask.source) != mask:
-        raise InputError(f"the run lengths of a mask do not fill its size of {width} x {height} pixels; write the mask again")
+        raise InputError(
+            f"the run lengths of a mask do not fill its size of {width} x {height} pixels; write the mask again"
+        )
     return array
 
 
@@ -138,7 +142,9 @@ def fill_polygons(contours: Sequence[NDArray[np.int32]], size_wh: tuple[int, int
 
     canvas = np.zeros((size_wh[1], size_wh[0]), dtype=np.uint8)
     if contours:
-        cv2.drawContours(canvas, [contour.reshape(-1, 1, 2) for contour in contours], -1, 1, thickness=cv2.FILLED)
+        cv2.drawContours(
+            canvas, [contour.reshape(-1, 1, 2) for contour in contours], -1, 1, thickness=cv2.FILLED
+        )
     return canvas.astype(np.bool_)
 
 
@@ -146,7 +152,9 @@ def components(mask: Bools, min_pixels: int = 1, label: str = "") -> tuple[Box, 
     """The tight box of each 8-connected component of at least `min_pixels` pixels, largest first."""
     import cv2
 
-    count, _, stats, _ = cv2.connectedComponentsWithStats(np.ascontiguousarray(mask, dtype=np.uint8), connectivity=8)
+    count, _, stats, _ = cv2.connectedComponentsWithStats(
+        np.ascontiguousarray(mask, dtype=np.uint8), connectivity=8
+    )
     rows = [tuple(int(value) for value in stats[i]) for i in range(1, count)]
     rows = sorted((row for row in rows if row[4] >= min_pixels), key=lambda row: -row[4])
     return tuple(Box(x1=x, y1=y, x2=x + w, y2=y + h, label=label) for x, y, w, h, _ in rows)

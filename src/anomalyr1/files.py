@@ -36,8 +36,8 @@ def write_whole(path: Path, data: bytes) -> None:
 def new_folder(target: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `target` when the block ends well and vanishes when it does not; its own files need no renaming.
 
-    Raises `InputError` when there is something at `target`, and `SetupError` when the disk refuses; errors of the block pass through.
-    A process that is killed outright leaves a hidden folder behind.
+    Raises `InputError` when there is something at `target`, and `SetupError` when the disk refuses; errors of
+    the block pass through. A process that is killed outright leaves a hidden folder behind.
     """
     _require_absent(target)
     try:
@@ -76,9 +76,13 @@ def lock(descriptor: int, path: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise InputError(f"another process is writing to {str(path)!r}; wait for it to end, or write to another folder") from error
+        raise InputError(
+            f"another process is writing to {str(path)!r}; wait for it to end, or write to another folder"
+        ) from error
     except OSError:  # a file system without locks
-        log.warning("%r lies on a file system without locks; make sure that only one run writes to it", str(path))
+        log.warning(
+            "%r lies on a file system without locks; make sure that only one run writes to it", str(path)
+        )
 
 
 def _sync_folder(folder: Path) -> None:

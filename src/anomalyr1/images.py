@@ -1,6 +1,7 @@
 """The one door for images, and the one place that knows the size the model saw.
 
-`open_image` turns a file into 8-bit RGB or refuses it with an `ImageError`. What it does, always in this order:
+`open_image` turns a file into 8-bit RGB or refuses it with an `ImageError`. What it does, always in this
+order:
 
 1. limits, from the file's length and header, before a pixel is decoded: bytes, pixels, aspect ratio, exactly one frame (of a phone's JPEG
    with further pictures behind the first, format MPO, the first is taken, as every viewer does);
@@ -12,8 +13,8 @@
    CMYK is converted without its ICC profile, as are all other profiles;
 4. EXIF orientation applied, all metadata dropped.
 
-Not covered: damage that a decoder cannot notice (zeroed blocks inside JPEG data are grey), and decoding time of a progressive JPEG
-with very many scans. Memory peaks at about 16 bytes a pixel, 1 GB at the default limit.
+Not covered: damage that a decoder cannot notice (zeroed blocks inside JPEG data are grey), and decoding time
+of a progressive JPEG with very many scans. Memory peaks at about 16 bytes a pixel, 1 GB at the default limit.
 
 `fit`, `resize` and `Frame` hold the way between original pixels and what the model reads and writes.
 """
@@ -45,15 +46,38 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 Units = Literal["pixels", "thousandths"]
 
 _PILLOW_FAILS_WITH = (
-    *(OSError, SyntaxError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, EOFError, AssertionError, RuntimeError),
+    *(
+        OSError,
+        SyntaxError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        ArithmeticError,
+        EOFError,
+        AssertionError,
+        RuntimeError,
+    ),
     *(ImportError, MemoryError, BufferError, struct.error, zlib.error, Image.DecompressionBombError, Warning),
 )
-"""Everything a decoder was seen or is known to raise on damaged data; `Warning` for when Python runs with -W error."""
+"""Everything a decoder was seen or is known to raise on damaged data; `Warning` for when Python runs with -W
+error."""
 
 _ORIENTATION_TAG, _BITS_TAG, _PHOTOMETRIC_TAG, _PLANAR_TAG, _SAMPLE_FORMAT_TAG = 0x0112, 258, 262, 284, 339
 _T = Image.Transpose
 _TRANSPOSE = dict(
-    enumerate((_T.FLIP_LEFT_RIGHT, _T.ROTATE_180, _T.FLIP_TOP_BOTTOM, _T.TRANSPOSE, _T.ROTATE_270, _T.TRANSVERSE, _T.ROTATE_90), start=2)
+    enumerate(
+        (
+            _T.FLIP_LEFT_RIGHT,
+            _T.ROTATE_180,
+            _T.FLIP_TOP_BOTTOM,
+            _T.TRANSPOSE,
+            _T.ROTATE_270,
+            _T.TRANSVERSE,
+            _T.ROTATE_90,
+        ),
+        start=2,
+    )
 )
 """EXIF orientation -> what makes the picture upright (EXIF 2.32, tag 0x0112)."""
 
@@ -65,7 +89,16 @@ _SIGNATURES = (
     (b"\x00\x00\x00\x0cjP", "a JPEG 2000 image", "convert it to PNG"),
     (b"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull` to get the image itself"),
 )
-_IMAGE_SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"BM", b"II*", b"MM\0*", b"GIF8", *(b"P%d" % n for n in range(1, 7)))
+_IMAGE_SIGNATURES = (
+    b"\xff\xd8",
+    b"\x89PNG",
+    b"RIFF",
+    b"BM",
+    b"II*",
+    b"MM\0*",
+    b"GIF8",
+    *(b"P%d" % n for n in range(1, 7)),
+)
 _MARKUP = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<svg")
 
 
@@ -98,7 +131,8 @@ class LoadedImage:
     mode: str  # Pillow's name of the pixel format as stored
     orientation: int  # EXIF orientation 1..8, already applied
     window: tuple[float, float] | None
-    """The stored values mapped to 0 and 255 (reversed where 0 is white), where more than 8 bits were stored."""
+    """The stored values mapped to 0 and 255 (reversed where 0 is white), where more than 8 bits were
+    stored."""
     sha256: str = ""  # of the file; empty where the image came from no file
 
     @property
@@ -119,11 +153,14 @@ class _Stored(NamedTuple):
 def open_image(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> LoadedImage:
     """Open the image in a local file as upright 8-bit RGB.
 
-    Raises `ImageError` for anything that is not one whole, sane image (see the module's text), and `SetupError` when some other
-    library switched on Pillow's LOAD_TRUNCATED_IMAGES, which fills missing pixels with grey.
+    Raises `ImageError` for anything that is not one whole, sane image (see the module's text), and
+    `SetupError` when some other library switched on Pillow's LOAD_TRUNCATED_IMAGES, which fills missing
+    pixels with grey.
     """
     if ImageFile.LOAD_TRUNCATED_IMAGES:
-        raise SetupError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on, so damaged images would pass as good ones; set it back to False")
+        raise SetupError(
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on, so damaged images would pass as good ones; set it back to False"
+        )
     path = Path(path)
     data = _read(path, limits)
     try:
@@ -135,10 +172,14 @@ def open_image(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> LoadedImage
     except UnidentifiedImageError as error:
         raise ImageError(_not_an_image(path, data)) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{str(path)!r}: expected at most {limits.max_pixels:,} pixels, got more ({error}); scale it down") from error
+        raise ImageError(
+            f"{str(path)!r}: expected at most {limits.max_pixels:,} pixels, got more ({error}); scale it down"
+        ) from error
     except _PILLOW_FAILS_WITH as error:
         reason = str(error).strip().rstrip(".") or type(error).__name__
-        raise ImageError(f"{str(path)!r}: expected a whole image, got one that cannot be decoded ({reason}); {_COPY}") from error
+        raise ImageError(
+            f"{str(path)!r}: expected a whole image, got one that cannot be decoded ({reason}); {_COPY}"
+        ) from error
 
 
 def _read(path: Path, limits: Limits) -> bytes:
@@ -149,15 +190,21 @@ def _read(path: Path, limits: Limits) -> bytes:
             kind = "a folder" if stat.S_ISDIR(info.st_mode) else "a device or pipe"
             raise ImageError(f"{str(path)!r}: expected an image file, got {kind}; name a regular file")
         with path.open("rb") as file:
-            data = file.read(min(info.st_size, limits.max_bytes) + 1)  # memory for what is there, not for the limit
+            data = file.read(
+                min(info.st_size, limits.max_bytes) + 1
+            )  # memory for what is there, not for the limit
             data += file.read(limits.max_bytes + 1 - len(data)) if len(data) > info.st_size else b""
     except ImageError:
         raise
     except (OSError, ValueError) as error:
         why = (isinstance(error, OSError) and error.strerror) or error
-        raise ImageError(f"{str(path)!r}: expected a readable local file, got {str(why)!r}; check the path and its permissions") from error
+        raise ImageError(
+            f"{str(path)!r}: expected a readable local file, got {str(why)!r}; check the path and its permissions"
+        ) from error
     if not data:
-        raise ImageError(f"{str(path)!r}: expected an image, got an empty file; copy it again from its source")
+        raise ImageError(
+            f"{str(path)!r}: expected an image, got an empty file; copy it again from its source"
+        )
     if len(data) > limits.max_bytes:
         raise ImageError(
             f"{str(path)!r}: expected at most {limits.max_bytes:,} bytes, got {max(info.st_size, len(data)):,}; "
@@ -172,7 +219,10 @@ def _not_an_image(path: Path, data: bytes) -> str:
     if data[4:8] == b"ftyp":
         what, fix = "a HEIC, AVIF or video file", "convert it to JPEG"
     elif data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_MARKUP):
-        what, fix = "a web page or other markup", "the download failed or needs a login; fetch the image itself"
+        what, fix = (
+            "a web page or other markup",
+            "the download failed or needs a login; fetch the image itself",
+        )
     elif data.startswith(_IMAGE_SIGNATURES):
         what, fix = "an image whose header is damaged, cut off or unsupported", _COPY
     for signature, name, advice in _SIGNATURES:
@@ -193,7 +243,10 @@ def _check_header(path: Path, image: Image.Image, limits: Limits) -> None:
         expected, got = f"an aspect ratio of at most {limits.max_aspect:g}", f"{max(w, h) / min(w, h):.4g}"
         fix = "cut it into shorter pieces"
     elif getattr(image, "is_animated", False) and image.format != "MPO":
-        expected, got = "exactly one frame", f"an animation, or several pages or pictures in one {image.format} file"
+        expected, got = (
+            "exactly one frame",
+            f"an animation, or several pages or pictures in one {image.format} file",
+        )
         fix = "save the frame you mean as a file of its own"
     else:
         return
@@ -206,7 +259,8 @@ def _decode(path: Path, image: ImageFile.ImageFile) -> LoadedImage:
     mode = image.mode
     image.load()
     rgb, window = _to_rgb(image, stored)
-    # Pillow turns TIFF upright while decoding and PNG may state its orientation behind the pixels: what is left to do shows only now.
+    # Pillow turns TIFF upright while decoding and PNG may state its orientation behind the pixels: what is
+    # left to do shows only now.
     left = _orientation(image)
     if left in _TRANSPOSE:
         rgb = rgb.transpose(_TRANSPOSE[left])
@@ -224,9 +278,13 @@ def _orientation(image: Image.Image) -> int:
 def _header_facts(image: ImageFile.ImageFile) -> _Stored:
     """What to keep before decoding. Raises `ValueError` for layouts that Pillow decodes wrongly or slowly."""
     args: Any = image.tile[0].args if image.tile else ""
-    raw_mode = next((part for part in (args if isinstance(args, tuple) else (args,)) if isinstance(part, str)), "")
+    raw_mode = next(
+        (part for part in (args if isinstance(args, tuple) else (args,)) if isinstance(part, str)), ""
+    )
     if image.format == "PPM" and image.tile[0].codec_name != "raw":
-        raise ValueError("text samples, or a largest value that is not 255 (65535 for grey), which take seconds a megapixel")
+        raise ValueError(
+            "text samples, or a largest value that is not 255 (65535 for grey), which take seconds a megapixel"
+        )
     tags: Any = getattr(image, "tag_v2", {})
     if tags.get(_PLANAR_TAG) == 2 and max(tags.get(_BITS_TAG, (1,))) > 8:
         raise ValueError("16-bit colour in separate planes, which would be read as noise")
@@ -248,7 +306,9 @@ def _to_rgb(image: Image.Image, stored: _Stored) -> tuple[Image.Image, tuple[flo
     if deep_grey:
         return _deep_grey(image, stored)
     if deep_colour and (brightest := int(np.asarray(image.convert("RGB")).max())) < 64:
-        raise ValueError(f"16-bit colour that stays below {(brightest + 1) * 256} of 65536; stretch it to the full range")
+        raise ValueError(
+            f"16-bit colour that stays below {(brightest + 1) * 256} of 65536; stretch it to the full range"
+        )
     window = (0.0, 65535.0) if deep_colour else None
     if not image.has_transparency_data:
         return image.convert("RGB"), window
@@ -298,7 +358,8 @@ FAMILIES = {
     "qwen2_5_vl": Family("qwen2_5_vl", factor=28, units="pixels", min_pixels=56 * 56),
     "qwen3_vl": Family("qwen3_vl", factor=32, units="thousandths", min_pixels=256 * 256),
 }
-"""By model type; `min_pixels` as in the published preprocessor_config.json of Qwen2.5-VL-3B-Instruct and Qwen3-VL-4B-Instruct."""
+"""By model type; `min_pixels` as in the published preprocessor_config.json of Qwen2.5-VL-3B-Instruct and
+Qwen3-VL-4B-Instruct."""
 
 _MAX_QWEN_ASPECT, _MAX_STEPS, _HUGE = 200, 32, sys.float_info.max
 
@@ -306,8 +367,9 @@ _MAX_QWEN_ASPECT, _MAX_STEPS, _HUGE = 200, 32, sys.float_info.max
 def fit(size_wh: tuple[int, int], family: Family, max_pixels: int | None = None) -> tuple[int, int]:
     """Width and height at which the model sees an image of `size_wh`: the fixed point of the processor's own resizing rule.
 
-    One step of that rule is not always enough for a narrow image. Without `max_pixels` the family's default holds. Raises `ImageError`
-    for an aspect ratio above 200 (also after rounding to the grid), and when no size lies between `family.min_pixels` and `max_pixels`.
+    One step of that rule is not always enough for a narrow image. Without `max_pixels` the family's default
+    holds. Raises `ImageError` for an aspect ratio above 200 (also after rounding to the grid), and when no
+    size lies between `family.min_pixels` and `max_pixels`.
     """
     cap = family.max_pixels if max_pixels is None else max_pixels
     size = size_wh
@@ -355,14 +417,17 @@ class Frame:
     def to_model(self, xyxy: Sequence[float]) -> tuple[int, ...]:
         """Give the integers that a model should write for a box in original pixels; always x1 < x2 and y1 < y2.
 
-        A side of at least one unit is rounded, so each coordinate is at most half a unit off (as `to_original` reads it back). A
-        thinner side may round to nothing, which cannot be read back as a box; it then becomes one unit wide, by the edge
-        that has less far to go, which is off by at most one unit minus half the side's width. Raises `InputError` unless the box is finite
-        and in order. Boxes are not clipped.
+        A side of at least one unit is rounded, so each coordinate is at most half a unit off (as
+        `to_original` reads it back). A thinner side may round to nothing, which cannot be read back as a box;
+        it then becomes one unit wide, by the edge that has less far to go, which is off by at most one unit
+        minus half the side's width. Raises `InputError` unless the box is finite and in order. Boxes are not
+        clipped.
         """
         x1, y1, x2, y2 = (float(value) for value in xyxy)
         if not (-math.inf < x1 < x2 < math.inf and -math.inf < y1 < y2 < math.inf):
-            raise InputError(f"expected a finite box with x1 < x2 and y1 < y2, got {tuple(xyxy)}; correct the annotation")
+            raise InputError(
+                f"expected a finite box with x1 < x2 and y1 < y2, got {tuple(xyxy)}; correct the annotation"
+            )
         (w, h), (extent_w, extent_h) = self.original_wh, self._extent_wh
         left, right = _round_side(x1 * extent_w / w, x2 * extent_w / w)
         top, bottom = _round_side(y1 * extent_h / h, y2 * extent_h / h)
@@ -373,7 +438,9 @@ class Frame:
         w, h = self.original_wh
         extent_w, extent_h = self._extent_wh
         scales = (w / extent_w, h / extent_h) * 2
-        return tuple(min(max(float(value) * scale, -_HUGE), _HUGE) for value, scale in zip(xyxy, scales, strict=True))
+        return tuple(
+            min(max(float(value) * scale, -_HUGE), _HUGE) for value, scale in zip(xyxy, scales, strict=True)
+        )
 
 
 def _round_side(low: float, high: float) -> tuple[int, int]:
@@ -391,5 +458,9 @@ def resize(image: Image.Image, family: Family, max_pixels: int | None = None) ->
 
     w, h = fit(image.size, family, max_pixels)
     pixels = torch.from_numpy(np.array(image)).view(1, image.height, image.width, -1).permute(0, 3, 1, 2)
-    small = torch.nn.functional.interpolate(pixels, (h, w), mode="bicubic", antialias=True)[0].permute(1, 2, 0).squeeze(-1)
+    small = (
+        torch.nn.functional.interpolate(pixels, (h, w), mode="bicubic", antialias=True)[0]
+        .permute(1, 2, 0)
+        .squeeze(-1)
+    )
     return Image.fromarray(small.contiguous().numpy()), Frame(image.size, (w, h), family.units)

@@ -10,8 +10,9 @@ A prompt style is a text with placeholders, and so is a user's own prompt file:
     {options}     its options, one a line: "A. text"
     {request}     the style's own request for a form of answer (built-in styles only)
 
-A line vanishes where what it would hold is empty. All questions about one sample share everything up to `{question}`, so that engines can
-share that prefix. Text of users and data sets cannot write special tokens or the tags of our answer format: they are broken up and counted.
+A line vanishes where what it would hold is empty. All questions about one sample share everything up to
+`{question}`, so that engines can share that prefix. Text of users and data sets cannot write special tokens
+or the tags of our answer format: they are broken up and counted.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ STYLES: dict[str, Style] = {
         'Reply with nothing but JSON: [{"bbox_2d": [x1, y1, x2, y2], "label": "defect"}], or [] if there is none.',
         opening="",
     ),
-    # Image, question and the request for a format in one user turn, as the released training code asks; no references, no knowledge.
+    # Image, question and the request for a format in one user turn, as the released training code asks; no
+    # references, no knowledge.
     "released": Style(
         "You are a helpful assistant.\n{user}\n{image}\n{question}\n{options}\n{request}",
         "Think about the question step by step between <think> and </think>, then put the letter of your choice between <answer> "
@@ -97,7 +99,8 @@ class Prompt:
     sample_id: str
     question: Question
     messages: list[dict[str, Any]]
-    """Chat messages in the form of transformers' chat templates; `{"type": "image"}` stands for the next image."""
+    """Chat messages in the form of transformers' chat templates; `{"type": "image"}` stands for the next
+    image."""
     images: tuple[Path, ...]
     """Image files in the order of their placeholders; the inspected one is last."""
     counts: dict[str, int] = field(default_factory=dict)
@@ -120,7 +123,9 @@ def build(sample: Sample, question: Question, style: str = DEFAULT_STYLE, text: 
     values = {
         "{knowledge}": neutralise(sample.knowledge, counts).strip(),
         "{question}": neutralise(question.text, counts),
-        "{options}": "\n".join(f"{LETTERS[i]}. {neutralise(option, counts)}" for i, option in enumerate(question.options)),
+        "{options}": "\n".join(
+            f"{LETTERS[i]}. {neutralise(option, counts)}" for i, option in enumerate(question.options)
+        ),
         "{request}": chosen.option_request if question.options else chosen.box_request,
     }
     pictures = {"{references}": sample.references, "{image}": (sample.image,)}
@@ -139,7 +144,9 @@ def build(sample: Sample, question: Question, style: str = DEFAULT_STYLE, text: 
 def inspection_questions(sample_id: str) -> tuple[Question, Question]:
     """The two questions that `inspect` asks about every sample: the verdict (option A = defect) and the boxes."""
     return (
-        Question(id=f"{sample_id}#verdict", kind="anomaly detection", text=VERDICT_TEXT, options=VERDICT_OPTIONS),
+        Question(
+            id=f"{sample_id}#verdict", kind="anomaly detection", text=VERDICT_TEXT, options=VERDICT_OPTIONS
+        ),
         Question(id=f"{sample_id}#grounding", kind="grounding", text=GROUNDING_TEXT),
     )
 
@@ -154,7 +161,9 @@ def neutralise(text: str, counts: dict[str, int]) -> str:
             text = text.replace(token, "< " + token[1:])
     if found:
         counts["special_tokens_broken_up"] = counts.get("special_tokens_broken_up", 0) + found
-    clean = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace") if _has_surrogates(text) else text
+    clean = (
+        text.encode("utf-8", "surrogatepass").decode("utf-8", "replace") if _has_surrogates(text) else text
+    )
     if clean != text:
         counts["surrogates_replaced"] = counts.get("surrogates_replaced", 0) + 1
     return clean
@@ -165,9 +174,13 @@ def read_prompt(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: the prompt file cannot be read ({error}); give a UTF-8 text file") from error
+        raise InputError(
+            f"{path}: the prompt file cannot be read ({error}); give a UTF-8 text file"
+        ) from error
     if text.count("{user}") > 1:
-        raise InputError(f"{path}: a prompt has at most one {{user}}, between its system part and its user part")
+        raise InputError(
+            f"{path}: a prompt has at most one {{user}}, between its system part and its user part"
+        )
     system, _, user = text.rpartition("{user}")
     if _PLACEHOLDER.search(system) or "{request}" in user:
         raise InputError(
@@ -182,28 +195,47 @@ def read_prompt(path: Path) -> str:
             )
     for name in ("{image}", "{question}"):
         if text.rpartition("{user}")[2].count(name) != 1:
-            raise InputError(f"{path}: a prompt needs {name} exactly once in its user part; see docs/prompts.md")
+            raise InputError(
+                f"{path}: a prompt needs {name} exactly once in its user part; see docs/prompts.md"
+            )
     if text.find("{references}") > text.find("{image}"):
-        raise InputError(f"{path}: {{references}} must stand before {{image}} in the user part, since the inspected image is the last one")
+        raise InputError(
+            f"{path}: {{references}} must stand before {{image}} in the user part, since the inspected image is the last one"
+        )
     if "<|" in text:
-        raise InputError(f"{path}: the prompt writes a special token (<|...|>); the chat template does that, leave it out")
+        raise InputError(
+            f"{path}: the prompt writes a special token (<|...|>); the chat template does that, leave it out"
+        )
     return text
 
 
 def style_id(style: str = DEFAULT_STYLE, text: str | None = None) -> str:
     """What the fingerprint says of the prompt: the style's name (or "file") and a digest of its whole text."""
     chosen = Style(text) if text is not None else _style(style)
-    whole = "\0".join((chosen.text, chosen.option_request, chosen.box_request, VERDICT_TEXT, *VERDICT_OPTIONS, GROUNDING_TEXT))
+    whole = "\0".join(
+        (
+            chosen.text,
+            chosen.option_request,
+            chosen.box_request,
+            VERDICT_TEXT,
+            *VERDICT_OPTIONS,
+            GROUNDING_TEXT,
+        )
+    )
     return f"{style if text is None else 'file'}@{hashlib.sha256(whole.encode()).hexdigest()[:12]}"
 
 
 def _style(name: str) -> Style:
     if name not in STYLES:
-        raise InputError(f"unknown prompt style {name!r}; choose one of {', '.join(STYLES)}, or give your own text with --prompt FILE")
+        raise InputError(
+            f"unknown prompt style {name!r}; choose one of {', '.join(STYLES)}, or give your own text with --prompt FILE"
+        )
     return STYLES[name]
 
 
-def _content(template: str, values: dict[str, str], pictures: dict[str, tuple[Path, ...]], images: list[Path]) -> list[dict[str, Any]]:
+def _content(
+    template: str, values: dict[str, str], pictures: dict[str, tuple[Path, ...]], images: list[Path]
+) -> list[dict[str, Any]]:
     """The parts of one message; appends the files of its images to `images`."""
     pieces: list[str | Path] = []
     for line in template.split("\n"):

@@ -1,8 +1,8 @@
 """The inspections file: one JSON line for the run's fingerprint, then one `Inspection` a line, appended and synced.
 
-What is covered: a process killed at any point (at most the line being written is lost, and inspected again), a full disk (the
-half-written line is cut off again), two writers (the second is refused; on systems with `fcntl`). What is not: two machines
-writing to one network file system that does not pass locks on.
+What is covered: a process killed at any point (at most the line being written is lost, and inspected again),
+a full disk (the half-written line is cut off again), two writers (the second is refused; on systems with
+`fcntl`). What is not: two machines writing to one network file system that does not pass locks on.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ R = TypeVar("R", Fingerprint, Inspection)
 def read(path: str | Path) -> tuple[Fingerprint, list[Inspection]]:
     """The fingerprint and the inspections of a file.
 
-    A last line without its line end is what a killed run leaves: it is left out, with a warning. Raises `InputError` with the line number
-    for any other line that is not a record, and for a sample id that comes twice.
+    A last line without its line end is what a killed run leaves: it is left out, with a warning. Raises
+    `InputError` with the line number for any other line that is not a record, and for a sample id that comes
+    twice.
     """
     path = Path(path)
     try:
@@ -45,9 +46,10 @@ def read(path: str | Path) -> tuple[Fingerprint, list[Inspection]]:
 class Writer:
     """Appends inspections to a file, one synced line each; the file is locked while the writer is open.
 
-    A new file starts with the fingerprint. An existing one is taken up where it ended: a torn last line is cut off, and
-    `done` holds the inspections that are already there. Raises `InputError` when another process writes to the file or
-    when the file was made under another fingerprint, and `SetupError` when the disk refuses a write.
+    A new file starts with the fingerprint. An existing one is taken up where it ended: a torn last line is
+    cut off, and `done` holds the inspections that are already there. Raises `InputError` when another process
+    writes to the file or when the file was made under another fingerprint, and `SetupError` when the disk
+    refuses a write.
     """
 
     done: dict[str, Inspection]
@@ -61,7 +63,9 @@ class Writer:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
         except OSError as error:
-            raise SetupError(f"cannot write the inspections file {str(self._path)!r}: {error.strerror}") from error
+            raise SetupError(
+                f"cannot write the inspections file {str(self._path)!r}: {error.strerror}"
+            ) from error
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
             lock(self._descriptor, self._path)
@@ -80,14 +84,19 @@ class Writer:
         theirs, inspections = _records(self._path, whole)
         _require_same(self._path, theirs, fingerprint)
         if len(whole) < len(data):
-            log.warning("the last line of %r was torn (the run was killed); it is cut off and inspected again", str(self._path))
+            log.warning(
+                "the last line of %r was torn (the run was killed); it is cut off and inspected again",
+                str(self._path),
+            )
             os.ftruncate(self._descriptor, len(whole))
         self.done = {inspection.sample_id: inspection for inspection in inspections}
 
     def append(self, inspection: Inspection) -> None:
         """Write one inspection; on return it is on the disk. Raises `InputError` for a sample that is already there."""
         if inspection.sample_id in self.done:
-            raise InputError(f"sample {inspection.sample_id!r} is already in {str(self._path)!r}; sample ids must be unique")
+            raise InputError(
+                f"sample {inspection.sample_id!r} is already in {str(self._path)!r}; sample ids must be unique"
+            )
         self._append(inspection.to_json().encode("ascii") + b"\n")
         self.done[inspection.sample_id] = inspection
 
@@ -100,7 +109,9 @@ class Writer:
             os.fsync(self._descriptor)
         except OSError as error:
             os.ftruncate(self._descriptor, end)
-            raise SetupError(f"cannot write to {str(self._path)!r}: {error.strerror}; what is in it is safe, run again to go on") from error
+            raise SetupError(
+                f"cannot write to {str(self._path)!r}: {error.strerror}; what is in it is safe, run again to go on"
+            ) from error
 
     def close(self) -> None:
         """Give up the lock; harmless when done twice."""
@@ -112,7 +123,9 @@ class Writer:
         """The writer itself."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Close."""
         self.close()
 
@@ -124,13 +137,17 @@ def _whole_lines(data: bytes) -> bytes:
 def _records(path: Path, data: bytes) -> tuple[Fingerprint, list[Inspection]]:
     lines = data.split(b"\n")[:-1]
     if not lines:
-        raise InputError(f"{str(path)!r} is not an inspections file: it has no whole first line; expected the run's fingerprint")
+        raise InputError(
+            f"{str(path)!r} is not an inspections file: it has no whole first line; expected the run's fingerprint"
+        )
     fingerprint = _record(Fingerprint, path, 1, lines[0])
     inspections: dict[str, Inspection] = {}
     for number, line in enumerate(lines[1:], start=2):
         inspection = _record(Inspection, path, number, line)
         if inspection.sample_id in inspections:
-            raise InputError(f"line {number} of {str(path)!r} repeats sample {inspection.sample_id!r}; delete one of the two lines")
+            raise InputError(
+                f"line {number} of {str(path)!r} repeats sample {inspection.sample_id!r}; delete one of the two lines"
+            )
         inspections[inspection.sample_id] = inspection
     return fingerprint, list(inspections.values())
 
@@ -144,12 +161,16 @@ def _record(kind: type[R], path: Path, number: int, line: bytes) -> R:
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         why = f"no JSON: {error}"
     wanted = "the run's fingerprint" if kind is Fingerprint else "an inspection"
-    raise InputError(f"line {number} of {str(path)!r} is not {wanted} ({why}); mend or delete the line, or write to another file")
+    raise InputError(
+        f"line {number} of {str(path)!r} is not {wanted} ({why}); mend or delete the line, or write to another file"
+    )
 
 
 def _require_same(path: Path, theirs: Fingerprint, ours: Fingerprint) -> None:
     old, new = theirs.model_dump(), ours.model_dump()
-    differences = [f"{name} was {old[name]!r} and is now {new[name]!r}" for name in old if old[name] != new[name]]
+    differences = [
+        f"{name} was {old[name]!r} and is now {new[name]!r}" for name in old if old[name] != new[name]
+    ]
     if differences:
         raise InputError(
             f"{str(path)!r} was made by another run, so it cannot be resumed: {'; '.join(differences)}. "

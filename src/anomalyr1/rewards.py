@@ -1,7 +1,7 @@
 """Rewards: pure functions of what a completion says and what was asked. None = does not apply, which drops that term.
 
-Every reward is in 0..1, and the gold answer earns 1. Weights live in the recipe. A user's own reward comes in by the dotted path
-"package.module:name" of a function `(Answer, Question) -> float | None`.
+Every reward is in 0..1, and the gold answer earns 1. Weights live in the recipe. A user's own reward comes in
+by the dotted path "package.module:name" of a function `(Answer, Question) -> float | None`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ Reward = Callable[[Answer, Question], float | None]
 RIGHT_IOU = 0.5
 """Set IoU from which boxes count as right."""
 LENGTH_FREE_CHARS = 1200
-"""A completion up to this long earns the full length reward: about 256 tokens of English, the published completion budget."""
+"""A completion up to this long earns the full length reward: about 256 tokens of English, the published
+completion budget."""
 REPEAT_WORDS = 4
 """Repetition counts runs of this many words."""
 CONTROLS = ("shuffled", "unlinked")
@@ -64,8 +65,9 @@ def right(answer: Answer, question: Question) -> bool | None:
 def consistent(answer: Answer, question: Question) -> bool | None:
     """Whether the reasoning agrees with the answer; None = it concludes nothing.
 
-    With options it concludes the same letter. About boxes it says defect or clean as they do, and the place, if it says one, holds the
-    centre of the largest box (`answers.parse` counts `place_off_box` where it does not).
+    With options it concludes the same letter. About boxes it says defect or clean as they do, and the place,
+    if it says one, holds the centre of the largest box (`answers.parse` counts `place_off_box` where it does
+    not).
     """
     if question.options:
         return None if answer.conclusion is None else answer.conclusion == answer.choice
@@ -75,7 +77,9 @@ def consistent(answer: Answer, question: Question) -> bool | None:
     return answer.says_defect == defect and not (defect and "place_off_box" in answer.counts)
 
 
-def roam_row(answer: Answer, question: Question, table: Mapping[tuple[bool, bool | None], Row] = ROAM) -> Row | None:
+def roam_row(
+    answer: Answer, question: Question, table: Mapping[tuple[bool, bool | None], Row] = ROAM
+) -> Row | None:
     """The row of ROAM's table that an answer falls into, for either kind of question; None as for `roam` and `roam_boxes`.
 
     Experiments give a `table` with other values.
@@ -101,8 +105,9 @@ def roam(answer: Answer, question: Question) -> float | None:
     | wrong | the same wrong letter | 0.1 |
     | otherwise, or malformed | | 0.0 |
 
-    Malformed is whatever was not read strictly: like the released code, an answer outside a well-formed pair of tags earns nothing,
-    and so does one that takes a lenient reader. None for grounding and for an unknown gold.
+    Malformed is whatever was not read strictly: like the released code, an answer outside a well-formed pair
+    of tags earns nothing, and so does one that takes a lenient reader. None for grounding and for an unknown
+    gold.
     """
     row = roam_row(answer, question) if question.options else None
     return None if row is None else row.value
@@ -206,7 +211,8 @@ REWARDS: dict[str, Reward] = {
 def load_reward(name: str) -> Reward:
     """The reward of a name in `REWARDS`, or of a dotted path "package.module:name"; one of `CONTROLS` behind it changes nothing here.
 
-    A dotted path imports and runs that module. Raises `InputError` naming the nearest known name, or what is missing.
+    A dotted path imports and runs that module. Raises `InputError` naming the nearest known name, or what is
+    missing.
     """
     plain, _, control = name.partition("/")
     name = plain if control in CONTROLS else name
@@ -215,15 +221,23 @@ def load_reward(name: str) -> Reward:
     module_name, colon, attribute = name.partition(":")
     if not colon:
         near = difflib.get_close_matches(name, REWARDS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(REWARDS)}; your own: package.module:name"
+        hint = (
+            f"did you mean {near[0]!r}?"
+            if near
+            else f"known: {', '.join(REWARDS)}; your own: package.module:name"
+        )
         raise InputError(f"no reward is called {name!r}; {hint}")
     try:
         module = importlib.import_module(module_name)
     except (ImportError, ValueError) as error:
-        raise InputError(f"reward {name!r}: cannot import {module_name!r} ({error}); install it or correct the path") from error
+        raise InputError(
+            f"reward {name!r}: cannot import {module_name!r} ({error}); install it or correct the path"
+        ) from error
     reward = getattr(module, attribute, None)
     if not callable(reward):
-        near = difflib.get_close_matches(attribute, [one for one in dir(module) if callable(getattr(module, one))], n=1)
+        near = difflib.get_close_matches(
+            attribute, [one for one in dir(module) if callable(getattr(module, one))], n=1
+        )
         hint = f"did you mean {near[0]!r}?" if near else "give a function (Answer, Question) -> float | None"
         raise InputError(f"reward {name!r}: {module_name!r} has no function {attribute!r}; {hint}")
     loaded: Reward = reward
@@ -233,14 +247,17 @@ def load_reward(name: str) -> Reward:
 def combine(values: Mapping[str, float | None], weights: Mapping[str, float], sample_id: str) -> float | None:
     """The weighted sum of the rewards of one completion; a reward that does not apply drops out, and None means that none applies.
 
-    Raises `InputError` naming the reward and the sample for NaN or infinity, and for a reward without a weight.
+    Raises `InputError` naming the reward and the sample for NaN or infinity, and for a reward without a
+    weight.
     """
     total, applies = 0.0, False
     for name, value in values.items():
         if value is None:
             continue
         if not math.isfinite(value):
-            raise InputError(f"reward {name!r} of sample {sample_id!r} is {value}; expected a finite number or None, correct the reward")
+            raise InputError(
+                f"reward {name!r} of sample {sample_id!r} is {value}; expected a finite number or None, correct the reward"
+            )
         if name not in weights:
             raise InputError(f"reward {name!r} of sample {sample_id!r} has no weight; give one in the recipe")
         total += weights[name] * value
@@ -250,7 +267,11 @@ def combine(values: Mapping[str, float | None], weights: Mapping[str, float], sa
 
 def _grounds(answer: Answer, question: Question) -> bool:
     """Whether a question asks for boxes, its gold is known, and the answer's boxes, if any, are in a known frame."""
-    return not question.options and question.boxes is not None and (answer.boxes is not None or answer.unmapped_boxes is None)
+    return (
+        not question.options
+        and question.boxes is not None
+        and (answer.boxes is not None or answer.unmapped_boxes is None)
+    )
 
 
 def _boxes_right(answer: Answer, question: Question) -> bool:

@@ -32,7 +32,8 @@ Kind = Literal[
     "object details",
     "grounding",
 ]
-"""The subtasks of MMAD under their names in its files (its scorer folds structure and details into object analysis), and grounding."""
+"""The subtasks of MMAD under their names in its files (its scorer folds structure and details into object
+analysis), and grounding."""
 
 Status = Literal["strict", "lenient", "unparseable"]
 Verdict = Literal["good", "defect", "unsure"]
@@ -47,8 +48,8 @@ class Record(BaseModel):
     def to_json(self) -> str:
         """One line of JSON.
 
-        Lone surrogates (in file names that are not UTF-8) are kept as escapes; a high one right before a low one is read back as the
-        character that the pair encodes.
+        Lone surrogates (in file names that are not UTF-8) are kept as escapes; a high one right before a low
+        one is read back as the character that the pair encodes.
         """
         import json
 
@@ -120,9 +121,13 @@ class Question(Record):
     @model_validator(mode="after")
     def _answerable(self) -> Self:
         if len(self.options) > len(LETTERS):
-            raise ValueError(f"question {self.id!r} has {len(self.options)} options, at most {len(LETTERS)} have letters")
+            raise ValueError(
+                f"question {self.id!r} has {len(self.options)} options, at most {len(LETTERS)} have letters"
+            )
         if self.answer is not None and self.answer not in self.letters:
-            raise ValueError(f"question {self.id!r}: the gold answer {self.answer!r} is none of its options {self.letters!r}")
+            raise ValueError(
+                f"question {self.id!r}: the gold answer {self.answer!r} is none of its options {self.letters!r}"
+            )
         return self
 
     @property
@@ -147,9 +152,11 @@ class Sample(Record):
     anomalous: bool | None = None
     """None = unknown."""
     logical: bool = False
-    """Whether the anomaly is logical (MVTec LOCO): each part looks right, only the design tells that something is wrong."""
+    """Whether the anomaly is logical (MVTec LOCO): each part looks right, only the design tells that
+    something is wrong."""
     mask: Path | None = None
-    """An image file, or a folder whose image files together are the mask (MVTec LOCO); `data.truth.read_mask` opens both."""
+    """An image file, or a folder whose image files together are the mask (MVTec LOCO); `data.truth.read_mask`
+    opens both."""
     boxes: tuple[Box, ...] | None = None
     """True boxes in original pixels: () = clean, None = unknown."""
     questions: tuple[Question, ...] = ()
@@ -196,7 +203,8 @@ class Votes(Record):
     verdicts: dict[Verdict, int]
     """How many samples came to each verdict."""
     box_stability: float | None = None
-    """Mean set IoU of the boxes of two samples, over all pairs whose boxes could be read; None with fewer than two."""
+    """Mean set IoU of the boxes of two samples, over all pairs whose boxes could be read; None with fewer
+    than two."""
 
     @property
     def samples(self) -> int:
@@ -236,7 +244,9 @@ class Inspection(Record):
     @model_validator(mode="after")
     def _fail_safe(self) -> Self:
         if self.error is not None and self.verdict != "unsure":
-            raise ValueError(f"inspection {self.sample_id!r} failed, so its verdict must be 'unsure', not {self.verdict!r}")
+            raise ValueError(
+                f"inspection {self.sample_id!r} failed, so its verdict must be 'unsure', not {self.verdict!r}"
+            )
         return self
 
 

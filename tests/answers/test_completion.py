@@ -35,7 +35,12 @@ CHOICES = [
     ("<think>x</think>\n\n<answer>B</answer>\n", "strict", "B", set()),
     (think("A") + " " + think("B"), "strict", "B", {"text_outside_tags"}),  # the last pair counts
     ("so: " + think("B"), "strict", "B", {"text_outside_tags"}),
-    ("<think>a <think>x</think><answer>B</answer>", "strict", "B", {"text_outside_tags"}),  # the innermost pair is well-formed
+    (
+        "<think>a <think>x</think><answer>B</answer>",
+        "strict",
+        "B",
+        {"text_outside_tags"},
+    ),  # the innermost pair is well-formed
     # lenient: what a careful reader accepts
     ("B", "lenient", "B", {"no_tags"}),
     ("b", "lenient", "B", {"no_tags"}),
@@ -46,7 +51,12 @@ CHOICES = [
     (think("Ｂ"), "lenient", "B", set()),
     (think("Answer: C"), "lenient", "C", set()),
     (think("答案是B"), "lenient", "B", set()),
-    (think("B, because A would be deeper"), "lenient", "B", set()),  # a supposition after the choice is no second choice
+    (
+        think("B, because A would be deeper"),
+        "lenient",
+        "B",
+        set(),
+    ),  # a supposition after the choice is no second choice
     (think("There is a scratch."), "lenient", "B", set()),
     ("<THINK>x</THINK><ANSWER>B</ANSWER>", "lenient", "B", set()),
     ("x</think><answer>B</answer>", "lenient", "B", {"think_not_opened"}),
@@ -133,7 +143,9 @@ def test_too_many_boxes_are_dropped_and_counted():
 def test_a_place_that_is_not_the_largest_box_is_counted():
     box = [Box(x1=0, y1=0, x2=100, y2=100), Box(x1=1900, y1=900, x2=1910, y2=910)]
     assert parse(write("There is a dent at the top left.", box, FRAME), (), FRAME).counts == {}
-    assert parse(write("There is a dent at the bottom right.", box, FRAME), (), FRAME).counts == {"place_off_box": 1}
+    assert parse(write("There is a dent at the bottom right.", box, FRAME), (), FRAME).counts == {
+        "place_off_box": 1
+    }
 
 
 def test_gold_boxes_come_back_within_half_a_unit():
@@ -141,9 +153,17 @@ def test_gold_boxes_come_back_within_half_a_unit():
     for _ in range(10_000):
         family = rng.choice(list(FAMILIES.values()))
         size_wh = (rng.randrange(32, 4000), rng.randrange(32, 4000))
-        frame = Frame(size_wh, fit(size_wh, family, rng.choice((None, 256 * 28 * 28, 1280 * 28 * 28))), family.units)
+        frame = Frame(
+            size_wh, fit(size_wh, family, rng.choice((None, 256 * 28 * 28, 1280 * 28 * 28))), family.units
+        )
         x1, y1 = rng.uniform(0, size_wh[0] - 1), rng.uniform(0, size_wh[1] - 1)
-        gold = Box(x1=x1, y1=y1, x2=rng.uniform(x1 + 0.2, size_wh[0]), y2=rng.uniform(y1 + 0.2, size_wh[1]), label="dent")
+        gold = Box(
+            x1=x1,
+            y1=y1,
+            x2=rng.uniform(x1 + 0.2, size_wh[0]),
+            y2=rng.uniform(y1 + 0.2, size_wh[1]),
+            label="dent",
+        )
         answer = parse(write("It has a dent.", [gold], frame), (), frame)
         assert answer.status == "strict"
         assert answer.boxes is not None
@@ -159,9 +179,21 @@ def degenerate(rng: random.Random) -> str:
     odd = ["NaN", "Infinity", "-Infinity", "1e309", "-1e309", "null", "true", '"12"', "[]", "9" * 40]
     numbers = [*odd, "1", "50", "-3", "700", "1e6", "1e-9", "0.5"]
     four = ", ".join(rng.choices(numbers, k=rng.choice((0, 3, 4, 4, 4, 5))))
-    row = rng.choice(['{{"bbox_2d": [{}]}}', '{{"bbox_2d": [{}], "label": 7}}', "[{}]", '{{"box": {}}}', '{{"label": "{}"}}'])
+    row = rng.choice(
+        [
+            '{{"bbox_2d": [{}]}}',
+            '{{"bbox_2d": [{}], "label": 7}}',
+            "[{}]",
+            '{{"box": {}}}',
+            '{{"label": "{}"}}',
+        ]
+    )
     deep = rng.random() < 0.02
-    return "[" * 5000 + four + "]" * 5000 if deep else "[" + ", ".join([row.format(four)] * rng.choice((1, 1, 2))) + "]"
+    return (
+        "[" * 5000 + four + "]" * 5000
+        if deep
+        else "[" + ", ".join([row.format(four)] * rng.choice((1, 1, 2))) + "]"
+    )
 
 
 def test_degenerate_boxes_are_dropped_and_counted_never_raised():
@@ -171,7 +203,11 @@ def test_degenerate_boxes_are_dropped_and_counted_never_raised():
         for frame in (FRAME, None):
             answer = parse(think(text), (), frame)
             assert answer.status != "strict" or not set(answer.counts) - {"box_clipped"}
-            assert (answer.boxes or answer.unmapped_boxes) or sum(answer.counts.values()) > 0 or json.loads(text) == []
+            assert (
+                (answer.boxes or answer.unmapped_boxes)
+                or sum(answer.counts.values()) > 0
+                or json.loads(text) == []
+            )
             for box in answer.boxes or ():
                 assert all(math.isfinite(value) for value in box.xyxy)
                 assert 0 <= box.x1 < box.x2 <= 2000
@@ -187,7 +223,9 @@ def test_the_limits_are_what_keeps_json_from_raising(monkeypatch):
         json.loads("[" * 200_000)
     monkeypatch.setattr(box_text, "MAX_JSON_CHARS", 10**7)
     monkeypatch.setattr(box_text, "MAX_JSON_DEPTH", 10**7)
-    assert set(parse(think("[" * 200_000), (), FRAME).counts) == {"json_unreadable"}  # the second line of defence
+    assert set(parse(think("[" * 200_000), (), FRAME).counts) == {
+        "json_unreadable"
+    }  # the second line of defence
 
 
 PIECES = (
@@ -214,8 +252,12 @@ def test_fuzzed_completions_never_raise():
         as_released(text)
 
 
-@pytest.mark.parametrize("unit", ["<think>", "</think><answer>", "[", "A ", "not A, ", "answer is ", "Ａ、", "\ud800"])
-@pytest.mark.parametrize("form", ["{}", "<think>{}</think><answer>B</answer>", "<think>x</think><answer>{}</answer>"])
+@pytest.mark.parametrize(
+    "unit", ["<think>", "</think><answer>", "[", "A ", "not A, ", "answer is ", "Ａ、", "\ud800"]
+)
+@pytest.mark.parametrize(
+    "form", ["{}", "<think>{}</think><answer>B</answer>", "<think>x</think><answer>{}</answer>"]
+)
 def test_a_million_characters_take_a_moment(unit, form):
     # The limit is generous for a busy machine; benchmarks/parser_scaling.py has the figures.
     text = form.replace("{}", unit * (1_000_000 // len(unit)))
@@ -240,7 +282,9 @@ def test_the_writer_refuses_what_could_not_be_read_back():
 
 
 def rows(name: str) -> list[dict]:
-    return [json.loads(line) for line in (ROOT / "tests/data" / name).read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line) for line in (ROOT / "tests/data" / name).read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def test_labelled_completions():
@@ -249,7 +293,13 @@ def test_labelled_completions():
         answer = parse(row["text"], row["options"])
         boxes = None if answer.unmapped_boxes is None else [list(box.xyxy) for box in answer.unmapped_boxes]
         if not row.get("arguable"):
-            read.append((row["id"], (row["status"], row["choice"], row["boxes"]), (answer.status, answer.choice, boxes)))
+            read.append(
+                (
+                    row["id"],
+                    (row["status"], row["choice"], row["boxes"]),
+                    (answer.status, answer.choice, boxes),
+                )
+            )
     misses = [one for one in read if one[1] != one[2]]
     assert len(read) >= 100
     assert 1 - len(misses) / len(read) >= 0.99, f"(id, expected, read): {misses}"

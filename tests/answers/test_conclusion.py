@@ -14,11 +14,22 @@ from anomalyr1.answers.wording import content, plain, sentences
 from anomalyr1.types import PLACES
 from support.places import ROOT
 
-CASES = [json.loads(line) for line in (ROOT / "tests/data/reasonings_development.jsonl").read_text(encoding="utf-8").splitlines()]
+CASES = [
+    json.loads(line)
+    for line in (ROOT / "tests/data/reasonings_development.jsonl").read_text(encoding="utf-8").splitlines()
+]
 """Reasonings the reader was developed on."""
 LABELLED = [  # file, share right, precision when a letter is named: at least
-    ("reasonings.jsonl", 0.97, 0.99),  # corrected once after the reader had been measured on it (94.7 % and 95.1 %)
-    ("reasonings_second.jsonl", 0.97, 0.96),  # never corrected on: what to expect of texts the reader has not met
+    (
+        "reasonings.jsonl",
+        0.97,
+        0.99,
+    ),  # corrected once after the reader had been measured on it (94.7 % and 95.1 %)
+    (
+        "reasonings_second.jsonl",
+        0.97,
+        0.96,
+    ),  # never corrected on: what to expect of texts the reader has not met
 ]
 DEFECTS = ("Crack", "Scratch", "Dent", "Hole")
 
@@ -105,15 +116,22 @@ def test_what_must_always_hold(reasoning, options, letter):
     assert read_conclusion(reasoning, options) == letter
 
 
-@pytest.mark.parametrize("case", CASES, ids=[f"{i}: {case['reasoning'][:40]}" for i, case in enumerate(CASES)])
+@pytest.mark.parametrize(
+    "case", CASES, ids=[f"{i}: {case['reasoning'][:40]}" for i, case in enumerate(CASES)]
+)
 def test_development_cases(case):
     assert read_conclusion(case["reasoning"], case["options"]) == case["letter"]
 
 
 @pytest.mark.parametrize(("name", "right", "precision"), LABELLED)
 def test_labelled_reasonings(name, right, precision):
-    cases = [json.loads(line) for line in (ROOT / "tests/data" / name).read_text(encoding="utf-8").splitlines()]
-    read = [(case["id"], case["conclusion"], read_conclusion(case["reasoning"], case["options"])) for case in cases]
+    cases = [
+        json.loads(line) for line in (ROOT / "tests/data" / name).read_text(encoding="utf-8").splitlines()
+    ]
+    read = [
+        (case["id"], case["conclusion"], read_conclusion(case["reasoning"], case["options"]))
+        for case in cases
+    ]
     misses = [one for one in read if one[1] != one[2]]
     named = [one for one in read if one[2] is not None]
     assert 1 - len(misses) / len(read) >= right, f"(id, expected, read): {misses}"
@@ -153,8 +171,48 @@ def test_only_options_that_exist_are_concluded():
 
 def test_random_words_never_raise():
     rng = random.Random(7)
-    words = ["A", "B", "C", "D", "a", "b", "not", "is", "the", "answer", "option", "so", "if", "?", ".", ",", "(", ")", ":", "-", "'", '"']
-    words += ["no", "but", "wait", "crack", "scratch", "答案", "选", "是", "\n", "**", "Ａ", "\ud800", "\x00", "rather", "than", "without"]
+    words = [
+        "A",
+        "B",
+        "C",
+        "D",
+        "a",
+        "b",
+        "not",
+        "is",
+        "the",
+        "answer",
+        "option",
+        "so",
+        "if",
+        "?",
+        ".",
+        ",",
+        "(",
+        ")",
+        ":",
+        "-",
+        "'",
+        '"',
+    ]
+    words += [
+        "no",
+        "but",
+        "wait",
+        "crack",
+        "scratch",
+        "答案",
+        "选",
+        "是",
+        "\n",
+        "**",
+        "Ａ",
+        "\ud800",
+        "\x00",
+        "rather",
+        "than",
+        "without",
+    ]
     words += ["and", "or", "/"]
     for _ in range(3000):
         text = " ".join(rng.choices(words, k=rng.randrange(40)))

@@ -60,7 +60,11 @@ def test_a_mask_that_cannot_be_read_stops_nothing(call):
     Path("parts/masks/scratch/b.png").write_bytes(b"broken")
     for option in ("boxes=false", "boxes=true"):
         code, out, _ = call("data", "check", "folder:parts", "-o", option)
-        assert code == 2 and "scratch/b.png: its mask: " in out and out.endswith("3 samples checked: 1 problems of 1 samples\n")
+        assert (
+            code == 2
+            and "scratch/b.png: its mask: " in out
+            and out.endswith("3 samples checked: 1 problems of 1 samples\n")
+        )
         assert call("data", "stats", "folder:parts", "-o", option)[0] == 0
         assert call("data", "show", "folder:parts", "stain/b.png", "-o", option)[0] == 0
 
@@ -82,7 +86,9 @@ def test_check_finds_15_planted_faults(call, drawn, tmp_path):
     planted = set()
     size = Image.open(anomalous[3]["image"]).size
     plant(anomalous[0], image="gone.png")
-    plant(anomalous[1], mask=picture_file("empty.png", Image.new("L", Image.open(anomalous[1]["image"]).size)))
+    plant(
+        anomalous[1], mask=picture_file("empty.png", Image.new("L", Image.open(anomalous[1]["image"]).size))
+    )
     plant(anomalous[2], mask=picture_file("large.png", Image.new("L", (999, 999), 255)))
     plant(anomalous[3], boxes=[{"x1": 0, "y1": 0, "x2": size[0] + 9, "y2": 9}], mask=None, questions=[])
     plant(anomalous[4], questions=[anomalous[4]["questions"][0] | {"answer": None}])
@@ -140,8 +146,15 @@ def test_split_writes_a_manifest(call, drawn):
     code, out, err = call("data", "split", drawn, "--out", "s.json", "--protocol", "share", "--seed", "3")
     assert (code, err) == (0, "")
     manifest = fewshot.read("s.json")
-    assert out.splitlines() == [f"train: {len(manifest.train)}", f"test: {len(manifest.test)}", "leaks: none found", "split: s.json"]
-    assert manifest.spec == drawn and manifest.plan.seed == 3 and len(manifest.train) + len(manifest.test) == 24
+    assert out.splitlines() == [
+        f"train: {len(manifest.train)}",
+        f"test: {len(manifest.test)}",
+        "leaks: none found",
+        "split: s.json",
+    ]
+    assert (
+        manifest.spec == drawn and manifest.plan.seed == 3 and len(manifest.train) + len(manifest.test) == 24
+    )
     first = Path("s.json").read_bytes()
     call("data", "split", drawn, "--out", "s.json", "--protocol", "share", "--seed", "3")
     assert Path("s.json").read_bytes() == first
@@ -150,14 +163,18 @@ def test_split_writes_a_manifest(call, drawn):
 def test_a_split_that_leaks_is_refused_unless_allowed(call, parts):
     arguments = ("data", "split", parts, "--out", "s.json", "--shots", "2")
     code, out, err = call(*arguments)
-    assert (code, out) == (1, "") and "exact" in err and "--allow-leaks" in err and not Path("s.json").exists()
+    assert (
+        (code, out) == (1, "") and "exact" in err and "--allow-leaks" in err and not Path("s.json").exists()
+    )
     code, out, _ = call(*arguments, "--allow-leaks")
     assert code == 0 and "exact (allowed, and written down)" in out
     assert json.loads(Path("s.json").read_text())["leaks"]["allowed"] is True
 
 
 def test_protocols_and_pairs(call, drawn, parts):
-    code, out, _ = call("data", "split", drawn, "--out", "s.json", "--protocol", "leave-classes-out", "--hold-out", "washer")
+    code, out, _ = call(
+        "data", "split", drawn, "--out", "s.json", "--protocol", "leave-classes-out", "--hold-out", "washer"
+    )
     assert code == 0 and "test: 2" in out.splitlines()
     code, _, _ = call("data", "split", drawn, "--out", "s.json", "--test", parts, "--test-option", "seed=1")
     assert code == 0 and fewshot.read("s.json").test_options == {"seed": "1"}
@@ -177,7 +194,9 @@ def test_stats_writes_a_page(call, drawn):
 
 def test_export_names_what_is_lost(call, drawn):
     code, out, _ = call("data", "export", drawn, "--to", "coco", "--out", "coco")
-    assert code == 0 and "24 of 24 samples exported to coco" in out and "dropped: knowledge, 24 samples" in out
+    assert (
+        code == 0 and "24 of 24 samples exported to coco" in out and "dropped: knowledge, 24 samples" in out
+    )
     assert out.splitlines()[-1] == "load it with: coco:coco/annotations.json"
     assert len(data.load("coco:coco/annotations.json")) == 24
     assert call("data", "export", drawn, "--to", "coco", "--out", "coco")[0] == 1  # nothing is written over
@@ -187,14 +206,19 @@ def test_one_side_of_a_split_is_exported(call, drawn):
     call("data", "split", drawn, "--out", "s.json", "--protocol", "share")
     code, _, _ = call("data", "export", drawn, "--to", "jsonl", "--out", "train", "--split", "s.json")
     assert code == 0
-    assert [one.id for one in data.load("jsonl:train/samples.jsonl")] == [entry.id for entry in fewshot.read("s.json").train]
+    assert [one.id for one in data.load("jsonl:train/samples.jsonl")] == [
+        entry.id for entry in fewshot.read("s.json").train
+    ]
 
 
 def test_show_prints_a_sample_and_writes_its_picture(call, drawn):
     sample = next(one for one in data.load(drawn) if one.boxes)
     code, out, _ = call("data", "show", drawn, sample.id, "--out", "p.png")
     assert code == 0
-    assert f"verdict:    anomalous\ndefect:     {sample.defect}\n" in out and f"boxes:      {sample.defect} (" in out
+    assert (
+        f"verdict:    anomalous\ndefect:     {sample.defect}\n" in out
+        and f"boxes:      {sample.defect} (" in out
+    )
     assert out.count("  * ") == len(sample.questions)
     with Image.open("p.png") as shown, Image.open(sample.image) as plain:
         assert shown.size == plain.size and shown.tobytes() != plain.convert("RGB").tobytes()
@@ -218,11 +242,14 @@ def test_extract(call):
     with zipfile.ZipFile("b.zip", "w") as opened:
         opened.writestr("../evil\x1b[2J", b"x")
     code, _, err = call("data", "extract", "b.zip", "--out", "other")
-    assert code == 1 and "parent folder" in err and err.rstrip("\n").isprintable() and not Path("other").exists()
+    assert (
+        code == 1 and "parent folder" in err and err.rstrip("\n").isprintable() and not Path("other").exists()
+    )
 
 
 @pytest.mark.parametrize(
-    "arguments", [("data", "check", "mvtec"), ("data", "stats", "x:y"), ("data", "show", "jsonl:gone", "a"), ("data",)]
+    "arguments",
+    [("data", "check", "mvtec"), ("data", "stats", "x:y"), ("data", "show", "jsonl:gone", "a"), ("data",)],
 )
 def test_wrong_input_is_code_1_without_a_traceback(call, arguments):
     code, _, err = call(*arguments)

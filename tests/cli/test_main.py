@@ -19,7 +19,9 @@ from support import recordings, tiny
 def model(tmp_path_factory):
     import torch
 
-    torch.set_num_threads(1)  # many small steps: threads that wait for each other are slower on a busy machine
+    torch.set_num_threads(
+        1
+    )  # many small steps: threads that wait for each other are slower on a busy machine
     return tiny.build(tmp_path_factory.mktemp("model"))
 
 
@@ -41,7 +43,11 @@ def test_inspect_writes_everything_and_says_where(parts, model, call):
     assert "parts/deep/[red]c[/think].png" in out  # markup is text
     assert lines[3].startswith("3 inspected: ") and lines[4] == "page: inspections/index.html"
     _, inspections = records.read("inspections/inspections.jsonl")
-    assert [one.sample_id for one in inspections] == ["parts/a.PNG", "parts/b.png", "parts/deep/[red]c[/think].png"]
+    assert [one.sample_id for one in inspections] == [
+        "parts/a.PNG",
+        "parts/b.png",
+        "parts/deep/[red]c[/think].png",
+    ]
     assert {one.verdict for one in inspections} == {"unsure"}  # random weights write nothing that can be read
     page = (parts / "inspections" / "index.html").read_text(encoding="utf-8")
     assert "Fine-tuning" in page and "anomalyr1 inspect parts --model" in page
@@ -56,7 +62,19 @@ def test_inspect_writes_everything_and_says_where(parts, model, call):
 def test_a_broken_image_is_reported_and_the_rest_inspected_and_json_is_alone_on_stdout(parts, model, call):
     (parts / "parts" / "b.png").write_bytes(b"broken")
     (parts / "known.txt").write_text("Plates are even.\n")
-    more = ("--knowledge", "known.txt", "--reference", "parts/a.PNG", "--model", model, "--masks", "box", "--json", "--out", "o")
+    more = (
+        "--knowledge",
+        "known.txt",
+        "--reference",
+        "parts/a.PNG",
+        "--model",
+        model,
+        "--masks",
+        "box",
+        "--json",
+        "--out",
+        "o",
+    )
     code, out, err = call("inspect", "parts", *more)
     assert code == 2
     found = [Inspection.from_json(line) for line in out.splitlines()]
@@ -78,7 +96,12 @@ def test_demo_teaches_and_takes_own_images(parts, call, monkeypatch):
         assert "page: d/index.html" in out and "Held-out accuracy changed by" in out
     assert Path("d/mine.png").exists()
     text = Path("d/index.html").read_text(encoding="utf-8")
-    assert text.count('class="card"') == 6 and "as drawn: good" in text and "While it learned" in text and "accuracy" in text
+    assert (
+        text.count('class="card"') == 6
+        and "as drawn: good" in text
+        and "While it learned" in text
+        and "accuracy" in text
+    )
     _, inspections = records.read("d/own/inspections.jsonl")
     assert [one.sample_id for one in inspections] == ["parts/b.png"]
     assert call("demo", "parts/gone.png", "--out", "e")[0] == 1
@@ -89,8 +112,14 @@ def test_demo_teaches_and_takes_own_images(parts, call, monkeypatch):
 
 
 def test_each_image_is_found_once_however_it_is_named(parts):
-    found = cli.find_images([Path("parts"), Path("parts").resolve(), Path("parts/../parts/b.png")], Path("out"))
-    assert [path.as_posix() for path in found] == ["parts/a.PNG", "parts/b.png", "parts/deep/[red]c[/think].png"]
+    found = cli.find_images(
+        [Path("parts"), Path("parts").resolve(), Path("parts/../parts/b.png")], Path("out")
+    )
+    assert [path.as_posix() for path in found] == [
+        "parts/a.PNG",
+        "parts/b.png",
+        "parts/deep/[red]c[/think].png",
+    ]
 
 
 @pytest.mark.parametrize(("arguments", "code"), [(["inspect", "x" * 300], 1), ([], 1)])
@@ -103,7 +132,11 @@ def test_odd_command_lines_end_without_a_traceback(parts, call, arguments, code)
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["inspect", "gone.png", "parts", "lost"], 1, "no such file or folder, so nothing was started: 'gone.png', 'lost'"),
+        (
+            ["inspect", "gone.png", "parts", "lost"],
+            1,
+            "no such file or folder, so nothing was started: 'gone.png', 'lost'",
+        ),
         (["inspect", "parts", "--reference", "ref.png"], 1, "'ref.png'"),
         (["inspect", "empty"], 1, "'empty' holds no image"),
         (["inspect", "parts", "--knowledge", "gone.txt"], 1, "gone.txt"),
@@ -121,7 +154,9 @@ def test_wrong_input_is_one_line_and_code_1(parts, call, arguments, code, said):
     (parts / "empty").mkdir()
     got, out, err = call(*arguments)
     assert got == code
-    assert said in err and err.startswith("error: ") and err.count("\n") == 1 and err.rstrip("\n").isprintable()
+    assert (
+        said in err and err.startswith("error: ") and err.count("\n") == 1 and err.rstrip("\n").isprintable()
+    )
     assert out == ""
     assert not (parts / "inspections").exists()
 
@@ -134,7 +169,11 @@ def test_a_folder_that_cannot_be_written_is_code_3(parts, model, call):
 def test_folders_are_searched_in_order_without_the_results(parts):
     recordings.draw(parts / "parts" / "out" / "overlays" / "old.png")
     found = cli.find_images([parts / "parts" / "b.png", parts / "parts"], parts / "parts" / "out")
-    assert [path.relative_to(parts / "parts").as_posix() for path in found] == ["b.png", "a.PNG", "deep/[red]c[/think].png"]
+    assert [path.relative_to(parts / "parts").as_posix() for path in found] == [
+        "b.png",
+        "a.PNG",
+        "deep/[red]c[/think].png",
+    ]
     with pytest.raises(InputError, match="no such"):
         cli.find_images([parts / "gone"], parts)
 
@@ -143,13 +182,23 @@ def test_masks_beside_good_parts_are_no_parts(tmp_path, capsys):
     for name in ("good/a.png", "bad/b.png", "masks/bad/b.png", "bad/masks/c.png"):
         recordings.draw(tmp_path / name)
     found = cli.find_images([tmp_path])
-    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["bad/b.png", "bad/masks/c.png", "good/a.png"]
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == [
+        "bad/b.png",
+        "bad/masks/c.png",
+        "good/a.png",
+    ]
     assert "1 images in" in capsys.readouterr().out
     assert len(cli.find_images([tmp_path / "masks"])) == 1
 
 
 def test_control_characters_never_reach_a_terminal(capsys):
-    line = cli._line(Inspection(sample_id="a\x1b]8;;x\x07\n.png", verdict="defect", reason="[bold]\x1b[2J\r\nmoved\u202e" + "x" * 300))
+    line = cli._line(
+        Inspection(
+            sample_id="a\x1b]8;;x\x07\n.png",
+            verdict="defect",
+            reason="[bold]\x1b[2J\r\nmoved\u202e" + "x" * 300,
+        )
+    )
     assert line.isprintable() and "[bold]" in line and len(line) < 250
     cli._say(line)
     assert capsys.readouterr().out == line + "\n"
@@ -181,7 +230,10 @@ def test_a_terminal_gets_a_bar_and_markup_stays_text(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     with cli._progress("inspecting", 2, as_json=False) as show:
         for done in (1, 2):
-            show(done, Inspection(sample_id=f"{done}[/think][link=x]\x1b[2J.png", verdict="good", reason="[/bold]"))
+            show(
+                done,
+                Inspection(sample_id=f"{done}[/think][link=x]\x1b[2J.png", verdict="good", reason="[/bold]"),
+            )
     assert "1[/think][link=x]\\x1b[2J.png" in terminal.text
     assert "2/2" in terminal.text and "time left" in terminal.text
 
@@ -209,7 +261,12 @@ def test_doctor_checks_packages(requirement, ok, said):
         (["train", "nano-grpo"], KeyboardInterrupt(), 130, "run the same command with --resume to go on"),
         (["train", "nano-grpo", "--resume"], KeyboardInterrupt(), 130, "run the same command to go on"),
         (["demo"], KeyboardInterrupt(), 130, "run the same command to go on"),
-        (["train", "nano-grpo"], ModuleNotFoundError("No module named 'trl.x'", name="trl.x"), 3, 'pip install "anomalyr1[train]"'),
+        (
+            ["train", "nano-grpo"],
+            ModuleNotFoundError("No module named 'trl.x'", name="trl.x"),
+            3,
+            'pip install "anomalyr1[train]"',
+        ),
     ],
 )
 def test_a_verb_that_ends_early(call, monkeypatch, arguments, raised, code, said):

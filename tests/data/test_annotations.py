@@ -17,7 +17,11 @@ def test_coco(tmp_path):
     assert (good.anomalous, good.boxes) == (False, ())
     assert (bad.anomalous, bad.defect) == (True, "scratch")
     assert {box.xyxy for box in bad.boxes} == {box.xyxy for box in layouts.drawn("washer", "scratch").boxes}
-    assert {question.kind for question in bad.questions} >= {"anomaly detection", "defect classification", "grounding"}
+    assert {question.kind for question in bad.questions} >= {
+        "anomaly detection",
+        "defect classification",
+        "grounding",
+    }
     assert samples.notes["images without annotations, taken as good"] == 1
     assert data.load(f"coco:{path}", unannotated="unknown")[0].anomalous is None
 
@@ -29,7 +33,11 @@ def test_coco_counts_and_refuses(tmp_path):
     content["annotations"].append({"image_id": 99, "category_id": 1, "bbox": [1, 1, 2, 2]})
     path.write_text(json.dumps(content))
     samples = data.load(f"coco:{path}")
-    assert (samples[1].anomalous, samples[1].defect, samples[1].boxes) == (True, "scratch", None)  # not good for want of a box
+    assert (samples[1].anomalous, samples[1].defect, samples[1].boxes) == (
+        True,
+        "scratch",
+        None,
+    )  # not good for want of a box
     notes = samples.notes
     assert notes["boxes without an area, left out"] == 1
     assert notes["annotations with a segmentation, of which the box is used"] == 1
@@ -58,7 +66,9 @@ def test_yolo_boxes_need_the_image(tmp_path):
     good, bad, _ = samples
     assert (good.boxes, bad.boxes, bad.defect) == ((), None, "scratch")
     assert "grounding" not in {question.kind for sample in samples for question in sample.questions}
-    assert all(any(question.kind == "grounding" for question in sample.questions) for sample in samples.with_boxes())
+    assert all(
+        any(question.kind == "grounding" for question in sample.questions) for sample in samples.with_boxes()
+    )
     assert len(data.load(f"yolo:{tmp_path}", split="train")) == 3
 
 
@@ -82,11 +92,21 @@ def test_yolo_counts(tmp_path, line, note):
     (layouts.yolo(tmp_path) / "labels/train/1.txt").write_text(line)
     samples = data.load(f"yolo:{tmp_path}", boxes=True)
     assert samples.notes[note] == 1
-    assert samples[1].anomalous is True and samples[1].boxes != ()  # a box that cannot be used is no proof of a good part
+    assert (
+        samples[1].anomalous is True and samples[1].boxes != ()
+    )  # a box that cannot be used is no proof of a good part
 
 
 @pytest.mark.parametrize(
-    "line", ["0 0.5", "a b c d e", "0 1.5 0.5 0.1 0.1", "0.5 0.5 0.5 0.1 0.1", "nan 0.5 0.5 0.1 0.1", "0 nan 0.5 0.1 0.1"]
+    "line",
+    [
+        "0 0.5",
+        "a b c d e",
+        "0 1.5 0.5 0.1 0.1",
+        "0.5 0.5 0.5 0.1 0.1",
+        "nan 0.5 0.5 0.1 0.1",
+        "0 nan 0.5 0.1 0.1",
+    ],
 )
 def test_yolo_refuses(tmp_path, line):
     (layouts.yolo(tmp_path) / "labels/train/1.txt").write_text(line)
@@ -100,7 +120,11 @@ def test_yolo_folders(tmp_path):
     samples = data.load(f"yolo:{tmp_path}")
     assert samples.notes["folders in data.yaml that start with ../, taken from its own folder"] == 1
     assert samples[1].defect == "scratch"
-    for train, said in (("../../etc", "parent folder"), ("/etc", "absolute"), ("train.txt", "lists of images")):
+    for train, said in (
+        ("../../etc", "parent folder"),
+        ("/etc", "absolute"),
+        ("train.txt", "lists of images"),
+    ):
         (tmp_path / "data.yaml").write_text(f"train: {train}")
         with pytest.raises(InputError, match=said):
             data.load(f"yolo:{tmp_path}")

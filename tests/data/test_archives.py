@@ -19,7 +19,9 @@ from anomalyr1.data import archives
 from anomalyr1.data.archives import ArchiveError, ArchiveLimits, extract
 from anomalyr1.types import InputError
 
-LIMITS = ArchiveLimits(max_members=50, max_bytes=8 << 20, max_file_bytes=4 << 20, max_ratio=20, free_bytes=64 << 10)
+LIMITS = ArchiveLimits(
+    max_members=50, max_bytes=8 << 20, max_file_bytes=4 << 20, max_ratio=20, free_bytes=64 << 10
+)
 FORMATS = ("zip", "tar", "tar.gz", "tar.xz")
 PACK = {"tar": bytes, "tar.gz": gzip.compress, "tar.bz2": bz2.compress, "tar.xz": lzma.compress}
 FILE, FOLDER, LINK, HARDLINK, FIFO, DEVICE = (
@@ -30,7 +32,14 @@ FILE, FOLDER, LINK, HARDLINK, FIFO, DEVICE = (
     tarfile.FIFOTYPE,
     tarfile.CHRTYPE,
 )
-MODES = {FILE: stat.S_IFREG, FOLDER: stat.S_IFDIR, LINK: stat.S_IFLNK, HARDLINK: stat.S_IFLNK, FIFO: stat.S_IFIFO, DEVICE: stat.S_IFCHR}
+MODES = {
+    FILE: stat.S_IFREG,
+    FOLDER: stat.S_IFDIR,
+    LINK: stat.S_IFLNK,
+    HARDLINK: stat.S_IFLNK,
+    FIFO: stat.S_IFIFO,
+    DEVICE: stat.S_IFCHR,
+}
 ZEROS = bytes(3 << 20)
 NOISE = os.urandom(2000)
 
@@ -87,7 +96,10 @@ def archive(tmp_path, form, members):
 
 
 def everything(folder):
-    return sorted((str(path.relative_to(folder)), path.read_bytes() if path.is_file() else None) for path in folder.rglob("*"))
+    return sorted(
+        (str(path.relative_to(folder)), path.read_bytes() if path.is_file() else None)
+        for path in folder.rglob("*")
+    )
 
 
 def refused(path, tmp_path, match=None, limits=LIMITS):
@@ -151,7 +163,16 @@ def test_xz_of_several_streams(tmp_path):
 
 
 def header(name=b"a.txt", size=b"00000000001", kind=b"0", mark=b"ustar\x0000"):
-    block = bytearray(name.ljust(100, b"\0") + b"0000644\0" * 3 + size.ljust(12, b"\0") + b"0" * 12 + b" " * 8 + kind + bytes(100) + mark)
+    block = bytearray(
+        name.ljust(100, b"\0")
+        + b"0000644\0" * 3
+        + size.ljust(12, b"\0")
+        + b"0" * 12
+        + b" " * 8
+        + kind
+        + bytes(100)
+        + mark
+    )
     block += bytes(512 - len(block))
     block[148:156] = b"%06o\0 " % sum(block)
     return bytes(block)
@@ -183,8 +204,16 @@ DAMAGED_TARS = {
     "a pax name that leads out": pax(path="../out.txt") + header() + ONE + END,
     "a pax header of 8 GB": header(b"pax", b"77777777777", b"x") + ONE + END,
     "a long name of 8 GB": header(b"pax", b"77777777777", b"L") + ONE + END,
-    "pax records that are none": header(b"pax", b"00000000005", b"x") + b"9 a=".ljust(512, b"\0") + header() + ONE + END,
-    "a global name": header(b"pax", b"00000000011", b"g") + b"9 path=a\n".ljust(512, b"\0") + header() + ONE + END,
+    "pax records that are none": header(b"pax", b"00000000005", b"x")
+    + b"9 a=".ljust(512, b"\0")
+    + header()
+    + ONE
+    + END,
+    "a global name": header(b"pax", b"00000000011", b"g")
+    + b"9 path=a\n".ljust(512, b"\0")
+    + header()
+    + ONE
+    + END,
     "a sparse file": pax(**{"GNU.sparse.major": "1"}) + header() + ONE + END,
     "an unknown type": header(kind=b"Q") + ONE + END,
     "a folder with content": header(b"a/", kind=b"5") + ONE + END,
@@ -214,7 +243,9 @@ def test_zips_that_lie(tmp_path):
     entry = plain.index(b"PK\x01\x02")
     second = plain.index(b"PK\x01\x02", entry + 4)
     lies = {
-        "overlaps": plain[: second + 42] + plain[entry + 42 : entry + 46] + plain[second + 46 :],  # both entries point at the first file
+        "overlaps": plain[: second + 42]
+        + plain[entry + 42 : entry + 46]
+        + plain[second + 46 :],  # both entries point at the first file
         "damaged  ": plain[: entry + 24] + struct.pack("<I", 10) + plain[entry + 28 :],
         "encrypted": plain[: entry + 8] + b"\x01" + plain[entry + 9 :],
         "method": plain[: entry + 10] + b"\x09" + plain[entry + 11 :],
@@ -255,7 +286,10 @@ def test_what_is_there_is_never_touched(tmp_path):
         extract(path, tmp_path / "link")
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", gzip.compress(b"no tar"), b"\x1f\x8bbroken", b"BZhbroken", b"\xfd7zXZ\0broken"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no archive", gzip.compress(b"no tar"), b"\x1f\x8bbroken", b"BZhbroken", b"\xfd7zXZ\0broken"],
+)
 def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "a.tar.gz").write_bytes(content)
     refused(tmp_path / "a.tar.gz", tmp_path)

@@ -14,19 +14,35 @@ CHOICE = "<image>\nWhat is the type of the defect?\nA. Crack.\nB. Hole."
 
 
 def load(folder, *lines, **options):
-    (folder / "x.jsonl").write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    (folder / "x.jsonl").write_text(
+        "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
+    )
     return data.load(f"jsonl:{folder / 'x.jsonl'}", **options)
 
 
 def talk(human, gpt, **changes):
-    return {"id": 1, "image": "a.png", "conversations": [{"from": "human", "value": human}, {"from": "gpt", "value": gpt}]} | changes
+    return {
+        "id": 1,
+        "image": "a.png",
+        "conversations": [{"from": "human", "value": human}, {"from": "gpt", "value": gpt}],
+    } | changes
 
 
 def test_own_samples_come_back(tmp_path):
     question = Question(id="q", kind="grounding", text="Where?", boxes=(Box(x1=1, y1=2, x2=3, y2=4),))
-    sample = Sample(id="s", image="a.png", references=("r.png",), mask="m.png", anomalous=True, defect="hole", questions=(question,))
+    sample = Sample(
+        id="s",
+        image="a.png",
+        references=("r.png",),
+        mask="m.png",
+        anomalous=True,
+        defect="hole",
+        questions=(question,),
+    )
     (read,) = load(tmp_path, sample.to_json())
-    assert read == sample.model_copy(update={"image": tmp_path / "a.png", "references": (tmp_path / "r.png",), "mask": tmp_path / "m.png"})
+    assert read == sample.model_copy(
+        update={"image": tmp_path / "a.png", "references": (tmp_path / "r.png",), "mask": tmp_path / "m.png"}
+    )
     assert load(tmp_path, sample.to_json(), root=tmp_path / "images")[0].image == tmp_path / "images/a.png"
 
 
@@ -47,7 +63,11 @@ def test_boxes_of_own_samples_come_from_the_mask_on_demand(tmp_path):
 def test_letters(tmp_path, reply, answer):
     (sample,) = load(tmp_path, talk(CHOICE, reply))
     (question,) = sample.questions
-    assert (question.text, question.options, question.answer) == ("What is the type of the defect?", ("Crack.", "Hole."), answer)
+    assert (question.text, question.options, question.answer) == (
+        "What is the type of the defect?",
+        ("Crack.", "Hole."),
+        answer,
+    )
     assert question.kind == "defect classification"
 
 
@@ -78,7 +98,9 @@ def test_kinds_and_verdicts(tmp_path):
 
 def test_what_cannot_be_asked_is_counted(tmp_path):
     samples = load(
-        tmp_path, talk("<image>How many?", "three"), talk("<image>How many?", "three", id=2, conversations=[{"from": "gpt", "value": "x"}])
+        tmp_path,
+        talk("<image>How many?", "three"),
+        talk("<image>How many?", "three", id=2, conversations=[{"from": "gpt", "value": "x"}]),
     )
     assert [sample.questions for sample in samples] == [(), ()]
     assert samples.notes == {
@@ -95,7 +117,15 @@ def test_several_images_and_mixed_lines(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ["{}", "[1]", talk("x", [3, 3, 1, 1]), talk("x", "y", image=3), talk("x", "y", conversations="z"), '{"id": "s"}']
+    "line",
+    [
+        "{}",
+        "[1]",
+        talk("x", [3, 3, 1, 1]),
+        talk("x", "y", image=3),
+        talk("x", "y", conversations="z"),
+        '{"id": "s"}',
+    ],
 )
 def test_other_lines_are_refused(tmp_path, line):
     with pytest.raises(InputError, match="line 1"):

@@ -12,7 +12,9 @@ from anomalyr1.drawn import dataset as drawn_dataset
 from anomalyr1.prompts import GROUNDING_TEXT
 from anomalyr1.types import SetupError
 
-needs_elpv = pytest.mark.skipif(importlib.util.find_spec("elpv_dataset") is None, reason="needs the package elpv-dataset")
+needs_elpv = pytest.mark.skipif(
+    importlib.util.find_spec("elpv_dataset") is None, reason="needs the package elpv-dataset"
+)
 
 
 @needs_elpv
@@ -28,7 +30,10 @@ def test_elpv():
 
 @needs_elpv
 def test_a_threshold_decides_unsure_cells():
-    assert Counter(sample.anomalous for sample in data.load("elpv", threshold=0.5)) == {False: 1803, True: 821}
+    assert Counter(sample.anomalous for sample in data.load("elpv", threshold=0.5)) == {
+        False: 1803,
+        True: 821,
+    }
 
 
 def test_a_missing_package_is_named(monkeypatch):

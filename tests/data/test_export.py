@@ -36,7 +36,9 @@ def test_jsonl_holds_everything(drawn, tmp_path):
         assert one.model_dump(exclude=paths) == other.model_dump(exclude=paths)
         assert bytes_of(one.image) == bytes_of(other.image) and other.image.is_relative_to(tmp_path / "out")
         assert [bytes_of(path) for path in one.references] == [bytes_of(path) for path in other.references]
-        assert (one.mask is None) == (other.mask is None) and (one.mask is None or bytes_of(one.mask) == bytes_of(other.mask))
+        assert (one.mask is None) == (other.mask is None) and (
+            one.mask is None or bytes_of(one.mask) == bytes_of(other.mask)
+        )
 
 
 LAYOUTS = {
@@ -52,7 +54,9 @@ def test_every_layout_comes_back_from_our_json_lines(tmp_path, layout):
     assert len(samples) > 0
     back = data.load(export(samples, "jsonl", tmp_path / "out").load, boxes=True)
     paths = {"image", "references", "mask"}
-    assert [one.model_dump(exclude=paths) for one in samples] == [one.model_dump(exclude=paths) for one in back]
+    assert [one.model_dump(exclude=paths) for one in samples] == [
+        one.model_dump(exclude=paths) for one in back
+    ]
     for one, other in zip(samples, back, strict=True):
         assert bytes_of(one.image) == bytes_of(other.image)
         assert one.mask is None or (read_mask(one.mask) == read_mask(other.mask)).all()
@@ -80,7 +84,14 @@ def test_coco_and_yolo_hold_images_verdicts_and_boxes_and_name_what_they_lose(dr
     masks = {} if form == "coco" else {"mask": sum(one.mask is not None for one in drawn), "dataset": 12}
     assert (
         got.dropped
-        == {"category": 12, "id": 12, "knowledge": 12, "logical": sum(one.logical for one in drawn), "questions": 12, "references": 12}
+        == {
+            "category": 12,
+            "id": 12,
+            "knowledge": 12,
+            "logical": sum(one.logical for one in drawn),
+            "questions": 12,
+            "references": 12,
+        }
         | masks
     )
     assert (got.samples, got.left_out) == (12, {})
@@ -113,7 +124,12 @@ def test_a_hugging_face_data_set_holds_everything(drawn, tmp_path):
     assert (got.samples, got.dropped, got.left_out) == (12, {}, {})
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["dataset"]
     for one, row in zip(drawn, datasets.load_from_disk(str(tmp_path / "out" / "dataset")), strict=True):
-        assert (row["id"], row["anomalous"], row["defect"], row["knowledge"]) == (one.id, one.anomalous, one.defect, one.knowledge)
+        assert (row["id"], row["anomalous"], row["defect"], row["knowledge"]) == (
+            one.id,
+            one.anomalous,
+            one.defect,
+            one.knowledge,
+        )
         assert np.array_equal(np.asarray(row["image"]), np.asarray(Image.open(one.image)))
         assert [Box(**box) for box in row["boxes"]["boxes"]] == list(one.boxes) and row["boxes"]["known"]
         for question, asked in zip(one.questions, row["questions"], strict=True):
@@ -131,7 +147,8 @@ def odd(tmp_path):
     kinds = [False, None, True, True, True]
     boxes = [(), None, None, box, box]
     return [
-        Sample(id=name, image=tmp_path / name, anomalous=kind, boxes=known) for name, kind, known in zip(names, kinds, boxes, strict=True)
+        Sample(id=name, image=tmp_path / name, anomalous=kind, boxes=known)
+        for name, kind, known in zip(names, kinds, boxes, strict=True)
     ]
 
 
@@ -177,7 +194,15 @@ def test_masks_that_are_folders(odd, tmp_path):
     assert (np.asarray(row["mask"]) > 0).sum() == read_mask(tmp_path / "parts").sum()
 
 
-ODD_NAMES = ["new\nline.png", "-rf.png", "\u202eleft.png", "n" * 251 + ".png", os.fsdecode(b"caf\xe9.png"), "a b#c%20.png", "C:d.png"]
+ODD_NAMES = [
+    "new\nline.png",
+    "-rf.png",
+    "\u202eleft.png",
+    "n" * 251 + ".png",
+    os.fsdecode(b"caf\xe9.png"),
+    "a b#c%20.png",
+    "C:d.png",
+]
 
 
 @pytest.mark.parametrize("form", ["jsonl", "coco", "yolo"])
@@ -186,9 +211,18 @@ def test_odd_file_names_come_back(tmp_path, form):
     for i, name in enumerate(ODD_NAMES):
         (tmp_path / "in").mkdir(exist_ok=True)
         Image.new("RGB", (40, 30), (i * 30, 0, 0)).save(tmp_path / "in" / name, format="PNG")
-        samples.append(Sample(id=name, image=tmp_path / "in" / name, anomalous=bool(i), boxes=(Box(x1=1, y1=1, x2=9, y2=9),) if i else ()))
+        samples.append(
+            Sample(
+                id=name,
+                image=tmp_path / "in" / name,
+                anomalous=bool(i),
+                boxes=(Box(x1=1, y1=1, x2=9, y2=9),) if i else (),
+            )
+        )
     back = list(data.load(export(samples, form, tmp_path / "out").load, boxes=True))
-    assert {one.image.name: bytes_of(one.image) for one in back} == {one.image.name: bytes_of(one.image) for one in samples}
+    assert {one.image.name: bytes_of(one.image) for one in back} == {
+        one.image.name: bytes_of(one.image) for one in samples
+    }
 
 
 def test_text_that_is_not_utf_8_is_replaced_for_hugging_face_and_counted(odd, tmp_path):
@@ -228,5 +262,7 @@ def test_unknown_formats_and_a_missing_package(odd, tmp_path, monkeypatch):
 def test_two_exports_are_the_same_to_the_byte(drawn, tmp_path):
     for name in ("a", "b"):
         export(drawn, "coco", tmp_path / name)
-    assert (tmp_path / "a" / "annotations.json").read_bytes() == (tmp_path / "b" / "annotations.json").read_bytes()
+    assert (tmp_path / "a" / "annotations.json").read_bytes() == (
+        tmp_path / "b" / "annotations.json"
+    ).read_bytes()
     assert json.loads((tmp_path / "a" / "annotations.json").read_bytes())["info"]["description"] == "drawn"

@@ -12,11 +12,21 @@ from support import layouts
 def test_mvtec(tmp_path):
     samples = {sample.id: sample for sample in data.load(f"mvtec:{layouts.mvtec(tmp_path / 'set')}")}
     bad = samples["MVTec-AD/washer/test/scratch/000.png"]
-    assert (bad.dataset, bad.category, bad.defect, bad.anomalous, bad.boxes) == ("MVTec-AD", "washer", "scratch", True, None)
+    assert (bad.dataset, bad.category, bad.defect, bad.anomalous, bad.boxes) == (
+        "MVTec-AD",
+        "washer",
+        "scratch",
+        True,
+        None,
+    )
     assert bad.mask == tmp_path / "set/washer/ground_truth/scratch/000_mask.png"
     good = samples["MVTec-AD/washer/train/good/000.png"]
     assert (good.defect, good.mask, good.boxes) == (None, None, ())
-    assert {question.kind for question in bad.questions} == {"anomaly detection", "object classification", "defect classification"}
+    assert {question.kind for question in bad.questions} == {
+        "anomaly detection",
+        "object classification",
+        "defect classification",
+    }
 
 
 def test_one_category_may_be_named(tmp_path):
@@ -32,7 +42,9 @@ def test_loco_masks_are_merged_and_logical_anomalies_marked(tmp_path):
         assert sample.logical == (sample.defect == "logical_anomalies")
         if sample.anomalous:
             assert sample.mask.is_dir()
-            assert "defect classification" not in {question.kind for question in sample.questions}  # "structural" names no type
+            assert "defect classification" not in {
+                question.kind for question in sample.questions
+            }  # "structural" names no type
 
 
 def test_visa_as_published(tmp_path):
@@ -55,10 +67,14 @@ def test_visa_as_converted(tmp_path):
 def test_a_folder_without_masks_is_asked_for_the_verdict_only(tmp_path):
     samples = data.load(f"folder:{layouts.own(tmp_path / 'parts', masks=False)}")
     assert samples.name == "parts"
-    assert [[question.kind for question in sample.questions] for sample in samples] == [["anomaly detection"]] * 3
+    assert [[question.kind for question in sample.questions] for sample in samples] == [
+        ["anomaly detection"]
+    ] * 3
     assert samples.notes["anomalous images without a mask"] == 2
     with_masks = data.load(f"folder:{layouts.own(tmp_path / 'more')}")
-    assert any(question.kind == "defect classification" for sample in with_masks for question in sample.questions)
+    assert any(
+        question.kind == "defect classification" for sample in with_masks for question in sample.questions
+    )
 
 
 def test_an_empty_mask_is_no_proof_that_there_is_nothing(tmp_path):
@@ -87,7 +103,10 @@ def test_what_is_left_out_is_counted(tmp_path):
     layouts.image(root / "washer/test/loose.png")
     (root / "washer/ground_truth/scratch/000_mask.png").unlink()
     samples = data.load(f"mvtec:{root}")
-    assert samples.notes == {"images outside the folders of good and of defects, left out": 1, "anomalous images without a mask": 1}
+    assert samples.notes == {
+        "images outside the folders of good and of defects, left out": 1,
+        "anomalous images without a mask": 1,
+    }
 
 
 def test_a_link_that_leads_back_ends(tmp_path):

@@ -31,12 +31,19 @@ def found(train, test):
 
 
 def test_a_clean_pair_has_no_leak(make):
-    assert found([make(f"a{i}", picture(i)) for i in range(8)], [make(f"b{i}", picture(50 + i)) for i in range(8)]) == []
+    assert (
+        found(
+            [make(f"a{i}", picture(i)) for i in range(8)], [make(f"b{i}", picture(50 + i)) for i in range(8)]
+        )
+        == []
+    )
     assert found([], [make("x", picture(1))]) == found([make("x", picture(1))], []) == []
 
 
 def test_the_same_file_is_exact_and_not_perceptual_too(make):
-    assert found([make("a", picture(0)), make("b", picture(1))], [make("c", picture(1)), make("d", picture(2))]) == [("exact", "b", "c")]
+    assert found(
+        [make("a", picture(0)), make("b", picture(1))], [make("c", picture(1)), make("d", picture(2))]
+    ) == [("exact", "b", "c")]
 
 
 def saved(image, **how):
@@ -55,7 +62,9 @@ COPIES = {
 
 @pytest.mark.parametrize("copy", COPIES)
 def test_copies_are_perceptual_duplicates(make, copy):
-    assert found([make("a", picture(0)), make("b", picture(1))], [make("c", COPIES[copy](picture(1)))]) == [("perceptual", "b", "c")]
+    assert found([make("a", picture(0)), make("b", picture(1))], [make("c", COPIES[copy](picture(1)))]) == [
+        ("perceptual", "b", "c")
+    ]
 
 
 def test_the_threshold_is_what_finds_copies(make):
@@ -70,9 +79,17 @@ def test_drawn_parts_of_one_category_are_not_taken_for_copies(make):
 
 
 NEIGHBOURS = [
-    ("01_200828110014_585000_090_crop_2", "01_200902053521_585000_090_crop_2", True),  # one place of a ball screw over time
+    (
+        "01_200828110014_585000_090_crop_2",
+        "01_200902053521_585000_090_crop_2",
+        True,
+    ),  # one place of a ball screw over time
     ("01_200828110014_585000_090_crop_2", "01_200902053521_635000_090_crop_2", False),  # another place
-    ("01_200828110014_585000_090_crop_2", "01_200828110014_585000_090_crop_1", True),  # two cuts of one photograph
+    (
+        "01_200828110014_585000_090_crop_2",
+        "01_200828110014_585000_090_crop_1",
+        True,
+    ),  # two cuts of one photograph
     ("01_209928110014_585000_090", "01_200902053521_585000_090", False),  # month 99: no time
     ("line/IMG_20260101_120000.jpg", "line/IMG_20260101_120031.jpg", True),  # half a minute apart
     ("line/IMG_20260101_120000.jpg", "line/IMG_20260101_120201.jpg", False),
@@ -81,7 +98,11 @@ NEIGHBOURS = [
     ("FRAME12", "FRAME13", True),
     ("board_crop-1", "board_crop-22", True),
     ("timeframe_1", "timeframe_2", False),  # part of a word
-    ("bottle/test/broken_large/000.png", "bottle/test/broken_large/001.png", False),  # numbered parts, not frames
+    (
+        "bottle/test/broken_large/000.png",
+        "bottle/test/broken_large/001.png",
+        False,
+    ),  # numbered parts, not frames
     ("blowhole_exp1_num_108719", "blowhole_exp2_num_108719", False),
     ("20085291", "20085292", False),
 ]
@@ -111,7 +132,9 @@ def test_reference_images(make):
 
 def test_missing_files_are_listed_and_broken_ones_named(make, tmp_path):
     gone = [Sample(id=str(i), image=tmp_path / f"gone{i}.png") for i in range(30)]
-    with pytest.raises(InputError, match=r"30 image files are missing.*gone0\.png.*gone19\.png' and 10 more;"):
+    with pytest.raises(
+        InputError, match=r"30 image files are missing.*gone0\.png.*gone19\.png' and 10 more;"
+    ):
         leaks.find(gone, [make("x", picture(0))])
     with pytest.raises(ImageError, match=r"y\.png"):
         leaks.find([make("x", picture(0))], [make("y", b"no image")])

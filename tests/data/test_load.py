@@ -60,7 +60,12 @@ def test_boxes_are_those_that_were_drawn(tmp_path, scheme):
         kind = dict(zip(("logical_anomalies", "structural_anomalies"), kinds, strict=True)).get(kind, kind)
         one = layouts.drawn(category, kind)
         if scheme in ("coco", "yolo"):
-            assert box_arithmetic.set_iou(box_arithmetic.to_array(sample.boxes), box_arithmetic.to_array(one.boxes)) > 0.999
+            assert (
+                box_arithmetic.set_iou(
+                    box_arithmetic.to_array(sample.boxes), box_arithmetic.to_array(one.boxes)
+                )
+                > 0.999
+            )
             continue
         expected = one.boxes if scheme == "index" else box_arithmetic.components(one.mask, 4)
         assert {box.xyxy for box in sample.boxes} == {box.xyxy for box in expected}
@@ -122,7 +127,12 @@ def test_splits(tmp_path):
 
 def test_importing_data_loads_nothing_heavy():
     code = "import sys, anomalyr1.data; print([m for m in ('numpy', 'cv2', 'pydantic', 'yaml', 'torch') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 HOSTILE = [
@@ -164,7 +174,9 @@ def test_hostile_masks_and_references_are_refused_too(tmp_path):
     (tmp_path / "index.jsonl").write_text(json.dumps(row))
     with pytest.raises(InputError, match="2 paths"):
         data.load(f"index:{tmp_path}")
-    entry = layouts.entry("VisA/candle/test/bad/1.png", mask_path="/m.png", random_templates=["../t.png"], similar_templates=[7])
+    entry = layouts.entry(
+        "VisA/candle/test/bad/1.png", mask_path="/m.png", random_templates=["../t.png"], similar_templates=[7]
+    )
     with pytest.raises(InputError, match="3 paths"):
         data.load(f"mmad:{layouts.mmad(tmp_path / 'mmad', **{'VisA/candle/test/bad/1.png': entry})}")
 
@@ -182,7 +194,9 @@ def test_links_out_of_the_folder_are_refused_unless_allowed(tmp_path, what):
     with pytest.raises(InputError, match="symbolic link"):
         data.load(f"folder:{root}")
     assert len(data.load(f"folder:{root}", links=True)) == 4
-    (tmp_path / "set/index.jsonl").write_text(json.dumps({"image": "linked/x.png" if what == "folder" else "good/x.png", "anomaly": 0}))
+    (tmp_path / "set/index.jsonl").write_text(
+        json.dumps({"image": "linked/x.png" if what == "folder" else "good/x.png", "anomaly": 0})
+    )
     with pytest.raises(InputError, match="symbolic link"):
         data.load(f"index:{root}")
 
@@ -231,7 +245,10 @@ def test_the_shared_image_sets(shared):
         assert len(located) == least
         for sample in located[::40]:
             size_wh = PIL.Image.open(sample.image).size
-            assert all(0 <= box.x1 < box.x2 <= size_wh[0] and 0 <= box.y1 < box.y2 <= size_wh[1] for box in sample.boxes)
+            assert all(
+                0 <= box.x1 < box.x2 <= size_wh[0] and 0 <= box.y1 < box.y2 <= size_wh[1]
+                for box in sample.boxes
+            )
             if sample.mask is not None:
                 found, mask_wh = truth.mask_boxes(sample.mask)
                 assert mask_wh == size_wh

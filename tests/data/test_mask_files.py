@@ -22,7 +22,9 @@ def put(path, *spots, value=1, mode="L", size_wh=(40, 30)):
 
 def test_every_value_but_0_marks(tmp_path):
     for value, mode in ((1, "L"), (255, "1"), (7, "RGB")):
-        boxes, size_wh = truth.mask_boxes(put(tmp_path / "m.png", (3, 4, 9, 8), (20, 20, 30, 28), value=value, mode=mode), "dent")
+        boxes, size_wh = truth.mask_boxes(
+            put(tmp_path / "m.png", (3, 4, 9, 8), (20, 20, 30, 28), value=value, mode=mode), "dent"
+        )
         assert [box.xyxy for box in boxes] == [(20, 20, 30, 28), (3, 4, 9, 8)]
         assert (size_wh, boxes[0].label) == ((40, 30), "dent")
 

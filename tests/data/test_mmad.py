@@ -34,12 +34,23 @@ def folder(tmp_path):
 
 def test_an_entry_becomes_a_sample(folder):
     bad, good, loco = data.load(f"mmad:{folder}")
-    assert (bad.id, bad.dataset, bad.category, bad.defect, bad.anomalous) == (BAD, "DS-MVTec", "pill", "crack", True)
+    assert (bad.id, bad.dataset, bad.category, bad.defect, bad.anomalous) == (
+        BAD,
+        "DS-MVTec",
+        "pill",
+        "crack",
+        True,
+    )
     assert bad.image == folder / BAD
     assert bad.mask == folder / "DS-MVTec/pill/rbg_mask/crack/000.png"
     assert (bad.references, bad.knowledge, bad.boxes) == ((), "", None)
     verdict, where = bad.questions
-    assert (verdict.id, verdict.kind, verdict.options, verdict.answer) == (f"{BAD}#0", "anomaly detection", ("Yes.", "No."), "A")
+    assert (verdict.id, verdict.kind, verdict.options, verdict.answer) == (
+        f"{BAD}#0",
+        "anomaly detection",
+        ("Yes.", "No."),
+        "A",
+    )
     assert (where.kind, where.options[2], where.answer) == ("defect localization", "Bottom.", "C")
     assert (good.anomalous, good.defect, good.boxes) == (False, None, ())
     assert (loco.logical, bad.logical) == (True, False)
@@ -50,7 +61,9 @@ def test_shots_and_templates(folder):
     assert [path.name for path in bad.references] == ["000.png", "001.png"]
     assert len(good.references) == 1
     assert samples.notes["samples with fewer than 2 random templates"] == 2
-    assert [path.name for path in data.load(f"mmad:{folder}", shots=1, template="similar")[0].references] == ["003.png"]
+    assert [path.name for path in data.load(f"mmad:{folder}", shots=1, template="similar")[0].references] == [
+        "003.png"
+    ]
 
 
 def test_knowledge_is_all_texts_of_the_class(folder):
@@ -82,7 +95,11 @@ def test_known_faults_are_reported_and_mended(folder):
     assert mended.notes == plain.notes
     assert [sample.id for sample in mended] == [BAD, LOCO]
     added = mended[1].questions[-1]
-    assert (added.id, added.kind, added.options[added.letters.index(added.answer)]) == (f"{LOCO}#verdict", "anomaly detection", "Yes.")
+    assert (added.id, added.kind, added.options[added.letters.index(added.answer)]) == (
+        f"{LOCO}#verdict",
+        "anomaly detection",
+        "Yes.",
+    )
     assert mended[1].mask == folder / "MVTec-LOCO/pushpins/ground_truth/logical_anomalies/007"
     assert len(data.load(f"mmad:{folder}", fix=["verdict"])) == 3
     assert list(data.load(f"mmad:{folder}", fix="pill, verdict,masks")) == list(mended)
@@ -91,11 +108,20 @@ def test_known_faults_are_reported_and_mended(folder):
 
 
 def test_masks(tmp_path):
-    names = {"VisA/candle/test/bad/1.JPG": "ground_truth/bad/1.png", "MVTec-LOCO/a/test/logical_anomalies/3.png": None}
-    names["MVTec-LOCO/a/test/logical_anomalies/3.png"] = "MVTec-LOCO/a/ground_truth/logical_anomalies/3/000.png"
-    folder = layouts.mmad(tmp_path / "m", **{name: layouts.entry(name, mask_path=mask) for name, mask in names.items()})
+    names = {
+        "VisA/candle/test/bad/1.JPG": "ground_truth/bad/1.png",
+        "MVTec-LOCO/a/test/logical_anomalies/3.png": None,
+    }
+    names["MVTec-LOCO/a/test/logical_anomalies/3.png"] = (
+        "MVTec-LOCO/a/ground_truth/logical_anomalies/3/000.png"
+    )
+    folder = layouts.mmad(
+        tmp_path / "m", **{name: layouts.entry(name, mask_path=mask) for name, mask in names.items()}
+    )
     visa, loco = data.load(f"mmad:{folder}")
-    assert visa.mask == folder / "VisA/candle/test/ground_truth/bad/1.png"  # at the first three components of the image's path
+    assert (
+        visa.mask == folder / "VisA/candle/test/ground_truth/bad/1.png"
+    )  # at the first three components of the image's path
     assert loco.mask == folder / "MVTec-LOCO/a/ground_truth/logical_anomalies/3"  # all files of the mask
 
 
@@ -114,7 +140,9 @@ def test_faults_of_questions_are_counted(tmp_path):
         layouts.question(answer="B"), layouts.question("Defect Analysis", "E", A="a", B="b"),
         layouts.question(" object  DETAILS ", "2", **{"1": "a", "2": "b"}),
     ]  # fmt: skip
-    (sample,) = samples = data.load(f"mmad:{layouts.mmad(tmp_path / 'm', **{BAD: layouts.entry(BAD, *asked)})}")
+    (sample,) = samples = data.load(
+        f"mmad:{layouts.mmad(tmp_path / 'm', **{BAD: layouts.entry(BAD, *asked)})}"
+    )
     assert [question.answer for question in sample.questions] == ["B", None, "B"]
     assert sample.questions[2].kind == "object details"
     for name in (
@@ -160,7 +188,9 @@ def test_the_real_subset(shared):
         "object classification",        "object analysis", "object structure", "object details",
     }  # fmt: skip
     assert len({(sample.dataset, sample.category) for sample in samples if sample.knowledge}) == 38
-    assert all(len(sample.references) == 1 and question.answer for sample in samples for question in sample.questions)
+    assert all(
+        len(sample.references) == 1 and question.answer for sample in samples for question in sample.questions
+    )
     assert dict(samples.notes) == {
         "images of pill/good that show metal nuts": 1, "images without a verdict question": 1, "logical anomalies": 54,
     }  # fmt: skip

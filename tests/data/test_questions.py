@@ -7,14 +7,19 @@ import pytest
 from anomalyr1.data.questions import Labels, Truth, ask
 from anomalyr1.types import Box, Sample
 
-LABELS = Labels(("washer", "gear", "cable", "pill"), {"washer": ("scratch", "dent", "hole", "crack"), "gear": ("missing_tooth",)})
+LABELS = Labels(
+    ("washer", "gear", "cable", "pill"),
+    {"washer": ("scratch", "dent", "hole", "crack"), "gear": ("missing_tooth",)},
+)
 BOX = Box(x1=10, y1=10, x2=20, y2=20, label="scratch")
 WIDE = Box(x1=0, y1=0, x2=95, y2=20)
 SIZE = (100, 100)
 
 
 def sample(name="s", **changes):
-    return Sample(**{"id": name, "image": "x.png", "category": "washer", "anomalous": True, "boxes": (BOX,)} | changes)
+    return Sample(
+        **{"id": name, "image": "x.png", "category": "washer", "anomalous": True, "boxes": (BOX,)} | changes
+    )
 
 
 def asked(one, truth=None, labels=LABELS, located=True, seed=0):
@@ -39,15 +44,39 @@ def test_all_kinds():
 @pytest.mark.parametrize(
     ("one", "truth", "absent"),
     [
-        (sample(anomalous=None, boxes=None), Truth(), {"anomaly detection", "defect classification", "grounding"}),
-        (sample(anomalous=False, boxes=()), Truth(), {"defect classification", "defect localization", "defect description"}),
+        (
+            sample(anomalous=None, boxes=None),
+            Truth(),
+            {"anomaly detection", "defect classification", "grounding"},
+        ),
+        (
+            sample(anomalous=False, boxes=()),
+            Truth(),
+            {"defect classification", "defect localization", "defect description"},
+        ),
         (sample(boxes=None), Truth(("scratch",)), {"defect localization", "defect description", "grounding"}),
-        (sample(), Truth(("combined",), SIZE), {"defect classification", "defect description"}),  # names no type
+        (
+            sample(),
+            Truth(("combined",), SIZE),
+            {"defect classification", "defect description"},
+        ),  # names no type
         (sample(), Truth(("scratch", "bad"), SIZE), {"defect classification", "defect description"}),
         (sample(), Truth(("scratch",)), {"defect localization"}),  # no size, no region
-        (sample(boxes=(BOX, Box(x1=50, y1=50, x2=60, y2=60))), Truth(("scratch",), SIZE), {"defect localization"}),  # two are largest
-        (sample(boxes=(Box(x1=0, y1=0, x2=100, y2=100),)), Truth(("scratch",), SIZE), {"defect localization"}),  # every region holds it
-        (sample(boxes=(Box(x1=0, y1=0, x2=20, y2=25),)), Truth(("scratch",), SIZE), {"defect description"}),  # neither small nor large
+        (
+            sample(boxes=(BOX, Box(x1=50, y1=50, x2=60, y2=60))),
+            Truth(("scratch",), SIZE),
+            {"defect localization"},
+        ),  # two are largest
+        (
+            sample(boxes=(Box(x1=0, y1=0, x2=100, y2=100),)),
+            Truth(("scratch",), SIZE),
+            {"defect localization"},
+        ),  # every region holds it
+        (
+            sample(boxes=(Box(x1=0, y1=0, x2=20, y2=25),)),
+            Truth(("scratch",), SIZE),
+            {"defect description"},
+        ),  # neither small nor large
         (sample(category=""), Truth(("scratch",), SIZE), {"object classification"}),
     ],
 )
@@ -62,7 +91,10 @@ def test_grounding_is_asked_of_good_samples_only_where_boxes_are_known():
 
 
 def test_options_that_might_be_right_are_left_out():
-    labels = Labels(("capsule", "capsules", "gear"), {"": ("scratch", "scratch_head", "Scratches", "hole", "bad", "combined")})
+    labels = Labels(
+        ("capsule", "capsules", "gear"),
+        {"": ("scratch", "scratch_head", "Scratches", "hole", "bad", "combined")},
+    )
     questions = asked(sample(category="capsule"), Truth(("scratch",), SIZE), labels)
     assert set(questions["defect classification"].options) == {"scratch", "hole"}
     assert set(questions["object classification"].options) == {"capsule", "gear"}
@@ -81,7 +113,10 @@ def test_one_of_several_types_is_asked_for():
 def test_descriptions_of_the_annotation_come_first():
     labels = Labels((), {}, ("a long bright line", "a round hole"))
     question = asked(sample(), Truth(("scratch",), SIZE, "a long bright line"), labels)["defect description"]
-    assert question.options in (("a long bright line", "a round hole"), ("a round hole", "a long bright line"))
+    assert question.options in (
+        ("a long bright line", "a round hole"),
+        ("a round hole", "a long bright line"),
+    )
 
 
 def test_no_option_of_a_description_stands_out():
@@ -94,7 +129,10 @@ def test_questions_depend_on_id_and_seed_alone():
     assert asked(sample()) == asked(sample())
     orders = {asked(sample(f"s{n}"))["defect classification"].options for n in range(20)}
     assert len(orders) > 10
-    assert asked(sample())["anomaly detection"] == asked(sample(boxes=None), Truth(("scratch",)))["anomaly detection"]
+    assert (
+        asked(sample())["anomaly detection"]
+        == asked(sample(boxes=None), Truth(("scratch",)))["anomaly detection"]
+    )
     assert len({asked(sample(), seed=seed)["defect classification"].options for seed in range(20)}) > 10
 
 

@@ -18,10 +18,17 @@ JSON = st.recursive(
 )
 
 
-@given(st.dictionaries(st.text(max_size=5), JSON, max_size=6), st.sampled_from([None, 1]), st.booleans(), st.integers(1, 40))
+@given(
+    st.dictionaries(st.text(max_size=5), JSON, max_size=6),
+    st.sampled_from([None, 1]),
+    st.booleans(),
+    st.integers(1, 40),
+)
 def test_entries_are_what_json_reads(tmp_path_factory, value, indent, ascii_only, chunk):
     path = tmp_path_factory.mktemp("j") / "m.json"
-    path.write_bytes(json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass"))
+    path.write_bytes(
+        json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+    )
     if any("\ud800" <= c <= "\udfff" for c in json.dumps(value, ensure_ascii=False)) and not ascii_only:
         return  # no UTF-8
     with pytest.MonkeyPatch.context() as patch:
@@ -57,7 +64,10 @@ def test_bytes_that_are_not_utf8_come_as_surrogates_and_a_byte_order_mark_goes(t
     path.write_bytes(b'\xef\xbb\xbf{"a\xff.png": "\xff"}')
     assert [(key, value) for key, value, _ in manifests.entries(path)] == [("a\udcff.png", "\udcff")]
     path.write_bytes(b'\xef\xbb\xbf{"a": "\xff"}\n\n{"b": 1}')
-    assert [(number, one) for number, one, _ in manifests.lines(path)] == [(1, {"a": "\udcff"}), (3, {"b": 1})]
+    assert [(number, one) for number, one, _ in manifests.lines(path)] == [
+        (1, {"a": "\udcff"}),
+        (3, {"b": 1}),
+    ]
 
 
 def test_other_errors(tmp_path):

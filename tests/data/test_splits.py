@@ -17,7 +17,12 @@ DEFECTS = ("crack", "dent", "stain")
 
 def sample(name, dataset="d", category="bolt", defect=None, anomalous=None, image="none.png"):
     return Sample(
-        id=name, image=image, dataset=dataset, category=category, defect=defect, anomalous=bool(defect) if anomalous is None else anomalous
+        id=name,
+        image=image,
+        dataset=dataset,
+        category=category,
+        defect=defect,
+        anomalous=bool(defect) if anomalous is None else anomalous,
     )
 
 
@@ -51,8 +56,19 @@ def test_few_shot_per_class_takes_from_all_defects(many):
 
 def test_few_shot_per_defect_and_another_number_of_good(many):
     drawn = tally(many, divide(many, Plan(protocol="few-shot", shots=2, good_shots=5, per="defect")).train)
-    assert {key[2]: n for key, n in drawn.items() if key[:2] == ("d", "nut")} == {None: 5, "crack": 2, "dent": 2, "stain": 2}
-    assert (None not in {key[2] for key in tally(many, divide(many, Plan(protocol="few-shot", shots=1, good_shots=0)).train)}) is True
+    assert {key[2]: n for key, n in drawn.items() if key[:2] == ("d", "nut")} == {
+        None: 5,
+        "crack": 2,
+        "dent": 2,
+        "stain": 2,
+    }
+    assert (
+        None
+        not in {
+            key[2]
+            for key in tally(many, divide(many, Plan(protocol="few-shot", shots=1, good_shots=0)).train)
+        }
+    ) is True
 
 
 def test_20_80_is_stratified_and_exact(many):
@@ -75,13 +91,18 @@ def test_leave_classes_out(many):
 def test_leave_defects_out_shares_out_the_good_ones(many):
     sides = divide(many, Plan(protocol="leave-defects-out", held_out=("dent",)))
     train, test = tally(many, sides.train), tally(many, sides.test)
-    assert {key[2] for key in train} == {None, "crack", "stain"} and {key[2] for key in test} == {None, "dent"}
+    assert {key[2] for key in train} == {None, "crack", "stain"} and {key[2] for key in test} == {
+        None,
+        "dent",
+    }
     assert test["d", "bolt", None] == 7 and train["d", "bolt", None] == 13  # a third of 20
 
 
 def test_leave_datasets_out(many):
     sides = divide(many, Plan(protocol="leave-datasets-out", held_out=("e",)))
-    assert {key[0] for key in tally(many, sides.train)} == {"d"} and {key[0] for key in tally(many, sides.test)} == {"e"}
+    assert {key[0] for key in tally(many, sides.train)} == {"d"} and {
+        key[0] for key in tally(many, sides.test)
+    } == {"e"}
 
 
 def test_a_draw_depends_on_the_seed_and_not_on_the_order_or_the_rest(many):
@@ -91,7 +112,9 @@ def test_a_draw_depends_on_the_seed_and_not_on_the_order_or_the_rest(many):
     assert set(divide(many, plan.model_copy(update={"seed": 1})).train) != set(first.train)
     bolts = [one for one in many if one.category == "bolt"]
     assert set(divide(bolts, plan).train) == {name for name in first.train if "/bolt/" in name}
-    assert set(first.train) < set(divide(many, Plan(protocol="few-shot", shots=5)).train)  # more shots add images
+    assert set(first.train) < set(
+        divide(many, Plan(protocol="few-shot", shots=5)).train
+    )  # more shots add images
 
 
 def test_what_is_unknown_is_left_out_and_counted(many):
@@ -99,7 +122,9 @@ def test_what_is_unknown_is_left_out_and_counted(many):
     sides = divide([*many, unknown], Plan(protocol="share"))
     assert sides.counts == {"unlabelled": 1} and "?" not in {*sides.train, *sides.test}
     only_good = [sample(f"washer{i}", category="washer") for i in range(9)]
-    assert divide([*many, *only_good], Plan(protocol="few-shot", shots=4)).counts == {"classes_without_anomalous": 1}
+    assert divide([*many, *only_good], Plan(protocol="few-shot", shots=4)).counts == {
+        "classes_without_anomalous": 1
+    }
 
 
 def test_short_groups_stop_the_split_or_are_counted(many):
@@ -109,7 +134,9 @@ def test_short_groups_stop_the_split_or_are_counted(many):
         divide(short, plan)
     sides = divide(short, plan.model_copy(update={"allow_short": True}))
     assert sides.counts == {"short_groups": 1}
-    assert tally(short, sides.train)["d", "bolt", "rust"] == tally(short, sides.test)["d", "bolt", "rust"] == 1
+    assert (
+        tally(short, sides.train)["d", "bolt", "rust"] == tally(short, sides.test)["d", "bolt", "rust"] == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,7 +147,10 @@ def test_short_groups_stop_the_split_or_are_counted(many):
         (Plan(protocol="share", shots=4), "'share' makes no use of --shots; "),
         (Plan(protocol="few-shot", shots=4, share=0.5), "'few-shot' makes no use of --share; "),
         (Plan(protocol="few-shot", shots=4, held_out=("d",)), "'few-shot' makes no use of --hold-out; "),
-        (Plan(protocol="leave-classes-out", held_out=("d",), good_shots=3), "makes no use of --good-shots without --shots"),
+        (
+            Plan(protocol="leave-classes-out", held_out=("d",), good_shots=3),
+            "makes no use of --good-shots without --shots",
+        ),
         (Plan(protocol="leave-classes-out"), "there are: 'bolt', 'd/bolt'"),
         (Plan(protocol="leave-classes-out", held_out=("bolts",)), "did you mean 'bolt'"),
         (Plan(protocol="leave-defects-out", held_out=("xyz",)), "there are: 'crack', 'dent', 'stain'"),
@@ -156,7 +186,12 @@ def test_two_runs_write_the_same_bytes_and_are_read_back(on_disk, tmp_path):
     text = (tmp_path / "a.json").read_bytes()
     assert text == (tmp_path / "b.json").read_bytes()
     manifest = read(tmp_path / "a.json")
-    assert (manifest.spec, manifest.options, manifest.plan, manifest.leaks.found) == ("folder:x", {"order": "given"}, plan, ())
+    assert (manifest.spec, manifest.options, manifest.plan, manifest.leaks.found) == (
+        "folder:x",
+        {"order": "given"},
+        plan,
+        (),
+    )
     assert len(manifest.train) == 6 and len(manifest.test) == 14
     assert len(json.loads(text)["train"][0]["sha256"]) == 64
     train, test = select(manifest, on_disk, "train"), select(manifest, iter(on_disk), "test")
@@ -204,13 +239,19 @@ def test_leaks_can_be_dropped_from_the_test_set(on_disk):
     manifest = make(copied, Plan(protocol="few-shot", shots=3, drop_leaks=True), "folder:x")
     dropped = manifest.counts["left_out_of_test_as_leaks"]
     assert dropped > 0 and len(manifest.train) == 6 and len(manifest.test) == 40 - 6 - dropped
-    assert manifest.leaks.found == () and not {one.sha256 for one in manifest.train} & {one.sha256 for one in manifest.test}
+    assert manifest.leaks.found == () and not {one.sha256 for one in manifest.train} & {
+        one.sha256 for one in manifest.test
+    }
     with pytest.raises(InputError, match="all 8 test samples leak"):
         pair(on_disk[:8], on_disk[:8], Plan(protocol="given", drop_leaks=True), ("folder:a", "folder:a"))
 
 
 def test_a_share_without_leaks_takes_whole_series():
-    series = [sample(f"film{film}/frame_{i}", defect="dent" if i % 2 else None) for film in range(20) for i in range(10)]
+    series = [
+        sample(f"film{film}/frame_{i}", defect="dent" if i % 2 else None)
+        for film in range(20)
+        for i in range(10)
+    ]
     plain, whole = (divide(series, Plan(protocol="share", drop_leaks=drop)) for drop in (False, True))
 
     def mixed(sides):
@@ -236,7 +277,9 @@ def test_a_given_pair(on_disk):
         pair(on_disk, [], plan, specs)
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"format": "anomalyr1-split-1"}', b"[" * 100_000, b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[1]", b'{"format": "anomalyr1-split-1"}', b"[" * 100_000, b"\xff\xfe"]
+)
 def test_other_files_are_no_split(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(InputError, match=r"x\.json"):

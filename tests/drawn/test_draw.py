@@ -64,14 +64,18 @@ def test_same_in_another_process():
         "import hashlib; from anomalyr1.drawn.draw import draw; d = draw(5, 'label', 'stain');"
         "print(hashlib.sha256(d.image.tobytes() + d.mask.tobytes()).hexdigest())"
     )
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    other = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
     one = procedural.draw(5, "label", "stain")
     assert other == hashlib.sha256(one.image.tobytes() + one.mask.tobytes()).hexdigest()
 
 
 def test_importing_needs_no_torch():
     code = "import sys, anomalyr1.drawn.draw; print('torch' in sys.modules, 'transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["False", "False"]
+    assert subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split() == ["False", "False"]
 
 
 @pytest.mark.parametrize(("category", "kind"), CASES)
@@ -80,9 +84,13 @@ def test_defect_changes_the_part_only_at_its_mask(category, kind):
     changed = np.abs(bad.image.astype(int) - good.image.astype(int)).max(axis=2)
     near = cv2.dilate(bad.mask.astype(np.uint8), np.ones((45, 45), np.uint8)) > 0
     assert bad.mask.sum() >= 24
-    assert changed[bad.mask].mean() > 3 * max(1.0, changed[~near].mean())  # the same noise in both, so outside is nearly still
+    assert changed[bad.mask].mean() > 3 * max(
+        1.0, changed[~near].mean()
+    )  # the same noise in both, so outside is nearly still
     assert np.percentile(changed[~near], 99) <= 3 if (~near).any() else True
-    other = procedural.draw(48, category, None)  # negative control: another good part of the same size differs everywhere
+    other = procedural.draw(
+        48, category, None
+    )  # negative control: another good part of the same size differs everywhere
     assert np.abs(other.image.astype(int) - good.image.astype(int)).max(axis=2)[~near].mean() > 5
 
 
@@ -98,7 +106,9 @@ def test_boxes_hold_the_mask_tightly(category, kind):
         for edge in (window[0], window[-1], window[:, 0], window[:, -1]):
             assert edge.any()
     assert one.mask[~inside].sum() == 0
-    assert one.place == box_arithmetic.place(max(one.boxes, key=lambda b: (b.x2 - b.x1) * (b.y2 - b.y1)), one.mask.shape[::-1])
+    assert one.place == box_arithmetic.place(
+        max(one.boxes, key=lambda b: (b.x2 - b.x1) * (b.y2 - b.y1)), one.mask.shape[::-1]
+    )
 
 
 def test_good_and_defective_parts(many):
@@ -109,7 +119,13 @@ def test_good_and_defective_parts(many):
         assert one.image.dtype == np.uint8
         assert one.image.shape == (*one.mask.shape, 3)
         assert 168 <= min(one.mask.shape) <= max(one.mask.shape) <= 448
-        assert good == (one.boxes == ()) == (one.place is None) == (one.description == "") == (not one.mask.any())
+        assert (
+            good
+            == (one.boxes == ())
+            == (one.place is None)
+            == (one.description == "")
+            == (not one.mask.any())
+        )
         assert one.category in one.knowledge
     aligned = np.mean([all(side % 28 == 0 for side in one.mask.shape) for one in many])
     assert 0.7 < aligned < 0.9
@@ -118,7 +134,9 @@ def test_good_and_defective_parts(many):
 def test_seen_parts_never_show_a_held_out_kind(many):
     seen = [one for one in many if one.category in procedural.SPLITS["seen"]]
     assert not {one.defect for one in seen} & set(procedural.HELD_OUT_DEFECTS)
-    dev = [procedural.draw(seed, procedural.SPLITS["dev"][seed % 3]).defect for seed in range(90)]  # control: elsewhere they come
+    dev = [
+        procedural.draw(seed, procedural.SPLITS["dev"][seed % 3]).defect for seed in range(90)
+    ]  # control: elsewhere they come
     assert set(procedural.HELD_OUT_DEFECTS) <= set(dev)
 
 
@@ -145,13 +163,24 @@ def test_reference_is_another_picture_of_the_same_design(category):
 
 def distance(a, b):
     """How far two images' colours are apart, wherever they lie."""
-    hist = [cv2.calcHist([cv2.cvtColor(i, cv2.COLOR_RGB2LAB)], [1, 2], None, [24, 24], [80, 208, 80, 208]) / i[..., 0].size for i in (a, b)]
-    return float(np.abs(cv2.GaussianBlur(hist[0], (0, 0), 1.5) - cv2.GaussianBlur(hist[1], (0, 0), 1.5)).sum())
+    hist = [
+        cv2.calcHist([cv2.cvtColor(i, cv2.COLOR_RGB2LAB)], [1, 2], None, [24, 24], [80, 208, 80, 208])
+        / i[..., 0].size
+        for i in (a, b)
+    ]
+    return float(
+        np.abs(cv2.GaussianBlur(hist[0], (0, 0), 1.5) - cv2.GaussianBlur(hist[1], (0, 0), 1.5)).sum()
+    )
 
 
 def test_questions_have_true_gold(many):
     for one in many:
-        asked = {q.kind: q for q in drawn_questions.questions(one, np.random.default_rng(one.seed), grounding_text="Find it.")}
+        asked = {
+            q.kind: q
+            for q in drawn_questions.questions(
+                one, np.random.default_rng(one.seed), grounding_text="Find it."
+            )
+        }
         about_defect = {kind for kind in asked if kind.startswith("defect")}
         assert len(about_defect) == (4 if one.defect else 0)
         gold = {
@@ -180,7 +209,9 @@ def test_questions_about_facts(many):
                 continue
             answer = question.options[question.letters.index(question.answer)]
             facts = (one.facts.material, one.facts.shape, one.facts.colour)
-            assert answer == str(one.facts.count[1]) if question.text.startswith("How many") else answer in facts
+            assert (
+                answer == str(one.facts.count[1]) if question.text.startswith("How many") else answer in facts
+            )
             if question.text.startswith("How many"):
                 assert one.defect not in ("missing part", "extra part", "wrong count")
 
@@ -188,7 +219,11 @@ def test_questions_about_facts(many):
 def test_seen_parts_never_list_unseen_names(many):
     hidden = {*procedural.SPLITS["dev"], *procedural.SPLITS["final"], *procedural.HELD_OUT_DEFECTS}
     for one in many:
-        options = {option for q in drawn_questions.questions(one, np.random.default_rng(2), "Find it.") for option in q.options}
+        options = {
+            option
+            for q in drawn_questions.questions(one, np.random.default_rng(2), "Find it.")
+            for option in q.options
+        }
         if one.category in procedural.SPLITS["seen"]:
             assert not options & hidden
         assert not options & set(procedural.SPLITS["final"])
@@ -207,12 +242,19 @@ def test_unfamiliar_parts_are_of_many_designs_and_name_no_category_that_is_kept_
     assert len({(one.facts.shape, one.facts.colour, one.facts.count) for one in goods}) > 30
     assert 2 < sum(one.facts.count is None for one in goods) < 20
     with pytest.raises(InputError, match="choose one of"):
-        drawn_dataset.parse_spec("drawn:unfamiliar-part?n=1&seed=0")  # no test set: it is for training nano alone
+        drawn_dataset.parse_spec(
+            "drawn:unfamiliar-part?n=1&seed=0"
+        )  # no test set: it is for training nano alone
 
 
 def test_letters_are_balanced(many):
     for kind, chance in (("anomaly detection", 1 / 2), ("object classification", 1 / 4)):
-        letters = [q.answer for one in many for q in drawn_questions.questions(one, np.random.default_rng(one.seed), "") if q.kind == kind]
+        letters = [
+            q.answer
+            for one in many
+            for q in drawn_questions.questions(one, np.random.default_rng(one.seed), "")
+            if q.kind == kind
+        ]
         assert abs(letters.count("A") / len(letters) - chance) < 0.1
 
 

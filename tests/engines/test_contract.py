@@ -33,15 +33,23 @@ def engine(request, tmp_path):
                     )
                     for prompt, one in zip(ASKED[2 * i : 2 * i + 2], spoken()[2 * i : 2 * i + 2], strict=True)
                 ]
-                writer.append(Inspection(sample_id=sample.id, verdict="unsure", reason="recorded", replies=tuple(replies)))
+                writer.append(
+                    Inspection(
+                        sample_id=sample.id, verdict="unsure", reason="recorded", replies=tuple(replies)
+                    )
+                )
         yield ReplayEngine(tmp_path / "recorded.jsonl")
     elif request.param == "endpoint":
         with served.serving(served.Nano()) as (url, _):
-            made = EndpointEngine(EndpointConfig(url=url, model="nano", family="qwen2_5_vl", max_pixels=policy().max_pixels))
+            made = EndpointEngine(
+                EndpointConfig(url=url, model="nano", family="qwen2_5_vl", max_pixels=policy().max_pixels)
+            )
             yield made
             made.close()
     else:
-        pytest.importorskip("vllm", reason='vLLM is not installed here: pip install "anomalyr1[vllm]" on a machine with a GPU')
+        pytest.importorskip(
+            "vllm", reason='vLLM is not installed here: pip install "anomalyr1[vllm]" on a machine with a GPU'
+        )
         from anomalyr1.engines.vllm import VllmEngine
 
         yield VllmEngine("nano")
@@ -49,7 +57,9 @@ def engine(request, tmp_path):
 
 def test_contract(engine):
     completions = engine.complete(ASKED, IMAGES, SHORT)
-    assert [one.text for one in completions] == [one.text for one in spoken()]  # greedy: the same weights say the same everywhere
+    assert [one.text for one in completions] == [
+        one.text for one in spoken()
+    ]  # greedy: the same weights say the same everywhere
     assert all(one.error is None for one in completions)
     assert [one.finish for one in completions] == [one.finish for one in spoken()]
     for prompt, one, other in zip(ASKED, completions, spoken(), strict=True):

@@ -25,20 +25,33 @@ KEY = "sk-test-0123456789abcdef"
 
 
 def picture(name, size_wh=(300, 200), seed=0):
-    pixels = np.random.default_rng(seed).integers(0, 255, (size_wh[1] // 8 + 1, size_wh[0] // 8 + 1, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(seed).integers(
+        0, 255, (size_wh[1] // 8 + 1, size_wh[0] // 8 + 1, 3), dtype=np.uint8
+    )
     return LoadedImage(Path(name), Image.fromarray(pixels).resize(size_wh), "PNG", "RGB", 1, None)
 
 
-IMAGES = {image.path: image for image in (picture("wide.png"), picture("large.png", (1300, 900), 1), picture("long.png", (4000, 8)))}
+IMAGES = {
+    image.path: image
+    for image in (picture("wide.png"), picture("large.png", (1300, 900), 1), picture("long.png", (4000, 8)))
+}
 WIDE, LARGE, LONG = IMAGES
 
 
 def ask(name, *paths, text=None):
     question = Question(
-        id=f"{name}#verdict", kind="anomaly detection", text=text or f"Is there a defect in {name}?", options=("Yes.", "No.")
+        id=f"{name}#verdict",
+        kind="anomaly detection",
+        text=text or f"Is there a defect in {name}?",
+        options=("Yes.", "No."),
     )
     content = [{"type": "image"} for _ in paths] + [{"type": "text", "text": question.text}]
-    return Prompt(name, question, [{"role": "system", "content": "You inspect."}, {"role": "user", "content": content}], paths)
+    return Prompt(
+        name,
+        question,
+        [{"role": "system", "content": "You inspect."}, {"role": "user", "content": content}],
+        paths,
+    )
 
 
 def engine_at(url, **more):
@@ -53,7 +66,11 @@ def engine_at(url, **more):
     ("kind", "message", "times"),
     [
         ("hang", r"deadline: no whole reply within 2 s", 3),
-        ("trickle", r"deadline: no whole reply within 2 s", 3),  # a byte now and then does not stretch the limit
+        (
+            "trickle",
+            r"deadline: no whole reply within 2 s",
+            3,
+        ),  # a byte now and then does not stretch the limit
         ("html", r"HTML instead of JSON: .*Sign in", 3),
         ("half", r"broken JSON: 64 bytes", 3),
         ("cut", r"connection lost: RemoteProtocolError", 3),
@@ -96,7 +113,13 @@ def test_what_passes_is_asked_again(kinds):
 
 def test_retry_after_is_kept():
     assert wire.status_error(429, b"", "0.2").retry_after == 0.2
-    assert [wire.status_error(429, b"", text).retry_after for text in ("", "soon", "-3", "nan", "1e9")] == [0, 0, 0, 0, 60]
+    assert [wire.status_error(429, b"", text).retry_after for text in ("", "soon", "-3", "nan", "1e9")] == [
+        0,
+        0,
+        0,
+        0,
+        60,
+    ]
 
 
 def test_the_deadline_covers_all_attempts():
@@ -143,7 +166,9 @@ def test_works_inside_a_running_loop():
 
 def test_no_server_is_an_error_of_the_environment():
     engine = engine_at(f"http://127.0.0.1:{served.free_port()}/v1", attempts=2)
-    with pytest.raises(SetupError, match=r"nobody answers at http://127\.0\.0\.1:\d+/v1 .*run the same command again"):
+    with pytest.raises(
+        SetupError, match=r"nobody answers at http://127\.0\.0\.1:\d+/v1 .*run the same command again"
+    ):
         engine.complete([ask("part 0", WIDE)], IMAGES)
 
 
@@ -161,9 +186,15 @@ def test_a_server_that_goes_for_good_stops_the_run(tmp_path):
         server.close()
 
 
-@pytest.mark.parametrize(("kind", "message"), [("401 echo", "HTTP status: 401"), ("404", "HTTP status: 404"), ("html", "HTML instead")])
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("401 echo", "HTTP status: 401"), ("404", "HTTP status: 404"), ("html", "HTML instead")],
+)
 def test_a_server_that_fails_the_probe_is_named(kind, message):
-    with served.serving(served.Echo(), {"grey": [kind] * 9}) as (url, _), pytest.raises(SetupError, match=rf"cannot be used.*{message}"):
+    with (
+        served.serving(served.Echo(), {"grey": [kind] * 9}) as (url, _),
+        pytest.raises(SetupError, match=rf"cannot be used.*{message}"),
+    ):
         engine_at(url).probe()
 
 
@@ -183,7 +214,11 @@ def test_killed_and_restarted_five_times_in_200_questions(tmp_path, backend):
         if done >= due[0] and len(killed) < 5:
             killed.append(done)
             due[0] = next(kills, 10**9)
-            threads.append(threading.Thread(target=lambda: (time.sleep(0.03), server.kill(), time.sleep(0.3), server.start())))
+            threads.append(
+                threading.Thread(
+                    target=lambda: (time.sleep(0.03), server.kill(), time.sleep(0.3), server.start())
+                )
+            )
             threads[-1].start()
 
     try:
@@ -193,7 +228,9 @@ def test_killed_and_restarted_five_times_in_200_questions(tmp_path, backend):
         for thread in threads:
             thread.join(timeout=60)
         assert len(killed) == 5
-        undisturbed = Inspector(engine, masks="box", sampling=Sampling(max_new_tokens=3), batch=4).inspect(samples[:12])
+        undisturbed = Inspector(engine, masks="box", sampling=Sampling(max_new_tokens=3), batch=4).inspect(
+            samples[:12]
+        )
     finally:
         server.close()
     assert engine._connection.losses >= 5
@@ -204,8 +241,12 @@ def test_killed_and_restarted_five_times_in_200_questions(tmp_path, backend):
     assert written[:12] == undisturbed  # greedy: the answers are those of a run without kills
     asked = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     probes = sum("Is this grey?" in one for one in asked)
-    assert probes <= 3 * (1 + engine._connection.losses)  # three pictures at the start, and again when a connection was lost
-    assert len(asked) - probes <= 200 + 24 + 5 * 8  # two each, the 12 samples again, and what was under way at a kill
+    assert probes <= 3 * (
+        1 + engine._connection.losses
+    )  # three pictures at the start, and again when a connection was lost
+    assert (
+        len(asked) - probes <= 200 + 24 + 5 * 8
+    )  # two each, the 12 samples again, and what was under way at a kill
 
 
 # The frame.
@@ -265,14 +306,25 @@ def test_the_request():
         warm = Sampling(max_new_tokens=7, temperature=0.5, top_p=0.9, seed=3)
         engine.complete([ask("one", WIDE, LARGE), ask("one", WIDE, LARGE), ask("none")], IMAGES, warm)
         sent = [body for text, body, _ in seen if "Is there a defect" in text]
-        assert engine.fingerprint(warm).sampling == "temperature 0.5, top_p 0.9, at most 7 tokens, repetition_penalty 1.0"
+        assert (
+            engine.fingerprint(warm).sampling
+            == "temperature 0.5, top_p 0.9, at most 7 tokens, repetition_penalty 1.0"
+        )
     by_seed = {body["seed"] for body in sent}
     assert len(by_seed) == 3
     assert all(0 <= seed < 2**31 for seed in by_seed)
     for body in sent:
-        assert (body["model"], body["max_tokens"], body["temperature"], body["top_p"]) == ("nano", 7, 0.5, 0.9)
+        assert (body["model"], body["max_tokens"], body["temperature"], body["top_p"]) == (
+            "nano",
+            7,
+            0.5,
+            0.9,
+        )
         assert (body["logprobs"], body["top_logprobs"], body["repetition_penalty"]) == (True, 20, 1.0)
-    sizes = [picture.size for picture in served.parts_of(next(body for body in sent if served.parts_of(body)[1]))[1]]
+    sizes = [
+        picture.size
+        for picture in served.parts_of(next(body for body in sent if served.parts_of(body)[1]))[1]
+    ]
     assert sizes == [(308, 196), (532, 364)]  # already of the size the model sees
 
 
@@ -347,7 +399,9 @@ def test_a_short_key_is_no_secret(monkeypatch):
         return served.completion("The pocket is EMPTY.", 5, 5, "stop")
 
     with served.serving(empty) as (url, _):
-        assert engine_at(url, key_variable="TEST_KEY").complete([ask("a")], {})[0].text == "The pocket is EMPTY."
+        assert (
+            engine_at(url, key_variable="TEST_KEY").complete([ask("a")], {})[0].text == "The pocket is EMPTY."
+        )
 
 
 @pytest.mark.parametrize("value", ["", "  ", "two words", "schlüssel-0123456789", "a\nb-0123456789abcdef"])
@@ -389,7 +443,9 @@ def test_configurations_that_are_refused(tmp_path, change, message):
 
 def test_configuration_file(tmp_path):
     path = tmp_path / "endpoint.yaml"
-    path.write_text("url: http://127.0.0.1:8000/v1/\nmodel: m\nfamily: qwen3_vl\nextra: {repetition_penalty: 1.0}\n")
+    path.write_text(
+        "url: http://127.0.0.1:8000/v1/\nmodel: m\nfamily: qwen3_vl\nextra: {repetition_penalty: 1.0}\n"
+    )
     config = EndpointConfig.read(path)
     assert config.url == "http://127.0.0.1:8000/v1"
     assert config.cap == 1280 * 32**2
@@ -408,7 +464,13 @@ def places(*tokens):
     made = []
     for one in tokens:
         name, top = one if isinstance(one, tuple) else (one, {})
-        made.append({"token": name, "logprob": top.get(name, -0.1), "top_logprobs": [{"token": t, "logprob": v} for t, v in top.items()]})
+        made.append(
+            {
+                "token": name,
+                "logprob": top.get(name, -0.1),
+                "top_logprobs": [{"token": t, "logprob": v} for t, v in top.items()],
+            }
+        )
     return made
 
 
@@ -428,14 +490,26 @@ LOG = {"A": np.log(0.6), "B": np.log(0.2), "C": np.log(0.1)}
     ("content", "expected"),
     [
         (places("<think>", "A", "</think>", "<answer>", ("A", LOG), "</answer>"), {"A": 0.75, "B": 0.25}),
-        (places("<ans", "wer", ">", "\n", ("A", LOG)), {"A": 0.75, "B": 0.25}),  # a tag in pieces, a blank before the letter
-        (places("<answer>", "B", "</answer>", "<answer>", ("A", LOG)), None),  # two answers that differ are none
+        (
+            places("<ans", "wer", ">", "\n", ("A", LOG)),
+            {"A": 0.75, "B": 0.25},
+        ),  # a tag in pieces, a blank before the letter
+        (
+            places("<answer>", "B", "</answer>", "<answer>", ("A", LOG)),
+            None,
+        ),  # two answers that differ are none
         (
             places("<answer", (">A", {">A": np.log(0.6), ">B": np.log(0.2), "B": np.log(0.2)})),
             {"A": 0.75, "B": 0.25},
         ),  # after the same mark
-        (places("<answer>", ("A", {"A": np.log(0.5), "A.": np.log(0.1), "B": np.log(0.2)})), {"A": 0.75, "B": 0.25}),
-        (places("<answer>", ("A", {"A": np.log(0.9), "x": -3.0})), {"A": 1.0, "B": 0.0}),  # B is not among the alternatives
+        (
+            places("<answer>", ("A", {"A": np.log(0.5), "A.": np.log(0.1), "B": np.log(0.2)})),
+            {"A": 0.75, "B": 0.25},
+        ),
+        (
+            places("<answer>", ("A", {"A": np.log(0.9), "x": -3.0})),
+            {"A": 1.0, "B": 0.0},
+        ),  # B is not among the alternatives
         (places("<answer>", ("A", {"A": np.log(0.9), "B": -np.inf})), {"A": 1.0, "B": 0.0}),
         (places("<answer>", ("A", {"A": np.log(0.9), "B": np.nan})), None),
         (places("<answer>", ("A", {"A": np.log(0.9), "B": 5.0})), None),  # more than certain

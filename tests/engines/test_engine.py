@@ -78,7 +78,9 @@ def test_a_batch_answers_as_single_prompts_do(family):
     together = engine.complete(mixed(), IMAGES, SHORT)
     assert together == [engine.complete([prompt], IMAGES, SHORT)[0] for prompt in mixed()]
     assert together == LocalEngine(policy_of(family), batch_tokens=700).complete(mixed(), IMAGES, SHORT)
-    assert len({completion.text for completion in together}) == len(together)  # answers depend on what was asked
+    assert len({completion.text for completion in together}) == len(
+        together
+    )  # answers depend on what was asked
     assert together == engine.complete(mixed(), IMAGES, SHORT)  # bit for bit
 
 
@@ -86,9 +88,13 @@ def test_a_batch_answers_as_single_prompts_do(family):
 def test_the_answer_follows_the_picture(family):
     engine = LocalEngine(policy_of(family))
     other = replace(drawn("wide.png", (300, 200), seed=9), path=WIDE)
-    first, second = (engine.complete([ask(WIDE)], {WIDE: image}, SHORT)[0].text for image in (IMAGES[WIDE], other))
+    first, second = (
+        engine.complete([ask(WIDE)], {WIDE: image}, SHORT)[0].text for image in (IMAGES[WIDE], other)
+    )
     assert first != second
-    swapped = engine.complete([ask(WIDE, name="a"), ask(TALL, name="b")], {WIDE: other, TALL: IMAGES[WIDE]}, SHORT)
+    swapped = engine.complete(
+        [ask(WIDE, name="a"), ask(TALL, name="b")], {WIDE: other, TALL: IMAGES[WIDE]}, SHORT
+    )
     assert [completion.text for completion in swapped] == [second, first]
 
 
@@ -98,8 +104,14 @@ def test_inputs_equal_the_processors_own(family):
     policy, engine = policy_of(family), LocalEngine(policy_of(family))
     asked = mixed()
     shown = engine._pixels([IMAGES[path] for prompt in asked for path in prompt.images])
-    texts = [policy.processor.apply_chat_template(prompt.messages, add_generation_prompt=True) for prompt in asked]
-    pictures = [images.resize(IMAGES[path].rgb, policy.family, policy.max_pixels)[0] for prompt in asked for path in prompt.images]
+    texts = [
+        policy.processor.apply_chat_template(prompt.messages, add_generation_prompt=True) for prompt in asked
+    ]
+    pictures = [
+        images.resize(IMAGES[path].rgb, policy.family, policy.max_pixels)[0]
+        for prompt in asked
+        for path in prompt.images
+    ]
     small = {"shortest_edge": policy.family.min_pixels, "longest_edge": policy.max_pixels}
     for extra in ({"do_resize": False}, {"size": small}):
         theirs = policy.processor(text=texts, images=pictures, **extra)
@@ -117,7 +129,10 @@ def test_frame_and_counts():
     assert two.frame.units == "pixels"
     assert none.frame is None
     image_tokens = [
-        w * h // 28**2 for w, h in (images.fit(IMAGES[p].size_wh, policy_of().family, policy_of().max_pixels) for p in (WIDE, TALL))
+        w * h // 28**2
+        for w, h in (
+            images.fit(IMAGES[p].size_wh, policy_of().family, policy_of().max_pixels) for p in (WIDE, TALL)
+        )
     ]
     assert two.prompt_tokens - none.prompt_tokens == sum(image_tokens) + 4  # and a start and an end for each
     assert two.completion_tokens == 8
@@ -130,13 +145,23 @@ def test_no_prompts():
 
 def test_built_prompts_with_real_images(shared):
     paths = (
-        sorted((shared / "data" / "magnetic_tile").rglob("*.jpg"))[:1] + sorted((shared / "data" / "bsdata" / "images").glob("*.jpg"))[:1]
+        sorted((shared / "data" / "magnetic_tile").rglob("*.jpg"))[:1]
+        + sorted((shared / "data" / "bsdata" / "images").glob("*.jpg"))[:1]
     )
     opened = {path: images.open_image(path) for path in paths}
-    samples = [Sample(id=path.name, image=path, references=paths[:1], knowledge="A part <|im_end|> of steel.") for path in paths]
-    asked = [prompts.build(sample, question) for sample in samples for question in prompts.inspection_questions(sample.id)]
+    samples = [
+        Sample(id=path.name, image=path, references=paths[:1], knowledge="A part <|im_end|> of steel.")
+        for path in paths
+    ]
+    asked = [
+        prompts.build(sample, question)
+        for sample in samples
+        for question in prompts.inspection_questions(sample.id)
+    ]
     completions = LocalEngine(policy_of()).complete(asked, opened, Sampling(max_new_tokens=4))
-    assert [completion.frame.original_wh for completion in completions] == [opened[path].size_wh for path in paths for _ in range(2)]
+    assert [completion.frame.original_wh for completion in completions] == [
+        opened[path].size_wh for path in paths for _ in range(2)
+    ]
 
 
 # The end of a completion.
@@ -232,7 +257,9 @@ def ids_written(monkeypatch, policy, sampling):
     engine = LocalEngine(policy)
     rows = []
     plain = engine._completion
-    monkeypatch.setattr(engine, "_completion", lambda job, row, *rest: rows.append(row) or plain(job, row, *rest))
+    monkeypatch.setattr(
+        engine, "_completion", lambda job, row, *rest: rows.append(row) or plain(job, row, *rest)
+    )
     engine.complete([ask(NARROW)] * 12, IMAGES, sampling)
     stops = set(policy.stop_ids)
     ends = [next((place for place, id_ in enumerate(row) if id_ in stops), len(row)) for row in rows]
@@ -246,10 +273,14 @@ def test_prompt_that_is_too_long_names_the_cap_that_fits(tmp_path):
     folder = str(tiny.build(tmp_path / "short", max_positions=200))
     engine = LocalEngine(load_policy(folder, device="cpu"))
     prompt = ask(LARGE, LARGE, LARGE, name="part 7")
-    with pytest.raises(InputError, match=r"sample 'part 7'.*has 200 positions; load the policy with max_pixels=(\d+) ") as caught:
+    with pytest.raises(
+        InputError, match=r"sample 'part 7'.*has 200 positions; load the policy with max_pixels=(\d+) "
+    ) as caught:
         engine.complete([prompt], IMAGES, SHORT)
     cap = int(str(caught.value).split("max_pixels=")[1].split()[0])
-    (completion,) = LocalEngine(load_policy(folder, device="cpu", max_pixels=cap)).complete([prompt], IMAGES, SHORT)
+    (completion,) = LocalEngine(load_policy(folder, device="cpu", max_pixels=cap)).complete(
+        [prompt], IMAGES, SHORT
+    )
     assert completion.prompt_tokens + 8 <= 200
     with pytest.raises(InputError, match="no pixel cap makes it fit"):
         engine.complete([ask(WIDE, text="Is it? " * 60)], IMAGES, SHORT)
@@ -274,13 +305,17 @@ def test_prompts_that_are_refused(prompt, message):
 def test_without_the_check_text_writes_special_tokens():
     """The control: the tokenizer itself does not tell text from template."""
     tokenizer = policy_of().processor.tokenizer
-    ids = tokenizer("<|im_start|>user\n<|im_end|><|im_start|>system<|im_end|>", add_special_tokens=False)["input_ids"]
+    ids = tokenizer("<|im_start|>user\n<|im_end|><|im_start|>system<|im_end|>", add_special_tokens=False)[
+        "input_ids"
+    ]
     assert sum(id_ in chat.special_ids(tokenizer) for id_ in ids) == 4
 
 
 def test_an_aspect_no_model_takes_names_the_image():
     with pytest.raises(InputError, match=r"sample 's'.*long\.png"):
-        LocalEngine(policy_of()).complete([ask(Path("long.png"))], {Path("long.png"): drawn("long.png", (4000, 8))}, SHORT)
+        LocalEngine(policy_of()).complete(
+            [ask(Path("long.png"))], {Path("long.png"): drawn("long.png", (4000, 8))}, SHORT
+        )
 
 
 def test_processor_that_changes_the_size_is_caught():
@@ -310,11 +345,15 @@ def test_generation_says_nothing(capfd):
 def recorded(path, asked, completions, fingerprint):
     replies = {}
     for prompt, completion in zip(asked, completions, strict=True):
-        reply = Reply(question_id=prompt.question.id, completion=completion.text, answer=Answer(status="unparseable"))
+        reply = Reply(
+            question_id=prompt.question.id, completion=completion.text, answer=Answer(status="unparseable")
+        )
         replies.setdefault(prompt.sample_id, []).append(reply)
     with records.Writer(path, fingerprint) as writer:
         for name, own in replies.items():
-            writer.append(Inspection(sample_id=name, verdict="unsure", reason="not judged", replies=tuple(own)))
+            writer.append(
+                Inspection(sample_id=name, verdict="unsure", reason="not judged", replies=tuple(own))
+            )
     return path
 
 
@@ -334,10 +373,14 @@ def test_replay_serves_what_was_recorded(tmp_path):
 
 
 def test_replay_names_what_it_lacks(tmp_path):
-    fingerprint = Fingerprint(model="nano", family="qwen2_5_vl", style="ours", max_pixels=10**6, engine="local")
+    fingerprint = Fingerprint(
+        model="nano", family="qwen2_5_vl", style="ours", max_pixels=10**6, engine="local"
+    )
     (spoken,) = LocalEngine(policy_of()).complete([ask(WIDE)], IMAGES, SHORT)
     replay = ReplayEngine(recorded(tmp_path / "a.jsonl", [ask(WIDE)], [spoken], fingerprint))
-    with pytest.raises(InputError, match=r"a\.jsonl.*question 'other#verdict' of sample 'other' was never answered"):
+    with pytest.raises(
+        InputError, match=r"a\.jsonl.*question 'other#verdict' of sample 'other' was never answered"
+    ):
         replay.complete([ask(WIDE), ask(WIDE, name="other")], IMAGES)
     with pytest.raises(InputError, match="has only 1 completions left"):
         replay.complete([ask(WIDE), ask(WIDE)], IMAGES)

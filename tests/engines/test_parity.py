@@ -16,7 +16,9 @@ BOX = Box(x1=60, y1=40, x2=80, y2=54, label="stain")
 NEAR = Box(x1=60, y1=40, x2=80, y2=61, label="stain")
 SAYS_A = answers.write("A stain. So the answer is A.", "A")
 SAYS_B = answers.write("It is even. So the answer is B.", "B")
-DRAWS, DRAWS_NEAR, DRAWS_NONE = (answers.write("Look.", boxes, recordings.FRAME) for boxes in ([BOX], [NEAR], []))
+DRAWS, DRAWS_NEAR, DRAWS_NONE = (
+    answers.write("Look.", boxes, recordings.FRAME) for boxes in ([BOX], [NEAR], [])
+)
 
 
 class Changed:
@@ -38,7 +40,9 @@ def recorded(tmp_path):
     samples = [recordings.sample(path) for path in paths]
 
     def record(name, *texts):
-        return recordings.record(tmp_path / f"{name}.jsonl", {one.id: own for one, own in zip(samples, texts, strict=True)})
+        return recordings.record(
+            tmp_path / f"{name}.jsonl", {one.id: own for one, own in zip(samples, texts, strict=True)}
+        )
 
     return samples, record
 
@@ -48,7 +52,13 @@ def test_an_engine_agrees_with_itself(recorded):
     path = record("a", (SAYS_A, DRAWS), (SAYS_B, DRAWS_NONE))
     found = parity.compare((ReplayEngine(path), ReplayEngine(path)), samples)
     assert (found.images, found.questions, found.compared, found.failed) == (2, 4, 4, (0, 0))
-    assert (found.same_text, found.same_choice, found.choices, found.mean_iou, found.boxes) == (4, 2, 2, 1.0, 2)
+    assert (found.same_text, found.same_choice, found.choices, found.mean_iou, found.boxes) == (
+        4,
+        2,
+        2,
+        1.0,
+        2,
+    )
     assert (found.same_frame, found.frames, found.tokens) == (4, 4, 0)  # a recording knows no token counts
     assert found.score_difference is None
     assert found.differences == ()
@@ -89,7 +99,9 @@ def test_inputs_that_differ_are_seen(recorded, changes, field, value, same_input
 def test_two_pixel_caps_are_not_compared_in_silence(recorded):
     samples, record = recorded
     path = record("a", (SAYS_A, DRAWS), (SAYS_B, DRAWS_NONE))
-    other = Changed(path, name="other", run={"max_pixels": 50_176, "model": "else", "style": "mmad", "masks": "box"})
+    other = Changed(
+        path, name="other", run={"max_pixels": 50_176, "model": "else", "style": "mmad", "masks": "box"}
+    )
     with pytest.raises(InputError, match=r"at most 100,352 pixels and other 50,176.*--allow-pixels"):
         parity.compare((ReplayEngine(path), other), samples)
     found = parity.compare((ReplayEngine(path), other), samples, allow_pixels=True)
@@ -105,7 +117,11 @@ def test_command(recorded, tmp_path, call):
     assert "same text: 4 of 4; same option: 2 of 2" in said
     code, said, _ = call("parity", samples[0].image, "--engines", both, "--json")
     assert json.loads(said)["questions"] == 2
-    for engines, message in ((f"replay:{path}", "expected two engines"), ("local,magic", "unknown engine 'magic'"), (f"{both},x", "two")):
+    for engines, message in (
+        (f"replay:{path}", "expected two engines"),
+        ("local,magic", "unknown engine 'magic'"),
+        (f"{both},x", "two"),
+    ):
         code, _, err = call("parity", samples[0].image, "--engines", engines)
         assert code == 1
         assert message in err
@@ -116,7 +132,9 @@ def test_local_nano_equals_nano_behind_a_url(tmp_path):
     path = recordings.draw(tmp_path / "part.png")
     local = specs.load("local:nano")
     with served.serving(served.Nano()) as (url, _):
-        engine = EndpointEngine(EndpointConfig(url=url, model="nano", family="qwen2_5_vl", max_pixels=local.policy.max_pixels))
+        engine = EndpointEngine(
+            EndpointConfig(url=url, model="nano", family="qwen2_5_vl", max_pixels=local.policy.max_pixels)
+        )
         found = parity.compare((local, engine), [recordings.sample(path)])
     assert (found.same_text, found.same_choice, found.same_tokens, found.same_frame) == (2, 1, 2, 2)
     assert found.score_difference < 1e-3

@@ -24,7 +24,18 @@ Output = namedtuple("Output", "prompt_token_ids outputs")
 class Params:
     """`vllm.SamplingParams`; a field it does not have is an error."""
 
-    def __init__(self, *, max_tokens, temperature, top_p, seed, stop_token_ids, logit_bias, logprobs, skip_special_tokens):
+    def __init__(
+        self,
+        *,
+        max_tokens,
+        temperature,
+        top_p,
+        seed,
+        stop_token_ids,
+        logit_bias,
+        logprobs,
+        skip_special_tokens,
+    ):
         self.__dict__ |= {name: value for name, value in locals().items() if name != "self"}
 
 
@@ -35,9 +46,22 @@ class Llm:
     max_pixels = None
 
     def __init__(
-        self, *, model, trust_remote_code, enable_prefix_caching, generation_config, limit_mm_per_prompt, mm_processor_kwargs, seed
+        self,
+        *,
+        model,
+        trust_remote_code,
+        enable_prefix_caching,
+        generation_config,
+        limit_mm_per_prompt,
+        mm_processor_kwargs,
+        seed,
     ):
-        assert (model, trust_remote_code, enable_prefix_caching, generation_config) == (str(NANO_FOLDER), False, True, "vllm")
+        assert (model, trust_remote_code, enable_prefix_caching, generation_config) == (
+            str(NANO_FOLDER),
+            False,
+            True,
+            "vllm",
+        )
         self.cap = Llm.max_pixels or mm_processor_kwargs["max_pixels"]
         self.policy = load_policy(model, device="cpu")
         Llm.made = self
@@ -50,12 +74,18 @@ class Llm:
     def _one(self, prompt, params):
         processor = self.policy.processor
         size = {"shortest_edge": self.policy.family.min_pixels, "longest_edge": self.cap}
-        seen = processor.image_processor(images=prompt["multi_modal_data"]["image"], size=size, return_tensors="pt")
+        seen = processor.image_processor(
+            images=prompt["multi_modal_data"]["image"], size=size, return_tensors="pt"
+        )
         image_id = processor.tokenizer.convert_tokens_to_ids(chat.IMAGE)
         merge = self.policy.model.config.vision_config.spatial_merge_size
         counts = [int(grid.prod()) // merge**2 for grid in seen["image_grid_thw"]]
         whole = torch.tensor([chat.expand(prompt["prompt_token_ids"], image_id, counts)])
-        inputs = {"input_ids": whole, "attention_mask": torch.ones_like(whole), "mm_token_type_ids": (whole == image_id).long()} | seen
+        inputs = {
+            "input_ids": whole,
+            "attention_mask": torch.ones_like(whole),
+            "mm_token_type_ids": (whole == image_id).long(),
+        } | seen
         with torch.inference_mode():
             out = self.policy.model.generate(
                 **inputs, max_new_tokens=params.max_tokens, do_sample=False, suppress_tokens=list(params.logit_bias),
@@ -63,8 +93,12 @@ class Llm:
             )  # fmt: skip
         ids = out.sequences[0, whole.shape[1] :].tolist()
         stop = "stop" if ids[-1] in params.stop_token_ids else "length"
-        text = processor.tokenizer.decode(ids, skip_special_tokens=params.skip_special_tokens, clean_up_tokenization_spaces=False)
-        logprobs = params.logprobs and [self._top(id_, row[0], params.logprobs) for id_, row in zip(ids, out.scores, strict=True)]
+        text = processor.tokenizer.decode(
+            ids, skip_special_tokens=params.skip_special_tokens, clean_up_tokenization_spaces=False
+        )
+        logprobs = params.logprobs and [
+            self._top(id_, row[0], params.logprobs) for id_, row in zip(ids, out.scores, strict=True)
+        ]
         return Output(whole[0].tolist(), [Own(text, ids, stop, logprobs)])
 
     def _top(self, chosen, scores, n):
@@ -96,7 +130,9 @@ def test_it_says_what_the_local_engine_says(vllm_engine):
 
 def test_what_it_asks_for(vllm_engine):
     engine = vllm_engine("nano")
-    engine.complete([ASKED[0], ASKED[0], ASKED[1]], IMAGES, Sampling(max_new_tokens=3, temperature=0.7, top_p=0.9, seed=5))
+    engine.complete(
+        [ASKED[0], ASKED[0], ASKED[1]], IMAGES, Sampling(max_new_tokens=3, temperature=0.7, top_p=0.9, seed=5)
+    )
     first, again, boxes = Llm.made.params
     assert (first.max_tokens, first.temperature, first.top_p) == (3, 0.7, 0.9)
     assert len({first.seed, again.seed, boxes.seed}) == 3

@@ -175,7 +175,9 @@ def test_what_cannot_be_calibrated(scores, truths, message):
 )
 def test_parts_needed(events, rate, needed):
     assert parts_needed(events, rate) == needed
-    assert binom.cdf(events, needed, rate) <= 0.05 < binom.cdf(events, needed - 1, rate)  # by the definition itself
+    assert (
+        binom.cdf(events, needed, rate) <= 0.05 < binom.cdf(events, needed - 1, rate)
+    )  # by the definition itself
 
 
 def test_upper_bound():
@@ -193,7 +195,9 @@ def test_missing_parts_are_what_is_needed_beyond_what_is_there():
 
 
 def some_threshold(low, high):
-    return made([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1]).model_copy(update={"low": low, "high": high, "threshold": (low + high) / 2})
+    return made([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1]).model_copy(
+        update={"low": low, "high": high, "threshold": (low + high) / 2}
+    )
 
 
 @pytest.mark.parametrize(
@@ -205,7 +209,12 @@ def some_threshold(low, high):
         ("good", 0.6, "defect", "Defect because the score 0.6 .*although the answer says good"),
         ("defect", 0.6, "defect", "^why$"),
         ("defect", 0.4, "unsure", "lies between"),
-        ("defect", 0.1, "unsure", "below the threshold 0.3, but the answer says defect"),  # a doubt is never good
+        (
+            "defect",
+            0.1,
+            "unsure",
+            "below the threshold 0.3, but the answer says defect",
+        ),  # a doubt is never good
         ("unsure", 0.1, "unsure", "^why$"),
         ("unsure", 0.9, "unsure", "^why$"),
         ("good", None, "unsure", "no score"),
@@ -221,7 +230,13 @@ def test_judge(verdict, score, expected, reason):
 def test_a_threshold_serves_only_the_scores_it_was_made_for():
     threshold = some_threshold(0.3, 0.6)
     threshold.require_same(RUN.model_copy(update={"seed": 5, "masks": "sam2", "versions": {"torch": "9"}}))
-    for change in ({"model": "other"}, {"max_pixels": 5}, {"style": "mmad"}, {"given": "knowledge@1"}, {"engine": "endpoint"}):
+    for change in (
+        {"model": "other"},
+        {"max_pixels": 5},
+        {"style": "mmad"},
+        {"given": "knowledge@1"},
+        {"engine": "endpoint"},
+    ):
         with pytest.raises(InputError, match=f"{next(iter(change))} was .* and is now"):
             threshold.require_same(RUN.model_copy(update=change))
 
@@ -231,7 +246,10 @@ def test_file(tmp_path):
     threshold.write(tmp_path / "threshold.json")
     assert Threshold.read(tmp_path / "threshold.json") == threshold
     (tmp_path / "half.json").write_text((tmp_path / "threshold.json").read_text()[:200])
-    for name, message in (("half.json", "is no threshold file"), ("none.json", "cannot read the threshold file")):
+    for name, message in (
+        ("half.json", "is no threshold file"),
+        ("none.json", "cannot read the threshold file"),
+    ):
         with pytest.raises(InputError, match=message):
             Threshold.read(tmp_path / name)
 
@@ -265,7 +283,9 @@ def inspections_file(tmp_path, n=60):
         writer.append(Inspection(sample_id="unlabelled.png", verdict="unsure", reason="x", score=0.4))
     with (tmp_path / "labels.csv").open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerows([("sample_id", "label"), *((f"{i}.png", "Defect" if t else "good") for i, t in enumerate(truths))])
+        rows.writerows(
+            [("sample_id", "label"), *((f"{i}.png", "Defect" if t else "good") for i, t in enumerate(truths))]
+        )
         rows.writerows([("none.png", "good"), ("failed.png", "defect"), ("gone.png", "good")])
     return tmp_path / "inspections.jsonl", tmp_path / "labels.csv"
 
@@ -273,7 +293,18 @@ def inspections_file(tmp_path, n=60):
 def test_command(tmp_path, call):
     inspections, labels = inspections_file(tmp_path)
     out = tmp_path / "threshold.json"
-    arguments = ("calibrate", inspections, "--labels", labels, "--cost-miss", 50, "--cost-false-alarm", 1, "--out", out)
+    arguments = (
+        "calibrate",
+        inspections,
+        "--labels",
+        labels,
+        "--cost-miss",
+        50,
+        "--cost-false-alarm",
+        1,
+        "--out",
+        out,
+    )
     code, said, err = call(*arguments, "--defect-rate", 0.02)
     assert (code, err) == (0, "")
     threshold = Threshold.read(out)
@@ -295,10 +326,28 @@ def test_command(tmp_path, call):
     ):
         assert piece in said, piece
     (tmp_path / "moved.csv").write_text("sample_id,label\n/parts/0.png,good\n")
-    code, _, err = call("calibrate", inspections, "--labels", tmp_path / "moved.csv", "--cost-miss", 50, "--cost-false-alarm", 1)
+    code, _, err = call(
+        "calibrate",
+        inspections,
+        "--labels",
+        tmp_path / "moved.csv",
+        "--cost-miss",
+        50,
+        "--cost-false-alarm",
+        1,
+    )
     assert code == 1
     assert "the first inspection is named '0.png', the first label '/parts/0.png'" in err
-    code, _, err = call("calibrate", inspections, "--labels", tmp_path / "gone.csv", "--cost-miss", 50, "--cost-false-alarm", 1)
+    code, _, err = call(
+        "calibrate",
+        inspections,
+        "--labels",
+        tmp_path / "gone.csv",
+        "--cost-miss",
+        50,
+        "--cost-false-alarm",
+        1,
+    )
     assert code == 1
     assert "gone.csv" in err
 
@@ -306,6 +355,8 @@ def test_command(tmp_path, call):
 @pytest.mark.parametrize("costs", [(0, 1), (1, -1), ("nan", 1)])
 def test_costs_that_are_refused(tmp_path, call, costs):
     inspections, labels = inspections_file(tmp_path, 3)
-    code, _, err = call("calibrate", inspections, "--labels", labels, "--cost-miss", costs[0], "--cost-false-alarm", costs[1])
+    code, _, err = call(
+        "calibrate", inspections, "--labels", labels, "--cost-miss", costs[0], "--cost-false-alarm", costs[1]
+    )
     assert code == 1
     assert "cost" in err

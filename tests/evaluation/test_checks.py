@@ -40,11 +40,18 @@ def sample(files, **changes) -> Sample:
         Question(id="b", kind="grounding", text="?", boxes=(BOX,)),
     )
     paths = {"image": files / "part.png", "mask": files / "mask.png"}
-    return Sample(**({"id": "part", "anomalous": True, "boxes": (BOX,), "questions": questions} | paths | changes))
+    return Sample(
+        **({"id": "part", "anomalous": True, "boxes": (BOX,), "questions": questions} | paths | changes)
+    )
 
 
 def question(**changes) -> Question:
-    return Question(**({"id": "q", "kind": "defect classification", "text": "?", "options": OPTIONS, "answer": "A"} | changes))
+    return Question(
+        **(
+            {"id": "q", "kind": "defect classification", "text": "?", "options": OPTIONS, "answer": "A"}
+            | changes
+        )
+    )
 
 
 def grounding(**changes) -> Question:
@@ -57,7 +64,16 @@ def test_a_good_sample_has_no_problem(files):
 
 
 def verdict(**changes) -> Question:
-    return question(**({"kind": "anomaly detection", "text": "Is there any defect in the object?", "options": ("Yes.", "No.")} | changes))
+    return question(
+        **(
+            {
+                "kind": "anomaly detection",
+                "text": "Is there any defect in the object?",
+                "options": ("Yes.", "No."),
+            }
+            | changes
+        )
+    )
 
 
 FAULTS = [  # what is changed, what is said
@@ -77,7 +93,10 @@ FAULTS = [  # what is changed, what is said
     ({"questions": (question(options=("Crack", "crack.")),)}, "read the same"),
     ({"questions": (question(options=("Crack", "")),)}, "read the same or are empty"),
     ({"questions": (question(), question())}, "2 questions have the id"),
-    ({"questions": (grounding(boxes=(BOX.model_copy(update={"label": "</answer>"}),)),)}, "cannot be written"),
+    (
+        {"questions": (grounding(boxes=(BOX.model_copy(update={"label": "</answer>"}),)),)},
+        "cannot be written",
+    ),
     ({"mask": "dust.png"}, "marks 2 pixels"),
     ({"mask": "all.png"}, "marks 100% of the image"),
     ({"mask": "large.png"}, "is 400 x 300, its image 200 x 150"),
@@ -102,7 +121,10 @@ FAULTS = [  # what is changed, what is said
 
 @pytest.mark.parametrize(("change", "said"), FAULTS)
 def test_every_fault_is_found(files, change, said):
-    change = {key: files / value if isinstance(value, str) and key in ("image", "mask") else value for key, value in change.items()}
+    change = {
+        key: files / value if isinstance(value, str) and key in ("image", "mask") else value
+        for key, value in change.items()
+    }
     if "references" in change:
         change["references"] = tuple(files / one for one in change["references"])
     found = check([sample(files, **change)])
@@ -118,24 +140,36 @@ def test_the_same_image_in_two_files_is_found(files):
     clean = {"mask": None, "boxes": (), "questions": ()}
     one, other = sample(files), sample(files, id="other", image=files / "copy.png", anomalous=False, **clean)
     (problem,) = check([one, other])
-    assert problem.sample_id == "other" and "holds the same image" in problem.what and "one is called good" in problem.what
-    assert check([one, other.model_copy(update={"image": one.image})]) == []  # one file asked about twice is not two images
+    assert (
+        problem.sample_id == "other"
+        and "holds the same image" in problem.what
+        and "one is called good" in problem.what
+    )
+    assert (
+        check([one, other.model_copy(update={"image": one.image})]) == []
+    )  # one file asked about twice is not two images
 
 
 def test_knowledge_that_differs_by_the_samples_defect_is_found(files):
     def class_of(*texts):
-        return [sample(files, id=str(i), defect=defect, knowledge=text) for i, (defect, text) in enumerate(texts)]
+        return [
+            sample(files, id=str(i), defect=defect, knowledge=text) for i, (defect, text) in enumerate(texts)
+        ]
 
     told = class_of(("broken_edge", "Look for a broken edge."), ("dent", "Look for a dent."))
     assert [problem.sample_id for problem in check(told)] == ["0", "1"]
     assert "names the defect 'broken_edge', unlike that of other samples" in check(told)[0].what
     same = "Look for a broken edge or a dent."
     assert check(class_of(("broken_edge", same), ("dent", same))) == []
-    assert check(class_of(("broken_edge", "A good bolt has 6 sides."), ("dent", "A good bolt has 8 sides."))) == []
+    assert (
+        check(class_of(("broken_edge", "A good bolt has 6 sides."), ("dent", "A good bolt has 8 sides.")))
+        == []
+    )
 
 
 @pytest.mark.parametrize(
-    "change", [{"text": "Is the object free of defects?"}, {"text": "Is it red?"}, {"options": ("Yes", "No", "Maybe")}]
+    "change",
+    [{"text": "Is the object free of defects?"}, {"text": "Is it red?"}, {"options": ("Yes", "No", "Maybe")}],
 )
 def test_only_plain_verdict_questions_are_compared_with_the_sample(files, change):
     assert check([sample(files, questions=(verdict(answer="B", **change),))]) == []
@@ -162,8 +196,13 @@ def test_a_box_too_small_for_the_pixel_cap_is_found(tmp_path):
 @pytest.mark.parametrize(
     "alike",
     [
-        (Box(x1=190, y1=217, x2=237, y2=271),),  # of DeepPCB 12100167: rounding moves its centre over a border of the 3 x 3 regions
-        (Box(x1=126, y1=126, x2=160, y2=150), Box(x1=560, y1=560, x2=594.32, y2=584)),  # rounding makes the first the larger one
+        (
+            Box(x1=190, y1=217, x2=237, y2=271),
+        ),  # of DeepPCB 12100167: rounding moves its centre over a border of the 3 x 3 regions
+        (
+            Box(x1=126, y1=126, x2=160, y2=150),
+            Box(x1=560, y1=560, x2=594.32, y2=584),
+        ),  # rounding makes the first the larger one
     ],
 )
 def test_the_place_of_a_gold_answer_is_that_of_the_boxes_as_written(tmp_path, alike):

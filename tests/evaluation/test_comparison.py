@@ -16,7 +16,9 @@ def evaluated(call, tmp_path):
     spec = evaluations.make(tmp_path / "mmad")
 
     def run(name, choose, **changes):
-        path = evaluations.inspect(spec, tmp_path / f"{name}.jsonl", choose, evaluations.RUN.model_copy(update=changes))
+        path = evaluations.inspect(
+            spec, tmp_path / f"{name}.jsonl", choose, evaluations.RUN.model_copy(update=changes)
+        )
         assert call("evaluate", path, "--data", spec, "--out", tmp_path / name)[0] in (0, 2)
         return tmp_path / name
 
@@ -29,7 +31,13 @@ def wrong_at(*numbers):
     def choose(sample, question):
         number = int(sample.id[-7:-4])
         gold = question.answer
-        return evaluations.says(gold if question.kind == "anomaly detection" or number not in numbers else "A" if gold == "C" else "C")
+        return evaluations.says(
+            gold
+            if question.kind == "anomaly detection" or number not in numbers
+            else "A"
+            if gold == "C"
+            else "C"
+        )
 
     return choose
 
@@ -44,7 +52,11 @@ def test_flips_of_both_directions_are_counted_and_named(call, evaluated, tmp_pat
     flips = {(one["sample_id"][-7:-4], one["direction"]) for one in found["flips"]}
     assert flips == {("000", "gained"), ("004", "gained"), ("002", "lost")}
     everything, *subtasks = found["groups"]
-    assert (everything["paired"]["gained"], everything["paired"]["lost"], everything["paired"]["rows"]) == (2, 1, 24)
+    assert (everything["paired"]["gained"], everything["paired"]["lost"], everything["paired"]["rows"]) == (
+        2,
+        1,
+        24,
+    )
     assert everything["paired"]["difference"]["value"] == pytest.approx(1 / 24)
     assert [one["name"] for one in subtasks] == ["Anomaly Detection", "Object Analysis"]
     assert subtasks[1]["p_adjusted"] == pytest.approx(min(1, 2 * subtasks[1]["paired"]["p_cluster"]))
@@ -67,7 +79,9 @@ def test_how_answers_are_read_is_a_choice(call, evaluated, tmp_path):
     first = evaluated("first", wrong_at())
     second = evaluated("second", lambda sample, question: f"The answer is {question.answer}.")
     lost = [
-        f"{line}" for line in call("compare", first, second, "--out", tmp_path / "a")[1].splitlines() if line.startswith("all questions")
+        f"{line}"
+        for line in call("compare", first, second, "--out", tmp_path / "a")[1].splitlines()
+        if line.startswith("all questions")
     ]
     assert "100.0 -> 0.0 %" in lost[0]
     out = call("compare", first, second, "--reading", "lenient", "--out", tmp_path / "b")[1]
@@ -117,7 +131,12 @@ def flips_page(call, folder, texts):
     for number, entry in enumerate(entries.values()):
         question, one, other = texts[3 * number : 3 * number + 3]
         entry["conversation"] = [
-            {"Question": question, "Options": {"A": one, "B": other, "C": "x", "D": "y"}, "Answer": "A", "type": "Object Analysis"}
+            {
+                "Question": question,
+                "Options": {"A": one, "B": other, "C": "x", "D": "y"},
+                "Answer": "A",
+                "type": "Object Analysis",
+            }
         ]
     manifest.write_text(json.dumps(entries))
 
@@ -127,7 +146,17 @@ def flips_page(call, folder, texts):
     for name, choose in (("right", lambda sample, question: evaluations.says("A")), ("wrong", says)):
         run = evaluations.RUN.model_copy(update={"model": f"{name} {texts[0]}"})
         path = evaluations.inspect(spec, folder / f"{name}.jsonl", choose, run)
-        assert call("evaluate", path, "--data", spec, "--out", folder / (name + "".join(c for c in texts[4] if c != "/")))[0] == 0
+        assert (
+            call(
+                "evaluate",
+                path,
+                "--data",
+                spec,
+                "--out",
+                folder / (name + "".join(c for c in texts[4] if c != "/")),
+            )[0]
+            == 0
+        )
     runs = sorted(path.parent for path in folder.rglob("evaluation.json"))
     assert call("compare", *runs, "--out", folder / "compared")[0] == 0
     return folder / "compared" / "index.html"
@@ -138,6 +167,8 @@ def test_300_payloads_do_nothing_in_a_browser(call, tmp_path, canary):
     hostile = flips_page(call, tmp_path / "hostile", list(map(browser.real, browser.PAYLOADS)))
     dom = browser.browse(hostile, tmp_path / "profile", canary)
     assert (dom.title, canary.hits, dom.handlers) == ("Two runs compared", [], [])
-    plain = browser.browse(flips_page(call, tmp_path / "plain", [f"x{i}" for i in range(300)]), tmp_path / "profile2", canary)
+    plain = browser.browse(
+        flips_page(call, tmp_path / "plain", [f"x{i}" for i in range(300)]), tmp_path / "profile2", canary
+    )
     assert sorted(dom.tags) == sorted(plain.tags)
     assert dom.tags.count("article") == 100

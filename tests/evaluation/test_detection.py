@@ -22,8 +22,18 @@ def case(seed):
 def pairs_of(scores, truth, verdicts=None, category="plate"):
     return [
         (
-            Sample(id=f"{i}", image=f"{i}.png", category=category, anomalous=None if known is None else bool(known)),
-            Inspection(sample_id=f"{i}", verdict="unsure" if verdicts is None else verdicts[i], score=score, reason="r"),
+            Sample(
+                id=f"{i}",
+                image=f"{i}.png",
+                category=category,
+                anomalous=None if known is None else bool(known),
+            ),
+            Inspection(
+                sample_id=f"{i}",
+                verdict="unsure" if verdicts is None else verdicts[i],
+                score=score,
+                reason="r",
+            ),
         )
         for i, (score, known) in enumerate(zip(scores, truth, strict=True))
     ]
@@ -59,15 +69,21 @@ def test_figures_equal_scikit_learn(seed):
 @pytest.mark.parametrize("seed", range(10))
 def test_weights_are_repeated_rows(seed):
     scores, truth = case(seed)
-    times = np.random.default_rng(seed).multinomial(len(scores), np.full(len(scores), 1 / len(scores)), size=3)
+    times = np.random.default_rng(seed).multinomial(
+        len(scores), np.full(len(scores), 1 / len(scores)), size=3
+    )
     together = curves.count(scores, truth, times)
     for i, row in enumerate(times):
         rows = np.repeat(np.arange(len(scores)), row)
         if truth[rows].all() or not truth[rows].any():
             assert np.isnan(curves.auroc(together)[i])
             continue
-        assert curves.auroc(together)[i] == pytest.approx(metrics.roc_auc_score(truth[rows], scores[rows]), abs=1e-12)
-        assert curves.average_precision(together)[i] == pytest.approx(metrics.average_precision_score(truth[rows], scores[rows]), abs=1e-12)
+        assert curves.auroc(together)[i] == pytest.approx(
+            metrics.roc_auc_score(truth[rows], scores[rows]), abs=1e-12
+        )
+        assert curves.average_precision(together)[i] == pytest.approx(
+            metrics.average_precision_score(truth[rows], scores[rows]), abs=1e-12
+        )
 
 
 def test_verdicts_count_unsure_as_wrong_for_both():
@@ -76,13 +92,19 @@ def test_verdicts_count_unsure_as_wrong_for_both():
     found = detection.measure(pairs_of([None] * 8, truth, verdicts))
     assert found.balanced_accuracy.value == pytest.approx((2 / 4 + 3 / 4) / 2)
     assert (found.miss_rate.value, found.overkill_rate.value) == (0.25, 0)
-    assert found.verdicts == {"good": {"good": 3, "defect": 0, "unsure": 1}, "anomalous": {"good": 1, "defect": 2, "unsure": 1}}
+    assert found.verdicts == {
+        "good": {"good": 3, "defect": 0, "unsure": 1},
+        "anomalous": {"good": 1, "defect": 2, "unsure": 1},
+    }
     assert found.unscored == 8 and found.auroc is None and found.cost_x == ()
 
 
 def test_what_cannot_be_used_is_counted():
     pairs = pairs_of([0.1, None, 0.9, 0.4], [False, False, True, None])
-    pairs[0] = (pairs[0][0], Inspection(sample_id="0", verdict="unsure", reason="r", error="broken", score=0.1))
+    pairs[0] = (
+        pairs[0][0],
+        Inspection(sample_id="0", verdict="unsure", reason="r", error="broken", score=0.1),
+    )
     found = detection.detect(pairs, repeats=5)
     assert found.without_truth == 1
     assert (found.overall.images, found.overall.unscored, found.overall.failed) == (3, 2, 1)
@@ -90,11 +112,20 @@ def test_what_cannot_be_used_is_counted():
 
 
 def test_categories_and_their_mean():
-    one, two = pairs_of([0.1, 0.9], [False, True], category="a"), pairs_of([0.8, 0.2], [False, True], category="b")
+    one, two = (
+        pairs_of([0.1, 0.9], [False, True], category="a"),
+        pairs_of([0.8, 0.2], [False, True], category="b"),
+    )
     found = detection.detect([*one, *two, *pairs_of([0.5], [True], category="c")], repeats=5)
-    assert {name: part.auroc and part.auroc.value for name, part in found.categories.items()} == {"a": 1, "b": 0, "c": None}
+    assert {name: part.auroc and part.auroc.value for name, part in found.categories.items()} == {
+        "a": 1,
+        "b": 0,
+        "c": None,
+    }
     assert found.category_means["auroc"] == 0.5
-    assert found.overall.auroc.value == pytest.approx(metrics.roc_auc_score([0, 1, 0, 1, 1], [0.1, 0.9, 0.8, 0.2, 0.5]))
+    assert found.overall.auroc.value == pytest.approx(
+        metrics.roc_auc_score([0, 1, 0, 1, 1], [0.1, 0.9, 0.8, 0.2, 0.5])
+    )
 
 
 def test_intervals_cover():
@@ -119,14 +150,20 @@ def test_the_cost_curve():
 
 
 def test_pairs_by_id_or_path(tmp_path):
-    inspections = [Inspection(sample_id=name, verdict="good") for name in ("one", (tmp_path / "b.png").as_posix(), "stranger")]
+    inspections = [
+        Inspection(sample_id=name, verdict="good")
+        for name in ("one", (tmp_path / "b.png").as_posix(), "stranger")
+    ]
     samples = [
         Sample(id="one", image="x.png", dataset="d", category="c"),
         Sample(id="two", image=tmp_path / "b.png"),
         Sample(id="z", image="z"),
     ]
     found = pair(samples, inspections)
-    assert [(sample.id, one.sample_id) for sample, one in found.known] == [("one", "one"), ("two", inspections[1].sample_id)]
+    assert [(sample.id, one.sample_id) for sample, one in found.known] == [
+        ("one", "one"),
+        ("two", inspections[1].sample_id),
+    ]
     assert found.left_out == {"inspections without a sample": 1, "samples without an inspection": 1}
     assert [one.sample_id for one in found.strangers] == ["stranger"]
     assert [class_name(sample) for sample in samples] == ["d/c", "(no class)", "(no class)"]

@@ -80,9 +80,14 @@ def test_bins_keep_their_bounds(bins):
     spent = []
     for seed in range(50):
         items = maps(seed)
-        exact, binned = (pixels.measure(lambda items=items: iter(items), bins=n, repeats=0) for n in (0, bins))
+        exact, binned = (
+            pixels.measure(lambda items=items: iter(items), bins=n, repeats=0) for n in (0, bins)
+        )
         for name in ("auroc", "f1_max", "aupro"):
-            off, bound = abs(getattr(exact, name).value - getattr(binned, name).value), getattr(binned, f"bound_{name}")
+            off, bound = (
+                abs(getattr(exact, name).value - getattr(binned, name).value),
+                getattr(binned, f"bound_{name}"),
+            )
             assert off <= bound + 1e-12, (seed, name)
             spent.append(off / bound if bound > 1e-9 else 0)
         assert binned.regions == exact.regions
@@ -103,7 +108,10 @@ def test_intervals_of_maps_hold_the_figure_and_narrow():
 def test_maps_that_cannot_be_measured():
     item = maps(0)[0]
     assert pixels.measure(lambda: iter([])) is None
-    for wrong, named in ((item._replace(scores=item.scores[1:]), "scale"), (item._replace(scores=item.scores * np.nan), "NaN")):
+    for wrong, named in (
+        (item._replace(scores=item.scores[1:]), "scale"),
+        (item._replace(scores=item.scores * np.nan), "NaN"),
+    ):
         with pytest.raises(InputError, match=f"'0'.*{named}"):
             pixels.measure(lambda wrong=wrong: iter([wrong]))
     good = item._replace(mask=np.zeros_like(item.mask))
@@ -114,7 +122,11 @@ def scene(random):
     """True and predicted boxes, some near each other, and a confidence."""
     true = [_box(random) for _ in range(int(random.integers(0, 4)))]
     near = [_box(random, box) for box in true if random.random() < 0.7]
-    return true, near + [_box(random) for _ in range(int(random.integers(0, 3)))], round(float(random.random()), 2)
+    return (
+        true,
+        near + [_box(random) for _ in range(int(random.integers(0, 3)))],
+        round(float(random.random()), 2),
+    )
 
 
 def _box(random, near=None):
@@ -143,7 +155,9 @@ def pycocotools_ap(images):
             "categories": [{"id": 1, "name": "defect"}],
         }
         coco.createIndex()
-        run = COCOeval(coco, coco.loadRes([row(n, box) | {"score": score} for n, box, score in found]), "bbox")
+        run = COCOeval(
+            coco, coco.loadRes([row(n, box) | {"score": score} for n, box, score in found]), "bbox"
+        )
         run.evaluate()
         run.accumulate()
         run.summarize()
@@ -162,7 +176,9 @@ def test_coco_ap_at_the_ends():
     assert localisation.coco_ap([([], [box], 0.5)]) is None
     assert localisation.coco_ap([([box], [], 0.5)]) == {"AP": 0, "AP50": 0, "AP75": 0}
     assert localisation.coco_ap([([box], [box], 0.5)]) == pytest.approx({"AP": 1, "AP50": 1, "AP75": 1})
-    assert localisation.coco_ap([([box], [box], 0.5), ([], [box], 0.9)])["AP"] == pytest.approx(0.5)  # a surer box on a good image
+    assert localisation.coco_ap([([box], [box], 0.5), ([], [box], 0.9)])["AP"] == pytest.approx(
+        0.5
+    )  # a surer box on a good image
 
 
 @pytest.fixture
@@ -180,17 +196,32 @@ def scenes(tmp_path):
         return Sample(id=name, image=tmp_path / f"{name}.png", **known)
 
     def said(name, *found, verdict="defect", score=0.9, **more):
-        drawn = [np.pad(np.ones((y2 - y1, x2 - x1), bool), ((y1, 50 - y2), (x1, 100 - x2))) for x1, y1, x2, y2 in found]
+        drawn = [
+            np.pad(np.ones((y2 - y1, x2 - x1), bool), ((y1, 50 - y2), (x1, 100 - x2)))
+            for x1, y1, x2, y2 in found
+        ]
         boxed = tuple(Box(x1=a, y1=b, x2=c, y2=d) for a, b, c, d in found)
         masks = tuple(boxes.encode_mask(one, "box") for one in drawn)
-        return Inspection(sample_id=name, verdict=verdict, score=score, reason="r", **{"boxes": boxed, "masks": masks} | more)
+        return Inspection(
+            sample_id=name,
+            verdict=verdict,
+            score=score,
+            reason="r",
+            **{"boxes": boxed, "masks": masks} | more,
+        )
 
     return [
         (sample("exact", (0, 0, 10, 10)), said("exact", (0, 0, 10, 10))),  # 2 % of the image: small
         (sample("half", (0, 0, 40, 40)), said("half", (0, 0, 40, 20), score=0.8)),  # 32 %: large
         (sample("missed", (0, 0, 20, 20)), said("missed", verdict="good", score=0.2)),  # 8 %: medium
-        (sample("unsaid", (0, 0, 20, 20)), said("unsaid", verdict="unsure", score=None, boxes=None, masks=None)),
-        (sample("boxes only", (0, 0, 20, 20), mask=False, boxes=(Box(x1=0, y1=0, x2=20, y2=20),)), said("boxes only", (0, 0, 20, 20))),
+        (
+            sample("unsaid", (0, 0, 20, 20)),
+            said("unsaid", verdict="unsure", score=None, boxes=None, masks=None),
+        ),
+        (
+            sample("boxes only", (0, 0, 20, 20), mask=False, boxes=(Box(x1=0, y1=0, x2=20, y2=20),)),
+            said("boxes only", (0, 0, 20, 20)),
+        ),
         (sample("nowhere", (0, 0, 1, 1), mask=False), said("nowhere")),
         (sample("clean"), said("clean", verdict="good", score=0.1)),
         (sample("alarm"), said("alarm", (0, 0, 5, 5), score=0.7)),
@@ -201,10 +232,17 @@ def scenes(tmp_path):
 def test_boxes_and_masks_by_hand(scenes):
     found = localisation.localise(scenes, repeats=50)
     assert (found.images, found.unknown_place, found.unsaid, found.good, found.false_boxes) == (5, 1, 1, 2, 1)
-    assert {name: one.images for name, one in found.sizes.items()} == {"all": 5, "small": 1, "medium": 3, "large": 1}
+    assert {name: one.images for name, one in found.sizes.items()} == {
+        "all": 5,
+        "small": 1,
+        "medium": 3,
+        "large": 1,
+    }
     whole = found.sizes["all"]
     assert whole.box_miou.value == pytest.approx((1 + 0.5 + 0 + 0 + 1) / 5)
-    assert {at: one.value for at, one in whole.accuracy_at.items()} == pytest.approx({"0.1": 0.6, "0.3": 0.6, "0.5": 0.6})
+    assert {at: one.value for at, one in whole.accuracy_at.items()} == pytest.approx(
+        {"0.1": 0.6, "0.3": 0.6, "0.5": 0.6}
+    )
     assert whole.mask_iou.value == pytest.approx((1 + 0.5 + 0 + 0) / 4)  # "boxes only" has no mask
     assert whole.mask_f1.value == pytest.approx(2 * 900 / (2 * 900 + 0 + 800 + 400 + 400))
     assert found.sizes["large"].mask_iou.value == 0.5

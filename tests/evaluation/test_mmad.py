@@ -35,7 +35,9 @@ def furthest(table, expected):
     """The largest distance between our table and the published scorer's; infinite where rows or columns differ."""
     if list(table) != expected["rows"] or any(list(cells) != expected["columns"] for cells in table.values()):
         return math.inf
-    return float(np.abs(np.array([list(cells.values()) for cells in table.values()]) - expected["cells"]).max())
+    return float(
+        np.abs(np.array([list(cells.values()) for cells in table.values()]) - expected["cells"]).max()
+    )
 
 
 def test_the_generator_still_makes_the_files_that_were_scored():
@@ -61,7 +63,12 @@ def test_without_the_skipping_the_official_board_is_another(monkeypatch):
 
     monkeypatch.setattr(mmad, "counted_officially", all_valid)
     some = [one for one in EXPECTED[:100] if one["deleted"] > 2]
-    other = [furthest(as_published(mmad.board(scorer_cases.rows(scorer_cases.answers(one["seed"])), "official", 2)), one) for one in some]
+    other = [
+        furthest(
+            as_published(mmad.board(scorer_cases.rows(scorer_cases.answers(one["seed"])), "official", 2)), one
+        )
+        for one in some
+    ]
     assert sum(distance > 1e-6 for distance in other) > 0.9 * len(some)
 
 
@@ -70,7 +77,9 @@ def published(shared):
     tables = {}
     for path in sorted((shared / "data" / "mmad" / "published_accuracy").glob("*.csv")):
         with path.open(newline="") as file:
-            rows = {row.pop(""): {key: float(value) for key, value in row.items()} for row in csv.DictReader(file)}
+            rows = {
+                row.pop(""): {key: float(value) for key, value in row.items()} for row in csv.DictReader(file)
+            }
         tables[path.stem] = rows
     return tables
 
@@ -83,7 +92,9 @@ def test_the_averages_of_the_22_published_tables_follow_from_their_cells(shared)
         cells = np.array([[row[column] for column in mmad.SUBTASKS] for row in rows.values()])
         whole = mmad.with_averages(cells[None])[0]
         assert whole[:-1, -1] == pytest.approx([row["Average"] for row in rows.values()], abs=1e-9), name
-        assert whole[-1] == pytest.approx([averages[column] for column in (*mmad.SUBTASKS, "Average")], abs=1e-9), name
+        assert whole[-1] == pytest.approx(
+            [averages[column] for column in (*mmad.SUBTASKS, "Average")], abs=1e-9
+        ), name
         if "Overkill" in averages:
             sides = [(row["Overkill"] + row["Miss"]) / 2 for row in rows.values()]
             assert 100 - cells[:, 0] == pytest.approx(sides, abs=1e-9), name
@@ -92,7 +103,9 @@ def test_the_averages_of_the_22_published_tables_follow_from_their_cells(shared)
 OPTIONS = ("Yes.", "No.")
 
 
-def sample(name, anomalous, dataset="VisA", category="candle", logical=False, kinds=("anomaly detection",), gold="A"):
+def sample(
+    name, anomalous, dataset="VisA", category="candle", logical=False, kinds=("anomaly detection",), gold="A"
+):
     questions = tuple(
         Question(
             id=f"{name}#{number}", kind=kind, text="?",
@@ -101,7 +114,15 @@ def sample(name, anomalous, dataset="VisA", category="candle", logical=False, ki
         )
         for number, kind in enumerate(kinds)
     )  # fmt: skip
-    return Sample(id=name, image=Path(name), dataset=dataset, category=category, anomalous=anomalous, logical=logical, questions=questions)
+    return Sample(
+        id=name,
+        image=Path(name),
+        dataset=dataset,
+        category=category,
+        anomalous=anomalous,
+        logical=logical,
+        questions=questions,
+    )
 
 
 def inspected(one, *texts):
@@ -120,15 +141,25 @@ def strict(letter, thought="Look."):
 
 
 def test_three_boards_of_the_same_replies():
-    good, bad, bare, silent = sample("VisA/g/good/1", False), sample("VisA/b/1", True), sample("VisA/b/2", True), sample("VisA/b/3", True)
+    good, bad, bare, silent = (
+        sample("VisA/g/good/1", False),
+        sample("VisA/b/1", True),
+        sample("VisA/b/2", True),
+        sample("VisA/b/3", True),
+    )
     pairs = [
         (good, inspected(good, strict("B"))),
         (bad, inspected(bad, strict("A"))),
-        (bare, inspected(bare, "The answer is (a).")),  # lenient: A; MMAD's parser finds no capital and takes an option by spelling
+        (
+            bare,
+            inspected(bare, "The answer is (a)."),
+        ),  # lenient: A; MMAD's parser finds no capital and takes an option by spelling
         (silent, inspected(silent, "A crack? B")),  # MMAD's parser: B; ours too, leniently
     ]
     found = mmad.evaluate(answered.rows(pairs), repeats=50)
-    boards = {reading: board.cells["VisA"]["Anomaly Detection"].value for reading, board in found.boards.items()}
+    boards = {
+        reading: board.cells["VisA"]["Anomaly Detection"].value for reading, board in found.boards.items()
+    }
     assert boards["strict"] == pytest.approx((100 + 100 / 3) / 2)
     assert boards["lenient"] == pytest.approx((100 + 200 / 3) / 2)
     assert found.boards["strict"].miss["VisA"].value == pytest.approx(200 / 3)
@@ -141,18 +172,30 @@ def test_three_boards_of_the_same_replies():
 
 def test_what_has_no_reply_is_wrong_for_us_and_unseen_by_the_published_scorer():
     good, bad, lost = sample("VisA/g/good/1", False), sample("VisA/b/1", True), sample("VisA/b/2", True)
-    pairs = [(good, inspected(good, strict("B"))), (bad, inspected(bad, strict("A"))), (lost, inspected(lost, None))]
+    pairs = [
+        (good, inspected(good, strict("B"))),
+        (bad, inspected(bad, strict("A"))),
+        (lost, inspected(lost, None)),
+    ]
     found = mmad.evaluate(answered.rows(pairs), repeats=50)
     assert found.boards["lenient"].average.value == 75
     assert found.boards["official"].average.value == 100
     assert found.unparseable.value == pytest.approx(100 / 3)
     lenient = next(gap for gap in found.gaps if gap.reading == "lenient")
-    assert (lenient.points, lenient.by_parsing, lenient.by_counting, lenient.share_by_parsing) == (25, 0, 25, 0)
+    assert (lenient.points, lenient.by_parsing, lenient.by_counting, lenient.share_by_parsing) == (
+        25,
+        0,
+        25,
+        0,
+    )
 
 
 def test_a_gap_of_parsing_alone():
     good, bad = sample("VisA/g/good/1", False), sample("VisA/b/1", True)
-    pairs = [(good, inspected(good, strict("B"))), (bad, inspected(bad, "No wait, A is wrong. Yes, there is one, so (a), not B"))]
+    pairs = [
+        (good, inspected(good, strict("B"))),
+        (bad, inspected(bad, "No wait, A is wrong. Yes, there is one, so (a), not B")),
+    ]
     found = mmad.evaluate(answered.rows(pairs), repeats=50)
     assert found.boards["official"].average.value == 50  # the last lone capital is B
     gap = found.gaps[0]
@@ -178,7 +221,9 @@ def test_the_letter_alone_is_strict_where_the_prompt_asks_for_it():
 
 def test_structure_and_details_are_object_analysis():
     one = sample("VisA/b/1", True, kinds=("object structure", "object details", "object analysis"))
-    found = mmad.evaluate(answered.rows([(one, inspected(one, strict("A"), strict("A"), strict("C")))]), repeats=20)
+    found = mmad.evaluate(
+        answered.rows([(one, inspected(one, strict("A"), strict("A"), strict("C")))]), repeats=20
+    )
     assert list(found.boards["strict"].cells["VisA"]) == ["Object Analysis", "Average"]
     assert found.boards["strict"].average.value == pytest.approx(200 / 3)
 
@@ -187,7 +232,10 @@ def test_logical_and_structural_anomalies_apart_only_where_there_are_both():
     loco = [sample(f"MVTec-LOCO/{i}", True, "MVTec-LOCO", "juice_bottle", logical=i < 2) for i in range(4)]
     other = sample("VisA/b/1", True)
     said = [strict("A"), strict("B"), strict("A"), strict("A")]
-    pairs = [*((one, inspected(one, text)) for one, text in zip(loco, said, strict=True)), (other, inspected(other, strict("B")))]
+    pairs = [
+        *((one, inspected(one, text)) for one, text in zip(loco, said, strict=True)),
+        (other, inspected(other, strict("B"))),
+    ]
     found = {one.sort: one for one in mmad.evaluate(answered.rows(pairs), repeats=20).anomalies}
     assert (found["logical"].images, found["logical"].found.value) == (2, 50)
     assert (found["structural"].images, found["structural"].found.value) == (2, 100)
@@ -224,8 +272,16 @@ def test_each_class_has_a_row():
         )
     ]
     rows = {row.name: row for row in mmad.evaluate(answered.rows(pairs), repeats=20).classes}
-    assert (rows["VisA/candle"].strict.value, rows["VisA/candle"].overkill, rows["VisA/candle"].miss) == (50, 100, 0)
-    assert (rows["VisA/pcb1"].strict.value, rows["VisA/pcb1"].lenient.value, rows["VisA/pcb1"].overkill) == (0, 100, None)
+    assert (rows["VisA/candle"].strict.value, rows["VisA/candle"].overkill, rows["VisA/candle"].miss) == (
+        50,
+        100,
+        0,
+    )
+    assert (rows["VisA/pcb1"].strict.value, rows["VisA/pcb1"].lenient.value, rows["VisA/pcb1"].overkill) == (
+        0,
+        100,
+        None,
+    )
 
 
 def test_questions_without_a_gold_answer_are_counted_and_left_out():
@@ -242,7 +298,9 @@ def test_questions_without_a_gold_answer_are_counted_and_left_out():
 def test_a_reply_to_a_question_that_the_data_does_not_ask_is_refused():
     one = sample("VisA/b/1", True)
     strange = Inspection(
-        sample_id="VisA/b/1", verdict="good", replies=(Reply(question_id="b/1#9", completion="A", answer=Answer(status="lenient")),)
+        sample_id="VisA/b/1",
+        verdict="good",
+        replies=(Reply(question_id="b/1#9", completion="A", answer=Answer(status="lenient")),),
     )
     with pytest.raises(InputError, match="b/1#9"):
         answered.rows([(one, strange)])

@@ -22,11 +22,17 @@ def scores(path, text="sample_id,score\na,0.2\nb,0.9\n"):
     [
         ("", r"columns sample_id and score, got none"),
         ("id,score\na,1\n", r"got id, score"),
-        ("sample_id,score\na,0.5\nb,high\n", r"line 3 of '.*s\.csv', column score: expected a finite number, got 'high'"),
+        (
+            "sample_id,score\na,0.5\nb,high\n",
+            r"line 3 of '.*s\.csv', column score: expected a finite number, got 'high'",
+        ),
         ("sample_id,score\na,nan\n", r"line 2 .* column score"),
         ("sample_id,score\na\n", r"line 2 .* column score: .* got 'None'"),
         ("sample_id,score\n,1\n", r"line 2 .* column sample_id"),
-        ("sample_id,score,verdict\na,1,bad\n", r"line 2 .* column verdict: expected good, defect, unsure or nothing, got 'bad'"),
+        (
+            "sample_id,score,verdict\na,1,bad\n",
+            r"line 2 .* column verdict: expected good, defect, unsure or nothing, got 'bad'",
+        ),
         ("sample_id,score\na,1\na,2\n", r"sample 'a' twice"),
         ("sample_id,score\n", r"holds no scores"),
         ('sample_id,score\n"a,1\n', r"cannot be read"),
@@ -41,10 +47,19 @@ def test_what_is_wrong_with_a_csv_file(tmp_path, text, said):
     ("arrays", "said"),
     [
         ({"scores": np.ones(2)}, r"no array 'sample_ids', it has scores"),
-        ({"sample_ids": np.array(["a"]), "scores": np.ones(2)}, r"array 'scores' .* shape \(2,\), expected numbers of shape \(1,\)"),
+        (
+            {"sample_ids": np.array(["a"]), "scores": np.ones(2)},
+            r"array 'scores' .* shape \(2,\), expected numbers of shape \(1,\)",
+        ),
         ({"sample_ids": np.array([1]), "scores": np.ones(1)}, r"array 'sample_ids' .* expected strings"),
-        ({"sample_ids": np.array(["a", "b"]), "scores": np.array([1, np.inf])}, r"row 1 of array 'scores'.* got 'inf'"),
-        ({"sample_ids": np.array(["a"], dtype=object), "scores": np.ones(1)}, r"cannot be read"),  # no pickles
+        (
+            {"sample_ids": np.array(["a", "b"]), "scores": np.array([1, np.inf])},
+            r"row 1 of array 'scores'.* got 'inf'",
+        ),
+        (
+            {"sample_ids": np.array(["a"], dtype=object), "scores": np.ones(1)},
+            r"cannot be read",
+        ),  # no pickles
     ],
 )
 def test_what_is_wrong_with_an_npz_file(tmp_path, arrays, said):
@@ -81,11 +96,19 @@ def test_verdicts_and_scaling(tmp_path):
     path = scores(tmp_path / "s.csv", "sample_id,score,verdict\na,-1,good\nb,3,\n")
     run = adapters.convert(path, tmp_path / "plain.jsonl", "PatchCore")
     assert [(one.verdict, one.score) for one in run] == [("good", 0), ("unsure", 1)]
-    assert "no threshold" in run[1].reason and "scaled from -1..3" in run[1].score_from and run[1].counts == {"score_scaled": 1}
+    assert (
+        "no threshold" in run[1].reason
+        and "scaled from -1..3" in run[1].score_from
+        and run[1].counts == {"score_scaled": 1}
+    )
     strict = adapters.convert(path, tmp_path / "strict.jsonl", "PatchCore", threshold=3)
     assert [one.verdict for one in strict] == ["good", "defect"]
     fingerprint, read = records.read(tmp_path / "strict.jsonl")
-    assert (fingerprint.model, fingerprint.engine, fingerprint.threshold) == ("PatchCore", "scores", "score from 3") and read == strict
+    assert (fingerprint.model, fingerprint.engine, fingerprint.threshold) == (
+        "PatchCore",
+        "scores",
+        "score from 3",
+    ) and read == strict
     with pytest.raises(InputError, match="exists"):
         adapters.convert(path, tmp_path / "strict.jsonl", "PatchCore")
     unscaled = adapters.convert(scores(tmp_path / "t.csv"), tmp_path / "t.jsonl", "x")
@@ -96,13 +119,26 @@ def test_anomalib_predictions_become_inspections_with_boxes(tmp_path):
     """Batches as `anomalib.engine.Engine.predict` returns them, in both shapes of its maps."""
     import torch
 
-    paths = [recordings.draw(tmp_path / f"{name}.png", spot) for name, spot in (("a", (60, 40)), ("b", None), ("c", (20, 20)))]
+    paths = [
+        recordings.draw(tmp_path / f"{name}.png", spot)
+        for name, spot in (("a", (60, 40)), ("b", None), ("c", (20, 20)))
+    ]
     low = torch.zeros(3, 42, 56)
     low[0, 20:27, 30:40], low[2, 10:17, 10:20] = 1.0, 0.8
     score, label = torch.tensor([0.9, 0.1]), torch.tensor([True, False])
     batches = [
-        SimpleNamespace(image_path=list(map(str, paths[:2])), pred_score=score, pred_label=label, anomaly_map=low[:2, None]),
-        SimpleNamespace(image_path=[str(paths[2])], pred_score=torch.tensor([[0.7]]), pred_label=label[:1], anomaly_map=low[2:]),
+        SimpleNamespace(
+            image_path=list(map(str, paths[:2])),
+            pred_score=score,
+            pred_label=label,
+            anomaly_map=low[:2, None],
+        ),
+        SimpleNamespace(
+            image_path=[str(paths[2])],
+            pred_score=torch.tensor([[0.7]]),
+            pred_label=label[:1],
+            anomaly_map=low[2:],
+        ),
     ]
     table, maps = adapters.save_anomalib(batches, tmp_path)
     made = adapters.convert(table, tmp_path / "i.jsonl", "PaDiM", maps=maps, map_threshold=0.5)
@@ -110,7 +146,10 @@ def test_anomalib_predictions_become_inspections_with_boxes(tmp_path):
     assert [len(one.boxes) for one in made] == [1, 0, 1] == [len(one.masks) for one in made]
     assert boxes.iou(boxes.to_array(made[0].boxes), [[60, 40, 80, 54]])[0, 0] > 0.8
     assert boxes.decode_mask(made[0].masks[0]).shape == (84, 112)
-    samples = [Sample(id=f"{i}", image=path, anomalous=i != 1, boxes=() if i == 1 else made[i].boxes) for i, path in enumerate(paths)]
+    samples = [
+        Sample(id=f"{i}", image=path, anomalous=i != 1, boxes=() if i == 1 else made[i].boxes)
+        for i, path in enumerate(paths)
+    ]
     pairs = list(zip(samples, made, strict=True))
     assert detection.detect(pairs, repeats=5).overall.auroc.value == 1
     assert localisation.localise(pairs, adapters.Maps(maps), repeats=5).sizes["all"].box_miou.value == 1

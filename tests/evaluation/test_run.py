@@ -46,14 +46,22 @@ def test_a_file_is_evaluated(call, data, recorded, tmp_path):
     assert found.mmad.boards["strict"].average.value == found.mmad.boards["official"].average.value == 75
     assert found.localisation is None  # nothing asked for boxes
     lines = list(csv.DictReader(io.StringIO((tmp_path / "out" / "scoreboard.csv").read_text())))
-    (average,) = (one for one in lines if (one["reading"], one["dataset"], one["column"]) == ("strict", "Average", "Average"))
+    (average,) = (
+        one
+        for one in lines
+        if (one["reading"], one["dataset"], one["column"]) == ("strict", "Average", "Average")
+    )
     assert average["percent"] == "75.0"
     assert float(average["low"]) < 75 < float(average["high"])
     assert "Scoreboard, strict" in (tmp_path / "out" / "evaluation.md").read_text()
 
 
 def test_failed_images_count_as_wrong_and_give_exit_code_2(call, data, tmp_path):
-    path = evaluations.inspect(data, tmp_path / "i.jsonl", lambda s, q: None if s.id.endswith("001.png") else evaluations.says(q.answer))
+    path = evaluations.inspect(
+        data,
+        tmp_path / "i.jsonl",
+        lambda s, q: None if s.id.endswith("001.png") else evaluations.says(q.answer),
+    )
     code, out, _ = call("evaluate", path, "--data", data, "--out", tmp_path / "out")
     assert code == 2
     assert "failed: 1 images" in out
@@ -75,7 +83,9 @@ def test_a_part_is_refused_unless_asked_for(call, data, recorded, tmp_path):
 
 
 def test_other_questions_are_refused(call, data, recorded, tmp_path):
-    code, _, err = call("evaluate", recorded, "--data", data, "-o", "option_order=shuffled", "--out", tmp_path / "out")
+    code, _, err = call(
+        "evaluate", recorded, "--data", data, "-o", "option_order=shuffled", "--out", tmp_path / "out"
+    )
     assert code == 1
     assert "other questions" in err
 
@@ -88,13 +98,17 @@ def test_shots_and_knowledge_are_given_and_a_file_without_them_is_refused(call, 
     manifest.write_text(json.dumps(entries))
     (tmp_path / "mmad" / "domain_knowledge.json").write_text('{"VisA": {"part": {"good": "It is grey."}}}')
     more = ("--shots", 1, "--knowledge")
-    code, out, _ = call("evaluate", "mmad", "--data", data, *more, "--engine", f"replay:{recorded}", "--out", tmp_path / "out")
+    code, out, _ = call(
+        "evaluate", "mmad", "--data", data, *more, "--engine", f"replay:{recorded}", "--out", tmp_path / "out"
+    )
     assert code == 0
     assert "shots=1 template=random knowledge=True" in out
     assert "overlap: reference, 1 evaluated samples" in out
     code, _, err = call("evaluate", recorded, "--data", data, *more, "--out", tmp_path / "other")
     assert (code, "other questions, knowledge or reference images" in err) == (1, True)
-    code, _, err = call("evaluate", recorded, "--data", data, "--template", "similar", "--out", tmp_path / "other")
+    code, _, err = call(
+        "evaluate", recorded, "--data", data, "--template", "similar", "--out", tmp_path / "other"
+    )
     assert (code, "--shots" in err) == (1, True)
 
 
@@ -106,7 +120,16 @@ def test_what_is_a_file_has_its_own_model(call, data, recorded, tmp_path):
 
 
 def test_a_replayed_model_is_asked_its_own_questions_and_resumed(call, data, recorded, tmp_path):
-    arguments = ("evaluate", "mmad", "--data", data, "--engine", f"replay:{recorded}", "--out", tmp_path / "out")
+    arguments = (
+        "evaluate",
+        "mmad",
+        "--data",
+        data,
+        "--engine",
+        f"replay:{recorded}",
+        "--out",
+        tmp_path / "out",
+    )
     code, out, err = call(*arguments)
     assert (code, "12/12" in err) == (0, True)
     assert "24 questions about 12 images: 24 strict" in out
@@ -137,7 +160,12 @@ QUESTION = Question(id="q", kind="anomaly detection", text="Any defect?", option
 )
 def test_the_verdict_is_that_of_the_yes_no_question(letter, verdict):
     text = evaluations.says(letter) if letter else "what?"
-    reply = Reply(question_id="q", completion=text, answer=answers.parse(text, QUESTION.options), option_scores={"A": 0.3, "B": 0.7})
+    reply = Reply(
+        question_id="q",
+        completion=text,
+        answer=answers.parse(text, QUESTION.options),
+        option_scores={"A": 0.3, "B": 0.7},
+    )
     found = verdicts.of_questions([QUESTION], [reply])
     assert (found.verdict, found.score) == (verdict, 0.7)
     boxes = QUESTION.model_copy(update={"kind": "grounding", "options": (), "answer": None})
@@ -152,7 +180,9 @@ def test_own_questions_are_not_voted_on(recorded):
 def test_a_split_is_evaluated_on_its_test_side_and_says_so(call, data, tmp_path):
     manifest = tmp_path / "split.json"
     assert call("data", "split", data, "--shots", 1, "--out", manifest, "--allow-leaks")[0] == 0
-    path = evaluations.inspect(f"split:{manifest}", tmp_path / "i.jsonl", lambda s, q: evaluations.says(q.answer))
+    path = evaluations.inspect(
+        f"split:{manifest}", tmp_path / "i.jsonl", lambda s, q: evaluations.says(q.answer)
+    )
     code, out, _ = call("evaluate", path, "--data", f"split:{manifest}", "--out", tmp_path / "out")
     assert code == 0
     assert "test side of a split: few-shot (1 images of each kind a class to train on), seed 0" in out

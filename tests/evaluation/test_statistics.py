@@ -25,7 +25,9 @@ def test_the_fast_way_equals_the_general_way_draw_by_draw():
     right, names = clustered(60, 4, 0.7, 0.5, 1)
     general = statistics.cluster_bootstrap(lambda rows: float(right[rows].mean()), names, 300)
     fast = statistics.bootstrap_ratio(right, np.ones(len(right)), names, 300)
-    assert (fast.value, fast.low, fast.high) == pytest.approx((general.value, general.low, general.high), abs=1e-12)
+    assert (fast.value, fast.low, fast.high) == pytest.approx(
+        (general.value, general.low, general.high), abs=1e-12
+    )
 
 
 def test_images_are_drawn_and_not_rows():
@@ -54,7 +56,11 @@ def test_resamples_without_a_value_are_counted():
 
     def gap(rows):
         there = defect[rows]
-        return float("nan") if there.all() or not there.any() else float(scores[rows][there].mean() - scores[rows][~there].mean())
+        return (
+            float("nan")
+            if there.all() or not there.any()
+            else float(scores[rows][there].mean() - scores[rows][~there].mean())
+        )
 
     found = statistics.cluster_bootstrap(gap, ["a", "b", "c", "d"], 1000)
     assert found.value == pytest.approx(0.7)
@@ -70,7 +76,9 @@ def test_resamples_without_a_value_are_counted():
 def test_the_same_seed_gives_the_same_interval_and_names_do_not_matter():
     right, names = clustered(30, 3, 0.5, 0.3, 5)
     words = np.array([f"image {name:03}" for name in names])
-    one, two = (statistics.bootstrap_ratio(right, np.ones(len(right)), each, 200, seed=7) for each in (names, words))
+    one, two = (
+        statistics.bootstrap_ratio(right, np.ones(len(right)), each, 200, seed=7) for each in (names, words)
+    )
     assert one == two
     assert one != statistics.bootstrap_ratio(right, np.ones(len(right)), names, 200, seed=8)
 

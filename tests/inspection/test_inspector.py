@@ -30,8 +30,14 @@ from support import recordings, tiny
 from support.places import ROOT
 
 BOX = Box(x1=60, y1=40, x2=80, y2=54, label="stain")
-DEFECT = (answers.write("A dark stain. So the answer is A.", "A"), answers.write("The stain is in the center.", [BOX], recordings.FRAME))
-GOOD = (answers.write("The surface is even. So the answer is B.", "B"), answers.write("There is no defect.", [], recordings.FRAME))
+DEFECT = (
+    answers.write("A dark stain. So the answer is A.", "A"),
+    answers.write("The stain is in the center.", [BOX], recordings.FRAME),
+)
+GOOD = (
+    answers.write("The surface is even. So the answer is B.", "B"),
+    answers.write("There is no defect.", [], recordings.FRAME),
+)
 
 
 def said(choice="A", status="strict", **more):
@@ -56,8 +62,20 @@ def drew(*boxes, status="strict", **more):
         (said("B"), drew(BOX), False, "unsure", "says good, but a box was drawn"),
         (said("B"), drew(BOX, BOX), False, "unsure", "says good, but 2 boxes were drawn"),
         (said("B", conclusion="A"), drew(), False, "unsure", "the reasoning concludes A but the answer is B"),
-        (said("B", says_defect=True), drew(), False, "unsure", "the reasoning finds a defect, but the answer says good"),
-        (said("B"), drew(says_defect=True), False, "unsure", "the place finds a defect, but no box was drawn"),
+        (
+            said("B", says_defect=True),
+            drew(),
+            False,
+            "unsure",
+            "the reasoning finds a defect, but the answer says good",
+        ),
+        (
+            said("B"),
+            drew(says_defect=True),
+            False,
+            "unsure",
+            "the place finds a defect, but no box was drawn",
+        ),
         (said(None, "unparseable"), drew(), False, "unsure", "verdict could not be read"),
         (said(None), drew(), False, "unsure", "verdict could not be read"),
         (said("C"), drew(), False, "unsure", "verdict could not be read"),
@@ -78,7 +96,11 @@ def test_decide(verdict, grounding, cut_off, expected, reason):
     ("place", "boxes", "expected"),
     [
         ("center", (BOX,), "defect"),
-        ("center right", (BOX,), "defect"),  # BOX reaches from the center into it; its centre is in the center
+        (
+            "center right",
+            (BOX,),
+            "defect",
+        ),  # BOX reaches from the center into it; its centre is in the center
         ("top left", (BOX,), "unsure"),
         ("bottom center", (BOX,), "unsure"),
         ("top left", (BOX, Box(x1=1, y1=1, x2=9, y2=9)), "defect"),  # one of them is there
@@ -87,10 +109,16 @@ def test_decide(verdict, grounding, cut_off, expected, reason):
 )
 def test_the_boxes_must_lie_where_the_reasoning_sees_the_defect(place, boxes, expected):
     places = {"place": place}
-    for verdict, grounding, about in ((said("A", **places), drew(*boxes), ""), (said("A"), drew(*boxes, **places), " about the place")):
+    for verdict, grounding, about in (
+        (said("A", **places), drew(*boxes), ""),
+        (said("A"), drew(*boxes, **places), " about the place"),
+    ):
         got, why = decide(verdict, grounding, size_wh=recordings.SIZE_WH)
         assert got == expected
-        assert got == "defect" or f"the reasoning{about} puts the defect in the {place}, but no box touches it" in why
+        assert (
+            got == "defect"
+            or f"the reasoning{about} puts the defect in the {place}, but no box touches it" in why
+        )
         assert decide(verdict, grounding)[0] == "defect"  # the control: without the size nothing is compared
 
 
@@ -119,7 +147,9 @@ def replayed(folder, **options):
 
 def test_a_run_end_to_end(folder):
     seen = []
-    results = replayed(folder, batch=3).run(samples_of(folder), folder / "out" / "i.jsonl", lambda done, one: seen.append((done, one)))
+    results = replayed(folder, batch=3).run(
+        samples_of(folder), folder / "out" / "i.jsonl", lambda done, one: seen.append((done, one))
+    )
     assert [one.verdict for one in results] == ["defect", "good", "unsure", "good"]
     assert results[0].boxes == (BOX,)
     assert [mask.size_wh for mask in results[0].masks] == [recordings.SIZE_WH]
@@ -132,15 +162,21 @@ def test_a_run_end_to_end(folder):
 
 
 def test_the_function_form_inspects_one_image(folder):
-    inspection = replayed(folder)(folder / "1.png", knowledge="Plates are even.", references=[folder / "2.png"])
+    inspection = replayed(folder)(
+        folder / "1.png", knowledge="Plates are even.", references=[folder / "2.png"]
+    )
     assert (inspection.sample_id, inspection.verdict) == ((folder / "1.png").as_posix(), "defect")
 
 
 def test_what_is_done_is_not_asked_again(folder):
     out = folder / "i.jsonl"
     first = replayed(folder).run(samples_of(folder)[:2], out)
-    recordings.record(folder / "rest.jsonl", {(folder / name).as_posix(): GOOD for name in ("3.png", "4.png")})
-    rest = Inspector(ReplayEngine(folder / "rest.jsonl"), masks="box", batch=2)  # it could not answer for the first two
+    recordings.record(
+        folder / "rest.jsonl", {(folder / name).as_posix(): GOOD for name in ("3.png", "4.png")}
+    )
+    rest = Inspector(
+        ReplayEngine(folder / "rest.jsonl"), masks="box", batch=2
+    )  # it could not answer for the first two
     assert rest.run(samples_of(folder), out)[:2] == first
     assert [one.error for one in records.read(out)[1]] == [None] * 4
 
@@ -177,7 +213,9 @@ def test_the_digest_is_that_of_the_picture_that_was_inspected(folder):
     before = hashlib.sha256(sample.image.read_bytes()).hexdigest()
     (one,) = Inspector(Overwriting(folder / "recorded.jsonl"), masks="box").inspect([sample])
     assert one.image_sha256 == before
-    assert hashlib.sha256(sample.image.read_bytes()).hexdigest() != before  # control: the file is another one by now
+    assert (
+        hashlib.sha256(sample.image.read_bytes()).hexdigest() != before
+    )  # control: the file is another one by now
 
 
 @pytest.mark.parametrize(
@@ -187,12 +225,21 @@ def test_the_digest_is_that_of_the_picture_that_was_inspected(folder):
         ("The metal shows a deep scratch on the left.\nB", "[]", "unsure"),
         ("The metal shows a deep scratch on the left. Answer: B", "[]", "unsure"),
         ("<answer>B</answer> Wait, there is a scratch on the left.", "[]", "unsure"),
-        ("<think>ok</think><answer>B</answer> Wait, there is a crack; the answer is A.", "<think>ok</think><answer>[]</answer>", "unsure"),
+        (
+            "<think>ok</think><answer>B</answer> Wait, there is a crack; the answer is A.",
+            "<think>ok</think><answer>[]</answer>",
+            "unsure",
+        ),
         ("B", "There is a scratch on the left side of the part, so I would mark it: []", "unsure"),
     ],
 )
 def test_text_around_the_answer_that_finds_a_defect_is_never_good(verdict, grounding, expected):
-    assert decide(answers.parse(verdict, prompts.VERDICT_OPTIONS), answers.parse(grounding, (), recordings.FRAME))[0] == expected
+    assert (
+        decide(
+            answers.parse(verdict, prompts.VERDICT_OPTIONS), answers.parse(grounding, (), recordings.FRAME)
+        )[0]
+        == expected
+    )
 
 
 def test_failures_become_records_and_neighbours_are_inspected(folder):
@@ -247,20 +294,37 @@ def test_real_images_run_to_a_page(tmp_path, shared, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["anomalyr1", "inspect"])
     samples, completions = [], {}
     for name in ("magnetic_tile", "bsdata", "deeppcb"):
-        rows = [json.loads(line) for line in (shared / "data" / name / "index.jsonl").read_text(encoding="utf-8").splitlines()]
-        for row in [row for row in rows if row["anomaly"]][:3] + [row for row in rows if not row["anomaly"]][:2]:
+        rows = [
+            json.loads(line)
+            for line in (shared / "data" / name / "index.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
+        for row in [row for row in rows if row["anomaly"]][:3] + [row for row in rows if not row["anomaly"]][
+            :2
+        ]:
             folder = shared / "data" / name
             path = folder / row["image"]
-            samples.append(recordings.sample(path, references=[folder / row["template"]] if "template" in row else []))
+            samples.append(
+                recordings.sample(path, references=[folder / row["template"]] if "template" in row else [])
+            )
             frame = resize(open_image(path).rgb, recordings.FAMILY, recordings.FINGERPRINT.max_pixels)[1]
             labels = row.get("defects") or [row.get("defect") or ""] * len(row["boxes"])
-            boxes = [Box(x1=x1, y1=y1, x2=x2, y2=y2, label=label) for (x1, y1, x2, y2), label in zip(row["boxes"], labels, strict=True)]
+            boxes = [
+                Box(x1=x1, y1=y1, x2=x2, y2=y2, label=label)
+                for (x1, y1, x2, y2), label in zip(row["boxes"], labels, strict=True)
+            ]
             reasoning = "There is a defect." if boxes else "There is no defect."
-            completions[samples[-1].id] = answers.write(reasoning, "A" if boxes else "B"), answers.write(reasoning, boxes, frame)
+            completions[samples[-1].id] = (
+                answers.write(reasoning, "A" if boxes else "B"),
+                answers.write(reasoning, boxes, frame),
+            )
     recordings.record(tmp_path / "recorded.jsonl", completions)
-    results = cli._run(Inspector(ReplayEngine(tmp_path / "recorded.jsonl")), samples, tmp_path / "out", "", as_json=False)
+    results = cli._run(
+        Inspector(ReplayEngine(tmp_path / "recorded.jsonl")), samples, tmp_path / "out", "", as_json=False
+    )
     assert [one.error for one in results] == [None] * len(samples)
-    assert [one.verdict for one in results] == ["defect" if ">A<" in texts[0] else "good" for texts in completions.values()]
+    assert [one.verdict for one in results] == [
+        "defect" if ">A<" in texts[0] else "good" for texts in completions.values()
+    ]
     assert (tmp_path / "out" / "index.html").stat().st_size > 100_000
 
 
@@ -274,8 +338,13 @@ class Scored(ReplayEngine):
     def complete(self, prompts, images, sampling=None):
         spoken = super().complete(prompts, images)
         asked = [prompt.question.options for prompt in prompts]
-        scores = [{"A": p, "B": 1 - p} if options and (p := self.scores.pop(0)) is not None else None for options in asked]
-        return [Completion(c.text, c.frame, 0, 0, c.finish, own) for c, own in zip(spoken, scores, strict=True)]
+        scores = [
+            {"A": p, "B": 1 - p} if options and (p := self.scores.pop(0)) is not None else None
+            for options in asked
+        ]
+        return [
+            Completion(c.text, c.frame, 0, 0, c.finish, own) for c, own in zip(spoken, scores, strict=True)
+        ]
 
 
 @pytest.mark.parametrize(
@@ -296,7 +365,9 @@ def test_the_score_is_recorded_and_must_not_contradict_the_answer(tmp_path, text
     assert (one.verdict, one.score, one.score_from) == (expected, p, "" if p is None else REASONED)
     assert reason in one.reason and one.votes is None
     assert one.replies[0].option_scores == (None if p is None else {"A": p, "B": 1 - p})
-    (again,) = Inspector(ReplayEngine(write_down(tmp_path / "again.jsonl", one)), masks="box").inspect([sample])
+    (again,) = Inspector(ReplayEngine(write_down(tmp_path / "again.jsonl", one)), masks="box").inspect(
+        [sample]
+    )
     assert again == one  # a replay keeps the scores
 
 
@@ -316,19 +387,29 @@ def voted(tmp_path, samples, scores):
         for kind, question in enumerate(asked)
         for texts in samples
     ]
-    path = write_down(tmp_path / "r.jsonl", Inspection(sample_id=sample.id, verdict="unsure", reason="recorded", replies=tuple(replies)))
-    inspector = Inspector(Scored(path, scores), masks="box", sampling=Sampling(temperature=1.0), votes=len(samples))
+    path = write_down(
+        tmp_path / "r.jsonl",
+        Inspection(sample_id=sample.id, verdict="unsure", reason="recorded", replies=tuple(replies)),
+    )
+    inspector = Inspector(
+        Scored(path, scores), masks="box", sampling=Sampling(temperature=1.0), votes=len(samples)
+    )
     return inspector.inspect([sample])[0]
 
 
-MOVED = (DEFECT[0], answers.write("The stain is in the center.", [Box(x1=64, y1=40, x2=84, y2=54)], recordings.FRAME))
+MOVED = (
+    DEFECT[0],
+    answers.write("The stain is in the center.", [Box(x1=64, y1=40, x2=84, y2=54)], recordings.FRAME),
+)
 
 
 def test_votes(tmp_path):
     one = voted(tmp_path, [DEFECT, MOVED, GOOD, DEFECT], [0.9, 0.8, 0.2, None])
     assert one.verdict == "defect" and one.boxes == (BOX,)  # of the sample most like the others
     assert one.votes.verdicts == {"defect": 3, "good": 1} and one.votes.agreement == 0.75
-    assert one.votes.box_stability == pytest.approx((1 + 2 * 16 / 24 + 3 * 0) / 6)  # pairs with GOOD's empty boxes count 0
+    assert one.votes.box_stability == pytest.approx(
+        (1 + 2 * 16 / 24 + 3 * 0) / 6
+    )  # pairs with GOOD's empty boxes count 0
     assert one.score == pytest.approx(1.9 / 3) and one.score_from == f"mean of 3 of 4 samples: {REASONED}"
     assert one.reason.startswith("3 of 4 samples say defect.\nA dark stain.")
     assert len(one.replies) == 8
@@ -339,7 +420,11 @@ def test_votes(tmp_path):
     [
         ([DEFECT, GOOD], [0.9, 0.3], "of 2 samples too few agree on a verdict (1 defect, 1 good)"),
         ([DEFECT, GOOD, ("", "")], [0.9, 0.3, None], "(1 defect, 1 good, 1 unsure)"),
-        ([GOOD, GOOD, DEFECT], [0.45, 0.48, 0.99], "the answer says good, but the probability of a defect is 0.64"),
+        (
+            [GOOD, GOOD, DEFECT],
+            [0.45, 0.48, 0.99],
+            "the answer says good, but the probability of a defect is 0.64",
+        ),
     ],
 )
 def test_votes_that_do_not_make_a_verdict(tmp_path, samples, scores, reason):
@@ -377,7 +462,9 @@ class CutOff(ReplayEngine):
 
 
 def test_a_completion_that_was_cut_off_is_unsure(folder):
-    results = Inspector(CutOff(folder / "recorded.jsonl"), masks="box").run(samples_of(folder), folder / "i.jsonl")
+    results = Inspector(CutOff(folder / "recorded.jsonl"), masks="box").run(
+        samples_of(folder), folder / "i.jsonl"
+    )
     assert {one.verdict for one in results} == {"unsure"}
     assert results[0].counts["cut_off"] == 2
 
@@ -392,7 +479,9 @@ def swapped(inspector, first, second):
 
 
 def what(inspection):
-    return inspection.model_dump(exclude={"sample_id", "replies"}), [reply.completion for reply in inspection.replies]
+    return inspection.model_dump(exclude={"sample_id", "replies"}), [
+        reply.completion for reply in inspection.replies
+    ]
 
 
 def test_swapping_two_images_swaps_what_a_model_says(tmp_path):
@@ -405,7 +494,9 @@ def test_swapping_two_images_swaps_what_a_model_says(tmp_path):
     engine = LocalEngine(load_policy(str(tiny.build(tmp_path / "model"))))
     inspector = Inspector(engine, masks="box", sampling=Sampling(max_new_tokens=12))
     parts = recordings.draw(tmp_path / "1.png"), tmp_path / "2.png"
-    Image.radial_gradient("L").resize(recordings.SIZE_WH).save(parts[1])  # random weights tell only large differences
+    Image.radial_gradient("L").resize(recordings.SIZE_WH).save(
+        parts[1]
+    )  # random weights tell only large differences
     before, after = swapped(inspector, *parts)
     assert [what(one) for one in after] == [what(one) for one in reversed(before)]
     assert what(before[0])[1] != what(before[1])[1]
@@ -416,7 +507,9 @@ def test_swapping_two_images_swaps_what_a_model_says(tmp_path):
 def test_swapping_two_images_swaps_verdicts_and_boxes_of_nano(tmp_path):
     inspector = Inspector.load("nano")
     differ = 0
-    for seed, (category, defect) in enumerate((("metal plate", "scratch"), ("washer", "crack"), ("capsule", "stain")), start=910_000):
+    for seed, (category, defect) in enumerate(
+        (("metal plate", "scratch"), ("washer", "crack"), ("capsule", "stain")), start=910_000
+    ):
         paths = tmp_path / f"{seed}a.png", tmp_path / f"{seed}b.png"
         for path, kind in zip(paths, (defect, None), strict=True):
             Image.fromarray(procedural.draw(seed, category, kind).image).save(path)
@@ -427,7 +520,10 @@ def test_swapping_two_images_swaps_verdicts_and_boxes_of_nano(tmp_path):
 
 
 def test_all_missing_files_are_listed_before_anything_starts(folder):
-    samples = [recordings.sample(folder / name, references=(folder / "ref.png",)) for name in ("1.png", "gone.png", "lost.png")]
+    samples = [
+        recordings.sample(folder / name, references=(folder / "ref.png",))
+        for name in ("1.png", "gone.png", "lost.png")
+    ]
     with pytest.raises(InputError, match=r"3 of 4.*ref\.png.*gone\.png.*lost\.png"):
         replayed(folder).run(samples, folder / "i.jsonl")
     assert not (folder / "i.jsonl").exists()
@@ -457,7 +553,12 @@ def start(folder, out):
         "test_inspector.run_all(*map(Path, sys.argv[2:]))\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), *sys.path])}
-    process = subprocess.Popen([sys.executable, "-c", script, __file__, folder, out], stdout=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, __file__, folder, out],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
     assert process.stdout.readline() == "ready\n"
     return process
 
@@ -469,8 +570,13 @@ def contents(folder):
 @pytest.mark.skipif(sys.platform == "win32", reason="kills the POSIX way")
 def test_killed_at_20_random_points_nothing_is_lost_or_doubled(tmp_path, monkeypatch):
     folder = tmp_path / "parts"
-    names = [recordings.draw(folder / f"{i:02}.png", (20 + 3 * i, 40) if i % 3 else None).as_posix() for i in range(12)]
-    recordings.record(folder / "recorded.jsonl", {name: DEFECT if i % 3 else GOOD for i, name in enumerate(names)})
+    names = [
+        recordings.draw(folder / f"{i:02}.png", (20 + 3 * i, 40) if i % 3 else None).as_posix()
+        for i in range(12)
+    ]
+    recordings.record(
+        folder / "recorded.jsonl", {name: DEFECT if i % 3 else GOOD for i, name in enumerate(names)}
+    )
     process = start(folder, tmp_path / "warm")
     began = time.monotonic()
     process.communicate()
@@ -512,7 +618,10 @@ class ScoredById:
     def complete(self, asked, images, sampling):
         return [
             replace(
-                one, option_scores={"A": (score := self._scores[prompt.sample_id]), "B": 1 - score} if prompt.question.options else None
+                one,
+                option_scores={"A": (score := self._scores[prompt.sample_id]), "B": 1 - score}
+                if prompt.question.options
+                else None,
             )
             for prompt, one in zip(asked, self._replay.complete(asked, images, sampling), strict=True)
         ]
@@ -535,10 +644,14 @@ def test_a_threshold_decides_and_is_part_of_the_run(tmp_path):
     assert "lies between the bounds 0.05 and 0.2" in results[1].reason
     assert "although the answer says good" in results[2].reason
     with pytest.raises(InputError, match="threshold was"):  # another threshold is another run
-        Inspector(ScoredById(recorded, scores), masks="box").run(samples, tmp_path / "judged" / "inspections.jsonl")
+        Inspector(ScoredById(recorded, scores), masks="box").run(
+            samples, tmp_path / "judged" / "inspections.jsonl"
+        )
     foreign = threshold.model_copy(update={"run": run.model_copy(update={"model": "other"})})
     with pytest.raises(InputError, match="the threshold was made for other scores: model was 'other'"):
-        Inspector(ScoredById(recorded, scores), masks="box", threshold=foreign).run(samples, tmp_path / "new" / "inspections.jsonl")
+        Inspector(ScoredById(recorded, scores), masks="box", threshold=foreign).run(
+            samples, tmp_path / "new" / "inspections.jsonl"
+        )
     assert not (tmp_path / "new").exists()
 
 
@@ -551,6 +664,8 @@ def test_an_item_that_the_engine_failed_at_is_unsure_and_the_others_go_on(tmp_pa
             completions = super().complete(asked, images, sampling)
             return [replace(completions[0], text="", error="deadline: too late"), *completions[1:]]
 
-    first, second = Inspector(Failing(recorded, {sample.id: 0.1 for sample in samples}), masks="box").inspect(samples)
+    first, second = Inspector(Failing(recorded, {sample.id: 0.1 for sample in samples}), masks="box").inspect(
+        samples
+    )
     assert (first.verdict, first.error) == ("unsure", "deadline: too late")
     assert second.verdict == "good"

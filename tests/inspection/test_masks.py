@@ -12,7 +12,18 @@ import pytest
 from PIL import Image, ImageDraw
 
 from anomalyr1.boxes import decode_mask
-from anomalyr1.inspection.masks import PADDING, Sam2, choose, enlarge, fault, masks_for, position_prior, posterior, refuse_code, window
+from anomalyr1.inspection.masks import (
+    PADDING,
+    Sam2,
+    choose,
+    enlarge,
+    fault,
+    masks_for,
+    position_prior,
+    posterior,
+    refuse_code,
+    window,
+)
 from anomalyr1.types import Box, InputError, SetupError
 from support.places import ROOT
 
@@ -28,7 +39,9 @@ def part(background, defect, size_wh=(200, 120), ellipse=(80, 40, 120, 60), nois
     mask = Image.new("1", size_wh)
     ImageDraw.Draw(mask).ellipse((ellipse[0], ellipse[1], ellipse[2] - 1, ellipse[3] - 1), fill=1)
     true = np.array(mask)
-    pixels = np.where(true[..., None], defect, background) + np.random.default_rng(0).normal(0, noise, (*true.shape, 3))
+    pixels = np.where(true[..., None], defect, background) + np.random.default_rng(0).normal(
+        0, noise, (*true.shape, 3)
+    )
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).convert(mode).convert("RGB"), true
 
 
@@ -44,7 +57,11 @@ def mask_iou(a, b):
     [
         ((128, 128, 128), (70, 70, 70), "L"),  # dark on grey
         ((128, 128, 128), (190, 190, 190), "L"),  # bright on grey: no side is preferred
-        ((128, 128, 128), (190, 105, 105), "RGB"),  # another hue of the same lightness: grey alone would not see it
+        (
+            (128, 128, 128),
+            (190, 105, 105),
+            "RGB",
+        ),  # another hue of the same lightness: grey alone would not see it
         ((30, 60, 110), (60, 60, 60), "RGB"),
     ],
 )
@@ -100,14 +117,25 @@ def random_boxes(size_wh, count, seed=0):
     """Boxes of every kind: one pixel and less, whole image, at and over the borders, slivers."""
     rng = np.random.default_rng(seed)
     w, h = size_wh
-    fixed = [(0, 0, w, h), (0, 0, 1, 1), (w - 1, h - 1, w, h), (0, 0, w, 1), (0, 0, 1, h), (-w, -h, 2 * w, 2 * h), (w, h, w + 1, h + 1)]
+    fixed = [
+        (0, 0, w, h),
+        (0, 0, 1, 1),
+        (w - 1, h - 1, w, h),
+        (0, 0, w, 1),
+        (0, 0, 1, h),
+        (-w, -h, 2 * w, 2 * h),
+        (w, h, w + 1, h + 1),
+    ]
     low = rng.uniform(-0.2, 1, (count - len(fixed), 2)) * size_wh
     size = np.exp(rng.uniform(np.log(0.01), np.log(1.2 * max(size_wh)), low.shape))
     return [box(*map(float, row)) for row in [*fixed, *np.concatenate([low, low + size], axis=1)]]
 
 
 @pytest.mark.parametrize("method", ["default", "box"])
-@pytest.mark.parametrize(("size_wh", "mode"), [((90, 57), "RGB"), ((64, 64), "L"), ((5, 3), "RGB"), ((1, 1), "L"), ((300, 2), "RGB")])
+@pytest.mark.parametrize(
+    ("size_wh", "mode"),
+    [((90, 57), "RGB"), ((64, 64), "L"), ((5, 3), "RGB"), ((1, 1), "L"), ((300, 2), "RGB")],
+)
 def test_random_boxes_never_raise_and_masks_stay_inside(method, size_wh, mode):
     pixels = np.random.default_rng(1).integers(0, 256, (size_wh[1], size_wh[0], 3), dtype=np.uint8)
     image = Image.fromarray(pixels).convert(mode)
@@ -128,7 +156,9 @@ def test_a_large_box_takes_bounded_time():
     noise = np.random.default_rng(0).integers(0, 256, (3000, 4000, 3), dtype=np.uint8)
     started = time.perf_counter()
     assert posterior(noise, (100, 100, 3900, 2900)).shape == (2800, 3800)
-    assert time.perf_counter() - started < 3  # 0.1 s on a quiet machine; a sort of all pixels would take 1 s, GrabCut minutes
+    assert (
+        time.perf_counter() - started < 3
+    )  # 0.1 s on a quiet machine; a sort of all pixels would take 1 s, GrabCut minutes
 
 
 def test_the_prior_reaches_the_border_only_where_the_box_does():
@@ -151,14 +181,22 @@ def load_benchmark():
 
 
 @pytest.mark.parametrize("name", ["magnetic_tile", "bsdata"])
-@pytest.mark.parametrize(("jitter", "margin"), [(0.0, 0.02), (0.15, 0.0)])  # whole sets: 0.07 and 0.04 exact, 0.05 and 0.03 jittered
+@pytest.mark.parametrize(
+    ("jitter", "margin"), [(0.0, 0.02), (0.15, 0.0)]
+)  # whole sets: 0.07 and 0.04 exact, 0.05 and 0.03 jittered
 def test_default_beats_the_baselines_on_real_images(shared, name, jitter, margin):
     benchmark = load_benchmark()
     held_out = [item for item in benchmark.items(shared / "data" / name) if not item.tuned]
     chosen = held_out[:: max(1, len(held_out) // 60)]
     assert len(chosen) >= 60
-    means = {label: benchmark.ious(method, chosen, jitter).mean() for label, method in benchmark.BASELINES.items() if label != "GrabCut"}
-    assert benchmark.ious(benchmark.ours("default"), chosen, jitter).mean() >= max(means.values()) + margin, means
+    means = {
+        label: benchmark.ious(method, chosen, jitter).mean()
+        for label, method in benchmark.BASELINES.items()
+        if label != "GrabCut"
+    }
+    assert benchmark.ious(benchmark.ours("default"), chosen, jitter).mean() >= max(means.values()) + margin, (
+        means
+    )
 
 
 # --- SAM2
@@ -186,10 +224,14 @@ def tiny_sam2():
         fpn_hidden_size=32,
     )
     prompts = parts.Sam2PromptEncoderConfig(hidden_size=32, image_size=128)
-    decoder = parts.Sam2MaskDecoderConfig(hidden_size=32, mlp_dim=64, num_attention_heads=4, iou_head_hidden_dim=32)
+    decoder = parts.Sam2MaskDecoderConfig(
+        hidden_size=32, mlp_dim=64, num_attention_heads=4, iou_head_hidden_dim=32
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = Sam2Model(Sam2Config(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder))
+        model = Sam2Model(
+            Sam2Config(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
+        )
         for weight in model.parameters():
             if weight.dim() > 1:
                 torch.nn.init.normal_(weight, std=weight[0].numel() ** -0.5)
@@ -204,7 +246,9 @@ def sam2_case(size_wh, count):
     rng = np.random.default_rng(count)
     image = Image.fromarray(rng.integers(0, 256, (size_wh[1], size_wh[0], 3), dtype=np.uint8)).resize(size_wh)
     low = rng.uniform(0, 0.7, (count, 2))
-    return image, np.concatenate([low, low + rng.uniform(0.05, 0.3, (count, 2))], axis=1) * np.tile(size_wh, 2)
+    return image, np.concatenate([low, low + rng.uniform(0.05, 0.3, (count, 2))], axis=1) * np.tile(
+        size_wh, 2
+    )
 
 
 def by_the_library(sam2, image, xyxy):
@@ -216,7 +260,9 @@ def by_the_library(sam2, image, xyxy):
     inputs = processor(images=image, input_boxes=[xyxy.tolist()], return_tensors="pt")
     with torch.no_grad():
         out = sam2.model(**inputs)
-    return processor.post_process_masks(out.pred_masks, inputs["original_sizes"], binarize=False)[0], out.iou_scores[0]
+    return processor.post_process_masks(out.pred_masks, inputs["original_sizes"], binarize=False)[
+        0
+    ], out.iou_scores[0]
 
 
 @pytest.mark.parametrize("size_wh", [(150, 90), (64, 200), (128, 128)])
@@ -243,7 +289,9 @@ def test_the_equality_test_sees_a_wrong_frame(tiny_sam2):
 
 
 def test_sam2_masks_are_the_chosen_ones_or_counted(tiny_sam2, monkeypatch):
-    monkeypatch.setattr("anomalyr1.inspection.masks.MIN_INSIDE", 0.0)  # so that masks of random weights are kept
+    monkeypatch.setattr(
+        "anomalyr1.inspection.masks.MIN_INSIDE", 0.0
+    )  # so that masks of random weights are kept
     image, xyxy = sam2_case((150, 90), 6)
     size = np.tile(xyxy[:, 2:] - xyxy[:, :2], 2)
     padded = (xyxy + PADDING * size * [-1, -1, 1, 1]).clip(0, [150, 90, 150, 90])
@@ -380,6 +428,8 @@ def test_no_network_is_a_setup_error_that_says_what_to_do(tmp_path):
         "try: Sam2.load()\nexcept SetupError as e: print(e)"
     )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     assert "facebook/sam2.1-hiera-tiny" in run.stdout
     assert "need no download" in run.stdout

@@ -13,10 +13,19 @@ from support.places import ROOT
 
 def growth(*more):
     """MB per 100 images."""
-    size = {"--images": 180, "--parts": 10, "--warm": 60, "--every": 10, "--threads": 1, "--model": tiny.folder_of("qwen2_5_vl")}
+    size = {
+        "--images": 180,
+        "--parts": 10,
+        "--warm": 60,
+        "--every": 10,
+        "--threads": 1,
+        "--model": tiny.folder_of("qwen2_5_vl"),
+    }
     options = [str(part) for pair in size.items() for part in pair]
     command = [sys.executable, ROOT / "benchmarks" / "inspect_memory.py", *options, "--fast", *more]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "MALLOC_ARENA_MAX": "1"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "MALLOC_ARENA_MAX": "1"}
+    )
     found = re.search(r"^from 60 images on: (\S+) MB per 100 images", done.stdout, re.MULTILINE)
     assert found, done.stderr
     return float(found[1])

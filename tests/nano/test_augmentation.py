@@ -47,7 +47,11 @@ def test_a_batch_holds_the_share_of_good_parts_asked_for(pool):
     for share in (0.0, 1.0):
         examples = pool.batch(np.random.default_rng(1), 200, with_reference=True, good=share)
         assert {one.sample.anomalous for one in examples} == {share == 0.0}
-    some = [one for seed in range(30) for one in pool.batch(np.random.default_rng(seed), 200, with_reference=True, good=0.4)]
+    some = [
+        one
+        for seed in range(30)
+        for one in pool.batch(np.random.default_rng(seed), 200, with_reference=True, good=0.4)
+    ]
     assert 0.5 < np.mean([one.sample.anomalous for one in some]) < 0.7
 
 

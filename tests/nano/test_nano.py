@@ -30,7 +30,9 @@ from anomalyr1.training import completions, scoring
 from anomalyr1.types import LETTERS, InputError, Sample
 
 SHIPPED = BUNDLED["nano"]
-TINY = nano_model.Shape(text_width=128, text_layers=2, text_mlp=96, sight_width=48, sight_layers=3, sight_mlp=96, vocabulary=400)
+TINY = nano_model.Shape(
+    text_width=128, text_layers=2, text_mlp=96, sight_width=48, sight_layers=3, sight_mlp=96, vocabulary=400
+)
 SEEDS = 9_000_000_000  # met neither in training nor in its examinations
 
 
@@ -41,7 +43,11 @@ def drawn(count, category=None, with_reference=True):
 @pytest.fixture(scope="module")
 def tiny():
     """A model with random weights large enough to make every path matter, and its processor."""
-    texts = [prompts.STYLES["ours"].text, prompts.GROUNDING_TEXT, "This means: Yes, so the answer is A. 0123456789"] * 5
+    texts = [
+        prompts.STYLES["ours"].text,
+        prompts.GROUNDING_TEXT,
+        "This means: Yes, so the answer is A. 0123456789",
+    ] * 5
     tokenizer = nano_model.make_tokenizer(texts, TINY.vocabulary)
     model = nano_model.make_model(tokenizer, TINY)
     draw = torch.Generator().manual_seed(0)
@@ -66,8 +72,12 @@ def rows_of(teacher, examples, reference, rng):
 
 
 def hf_inputs(processor, sample, question, images, completion=""):
-    chat = processor.apply_chat_template(prompts.build(sample, question).messages, tokenize=False, add_generation_prompt=True)
-    return processor(text=[chat + completion], images=[Image.fromarray(image) for image in images], return_tensors="pt")
+    chat = processor.apply_chat_template(
+        prompts.build(sample, question).messages, tokenize=False, add_generation_prompt=True
+    )
+    return processor(
+        text=[chat + completion], images=[Image.fromarray(image) for image in images], return_tensors="pt"
+    )
 
 
 def branch_differences(model, processor, reference, batch_change=None):
@@ -95,9 +105,14 @@ def branch_differences(model, processor, reference, batch_change=None):
 
 def test_norm_and_rotary_embedding_have_the_gradients_of_plain_code():
     draw = torch.Generator().manual_seed(3)
-    x, weight = (torch.randn(shape, generator=draw, dtype=torch.double, requires_grad=True) for shape in ((2, 3, 16), (16,)))
+    x, weight = (
+        torch.randn(shape, generator=draw, dtype=torch.double, requires_grad=True)
+        for shape in ((2, 3, 16), (16,))
+    )
     angles = torch.randn(2, 3, 4, generator=draw, dtype=torch.double)
-    assert torch.allclose(layers.rms_norm(x, weight, 1e-6), torch.nn.functional.rms_norm(x, (16,), weight, 1e-6))
+    assert torch.allclose(
+        layers.rms_norm(x, weight, 1e-6), torch.nn.functional.rms_norm(x, (16,), weight, 1e-6)
+    )
     places = layers.rotary(angles, 2, torch.double)
     first, second = x.view(2, 3, 2, 2, 4).unbind(3)
     cos, sin = angles.cos()[:, :, None], angles.sin()[:, :, None]
@@ -117,7 +132,9 @@ def test_packed_forward_equals_hugging_face(tiny, reference):
     "change",
     [
         lambda b: replace(b, mask=torch.ones_like(b.mask).tril()),  # branches see each other
-        lambda b: replace(b, positions=torch.arange(b.ids.shape[1]).expand_as(b.positions).contiguous()),  # positions go on
+        lambda b: replace(
+            b, positions=torch.arange(b.ids.shape[1]).expand_as(b.positions).contiguous()
+        ),  # positions go on
     ],
 )
 def test_packing_without_its_guards_differs(tiny, change):
@@ -137,7 +154,9 @@ def test_generate_writes_what_hugging_face_writes(tiny):
     mine = packing.generate(model, rows, seen, (teacher.ids.image, teacher.ids.pad, teacher.ids.end), 12)
     for question, ids in zip(asked, mine, strict=True):
         inputs = hf_inputs(processor, sample, question, exam.pictures(one, sample))
-        whole = model.generate(**inputs, max_new_tokens=12, do_sample=False, suppress_tokens=[teacher.ids.image])
+        whole = model.generate(
+            **inputs, max_new_tokens=12, do_sample=False, suppress_tokens=[teacher.ids.image]
+        )
         theirs = whole[0, inputs["input_ids"].shape[1] :].tolist()
         assert ids == theirs[: theirs.index(teacher.ids.end)] if teacher.ids.end in theirs else ids == theirs
 
@@ -155,12 +174,20 @@ def run_tiny(folder, tokenizer, kill_at=None, average=0.0):
         if kill_at is not None and len(calls) == kill_at:
             raise Killed
         calls.append(1)
-        rows = [Row(rng.integers(20, 200, 9).tolist(), (), [Branch(rng.integers(20, 200, 4).tolist(), rng.integers(20, 200, 6).tolist())])]
+        rows = [
+            Row(
+                rng.integers(20, 200, 9).tolist(),
+                (),
+                [Branch(rng.integers(20, 200, 4).tolist(), rng.integers(20, 200, 6).tolist())],
+            )
+        ]
         batch = packing.pack(rows * 2, model.model, model.config.image_token_id, 0)
         scored = packing.logits(model, packing.hidden(model, batch, [])[0], batch)
         return {"total": torch.nn.functional.cross_entropy(scored, batch.targets)}
 
-    plan = loop.Plan(learning_rate=1e-2, minutes=0, steps=4, warmup=2, save_minutes=0, log_every=1, average=average)
+    plan = loop.Plan(
+        learning_rate=1e-2, minutes=0, steps=4, warmup=2, save_minutes=0, log_every=1, average=average
+    )
     loop.run("text", folder, plan, model.model.language_model, lesson)
     return model.state_dict()
 
@@ -176,14 +203,23 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tiny, tmp_path, aver
     resumed = run_tiny(tmp_path / "killed", tokenizer, average=average)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert (tmp_path / "killed" / "losses.jsonl").read_text().count("\n") == 4
-    ends = [torch.load(tmp_path / folder / "text.pt", weights_only=True)["master"]["masters"] for folder in ("whole", "killed")]
+    ends = [
+        torch.load(tmp_path / folder / "text.pt", weights_only=True)["master"]["masters"]
+        for folder in ("whole", "killed")
+    ]
     assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
-    assert not any(torch.equal(one, early) for one, early in zip(ends[0], halfway["master"]["masters"], strict=True) if one.ndim > 1)
+    assert not any(
+        torch.equal(one, early)
+        for one, early in zip(ends[0], halfway["master"]["masters"], strict=True)
+        if one.ndim > 1
+    )
 
 
 def test_what_is_left_is_the_running_mean():
     weight = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
-    master = loop.Master({"weight": weight}, loop.Plan(learning_rate=0.1, minutes=1, average=0.75), torch.bfloat16)
+    master = loop.Master(
+        {"weight": weight}, loop.Plan(learning_rate=0.1, minutes=1, average=0.75), torch.bfloat16
+    )
     states = [master.masters[0].detach().clone()]
     for _ in range(3):
         weight.grad = torch.ones_like(weight)
@@ -194,7 +230,9 @@ def test_what_is_left_is_the_running_mean():
     for state in states[1:]:
         expected = 0.75 * expected + 0.25 * state
     master.publish(mean=True)
-    assert torch.equal(weight, expected.to(torch.bfloat16)) and not torch.equal(weight, states[-1].to(torch.bfloat16))
+    assert torch.equal(weight, expected.to(torch.bfloat16)) and not torch.equal(
+        weight, states[-1].to(torch.bfloat16)
+    )
     master.publish()
     assert torch.equal(weight, states[-1].to(torch.bfloat16))
 
@@ -219,7 +257,9 @@ def test_what_is_taught_reads_as_it_was_meant():
         place = boxes.place(sample.boxes[0], one.frame.original_wh) if sample.boxes else None
         for question in (*prompts.gold_inspection_questions(sample), *sample.questions):
             text = completions.reasoning(sample, question, one.look, place, rng)
-            answer = answers.parse(answers.write(text, question.answer or sample.boxes, one.frame), question.options, one.frame)
+            answer = answers.parse(
+                answers.write(text, question.answer or sample.boxes, one.frame), question.options, one.frame
+            )
             assert answer.status == "strict"
             assert answer.says_defect is sample.anomalous, text
             assert answer.choice == question.answer
@@ -248,7 +288,9 @@ def test_drills_and_tags_point_at_the_right_letters(tiny):
     for branch, letter in zip(row.branches, question.letters, strict=True):
         counted = [token for token, weight in zip(branch.completion, branch.weights, strict=True) if weight]
         assert [teacher.decode([token]).strip() for token in counted] == [letter]
-    numbers = teacher.option_numbers(np.array([[*row.prefix, *row.branches[0].prompt, *row.branches[0].completion]]))[0]
+    numbers = teacher.option_numbers(
+        np.array([[*row.prefix, *row.branches[0].prompt, *row.branches[0].completion]])
+    )[0]
     for i, option in enumerate(question.options):
         told = teacher.decode([token for token, n in zip(row.prefix, numbers, strict=False) if n == i])
         assert told == f"{LETTERS[i]}. {option}"
@@ -259,7 +301,9 @@ def test_shuffled_options_keep_their_answer():
     for question in drawn(1)[0].sample.questions:
         other = lessons.shuffled(question, rng)
         if question.answer is not None:
-            assert other.options[LETTERS.index(other.answer)] == question.options[LETTERS.index(question.answer)]
+            assert (
+                other.options[LETTERS.index(other.answer)] == question.options[LETTERS.index(question.answer)]
+            )
 
 
 def test_cells_follow_the_boxes():
@@ -282,11 +326,21 @@ def test_unreliable_reasoning_contradicts_or_is_silent_as_often_as_it_says():
         place = boxes.place(one.sample.boxes[0], one.frame.original_wh) if one.sample.boxes else None
         for question in prompts.gold_inspection_questions(one.sample):
             text = completions.unreliable(one.sample, question, one.look, place, rng)
-            answer = answers.parse(answers.write(text, question.answer or one.sample.boxes, one.frame), question.options, one.frame)
+            answer = answers.parse(
+                answers.write(text, question.answer or one.sample.boxes, one.frame),
+                question.options,
+                one.frame,
+            )
             assert answer.status == "strict"
             assert question.answer is None or answer.choice == question.answer  # the answer stays right
             silent = answer.says_defect is None and answer.conclusion is None
-            fates.append("silent" if silent else "agrees" if answer.says_defect is one.sample.anomalous else "contradicts")
+            fates.append(
+                "silent"
+                if silent
+                else "agrees"
+                if answer.says_defect is one.sample.anomalous
+                else "contradicts"
+            )
     shares = {fate: fates.count(fate) / len(fates) for fate in set(fates)}
     assert 0.15 < shares["contradicts"] < 0.35
     assert 0.03 < shares["silent"] < 0.2
@@ -313,7 +367,9 @@ def test_crops_show_what_their_truth_says(pool):
             assert inside.all() or change[inside].mean() > change[~inside].mean()
             rows, columns = np.nonzero(bad.truth.cover > 0.5)
             x, y = 14 * columns[0] + 7, 14 * rows[0] + 7
-            assert any(x1 - 14 <= x <= x2 + 14 and y1 - 14 <= y <= y2 + 14 for x1, y1, x2, y2 in bad.truth.boxes_xyxy)
+            assert any(
+                x1 - 14 <= x <= x2 + 14 and y1 - 14 <= y <= y2 + 14 for x1, y1, x2, y2 in bad.truth.boxes_xyxy
+            )
 
 
 def test_a_tower_sees_a_square_alone_as_within_its_image(tiny):
@@ -323,7 +379,9 @@ def test_a_tower_sees_a_square_alone_as_within_its_image(tiny):
         whole = packing.vision(tower, [one.image])[0].view(*lessons.grid_of(one.frame.model_wh), -1)
         alone = packing.vision(tower, [np.ascontiguousarray(one.image[size : 2 * size, :size])])[0]
     cells_of_side = size // packing.CELL
-    assert torch.allclose(whole[cells_of_side : 2 * cells_of_side, :cells_of_side].flatten(0, 1), alone, atol=1e-4)
+    assert torch.allclose(
+        whole[cells_of_side : 2 * cells_of_side, :cells_of_side].flatten(0, 1), alone, atol=1e-4
+    )
 
 
 def test_the_start_whitens_patches_and_looks_at_neighbours():
@@ -351,17 +409,23 @@ def test_the_start_whitens_patches_and_looks_at_neighbours():
 def test_heads_tell_rows_and_columns_from_the_start():
     model, teacher = fresh_policy()
     language = model.model.language_model
-    start.tell_place(language, teacher.ids.vision_start, teacher.tokenizer.convert_tokens_to_ids("<|im_start|>"))
+    start.tell_place(
+        language, teacher.ids.vision_start, teacher.tokenizer.convert_tokens_to_ids("<|im_start|>")
+    )
     one = drawn(1)[0]
     h, w = lessons.grid_of(one.frame.model_wh)
-    row = teacher.row(exam.given(one, True, False), [prompts.gold_inspection_questions(one.sample)[0]], (h, w), None)
+    row = teacher.row(
+        exam.given(one, True, False), [prompts.gold_inspection_questions(one.sample)[0]], (h, w), None
+    )
     batch = packing.pack([row], model.model, teacher.ids.image, teacher.ids.pad)
     tokens = 0.6 * torch.randn(h * w, TINY.text_width, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         _, inside = packing.hidden(model, batch, [tokens])
     opening = row.prefix.index(teacher.ids.vision_start)
     looks = inside[0].looks[0, :, batch.last_image_at[1], opening].view(-1, h, w)
-    assert (looks[0].mean(1).diff() < 0).all() and (looks[1].mean(0).diff() < 0).all()  # less, row by row and column by column
+    assert (looks[0].mean(1).diff() < 0).all() and (
+        looks[1].mean(0).diff() < 0
+    ).all()  # less, row by row and column by column
     assert float(looks[0].std(1).mean()) < float(looks[0].std(0).mean()) / 2  # hardly by the other axis
 
 
@@ -376,7 +440,9 @@ def test_equal_words_find_each_other_from_the_start():
             _, inside = packing.hidden(model, batch, [])
         looks, same = inside[1].looks[0, 0, -1, :-1], ids[0, :-1] == ids[0, -1]
         found.append(float(looks[same].mean() / looks[~same].mean()))
-        start.tell_place(language, teacher.ids.vision_start, teacher.tokenizer.convert_tokens_to_ids("<|im_start|>"))
+        start.tell_place(
+            language, teacher.ids.vision_start, teacher.tokenizer.convert_tokens_to_ids("<|im_start|>")
+        )
         start.match_words(language)
     assert before[0] < 1.5 and after[0] > 3
 
@@ -384,7 +450,9 @@ def test_equal_words_find_each_other_from_the_start():
 def test_what_followed_a_word_before_is_written_again_from_the_start():
     model, teacher = fresh_policy(192)
     language = model.model.language_model
-    start.tell_place(language, teacher.ids.vision_start, teacher.tokenizer.convert_tokens_to_ids("<|im_start|>"))
+    start.tell_place(
+        language, teacher.ids.vision_start, teacher.tokenizer.convert_tokens_to_ids("<|im_start|>")
+    )
     start.match_words(language)
     digits = [teacher.encode(digit)[0] for digit in "0123456789"]
 
@@ -393,7 +461,9 @@ def test_what_followed_a_word_before_is_written_again_from_the_start():
         found = 0
         for seed in range(10):
             order = [digits[i] for i in np.random.default_rng(seed).permutation(10)]
-            batch = packing.pack([Row([*order, order[2]], (), [])], model.model, teacher.ids.image, teacher.ids.pad)
+            batch = packing.pack(
+                [Row([*order, order[2]], (), [])], model.model, teacher.ids.image, teacher.ids.pad
+            )
             with torch.inference_mode():
                 scores = packing.hidden(model, batch, [])[0][0, -1] @ language.embed_tokens.weight[order].T
             likely = scores.argsort(descending=True).tolist()
@@ -408,7 +478,10 @@ def test_what_followed_a_word_before_is_written_again_from_the_start():
 def pair_of(model, teacher, one):
     """A packed prompt with a reference, and image tokens of which the inspected image's are the reference's in another order."""
     row = teacher.row(
-        exam.given(one, True, True), [prompts.gold_inspection_questions(one.sample)[0]], lessons.grid_of(one.frame.model_wh), None
+        exam.given(one, True, True),
+        [prompts.gold_inspection_questions(one.sample)[0]],
+        lessons.grid_of(one.frame.model_wh),
+        None,
     )
     batch = packing.pack([row], model.model, teacher.ids.image, teacher.ids.pad)
     draw = torch.Generator().manual_seed(0)
@@ -427,7 +500,9 @@ def test_cells_find_their_like_in_the_reference_from_the_start():
         """The share of cells that look most at their like in the reference, and of their looks that go to their own image."""
         with torch.inference_mode():
             looks = packing.hidden(model, batch, tokens)[1][start.COMPARERS[0]].looks[0, 1, columns[1]]
-        return float((looks[:, columns[0]].argmax(1) == order).float().mean()), float(looks[:, columns[1]].sum(1).mean())
+        return float((looks[:, columns[0]].argmax(1) == order).float().mean()), float(
+            looks[:, columns[1]].sum(1).mean()
+        )
 
     before = found()[0]
     start.compare_images(model.model.language_model)
@@ -446,9 +521,17 @@ def test_the_comparing_head_is_told_where_to_look():
     wrong = nano_stages._comparing(looks.roll(len(columns[0]) // 2, -1), batch, truths)["compare"]
     assert float(right) < 0.01 and float(wrong) > 4
     row = teacher.row(
-        exam.given(one, True, False), [prompts.gold_inspection_questions(one.sample)[0]], lessons.grid_of(one.frame.model_wh), None
+        exam.given(one, True, False),
+        [prompts.gold_inspection_questions(one.sample)[0]],
+        lessons.grid_of(one.frame.model_wh),
+        None,
     )
-    assert nano_stages._comparing(looks, packing.pack([row], model.model, teacher.ids.image, teacher.ids.pad), truths) == {}
+    assert (
+        nano_stages._comparing(
+            looks, packing.pack([row], model.model, teacher.ids.image, teacher.ids.pad), truths
+        )
+        == {}
+    )
 
 
 def test_tones_are_read_from_the_images():
@@ -459,14 +542,18 @@ def test_tones_are_read_from_the_images():
     assert float(hints.tones(tokens, images)) < 1e-4
     images = [image.copy() for image in images]
     images[1][14:28, 28:42] = 255  # one quarter of twelve cells
-    assert float(hints.tones(tokens, images)) == pytest.approx((0.55 / hints_module.TONE_SPREAD - 0.5) / 48, rel=0.02)
+    assert float(hints.tones(tokens, images)) == pytest.approx(
+        (0.55 / hints_module.TONE_SPREAD - 0.5) / 48, rel=0.02
+    )
 
 
 def fresh_policy(text_width=TINY.text_width):
     texts = [prompts.STYLES["ours"].text, "This means: Yes, so the answer is A. 0123456789"] * 5
     tokenizer = nano_model.make_tokenizer(texts, TINY.vocabulary)
     shape = TINY.model_copy(update={"text_layers": 6, "text_width": text_width})
-    return nano_model.make_model(tokenizer, shape), lessons.Teacher(nano_model.make_processor(tokenizer, shape))
+    return nano_model.make_model(tokenizer, shape), lessons.Teacher(
+        nano_model.make_processor(tokenizer, shape)
+    )
 
 
 def test_controls_tell_one_who_looks_and_reads_from_one_who_does_not(tiny, monkeypatch):
@@ -490,7 +577,9 @@ def test_controls_tell_one_who_looks_and_reads_from_one_who_does_not(tiny, monke
         def ask(model, teacher, asked, seed=None):
             letters = [policy(*one) for one in asked]
             return [
-                answers.parse(f"<think>Seen.</think><answer>{letter}</answer>" if letter else "", one[2].options)
+                answers.parse(
+                    f"<think>Seen.</think><answer>{letter}</answer>" if letter else "", one[2].options
+                )
                 for letter, one in zip(letters, asked, strict=True)
             ]
 
@@ -498,9 +587,14 @@ def test_controls_tell_one_who_looks_and_reads_from_one_who_does_not(tiny, monke
         return exam.controls(tiny[0], lessons.Teacher(tiny[1]), known, drawn(2, "bearing"))
 
     looked, guessed = controls(seeing), controls(blind)
-    assert looked["balanced accuracy with another image"] < 1 == guessed["balanced accuracy with another image"]
+    assert (
+        looked["balanced accuracy with another image"] < 1 == guessed["balanced accuracy with another image"]
+    )
     assert looked["same text when shuffled"] == 1 > guessed["same text when shuffled"]
-    assert (looked["unseen object named without knowledge"], looked["unseen object named with knowledge"]) == (0, 1)
+    assert (
+        looked["unseen object named without knowledge"],
+        looked["unseen object named with knowledge"],
+    ) == (0, 1)
 
 
 def test_what_is_read_leniently_is_wrong_in_an_examination(tiny, monkeypatch):
@@ -508,7 +602,8 @@ def test_what_is_read_leniently_is_wrong_in_an_examination(tiny, monkeypatch):
     texts = {True: "<think>Seen.</think><answer>{}</answer>", False: "The answer is ({})."}
     for strict in (True, False):
         said = lambda model, teacher, asked, seed, strict=strict: [  # noqa: E731
-            answers.parse(texts[strict].format(gold[bool(sample.anomalous)]), question.options) for _, sample, question in asked
+            answers.parse(texts[strict].format(gold[bool(sample.anomalous)]), question.options)
+            for _, sample, question in asked
         ]
         monkeypatch.setattr(exam, "ask", said)
         found = exam.examine(tiny[0], lessons.Teacher(tiny[1]), [one, two], extras=0, boxes=False)
@@ -517,7 +612,9 @@ def test_what_is_read_leniently_is_wrong_in_an_examination(tiny, monkeypatch):
 
 
 def test_balanced_accuracy_needs_both_kinds():
-    assert scoring.summary({"defect found": 0.8, "good passed": 0.6})["balanced accuracy"] == pytest.approx(0.7)
+    assert scoring.summary({"defect found": 0.8, "good passed": 0.6})["balanced accuracy"] == pytest.approx(
+        0.7
+    )
     assert "balanced accuracy" not in scoring.summary({"defect found": 0.8})
 
 
@@ -536,7 +633,11 @@ def test_a_resumed_run_may_be_longer_but_not_another(tmp_path):
     begun = nano.Recipe()
     note.write_text(begun.model_dump_json())
     nano._same_recipe(note, begun.scaled(200))
-    for stage, change in (("both", {"average": 0.5}), ("text", {"learning_rate": 1e-3}), ("raw", {"seed": 9})):
+    for stage, change in (
+        ("both", {"average": 0.5}),
+        ("text", {"learning_rate": 1e-3}),
+        ("raw", {"seed": 9}),
+    ):
         other = begun.model_copy(update={stage: getattr(begun, stage).model_copy(update=change)})
         with pytest.raises(InputError, match=f"other values of {stage}.{next(iter(change))};"):
             nano._same_recipe(note, other)
@@ -553,7 +654,10 @@ def test_a_process_that_draws_and_fails_stops_the_run(tmp_path, monkeypatch):
 
 
 def test_raw_needs_a_finished_run_and_its_recipe(tmp_path, capsys):
-    for more, message in (([], "holds no finished policy for --raw"), (["--minutes", "5"], "takes neither --minutes nor --recipe")):
+    for more, message in (
+        ([], "holds no finished policy for --raw"),
+        (["--minutes", "5"], "takes neither --minutes nor --recipe"),
+    ):
         with pytest.raises(SystemExit):
             nano.main(["--out", str(tmp_path), "--raw", *more])
         assert message in capsys.readouterr().err
@@ -578,7 +682,13 @@ def test_few_images_move_the_policy(tiny):
 @pytest.mark.parametrize("folder", BUNDLED.values(), ids=list(BUNDLED))
 def test_the_shipped_folders_are_small_and_plain(folder):
     names = {path.name for path in folder.iterdir()}
-    assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"} <= names
+    assert {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "README.md",
+    } <= names
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 25e6
     assert not any(path.suffix in (".bin", ".pt", ".pkl", ".py") for path in folder.iterdir())
     card = (folder / "README.md").read_text()
@@ -599,20 +709,35 @@ def test_the_shipped_policy_answers_in_plain_transformers():
     image = Image.fromarray(procedural.draw(SEEDS).image)
     sample = Sample(id="x", image=Path("x.png"))
     messages = prompts.build(sample, prompts.inspection_questions("x")[0]).messages
-    messages[-1]["content"] = [part | ({"image": image} if part["type"] == "image" else {}) for part in messages[-1]["content"]]
-    inputs = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
+    messages[-1]["content"] = [
+        part | ({"image": image} if part["type"] == "image" else {}) for part in messages[-1]["content"]
+    ]
+    inputs = processor.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
     ids = model.generate(**inputs, max_new_tokens=128)[0, inputs["input_ids"].shape[1] :]
-    assert answers.parse(processor.decode(ids, skip_special_tokens=True), prompts.VERDICT_OPTIONS).status == "strict"
+    assert (
+        answers.parse(processor.decode(ids, skip_special_tokens=True), prompts.VERDICT_OPTIONS).status
+        == "strict"
+    )
 
 
 def test_the_shipped_policy_sees():
     model, processor = nano_model.load(SHIPPED)
-    kinds = ("stain", "contamination", "discoloration")  # what it sees best: the bounds are generous, the examination is elsewhere
+    kinds = (
+        "stain",
+        "contamination",
+        "discoloration",
+    )  # what it sees best: the bounds are generous, the examination is elsewhere
     examples = []
     for i in range(24):
         category = procedural.SPLITS["seen"][i % 12]
         legal = [kind for kind in kinds if kind in procedural.LEGAL[category]]
-        examples.append(example(SEEDS + 100 + i, category, False, TINY.max_pixels, legal[i % len(legal)] if i % 2 else None))
+        examples.append(
+            example(
+                SEEDS + 100 + i, category, False, TINY.max_pixels, legal[i % len(legal)] if i % 2 else None
+            )
+        )
     figures = exam.examine(model, lessons.Teacher(processor), examples, extras=0)
     assert figures["strict"] >= 0.95
     assert figures["balanced accuracy"] >= 0.6

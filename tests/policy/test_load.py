@@ -96,7 +96,10 @@ def test_the_layout_of_the_hub_loads(folder):
     config = json.loads((folder / "config.json").read_text())
     text = config.pop("text_config")
     rope = text.pop("rope_parameters")
-    text |= {"rope_theta": rope["rope_theta"], "rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]}}
+    text |= {
+        "rope_theta": rope["rope_theta"],
+        "rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]},
+    }
     config["vision_config"] |= {"model_type": "qwen2_5_vl", "in_chans": 3}
     (folder / "config.json").write_text(json.dumps(text | config | {"torch_dtype": "float32"}))
     processor = json.loads((folder / "processor_config.json").read_text())
@@ -104,11 +107,16 @@ def test_the_layout_of_the_hub_loads(folder):
     images = processor["image_processor"]
     sizes = {"min_pixels": images["size"]["shortest_edge"], "max_pixels": images["size"]["longest_edge"]}
     del images["size"]
-    images |= sizes | {"processor_class": "Qwen2_5_VLProcessor", "image_processor_type": "Qwen2VLImageProcessorFast"}
+    images |= sizes | {
+        "processor_class": "Qwen2_5_VLProcessor",
+        "image_processor_type": "Qwen2VLImageProcessorFast",
+    }
     (folder / "preprocessor_config.json").write_text(json.dumps(images))
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     (folder / "vocab.json").write_text(json.dumps(tokenizer["model"]["vocab"]))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in tokenizer["model"]["merges"]))
+    (folder / "merges.txt").write_text(
+        "#version: 0.2\n" + "\n".join(" ".join(pair) for pair in tokenizer["model"]["merges"])
+    )
     added = {str(token.pop("id")): token for token in tokenizer["added_tokens"]}
     edit(folder / "tokenizer_config.json", added_tokens_decoder=added, chat_template="{{ messages }}")
     (folder / "tokenizer.json").unlink()
@@ -117,7 +125,12 @@ def test_the_layout_of_the_hub_loads(folder):
     assert policy.max_pixels == original.max_pixels
     ours, theirs = policy.model.state_dict(), original.model.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    chats = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Is there any defect? Ünïcode 漢 12"}]}]
+    chats = [
+        {
+            "role": "user",
+            "content": [{"type": "image"}, {"type": "text", "text": "Is there any defect? Ünïcode 漢 12"}],
+        }
+    ]
     assert chat.encode(policy.processor.tokenizer, chats) == chat.encode(original.processor.tokenizer, chats)
     assert policy.suppressed_ids == original.suppressed_ids
 
@@ -231,7 +244,9 @@ def test_missing_tensors_are_an_error(folder):
     weights = load_file(folder / "model.safetensors")
     weights.pop("lm_head.weight")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InputError, match=r"1 tensors are missing from the weights, such as 'lm_head\.weight'"):
+    with pytest.raises(
+        InputError, match=r"1 tensors are missing from the weights, such as 'lm_head\.weight'"
+    ):
         load_policy(str(folder))
 
 
@@ -261,7 +276,9 @@ def rename_token(folder):
 def add_tokens(folder):
     document = json.loads((folder / "tokenizer.json").read_text())
     last = document["added_tokens"][-1]
-    document["added_tokens"] += [last | {"id": last["id"] + n, "content": f"<|more{n}|>"} for n in range(1, 9)]
+    document["added_tokens"] += [
+        last | {"id": last["id"] + n, "content": f"<|more{n}|>"} for n in range(1, 9)
+    ]
     (folder / "tokenizer.json").write_text(json.dumps(document))
 
 
@@ -284,7 +301,9 @@ def test_parts_that_do_not_belong_together(folder, change, message):
 
 
 def test_the_folders_generation_defaults_are_not_used(folder):
-    (folder / "generation_config.json").write_text(json.dumps({"repetition_penalty": 1.05, "temperature": 0.1, "do_sample": True}))
+    (folder / "generation_config.json").write_text(
+        json.dumps({"repetition_penalty": 1.05, "temperature": 0.1, "do_sample": True})
+    )
     own = load_policy(str(folder)).model.generation_config
     assert own.repetition_penalty in (None, 1.0)
     assert not own.do_sample
@@ -296,7 +315,13 @@ LOOP = "{{ raise_exception('the template ran') }}{% for a in range(99999) %}{% f
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize(
-    "place", ["chat_template.jinja", "chat_template.json", "tokenizer_config.json", "additional_chat_templates/x.jinja"]
+    "place",
+    [
+        "chat_template.jinja",
+        "chat_template.json",
+        "tokenizer_config.json",
+        "additional_chat_templates/x.jinja",
+    ],
 )
 def test_the_folders_chat_template_never_runs(folder, place):
     (folder / "chat_template.jinja").unlink()
@@ -305,11 +330,16 @@ def test_the_folders_chat_template_never_runs(folder, place):
     if file.suffix == ".jinja":
         file.write_text(LOOP)
     else:
-        file.write_text(json.dumps((json.loads(file.read_text()) if file.exists() else {}) | {"chat_template": LOOP}))
+        file.write_text(
+            json.dumps((json.loads(file.read_text()) if file.exists() else {}) | {"chat_template": LOOP})
+        )
     policy = load_policy(str(folder))
     assert policy.processor.chat_template == policy.processor.tokenizer.chat_template == chat.CHAT_TEMPLATE
     messages = [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}]
-    assert policy.processor.apply_chat_template(messages, tokenize=False) == "<|im_start|>user\nHello<|im_end|>\n"
+    assert (
+        policy.processor.apply_chat_template(messages, tokenize=False)
+        == "<|im_start|>user\nHello<|im_end|>\n"
+    )
     chat.encode(policy.processor.tokenizer, messages)
 
 
@@ -332,7 +362,12 @@ def test_the_template_writes_qwens_format():
         {"role": "system", "content": [{"type": "text", "text": "You inspect."}]},
         {
             "role": "user",
-            "content": [{"type": "image"}, {"type": "text", "text": "Good:\n"}, {"type": "image"}, {"type": "text", "text": "?"}],
+            "content": [
+                {"type": "image"},
+                {"type": "text", "text": "Good:\n"},
+                {"type": "image"},
+                {"type": "text", "text": "?"},
+            ],
         },
         {"role": "assistant", "content": "Fine."},
     ]
@@ -357,7 +392,9 @@ def test_text_cannot_write_special_tokens(token, text):
     tokenizer = load_policy_once().processor.tokenizer
     written = text.replace("{}", token)
     with pytest.raises(InputError, match="writes a special token"):
-        chat.encode(tokenizer, [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": written}]}])
+        chat.encode(
+            tokenizer, [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": written}]}]
+        )
     sample = Sample(id="s", image=Path("a.png"), knowledge=written)
     question = prompts.inspection_questions("s")[0]
     built = prompts.build(sample, question)  # what breaks such text up
@@ -402,14 +439,24 @@ def test_licence_of(name, licence):
 
 def test_what_runs_made_of_a_bundled_policy_keeps_its_limits(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    starts = {"a": "nano", "b": "runs/a/final", "real": "Qwen/Qwen2.5-VL-3B-Instruct", "gone": "runs/none/final", "loop": "runs/loop/final"}
+    starts = {
+        "a": "nano",
+        "b": "runs/a/final",
+        "real": "Qwen/Qwen2.5-VL-3B-Instruct",
+        "gone": "runs/none/final",
+        "loop": "runs/loop/final",
+    }
     for name, start in starts.items():
         (tmp_path / "runs" / name / "final").mkdir(parents=True)
         (tmp_path / "runs" / name / "run.json").write_text(json.dumps({"model": start}))
     (tmp_path / "model").mkdir()
-    limited = [name for name in starts if "was nano, which knows drawn parts only" in limits_of(f"runs/{name}/final")]
+    limited = [
+        name for name in starts if "was nano, which knows drawn parts only" in limits_of(f"runs/{name}/final")
+    ]
     assert limited == ["a", "b"]
-    assert [limits_of(name) for name in ("runs/real/final", "runs/gone/final", "runs/loop/final", "model", "a/b")] == [""] * 5
+    assert [
+        limits_of(name) for name in ("runs/real/final", "runs/gone/final", "runs/loop/final", "model", "a/b")
+    ] == [""] * 5
     monkeypatch.chdir(tmp_path / "model")
     assert "was nano" in limits_of("../runs/b/final")  # what it began with is found from above the run
     (tmp_path / "runs" / "a" / "run.json").write_text("[")

@@ -105,11 +105,18 @@ def auto_map_nested(folder, canary):
 
 
 def auto_map_of_tokenizer(folder, canary):
-    edit(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "evil/repository--tokenization.EvilTokenizer"]})
+    edit(
+        folder / "tokenizer_config.json",
+        auto_map={"AutoTokenizer": [None, "evil/repository--tokenization.EvilTokenizer"]},
+    )
 
 
 def auto_map_of_image_processor(folder, canary):
-    edit_part(folder / "processor_config.json", "image_processor", auto_map={"AutoImageProcessor": "processing.Evil"})
+    edit_part(
+        folder / "processor_config.json",
+        "image_processor",
+        auto_map={"AutoImageProcessor": "processing.Evil"},
+    )
 
 
 def trust_in_config(folder, canary):
@@ -137,7 +144,9 @@ def kernel_of_experts(folder, canary):
 
 
 def adapter(folder, canary):
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "evil/base"}))
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "base_model_name_or_path": "evil/base"})
+    )
 
 
 def second_model(folder, canary):
@@ -192,15 +201,21 @@ def pipe_as_file(folder, canary):
 
 def shard_above_the_folder(folder, canary):
     (folder / "model.safetensors").rename(folder.parent / "shard.safetensors")
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": "../shard.safetensors"}}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"lm_head.weight": "../shard.safetensors"}})
+    )
 
 
 def shard_at_the_root(folder, canary):
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": "/etc/passwd"}}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"lm_head.weight": "/etc/passwd"}})
+    )
 
 
 def shard_is_a_pickle(folder, canary):
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": "shard.data"}}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"lm_head.weight": "shard.data"}})
+    )
     (folder / "shard.data").write_bytes(pickle.dumps(Bomb(canary)))
 
 
@@ -235,7 +250,9 @@ def tensor_of_wrong_size(folder, canary):
 
 
 def tensor_twice(folder, canary):
-    (folder / "model.safetensors").write_bytes(header(b'{"a": ' + json.dumps(tensor(0, 64)).encode() + b', "a": 1}'))
+    (folder / "model.safetensors").write_bytes(
+        header(b'{"a": ' + json.dumps(tensor(0, 64)).encode() + b', "a": 1}')
+    )
 
 
 def template_escape(folder, canary):
@@ -284,7 +301,9 @@ def config_of_long_numbers(folder, canary):
 
 def config_key_twice(folder, canary):
     text = (folder / "config.json").read_text()
-    (folder / "config.json").write_text(text.replace("{", '{"auto_map": null, "auto_map": {"AutoConfig": "a.B"},', 1))
+    (folder / "config.json").write_text(
+        text.replace("{", '{"auto_map": null, "auto_map": {"AutoConfig": "a.B"},', 1)
+    )
 
 
 def config_of_other_model(folder, canary):
@@ -336,7 +355,11 @@ TRAPS = [
     (linked_folder, "more", "leaves the folder"),
     (link_that_circles, "vocab.json", "a broken link"),
     (pipe_as_file, "vocab.json", "found a device, pipe"),
-    (shard_above_the_folder, "model.safetensors.index.json", "'../shard.safetensors', expected the plain name"),
+    (
+        shard_above_the_folder,
+        "model.safetensors.index.json",
+        "'../shard.safetensors', expected the plain name",
+    ),
     (shard_at_the_root, "model.safetensors.index.json", "'/etc/passwd', expected the plain name"),
     (shard_is_a_pickle, "model.safetensors.index.json", "'shard.data', expected the plain name"),
     (header_beyond_limit, "model.safetensors", "its header claims 200,000,000 bytes"),
@@ -423,7 +446,16 @@ def test_the_template_springs_outside_a_sandbox(canary):
 
 
 @pytest.mark.parametrize(
-    "trap", [pickle_beside, python_file, trust_in_config, linked_weights, linked_config, template_escape, config_key_twice]
+    "trap",
+    [
+        pickle_beside,
+        python_file,
+        trust_in_config,
+        linked_weights,
+        linked_config,
+        template_escape,
+        config_key_twice,
+    ],
 )
 def test_without_the_check_transformers_takes_the_folder(folder, canary, trap, monkeypatch):
     monkeypatch.setattr(load, "check_folder", lambda folder: "qwen2_5_vl")
@@ -466,7 +498,9 @@ def token_named_like_a_key(folder):
 
 
 def own_template(folder):
-    (folder / "chat_template.json").write_text(json.dumps({"chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}"}))
+    (folder / "chat_template.json").write_text(
+        json.dumps({"chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}"})
+    )
 
 
 def pretty_shards(folder):
@@ -476,7 +510,9 @@ def pretty_shards(folder):
     )
 
 
-@pytest.mark.parametrize("change", [link_within, readme, keys_without_value, token_named_like_a_key, own_template, pretty_shards])
+@pytest.mark.parametrize(
+    "change", [link_within, readme, keys_without_value, token_named_like_a_key, own_template, pretty_shards]
+)
 def test_honest_folder_passes(folder, change):
     change(folder)
     assert safety.check_folder(folder) == "qwen2_5_vl"

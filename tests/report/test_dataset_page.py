@@ -16,7 +16,9 @@ from support.pages import CHROMIUM, LIVE, PAYLOADS, Dom, browse, canary, real  #
 
 
 def sample(name="a", **changes):
-    return Sample(**({"id": name, "image": "gone.png", "dataset": "d", "category": "bolt", "anomalous": True} | changes))
+    return Sample(
+        **({"id": name, "image": "gone.png", "dataset": "d", "category": "bolt", "anomalous": True} | changes)
+    )
 
 
 def boxes(*sides, label=""):
@@ -34,15 +36,24 @@ def test_counts():
     got = dataset.summarise(
         [
             sample(
-                defect="dent, crack", boxes=(*boxes(8, label="dent"), *boxes(9, 28, 500, label="crack")), mask="m.png", questions=questions
+                defect="dent, crack",
+                boxes=(*boxes(8, label="dent"), *boxes(9, 28, 500, label="crack")),
+                mask="m.png",
+                questions=questions,
             ),
             sample("b", defect="dent", knowledge="k"),
             sample("c", anomalous=False, boxes=(), references=("r.png",)),
             sample("d", anomalous=None, category=""),
         ]
     )
-    assert {name: dict(counted) for name, counted in got.classes.items()} == {"d/bolt": {"anomalous": 2, "good": 1}, "d": {"unknown": 1}}
-    assert got.defects == {("d/bolt", "dent"): 2, ("d/bolt", "crack"): 1}  # by the labels of boxes where there are any
+    assert {name: dict(counted) for name, counted in got.classes.items()} == {
+        "d/bolt": {"anomalous": 2, "good": 1},
+        "d": {"unknown": 1},
+    }
+    assert got.defects == {
+        ("d/bolt", "dent"): 2,
+        ("d/bolt", "crack"): 1,
+    }  # by the labels of boxes where there are any
     assert got.sizes == {0: 1, 1: 1, 2: 1, len(dataset.EDGES): 1}
     assert {kind: dict(golds) for kind, golds in got.questions.items()} == {
         "anomaly detection": {"A": 1, "unknown": 1},
@@ -52,7 +63,11 @@ def test_counts():
 
 
 def test_examples_are_of_as_many_kinds_as_there_is_room_for():
-    samples = [sample(f"{defect} {i}", defect=defect, anomalous=bool(defect)) for defect in ("dent", "crack", None) for i in range(9)]
+    samples = [
+        sample(f"{defect} {i}", defect=defect, anomalous=bool(defect))
+        for defect in ("dent", "crack", None)
+        for i in range(9)
+    ]
     summary = dataset.summarise(samples)
     assert [one.id for one in summary.chosen(4)] == ["crack 0", "crack 1", "dent 0", "None 0"]
     assert len(summary.chosen(100)) == 12
@@ -68,7 +83,11 @@ def test_the_page_of_drawn_parts(drawn, tmp_path):
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     dom = Dom(page)
     assert (summary.samples, dom.title) == (12, "Data set of 12 samples")
-    assert dom.tags.count("img") == 12 and "script" not in dom.tags and "http" not in re.sub(r"http-equiv", "", page)
+    assert (
+        dom.tags.count("img") == 12
+        and "script" not in dom.tags
+        and "http" not in re.sub(r"http-equiv", "", page)
+    )
     assert "found on the way: 1,234" in page and "drawn/washer" in page
     style = page.partition("<style>")[2].partition("</style>")[0]
     assert b64encode(hashlib.sha256(style.encode()).digest()).decode() in page
@@ -102,10 +121,17 @@ def hostile(texts, folder):
         words = real(text)
         samples.append(
             sample(
-                words, image=folder / f"{i}.png", dataset=words, category=words, defect=words, boxes=boxes(9, label=words) if i % 2 else ()
+                words,
+                image=folder / f"{i}.png",
+                dataset=words,
+                category=words,
+                defect=words,
+                boxes=boxes(9, label=words) if i % 2 else (),
             )
         )
-    return dataset.page(real(texts[0]), dataset.summarise(samples), {real(text): 1 for text in texts}, real(texts[1]))
+    return dataset.page(
+        real(texts[0]), dataset.summarise(samples), {real(text): 1 for text in texts}, real(texts[1])
+    )
 
 
 def test_text_of_the_data_is_only_text(tmp_path):
@@ -133,4 +159,8 @@ def test_names_cannot_reorder_or_hide(tmp_path):
 def test_in_a_browser_payloads_do_nothing(tmp_path, canary):  # noqa: F811
     (tmp_path / "page.html").write_text(hostile([*PAYLOADS, *LIVE], tmp_path), encoding="utf-8")
     dom = browse(tmp_path / "page.html", tmp_path / "profile", canary)
-    assert canary.hits == [] and dom.title == f"Data set of {len(PAYLOADS) + len(LIVE)} samples" and dom.handlers == []
+    assert (
+        canary.hits == []
+        and dom.title == f"Data set of {len(PAYLOADS) + len(LIVE)} samples"
+        and dom.handlers == []
+    )

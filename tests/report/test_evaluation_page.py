@@ -24,7 +24,9 @@ OPTIONS = ("Yes", "No")
 LABELS = {"anomalous": True, "boxes": FOUND, "defect": "stain"}
 
 
-def reply(name, text="<think>There is a stain, so the answer is A.</think><answer>A</answer>", options=OPTIONS):
+def reply(
+    name, text="<think>There is a stain, so the answer is A.</think><answer>A</answer>", options=OPTIONS
+):
     return Reply(question_id=f"{name}#verdict", completion=text, answer=answers.parse(text, options))
 
 
@@ -35,16 +37,34 @@ def said(name, verdict="defect", score=0.9, found=FOUND, text=None, **more):
         canvas[40:54, 60:80] = True
         masks = (boxes.encode_mask(canvas, "box"),)
     replies = (reply(name) if text is None else reply(name, text),)
-    return Inspection(sample_id=name, verdict=verdict, score=score, reason="because", boxes=found, masks=masks, replies=replies, **more)
+    return Inspection(
+        sample_id=name,
+        verdict=verdict,
+        score=score,
+        reason="because",
+        boxes=found,
+        masks=masks,
+        replies=replies,
+        **more,
+    )
 
 
 CASES = {
     "right": (LABELS, said("right")),
-    "missed": (LABELS, said("missed", "good", 0.1, (), "<think>All is even, so the answer is B.</think><answer>B</answer>")),
+    "missed": (
+        LABELS,
+        said("missed", "good", 0.1, (), "<think>All is even, so the answer is B.</think><answer>B</answer>"),
+    ),
     "false": ({"anomalous": False}, said("false")),
-    "unsure": ({"anomalous": False}, said("unsure", "unsure", 0.5, None, "<think>The answer is B.</think><answer>A</answer>")),
+    "unsure": (
+        {"anomalous": False},
+        said("unsure", "unsure", 0.5, None, "<think>The answer is B.</think><answer>A</answer>"),
+    ),
     "mute": (LABELS, said("mute", "unsure", None, None, "no idea")),
-    "failed": (LABELS, Inspection(sample_id="failed", verdict="unsure", reason="it failed", error="the disk is gone")),
+    "failed": (
+        LABELS,
+        Inspection(sample_id="failed", verdict="unsure", reason="it failed", error="the disk is gone"),
+    ),
 }
 
 
@@ -66,7 +86,10 @@ def evaluated(known, title="inspections.jsonl"):
 
 
 def test_outcomes_and_flags(tmp_path):
-    known = {sample.id: (gallery.outcome(sample, one), gallery.flags(sample, one)) for sample, one in pairs(tmp_path)}
+    known = {
+        sample.id: (gallery.outcome(sample, one), gallery.flags(sample, one))
+        for sample, one in pairs(tmp_path)
+    }
     assert known == {
         "right": ("right", ()),
         "missed": ("missed", ("wrong answer",)),
@@ -81,7 +104,10 @@ def test_outcomes_and_flags(tmp_path):
 @pytest.mark.parametrize(
     ("reasoning", "marked"),
     [
-        ("It is round. There is a stain, so the answer is A. I am done.", "There is a stain, so the answer is A."),
+        (
+            "It is round. There is a stain, so the answer is A. I am done.",
+            "There is a stain, so the answer is A.",
+        ),
         ("First I thought the answer is B. Wait, no, the answer is A.", "Wait, no, the answer is A."),
         ("The answer is A", "The answer is A"),
         ("Nothing is said here.", ""),
@@ -96,18 +122,33 @@ def test_the_conclusion_is_marked(reasoning, marked):
 
 
 def test_a_defect_is_marked_where_no_letter_is_concluded():
-    answer = Answer(status="strict", reasoning="The plate is grey. A dark stain is visible. Look.", says_defect=True)
+    answer = Answer(
+        status="strict", reasoning="The plate is grey. A dark stain is visible. Look.", says_defect=True
+    )
     assert gallery.mark_conclusion(answer.reasoning, answer, ()).conclusion == "A dark stain is visible."
 
 
 def test_all_files_are_written(tmp_path):
     path = results.write(tmp_path / "out", evaluated(pairs(tmp_path)))
     html = path.read_text(encoding="utf-8")
-    written = sorted(file.relative_to(tmp_path / "out").as_posix() for file in (tmp_path / "out").rglob("*") if file.is_file())
+    written = sorted(
+        file.relative_to(tmp_path / "out").as_posix()
+        for file in (tmp_path / "out").rglob("*")
+        if file.is_file()
+    )
     plots = [f"plots/{name}.svg" for name in ("cost", "precision_recall", "reliability", "roc", "scores")]
     assert written == ["figures.csv", "index.html", "items.csv", *plots, "report.json", "report.md"]
-    assert html.count("<article") == len(CASES) and html.count("data:image/webp;base64,") == 11  # "unsure" found nothing on a good part
-    for text in ("the disk is gone", "AUROC", "ACC@0.3", "<mark>There is a stain, so the answer is A.</mark>", "wrong answer 4", "right 1"):
+    assert (
+        html.count("<article") == len(CASES) and html.count("data:image/webp;base64,") == 11
+    )  # "unsure" found nothing on a good part
+    for text in (
+        "the disk is gone",
+        "AUROC",
+        "ACC@0.3",
+        "<mark>There is a stain, so the answer is A.</mark>",
+        "wrong answer 4",
+        "right 1",
+    ):
         assert text in html, text
     assert not re.search(r"<script|<link|<iframe|src=\"http|\son\w+=|\sstyle=|url\(|@import", html)
     assert "default-src 'none'" in html
@@ -117,8 +158,17 @@ def test_all_files_are_written(tmp_path):
     assert told["detection"]["overall"]["verdicts"]["anomalous"] == {"good": 1, "defect": 1, "unsure": 2}
     assert "| AUROC |" in (tmp_path / "out" / "report.md").read_text()
     items = list(csv.DictReader(io.StringIO((tmp_path / "out" / "items.csv").read_text())))
-    assert [row["outcome"] for row in items] == ["right", "missed", "false alarm", "unsure", "unsure", "failed"]
-    assert results.write(tmp_path / "out", evaluated(pairs(tmp_path))).read_text(encoding="utf-8") == html  # nothing depends on time
+    assert [row["outcome"] for row in items] == [
+        "right",
+        "missed",
+        "false alarm",
+        "unsure",
+        "unsure",
+        "failed",
+    ]
+    assert (
+        results.write(tmp_path / "out", evaluated(pairs(tmp_path))).read_text(encoding="utf-8") == html
+    )  # nothing depends on time
 
 
 def test_without_truth_it_says_so(tmp_path):
@@ -131,22 +181,38 @@ def test_without_truth_it_says_so(tmp_path):
 
 
 def test_confusions_of_answers():
-    question = Question(id="q", kind="defect classification", text="?", options=("dent", "hole", "other thing"), answer="B")
+    question = Question(
+        id="q", kind="defect classification", text="?", options=("dent", "hole", "other thing"), answer="B"
+    )
     told = [("A", "B"), ("B", "B"), ("B", "A"), (None, "B"), ("C", "A")]
     known = []
     for number, (choice, gold) in enumerate(told):
         answer = Answer(status="strict" if choice else "unparseable", choice=choice)
         sample = Sample(id=f"{number}", image="x", questions=(question.model_copy(update={"answer": gold}),))
         replies = (Reply(question_id="q", completion="", answer=answer),)
-        known.append((sample, Inspection(sample_id=f"{number}", verdict="unsure", reason="r", replies=replies)))
+        known.append(
+            (sample, Inspection(sample_id=f"{number}", verdict="unsure", reason="r", replies=replies))
+        )
     (found,) = results.confusions_of_answers(known)
     assert found.columns == ("1", "2", "other", "unread")
-    assert [(name, [n for n, _ in cells]) for name, cells in found.rows] == [("1. dent", [0, 1, 1, 0]), ("2. hole", [1, 1, 0, 1])]
+    assert [(name, [n for n, _ in cells]) for name, cells in found.rows] == [
+        ("1. dent", [0, 1, 1, 0]),
+        ("2. hole", [1, 1, 0, 1]),
+    ]
 
 
 # What spreadsheets take for formulas, commands or new cells, each in some disguises.
 _OPENINGS = ("=", "+", "-", "@", "\t=", "\r=", " \n=", "＝")
-_BODIES = ("1+1", "cmd|' /C calc'!A0", 'HYPERLINK("http://canary.test","x")', "SUM(1;2)", "IMPORTXML(1,2)", "A1", '1";=1', "1\n=2")
+_BODIES = (
+    "1+1",
+    "cmd|' /C calc'!A0",
+    'HYPERLINK("http://canary.test","x")',
+    "SUM(1;2)",
+    "IMPORTXML(1,2)",
+    "A1",
+    '1";=1',
+    "1\n=2",
+)
 FORMULAS = [opening + body for opening in _OPENINGS for body in _BODIES]
 
 
@@ -167,7 +233,9 @@ def test_64_formulas_stay_text():
         assert not any(map(opens_a_formula, cells))
         assert all(text in row[0] for row, text in zip(read, FORMULAS, strict=True))  # nothing is lost
         # A program that splits at semicolons finds no new cell: every text stands in quotes.
-        assert all(f'"{cell.replace(chr(34), chr(34) * 2)}"' in written for cell in cells if cell not in "0123456789")
+        assert all(
+            f'"{cell.replace(chr(34), chr(34) * 2)}"' in written for cell in cells if cell not in "0123456789"
+        )
 
 
 def opens_a_formula(cell):
@@ -182,15 +250,27 @@ def test_the_formula_check_sees_formulas():
 
 @pytest.mark.parametrize("title", ["plain", "<script>alert(1)</script>", "\u202e&\"'\x00", "x" * 300])
 def test_charts_are_whole_svg(title):
-    lines = [svg.Series(title, [(0, 0), (0.5, float("nan")), (1, 1)], look) for look in ("line", "dashed", "dots", "bars")]
+    lines = [
+        svg.Series(title, [(0, 0), (0.5, float("nan")), (1, 1)], look)
+        for look in ("line", "dashed", "dots", "bars")
+    ]
     drawn = svg.chart(title, title, lines, (0, 1), (0, 1))
     for text in (drawn, svg.file(drawn)):
         root = ElementTree.fromstring(text)
-        assert {element.tag.rpartition("}")[2] for element in root.iter()} <= {"svg", "text", "line", "polyline", "circle", "rect"}
+        assert {element.tag.rpartition("}")[2] for element in root.iter()} <= {
+            "svg",
+            "text",
+            "line",
+            "polyline",
+            "circle",
+            "rect",
+        }
     assert "currentColor" not in svg.file(drawn)
 
 
-@pytest.mark.parametrize("values", [[], [(0, 1)], [(5, 3), (6, 3)], [(0, 1e-9), (1e9, -4)], [(0, float("inf"))]])
+@pytest.mark.parametrize(
+    "values", [[], [(0, 1)], [(5, 3), (6, 3)], [(0, 1e-9), (1e9, -4)], [(0, float("inf"))]]
+)
 def test_any_range_has_axes(values):
     ElementTree.fromstring(svg.chart("t", "x", [svg.Series("s", values)]))
 
@@ -202,17 +282,38 @@ def test_long_lines_are_thinned():
 
 def test_1000_items(tmp_path):
     """Under 15 s and 30 MB, images of 0.5 megapixels."""
-    categories = ("metal plate", "washer", "circuit board", "casting", "woven fabric", "wood panel", "wire mesh", "label")
+    categories = (
+        "metal plate",
+        "washer",
+        "circuit board",
+        "casting",
+        "woven fabric",
+        "wood panel",
+        "wire mesh",
+        "label",
+    )
     for number, category in enumerate(categories):
         image = Image.fromarray(procedural.draw(number, category, None).image)
         image.resize((800, 600), Image.Resampling.BICUBIC).save(tmp_path / f"{number}.jpg", quality=90)
     random, known = np.random.default_rng(0), []
-    text = "<think>" + "I look at the part from left to right and see a stain. " * 6 + "So the answer is A.</think><answer>A</answer>"
+    text = (
+        "<think>"
+        + "I look at the part from left to right and see a stain. " * 6
+        + "So the answer is A.</think><answer>A</answer>"
+    )
     for number in range(1000):
         bad, name = number % 2 == 0, f"{number}"
         gold = FOUND if bad else ()
-        sample = Sample(id=name, image=tmp_path / f"{number % 8}.jpg", category=categories[number % 8], anomalous=bad, boxes=gold)
-        one = Inspection(sample_id=name, verdict="defect", score=random.random(), boxes=FOUND, replies=(reply(name, text),))
+        sample = Sample(
+            id=name,
+            image=tmp_path / f"{number % 8}.jpg",
+            category=categories[number % 8],
+            anomalous=bad,
+            boxes=gold,
+        )
+        one = Inspection(
+            sample_id=name, verdict="defect", score=random.random(), boxes=FOUND, replies=(reply(name, text),)
+        )
         known.append((sample, one))
     shown = evaluated(known)
     start = time.process_time()
@@ -233,11 +334,27 @@ def test_the_verb(tmp_path, call):
     assert "not known" in (tmp_path / "plain" / "index.html").read_text(encoding="utf-8")
     rows = []
     for sample, _ in known:
-        about = {"anomaly": int(sample.anomalous), "defect": sample.defect or "", "boxes": [list(box.xyxy) for box in sample.boxes or ()]}
+        about = {
+            "anomaly": int(sample.anomalous),
+            "defect": sample.defect or "",
+            "boxes": [list(box.xyxy) for box in sample.boxes or ()],
+        }
         rows.append({"id": sample.id, "image": sample.image.name, **about})
     (tmp_path / "index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    np.savez(tmp_path / "maps.npz", **{sample.image.as_posix(): np.full((21, 28), float(sample.anomalous)) for sample, _ in known})
-    code, out, err = call("report", tmp_path, "--data", f"index:{tmp_path}", "--maps", tmp_path / "maps.npz", "--out", tmp_path / "full")
+    np.savez(
+        tmp_path / "maps.npz",
+        **{sample.image.as_posix(): np.full((21, 28), float(sample.anomalous)) for sample, _ in known},
+    )
+    code, out, err = call(
+        "report",
+        tmp_path,
+        "--data",
+        f"index:{tmp_path}",
+        "--maps",
+        tmp_path / "maps.npz",
+        "--out",
+        tmp_path / "full",
+    )
     assert code == 0, err
     assert "AUROC" in (tmp_path / "full" / "index.html").read_text(encoding="utf-8")
     for arguments, problem in (
@@ -253,10 +370,23 @@ def test_scores_of_another_detector_come_to_the_same_page(tmp_path, call):
         recordings.draw(tmp_path / "parts" / kind / f"{i}.png", spot)
         for i, (kind, spot) in enumerate((("good", None), ("stain", (60, 40))) * 2)
     ]
-    (tmp_path / "s.csv").write_text("sample_id,score\n" + "".join(f"{path.as_posix()},{i % 2 + 0.1}\n" for i, path in enumerate(paths)))
-    code, out, err = call("convert", tmp_path / "s.csv", "--out", tmp_path / "i.jsonl", "--name", "PatchCore", "--threshold", "0.5")
+    (tmp_path / "s.csv").write_text(
+        "sample_id,score\n" + "".join(f"{path.as_posix()},{i % 2 + 0.1}\n" for i, path in enumerate(paths))
+    )
+    code, out, err = call(
+        "convert",
+        tmp_path / "s.csv",
+        "--out",
+        tmp_path / "i.jsonl",
+        "--name",
+        "PatchCore",
+        "--threshold",
+        "0.5",
+    )
     assert code == 0 and "4 inspections" in out, err
-    code, _, err = call("report", tmp_path / "i.jsonl", "--data", f"folder:{tmp_path / 'parts'}", "--out", tmp_path / "out")
+    code, _, err = call(
+        "report", tmp_path / "i.jsonl", "--data", f"folder:{tmp_path / 'parts'}", "--out", tmp_path / "out"
+    )
     assert code == 0, err
     html = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert "model PatchCore" in html and "<td>AUROC</td><td>1.000 [1.000,\u00a01.000]</td>" in html
@@ -264,7 +394,9 @@ def test_scores_of_another_detector_come_to_the_same_page(tmp_path, call):
 
 def test_a_training_run(tmp_path, call):
     held_out = [(step, {"AUROC": 0.5 + step / 100, "images": 12}) for step in (1, 20)]
-    made = runs.made(tmp_path / "run", 20, lambda step: {"loss": 1 / step, "rewards/roam/mean": step / 20}, held_out)
+    made = runs.made(
+        tmp_path / "run", 20, lambda step: {"loss": 1 / step, "rewards/roam/mean": step / 20}, held_out
+    )
     (made / "recipe.yaml").write_text("model: nano\n")
     (made / "run.json").write_text('{"seed": 7, "licence": {"model": "Apache-2.0"}}')
     code, _, err = call("report", made, "--out", tmp_path / "out")
@@ -280,7 +412,9 @@ def test_a_training_run(tmp_path, call):
     ):
         assert text in html, text
     assert "<script" not in html and "held_out/AUROC" not in html
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["evaluations"][1]["AUROC"] == pytest.approx(0.7)
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["evaluations"][1][
+        "AUROC"
+    ] == pytest.approx(0.7)
     (made / "run.json").write_text("{")
     code, _, err = call("report", made, "--out", tmp_path / "out")
     assert code == 1 and "run.json" in err

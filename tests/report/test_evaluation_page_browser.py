@@ -29,11 +29,26 @@ def report(folder, texts):
             Question(id=f"{text}#2", kind="object analysis", text=text, options=("-", text), answer="B"),
         )
         answered = (
-            Answer(status="strict", reasoning=f"{text}\nSo the answer is A.", conclusion="A", choice="A", raw=text),
+            Answer(
+                status="strict",
+                reasoning=f"{text}\nSo the answer is A.",
+                conclusion="A",
+                choice="A",
+                raw=text,
+            ),
             Answer(status="lenient", reasoning=text, conclusion="A", choice="B", raw=text),
         )
-        replies = [Reply(question_id=q.id, completion=text, answer=answer) for q, answer in zip(asked, answered, strict=True)]
-        replies.append(Reply(question_id=f"parts/{text}#verdict", completion=text, answer=Answer(status="unparseable", raw=text)))
+        replies = [
+            Reply(question_id=q.id, completion=text, answer=answer)
+            for q, answer in zip(asked, answered, strict=True)
+        ]
+        replies.append(
+            Reply(
+                question_id=f"parts/{text}#verdict",
+                completion=text,
+                answer=Answer(status="unparseable", raw=text),
+            )
+        )
         sample = Sample(
             id=f"parts/{text}", image=images[i % 5] if i % 9 else folder / "gone.png", dataset=texts[(i + 1) % 30], category=texts[i % 30],
             defect=text, anomalous=True if i % 3 else False if i % 2 else None, boxes=(box,) if i % 3 else None, questions=asked,
@@ -48,10 +63,14 @@ def report(folder, texts):
     first = texts[3]
     told = {"model": first, "revision": first, "sampling": first, "versions": {first: first}}
     fingerprint = recordings.FINGERPRINT.model_copy(update=told)
-    source = evaluate.Source(spec=first, options={first: first}, samples=len(known), questions="", inspections=first)
+    source = evaluate.Source(
+        spec=first, options={first: first}, samples=len(known), questions="", inspections=first
+    )
     loaded = Loaded([sample for sample, _ in known], {}, None)
     found = evaluate.evaluate(loaded, fingerprint, [one for _, one in known], source, repeats=3)
-    return results.write(folder / "out", results.Results(texts[4], fingerprint, known, found, texts[:20], texts[5]))
+    return results.write(
+        folder / "out", results.Results(texts[4], fingerprint, known, found, texts[:20], texts[5])
+    )
 
 
 def training_run(folder, texts):
@@ -59,10 +78,14 @@ def training_run(folder, texts):
     lines = [{"step": step, **{text.replace("/", "|"): step for text in texts[:100]}} for step in (1, 2)]
     written = [run.Written(1, text, text, text, [(text, None, 0.0), (text, 1.0, 1.0)]) for text in texts]
     about = {text: text for text in texts[:50]} | {"nested": {text: [text] for text in texts[:50]}}
-    return run.write(folder / "out", run.Run(texts[0], lines, lines, "\n".join(texts), about, written, texts[1]))
+    return run.write(
+        folder / "out", run.Run(texts[0], lines, lines, "\n".join(texts), about, written, texts[1])
+    )
 
 
-@pytest.mark.parametrize(("write", "title"), [(report, "Report on 300 images"), (training_run, "Training run")])
+@pytest.mark.parametrize(
+    ("write", "title"), [(report, "Report on 300 images"), (training_run, "Training run")]
+)
 def test_300_payloads_do_nothing(tmp_path, canary, write, title):  # a fixture
     assert len(PAYLOADS) == 300
     dom = browse(write(tmp_path / "hostile", PAYLOADS), tmp_path / "profile", canary)
@@ -77,7 +100,9 @@ def test_300_payloads_do_nothing(tmp_path, canary, write, title):  # a fixture
 def test_the_policy_alone_stops_payloads_and_without_it_they_fire(tmp_path, canary, keep_policy):  # a fixture
     page = report(tmp_path, [f"x{i}" for i in range(30)])
     html = page.read_text(encoding="utf-8").replace("</main>", "".join(LIVE) + "</main>")
-    page.write_text(html if keep_policy else html.replace("Content-Security-Policy", "nothing"), encoding="utf-8")
+    page.write_text(
+        html if keep_policy else html.replace("Content-Security-Policy", "nothing"), encoding="utf-8"
+    )
     dom = browse(page, tmp_path / "profile", canary)
     assert (dom.title == "canary") is not keep_policy
     assert bool(canary.hits) is not keep_policy

@@ -21,7 +21,13 @@ FOUND = (Box(x1=60, y1=40, x2=80, y2=54, label="stain"),)
 
 
 def inspection(name="a.png", verdict="defect", status="strict", **more):
-    replies = (Reply(question_id=f"{name}#verdict", completion="<answer>A</answer>", answer=Answer(status=status, choice="A")),)
+    replies = (
+        Reply(
+            question_id=f"{name}#verdict",
+            completion="<answer>A</answer>",
+            answer=Answer(status=status, choice="A"),
+        ),
+    )
     return Inspection(sample_id=name, verdict=verdict, reason="because", replies=replies, **more)
 
 
@@ -58,9 +64,15 @@ def test_an_overlay_shows_box_and_mask_and_leaves_the_rest(tmp_path):
     image = report.overlay(one, path)
     before = Image.open(path).convert("RGB")
     assert image.size == recordings.SIZE_WH
-    assert {image.getpixel((59, y)) for y in range(42, 52)} == {BOX["defect"]}  # the frame lies around the box
-    assert {image.getpixel((80, y)) for y in range(42, 52)} == {BOX["defect"]}  # half-open: column 79 is the last inside
-    assert {image.getpixel((x, y)) == before.getpixel((x, y)) for x in (60, 79) for y in range(42, 52)} == {True}
+    assert {image.getpixel((59, y)) for y in range(42, 52)} == {
+        BOX["defect"]
+    }  # the frame lies around the box
+    assert {image.getpixel((80, y)) for y in range(42, 52)} == {
+        BOX["defect"]
+    }  # half-open: column 79 is the last inside
+    assert {image.getpixel((x, y)) == before.getpixel((x, y)) for x in (60, 79) for y in range(42, 52)} == {
+        True
+    }
     assert image.getpixel((70, 47)) != before.getpixel((70, 47))  # tinted
     assert image.getpixel((20, 70)) == before.getpixel((20, 70))
     assert report.overlay(one, before).tobytes() == image.tobytes()
@@ -105,9 +117,15 @@ def write(tmp_path, results):
 def test_a_page_holds_everything_and_loads_nothing(tmp_path):
     paths = [recordings.draw(tmp_path / f"{name}.png") for name in "abc"]
     results = [
-        (recordings.sample(paths[0], knowledge="Plates are even."), inspection(paths[0].as_posix(), boxes=FOUND, masks=())),
+        (
+            recordings.sample(paths[0], knowledge="Plates are even."),
+            inspection(paths[0].as_posix(), boxes=FOUND, masks=()),
+        ),
         (recordings.sample(paths[1]), inspection(paths[1].as_posix(), "good", boxes=())),
-        (recordings.sample(tmp_path / "gone.png"), Inspection(sample_id="gone", verdict="unsure", reason="failed", error="it is gone")),
+        (
+            recordings.sample(tmp_path / "gone.png"),
+            Inspection(sample_id="gone", verdict="unsure", reason="failed", error="it is gone"),
+        ),
     ]
     html = write(tmp_path, results)
     for text in (
@@ -125,13 +143,18 @@ def test_a_page_holds_everything_and_loads_nothing(tmp_path):
     assert "default-src 'none'" in html
     assert not re.search(r"<script|<link|<iframe|https?:|\son\w+=|\sstyle=|url\(|@import", html)
     style = html.partition("<style>")[2].partition("</style>")[0]
-    assert f"sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}" in html.replace("&#43;", "+")
-    assert [path.name for path in (tmp_path / "out" / "overlays").iterdir()] == [overlay_name(paths[0].as_posix())]
+    assert f"sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}" in html.replace(
+        "&#43;", "+"
+    )
+    assert [path.name for path in (tmp_path / "out" / "overlays").iterdir()] == [
+        overlay_name(paths[0].as_posix())
+    ]
     assert write(tmp_path, results) == html  # nothing in it depends on time
 
 
 @pytest.mark.parametrize(
-    ("statuses", "explained"), [(["strict"] * 4 + ["lenient"], False), (["strict"] * 3 + ["lenient"], True), ([], False)]
+    ("statuses", "explained"),
+    [(["strict"] * 4 + ["lenient"], False), (["strict"] * 3 + ["lenient"], True), ([], False)],
 )
 def test_a_page_explains_many_replies_in_another_form(statuses, explained):
     html = page_function([], [inspection(f"{i}", status=status) for i, status in enumerate(statuses)], ABOUT)
@@ -154,10 +177,19 @@ def test_every_text_is_escaped():
     box = Box(x1=0, y1=0, x2=2, y2=2, label=hostile)
     answer = Answer(status="strict", reasoning=hostile, conclusion="A", choice="A")
     reply = Reply(question_id=hostile, completion=hostile, answer=answer)
-    one = Inspection(sample_id=hostile, verdict="unsure", reason=hostile, boxes=(box,), replies=(reply,), counts={hostile: 1})
+    one = Inspection(
+        sample_id=hostile,
+        verdict="unsure",
+        reason=hostile,
+        boxes=(box,),
+        replies=(reply,),
+        counts={hostile: 1},
+    )
     failed = Inspection(sample_id=hostile, verdict="unsure", reason=hostile, error=hostile)
     known = Sample(id=hostile, image=hostile, knowledge=hostile, references=(hostile,))
-    fingerprint = recordings.FINGERPRINT.model_copy(update={"model": hostile, "revision": hostile, "versions": {hostile: hostile}})
+    fingerprint = recordings.FINGERPRINT.model_copy(
+        update={"model": hostile, "revision": hostile, "versions": {hostile: hostile}}
+    )
     image = Image.new("RGB", (8, 8))
     about = report.About(fingerprint, hostile, hostile, hostile, hostile)
     html = page_function([card(known, one, image), card(known, failed, None)], [one, failed], about)

@@ -1,7 +1,8 @@
 """Script payloads in file names, knowledge and completions: in a real browser nothing executes and no request leaves.
 
-Three layers are shown apart: the page as written; the payloads unescaped behind the page's content security policy (its second
-line of defence); and unescaped without the policy, where the payloads must fire, or this test would prove nothing.
+Three layers are shown apart: the page as written; the payloads unescaped behind the page's content security
+policy (its second line of defence); and unescaped without the policy, where the payloads must fire, or this
+test would prove nothing.
 """
 
 from pathlib import Path
@@ -24,7 +25,9 @@ def inspected(folder: Path, texts: list[str]) -> Path:
     """The page of one inspection a text, which stands in file name, knowledge, reasoning, label, unreadable completions and model name."""
     samples, completions = [], {}
     for i, text in enumerate(texts):
-        path = recordings.draw(folder / f"{i:03}{text[:180]}".replace("/", "\u2215"))  # a slash cannot be in a name
+        path = recordings.draw(
+            folder / f"{i:03}{text[:180]}".replace("/", "\u2215")
+        )  # a slash cannot be in a name
         sample = recordings.sample(path, knowledge=real(text))
         box = Box(x1=60, y1=40, x2=80, y2=54, label=real(text))
         written = answers.write(real(text), "A"), answers.write(real(text), [box], recordings.FRAME)
@@ -45,14 +48,18 @@ def test_300_payloads_do_nothing(tmp_path, canary):
     assert dom.title == "Inspection of 300 images"
     assert canary.hits == []
     assert dom.handlers == []
-    plain = browse(inspected(tmp_path / "plain", [f"x{i}" for i in range(300)]), tmp_path / "profile2", canary)
+    plain = browse(
+        inspected(tmp_path / "plain", [f"x{i}" for i in range(300)]), tmp_path / "profile2", canary
+    )
     assert sorted(dom.tags) == sorted(plain.tags)  # no payload became an element
     assert dom.tags.count("article") == 300
 
 
 def unescaped(page: Path, payloads: list[str], keep_policy: bool) -> None:
     """A page as it would be with escaping off, with or without its policy."""
-    one = report.page([], [], report.About(recordings.FINGERPRINT)).replace("</main>", "".join(map(real, payloads)) + "</main>")
+    one = report.page([], [], report.About(recordings.FINGERPRINT)).replace(
+        "</main>", "".join(map(real, payloads)) + "</main>"
+    )
     if not keep_policy:
         one = one.replace("Content-Security-Policy", "nothing")
     page.write_text(one, encoding="utf-8")

@@ -18,13 +18,19 @@ from anomalyr1.reproduction.study import COST, JUDGED, Runner, Study, begin
 from anomalyr1.rewards import ROAM, roam
 from anomalyr1.types import InputError, Question, SetupError
 
-CHANGED = {"silence_free": {(True, None): 1.0}, "wrong_nothing": {(False, None): 0.0, (False, True): 0.0}, "mild": {(True, False): 0.5}}
+CHANGED = {
+    "silence_free": {(True, None): 1.0},
+    "wrong_nothing": {(False, None): 0.0, (False, True): 0.0},
+    "mild": {(True, False): 0.5},
+}
 QUESTION = Question(id="q", kind="object analysis", text="?", options=("one", "two", "three"), answer="A")
 
 
 def written(right, agrees):
     letter, other = ("A", "C") if right else ("B", "C")
-    said = {None: "It is shiny.", True: f"So the answer is {letter}.", False: f"So the answer is {other}."}[agrees]
+    said = {None: "It is shiny.", True: f"So the answer is {letter}.", False: f"So the answer is {other}."}[
+        agrees
+    ]
     return parse(f"<think>{said}</think><answer>{letter}</answer>", QUESTION.options)
 
 
@@ -36,7 +42,10 @@ def test_other_values_of_roam(name):
         assert roam(answer, QUESTION) == ROAM[right, agrees].value
         assert reward(answer, QUESTION) == CHANGED[name].get((right, agrees), ROAM[right, agrees].value)
     assert reward(parse("nothing", QUESTION.options), QUESTION) == 0.0
-    assert reward(parse("nothing", ()), QUESTION.model_copy(update={"options": (), "answer": None, "boxes": ()})) is None
+    assert (
+        reward(parse("nothing", ()), QUESTION.model_copy(update={"options": (), "answer": None, "boxes": ()}))
+        is None
+    )
 
 
 def test_every_arm_is_a_recipe():
@@ -46,7 +55,9 @@ def test_every_arm_is_a_recipe():
         recipe = arms.recipe_of(scale, arm, stage, "nano-raw", "drawn:dev?n=9", 3)
         assert (recipe.section, recipe.seed, recipe.model) == (stage, 3, "nano-raw")
         assert recipe.rewards == (arm.rewards or {})
-    assert arms.recipe_of(scale, arms.ABLATIONS[-1], "grpo", "nano", "drawn:dev", 0).zero_variance == "resample"
+    assert (
+        arms.recipe_of(scale, arms.ABLATIONS[-1], "grpo", "nano", "drawn:dev", 0).zero_variance == "resample"
+    )
     assert [arm.name for arm in arms.chosen(["sft-roam"], full=False)] == ["sft", "sft-roam"]
     with pytest.raises(InputError, match="did you mean 'roam'"):
         arms.chosen(["raom"], full=False)
@@ -59,12 +70,37 @@ def drawn_answers(seed, images=30):
     for i in range(images):
         bad = bool(truth[i])
         agrees = [True, False, None][int(rng.integers(3))]
-        common = {"test": "t", "sample_id": f"s{i}", "anomalous": bad, "agrees": agrees, "strict": True, "text": "a b"}
+        common = {
+            "test": "t",
+            "sample_id": f"s{i}",
+            "anomalous": bad,
+            "agrees": agrees,
+            "strict": True,
+            "text": "a b",
+        }
         score = round(float(rng.random()), 1)
-        found.append(Judged(kind="anomaly detection", question_id="v", right=bool(rng.random() < 0.6), score=score, **common))
+        found.append(
+            Judged(
+                kind="anomaly detection",
+                question_id="v",
+                right=bool(rng.random() < 0.6),
+                score=score,
+                **common,
+            )
+        )
         found.append(Judged(kind="object details", question_id="d", right=bool(rng.random() < 0.4), **common))
-        found.append(Judged(kind="grounding", question_id="g", right=False, iou=float(rng.random()) if bad else None, **common))
-    return found + [one.model_copy(update={"sampled": True, "right": not one.right, "score": 0.0}) for one in found]
+        found.append(
+            Judged(
+                kind="grounding",
+                question_id="g",
+                right=False,
+                iou=float(rng.random()) if bad else None,
+                **common,
+            )
+        )
+    return found + [
+        one.model_copy(update={"sampled": True, "right": not one.right, "score": 0.0}) for one in found
+    ]
 
 
 def test_figures_equal_plain_computations():
@@ -82,7 +118,13 @@ def test_figures_equal_plain_computations():
             "balanced yes/no": np.mean(rates),
             "box mIoU": np.mean([one.iou for one in greedy if one.iou is not None]),
             "agrees": np.mean([one.agrees for one in options if one.right and one.agrees is not None]),
-            "agrees, sampled": np.mean([one.agrees for one in drawn if one.kind != "grounding" and one.right and one.agrees is not None]),
+            "agrees, sampled": np.mean(
+                [
+                    one.agrees
+                    for one in drawn
+                    if one.kind != "grounding" and one.right and one.agrees is not None
+                ]
+            ),
             "silent, sampled": np.mean([one.agrees is None for one in drawn if one.kind != "grounding"]),
             "strict": 1.0,
             "words": 2.0,
@@ -95,7 +137,9 @@ def test_figures_equal_plain_computations():
         assert found.figure("roam", name).value == pytest.approx(means["roam"], abs=1e-12)
         each = [one[name] - means["start"] for one in expected["roam"]]
         assert [one.value for one in found.by_seed("roam", "start", name)] == pytest.approx(each, abs=1e-12)
-        assert found.difference("roam", "start", name).value == pytest.approx(means["roam"] - means["start"], abs=1e-12)
+        assert found.difference("roam", "start", name).value == pytest.approx(
+            means["roam"] - means["start"], abs=1e-12
+        )
     same = found.difference("roam", "roam", "accuracy")
     assert (same.low, same.high) == (0, 0)
     assert not excludes_zero(same)
@@ -106,7 +150,10 @@ def test_intervals_hold_what_they_say():
 
     def runs(rng, seeds):
         """Each seed is right as often as chance has it for that seed."""
-        return [[one.model_copy(update={"right": bool(rng.random() < share)}) for one in drawn_answers(0)] for share in seeds]
+        return [
+            [one.model_copy(update={"right": bool(rng.random() < share)}) for one in drawn_answers(0)]
+            for share in seeds
+        ]
 
     rng, wrong = np.random.default_rng(3), 0
     for _ in range(60):
@@ -123,9 +170,17 @@ def test_intervals_hold_what_they_say():
 
 def test_what_is_said_follows_from_the_intervals():
     """An outcome needs two seeds and an interval on one side of zero; what should change nothing is confirmed by a loss, too."""
-    better, worse = ([one.model_copy(update={"right": right}) for one in drawn_answers(1)] for right in (True, False))
+    better, worse = (
+        [one.model_copy(update={"right": right}) for one in drawn_answers(1)] for right in (True, False)
+    )
     middle = drawn_answers(1)
-    runs = {"start": [middle], "roam": [better, better], "answer": [worse, worse], "shuffled": [worse, worse], "sft": [better]}
+    runs = {
+        "start": [middle],
+        "roam": [better, better],
+        "answer": [worse, worse],
+        "shuffled": [worse, worse],
+        "sft": [better],
+    }
     told = page.sentences(list(page.differences(runs, {"t": Answers(runs)})))
     confirmed, contradicted, _, not_judged, looked_at = told
     assert "Confirmed: GRPO with ROAM improves on its start (accuracy on t +" in confirmed
@@ -164,7 +219,10 @@ def test_a_study_is_resumed(study):
     out, made, said = study
     assert sum("done after" in line for line in said) == 4
     folder = out / "nano-raw" / "roam" / "0"
-    first, weights = (folder / JUDGED).read_bytes(), (folder / "run" / "final" / "model.safetensors").read_bytes()
+    first, weights = (
+        (folder / JUDGED).read_bytes(),
+        (folder / "run" / "final" / "model.safetensors").read_bytes(),
+    )
     assert len(read_judged(folder / JUDGED)) == len(read_judged(out / "nano-raw" / JUDGED)) > 6
     assert json.loads((folder / COST).read_text())["rollouts"] == 4
     for name in (JUDGED, COST):  # as if it had been killed while it trained

@@ -42,7 +42,9 @@ IMAGES = {image.path: image for image in map(drawn, range(12))}
 
 
 def ask(paths, text, options=()):
-    parts = [part for path in paths for part in ({"type": "text", "text": f"{path.stem}: "}, {"type": "image"})]
+    parts = [
+        part for path in paths for part in ({"type": "text", "text": f"{path.stem}: "}, {"type": "image"})
+    ]
     parts.append({"type": "text", "text": text})
     question = Question(id=f"{paths}{text}", kind="anomaly detection", text=text, options=options)
     return Prompt("s", question, [{"role": "user", "content": parts}], tuple(paths))
@@ -65,13 +67,16 @@ def ids_written(monkeypatch, engine, prompts, sampling):
     """The ids of all completions, whole."""
     rows = {}
     plain = engine._completion
-    monkeypatch.setattr(engine, "_completion", lambda job, row, *rest: rows.update({job.index: row}) or plain(job, row, *rest))
+    monkeypatch.setattr(
+        engine, "_completion", lambda job, row, *rest: rows.update({job.index: row}) or plain(job, row, *rest)
+    )
     engine.complete(prompts, IMAGES, sampling)
     return [rows[index] for index in range(len(prompts))]
 
 
 STOPPING = {"qwen2_5_vl": 2.6, "qwen3_vl": 2.2}
-"""Factors on the stop token's row of the tiny models' random heads with which some of their completions end early."""
+"""Factors on the stop token's row of the tiny models' random heads with which some of their completions end
+early."""
 
 
 def stopping(family, tmp_path):
@@ -87,7 +92,9 @@ def stopping(family, tmp_path):
 def test_200_ragged_jobs_equal_generate_on_one_prompt_at_a_time(family, monkeypatch, tmp_path):
     policy = stopping(family, tmp_path)
     asked = jobs_of(1, 200)
-    written = ids_written(monkeypatch, LocalEngine(policy, batch_tokens=3000), asked, Sampling(max_new_tokens=8))
+    written = ids_written(
+        monkeypatch, LocalEngine(policy, batch_tokens=3000), asked, Sampling(max_new_tokens=8)
+    )
     alone = functools.cache(lambda place: reference.generated(policy, asked[place], IMAGES, 8))
     first = {prompt.question.id: place for place, prompt in reversed(list(enumerate(asked)))}
     assert written == [alone(first[prompt.question.id]) for prompt in asked]
@@ -106,7 +113,11 @@ def test_the_comparison_sees_a_wrong_position_and_a_wrong_mask(break_it, monkeyp
         monkeypatch.setattr(shared_prefix, "_prefill", lambda *given: [start + 1 for start in plain(*given)])
     else:
         plain_mask = shared_prefix._RowCache.mask
-        monkeypatch.setattr(shared_prefix._RowCache, "mask", lambda self, own, *also: plain_mask(self, own.clamp(max=1), *also))
+        monkeypatch.setattr(
+            shared_prefix._RowCache,
+            "mask",
+            lambda self, own, *also: plain_mask(self, own.clamp(max=1), *also),
+        )
     assert ids_written(monkeypatch, LocalEngine(policy), asked, Sampling(max_new_tokens=8)) != right
 
 
@@ -114,12 +125,20 @@ def test_the_comparison_sees_a_wrong_position_and_a_wrong_mask(break_it, monkeyp
 def test_every_image_is_encoded_once(family, monkeypatch):
     policy = policy_of(family)
     plain, patches = policy.model.model.get_image_features, []
-    monkeypatch.setattr(policy.model.model, "get_image_features", lambda p, g, **more: patches.append(len(p)) or plain(p, g, **more))
+    monkeypatch.setattr(
+        policy.model.model,
+        "get_image_features",
+        lambda p, g, **more: patches.append(len(p)) or plain(p, g, **more),
+    )
     one, two = sorted(IMAGES)[:2]
-    asked = [ask(paths, text) for paths in ((one,), (one, two), (two, one)) for text in ("a b", "c", "c d e")] * 2
+    asked = [
+        ask(paths, text) for paths in ((one,), (one, two), (two, one)) for text in ("a b", "c", "c d e")
+    ] * 2
     engine = LocalEngine(policy)
     engine.complete(asked, IMAGES, Sampling(max_new_tokens=3))
-    assert sum(patches) == sum(len(patches) for patches, _, _ in engine._pixels([IMAGES[path] for path in (one, two)]))
+    assert sum(patches) == sum(
+        len(patches) for patches, _, _ in engine._pixels([IMAGES[path] for path in (one, two)])
+    )
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -127,9 +146,18 @@ def test_finished_completions_are_not_computed_further(family, monkeypatch, tmp_
     policy = stopping(family, tmp_path)
     fed = []
     plain = shared_prefix._forward
-    monkeypatch.setattr(shared_prefix, "_forward", lambda m, c, ids, p, mask: fed.append(ids.numel()) or plain(m, c, ids, p, mask))
+    monkeypatch.setattr(
+        shared_prefix,
+        "_forward",
+        lambda m, c, ids, p, mask: fed.append(ids.numel()) or plain(m, c, ids, p, mask),
+    )
     paths = sorted(IMAGES)[:4]
-    written = ids_written(monkeypatch, LocalEngine(policy), [ask((path,), "good part") for path in paths], Sampling(max_new_tokens=30))
+    written = ids_written(
+        monkeypatch,
+        LocalEngine(policy),
+        [ask((path,), "good part") for path in paths],
+        Sampling(max_new_tokens=30),
+    )
     lengths = [len(row) for row in written]
     assert len(set(lengths)) > 1
     steps = [sum(length > step for length in lengths) for step in range(1, max(lengths))]
@@ -154,12 +182,21 @@ def spelling(request, tmp_path_factory):
 def test_option_probabilities_equal_a_forward_on_one_prompt_at_a_time(spelling, monkeypatch):
     rng = random.Random(4)
     asked = [
-        ask(rng.sample(sorted(IMAGES), rng.choice((1, 1, 2))), " ".join(rng.choices(WORDS, k=rng.randint(1, 20))), ("x", "y", "z", "w"))
+        ask(
+            rng.sample(sorted(IMAGES), rng.choice((1, 1, 2))),
+            " ".join(rng.choices(WORDS, k=rng.randint(1, 20))),
+            ("x", "y", "z", "w"),
+        )
         for _ in range(40)
     ]
-    engine, ids = LocalEngine(spelling, batch_tokens=3000), spelling.processor.tokenizer.convert_tokens_to_ids(list("ABCD"))
+    engine, ids = (
+        LocalEngine(spelling, batch_tokens=3000),
+        spelling.processor.tokenizer.convert_tokens_to_ids(list("ABCD")),
+    )
     written = ids_written(monkeypatch, engine, asked, Sampling(max_new_tokens=1))
-    scored = [completion.option_scores for completion in engine.complete(asked, IMAGES, Sampling(max_new_tokens=1))]
+    scored = [
+        completion.option_scores for completion in engine.complete(asked, IMAGES, Sampling(max_new_tokens=1))
+    ]
     assert sum(one is not None for one in scored) >= 10
     for prompt, row, scores in zip(asked, written, scored, strict=True):
         assert (scores is not None) == (row[0] in ids)
@@ -179,10 +216,14 @@ def test_fast_scores_equal_a_forward_on_one_prompt_at_a_time(spelling, opening):
         context = encode(opening)["input_ids"] if opening else []
         ids = [encode(letter)["input_ids"][-1] for letter in "ABC"]
         exact = reference.next_logits(spelling, prompt, IMAGES, context)[ids].double().softmax(0)
-        assert torch.allclose(torch.tensor(list(completion.option_scores.values()), dtype=torch.float64), exact, atol=1e-5)
+        assert torch.allclose(
+            torch.tensor(list(completion.option_scores.values()), dtype=torch.float64), exact, atol=1e-5
+        )
         best = max(completion.option_scores, key=completion.option_scores.get)
         assert completion.text == (f"<think></think><answer>{best}</answer>" if opening else best)
-    assert len({round(max(completion.option_scores.values()), 3) for completion in completions}) > 1  # they follow the picture
+    assert (
+        len({round(max(completion.option_scores.values()), 3) for completion in completions}) > 1
+    )  # they follow the picture
 
 
 class Tokens:
@@ -219,7 +260,10 @@ def test_letters_compete_after_the_same_marks():
 def test_how_an_opening_and_a_letter_are_written():
     assert Letters(Tokens("<a", ">", ">A", ">B", "A", "B")).forced("<a>", "AB") == ([0], {"A": 2, "B": 3})
     assert Letters(Tokens("<a", ">", "A", "B")).forced("<a>", "AB") == ([0, 1], {"A": 2, "B": 3})
-    assert Letters(Tokens("<a", ">", ">A", "A", "B")).forced("<a>", "AB") == ([0, 1], {"A": 3, "B": 4})  # uneven: the letter alone
+    assert Letters(Tokens("<a", ">", ">A", "A", "B")).forced("<a>", "AB") == (
+        [0, 1],
+        {"A": 3, "B": 4},
+    )  # uneven: the letter alone
     assert Letters(Tokens("A", "B")).forced("", "AB") == ([], {"A": 0, "B": 1})
 
 
@@ -228,7 +272,9 @@ def test_how_an_opening_and_a_letter_are_written():
 
 def job(index, text, paths=()):
     """A job whose ids are the letters of `text`; "i" is an image token."""
-    return Job(index, tuple(IMAGE_ID if letter == "i" else ord(letter) for letter in text), tuple(map(Path, paths)))
+    return Job(
+        index, tuple(IMAGE_ID if letter == "i" else ord(letter) for letter in text), tuple(map(Path, paths))
+    )
 
 
 def shape(trees):
@@ -241,11 +287,23 @@ def planted(*jobs, most=1, budget=1000):
 
 def test_trees():
     assert shape(planted(job(0, "abiiq", "x"), job(1, "abiirs", "x"))) == [(4, [(1, (0,)), (2, (1,))])]
-    assert shape(planted(job(0, "abiiq", "x"), job(1, "abiiq", "x"))) == [(4, [(1, (0, 1))])]  # two samples of one question
-    assert shape(planted(job(0, "abiiq", "x"), job(1, "abiiq", "y"))) == [(4, [(1, (0,))]), (4, [(1, (1,))])]  # other images
-    assert shape(planted(job(0, "abiiq", "x"), job(1, "aciiq", "x"))) == [(4, [(1, (0,))]), (4, [(1, (1,))])]  # other words before
-    assert shape(planted(job(0, "abc"), job(1, "abcd"))) == [(2, [(1, (0,)), (2, (1,))])]  # one begins the other
-    assert shape(planted(job(0, "a"), job(1, "b"))) == [(0, [(1, (0,)), (1, (1,))])]  # nothing shared, nothing before
+    assert shape(planted(job(0, "abiiq", "x"), job(1, "abiiq", "x"))) == [
+        (4, [(1, (0, 1))])
+    ]  # two samples of one question
+    assert shape(planted(job(0, "abiiq", "x"), job(1, "abiiq", "y"))) == [
+        (4, [(1, (0,))]),
+        (4, [(1, (1,))]),
+    ]  # other images
+    assert shape(planted(job(0, "abiiq", "x"), job(1, "aciiq", "x"))) == [
+        (4, [(1, (0,))]),
+        (4, [(1, (1,))]),
+    ]  # other words before
+    assert shape(planted(job(0, "abc"), job(1, "abcd"))) == [
+        (2, [(1, (0,)), (2, (1,))])
+    ]  # one begins the other
+    assert shape(planted(job(0, "a"), job(1, "b"))) == [
+        (0, [(1, (0,)), (1, (1,))])
+    ]  # nothing shared, nothing before
     assert planted() == []
 
 
@@ -265,7 +323,9 @@ def test_plans_hold_every_job_once_and_keep_to_the_budget(seed):
         picture = rng.choice("xyz")
         jobs.append(job(index, "a" * 5 + "i" * 9 + "".join(rng.choices("bc", k=rng.randint(1, 5))), picture))
     parts = list(batches(plant(jobs, IMAGE_ID, 4, 150), 4, 150))
-    assert sorted(i for part in parts for tree in part for branch in tree.branches for i in branch.samples) == list(range(60))
+    assert sorted(
+        i for part in parts for tree in part for branch in tree.branches for i in branch.samples
+    ) == list(range(60))
     for part in parts:
         assert slots(part, 4) <= 150
         for tree in part:

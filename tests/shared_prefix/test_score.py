@@ -21,12 +21,19 @@ from anomalyr1.types import InputError
 from support import groups
 
 BATCHES = int(os.environ.get("ANOMALYR1_BATCHES", "3"))
-CASES = list(itertools.product(("qwen2_5_vl", "qwen3_vl"), (False, True), (False, True)))  # family, adapter, gradient checkpointing
+CASES = list(
+    itertools.product(("qwen2_5_vl", "qwen3_vl"), (False, True), (False, True))
+)  # family, adapter, gradient checkpointing
 
 
 def grouped(given):
     return find_groups(
-        given.ids, given.mask, given.length, given.images.get("pixel_values"), given.images.get("image_grid_thw"), given.num_images
+        given.ids,
+        given.mask,
+        given.length,
+        given.images.get("pixel_values"),
+        given.images.get("image_grid_thw"),
+        given.num_images,
     )
 
 
@@ -39,7 +46,13 @@ def differences(model, given, seed, forms):
         own, own_entropies = model(groups=grouped(given), form=form)
         found = groups.gradients(model, own, own_entropies, seed)
         relative = (found - expected).norm() / expected.norm().clamp(min=1e-6)
-        rows.append([float((own - log_probs).abs().max()), float((own_entropies - entropies).abs().max()), float(relative)])
+        rows.append(
+            [
+                float((own - log_probs).abs().max()),
+                float((own_entropies - entropies).abs().max()),
+                float(relative),
+            ]
+        )
     return np.array(rows)
 
 
@@ -73,7 +86,14 @@ def test_rows_of_a_group_need_not_stand_together():
     order = torch.randperm(len(given.ids), generator=torch.Generator().manual_seed(0))
     pixels = [found.pixels[found.group_of[i]] for i in order]
     grids = [found.grids[found.group_of[i]] for i in order]
-    mixed = find_groups(given.ids[order], given.mask[order], given.length, torch.cat(pixels), torch.cat(grids), [len(one) for one in grids])
+    mixed = find_groups(
+        given.ids[order],
+        given.mask[order],
+        given.length,
+        torch.cat(pixels),
+        torch.cat(grids),
+        [len(one) for one in grids],
+    )
     assert len(mixed.prompts) == 3
     for form in ("branched", "packed"):
         expected, _ = model(groups=found, form=form)
@@ -84,23 +104,37 @@ def test_rows_of_a_group_need_not_stand_together():
 
 def test_long_completions_are_packed_in_several_rows():
     model, policy = groups.policy("qwen2_5_vl")
-    config, short = model.config.get_text_config(), grouped(groups.batch(np.random.default_rng(4), policy.processor, groups=2))
+    config, short = (
+        model.config.get_text_config(),
+        grouped(groups.batch(np.random.default_rng(4), policy.processor, groups=2)),
+    )
     assert len(divided(config, short).prompts) == 2
     rows, draw = len(short.group_of), torch.Generator().manual_seed(0)
     lengths = torch.randint(0, 400, (rows,), generator=draw)
-    completions, written = torch.randint(0, 250, (rows, 400), generator=draw), torch.arange(400) < lengths[:, None]
+    completions, written = (
+        torch.randint(0, 250, (rows, 400), generator=draw),
+        torch.arange(400) < lengths[:, None],
+    )
     long = dataclasses.replace(short, completions=completions, written=written)
     rare = divided(config, long)
     assert len(rare.prompts) > 2
     for i, own in enumerate(rare.group_of.tolist()):
-        assert rare.prompts[own] is long.prompts[long.group_of[i]] and rare.pixels[own] is long.pixels[long.group_of[i]]
+        assert (
+            rare.prompts[own] is long.prompts[long.group_of[i]]
+            and rare.pixels[own] is long.pixels[long.group_of[i]]
+        )
     with torch.inference_mode():
-        assert torch.allclose(model(groups=long, form="packed")[0], model(groups=long, form="branched")[0], atol=1e-5)
+        assert torch.allclose(
+            model(groups=long, form="packed")[0], model(groups=long, form="branched")[0], atol=1e-5
+        )
 
 
 def test_the_same_question_about_another_image_is_another_group():
     ids, mask = torch.tensor([[1, 9, 2, 5]] * 3), torch.ones(3, 4, dtype=torch.long)
-    pixels, grids = torch.tensor([[0.0]] * 4 + [[0.0]] * 3 + [[1e-7]] + [[0.0]] * 4), torch.tensor([[1, 2, 2]] * 3)
+    pixels, grids = (
+        torch.tensor([[0.0]] * 4 + [[0.0]] * 3 + [[1e-7]] + [[0.0]] * 4),
+        torch.tensor([[1, 2, 2]] * 3),
+    )
     assert find_groups(ids, mask, 1, pixels, grids, [1, 1, 1]).group_of.tolist() == [0, 1, 0]
     assert find_groups(ids, mask, 1).group_of.tolist() == [0, 0, 0]
 
@@ -127,10 +161,14 @@ def test_suppressed_tokens_leave_the_distribution(tmp_path):
     given = groups.batch(np.random.default_rng(3), policy.processor, groups=2, empty=False)
     whole = model(**{"input_ids": given.ids, "attention_mask": given.mask, **given.fields()}).logits / 0.9
     whole[..., ids] = -torch.inf
-    expected = torch.log_softmax(whole[:, -given.length - 1 : -1], -1).gather(-1, given.ids[:, -given.length :, None])[..., 0]
+    expected = torch.log_softmax(whole[:, -given.length - 1 : -1], -1).gather(
+        -1, given.ids[:, -given.length :, None]
+    )[..., 0]
     suppress(model, ids)
     for log_probs in (groups.by_trl(model, given)[0], model(groups=grouped(given), form="branched")[0]):
-        counts = (given.mask[:, -given.length :] == 1) & ~torch.isin(given.ids[:, -given.length :], torch.tensor(ids))
+        counts = (given.mask[:, -given.length :] == 1) & ~torch.isin(
+            given.ids[:, -given.length :], torch.tensor(ids)
+        )
         assert torch.allclose(log_probs[counts], expected[counts], atol=1e-5)
     model.save_pretrained(tmp_path)
     assert "lm_head.bias" not in load_file(tmp_path / "model.safetensors")
@@ -149,11 +187,17 @@ def test_a_wrapped_head_is_refused():
 
 def test_processes_take_one_form():
     model, policy = groups.policy("qwen2_5_vl")
-    drawn = (groups.batch(np.random.default_rng(seed), policy.processor, groups=2, empty=False) for seed in range(9))
+    drawn = (
+        groups.batch(np.random.default_rng(seed), policy.processor, groups=2, empty=False)
+        for seed in range(9)
+    )
     given = grouped(next(one for one in drawn if one.length > 1))
     own = []
     for sums, form in (([2.0, 1.0], "packed"), ([1.0, 2.0], "branched")):
-        assert choose(model, given, agree=lambda costs, sums=sums: own.append(costs) or torch.tensor(sums)) == form
+        assert (
+            choose(model, given, agree=lambda costs, sums=sums: own.append(costs) or torch.tensor(sums))
+            == form
+        )
     assert torch.isfinite(own[0]).all()
     one = dataclasses.replace(given, completions=given.completions[:, :1], written=given.written[:, :1])
     assert choose(model, one) == "branched"  # a single pass, unlike that of longer completions
@@ -167,14 +211,24 @@ def test_tokens_are_suppressed_where_the_head_lies_in_shards():
     model.lm_head.weight = torch.nn.Parameter(torch.empty(0))
     model.lm_head.weight.ds_shape = torch.Size([rows, 64])
     suppress(model, policy.suppressed_ids)
-    assert model.lm_head.bias.nonzero()[:, 0].tolist() == sorted(policy.suppressed_ids) and len(model.lm_head.bias) == rows
+    assert (
+        model.lm_head.bias.nonzero()[:, 0].tolist() == sorted(policy.suppressed_ids)
+        and len(model.lm_head.bias) == rows
+    )
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
 @pytest.mark.parametrize(
     "settings",
     [
-        {"temperature": 0.8, "top_p": 0.9, "top_k": 50, "min_p": 0.01, "repetition_penalty": 1.2, "min_new_tokens": 3},
+        {
+            "temperature": 0.8,
+            "top_p": 0.9,
+            "top_k": 50,
+            "min_p": 0.01,
+            "repetition_penalty": 1.2,
+            "min_new_tokens": 3,
+        },
         {"temperature": 1.3, "top_k": 0},
     ],
 )
@@ -184,7 +238,11 @@ def test_rollouts_are_what_generate_samples_from_repeated_prompts(family, settin
     model, policy = groups.policy(family)
     tokenizer = policy.processor.tokenizer
     config = GenerationConfig(
-        max_new_tokens=8, do_sample=True, pad_token_id=tokenizer.pad_token_id, eos_token_id=list(policy.stop_ids), **settings
+        max_new_tokens=8,
+        do_sample=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=list(policy.stop_ids),
+        **settings,
     )
     for seed in range(2):
         given = groups.batch(np.random.default_rng(seed), policy.processor, groups=3)
@@ -193,9 +251,16 @@ def test_rollouts_are_what_generate_samples_from_repeated_prompts(family, settin
         inputs = {**given.fields(), "mm_token_type_ids": given.kinds[:, : -given.length]}
         expected = model.generate(input_ids=prompts, attention_mask=mask, generation_config=config, **inputs)
         found = grouped(given)
-        fields = {"pixel_values": torch.cat([one for one in found.pixels if one.numel()]), "image_grid_thw": torch.cat(found.grids)}
+        fields = {
+            "pixel_values": torch.cat([one for one in found.pixels if one.numel()]),
+            "image_grid_thw": torch.cat(found.grids),
+        }
         unasked = rollouts.prompts_as_groups(
-            [one.tolist() for one in found.prompts], fields, found.group_of.tolist(), model.config.image_token_id, 4
+            [one.tolist() for one in found.prompts],
+            fields,
+            found.group_of.tolist(),
+            model.config.image_token_id,
+            4,
         )
         torch.manual_seed(seed)
         assert torch.equal(rollouts.roll_out(model, unasked, config), expected[:, prompts.shape[1] :])

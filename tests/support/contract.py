@@ -17,14 +17,25 @@ SHORT = Sampling(max_new_tokens=48)
 
 
 def picture(name, size_wh, seed):
-    pixels = np.random.default_rng(seed).integers(0, 255, (size_wh[1] // 8, size_wh[0] // 8, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(seed).integers(
+        0, 255, (size_wh[1] // 8, size_wh[0] // 8, 3), dtype=np.uint8
+    )
     return LoadedImage(Path(name), Image.fromarray(pixels).resize(size_wh), "PNG", "RGB", 1, None)
 
 
-IMAGES = {image.path: image for image in (picture("wide.png", (304, 200), 1), picture("tall.png", (120, 264), 2))}
+IMAGES = {
+    image.path: image for image in (picture("wide.png", (304, 200), 1), picture("tall.png", (120, 264), 2))
+}
 WIDE, TALL = IMAGES
-SAMPLES = (Sample(id="one", image=WIDE), Sample(id="two", image=TALL, references=(WIDE,), knowledge="A good plate is even."))
-ASKED = [prompts.build(sample, question) for sample in SAMPLES for question in prompts.inspection_questions(sample.id)]
+SAMPLES = (
+    Sample(id="one", image=WIDE),
+    Sample(id="two", image=TALL, references=(WIDE,), knowledge="A good plate is even."),
+)
+ASKED = [
+    prompts.build(sample, question)
+    for sample in SAMPLES
+    for question in prompts.inspection_questions(sample.id)
+]
 
 
 @functools.cache

@@ -26,9 +26,19 @@ def make(root, images=12):
                 "Answer": "B" if good else "A",
                 "type": "Anomaly Detection",
             },
-            {"Question": "What is it?", "Options": OPTIONS[1], "Answer": "ABCD"[number % 4], "type": "Object Analysis"},
+            {
+                "Question": "What is it?",
+                "Options": OPTIONS[1],
+                "Answer": "ABCD"[number % 4],
+                "type": "Object Analysis",
+            },
         ]
-        entries[key] = {"conversation": asked, "mask_path": "", "random_templates": [], "similar_templates": []}
+        entries[key] = {
+            "conversation": asked,
+            "mask_path": "",
+            "random_templates": [],
+            "similar_templates": [],
+        }
         (root / key).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 30), (number * 20, 90, 120)).save(root / key)
     (root / "mmad.json").write_text(json.dumps(entries))
@@ -46,13 +56,23 @@ def inspect(spec, path, choose, run=RUN, **options):
         for sample in samples:
             texts = [choose(sample, question) for question in sample.questions]
             if None in texts:
-                writer.append(Inspection(sample_id=sample.id, verdict="unsure", reason="failed", error="cannot be opened"))
+                writer.append(
+                    Inspection(
+                        sample_id=sample.id, verdict="unsure", reason="failed", error="cannot be opened"
+                    )
+                )
                 continue
             replies = tuple(
                 Reply(question_id=question.id, completion=text, answer=answers.parse(text, question.options))
                 for question, text in zip(sample.questions, texts, strict=True)
             )
             writer.append(
-                Inspection(sample_id=sample.id, verdict="good", score=0.5, replies=replies, image_sha256=f"{sample.id} as it was")
+                Inspection(
+                    sample_id=sample.id,
+                    verdict="good",
+                    score=0.5,
+                    replies=replies,
+                    image_sha256=f"{sample.id} as it was",
+                )
             )
     return path

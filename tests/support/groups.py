@@ -40,7 +40,9 @@ def policy(family: str, lora: bool = False, checkpointing: bool = False) -> Any:
     model = loaded.model
     if lora:
         torch.manual_seed(0)
-        model = get_peft_model(model, LoraConfig(target_modules=["q_proj", "v_proj", "down_proj"], r=4, init_lora_weights=False))
+        model = get_peft_model(
+            model, LoraConfig(target_modules=["q_proj", "v_proj", "down_proj"], r=4, init_lora_weights=False)
+        )
     model.train()
     if checkpointing:
         model.enable_input_require_grads()
@@ -91,5 +93,7 @@ def by_trl(model: Any, given: Batch) -> tuple[Any, Any]:
     """(N, L) log-probabilities and entropies as TRL's trainer takes them."""
     labels = given.ids.masked_fill(given.mask == 0, -100)
     labels[:, : -given.length] = -100
-    out = model(input_ids=given.ids, attention_mask=given.mask, labels=labels, fused_lm_head=True, **given.fields())
+    out = model(
+        input_ids=given.ids, attention_mask=given.mask, labels=labels, fused_lm_head=True, **given.fields()
+    )
     return out.log_probs[:, -given.length :], out.entropy[:, -given.length :]

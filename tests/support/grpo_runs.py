@@ -30,7 +30,9 @@ def checksum(completion_ids, **_):
     return [sum(ids) % 7 / 7 for ids in completion_ids]
 
 
-def trainer(kind, folder, family="qwen2_5_vl", reward=checksum, lora=False, mixed=False, own=None, **settings):
+def trainer(
+    kind, folder, family="qwen2_5_vl", reward=checksum, lora=False, mixed=False, own=None, **settings
+):
     from datasets import Dataset
     from peft import LoraConfig
     from trl import GRPOConfig
@@ -61,9 +63,13 @@ def trainer(kind, folder, family="qwen2_5_vl", reward=checksum, lora=False, mixe
         model=policy.model,
         reward_funcs=reward,
         args=GRPOConfig(**config),
-        train_dataset=data.with_transform(lambda batch: {key: [rows(mixed)[i][key] for i in batch["row"]] for key in rows(mixed)[0]}),
+        train_dataset=data.with_transform(
+            lambda batch: {key: [rows(mixed)[i][key] for i in batch["row"]] for key in rows(mixed)[0]}
+        ),
         processing_class=policy.processor,
-        peft_config=LoraConfig(target_modules=["q_proj", "v_proj"], r=4, lora_dropout=0.1 if "save_steps" in settings else 0.0)
+        peft_config=LoraConfig(
+            target_modules=["q_proj", "v_proj"], r=4, lora_dropout=0.1 if "save_steps" in settings else 0.0
+        )
         if lora
         else None,
         **(own or {}),

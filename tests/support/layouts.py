@@ -73,7 +73,9 @@ def visa(root: Path) -> Path:
             image(root / name, category, seed=number)
             rows.append(f"{category},{part},normal,{name},")
             annotated.append(f"{name},normal,")
-        for number, (kind, label) in enumerate(zip(DEFECTS[category], ("bent", '"melt,scratch"'), strict=True)):
+        for number, (kind, label) in enumerate(
+            zip(DEFECTS[category], ("bent", '"melt,scratch"'), strict=True)
+        ):
             name, marked = f"{base}/Images/Anomaly/{number:03d}.JPG", f"{base}/Masks/Anomaly/{number:03d}.png"
             image(root / name, category, kind)
             mask(root / marked, category, kind, value=number + 1)
@@ -102,7 +104,9 @@ def coco(root: Path) -> Path:
         images.append({"id": number, "file_name": f"{number}.png", "width": w, "height": h})
         for box in drawn("washer", kind).boxes:
             xywh = [box.x1, box.y1, box.x2 - box.x1, box.y2 - box.y1]
-            annotations.append({"id": len(annotations), "image_id": number, "category_id": number, "bbox": xywh})
+            annotations.append(
+                {"id": len(annotations), "image_id": number, "category_id": number, "bbox": xywh}
+            )
     categories = [{"id": number + 1, "name": kind} for number, kind in enumerate(DEFECTS["washer"])]
     path = root / "annotations.json"
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
@@ -128,7 +132,13 @@ def index(root: Path) -> Path:
     for number, kind in enumerate((None, *DEFECTS["washer"])):
         image(root / f"images/{number}.png", kind=kind)
         h, w = drawn("washer", kind).mask.shape
-        row = {"id": str(number), "image": f"images/{number}.png", "width": w, "height": h, "anomaly": int(kind is not None)}
+        row = {
+            "id": str(number),
+            "image": f"images/{number}.png",
+            "width": w,
+            "height": h,
+            "anomaly": int(kind is not None),
+        }
         row["boxes"] = [list(box.xyxy) for box in drawn("washer", kind).boxes]
         if kind:
             mask(root / f"masks/{number}.png", kind=kind)
@@ -140,7 +150,12 @@ def index(root: Path) -> Path:
 
 
 def question(kind: str = "Anomaly Detection", answer: str = "A", **options: str) -> dict[str, object]:
-    return {"Question": f"{kind}?", "Answer": answer, "Options": options or {"A": "Yes.", "B": "No."}, "type": kind}
+    return {
+        "Question": f"{kind}?",
+        "Answer": answer,
+        "Options": options or {"A": "Yes.", "B": "No."},
+        "type": kind,
+    }
 
 
 def entry(image_path: str, *asked: dict[str, object], **changes: object) -> dict[str, object]:
@@ -153,6 +168,9 @@ def mmad(root: Path, **entries: dict[str, object]) -> Path:
     """The benchmark's file for these entries (by image path), and knowledge of two classes; no images."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "mmad.json").write_text(json.dumps(entries, indent=1))
-    texts = {"MVTec": {"pill": {"good": "White.", "crack": "Split."}}, "MVTec-LOCO": {"pushpins": {"good": "One pin a cell."}}}
+    texts = {
+        "MVTec": {"pill": {"good": "White.", "crack": "Split."}},
+        "MVTec-LOCO": {"pushpins": {"good": "One pin a cell."}},
+    }
     (root / "domain_knowledge.json").write_text(json.dumps(texts))
     return root

@@ -64,7 +64,9 @@ TEMPLATES = (
 )
 WRAPS = ("{}", '">{}', "'>{}", "x{}x", "</td></tr></table>{}", "data:,{}")
 PAYLOADS = [
-    wrap.format(template.format(js=f"document.title='canary{i}-{j}'", url=f"http:\u2215\u2215canary.test/{i}-{j}"))
+    wrap.format(
+        template.format(js=f"document.title='canary{i}-{j}'", url=f"http:\u2215\u2215canary.test/{i}-{j}")
+    )
     for i, template in enumerate(TEMPLATES)
     for j, wrap in enumerate(WRAPS)
 ]
@@ -130,7 +132,9 @@ def browse(page: Path, profile: Path, canary: Canary) -> Dom:
         "--disable-sync", f"--user-data-dir={profile}", f"--proxy-server=127.0.0.1:{canary.server.server_port}",
         "--proxy-bypass-list=<-loopback>", "--virtual-time-budget=2000", "--autoplay-policy=no-user-gesture-required", "--dump-dom",
     ]  # fmt: skip
-    run = subprocess.run([CHROMIUM, *flags, page.resolve().as_uri()], capture_output=True, timeout=100, check=True)
+    run = subprocess.run(
+        [CHROMIUM, *flags, page.resolve().as_uri()], capture_output=True, timeout=100, check=True
+    )
     return Dom(run.stdout.decode("utf-8"))
 
 
@@ -140,5 +144,6 @@ def real(text: str) -> str:
 
 
 LIVE = [
-    f"<script>document.title='canary'</script><img src=http://canary.test/{i}><img src=x onerror=document.title='canary'>" for i in range(3)
+    f"<script>document.title='canary'</script><img src=http://canary.test/{i}><img src=x onerror=document.title='canary'>"
+    for i in range(3)
 ]

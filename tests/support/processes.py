@@ -1,7 +1,7 @@
 """A run in one of several processes: `python processes.py FOLDER SAMPLES SETTINGS`, in the environment of a launcher.
 
-Three GRPO steps, or with a `recipe` in SETTINGS all of `anomalyr1.training.run.train`. The rollouts are made up of the prompt and the
-place in the group, so that it does not matter which process they fall to.
+Three GRPO steps, or with a `recipe` in SETTINGS all of `anomalyr1.training.run.train`. The rollouts are made
+up of the prompt and the place in the group, so that it does not matter which process they fall to.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ LONG = 40
 def made_up(base, groups, generation, first=0):
     """(N, L) completions, the same for a prompt wherever it is answered; what is sampled beside them is thrown away.
 
-    One completion of each third prompt is long, so that processes differ in which form of the shared prefix costs less. `first` is the
-    place in its group of this process's first completion.
+    One completion of each third prompt is long, so that processes differ in which form of the shared prefix
+    costs less. `first` is the place in its group of this process's first completion.
     """
     rollouts.roll_out(base, groups, generation)
     rows, seen = [], dict.fromkeys(range(len(groups.prompts)), first)
@@ -33,7 +33,9 @@ def made_up(base, groups, generation, first=0):
         seen[group] += 1
         told = int(groups.prompts[group].sum())
         length = LONG if seen[group] == 1 and told % 3 == 0 and generation.max_new_tokens > LONG else 6
-        own = torch.randint(0, 250, (length,), generator=torch.Generator().manual_seed(told * 100 + seen[group]))
+        own = torch.randint(
+            0, 250, (length,), generator=torch.Generator().manual_seed(told * 100 + seen[group])
+        )
         rows.append(torch.cat([own, torch.tensor(generation.eos_token_id[:1])]))
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=generation.pad_token_id)
 
@@ -92,7 +94,9 @@ def main(folder: Path, samples: Path, settings: dict) -> None:
         def on_pre_optimizer_step(self, args, state, control, **_):
             if state.global_step == 0:
                 parameters = made.accelerator.unwrap_model(made.model).named_parameters()
-                gradients.update({name: whole(one.grad).clone() for name, one in parameters if one.grad is not None})
+                gradients.update(
+                    {name: whole(one.grad).clone() for name, one in parameters if one.grad is not None}
+                )
 
     made = grpo_runs.trainer(
         grpo.SharedPrefixGRPOTrainer, folder, optim="sgd", weight_decay=0.0, max_grad_norm=0.0, learning_rate=0.1, max_steps=3,
@@ -105,12 +109,18 @@ def main(folder: Path, samples: Path, settings: dict) -> None:
     held_out.DRAWS = 20
     held_out.attach(made, held_out.HeldOut(known, load_policy(str(tiny.folder_of("qwen2_5_vl")))), log, 6)
     made.train()
-    weights = {name: whole(one.detach()) for name, one in made.accelerator.unwrap_model(made.model).named_parameters()}
+    weights = {
+        name: whole(one.detach())
+        for name, one in made.accelerator.unwrap_model(made.model).named_parameters()
+    }
     runs.add_group(log, 4)  # every process calls, one writes
     sharded = any(hasattr(one, "full_tensor") for one in made.model.parameters())
     forms = gather_object([dict(made.forms)])
     if is_main_process():
-        torch.save({"gradients": gradients, "weights": weights, "forms": forms, "sharded": sharded}, folder / "found.pt")
+        torch.save(
+            {"gradients": gradients, "weights": weights, "forms": forms, "sharded": sharded},
+            folder / "found.pt",
+        )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ from anomalyr1.images import FAMILIES, Frame
 from anomalyr1.types import Answer, Fingerprint, Inspection, Reply, Sample
 
 FAMILY = FAMILIES["qwen2_5_vl"]
-FINGERPRINT = Fingerprint(model="recorded", family=FAMILY.name, style="ours", max_pixels=100_352, engine="local")
+FINGERPRINT = Fingerprint(
+    model="recorded", family=FAMILY.name, style="ours", max_pixels=100_352, engine="local"
+)
 SIZE_WH = (112, 84)
 FRAME = Frame(SIZE_WH, SIZE_WH, FAMILY.units)
 """At this size the model sees the original pixels."""
@@ -40,7 +42,10 @@ def record(path: Path, completions: Mapping[str, tuple[str, str]]) -> Path:
         for name, texts in completions.items():
             asked = prompts.inspection_questions(name)
             replies = [
-                Reply(question_id=q.id, completion=text, answer=Answer(status="unparseable")) for q, text in zip(asked, texts, strict=True)
+                Reply(question_id=q.id, completion=text, answer=Answer(status="unparseable"))
+                for q, text in zip(asked, texts, strict=True)
             ]
-            writer.append(Inspection(sample_id=name, verdict="unsure", reason="recorded", replies=tuple(replies)))
+            writer.append(
+                Inspection(sample_id=name, verdict="unsure", reason="recorded", replies=tuple(replies))
+            )
     return path

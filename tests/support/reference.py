@@ -11,7 +11,13 @@ from anomalyr1 import images as doors
 def inputs_of(policy, prompt, images):
     text = policy.processor.apply_chat_template(prompt.messages, add_generation_prompt=True)
     pictures = [doors.resize(images[path].rgb, policy.family, policy.max_pixels)[0] for path in prompt.images]
-    return policy.processor(text=[text], images=pictures or None, do_resize=False, return_mm_token_type_ids=True, return_tensors="pt")
+    return policy.processor(
+        text=[text],
+        images=pictures or None,
+        do_resize=False,
+        return_mm_token_type_ids=True,
+        return_tensors="pt",
+    )
 
 
 def generated(policy, prompt, images, max_new_tokens):
@@ -24,7 +30,9 @@ def generated(policy, prompt, images, max_new_tokens):
         pad_token_id=policy.stop_ids[-1],
         suppress_tokens=list(policy.suppressed_ids),
     )
-    return policy.model.generate(**inputs, generation_config=config)[0, inputs["input_ids"].shape[1] :].tolist()
+    return policy.model.generate(**inputs, generation_config=config)[
+        0, inputs["input_ids"].shape[1] :
+    ].tolist()
 
 
 @torch.no_grad()

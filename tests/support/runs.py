@@ -9,7 +9,9 @@ from anomalyr1.training.recipes import Recipe
 from anomalyr1.training.run_log import RunLog
 from anomalyr1.types import Question, Sample
 
-RECIPE = Recipe(data=("drawn",), held_out=("drawn",), rewards={"roam": 1.0, "accuracy": 1.0}, grpo={"num_generations": 4})
+RECIPE = Recipe(
+    data=("drawn",), held_out=("drawn",), rewards={"roam": 1.0, "accuracy": 1.0}, grpo={"num_generations": 4}
+)
 OPTIONS = ("Crack", "Dent", "Stain")
 SAMPLE = Sample(id="s1", image="absent.png", anomalous=True)
 QUESTION = Question(id="s1#q", kind="defect classification", text="What is it?", options=OPTIONS, answer="B")
@@ -32,7 +34,10 @@ def rewards_of(completions, question=QUESTION):
     from anomalyr1.answers.completion import parse
     from anomalyr1.rewards import REWARDS
 
-    return {name: [REWARDS[name](parse(text, question.options), question) for text in completions] for name in RECIPE.rewards}
+    return {
+        name: [REWARDS[name](parse(text, question.options), question) for text in completions]
+        for name in RECIPE.rewards
+    }
 
 
 def add_group(log, step, completions=COMPLETIONS, rewards=None, sample=SAMPLE, question=QUESTION):
@@ -44,7 +49,9 @@ def add_group(log, step, completions=COMPLETIONS, rewards=None, sample=SAMPLE, q
 def made(folder, steps=20, metrics=None, evaluations=(), group=add_group, recipe=RECIPE):
     """A run of `steps` steps: `group(log, step)` and `metrics(step)` say what happened, `evaluations` are (step, figures)."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(json.dumps(recipe.model_dump(mode="json")), encoding="utf-8")  # JSON is YAML
+    (folder / "recipe.yaml").write_text(
+        json.dumps(recipe.model_dump(mode="json")), encoding="utf-8"
+    )  # JSON is YAML
     log = RunLog(folder, recipe)
     held_out = dict(evaluations)
     for step in range(1, steps + 1):

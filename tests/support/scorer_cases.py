@@ -5,7 +5,12 @@ import random
 
 from anomalyr1.evaluation.rows import Row
 
-DATASETS = {"DS-MVTec": "bottle/image", "MVTec-LOCO": "juice_bottle/test", "VisA": "candle/test", "GoodsAD": "food_box/test"}
+DATASETS = {
+    "DS-MVTec": "bottle/image",
+    "MVTec-LOCO": "juice_bottle/test",
+    "VisA": "candle/test",
+    "GoodsAD": "food_box/test",
+}
 KINDS = (
     "Anomaly Detection", "Defect Classification", "Defect Localization", "Defect Description", "Defect Analysis",
     "Object Classification", "Object Analysis", "Object Structure", "Object Details",
@@ -23,7 +28,11 @@ def answers(seed):
     found = []
     for number in range(rng.randint(5, 60)):
         dataset = rng.choice(datasets)
-        folder = "good" if rng.random() < good_share else rng.choice(("broken", "logical_anomalies", "goods_missing"))
+        folder = (
+            "good"
+            if rng.random() < good_share
+            else rng.choice(("broken", "logical_anomalies", "goods_missing"))
+        )
         image = f"{dataset}/{DATASETS[dataset]}/{folder}/{number:03}.png"
         for kind in rng.sample(kinds, rng.randint(1, min(5, len(kinds)))):
             letters = "AB" if kind == "Anomaly Detection" else "ABCD"

@@ -1,7 +1,7 @@
 """A real HTTP server in the form of OpenAI's chat completions, for tests: the nano policy, or an echo that costs nothing, with faults.
 
-It shares no code with the engines: nano's prompts go through transformers' own processor and `generate`. Run it as
-`python served.py PORT BACKEND LOG`, or in a thread with `serving`.
+It shares no code with the engines: nano's prompts go through transformers' own processor and `generate`. Run
+it as `python served.py PORT BACKEND LOG`, or in a thread with `serving`.
 """
 
 from __future__ import annotations
@@ -42,8 +42,14 @@ class Echo:
         from anomalyr1.images import FAMILIES, fit
 
         text, pictures = parts_of(body)
-        digest = hashlib.sha256(text.encode() + b"".join(picture.tobytes() for picture in pictures)).hexdigest()
-        answer = '[{"bbox_2d": [4, 4, 40, 40], "label": "spot"}]' if "box" in text.splitlines()[-1] else "AB"[int(digest[0], 16) % 2]
+        digest = hashlib.sha256(
+            text.encode() + b"".join(picture.tobytes() for picture in pictures)
+        ).hexdigest()
+        answer = (
+            '[{"bbox_2d": [4, 4, 40, 40], "label": "spot"}]'
+            if "box" in text.splitlines()[-1]
+            else "AB"[int(digest[0], 16) % 2]
+        )
         sizes = [fit(picture.size, FAMILIES["qwen2_5_vl"], self.max_pixels) for picture in pictures]
         tokens = len(text.split()) + sum(w * h // 28**2 for w, h in sizes)
         return completion(f"<think>{digest[:12]}</think><answer>{answer}</answer>", tokens, 9, "stop")
@@ -66,7 +72,10 @@ class Nano:
         import torch
 
         policy = self.policy
-        messages = [{"role": message["role"], "content": as_template(message["content"])} for message in body["messages"]]
+        messages = [
+            {"role": message["role"], "content": as_template(message["content"])}
+            for message in body["messages"]
+        ]
         text = policy.processor.apply_chat_template(messages, add_generation_prompt=True)
         size = {"shortest_edge": policy.family.min_pixels, "longest_edge": self.max_pixels}
         pictures = parts_of(body)[1]
@@ -79,28 +88,47 @@ class Nano:
         length = inputs["input_ids"].shape[1]
         ids = out.sequences[0, length:].tolist()
         stop = "stop" if ids[-1] in policy.stop_ids else "length"
-        written = policy.processor.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        written = policy.processor.tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         reply = completion(written, length, len(ids), stop)
         if body.get("logprobs"):
-            reply["choices"][0]["logprobs"] = {"content": [self._place(*pair) for pair in zip(ids, out.scores, strict=True)]}
+            reply["choices"][0]["logprobs"] = {
+                "content": [self._place(*pair) for pair in zip(ids, out.scores, strict=True)]
+            }
         return reply
 
     def _place(self, chosen, scores):
         logprobs = scores[0].log_softmax(-1)
         name = self.policy.processor.tokenizer.decode
-        top = [{"token": name([i]), "logprob": max(-9999.0, logprobs[i].item())} for i in logprobs.topk(20).indices.tolist()]
+        top = [
+            {"token": name([i]), "logprob": max(-9999.0, logprobs[i].item())}
+            for i in logprobs.topk(20).indices.tolist()
+        ]
         return {"token": name([chosen]), "logprob": logprobs[chosen].item(), "top_logprobs": top}
 
 
 def as_template(content):
     """The content of a message as transformers' templates take it."""
-    return content if isinstance(content, str) else [{**part, "type": part["type"].removesuffix("_url")} for part in content]
+    return (
+        content
+        if isinstance(content, str)
+        else [{**part, "type": part["type"].removesuffix("_url")} for part in content]
+    )
 
 
 def completion(text, prompt_tokens, completion_tokens, finish):
-    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": prompt_tokens + completion_tokens}
+    usage = {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
     message = {"role": "assistant", "content": text}
-    return {"object": "chat.completion", "choices": [{"index": 0, "message": message, "finish_reason": finish}], "usage": usage}
+    return {
+        "object": "chat.completion",
+        "choices": [{"index": 0, "message": message, "finish_reason": finish}],
+        "usage": usage,
+    }
 
 
 def parts_of(body):
@@ -162,7 +190,9 @@ async def fault(kind, key):
         "list": JSONResponse([1, 2]),
         "no choices": JSONResponse({"choices": []}),
         "filtered": JSONResponse(completion("no", 1, 1, "content_filter")),
-        "split": JSONResponse({"choices": [{"message": {"content": "", "reasoning_content": "all"}, "finish_reason": "stop"}]}),
+        "split": JSONResponse(
+            {"choices": [{"message": {"content": "", "reasoning_content": "all"}, "finish_reason": "stop"}]}
+        ),
         "huge": Response(b" " * (9 * 2**20)),
         "deep": Response(b"[" * 200_000, media_type="application/json"),
         "429": Response("slow down", status_code=429, headers={"Retry-After": "0.2"}),
@@ -185,7 +215,9 @@ def serving(backend, faults=None, delay=0.0):
     seen = []
     app = app_of(backend, {} if faults is None else faults, lambda *one: seen.append(one), delay)
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="critical", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=port, log_level="critical", timeout_graceful_shutdown=1)
+    )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 20
@@ -202,7 +234,8 @@ def serving(backend, faults=None, delay=0.0):
 class Process:
     """The server in a process of its own, which can be killed outright and started again on the same port.
 
-    A parent without threads loads everything once and forks a server at each start, so that starting takes no time.
+    A parent without threads loads everything once and forks a server at each start, so that starting takes no
+    time.
     """
 
     def __init__(self, backend, log):

@@ -15,7 +15,9 @@ SPECIALS = (
 )  # fmt: skip
 """Qwen's special tokens, in the order of their ids."""
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
-FOREIGN_TEMPLATE = "{% for message in messages %}{{ message['role'] }} says {{ message['content'] }}{% endfor %}"
+FOREIGN_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }} says {{ message['content'] }}{% endfor %}"
+)
 """Every tiny folder brings a chat template of its own that the package must not use."""
 
 
@@ -38,7 +40,8 @@ def build(folder: Path, family: str = "qwen2_5_vl", seed: int = 0, max_positions
         torch.manual_seed(seed)
         model = _model(family, processor.tokenizer, max_positions)
         for weight in model.parameters():
-            # The library's small initial weights make every answer the same; these make answers depend on the picture.
+            # The library's small initial weights make every answer the same; these make answers depend on the
+            # picture.
             if weight.dim() > 1:
                 torch.nn.init.normal_(weight, std=weight[0].numel() ** -0.5)
     bars = logging.is_progress_bar_enabled()
@@ -54,12 +57,16 @@ def _tokenizer() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer
 
-    words = ("think answer bbox_2d label defect scratch yes no Is there any good part option image box Yes No user assistant system ",) * 4
+    words = (
+        "think answer bbox_2d label defect scratch yes no Is there any good part option image box Yes No user assistant system ",
+    ) * 4
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trained.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trained.train_from_iterator(words, trainers.BpeTrainer(vocab_size=320, initial_alphabet=alphabet, show_progress=False))
+    trained.train_from_iterator(
+        words, trainers.BpeTrainer(vocab_size=320, initial_alphabet=alphabet, show_progress=False)
+    )
     merges = [tuple(pair) for pair in _merges(trained)]
     return Qwen2Tokenizer(
         vocab=trained.get_vocab(),
@@ -82,18 +89,28 @@ def _processor(family: str) -> Any:
     import transformers
 
     patch = 14 if family == "qwen2_5_vl" else 16
-    size = {"shortest_edge": 4 * (2 * patch) ** 2, "longest_edge": 256 * (2 * patch) ** 2 if patch == 16 else 64 * (2 * patch) ** 2}
-    images = transformers.Qwen2VLImageProcessor(patch_size=patch, merge_size=2, temporal_patch_size=2, size=size)
+    size = {
+        "shortest_edge": 4 * (2 * patch) ** 2,
+        "longest_edge": 256 * (2 * patch) ** 2 if patch == 16 else 64 * (2 * patch) ** 2,
+    }
+    images = transformers.Qwen2VLImageProcessor(
+        patch_size=patch, merge_size=2, temporal_patch_size=2, size=size
+    )
     if family == "qwen2_5_vl":
         videos = transformers.Qwen2VLVideoProcessor(patch_size=patch)
         return transformers.Qwen2_5_VLProcessor(images, _tokenizer(), videos, chat_template=FOREIGN_TEMPLATE)
-    return transformers.Qwen3VLProcessor(images, _tokenizer(), transformers.Qwen3VLVideoProcessor(), chat_template=FOREIGN_TEMPLATE)
+    return transformers.Qwen3VLProcessor(
+        images, _tokenizer(), transformers.Qwen3VLVideoProcessor(), chat_template=FOREIGN_TEMPLATE
+    )
 
 
 def _model(family: str, tokenizer: Any, max_positions: int) -> Any:
     import transformers
 
-    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("image_pad", "video_pad", "vision_start", "vision_end")}
+    ids = {
+        name: tokenizer.convert_tokens_to_ids(f"<|{name}|>")
+        for name in ("image_pad", "video_pad", "vision_start", "vision_end")
+    }
     text = {
         "vocab_size": len(tokenizer) + 3,  # As in the large models, the table has rows that no token uses.
         "hidden_size": 64,
@@ -106,7 +123,14 @@ def _model(family: str, tokenizer: Any, max_positions: int) -> Any:
         "bos_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>"),
         "eos_token_id": tokenizer.convert_tokens_to_ids("<|im_end|>"),
     }
-    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64, "spatial_merge_size": 2}
+    vision = {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_heads": 2,
+        "out_hidden_size": 64,
+        "spatial_merge_size": 2,
+    }
     shared = {
         "image_token_id": ids["image_pad"],
         "video_token_id": ids["video_pad"],
@@ -121,4 +145,6 @@ def _model(family: str, tokenizer: Any, max_positions: int) -> Any:
     text |= {"head_dim": 32}
     text["rope_parameters"]["mrope_interleaved"] = True
     vision |= {"patch_size": 16, "num_position_embeddings": 256, "deepstack_visual_indexes": [0, 1]}
-    return transformers.Qwen3VLForConditionalGeneration(transformers.Qwen3VLConfig(text_config=text, vision_config=vision, **shared))
+    return transformers.Qwen3VLForConditionalGeneration(
+        transformers.Qwen3VLConfig(text_config=text, vision_config=vision, **shared)
+    )

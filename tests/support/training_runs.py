@@ -17,7 +17,14 @@ def reward(answer, question):
 
 
 def recipe(section="grpo", family="qwen2_5_vl", **changes):
-    settings = {"max_steps": 4, "learning_rate": 1e-3, "save_steps": 1, "bf16": False, "gradient_checkpointing": False, "report_to": []}
+    settings = {
+        "max_steps": 4,
+        "learning_rate": 1e-3,
+        "save_steps": 1,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "report_to": [],
+    }
     own = {
         "grpo": {"num_generations": 4, "per_device_train_batch_size": 8, "max_completion_length": 8},
         "sft": {"per_device_train_batch_size": 2},
@@ -44,9 +51,13 @@ def without_time(values):
 
 def told(run):
     """What two runs of the same recipe log and end with, to the bit."""
-    return [without_time(one) for one in lines(run / "metrics.jsonl")], (run / "final" / "model.safetensors").read_bytes()
+    return [without_time(one) for one in lines(run / "metrics.jsonl")], (
+        run / "final" / "model.safetensors"
+    ).read_bytes()
 
 
 def written(run):
     """The same with all groups of GRPO."""
-    return *told(run), [{name: value for name, value in one.items() if name != "image"} for one in lines(run / "groups.jsonl")]
+    return *told(run), [
+        {name: value for name, value in one.items() if name != "image"} for one in lines(run / "groups.jsonl")
+    ]

@@ -37,7 +37,9 @@ def kinds(material):
 
 def test_without_boxes_of_defects_none_are_asked_for(drawn):
     assert any(one.anomalous and one.boxes for one in drawn)
-    without = [one.model_copy(update={"boxes": None, "mask": None}) if one.anomalous else one for one in drawn]
+    without = [
+        one.model_copy(update={"boxes": None, "mask": None}) if one.anomalous else one for one in drawn
+    ]
     for samples, asked in ((drawn, True), (without, False)):
         material = dataset.gather(samples, runs.recipe("sft"))
         assert any(task.question.kind == "grounding" for task in material.tasks) is asked
@@ -50,7 +52,9 @@ def test_inspections_questions_come_first_and_each_question_once(drawn):
     assert [one.id.rpartition("#")[2] for one in first[:2]] == ["verdict", "grounding"]
     assert first[0].answer == ("A" if drawn[0].anomalous else "B") and first[1].boxes == drawn[0].boxes
     assert len({(one.text, one.options) for one in first}) == len(first)
-    assert material.counts["questions that another one repeats"] >= 4  # each drawn part brings grounding along
+    assert (
+        material.counts["questions that another one repeats"] >= 4
+    )  # each drawn part brings grounding along
 
 
 def test_only_the_samples_own_questions(drawn):
@@ -61,19 +65,26 @@ def test_only_the_samples_own_questions(drawn):
 
 def test_questions_to_which_no_reward_applies_are_left_out(drawn):
     letters = dataset.gather(drawn, runs.recipe(), {name: REWARDS[name] for name in ("roam", "accuracy")})
-    assert "grounding" not in kinds(letters) and letters.counts["questions to which no reward applies"] == len(drawn)
+    assert "grounding" not in kinds(letters) and letters.counts[
+        "questions to which no reward applies"
+    ] == len(drawn)
     boxes = dataset.gather(drawn, runs.recipe(), {"localisation": REWARDS["localisation"]})
     assert set(kinds(boxes)) == {"grounding"}
 
 
 def test_what_cannot_be_learned_from(drawn, tmp_path):
     unknown = [Sample(id="u", image=drawn[0].image)]
-    with pytest.raises(InputError, match=r"no question can be learned from.*questions whose answer is not known"):
+    with pytest.raises(
+        InputError, match=r"no question can be learned from.*questions whose answer is not known"
+    ):
         dataset.gather(unknown, runs.recipe("sft"))
     asked = Question(id="q", kind="object details", text="What?", options=("a", "b"), answer="A")
     with pytest.raises(InputError, match="questions about samples of unknown truth"):
         dataset.gather([unknown[0].model_copy(update={"questions": (asked,)})], runs.recipe("sft"))
-    missing = [one.model_copy(update={"image": tmp_path / f"{i}.png", "references": ()}) for i, one in enumerate(drawn)]
+    missing = [
+        one.model_copy(update={"image": tmp_path / f"{i}.png", "references": ()})
+        for i, one in enumerate(drawn)
+    ]
     with pytest.raises(InputError, match="4 of 4 image files are missing, so nothing was started"):
         dataset.gather(missing, runs.recipe("sft"))
 
@@ -81,7 +92,9 @@ def test_what_cannot_be_learned_from(drawn, tmp_path):
 def test_a_split_gives_its_two_sides(folder, tmp_path):
     samples = data.load("drawn:dev?n=12&seed=3", folder=folder / "drawn")
     path = tmp_path / "split.json"
-    fewshot.write(path, fewshot.make(samples, fewshot.Plan(protocol="share", share=0.5), "drawn:dev?n=12&seed=3", {}))
+    fewshot.write(
+        path, fewshot.make(samples, fewshot.Plan(protocol="share", share=0.5), "drawn:dev?n=12&seed=3", {})
+    )
     train, test = (sources.load_samples([f"split:{path}"], folder, side) for side in ("train", "test"))
     assert train and test and not {one.id for one in train} & {one.id for one in test}
     material = dataset.gather(train, runs.recipe("sft"))
@@ -93,7 +106,9 @@ def test_a_split_gives_its_two_sides(folder, tmp_path):
 def test_the_fingerprint_is_of_content_not_of_place(drawn, tmp_path):
     rewards = {"format": REWARDS["format"]}
     elsewhere = sources.load_samples(["drawn:dev?n=4&seed=0"], tmp_path)
-    one, other = (dataset.fingerprint(dataset.gather(samples, runs.recipe(), rewards)) for samples in (drawn, elsewhere))
+    one, other = (
+        dataset.fingerprint(dataset.gather(samples, runs.recipe(), rewards)) for samples in (drawn, elsewhere)
+    )
     assert one == other
     image = Path(elsewhere[0].image)
     pixels = np.array(Image.open(image))
@@ -110,7 +125,11 @@ def test_completions_are_the_same_for_a_seed_and_differ_between_seeds(drawn):
     material = dataset.gather(drawn, runs.recipe("sft"))
     frames = [material.frame(task.sample, FAMILIES["qwen2_5_vl"], 12_544) for task in material.tasks]
     written = [
-        [dataset.gold_completion(task, frame, seed) for task, frame in zip(material.tasks, frames, strict=True)] for seed in (0, 0, 1)
+        [
+            dataset.gold_completion(task, frame, seed)
+            for task, frame in zip(material.tasks, frames, strict=True)
+        ]
+        for seed in (0, 0, 1)
     ]
     assert written[0] == written[1] != written[2]
 
@@ -120,8 +139,18 @@ def test_a_conversations_own_reasoning_is_kept(tmp_path):
     asked = "Is there any defect in the object?\nA. Yes.\nB. No."
     own = "<think>The rim is chipped.</think><answer>A</answer>"
     boxes = '<think>It is at the rim.</think><answer>[{"bbox_2d": [1, 2, 30, 40], "label": "chip"}]</answer>'
-    turns = [("human", asked), ("gpt", own), ("human", "Where?"), ("gpt", boxes), ("human", f"Again: {asked}"), ("gpt", "A")]
-    line = {"image": "a.png", "conversations": [{"from": speaker, "value": value} for speaker, value in turns]}
+    turns = [
+        ("human", asked),
+        ("gpt", own),
+        ("human", "Where?"),
+        ("gpt", boxes),
+        ("human", f"Again: {asked}"),
+        ("gpt", "A"),
+    ]
+    line = {
+        "image": "a.png",
+        "conversations": [{"from": speaker, "value": value} for speaker, value in turns],
+    }
     (tmp_path / "talk.jsonl").write_text(json.dumps(line))
     questions = data.load(f"jsonl:{tmp_path / 'talk.jsonl'}")[0].questions
     assert [one.completion for one in questions] == [own, boxes, None]
@@ -138,9 +167,24 @@ def marked(tmp_path_factory):
     Image.fromarray(pixels[:, ::-1]).save(at / "other.png")
     box = Box(x1=44, y1=5, x2=58, y2=12, label="stain")
     asked = (
-        Question(id="own", kind="anomaly detection", text="Is it broken?", options=("Yes.", "No."), answer="A"),
-        Question(id="told", kind="anomaly detection", text="Bad?", options=("Yes.", "No."), answer="A", completion="top right, so A"),
-        Question(id="where", kind="defect localization", text="Where is it?", options=("Top right.", "Center."), answer="A"),
+        Question(
+            id="own", kind="anomaly detection", text="Is it broken?", options=("Yes.", "No."), answer="A"
+        ),
+        Question(
+            id="told",
+            kind="anomaly detection",
+            text="Bad?",
+            options=("Yes.", "No."),
+            answer="A",
+            completion="top right, so A",
+        ),
+        Question(
+            id="where",
+            kind="defect localization",
+            text="Where is it?",
+            options=("Top right.", "Center."),
+            answer="A",
+        ),
     )
     return Sample(
         id="parts/bad",
@@ -182,7 +226,9 @@ def test_turned_images_are_asked_for_what_does_not_hang_on_the_orientation(marke
 
 def test_a_recipe_with_turned_plans_eight_orientations(tmp_path, capsys):
     for on, samples in ((False, 4), (True, 32)):
-        recipe = load_recipe("nano-sft", ['data=["drawn:dev?n=4&seed=0"]', "held_out=[]", f"turned={str(on).lower()}"])
+        recipe = load_recipe(
+            "nano-sft", ['data=["drawn:dev?n=4&seed=0"]', "held_out=[]", f"turned={str(on).lower()}"]
+        )
         assert plan(recipe).samples == samples
 
 
@@ -197,7 +243,14 @@ def test_own_questions_for_boxes_turn_along(tmp_path):
 def test_what_a_prompt_does_not_show_is_counted(tmp_path):
     """The released prompt has a place for neither knowledge nor references."""
     samples = sources.load_samples(["drawn:dev?n=4&seed=3&references=1"], tmp_path)
-    told = {style: dataset.gather(samples, runs.recipe("sft", prompt=style)).counts for style in ("ours", "released")}
+    told = {
+        style: dataset.gather(samples, runs.recipe("sft", prompt=style)).counts
+        for style in ("ours", "released")
+    }
     tasks = len(dataset.gather(samples, runs.recipe("sft", prompt="released")).tasks)
-    assert told["released"][dataset.UNSEEN["unused_references"]] == told["released"][dataset.UNSEEN["unused_knowledge"]] == tasks
+    assert (
+        told["released"][dataset.UNSEEN["unused_references"]]
+        == told["released"][dataset.UNSEEN["unused_knowledge"]]
+        == tasks
+    )
     assert not any("no place" in name for name in told["ours"])

@@ -12,7 +12,11 @@ from support import runs
 
 GROUNDING = Question(id="s1#g", kind="grounding", text="Where?", boxes=())
 LENIENT = "<think>It is a dent, so the answer is B.</think> B"
-RISING = [(runs.WRONG,) * 3 + (runs.RIGHT,), (runs.WRONG,) * 2 + (runs.RIGHT,) * 2, (runs.WRONG,) + (runs.RIGHT,) * 3]
+RISING = [
+    (runs.WRONG,) * 3 + (runs.RIGHT,),
+    (runs.WRONG,) * 2 + (runs.RIGHT,) * 2,
+    (runs.WRONG,) + (runs.RIGHT,) * 3,
+]
 
 
 def rising(log, step, rewards=None):
@@ -29,15 +33,24 @@ def healthy(step):
 
 
 def held_out(*accuracies, images=64):
-    return [(5 * (i + 1), {"images": images, "balanced accuracy": value}) for i, value in enumerate(accuracies)]
+    return [
+        (5 * (i + 1), {"images": images, "balanced accuracy": value}) for i, value in enumerate(accuracies)
+    ]
 
 
 def changed(**values):
-    return lambda step: healthy(step) | {name.replace("__", "/"): value(step) for name, value in values.items()}
+    return lambda step: (
+        healthy(step) | {name.replace("__", "/"): value(step) for name, value in values.items()}
+    )
 
 
 def test_a_healthy_run_has_nothing_wrong(tmp_path):
-    assert diagnose(runs.made(tmp_path, metrics=healthy, evaluations=held_out(0.6, 0.64, 0.7, 0.72), group=rising)) == []
+    assert (
+        diagnose(
+            runs.made(tmp_path, metrics=healthy, evaluations=held_out(0.6, 0.64, 0.7, 0.72), group=rising)
+        )
+        == []
+    )
 
 
 def each(*completions):
@@ -50,7 +63,16 @@ def unscored(log, step):
 
 def overpowered(log, step):
     rewards = runs.rewards_of(RISING[1])
-    log.group(step, runs.SAMPLE, runs.QUESTION, 290, RISING[1], rewards, {"roam": 10.0, "accuracy": 1.0}, [-1.0, -1.0, 1.0, 1.0])
+    log.group(
+        step,
+        runs.SAMPLE,
+        runs.QUESTION,
+        290,
+        RISING[1],
+        rewards,
+        {"roam": 10.0, "accuracy": 1.0},
+        [-1.0, -1.0, 1.0, 1.0],
+    )
 
 
 SYMPTOMS = [
@@ -73,7 +95,9 @@ SYMPTOMS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("group", "metrics", "evaluations", "begins"), SYMPTOMS, ids=[one[3][:40] for one in SYMPTOMS])
+@pytest.mark.parametrize(
+    ("group", "metrics", "evaluations", "begins"), SYMPTOMS, ids=[one[3][:40] for one in SYMPTOMS]
+)
 def test_one_symptom_one_sentence(tmp_path, group, metrics, evaluations, begins):
     (found,) = diagnose(runs.made(tmp_path, metrics=metrics, evaluations=evaluations, group=group))
     assert found.startswith(begins), found
@@ -89,19 +113,35 @@ def test_a_reward_that_never_applies(tmp_path):
 
     (found,) = diagnose(runs.made(tmp_path / "never", metrics=healthy, group=group(lambda step: True)))
     assert found.startswith("the reward roam never applied")
-    assert diagnose(runs.made(tmp_path / "sometimes", metrics=healthy, group=group(lambda step: step % 2))) == []
+    assert (
+        diagnose(runs.made(tmp_path / "sometimes", metrics=healthy, group=group(lambda step: step % 2))) == []
+    )
 
 
 def test_a_fall_within_the_noise_is_not_told(tmp_path):
     def told(images):
-        return diagnose(runs.made(tmp_path / str(images), metrics=healthy, evaluations=held_out(0.7, 0.62, images=images), group=rising))
+        return diagnose(
+            runs.made(
+                tmp_path / str(images),
+                metrics=healthy,
+                evaluations=held_out(0.7, 0.62, images=images),
+                group=rising,
+            )
+        )
 
     assert told(30) == []
     assert len(told(1000)) == 1
 
 
 def test_trends_need_steps(tmp_path):
-    assert diagnose(runs.made(tmp_path, steps=7, metrics=changed(kl=lambda step: 9.0, reward=lambda step: 0.5), group=rising)) == []
+    assert (
+        diagnose(
+            runs.made(
+                tmp_path, steps=7, metrics=changed(kl=lambda step: 9.0, reward=lambda step: 0.5), group=rising
+            )
+        )
+        == []
+    )
 
 
 def test_supervised_runs(tmp_path):
@@ -112,7 +152,11 @@ def test_supervised_runs(tmp_path):
 
     def told(name, *accuracies):
         made = runs.made(
-            tmp_path / name, metrics=lambda step: {"loss": 1 / step}, evaluations=held_out(*accuracies), group=none, recipe=recipe
+            tmp_path / name,
+            metrics=lambda step: {"loss": 1 / step},
+            evaluations=held_out(*accuracies),
+            group=none,
+            recipe=recipe,
         )
         return diagnose(made)
 

@@ -19,13 +19,17 @@ def run(tmp_path):
     log = RunLog(tmp_path, runs.RECIPE)
     for step in (1, 2):
         runs.add_group(log, step)
-        runs.add_group(log, step, (runs.RIGHT, runs.RIGHT, runs.SILENT, "\x1b[2J<answer>B</answer>\nand more"))
+        runs.add_group(
+            log, step, (runs.RIGHT, runs.RIGHT, runs.SILENT, "\x1b[2J<answer>B</answer>\nand more")
+        )
     return tmp_path
 
 
 def test_a_question_with_options(run):
     told = "\n".join(explain(run))
-    assert told.startswith("step 2, group 1 of 2\nsample s1, defect classification, 290 prompt tokens\nimage absent.png\n")
+    assert told.startswith(
+        "step 2, group 1 of 2\nsample s1, defect classification, 290 prompt tokens\nimage absent.png\n"
+    )
     assert "question: What is it?\n  A. Crack\n  B. Dent\n  C. Stain\ngold: B\n" in told
     assert (
         "completion 1: reward 2, advantage +1.314\n"
@@ -37,7 +41,8 @@ def test_a_question_with_options(run):
     assert "ROAM: right, but the reasoning concludes something else (0)" in told
     assert "ROAM: wrong, as the reasoning concludes (0.1)" in told
     assert (
-        "read: unparseable; the reasoning concludes nothing; the answer is not readable\n  ROAM: malformed: not read strictly (0)" in told
+        "read: unparseable; the reasoning concludes nothing; the answer is not readable\n  ROAM: malformed: not read strictly (0)"
+        in told
     )
     assert "counted: no_tags 1" in told
 
@@ -48,9 +53,22 @@ def test_boxes_and_what_does_not_apply(tmp_path):
     log = RunLog(tmp_path, runs.RECIPE)
     rewards = {"roam_boxes": [1.0, 0.0], "accuracy": [None, None]}
     frame = Frame((60, 60), (60, 60), "pixels")
-    log.group(4, runs.SAMPLE, question, 9, [boxes, "[]"], rewards, {"roam_boxes": 2.0, "accuracy": 1.0}, [0.7, -0.7], frame)
+    log.group(
+        4,
+        runs.SAMPLE,
+        question,
+        9,
+        [boxes, "[]"],
+        rewards,
+        {"roam_boxes": 2.0, "accuracy": 1.0},
+        [0.7, -0.7],
+        frame,
+    )
     told = "\n".join(explain(tmp_path, 4))
-    assert "the reasoning says there is a defect in the top left; the answer is [0, 0, 10, 20] dent (set IoU 0.50)" in told
+    assert (
+        "the reasoning says there is a defect in the top left; the answer is [0, 0, 10, 20] dent (set IoU 0.50)"
+        in told
+    )
     assert "completion 1: reward 2, advantage +0.700" in told
     assert "rewards: roam_boxes 1 x 2, accuracy none x 1" in told
     assert "says neither defect nor clean; the answer is no box" in told
@@ -60,23 +78,32 @@ def test_boxes_and_what_does_not_apply(tmp_path):
     ("reward", "shown"),
     [
         ("roam_released", "ROAM as released, which reads letters in a way of its own: 0.8"),
-        ("roam_unchecked", "ROAM unchecked, where whatever the reasoning concludes agrees: right, as the reasoning concludes (1)"),
+        (
+            "roam_unchecked",
+            "ROAM unchecked, where whatever the reasoning concludes agrees: right, as the reasoning concludes (1)",
+        ),
         ("accuracy", "ROAM, not paid here: right, but the reasoning concludes something else (0)"),
         ("roam/shuffled", "ROAM, not paid here: right, but the reasoning concludes something else (0)"),
     ],
 )
 def test_the_row_is_of_the_table_that_was_paid(tmp_path, reward, shown):
-    RunLog(tmp_path, runs.RECIPE).group(1, runs.SAMPLE, runs.QUESTION, 9, [runs.CONTRADICTED], {reward: [0.8]}, {reward: 1.0}, [0.0])
+    RunLog(tmp_path, runs.RECIPE).group(
+        1, runs.SAMPLE, runs.QUESTION, 9, [runs.CONTRADICTED], {reward: [0.8]}, {reward: 1.0}, [0.0]
+    )
     assert f"  {shown}" in explain(tmp_path)
 
 
 def test_a_group_without_signal_is_named(tmp_path):
     runs.add_group(RunLog(tmp_path, runs.RECIPE), 1, (runs.RIGHT,) * 4)
-    assert "all completions that were scored earned the same: nothing is learned from this group" in explain(tmp_path)
+    assert "all completions that were scored earned the same: nothing is learned from this group" in explain(
+        tmp_path
+    )
 
 
 def test_the_verb_prints_no_control_characters(run):
-    said = CliRunner().invoke(app, ["explain", str(run), "--step", "1", "--group", "2"], standalone_mode=False)
+    said = CliRunner().invoke(
+        app, ["explain", str(run), "--step", "1", "--group", "2"], standalone_mode=False
+    )
     assert said.return_value == 0
     assert "\x1b" not in said.stdout and "\\x1b[2J" in said.stdout
     assert "ROAM: right, and the reasoning concludes nothing (0.8)" in said.stdout
@@ -97,7 +124,12 @@ def test_the_reward_is_the_rows():
     from anomalyr1.answers.completion import parse
 
     reached = set()
-    for text in (*runs.COMPLETIONS, runs.SILENT, "<think>Hm.</think><answer>A</answer>", runs.WRONG.replace("<answer>A", "<answer>C")):
+    for text in (
+        *runs.COMPLETIONS,
+        runs.SILENT,
+        "<think>Hm.</think><answer>A</answer>",
+        runs.WRONG.replace("<answer>A", "<answer>C"),
+    ):
         answer = parse(text, runs.OPTIONS)
         row = roam_row(answer, runs.QUESTION)
         assert roam(answer, runs.QUESTION) == row.value

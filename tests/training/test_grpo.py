@@ -27,12 +27,16 @@ def test_a_run_lands_where_trl_lands(tmp_path, family, lora, settings):
 
     theirs = trainer(GRPOTrainer, tmp_path, family, lora=lora, **settings)
     theirs.train()
-    ours = trainer(SharedPrefixGRPOTrainer, tmp_path, family, lora=lora, own={"suppressed_ids": ()}, **settings)
+    ours = trainer(
+        SharedPrefixGRPOTrainer, tmp_path, family, lora=lora, own={"suppressed_ids": ()}, **settings
+    )
     start = weights(ours)
     ours.train()
     assert ours.forms["trl"] == 0
     assert ours.forms["packed"] > 0 or not settings.get("gradient_checkpointing")
-    assert [one.get("reward") for one in ours.state.log_history] == [one.get("reward") for one in theirs.state.log_history]
+    assert [one.get("reward") for one in ours.state.log_history] == [
+        one.get("reward") for one in theirs.state.log_history
+    ]
     assert float((weights(ours) - weights(theirs)).abs().max()) < 1e-5
     assert float((weights(ours) - start).abs().max()) > 1e-4  # and that is not where it began
 
@@ -53,7 +57,12 @@ LOSSES = {
 def test_all_losses_of_trl_are_compared():
     from trl import GRPOConfig
 
-    told = GRPOConfig.__dataclass_fields__["loss_type"].metadata["help"].partition("Supported values are ")[2].partition(".")[0]
+    told = (
+        GRPOConfig.__dataclass_fields__["loss_type"]
+        .metadata["help"]
+        .partition("Supported values are ")[2]
+        .partition(".")[0]
+    )
     assert set(re.findall(r"'(\w+)'", told)) == set(LOSSES)
 
 
@@ -115,7 +124,10 @@ def test_rollouts_of_vllm_give_the_same_step(tmp_path, monkeypatch):
         def generate(self, prompts, images, num_generations, profiler=None):
             asked.append((prompts, images, num_generations))
             completions = drawn[0][1]
-            log_probs = [[[one] for one in sampled[tuple(prompt + own)]] for prompt, own in zip(prompts, completions, strict=True)]
+            log_probs = [
+                [[one] for one in sampled[tuple(prompt + own)]]
+                for prompt, own in zip(prompts, completions, strict=True)
+            ]
             return prompts, completions, log_probs, None
 
     monkeypatch.setattr("trl.trainer.grpo_trainer.VLLMGeneration", StandIn)
@@ -125,9 +137,17 @@ def test_rollouts_of_vllm_give_the_same_step(tmp_path, monkeypatch):
     ((prompts, images, size),) = asked
     assert (prompts, size, other.vllm_generation.synced) == (drawn[0][0], SIZE, 1)
     shown = other.processing_class.tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    assert [one is None for one in images] == [shown not in prompt for prompt in prompts]  # it takes no empty list
-    assert other.forms["trl"] == 0 and other.forms["branched"] + other.forms["packed"] == 2  # for the ratio, and with gradients
-    ratio = [value for name, value in other.state.log_history[0].items() if name.startswith("sampling/importance_sampling_ratio")]
+    assert [one is None for one in images] == [
+        shown not in prompt for prompt in prompts
+    ]  # it takes no empty list
+    assert (
+        other.forms["trl"] == 0 and other.forms["branched"] + other.forms["packed"] == 2
+    )  # for the ratio, and with gradients
+    ratio = [
+        value
+        for name, value in other.state.log_history[0].items()
+        if name.startswith("sampling/importance_sampling_ratio")
+    ]
     assert ratio and ratio == pytest.approx([1.0] * len(ratio), abs=1e-4)
     assert other.state.log_history[0]["loss"] == pytest.approx(plain.state.log_history[0]["loss"], abs=1e-6)
     assert float((weights(other) - weights(plain)).norm()) < 1e-3 * float((weights(plain) - start).norm())
@@ -151,7 +171,11 @@ def test_prompts_with_and_without_images(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "reward", [lambda completion_ids, **_: [0.5] * len(completion_ids), lambda completion_ids, **_: [None] * len(completion_ids)]
+    "reward",
+    [
+        lambda completion_ids, **_: [0.5] * len(completion_ids),
+        lambda completion_ids, **_: [None] * len(completion_ids),
+    ],
 )
 def test_steps_without_signal_do_not_move_weights(tmp_path, reward):
     def first_only(**fields):
@@ -171,10 +195,18 @@ def test_steps_without_signal_do_not_move_weights(tmp_path, reward):
 
 
 def test_steps_whose_completions_are_all_cut_off_do_not_move_weights(tmp_path):
-    made = trainer(SharedPrefixGRPOTrainer, tmp_path, max_steps=2, mask_truncated_completions=True, own={"suppressed_ids": range(320, 337)})
+    made = trainer(
+        SharedPrefixGRPOTrainer,
+        tmp_path,
+        max_steps=2,
+        mask_truncated_completions=True,
+        own={"suppressed_ids": range(320, 337)},
+    )
     start = weights(made)
     made.train()
-    assert all(one["completions/clipped_ratio"] == 1 and one["reward_std"] > 0 for one in made.state.log_history[:2])
+    assert all(
+        one["completions/clipped_ratio"] == 1 and one["reward_std"] > 0 for one in made.state.log_history[:2]
+    )
     assert torch.equal(weights(made), start)
 
 
@@ -183,13 +215,23 @@ def test_another_model_takes_trls_path(tmp_path, caplog):
     made._shares = False
     made.train()
     assert set(made.forms) == {"trl"}
-    assert [record.message.count("TRL's own path is used") for record in caplog.records if record.name == grpo.__name__] == [1]
+    assert [
+        record.message.count("TRL's own path is used")
+        for record in caplog.records
+        if record.name == grpo.__name__
+    ] == [1]
 
 
 @pytest.mark.parametrize("sharded", [False, True])
 def test_a_microbatch_that_shares_nothing(tmp_path, sharded):
     """Where weights lie in shards no process takes TRL's path alone."""
-    made = trainer(SharedPrefixGRPOTrainer, tmp_path, max_steps=1, per_device_train_batch_size=1, gradient_accumulation_steps=SIZE)
+    made = trainer(
+        SharedPrefixGRPOTrainer,
+        tmp_path,
+        max_steps=1,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=SIZE,
+    )
     if sharded:
         made._agree = lambda costs: costs
     made.train()
@@ -198,7 +240,13 @@ def test_a_microbatch_that_shares_nothing(tmp_path, sharded):
 
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
     """Stopped in its second epoch, with dropout, momentum and two generation batches an epoch."""
-    settings = {"max_steps": 5, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 3, "lora": True}
+    settings = {
+        "max_steps": 5,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "save_total_limit": 3,
+        "lora": True,
+    }
     whole = trainer(SharedPrefixGRPOTrainer, tmp_path / "whole", **settings)
     whole.train()
     last, notes = checkpoints.newest(tmp_path / "whole")
@@ -219,7 +267,9 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
 def test_checkpoints_only_where_a_generation_batch_ends(tmp_path, caplog):
     settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "num_iterations": 2}
     trainer(SharedPrefixGRPOTrainer, tmp_path, **settings).train()
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("checkpoint")] == ["checkpoint-2"]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("checkpoint")] == [
+        "checkpoint-2"
+    ]
     assert "no checkpoint at step 1" in caplog.text
 
 
@@ -254,8 +304,14 @@ def test_a_reward_that_is_no_number_stops_the_run_by_name(tmp_path, bad):
     from anomalyr1.types import InputError, Question
 
     asked = [Asked(f"part-{i}", Question(id=f"q{i}", kind="grounding", text="?"), None) for i in range(8)]
-    (function,) = reward_functions({"mine": lambda answer, question: bad if question.id == "q3" else 0.5}, asked)
-    made = trainer(SharedPrefixGRPOTrainer, tmp_path, reward=lambda completions, **_: function(completions, list(range(8)) * 2))
+    (function,) = reward_functions(
+        {"mine": lambda answer, question: bad if question.id == "q3" else 0.5}, asked
+    )
+    made = trainer(
+        SharedPrefixGRPOTrainer,
+        tmp_path,
+        reward=lambda completions, **_: function(completions, list(range(8)) * 2),
+    )
     with pytest.raises(InputError, match="reward 'mine' of sample 'part-3' is "):
         made.train()
 
@@ -273,7 +329,9 @@ def test_groups_without_signal(tmp_path, way):
         own={"zero_variance": way, "on_group": seen.append, "suppressed_ids": ()},
     )  # fmt: skip
     made.model.train()
-    scored = made._generate_and_score_completions([{**rows()[i], "row": i} for i in range(4) for _ in range(SIZE)])
+    scored = made._generate_and_score_completions(
+        [{**rows()[i], "row": i} for i in range(4) for _ in range(SIZE)]
+    )
     flat = [all(one == 0 for one in group.advantages) for group in seen]
     assert flat == [False, True, False, True] and [group.row for group in seen] == [0, 1, 2, 3]
     lengths = scored["completion_mask"].sum(1).view(-1, SIZE).sum(1)
@@ -286,16 +344,28 @@ def test_resampled_groups_are_drawn_once_more(tmp_path):
 
     def first_flat(completion_ids, **_):
         calls.append(len(completion_ids))
-        return [0.5] * len(completion_ids) if len(calls) == 1 else [sum(ids) % 7 / 7 for ids in completion_ids]
+        return (
+            [0.5] * len(completion_ids) if len(calls) == 1 else [sum(ids) % 7 / 7 for ids in completion_ids]
+        )
 
-    made = trainer(SharedPrefixGRPOTrainer, tmp_path, reward=first_flat, own={"zero_variance": "resample", "on_group": seen.append})
+    made = trainer(
+        SharedPrefixGRPOTrainer,
+        tmp_path,
+        reward=first_flat,
+        own={"zero_variance": "resample", "on_group": seen.append},
+    )
     made.model.train()
     drawn = []
     once = made._generate_single_turn
     made._generate_single_turn = lambda *given: drawn.append(once(*given)) or drawn[-1]
-    scored = made._generate_and_score_completions([{**rows()[i], "row": i} for i in (0, 1) for _ in range(SIZE)])
+    scored = made._generate_and_score_completions(
+        [{**rows()[i], "row": i} for i in (0, 1) for _ in range(SIZE)]
+    )
     assert calls == [2 * SIZE, 2 * SIZE] and len(drawn) == 2
-    ids = [row[keep].tolist() for row, keep in zip(scored["completion_ids"], scored["completion_mask"].bool(), strict=True)]
+    ids = [
+        row[keep].tolist()
+        for row, keep in zip(scored["completion_ids"], scored["completion_mask"].bool(), strict=True)
+    ]
     assert ids == drawn[1][0] != drawn[0][0]
     assert made._metrics["train"]["signal/resampled"] == [1.0]
     lengths = [len(own) for own in ids]
@@ -316,7 +386,9 @@ def test_advantages_of_groups_with_rewards_that_do_not_apply(tmp_path, monkeypat
     values = torch.from_numpy(np.where(rng.random((n, 2)) < 0.3, np.nan, rng.random((n, 2)))).float()
     values.view(count, SIZE, 2)[::50] = torch.nan  # groups to which no reward applies
     made = trainer(SharedPrefixGRPOTrainer, tmp_path, reward=[checksum, checksum])
-    monkeypatch.setattr(made, "_generate", lambda prompts: ([[1]] * n, [[2]] * n, None, [""] * n, None, {}, None, [None] * n))
+    monkeypatch.setattr(
+        made, "_generate", lambda prompts: ([[1]] * n, [[2]] * n, None, [""] * n, None, {}, None, [None] * n)
+    )
     monkeypatch.setattr(GRPOTrainer, "_calculate_rewards", lambda *_: values)  # below what ours adds
     asked = [{"prompt": [{"role": "user", "content": "?"}]}] * n
     found = made._generate_and_score_completions(asked)["advantages"].view(count, SIZE)
@@ -331,4 +403,6 @@ def test_advantages_of_groups_with_rewards_that_do_not_apply(tmp_path, monkeypat
     for group in partly.nonzero()[:, 0].tolist():  # those without a reward do not count in the others' mean
         own = values.nansum(1).view(count, SIZE)[group][~unscored[group]]
         if len(own) > 1:
-            assert torch.allclose(found[group][~unscored[group]], (own - own.mean()) / (own.std() + 1e-4), atol=1e-4)
+            assert torch.allclose(
+                found[group][~unscored[group]], (own - own.mean()) / (own.std() + 1e-4), atol=1e-4
+            )

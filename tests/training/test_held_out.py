@@ -37,7 +37,9 @@ def told(sample, choice, score, boxes=()):
 
 def part(name, anomalous):
     boxes = (Box(x1=0, y1=0, x2=10, y2=10),) if anomalous else ()
-    return Sample(id=name, image="x.png", anomalous=anomalous, boxes=boxes, defect="dent" if anomalous else None)
+    return Sample(
+        id=name, image="x.png", anomalous=anomalous, boxes=boxes, defect="dent" if anomalous else None
+    )
 
 
 def test_figures():
@@ -63,7 +65,9 @@ def test_intervals_hold_the_figure_and_narrow(monkeypatch):
         many = []
         for i in range(count):
             sample = part(f"s{i}", i % 2 == 0)
-            many += told(sample, "A" if rng.random() < (0.8 if sample.anomalous else 0.3) else "B", float(rng.random()))
+            many += told(
+                sample, "A" if rng.random() < (0.8 if sample.anomalous else 0.3) else "B", float(rng.random())
+            )
         low, high = intervals(many)["balanced accuracy"]
         assert low < measure(many)["balanced accuracy"] < high
         return high - low
@@ -77,7 +81,9 @@ def test_a_draw_of_the_bootstrap_is_the_measure_of_what_was_drawn(monkeypatch):
     drawn = np.random.default_rng(5).integers(9, size=(1, 9))[0]
     expected = measure([one for i in drawn for one in blocks[i]])
     found = intervals([one for block in blocks for one in block], seed=5)
-    assert {name: low for name, (low, _) in found.items()} == pytest.approx({name: expected[name] for name in found})
+    assert {name: low for name, (low, _) in found.items()} == pytest.approx(
+        {name: expected[name] for name in found}
+    )
     assert "AUROC" in found
 
 
@@ -109,7 +115,9 @@ def test_steps_between_two_evaluations(eval_steps, max_steps, expected):
 def test_a_run_resumed_behind_its_last_step_is_asked_for_the_intervals_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(held_out, "lent", lambda _: nullcontext())
     given = [*told(part("d", True), "A", 0.9), *told(part("g", False), "B", 0.1)]
-    examiner = held_out.Examiner(SimpleNamespace(ask=lambda *_: given), None, RunLog(tmp_path, runs.RECIPE), 6)
+    examiner = held_out.Examiner(
+        SimpleNamespace(ask=lambda *_: given), None, RunLog(tmp_path, runs.RECIPE), 6
+    )
     examiner.on_train_begin(None, runs.state(4, 4), None)
     examiner.on_train_end(None, runs.state(4, 4), None)
     assert [(line["step"], line["final"]) for line in read_lines(tmp_path / EVALUATIONS)] == [(4, True)]
@@ -117,7 +125,9 @@ def test_a_run_resumed_behind_its_last_step_is_asked_for_the_intervals_alone(tmp
 
 def test_training_does_not_notice(samples, tmp_path, monkeypatch):
     def run(folder, asked):
-        made = grpo_runs.trainer(SharedPrefixGRPOTrainer, folder, lora=True, max_steps=3, eval_steps=2, max_completion_length=6)
+        made = grpo_runs.trainer(
+            SharedPrefixGRPOTrainer, folder, lora=True, max_steps=3, eval_steps=2, max_completion_length=6
+        )
         log = RunLog(folder, runs.RECIPE.model_copy(update={"grpo": {"max_completion_length": 6}}))
         log.attach(made)
         if asked:
@@ -128,7 +138,12 @@ def test_training_does_not_notice(samples, tmp_path, monkeypatch):
     monkeypatch.setattr(held_out, "DRAWS", 20)
     assert torch.equal(run(tmp_path / "asked", True), run(tmp_path / "not", False))
     lines = read_lines(tmp_path / "asked" / EVALUATIONS)
-    assert [(line["step"], line.get("final", False)) for line in lines] == [(0, False), (2, False), (3, False), (3, True)]
+    assert [(line["step"], line.get("final", False)) for line in lines] == [
+        (0, False),
+        (2, False),
+        (3, False),
+        (3, True),
+    ]
     assert set(lines[-1]["intervals"]) >= {"balanced accuracy", "AUROC", "strict"}
     metrics = read_lines(tmp_path / "asked" / METRICS)
     assert ["held_out/balanced accuracy" in line for line in metrics] == [False, True, True]

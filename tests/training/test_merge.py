@@ -31,7 +31,10 @@ def adapted(folder, family):
 
     policy = load_policy(str(tiny.folder_of(family)))
     torch.manual_seed(0)
-    model = get_peft_model(policy.model, LoraConfig(target_modules=["q_proj", "v_proj", "down_proj"], r=4, init_lora_weights=False)).eval()
+    model = get_peft_model(
+        policy.model,
+        LoraConfig(target_modules=["q_proj", "v_proj", "down_proj"], r=4, init_lora_weights=False),
+    ).eval()
     model.save_pretrained(folder)
     return policy, model
 
@@ -43,8 +46,12 @@ def test_a_merged_model_is_its_base_with_the_adapter(tmp_path, family):
     policy, model = adapted(tmp_path / "run" / "final", family)
     cap = 12_544 if family == "qwen2_5_vl" else 262_144
     recipe = runs.RECIPE.model_copy(update={"model": str(tiny.folder_of(family)), "max_pixels": cap})
-    (tmp_path / "run" / "recipe.yaml").write_text(json.dumps(recipe.model_dump(mode="json")), encoding="utf-8")
-    said = CliRunner().invoke(app, ["merge", str(tmp_path / "run"), "--out", str(tmp_path / "merged")], standalone_mode=False)
+    (tmp_path / "run" / "recipe.yaml").write_text(
+        json.dumps(recipe.model_dump(mode="json")), encoding="utf-8"
+    )
+    said = CliRunner().invoke(
+        app, ["merge", str(tmp_path / "run"), "--out", str(tmp_path / "merged")], standalone_mode=False
+    )
     assert said.return_value == 0, said.exception
     batch = asked(policy.processor)
     with torch.no_grad():
@@ -56,7 +63,9 @@ def test_a_merged_model_is_its_base_with_the_adapter(tmp_path, family):
         ours = load_policy(str(tmp_path / "merged"))
         assert float((ours.model(**batch).logits - expected).abs().max()) < 1e-4
     processor = AutoProcessor.from_pretrained(tmp_path / "merged")
-    assert type(processor) is type(policy.processor) and processor.image_processor.size["longest_edge"] == cap  # as it was trained
+    assert (
+        type(processor) is type(policy.processor) and processor.image_processor.size["longest_edge"] == cap
+    )  # as it was trained
     assert sorted(path.name for path in tmp_path.iterdir()) == ["merged", "run"]  # nothing unfinished is left
 
 
@@ -97,7 +106,9 @@ def test_a_run_that_stopped_gives_its_newest_complete_checkpoint_and_says_so(tmp
         adapted(run / f"checkpoint-{step}", "qwen2_5_vl")
         checkpoints.seal(run / f"checkpoint-{step}")
     (run / "checkpoint-15" / checkpoints.MARKER).unlink()
-    (run / "recipe.yaml").write_text(dump_recipe(runs.RECIPE.model_copy(update={"model": str(tiny.folder_of())})))
+    (run / "recipe.yaml").write_text(
+        dump_recipe(runs.RECIPE.model_copy(update={"model": str(tiny.folder_of())}))
+    )
     said: list[str] = []
     merge(run, tmp_path / "merged", say=said.append)
     assert said == [
@@ -112,7 +123,9 @@ def test_a_run_that_stopped_gives_its_newest_complete_checkpoint_and_says_so(tmp
 def test_a_checkpoint_of_whole_weights_in_plain_transformers(tmp_path, family):
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    made = grpo_runs.trainer(SharedPrefixGRPOTrainer, tmp_path, family, max_steps=1, save_strategy="steps", save_steps=1)
+    made = grpo_runs.trainer(
+        SharedPrefixGRPOTrainer, tmp_path, family, max_steps=1, save_strategy="steps", save_steps=1
+    )
     made.train()
     found = AutoModelForImageTextToText.from_pretrained(tmp_path / "checkpoint-1", output_loading_info=True)
     plain, loading = found

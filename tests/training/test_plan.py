@@ -40,7 +40,10 @@ def gathered(samples, recipe):
 def test_every_shipped_recipe_is_planned(name, samples):
     recipe = load_recipe(name)
     changed = recipe.model_copy(
-        update={"data": ("drawn:dev?n=3&seed=0",), recipe.section: {**recipe.settings, "gradient_accumulation_steps": 1}}
+        update={
+            "data": ("drawn:dev?n=3&seed=0",),
+            recipe.section: {**recipe.settings, "gradient_accumulation_steps": 1},
+        }
     )
     made = plan.make_plan(changed, gathered(samples, changed), MACHINE)
     assert made.too_long == [] and made.steps > 0 and made.hours > 0
@@ -75,19 +78,28 @@ def test_tokens_are_those_of_the_processor(family, samples):
     made = plan.make_plan(recipe, material, MACHINE)
     policy = load_policy(recipe.model, max_pixels=recipe.max_pixels)
     rows = dataset.prompt_rows(material, policy.family, policy.max_pixels)
-    policy.processor.image_processor.size = {"shortest_edge": policy.family.min_pixels, "longest_edge": policy.max_pixels}
+    policy.processor.image_processor.size = {
+        "shortest_edge": policy.family.min_pixels,
+        "longest_edge": policy.max_pixels,
+    }
     by_id = {(one.task.sample.id, one.task.question.id): one for one in made.longest}
     for row in range(len(material.tasks)):
         task = material.tasks[row]
         planned = by_id.get((task.sample.id, task.question.id))
         if planned is None:
             continue
-        text = policy.processor.apply_chat_template(rows[row]["prompt"], tokenize=False, add_generation_prompt=True)
+        text = policy.processor.apply_chat_template(
+            rows[row]["prompt"], tokenize=False, add_generation_prompt=True
+        )
         given = policy.processor(text=[text], images=rows[row]["images"], return_tensors="pt")
         assert given["input_ids"].shape[1] == planned.tokens
         assert int((given["input_ids"] == policy.model.config.image_token_id).sum()) == planned.images
-        unresized = policy.processor.image_processor(images=rows[row]["images"], do_resize=False, return_tensors="pt")
-        assert (given["pixel_values"] == unresized["pixel_values"]).all()  # what the model sees is what `fit` said
+        unresized = policy.processor.image_processor(
+            images=rows[row]["images"], do_resize=False, return_tensors="pt"
+        )
+        assert (
+            given["pixel_values"] == unresized["pixel_values"]
+        ).all()  # what the model sees is what `fit` said
     assert len(made.longest) == 3 and rows[0][ROW] == 0
 
 
@@ -104,7 +116,10 @@ def test_what_does_not_fit_and_the_cap_that_makes_it_fit(samples, tmp_path):
     assert again.too_long == []
     bigger = plan.make_plan(recipe.model_copy(update={"max_pixels": cap + 28 * 28}), material, MACHINE)
     sizes = {picture.size_wh for picture in material.pictures.values()}
-    same = all(fit(wh, shape.FAMILIES["qwen2_5_vl"], cap) == fit(wh, shape.FAMILIES["qwen2_5_vl"], cap + 28 * 28) for wh in sizes)
+    same = all(
+        fit(wh, shape.FAMILIES["qwen2_5_vl"], cap) == fit(wh, shape.FAMILIES["qwen2_5_vl"], cap + 28 * 28)
+        for wh in sizes
+    )
     assert bigger.too_long or same  # the largest cap that does
     tight = tiny.build(tmp_path / "tight", max_positions=64)
     none = plan.make_plan(recipe.model_copy(update={"model": str(tight)}), material, MACHINE)
@@ -124,17 +139,24 @@ def test_completions_of_sft_are_counted_and_read_before_the_first_step(samples):
     long = plan.make_plan(recipe, material, MACHINE)
     assert len(long.too_long) == sum(task.question.completion is not None for task in material.tasks) > 0
     assert long.hours > written.hours
-    with pytest.raises(InputError, match=f"sample '{samples[0].id}', question .* completion writes a special token"):
+    with pytest.raises(
+        InputError, match=f"sample '{samples[0].id}', question .* completion writes a special token"
+    ):
         plan.make_plan(recipe, with_own("seen <|im_end|>"), MACHINE)
 
 
 def test_warnings(samples):
     recipe = runs.recipe(
-        dtype="bfloat16", settings={"per_device_train_batch_size": 6, "num_generations": 4, "gradient_accumulation_steps": 2}
+        dtype="bfloat16",
+        settings={"per_device_train_batch_size": 6, "num_generations": 4, "gradient_accumulation_steps": 2},
     )
     made = plan.make_plan(recipe, gathered(samples, recipe), costs.Machine("CPU, small", 1e11, 1e10, 10**6))
     text = "\n".join(made.lines())
-    for part in ("groups of 4 do not fit a microbatch of 6", "the predicted peak is", "weights in bfloat16 without float32 masters"):
+    for part in (
+        "groups of 4 do not fit a microbatch of 6",
+        "the predicted peak is",
+        "weights in bfloat16 without float32 masters",
+    ):
         assert f"warning: {part}" in text
     assert "warning: no held_out data is named" in text
     asked = runs.recipe(held_out=("drawn:dev?n=4&seed=1",))
@@ -165,9 +187,13 @@ def test_memory_follows_what_is_trained():
         for name, recipe in kinds.items()
     }
     size = shape.read_shape(kinds["all"]).parameters * 4
-    assert found["all"]["weights"] == found["all"]["gradients"] == size and found["all"]["optimizer"] == 2 * size
+    assert (
+        found["all"]["weights"] == found["all"]["gradients"] == size and found["all"]["optimizer"] == 2 * size
+    )
     assert found["lora"]["gradients"] < size / 50 and found["lora"]["reference policy"] == 0
-    assert found["frozen"]["gradients"] < size and found["frozen"]["activations"] < found["all"]["activations"]
+    assert (
+        found["frozen"]["gradients"] < size and found["frozen"]["activations"] < found["all"]["activations"]
+    )
     assert found["reference"]["reference policy"] == size
     assert found["checkpointing"]["activations"] < found["all"]["activations"]
 
@@ -176,11 +202,16 @@ def test_memory_of_masters_and_of_vllm():
     load, shaped = costs.Load(2, 8, 2, 8, 300, 64, 32), shape.read_shape(runs.recipe())
 
     def found(changes=None, **more):
-        return costs.memory(shaped, "bfloat16", settings.settings_of(runs.recipe(settings=changes or {})), load, True, **more)
+        return costs.memory(
+            shaped, "bfloat16", settings.settings_of(runs.recipe(settings=changes or {})), load, True, **more
+        )
 
     alone, sharded = found(), found(shards=2, masters=True)
     assert alone["optimizer"] == 2 * 2 * shaped.parameters and alone["float32 masters"] == 0
-    assert sharded["optimizer"] == 2 * 4 * shaped.parameters / 2 and sharded["float32 masters"] == 4 * shaped.parameters / 2
+    assert (
+        sharded["optimizer"] == 2 * 4 * shaped.parameters / 2
+        and sharded["float32 masters"] == 4 * shaped.parameters / 2
+    )
     vllm = {"use_vllm": True, "vllm_gpu_memory_utilization": 0.25}
     here, there = (found({**vllm, "vllm_mode": mode}, gpu_bytes=8 * 10**9) for mode in ("colocate", "server"))
     assert here["vLLM"] == here["peak"] - there["peak"] == 2 * 10**9 and "vLLM" not in there
@@ -205,7 +236,11 @@ def test_steps_are_those_of_the_trainer(samples, tmp_path):
         recipe = runs.recipe(section, settings={"max_steps": -1, "num_train_epochs": 3, **changes})
         material = gathered(samples, recipe)
         trainer = make_trainer(
-            recipe, tmp_path, load_policy(recipe.model, max_pixels=recipe.max_pixels), material, RunLog(tmp_path, recipe)
+            recipe,
+            tmp_path,
+            load_policy(recipe.model, max_pixels=recipe.max_pixels),
+            material,
+            RunLog(tmp_path, recipe),
         )
         steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
         planned = plan.make_plan(recipe, material, MACHINE).steps
@@ -225,12 +260,24 @@ def test_too_little_data_for_a_generation_batch(samples):
         ("sft", {"packing": True}, "cannot set 'packing': it is about how TRL prepares texts"),
         ("sft", {"max_length": 10}, "cannot set 'max_length'"),
         ("grpo", {"output_dir": "x"}, "cannot set 'output_dir'"),
-        ("grpo", {"eval_strategy": "steps"}, "cannot set 'eval_strategy': .* held_out data, and say with eval_steps"),
-        ("grpo", {"generation_batch_size": 64}, "cannot set 'generation_batch_size': .* say steps_per_generation"),
+        (
+            "grpo",
+            {"eval_strategy": "steps"},
+            "cannot set 'eval_strategy': .* held_out data, and say with eval_steps",
+        ),
+        (
+            "grpo",
+            {"generation_batch_size": 64},
+            "cannot set 'generation_batch_size': .* say steps_per_generation",
+        ),
         ("sft", {"save_only_model": True}, "cannot set 'save_only_model'"),
         ("sft", {"ignore_data_skip": True}, "cannot set 'ignore_data_skip'"),
         ("grpo", {"loss_type": "drgrpo"}, "loss_type is 'drgrpo', expected one of grpo, dr_grpo"),
-        ("grpo", {"scale_rewards": "groups"}, "scale_rewards is 'groups', expected one of group, batch, none"),
+        (
+            "grpo",
+            {"scale_rewards": "groups"},
+            "scale_rewards is 'groups', expected one of group, batch, none",
+        ),
         ("grpo", {"bf16": "no"}, "bf16 is 'no', expected true or false"),
         ("grpo", {"max_steps": 1e3}, "max_steps is 1000.0, expected a whole number"),
         ("grpo", {"num_generations": 0}, "num_generations is 0, expected more than 0"),
@@ -243,7 +290,11 @@ def test_too_little_data_for_a_generation_batch(samples):
         ("grpo", {"num_generations": 6}, r"generation_batch_size \(8\) must be divisible by num_generations"),
         ("sft", {"optim": "adam"}, "section sft of the recipe: adam is not a valid"),
         ("grpo", {"logging_steps": 10, "save_steps": 5}, "make save_steps a multiple of logging_steps"),
-        ("sft", {"logging_steps": 2, "save_strategy": "epoch"}, "make save_steps a multiple of logging_steps"),
+        (
+            "sft",
+            {"logging_steps": 2, "save_strategy": "epoch"},
+            "make save_steps a multiple of logging_steps",
+        ),
         (
             "grpo",
             {"num_iterations": 4, "save_steps": 6, "gradient_accumulation_steps": 1},
@@ -251,7 +302,11 @@ def test_too_little_data_for_a_generation_batch(samples):
         ),
         ("grpo", {"num_iterations": 4, "save_steps": 0.5}, "save_steps is 2, "),
         ("sft", {"label_smoothing_factor": 0.1}, "cannot set 'label_smoothing_factor'"),
-        ("grpo", {"num_generations_eval": 4}, "cannot set 'num_generations_eval': held-out data is asked once"),
+        (
+            "grpo",
+            {"num_generations_eval": 4},
+            "cannot set 'num_generations_eval': held-out data is asked once",
+        ),
         ("grpo", {"use_transformers_continuous_batching": True}, "say use_vllm"),
         ("grpo", {"sync_ref_model": True, "beta": 0.0}, "sync_ref_model needs a reference model of its own"),
         ("grpo", {"vllm_importance_sampling_mode": "foo"}, "expected one of token_truncate"),
@@ -275,13 +330,17 @@ def test_settings_that_are_taken(changes, tmp_path):
 
 
 def test_resampling_is_for_one_process(tmp_path):
-    with pytest.raises(InputError, match="zero_variance: resample draws different groups again in each process"):
+    with pytest.raises(
+        InputError, match="zero_variance: resample draws different groups again in each process"
+    ):
         settings.arguments(runs.recipe(zero_variance="resample"), tmp_path, 100, processes=2)
 
 
 @pytest.mark.parametrize("lora", [{"r": 4}, {"r": 4, "target_modules": ["q_porj"]}])
 def test_adapters_that_find_no_modules(lora):
-    with pytest.raises(InputError, match=r"section lora of the recipe: .*; name the modules that get adapters"):
+    with pytest.raises(
+        InputError, match=r"section lora of the recipe: .*; name the modules that get adapters"
+    ):
         shape.read_shape(runs.recipe(lora=lora))
 
 
@@ -307,8 +366,14 @@ def test_adapters_that_are_refused():
         settings.adapters(runs.recipe(lora={"exclude_modules": ["x"]}, freeze="vision"))
     for more, message in (
         ({"target_modules": ["q_proj", "lm_head"]}, r"lora\.target_modules cannot hold lm_head"),
-        ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, r"lora\.modules_to_save cannot hold lm_head"),
-        ({"target_modules": ["q_proj"], "init_lora_weights": "pissa"}, r"lora\.init_lora_weights: pissa may change"),
+        (
+            {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+            r"lora\.modules_to_save cannot hold lm_head",
+        ),
+        (
+            {"target_modules": ["q_proj"], "init_lora_weights": "pissa"},
+            r"lora\.init_lora_weights: pissa may change",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             settings.adapters(runs.recipe(lora={"r": 2, **more}))
@@ -323,15 +388,25 @@ def test_verdicts_that_the_category_alone_tells(samples):
     recipe = runs.recipe(held_out=("drawn:dev?n=4&seed=1",))
 
     def warned(*labels):
-        made = [samples[0].model_copy(update={"id": f"{i}", "category": name, "anomalous": bad}) for i, (name, bad) in enumerate(labels)]
+        made = [
+            samples[0].model_copy(update={"id": f"{i}", "category": name, "anomalous": bad})
+            for i, (name, bad) in enumerate(labels)
+        ]
         return "\n".join(plan.make_plan(recipe, gathered(made, recipe), MACHINE).warnings)
 
     gears, screws = [("gear", i == 0) for i in range(4)], [("screw", i > 0) for i in range(4)]
     text = warned(*gears, *screws)
-    assert "who knows the category is right about 6 of 8 samples without a look (3 good and 1 defective of 'gear'" in text
+    assert (
+        "who knows the category is right about 6 of 8 samples without a look (3 good and 1 defective of 'gear'"
+        in text
+    )
     assert "who always says the same is right about 3 of 4" in warned(*gears)
-    assert "without a look" not in warned(*[(name, i % 2 == 0) for name in ("gear", "screw") for i in range(4)])
-    assert "without a look" not in warned(*gears, *[("gear", bad) for _, bad in screws])  # 4 of 8, whatever their name
+    assert "without a look" not in warned(
+        *[(name, i % 2 == 0) for name in ("gear", "screw") for i in range(4)]
+    )
+    assert "without a look" not in warned(
+        *gears, *[("gear", bad) for _, bad in screws]
+    )  # 4 of 8, whatever their name
 
 
 def test_prompts_that_fill_no_generation_batch_are_told(samples):

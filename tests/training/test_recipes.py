@@ -9,7 +9,15 @@ from anomalyr1.training.settings import arguments
 from anomalyr1.types import InputError
 
 MINIMAL = "data: [drawn]\nrewards: {roam: 1}\ngrpo: {beta: 0.1}\n"
-NAMES = ["grpo-vllm", "nano-grpo", "nano-sft", "paper-3b", "qwen2.5-vl-3b-lora-24gb", "qwen2.5-vl-7b-zero3", "qwen3-vl-4b"]
+NAMES = [
+    "grpo-vllm",
+    "nano-grpo",
+    "nano-sft",
+    "paper-3b",
+    "qwen2.5-vl-3b-lora-24gb",
+    "qwen2.5-vl-7b-zero3",
+    "qwen3-vl-4b",
+]
 
 
 def test_what_is_shipped():
@@ -42,7 +50,14 @@ def test_trl_takes_a_shipped_recipe(name, tmp_path):
 def test_the_papers_values():
     recipe = load_recipe("paper-3b")
     assert (recipe.seed, recipe.rewards) == (42, {"accuracy": 1.0, "roam_released": 1.0})
-    pinned = {"num_generations": 8, "beta": 0.04, "epsilon": 0.2, "learning_rate": 5e-7, "max_completion_length": 256, "temperature": 1.0}
+    pinned = {
+        "num_generations": 8,
+        "beta": 0.04,
+        "epsilon": 0.2,
+        "learning_rate": 5e-7,
+        "max_completion_length": 256,
+        "temperature": 1.0,
+    }
     assert recipe.settings.items() >= pinned.items()
     assert isinstance(recipe.settings["learning_rate"], float)
 
@@ -68,7 +83,17 @@ def written(tmp_path, text):
 
 def test_overrides(tmp_path):
     path = written(tmp_path, MINIMAL)
-    changed = load_recipe(path, ["train.learning_rate=1e-6", "grpo.beta=0", "lora.r=8", "model=a/b", "rewards.format=0.5", "data=[x, y]"])
+    changed = load_recipe(
+        path,
+        [
+            "train.learning_rate=1e-6",
+            "grpo.beta=0",
+            "lora.r=8",
+            "model=a/b",
+            "rewards.format=0.5",
+            "data=[x, y]",
+        ],
+    )
     assert changed.settings == {"beta": 0, "learning_rate": 1e-6}
     assert (changed.lora, changed.model, changed.data) == ({"r": 8}, "a/b", ("x", "y"))
     assert differences(load_recipe(path), changed)[:3] == [
@@ -81,7 +106,9 @@ def test_overrides(tmp_path):
 
 def test_words_and_dotted_paths_in_overrides(tmp_path):
     path = written(tmp_path, MINIMAL)
-    words = load_recipe(path, ["grpo.save_strategy=no", "grpo.bf16=false", "grpo.report_to=off", "rewards.a.b:c=0.5"])
+    words = load_recipe(
+        path, ["grpo.save_strategy=no", "grpo.bf16=false", "grpo.report_to=off", "rewards.a.b:c=0.5"]
+    )
     assert words.settings == {"beta": 0.1, "save_strategy": "no", "bf16": False, "report_to": "off"}
     assert words.rewards == {"roam": 1.0, "a.b:c": 0.5}
     assert load_recipe(written(tmp_path, dump_recipe(words))) == words
@@ -127,7 +154,10 @@ def test_no_such_recipe():
 
 def test_settings_that_are_not_trls():
     recipe = Recipe(data=("drawn",), rewards={"roam": 1}, grpo={"num_generation": 8})
-    with pytest.raises(InputError, match="section grpo of the recipe has no key 'num_generation'; did you mean 'num_generations'"):
+    with pytest.raises(
+        InputError,
+        match="section grpo of the recipe has no key 'num_generation'; did you mean 'num_generations'",
+    ):
         check_settings(recipe, ["num_generations", "beta"])
     taken = Recipe(data=("drawn",), sft={"output_dir": "x"})
     with pytest.raises(InputError, match="cannot set 'output_dir'"):

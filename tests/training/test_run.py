@@ -40,10 +40,20 @@ def whole(tmp_path_factory):
 
 def test_the_run_folder(whole):
     out, said = whole
-    assert {one.name for one in out.iterdir()} >= {"recipe.yaml", "run.json", "metrics.jsonl", "groups.jsonl", "samples", "final", "data"}
+    assert {one.name for one in out.iterdir()} >= {
+        "recipe.yaml",
+        "run.json",
+        "metrics.jsonl",
+        "groups.jsonl",
+        "samples",
+        "final",
+        "data",
+    }
     assert load_recipe(str(out / "recipe.yaml")) == runs.recipe()
     record = json.loads((out / "run.json").read_text())
-    assert record["command"] == "anomalyr1 train mine.yaml" and record["data fingerprint"].startswith("sha256:")
+    assert record["command"] == "anomalyr1 train mine.yaml" and record["data fingerprint"].startswith(
+        "sha256:"
+    )
     assert record["data"] == [{"spec": runs.DATA, "licence": sources.LICENCES["drawn"]}]
     assert record["versions"]["trl"].startswith("1.16") and record["steps"] == 4
     assert [one["step"] for one in runs.lines(out / "metrics.jsonl")] == [1, 2, 3, 4]
@@ -60,7 +70,10 @@ def test_groups_are_what_the_rewards_saw(whole):
         assert list(group.rewards["training_runs:reward"]) == pytest.approx(expected)
         assert abs(sum(group.advantages)) < 1e-4
     logged = [one["reward"] for one in runs.lines(out / "metrics.jsonl")]
-    means = [sum(sum(group.rewards["training_runs:reward"]) for group in groups if group.step == step) / 8 for step in (1, 2, 3, 4)]
+    means = [
+        sum(sum(group.rewards["training_runs:reward"]) for group in groups if group.step == step) / 8
+        for step in (1, 2, 3, 4)
+    ]
     assert logged == pytest.approx(means)
 
 
@@ -69,7 +82,10 @@ def test_the_final_policy_loads_here_and_in_plain_transformers(whole):
 
     final = whole[0] / "final"
     policy = load_policy(str(final))
-    plain, processor = AutoModelForImageTextToText.from_pretrained(final), AutoProcessor.from_pretrained(final)
+    plain, processor = (
+        AutoModelForImageTextToText.from_pretrained(final),
+        AutoProcessor.from_pretrained(final),
+    )
     assert policy.max_pixels == runs.recipe().max_pixels and processor.chat_template
     ids = torch.arange(5, 25)[None]
     assert torch.equal(policy.model(input_ids=ids).logits, plain(input_ids=ids).logits)
@@ -78,22 +94,36 @@ def test_the_final_policy_loads_here_and_in_plain_transformers(whole):
 
 
 def test_adapters_and_frozen_vision(tmp_path):
-    recipe = runs.recipe("sft", lora={"r": 4, "target_modules": ["q_proj", "down_proj"]}, freeze="vision", settings={"max_steps": 2})
+    recipe = runs.recipe(
+        "sft",
+        lora={"r": 4, "target_modules": ["q_proj", "down_proj"]},
+        freeze="vision",
+        settings={"max_steps": 2},
+    )
     train(recipe, tmp_path / "run", say=lambda line: None)
     from safetensors.torch import load_file
 
     adapter = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
     assert adapter and not any("visual" in name for name in adapter)
     start, end = load_policy(recipe.model).model, load_policy(str(tmp_path / "run" / "final")).model
-    changed = {name for (name, a), b in zip(start.named_parameters(), end.parameters(), strict=True) if not torch.equal(a, b)}
-    assert changed and all(name.endswith(("q_proj.weight", "down_proj.weight")) and "visual" not in name for name in changed)
+    changed = {
+        name
+        for (name, a), b in zip(start.named_parameters(), end.parameters(), strict=True)
+        if not torch.equal(a, b)
+    }
+    assert changed and all(
+        name.endswith(("q_proj.weight", "down_proj.weight")) and "visual" not in name for name in changed
+    )
 
 
 def test_frozen_vision_without_adapters(tmp_path):
     recipe = runs.recipe(freeze="vision", settings={"max_steps": 1})
     train(recipe, tmp_path / "run", say=lambda line: None)
     start, end = load_policy(recipe.model).model, load_policy(str(tmp_path / "run" / "final")).model
-    same = {name: torch.equal(a, b) for (name, a), b in zip(start.named_parameters(), end.parameters(), strict=True)}
+    same = {
+        name: torch.equal(a, b)
+        for (name, a), b in zip(start.named_parameters(), end.parameters(), strict=True)
+    }
     assert all(value for name, value in same.items() if "visual" in name)
     assert not any(value for name, value in same.items() if name.endswith("q_proj.weight"))
 
@@ -110,7 +140,10 @@ def test_the_policy_of_a_run_under_zero_3(tmp_path, lora):
 
     class Engine:
         def __init__(self, state):
-            self._zero3_consolidated_16bit_state_dict, self.zero_gather_16bit_weights_on_model_save = (lambda: state), (lambda: True)
+            self._zero3_consolidated_16bit_state_dict, self.zero_gather_16bit_weights_on_model_save = (
+                (lambda: state),
+                (lambda: True),
+            )
 
         def is_zero3(self):  # what transformers asks of its configuration
             return True
@@ -121,21 +154,38 @@ def test_the_policy_of_a_run_under_zero_3(tmp_path, lora):
     if lora:
         model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
     state = {key: value.clone() for key, value in model.state_dict().items()}
-    changed = next(key for key in state if key.endswith("q_proj.lora_B.default.weight" if lora else "q_proj.weight"))
+    changed = next(
+        key for key in state if key.endswith("q_proj.lora_B.default.weight" if lora else "q_proj.weight")
+    )
     state[changed] += 1
     engine = Engine(state)
-    accelerator = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED, deepspeed_config={"zero_optimization": {"stage": 3}})
+    accelerator = SimpleNamespace(
+        distributed_type=DistributedType.DEEPSPEED, deepspeed_config={"zero_optimization": {"stage": 3}}
+    )
     accelerator.get_state_dict = lambda given: Accelerator.get_state_dict(accelerator, given)
     accelerator.unwrap_model = lambda given: given
     deepspeed.set_hf_deepspeed_config(engine)
     try:
-        _finish(SimpleNamespace(model=model, model_wrapped=engine, accelerator=accelerator), policy, recipe, tmp_path)
+        _finish(
+            SimpleNamespace(model=model, model_wrapped=engine, accelerator=accelerator),
+            policy,
+            recipe,
+            tmp_path,
+        )
     finally:
         deepspeed.unset_hf_deepspeed_config()
     found = load_policy(str(tmp_path / "final")).model
     base = load_policy(recipe.model).model
-    moved = [name for (name, a), b in zip(found.named_parameters(), base.parameters(), strict=True) if not torch.equal(a, b)]
-    assert moved and all(name.endswith("q_proj.weight") for name in moved) and torch.equal(found.lm_head.weight, start)
+    moved = [
+        name
+        for (name, a), b in zip(found.named_parameters(), base.parameters(), strict=True)
+        if not torch.equal(a, b)
+    ]
+    assert (
+        moved
+        and all(name.endswith("q_proj.weight") for name in moved)
+        and torch.equal(found.lm_head.weight, start)
+    )
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file() == lora
 
 
@@ -144,7 +194,10 @@ def test_one_process_for_several_gpus_is_refused(tmp_path, section, monkeypatch)
     from transformers import TrainingArguments
 
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))
-    with pytest.raises(SetupError, match=r"one process sees 2 GPUs; start one a GPU with accelerate launch .* CUDA_VISIBLE_DEVICES=0"):
+    with pytest.raises(
+        SetupError,
+        match=r"one process sees 2 GPUs; start one a GPU with accelerate launch .* CUDA_VISIBLE_DEVICES=0",
+    ):
         train(runs.recipe(section), tmp_path / "run", say=lambda line: None)
 
 
@@ -159,7 +212,10 @@ def test_what_vllm_must_not_write_is_added_to_the_recipes_own_biases(tmp_path, m
     monkeypatch.setattr("trl.trainer.grpo_trainer.VLLMGeneration", StandIn)
     own = {"logit_bias": {"5": -1.0}, "seed": 3}
     with pytest.raises(InterruptedError):
-        train(runs.recipe(settings={"use_vllm": True, "vllm_mode": "colocate", "generation_kwargs": own}), tmp_path / "run")
+        train(
+            runs.recipe(settings={"use_vllm": True, "vllm_mode": "colocate", "generation_kwargs": own}),
+            tmp_path / "run",
+        )
     suppressed = load_policy(runs.recipe().model).suppressed_ids
     assert seen == {"seed": 3, "logit_bias": {5: -1.0, **dict.fromkeys(suppressed, NEVER)}}
 
@@ -172,7 +228,8 @@ def test_what_cannot_be_begun_or_resumed(whole, tmp_path):
     with pytest.raises(InputError, match="holds a run already; go on with it with --resume"):
         train(runs.recipe(), out)
     with pytest.raises(
-        InputError, match=r"begun with another recipe, so it cannot be resumed: grpo.learning_rate: 0.001 -> 0.002; seed: 42 -> 1"
+        InputError,
+        match=r"begun with another recipe, so it cannot be resumed: grpo.learning_rate: 0.001 -> 0.002; seed: 42 -> 1",
     ):
         train(runs.recipe(seed=1, settings={"learning_rate": 2e-3}), out, resume=True)
     with pytest.raises(InputError, match="there is no run in"):
@@ -186,7 +243,10 @@ def test_resume_refuses_other_data(whole, tmp_path):
     out = copied(whole[0], tmp_path)
     record = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps({**record, "data fingerprint": "sha256:other"}))
-    with pytest.raises(InputError, match="begun on other ground, so it cannot be resumed: data fingerprint was 'sha256:other'"):
+    with pytest.raises(
+        InputError,
+        match="begun on other ground, so it cannot be resumed: data fingerprint was 'sha256:other'",
+    ):
         train(runs.recipe(), out, resume=True, say=lambda line: None)
 
 
@@ -208,7 +268,9 @@ def test_the_licence_of_a_split_is_that_of_its_data(tmp_path):
     assert _licence("drawn:dev?n=3&seed=0").startswith("drawn by this package")
     no_leaks = fewshot.FoundLeaks(allowed=False, counts={}, found=())
     specs = {"spec": "drawn:dev?n=9&seed=0", "test_spec": "mvtec:/data/mvtec"}
-    split = fewshot.Manifest(**specs, plan=fewshot.Plan(protocol="given"), train=(), test=(), counts={}, leaks=no_leaks)
+    split = fewshot.Manifest(
+        **specs, plan=fewshot.Plan(protocol="given"), train=(), test=(), counts={}, leaks=no_leaks
+    )
     fewshot.write(tmp_path / "parts.json", split)
     assert _licence(f"split:{tmp_path / 'parts.json'}").startswith("drawn by this package")
     assert _licence(f"split:{tmp_path / 'parts.json'}", "test").startswith("CC BY-NC-SA 4.0")
@@ -226,7 +288,10 @@ def test_resume_refuses_another_number_of_processes(whole, tmp_path):
     ("changes", "message"),
     [
         ({"settings": {"num_generations": 6}}, "must be divisible by num_generations"),
-        ({"settings": {"router_aux_loss_coef": 0.1}}, "not a Mixture-of-Experts model"),  # only the trainer knows
+        (
+            {"settings": {"router_aux_loss_coef": 0.1}},
+            "not a Mixture-of-Experts model",
+        ),  # only the trainer knows
         ({"held_out": ("drawn:dev?n=1&seed=9",)}, "balanced accuracy needs good and defective ones"),
     ],
 )
@@ -235,21 +300,31 @@ def test_what_is_refused_leaves_no_run_behind(tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         train(runs.recipe(**changes), out, say=lambda line: None)
     assert not (out / "recipe.yaml").exists() and not (out / "run.json").exists()
-    assert run._start(runs.recipe(), out, resume=False).checkpoint is None  # the corrected run may begin there
+    assert (
+        run._start(runs.recipe(), out, resume=False).checkpoint is None
+    )  # the corrected run may begin there
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"report_to": ["wandb"]}, "wandb"), ({"optim": "adamw_8bit"}, "bitsandbytes"), ({"optim": "adafactor"}, None)],
+    [
+        ({"report_to": ["wandb"]}, "wandb"),
+        ({"optim": "adamw_8bit"}, "bitsandbytes"),
+        ({"optim": "adafactor"}, None),
+    ],
 )
 def test_what_is_not_installed_is_told_before_the_run_begins(tmp_path, changes, message):
     if message and importlib.util.find_spec(message):
         pytest.skip(f"{message} is installed")
-    begin = lambda: train(runs.recipe("sft", settings={**changes, "max_steps": 1}), tmp_path / "run", say=lambda line: None)  # noqa: E731
+    begin = lambda: train(
+        runs.recipe("sft", settings={**changes, "max_steps": 1}), tmp_path / "run", say=lambda line: None
+    )
     if message is None:
         assert (begin() / "config.json").is_file()
         return
-    with pytest.raises(SetupError, match=f"section sft of the recipe needs what is not installed: .*{message}"):
+    with pytest.raises(
+        SetupError, match=f"section sft of the recipe needs what is not installed: .*{message}"
+    ):
         begin()
     assert not (tmp_path / "run" / "recipe.yaml").exists()
 
@@ -262,10 +337,14 @@ def test_a_kill_while_the_record_is_written_leaves_a_folder_that_may_be_begun(tm
 
 def test_no_memory_on_the_cpu(tmp_path, monkeypatch):
     def no_memory(*_, **__):
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried")
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+        )
 
     monkeypatch.setattr("anomalyr1.training.trainers.make_trainer", no_memory)
-    with pytest.raises(SetupError, match=r"not enough memory .*; make per_device_train_batch_size or max_pixels smaller"):
+    with pytest.raises(
+        SetupError, match=r"not enough memory .*; make per_device_train_batch_size or max_pixels smaller"
+    ):
         train(runs.recipe(), tmp_path / "run", say=lambda line: None)
 
 
@@ -283,7 +362,10 @@ def test_a_flipped_byte_in_the_newest_checkpoint(whole, tmp_path):
     damaged.write_bytes(data)
     said: list[str] = []
     train(runs.recipe(), out, resume=True, say=said.append)
-    assert "checkpoint-4 is passed over: optimizer.pt has changed" in said and "going on from checkpoint-3" in said
+    assert (
+        "checkpoint-4 is passed over: optimizer.pt has changed" in said
+        and "going on from checkpoint-3" in said
+    )
     assert runs.written(out) == runs.written(whole[0])
     assert json.loads((out / "run.json").read_text())["resumed"][0]["from"] == "checkpoint-3"
 
@@ -296,7 +378,9 @@ def test_a_run_killed_between_its_last_checkpoint_and_its_policy(whole, tmp_path
     assert json.loads((out / "run.json").read_text())["resumed"][0]["from"] == "checkpoint-4"
 
 
-@pytest.mark.parametrize("lora", [None, {"r": 4, "target_modules": ["q_proj", "down_proj"], "lora_dropout": 0.2}])
+@pytest.mark.parametrize(
+    "lora", [None, {"r": 4, "target_modules": ["q_proj", "down_proj"], "lora_dropout": 0.2}]
+)
 def test_sft_goes_on_to_the_same_bits(tmp_path, lora):
     """Packed questions, shuffled data, dropout: all that a resumed run must draw alike."""
     recipe = runs.recipe("sft", lora=lora)
@@ -363,7 +447,9 @@ def killed(context, out, chance, in_save):
 @pytest.mark.timeout(3600)
 def test_killed_anywhere_it_ends_with_the_same_bits(whole, tmp_path):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trl", "anomalyr1.training.grpo", "anomalyr1.training.run", "support.training_runs"])
+    context.set_forkserver_preload(
+        ["trl", "anomalyr1.training.grpo", "anomalyr1.training.run", "support.training_runs"]
+    )
     chance, kills, rounds = random.Random(0), [], 0
 
     def wanted():
@@ -372,7 +458,11 @@ def test_killed_anywhere_it_ends_with_the_same_bits(whole, tmp_path):
     while wanted() and len(kills) < 4 * KILLS:
         rounds += 1
         out = tmp_path / f"run{rounds}"
-        while wanted() and (found := killed(context, out, chance, len(kills) % 2 == 0 or len(kills) >= KILLS)) is not None:
+        while (
+            wanted()
+            and (found := killed(context, out, chance, len(kills) % 2 == 0 or len(kills) >= KILLS))
+            is not None
+        ):
             kills.append(found)
         if not (out / "final").exists():
             _run(runs.recipe(), out, (out / "recipe.yaml").exists())
@@ -388,7 +478,11 @@ def test_the_verb(tmp_path, call, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text(dump_recipe(runs.recipe("sft")))
     code, out, _ = call("train", "mine.yaml", "train.max_steps=1", "--plan")
-    assert code == 0 and out.startswith("plan: 1 steps over 26 prompts of 3 samples") and not (tmp_path / "runs").exists()
+    assert (
+        code == 0
+        and out.startswith("plan: 1 steps over 26 prompts of 3 samples")
+        and not (tmp_path / "runs").exists()
+    )
     code, out, _ = call("train", "mine.yaml", "train.max_steps=1")
     assert code == 0 and (tmp_path / "runs" / "mine" / "final" / "config.json").is_file()
     code, _, err = call("train", "mine.yaml")
@@ -396,4 +490,8 @@ def test_the_verb(tmp_path, call, monkeypatch):
     code, _, err = call("train", "nano-gpro")
     assert code == 1 and "did you mean 'nano-grpo'" in err
     code, _, err = call("train", "mine.yaml", "lora.rank=3", "--out", "other")
-    assert code == 1 and "section lora of the recipe has no key 'rank'" in err and not (tmp_path / "other" / "recipe.yaml").exists()
+    assert (
+        code == 1
+        and "section lora of the recipe has no key 'rank'" in err
+        and not (tmp_path / "other" / "recipe.yaml").exists()
+    )

@@ -14,7 +14,15 @@ from PIL import Image
 
 from anomalyr1.images import Frame
 from anomalyr1.training import run_log
-from anomalyr1.training.run_folder import EVALUATIONS, GROUPS, METRICS, Group, figures, read_groups, read_lines
+from anomalyr1.training.run_folder import (
+    EVALUATIONS,
+    GROUPS,
+    METRICS,
+    Group,
+    figures,
+    read_groups,
+    read_lines,
+)
 from anomalyr1.training.run_log import RunLog
 from anomalyr1.types import Box, InputError, Question, Sample
 from support import runs
@@ -23,13 +31,29 @@ from support.places import ROOT
 
 def test_a_group_is_read_back_as_it_was(tmp_path):
     log = RunLog(tmp_path, runs.RECIPE)
-    grounding = Question(id="g", kind="grounding", text="Where?", boxes=(Box(x1=0, y1=0, x2=28, y2=28, label="dent"),))
+    grounding = Question(
+        id="g", kind="grounding", text="Where?", boxes=(Box(x1=0, y1=0, x2=28, y2=28, label="dent"),)
+    )
     frame = Frame((56, 56), (28, 28), "pixels")
     text = '<think>A defect.</think><answer>[{"bbox_2d": [0, 0, 14, 14], "label": "dent"}]</answer>'
     sample = Sample(id="s2", image=tmp_path / "a b.png")
-    log.group(3, sample, grounding, 7, [text, "x"], {"roam_boxes": [1.0, float("nan")]}, {"roam_boxes": 1.0}, [0.7, 0.0], frame)
+    log.group(
+        3,
+        sample,
+        grounding,
+        7,
+        [text, "x"],
+        {"roam_boxes": [1.0, float("nan")]},
+        {"roam_boxes": 1.0},
+        [0.7, 0.0],
+        frame,
+    )
     (group,) = read_groups(tmp_path)
-    assert (group.step, group.image, group.rewards) == (3, str(tmp_path / "a b.png"), {"roam_boxes": (1.0, None)})
+    assert (group.step, group.image, group.rewards) == (
+        3,
+        str(tmp_path / "a b.png"),
+        {"roam_boxes": (1.0, None)},
+    )
     assert group.totals() == [1.0, None]
     assert group.answers()[0].boxes == grounding.boxes  # the frame maps them, as it did for the reward
     assert read_groups(tmp_path, 2) == []
@@ -41,7 +65,9 @@ def test_figures():
         step=1, sample_id="s", question=runs.QUESTION, image="x", prompt_tokens=1, completions=runs.COMPLETIONS,
         rewards={name: tuple(values) for name, values in log_rewards.items()}, weights=runs.RECIPE.rewards, advantages=(0, 0, 0, 0),
     )  # fmt: skip
-    same = group.model_copy(update={"completions": (runs.RIGHT,) * 4, "rewards": {"roam": (1.0,) * 4, "accuracy": (None,) * 4}})
+    same = group.model_copy(
+        update={"completions": (runs.RIGHT,) * 4, "rewards": {"roam": (1.0,) * 4, "accuracy": (None,) * 4}}
+    )
     unscored = group.model_copy(update={"rewards": {"roam": (None,) * 4}})
     assert figures([group]) == {
         "signal/zero_variance": 0.0, "signal/unscored": 0.0, "answers/strict": 0.75, "answers/lenient": 0.0, "answers/unparseable": 0.25,
@@ -52,7 +78,11 @@ def test_figures():
 
 
 def folder_bytes(run):
-    return {path.relative_to(run).as_posix(): path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(run).as_posix(): path.read_bytes()
+        for path in sorted(run.rglob("*"))
+        if path.is_file()
+    }
 
 
 @pytest.mark.parametrize("torn", [False, True])
@@ -111,7 +141,11 @@ def test_a_torn_line_is_cut_off_before_the_next(tmp_path):
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("{", "line 2 of .* is no JSON"), ('{"reward": 1}', "no object with a step"), ('{"step": 1, "x": 2}', "line 2 of .* is not a group")],
+    [
+        ("{", "line 2 of .* is no JSON"),
+        ('{"reward": 1}', "no object with a step"),
+        ('{"step": 1, "x": 2}', "line 2 of .* is not a group"),
+    ],
 )
 def test_a_damaged_line_is_named(tmp_path, line, message):
     runs.add_group(RunLog(tmp_path, runs.RECIPE), 1)
@@ -123,16 +157,28 @@ def test_a_damaged_line_is_named(tmp_path, line, message):
 
 def test_a_group_whose_numbers_do_not_match_is_refused(tmp_path):
     with pytest.raises(ValueError, match="a group of 1 completions has 2 values of accuracy"):
-        RunLog(tmp_path, runs.RECIPE).group(1, runs.SAMPLE, runs.QUESTION, 1, ["a"], {"accuracy": [1, 1]}, {"accuracy": 1}, [0])
+        RunLog(tmp_path, runs.RECIPE).group(
+            1, runs.SAMPLE, runs.QUESTION, 1, ["a"], {"accuracy": [1, 1]}, {"accuracy": 1}, [0]
+        )
 
 
 def test_a_page_shows_boxes_and_escapes_what_was_written(tmp_path):
     Image.new("RGB", (56, 56), "white").save(tmp_path / "part.png")
     question = Question(id="g", kind="grounding", text="Where?", boxes=())
-    evil = "<script>alert(1)</script>\x1b[31m" + '<answer>[{"bbox_2d": [4, 4, 20, 20], "label": "<b>"}]</answer>'
+    evil = (
+        "<script>alert(1)</script>\x1b[31m" + '<answer>[{"bbox_2d": [4, 4, 20, 20], "label": "<b>"}]</answer>'
+    )
     frame = Frame((56, 56), (56, 56), "pixels")
     RunLog(tmp_path, runs.RECIPE).group(
-        1, Sample(id="s", image=tmp_path / "part.png"), question, 7, [evil, "[]"], {"format": [0.0, None]}, {"format": 1.0}, [0.5, 0], frame
+        1,
+        Sample(id="s", image=tmp_path / "part.png"),
+        question,
+        7,
+        [evil, "[]"],
+        {"format": [0.0, None]},
+        {"format": 1.0},
+        [0.5, 0],
+        frame,
     )
     page = (tmp_path / "samples" / "step-000001.html").read_text(encoding="utf-8")
     assert "<script" not in page and "&lt;script&gt;" in page and "\x1b" not in page and "\\x1b" in page
@@ -143,7 +189,9 @@ def test_a_page_shows_boxes_and_escapes_what_was_written(tmp_path):
 def test_lines_for_who_waits(tmp_path, capsys):
     log = RunLog(tmp_path, runs.RECIPE)
     log.callback.on_train_begin(None, runs.state(10, 20), None)
-    log.callback.on_log(None, runs.state(11, 20), None, logs={"reward": 0.123456, "kl": None, "loss": float("nan")})
+    log.callback.on_log(
+        None, runs.state(11, 20), None, logs={"reward": 0.123456, "kl": None, "loss": float("nan")}
+    )
     log.callback.on_log(None, runs.state(20, 20), None, logs={"train_runtime": 1.0})
     log.callback.on_train_end(None, runs.state(20, 20), None)
     assert re.fullmatch(r"step 11/20  loss nan  reward 0.123  time left \d+ s\n", capsys.readouterr().out)
@@ -177,7 +225,12 @@ def test_a_trainers_run_with_curves(tmp_path):
 
     def run(steps, start=0):
         made = grpo_runs.trainer(
-            SharedPrefixGRPOTrainer, tmp_path, max_steps=steps, report_to=["tensorboard"], save_strategy="steps", save_steps=1
+            SharedPrefixGRPOTrainer,
+            tmp_path,
+            max_steps=steps,
+            report_to=["tensorboard"],
+            save_strategy="steps",
+            save_steps=1,
         )
         log = RunLog(tmp_path, runs.RECIPE)
         if start:
@@ -205,7 +258,9 @@ def test_a_trainers_run_with_curves(tmp_path):
     assert json.loads((tmp_path / METRICS).read_text(encoding="utf-8").splitlines()[2])["step"] == 3
 
 
-@pytest.mark.parametrize(("aggregation", "flat"), [("sum_then_normalize", True), ("normalize_then_sum", False)])
+@pytest.mark.parametrize(
+    ("aggregation", "flat"), [("sum_then_normalize", True), ("normalize_then_sum", False)]
+)
 def test_rewards_that_add_up_to_the_same_are_a_signal_where_each_is_normalized(tmp_path, aggregation, flat):
     recipe = runs.RECIPE.model_copy(update={"grpo": {"multi_objective_aggregation": aggregation}})
     log = RunLog(tmp_path, recipe)

@@ -22,18 +22,24 @@ def material(tmp_path_factory):
     recipe = training_runs.recipe("sft")
     whole = dataset.gather(sources.load_samples(recipe.data, tmp_path_factory.mktemp("drawn"))[:2], recipe)
     few = [[task for task in whole.tasks if task.sample.id == sample.id][:3] for sample in whole.samples]
-    return dataset.Material(whole.samples, [task for own in few for task in own], whole.pictures, whole.counts)
+    return dataset.Material(
+        whole.samples, [task for own in few for task in own], whole.pictures, whole.counts
+    )
 
 
 def made(family, lora, checkpointing):
     from peft import LoraConfig, get_peft_model
 
-    policy = load_policy(str(tiny.folder_of(family)), max_pixels=12_544 if family == "qwen2_5_vl" else 262_144)
+    policy = load_policy(
+        str(tiny.folder_of(family)), max_pixels=12_544 if family == "qwen2_5_vl" else 262_144
+    )
     install(policy.model)
     model = policy.model
     if lora:
         torch.manual_seed(0)
-        model = get_peft_model(model, LoraConfig(target_modules=["q_proj", "v_proj"], r=4, init_lora_weights=False))
+        model = get_peft_model(
+            model, LoraConfig(target_modules=["q_proj", "v_proj"], r=4, init_lora_weights=False)
+        )
     model.train()
     if checkpointing:
         model.enable_input_require_grads()
@@ -52,16 +58,31 @@ def one_by_one(policy, model, lessons):
     total, tokens = 0.0, 0
     for index in range(len(lessons)):
         row = lessons[index]
-        shown = [dataset.resize(dataset.open_image(path).rgb, policy.family, policy.max_pixels)[0] for path in row.tasks[0].prompt.images]
+        shown = [
+            dataset.resize(dataset.open_image(path).rgb, policy.family, policy.max_pixels)[0]
+            for path in row.tasks[0].prompt.images
+        ]
         for task, completion in zip(row.tasks, row.completions, strict=True):
-            text = policy.processor.apply_chat_template(task.prompt.messages, tokenize=False, add_generation_prompt=True)
+            text = policy.processor.apply_chat_template(
+                task.prompt.messages, tokenize=False, add_generation_prompt=True
+            )
             given = policy.processor(text=[text], images=shown, do_resize=False, return_tensors="pt")
             length = given["input_ids"].shape[1]
             ids = torch.cat([given["input_ids"], torch.tensor([completion])], 1)
-            kinds = torch.cat([given["mm_token_type_ids"], torch.zeros(1, len(completion), dtype=torch.long)], 1)
+            kinds = torch.cat(
+                [given["mm_token_type_ids"], torch.zeros(1, len(completion), dtype=torch.long)], 1
+            )
             images = {name: given[name] for name in ("pixel_values", "image_grid_thw")}
-            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=kinds, use_cache=False, **images).logits
-            total = total + torch.nn.functional.cross_entropy(logits[0, length - 1 : -1], torch.tensor(completion), reduction="sum")
+            logits = model(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                mm_token_type_ids=kinds,
+                use_cache=False,
+                **images,
+            ).logits
+            total = total + torch.nn.functional.cross_entropy(
+                logits[0, length - 1 : -1], torch.tensor(completion), reduction="sum"
+            )
             tokens += len(completion)
     return total / tokens, tokens
 
@@ -131,7 +152,9 @@ def test_the_users_own_text_is_taken_and_special_tokens_in_it_are_refused(materi
     def taught(text):
         question = task.question.model_copy(update={"completion": text})
         changed = dataset.Task(task.sample, question, prompts.build(task.sample, question))
-        return sft.Lessons(dataset.Material(material.samples, [changed], material.pictures, {}), policy, seed=0)[0].completions[0]
+        return sft.Lessons(
+            dataset.Material(material.samples, [changed], material.pictures, {}), policy, seed=0
+        )[0].completions[0]
 
     own = "<think>I say so.</think><answer>A</answer>"
     assert policy.processor.tokenizer.decode(taught(own)) == own + "<|im_end|>"
@@ -142,7 +165,10 @@ def test_the_users_own_text_is_taken_and_special_tokens_in_it_are_refused(materi
 def test_prompts_without_a_common_image_stand_alone():
     image = 7
     assert sft.common_prefix([[1, image, 2, 3], [1, image, 2, 4]], image) == {(0, 1): [1, image, 2]}
-    assert sft.common_prefix([[1, 3, image, 2], [1, 4, image, 2]], image) == {(0,): [1, 3, image, 2], (1,): [1, 4, image, 2]}
+    assert sft.common_prefix([[1, 3, image, 2], [1, 4, image, 2]], image) == {
+        (0,): [1, 3, image, 2],
+        (1,): [1, 4, image, 2],
+    }
     assert sft.common_prefix([[1, image, 3], [1, image, 4]], image) == {
         (0,): [1, image, 3],
         (1,): [1, image, 4],

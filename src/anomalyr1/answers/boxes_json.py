@@ -1,7 +1,8 @@
 """Boxes as text: the JSON a model should write for them, and the reading of what a model wrote.
 
-Form: `[{"bbox_2d": [x1, y1, x2, y2], "label": "scratch"}]` in the model's own units, `[]` for none. Nothing is parsed before its
-length, nesting and numbers are within the limits below, so reading is linear in the text and never fails.
+Form: `[{"bbox_2d": [x1, y1, x2, y2], "label": "scratch"}]` in the model's own units, `[]` for none. Nothing
+is parsed before its length, nesting and numbers are within the limits below, so reading is linear in the text
+and never fails.
 """
 
 from __future__ import annotations
@@ -25,7 +26,13 @@ MAX_LABEL_CHARS = 200
 
 _LONG_NUMBER = re.compile(rf"[0-9]{{{MAX_DIGITS + 1}}}")
 _BRACKET = re.compile(r"[][{}]")
-_NONE = frozenset({"none"} | {f"no {word}" for word in ("defect", "defects", "anomaly", "anomalies", "box", "boxes", "bounding boxes")})
+_NONE = frozenset(
+    {"none"}
+    | {
+        f"no {word}"
+        for word in ("defect", "defects", "anomaly", "anomalies", "box", "boxes", "bounding boxes")
+    }
+)
 _KEYS = ("bbox_2d", "bbox", "box_2d", "box")
 
 
@@ -35,7 +42,8 @@ class BoxReading(NamedTuple):
     boxes: tuple[Box, ...] | None
     unmapped: tuple[ModelBox, ...] | None
     strict: bool
-    """Exactly the documented form, with nothing repaired or dropped (a box cut at the image's edge is still exact)."""
+    """Exactly the documented form, with nothing repaired or dropped (a box cut at the image's edge is still
+    exact)."""
     counts: dict[str, int]
 
 
@@ -45,7 +53,9 @@ def write_boxes(boxes: Sequence[Box], frame: Frame | None = None) -> str:
     Raises `InputError` for more than 100 boxes, which could not be read back.
     """
     if len(boxes) > MAX_BOXES:
-        raise InputError(f"expected at most {MAX_BOXES} boxes in one answer, got {len(boxes)}; merge boxes that touch")
+        raise InputError(
+            f"expected at most {MAX_BOXES} boxes in one answer, got {len(boxes)}; merge boxes that touch"
+        )
     rows = []
     for box in boxes:
         xyxy = frame.to_model(box.xyxy) if frame is not None else _rounded(box)
@@ -56,9 +66,9 @@ def write_boxes(boxes: Sequence[Box], frame: Frame | None = None) -> str:
 def read_boxes(text: str, frame: Frame | None = None) -> BoxReading:
     """Read boxes from an answer: in original pixels, inside the image, with a frame; else in the model's units.
 
-    Every dropped or repaired box is counted: box_not_four_numbers, box_not_finite, box_empty (no area), box_outside (the image),
-    box_over_limit (more than 100), box_clipped and box_corners_swapped (these two are kept). A list of boxes of which none is left is
-    unreadable, not "none".
+    Every dropped or repaired box is counted: box_not_four_numbers, box_not_finite, box_empty (no area),
+    box_outside (the image), box_over_limit (more than 100), box_clipped and box_corners_swapped (these two
+    are kept). A list of boxes of which none is left is unreadable, not "none".
     """
     counts: dict[str, int] = {}
     rows, strict = _rows(text, counts)
@@ -78,8 +88,15 @@ def read_boxes(text: str, frame: Frame | None = None) -> BoxReading:
         return BoxReading(None, None, False, counts)
     strict = strict and not counts.keys() - {"box_clipped"}
     if frame is None:
-        return BoxReading(None, tuple(ModelBox(xyxy=(x[0], x[1], x[2], x[3]), label=label) for x, label in kept), strict, counts)
-    return BoxReading(tuple(Box(x1=x[0], y1=x[1], x2=x[2], y2=x[3], label=label) for x, label in kept), None, strict, counts)
+        return BoxReading(
+            None,
+            tuple(ModelBox(xyxy=(x[0], x[1], x[2], x[3]), label=label) for x, label in kept),
+            strict,
+            counts,
+        )
+    return BoxReading(
+        tuple(Box(x1=x[0], y1=x[1], x2=x[2], y2=x[3], label=label) for x, label in kept), None, strict, counts
+    )
 
 
 def _rounded(box: Box) -> tuple[int, int, int, int]:
@@ -128,7 +145,7 @@ def _depth(text: str) -> int:
     return deepest
 
 
-def _loads(text: str) -> Any:  # noqa: ANN401 - any JSON
+def _loads(text: str) -> Any:
     """The JSON value of a whole text, None when it is none; integers become floats, too large ones infinite."""
     try:
         return json.loads(text, parse_int=float)
@@ -136,7 +153,7 @@ def _loads(text: str) -> Any:  # noqa: ANN401 - any JSON
         return None
 
 
-def _embedded(text: str) -> Any:  # noqa: ANN401 - any JSON
+def _embedded(text: str) -> Any:
     """The JSON list or object between words or code fences: from the first opening bracket to the last closing one."""
     starts = [at for at in (text.find("["), text.find("{")) if at != -1]
     end = max(text.rfind("]"), text.rfind("}"))
@@ -150,7 +167,12 @@ def _as_rows(value: list[Any]) -> list[Any]:
 
 def _numbers(row: object, counts: dict[str, int]) -> tuple[tuple[float, ...] | None, bool]:
     """The four finite numbers of a row, None (counted) without; and whether the row has the documented form."""
-    exact = isinstance(row, dict) and "bbox_2d" in row and row.keys() <= {"bbox_2d", "label"} and isinstance(row.get("label", ""), str)
+    exact = (
+        isinstance(row, dict)
+        and "bbox_2d" in row
+        and row.keys() <= {"bbox_2d", "label"}
+        and isinstance(row.get("label", ""), str)
+    )
     value = next((row[key] for key in _KEYS if key in row), None) if isinstance(row, dict) else row
     if not isinstance(value, list) or len(value) != 4 or not all(isinstance(one, float) for one in value):
         _count(counts, "box_not_four_numbers")

@@ -1,7 +1,7 @@
 """The one door for model text: `write` makes the completion a model should learn, `parse` reads what a model wrote.
 
-Form: `<think>reasoning</think><answer>B</answer>`, or boxes as JSON in the answer (`box_text`). Reading never raises and takes time
-linear in the length of the text: no expression with two unbounded repeats ever sees it.
+Form: `<think>reasoning</think><answer>B</answer>`, or boxes as JSON in the answer (`box_text`). Reading never
+raises and takes time linear in the length of the text: no expression with two unbounded repeats ever sees it.
 """
 
 from __future__ import annotations
@@ -51,31 +51,36 @@ class _Split(NamedTuple):
 def write(reasoning: str, answer: str | Sequence[Box], frame: Frame | None = None) -> str:
     """The gold completion: an option letter, or boxes in the units of the frame (without one: original pixels, rounded).
 
-    Raises `InputError` when it could not be read back: tags in the reasoning or a label, more than 100 boxes, no single
-    capital letter.
+    Raises `InputError` when it could not be read back: tags in the reasoning or a label, more than 100 boxes,
+    no single capital letter.
     """
     if isinstance(answer, str):
         if len(answer) != 1 or answer not in LETTERS:
-            raise InputError(f"expected one capital letter as the answer, got {answer!r}; give the letter of the option")
+            raise InputError(
+                f"expected one capital letter as the answer, got {answer!r}; give the letter of the option"
+            )
         body = answer
     else:
         body = write_boxes(answer, frame)
     if _TAG.search(reasoning) or _TAG.search(body):
-        raise InputError("the reasoning or a label holds a think or answer tag, which would end it early; remove the tag")
+        raise InputError(
+            "the reasoning or a label holds a think or answer tag, which would end it early; remove the tag"
+        )
     return f"<think>{reasoning}</think><answer>{body}</answer>"
 
 
 def parse(text: str, options: Sequence[str], frame: Frame | None = None) -> Answer:
     """Read a completion. With options the answer is a letter, without it is boxes. Never raises; any string is allowed.
 
-    Strict: the last well-formed pair of tags, and in it exactly one option letter (with or without its text), exactly one option's
-    text, or valid JSON boxes. Lenient: what a careful reader accepts (a bare "B", "The answer is (b).", boxes in a code fence).
-    Unparseable: everything else; contradictions too.
-    A text without tags is all answer, no reasoning.
-    `counts` names what was not as it should be: no_tags, no_think, think_not_opened, think_not_closed, answer_before_think,
-    no_answer_tag, answer_not_closed, answer_inside_think, several_answers, text_outside_tags, no_answer, no_choice,
-    letter_not_an_option, letter_text_conflict, the names of `box_text.read_boxes`, json_too_long, json_too_deep,
-    json_number_too_long, json_unreadable, and place_off_box: the reasoning puts the defect elsewhere than the largest box is.
+    Strict: the last well-formed pair of tags, and in it exactly one option letter (with or without its text),
+    exactly one option's text, or valid JSON boxes. Lenient: what a careful reader accepts (a bare "B", "The
+    answer is (b).", boxes in a code fence). Unparseable: everything else; contradictions too. A text without
+    tags is all answer, no reasoning. `counts` names what was not as it should be: no_tags, no_think,
+    think_not_opened, think_not_closed, answer_before_think, no_answer_tag, answer_not_closed,
+    answer_inside_think, several_answers, text_outside_tags, no_answer, no_choice, letter_not_an_option,
+    letter_text_conflict, the names of `box_text.read_boxes`, json_too_long, json_too_deep,
+    json_number_too_long, json_unreadable, and place_off_box: the reasoning puts the defect elsewhere than the
+    largest box is.
     """
     split = _split(text)
     thought = Answer(
@@ -95,10 +100,23 @@ def parse(text: str, options: Sequence[str], frame: Frame | None = None) -> Answ
         return thought.model_copy(update={"status": status, "choice": choice, "counts": counts})
     reading = read_boxes(split.answer, frame)
     counts |= reading.counts
-    if frame is not None and reading.boxes and thought.place not in {None, place_of(_largest(reading.boxes), frame.original_wh)}:
+    if (
+        frame is not None
+        and reading.boxes
+        and thought.place not in {None, place_of(_largest(reading.boxes), frame.original_wh)}
+    ):
         counts["place_off_box"] = 1
-    status = _status(reading.boxes is not None or reading.unmapped is not None, split.strict and reading.strict)
-    return thought.model_copy(update={"status": status, "boxes": reading.boxes, "unmapped_boxes": reading.unmapped, "counts": counts})
+    status = _status(
+        reading.boxes is not None or reading.unmapped is not None, split.strict and reading.strict
+    )
+    return thought.model_copy(
+        update={
+            "status": status,
+            "boxes": reading.boxes,
+            "unmapped_boxes": reading.unmapped,
+            "counts": counts,
+        }
+    )
 
 
 def choice_at(text: str, options: Sequence[str]) -> int | None:
@@ -106,9 +124,13 @@ def choice_at(text: str, options: Sequence[str]) -> int | None:
     choice = parse(text, options).choice if options else None
     if choice is None:
         return None
-    tags = [_Tag(tag[0].lower(), tag.start(), tag.end()) for tag in deque(_TAG.finditer(text), maxlen=MAX_TAGS)]
+    tags = [
+        _Tag(tag[0].lower(), tag.start(), tag.end()) for tag in deque(_TAG.finditer(text), maxlen=MAX_TAGS)
+    ]
     start, end = 0, len(text)
-    opened = [i for i, tag in enumerate(tags) if tag.name == "<answer>"] or [i for i, tag in enumerate(tags) if tag.name == "</think>"]
+    opened = [i for i, tag in enumerate(tags) if tag.name == "<answer>"] or [
+        i for i, tag in enumerate(tags) if tag.name == "</think>"
+    ]
     if opened:
         start = tags[opened[-1]].end
         end = tags[opened[-1] + 1].start if opened[-1] + 1 < len(tags) else end
@@ -116,7 +138,8 @@ def choice_at(text: str, options: Sequence[str]) -> int | None:
     found = [one.start() for one in re.finditer(rf"(?<!\w){choice}(?!\w)", text[start:end])]
     if not found:
         return None
-    # A label opens the answer ("B. Scratch"); in a sentence the letter that counts comes last ("a B-side scratch, so B").
+    # A label opens the answer ("B. Scratch"); in a sentence the letter that counts comes last ("a B-side
+    # scratch, so B").
     label = not text[start : start + found[0]].strip(" \n\t([*\"'")
     return start + (found[0] if label else found[-1])
 
@@ -149,11 +172,16 @@ def _split(text: str) -> _Split:
     closing = max((i for i, tag in enumerate(tags) if tag.name == "</think>"), default=None)
     answers = [i for i, tag in enumerate(tags) if tag.name == "<answer>" and (closing is None or i > closing)]
     if len(answers) > 1 and len({_inside(text, tags, i).strip() for i in answers}) > 1:
-        return _Split(_thought(text, tags, closing, answers[0]), None, False, {"several_answers": len(answers)})
+        return _Split(
+            _thought(text, tags, closing, answers[0]), None, False, {"several_answers": len(answers)}
+        )
     at = _well_formed(text, tags)
     if at is not None and (closing is None or closing == at + 1) and len(answers) <= 1:
         outside = text[: tags[at].start].strip() or text[tags[at + 3].end :].strip()
-        reasoning, answer = text[tags[at].end : tags[at + 1].start], text[tags[at + 2].end : tags[at + 3].start]
+        reasoning, answer = (
+            text[tags[at].end : tags[at + 1].start],
+            text[tags[at + 2].end : tags[at + 3].start],
+        )
         return _Split(reasoning.strip(), answer.strip(), True, {"text_outside_tags": 1} if outside else {})
     return _split_leniently(text, tags, closing, answers)
 
@@ -174,7 +202,12 @@ def _split_leniently(text: str, tags: list[_Tag], closing: int | None, answers: 
         return _Split(reasoning, answer or None, False, counts if answer else counts | {"no_answer": 1})
     if closing is None:
         opened = any(tag.name == "<think>" for tag in tags)
-        return _Split(_without_tags(text), None, False, {"think_not_closed" if opened else "no_think": 1, "no_answer": 1})
+        return _Split(
+            _without_tags(text),
+            None,
+            False,
+            {"think_not_closed" if opened else "no_think": 1, "no_answer": 1},
+        )
     rest = text[tags[closing].end :]
     reasoning = _thought(text, tags, closing, None)
     before = _before_think(text, tags)
@@ -184,7 +217,12 @@ def _split_leniently(text: str, tags: list[_Tag], closing: int | None, answers: 
         counts["answer_inside_think"] = 1
     if "</answer>" in rest.lower():
         rest = rest[: rest.lower().rfind("</answer>")]
-    return _Split(reasoning, rest.strip() or None, False, counts | ({"no_answer_tag": 1} if rest.strip() else {"no_answer": 1}))
+    return _Split(
+        reasoning,
+        rest.strip() or None,
+        False,
+        counts | ({"no_answer_tag": 1} if rest.strip() else {"no_answer": 1}),
+    )
 
 
 def _well_formed(text: str, tags: list[_Tag]) -> int | None:
@@ -220,7 +258,12 @@ def _without_tags(text: str) -> str:
 
 def _before_think(text: str, tags: list[_Tag]) -> str | None:
     """The one answer that stands before the reasoning."""
-    if len(tags) > 2 and tags[0].name == "<answer>" and tags[1].name == "</answer>" and tags[2].name == "<think>":
+    if (
+        len(tags) > 2
+        and tags[0].name == "<answer>"
+        and tags[1].name == "</answer>"
+        and tags[2].name == "<think>"
+    ):
         return _inside(text, tags, 0).strip() or None
     return None
 
@@ -236,7 +279,9 @@ def _read_choice(text: str, options: Sequence[str], counts: dict[str, int]) -> t
     if letter is not None or counts.get("letter_text_conflict"):
         return letter, True
     simple = plain(text).strip()
-    letter = _letter_form(simple.upper() if len(simple.strip("().: ")) == 1 else simple, letters, normal, counts)
+    letter = _letter_form(
+        simple.upper() if len(simple.strip("().: ")) == 1 else simple, letters, normal, counts
+    )
     if letter is None and normal.count(_normal(simple)) == 1:
         letter = letters[normal.index(_normal(simple))]
     if letter is None and not counts.get("letter_text_conflict"):

@@ -1,8 +1,8 @@
 """The option letter that a reasoning ends on: an explicit clause, else the one option its last sentence states, else none.
 
-Precision comes before recall: a letter is named only where a careful reader would name it. Every mention of an option letter is
-judged for, against or neither by the few words around it; questions, conditions, doubts and what others say conclude nothing.
-Linear time, over the last `wording.TAIL_CHARS` characters.
+Precision comes before recall: a letter is named only where a careful reader would name it. Every mention of
+an option letter is judged for, against or neither by the few words around it; questions, conditions, doubts
+and what others say conclude nothing. Linear time, over the last `wording.TAIL_CHARS` characters.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ _LINK = word_set("""
     gets lies
 """)
 _COUNTED = word_set("guess pick answer conclusion one choice option")
-_RIGHT = _COUNTED | word_set("correct right best true left confirmed chosen selected evident better closest nearest")
+_RIGHT = _COUNTED | word_set(
+    "correct right best true left confirmed chosen selected evident better closest nearest"
+)
 _SUITS = word_set("""
     accurate appropriate plausible likely valid match fit suitable consistent probable reasonable supported description remaining
     fitting convincing logical
@@ -103,10 +105,14 @@ def read_conclusion(reasoning: str, options: Sequence[str]) -> str | None:
     for sentence in told:
         for part in _parts(sentence):
             against, found = _judge(part, texts)
-            if _resets(part) or (found and part[0].word in {"actually", "no", "hmm", "well"} and len(told) > 1):
+            if _resets(part) or (
+                found and part[0].word in {"actually", "no", "hmm", "well"} and len(told) > 1
+            ):
                 claims = []
             turn += part[0].word in _TURNS or any(token.word in _CORRECTS for token in part)
-            claims = [claim for claim in claims if claim.letter not in against] + [claim._replace(turn=turn) for claim in found]
+            claims = [claim for claim in claims if claim.letter not in against] + [
+                claim._replace(turn=turn) for claim in found
+            ]
     listed = _lists_options(told, texts)
     if listed:
         claims = [claim for claim in claims if not claim.label]
@@ -135,7 +141,11 @@ def _whole_labels(told: Sequence[list[Token]], texts: Sequence[list[str]]) -> li
         last = result[-1] if result else []
         letter = last[-2].raw if len(last) > 1 and last[-1].word == "." else ""
         text = texts[LETTERS.index(letter)] if len(letter) == 1 and letter in LETTERS[: len(texts)] else []
-        whole = text and run_end([token.word for token in sentence], text, 0) and len(last) + len(sentence) <= MAX_SENTENCE_TOKENS
+        whole = (
+            text
+            and run_end([token.word for token in sentence], text, 0)
+            and len(last) + len(sentence) <= MAX_SENTENCE_TOKENS
+        )
         if whole:
             result[-1] = last + sentence
         else:
@@ -205,7 +215,8 @@ def _judge(part: list[Token], texts: Sequence[list[str]]) -> tuple[set[str], lis
     groups = grouped(words, mentions(part, texts))
     ends = [group[0].at for group in groups[1:]] + [len(words)]
     denials = [
-        denied_before(words, group[0].at, groups[i - 1][-1].after if i else 0) or denied_after(words, group[-1].after, ends[i])
+        denied_before(words, group[0].at, groups[i - 1][-1].after if i else 0)
+        or denied_after(words, group[-1].after, ends[i])
         for i, group in enumerate(groups)
     ]
     supposed = [words[group[-1].after : group[-1].after + 1] in (["would"], ["could"]) for group in groups]
@@ -217,8 +228,16 @@ def _judge(part: list[Token], texts: Sequence[list[str]]) -> tuple[set[str], lis
         elif denied or kept is False:
             against |= {mention.letter for mention in group}
         elif kept is None and len(group) == 1 and not undecided(words, group[0].at, ends[i]):
-            mention, until = _past_aside(words, group[0], groups[i + 1 :], denials[i + 1 :], ends[i], len(words))
-            claim = _claim(words, mention, floor, until, all(denials[k] or supposed[k] for k in range(len(groups)) if k != i))
+            mention, until = _past_aside(
+                words, group[0], groups[i + 1 :], denials[i + 1 :], ends[i], len(words)
+            )
+            claim = _claim(
+                words,
+                mention,
+                floor,
+                until,
+                all(denials[k] or supposed[k] for k in range(len(groups)) if k != i),
+            )
             claims += [claim] if claim else []
     if not groups and not undecided(words, len(words), len(words)):
         claims += _claim_by_text(words, texts)
@@ -226,7 +245,12 @@ def _judge(part: list[Token], texts: Sequence[list[str]]) -> tuple[set[str], lis
 
 
 def _past_aside(
-    words: list[str], mention: Mention, groups: list[list[Mention]], denials: list[bool], end: int, length: int
+    words: list[str],
+    mention: Mention,
+    groups: list[list[Mention]],
+    denials: list[bool],
+    end: int,
+    length: int,
 ) -> tuple[Mention, int]:
     """A mention followed by "rather than A" or ", not A," goes on after it."""
     if not groups or not denials[0] or any(word not in _ASIDE for word in words[mention.after : end]):
@@ -239,9 +263,14 @@ def _past_aside(
 def _claim(words: list[str], mention: Mention, floor: int, until: int, alone: bool) -> _Claim | None:
     """What one mention, neither denied nor doubted, claims; `alone` = all other mentions of the part are denied."""
     marked = any(word in MARKER for word in words[max(0, mention.at - 12) : mention.at])
-    if words[mention.after : mention.after + 1] == ["or"] or words[mention.after : mention.after + 2] == [",", "or"]:
+    if words[mention.after : mention.after + 1] == ["or"] or words[mention.after : mention.after + 2] == [
+        ",",
+        "or",
+    ]:
         return None
-    if words[floor : mention.at] == ["to"] and any(word in _CHANGES for word in words[max(0, floor - 5) : floor]):
+    if words[floor : mention.at] == ["to"] and any(
+        word in _CHANGES for word in words[max(0, floor - 5) : floor]
+    ):
         return _Claim(mention.letter, True, True)
     right = _claim_after(words, mention, until)
     if right is not None:
@@ -262,10 +291,17 @@ def _claim(words: list[str], mention: Mention, floor: int, until: int, alone: bo
         return _Claim(mention.letter, True, True) if sure else None
     if cue in SUPPORT:
         return _Claim(mention.letter, False, marked)
-    if mention.bracketed and i >= 0 and alone and words[mention.after : mention.after + 1] in ([], ["."], ["!"], [","]):
+    if (
+        mention.bracketed
+        and i >= 0
+        and alone
+        and words[mention.after : mention.after + 1] in ([], ["."], ["!"], [","])
+    ):
         return _Claim(mention.letter, False, marked)
     if not cue or cue in {",", ".", "-", ";", "but"}:
-        return _claim_bare(words, mention, i, [word for word in words[i + 1 : mention.at] if word.isalpha()], marked, alone)
+        return _claim_bare(
+            words, mention, i, [word for word in words[i + 1 : mention.at] if word.isalpha()], marked, alone
+        )
     return None
 
 
@@ -274,24 +310,37 @@ def _claim_by_copula(words: list[str], mention: Mention, i: int, floor: int, alo
     subject = _clause_before(words, i, floor)
     answer = any(word in ANSWER for word in subject)
     near = subject[-2:] if words[i] == ":" else subject
-    several = words[i] in {"are", ":"} and any(w in _PLURAL and not _OF & set(subject[max(0, k - 3) : k]) for k, w in enumerate(subject))
+    several = words[i] in {"are", ":"} and any(
+        w in _PLURAL and not _OF & set(subject[max(0, k - 3) : k]) for k, w in enumerate(subject)
+    )
     if several or (not subject and words[i - 1 : i + 1] == ["so", "is"]):
         return None
     if not answer and (any(word in NAMING for word in near) or (words[i] == ":" and not alone)):
         return None
     answer = answer or "answer" in words[i + 1 : mention.at]
-    return _Claim(mention.letter, answer or subject[-1:] in (["it"], ["this"], ["that"], ["which"]) or "'" in words[i], True)
+    return _Claim(
+        mention.letter,
+        answer or subject[-1:] in (["it"], ["this"], ["that"], ["which"]) or "'" in words[i],
+        True,
+    )
 
 
 def _claim_after(words: list[str], mention: Mention, until: int) -> bool | None:
     """A verdict in the words after a mention: True = strong, False = weak, None = none."""
     i = mention.after
-    if words[i : i + 1] and words[i] in {"-", ":", ","} and i + 1 < len(words) and words[i + 1] in _LINK | _FITS | {"which", "the"}:
+    if (
+        words[i : i + 1]
+        and words[i] in {"-", ":", ","}
+        and i + 1 < len(words)
+        and words[i + 1] in _LINK | _FITS | {"which", "the"}
+    ):
         i += 1 + (words[i + 1] == "which")
     if words[i : i + 1] and words[i] in {"-", ":", "="} and words[i + 1 : i + 2] and words[i + 1] in _YES:
         return True
     linked = outdone = False
-    while i < until and (words[i] in _LINK or words[i : i + 2] in _VERDICTS or (linked and words[i] in _DEGREE)):
+    while i < until and (
+        words[i] in _LINK or words[i : i + 2] in _VERDICTS or (linked and words[i] in _DEGREE)
+    ):
         linked = True
         outdone = outdone or words[i] in {"most", "more", "only", "the"}
         i += 1
@@ -303,7 +352,12 @@ def _claim_after(words: list[str], mention: Mention, until: int) -> bool | None:
         return outdone
     if linked and words[i] in _COUNTED and words[i - 1] in {"a", "an"}:
         return None
-    if (linked and words[i] in _RIGHT) or words[i] in _YES or words[i] == "correct" or words[i : i + 2] == ["it", "is"]:
+    if (
+        (linked and words[i] in _RIGHT)
+        or words[i] in _YES
+        or words[i] == "correct"
+        or words[i : i + 2] == ["it", "is"]
+    ):
         return True
     if words[i] == "makes" and "sense" in words[i + 1 : i + 4]:
         return words[i + 1] in {"the", "more", "most"}
@@ -313,14 +367,27 @@ def _claim_after(words: list[str], mention: Mention, until: int) -> bool | None:
     if words[i] == "does" and not any(word[0].isalnum() for word in words[i + 1 : i + 2]):
         return False
     aside = find(words[:until], ["which"], i)
-    if aside != -1 and words[aside + 1 : aside + 2] and words[aside + 1] in {"matches", "fits", "corresponds", "agrees"}:
+    if (
+        aside != -1
+        and words[aside + 1 : aside + 2]
+        and words[aside + 1] in {"matches", "fits", "corresponds", "agrees"}
+    ):
         return False
     return False if words[i] in _TELLS and any(word in _WELL for word in words[i:until]) else None
 
 
-def _claim_bare(words: list[str], mention: Mention, i: int, between: list[str], marked: bool, alone: bool) -> _Claim | None:
+def _claim_bare(
+    words: list[str], mention: Mention, i: int, between: list[str], marked: bool, alone: bool
+) -> _Claim | None:
     """A letter that stands by itself: "B.", "So B.", "Based on this, (b) Crack"."""
-    if not alone or (i >= 0 and words[i] != "but" and not marked and words[0] not in _OPENERS and not between and words[i] != ","):
+    if not alone or (
+        i >= 0
+        and words[i] != "but"
+        and not marked
+        and words[0] not in _OPENERS
+        and not between
+        and words[i] != ","
+    ):
         return None
     rest = [word for word in words[mention.after :] if word not in {".", "!", ")", '"', "'", "]"}]
     named = "option" in between or "answer" in between
@@ -342,13 +409,27 @@ def _claim_bare(words: list[str], mention: Mention, i: int, between: list[str], 
 def _gives_reason(rest: list[str]) -> bool:
     """Whether it is "C, because the surface is pushed in"; not "C, which is a dent, is not visible"."""
     reason = rest[1:2] if rest[0] in {",", "-"} else rest[:1]
-    plain_reason = rest[0] in {",", "-"} and reason in (["the"], ["there"], ["it"], ["this"]) and not any(word in AGAINST for word in rest)
+    plain_reason = (
+        rest[0] in {",", "-"}
+        and reason in (["the"], ["there"], ["it"], ["this"])
+        and not any(word in AGAINST for word in rest)
+    )
     return plain_reason or reason in (["because"], ["since"], ["as"], ["given"], ["due"])
 
 
 def _clause_before(words: list[str], at: int, floor: int) -> list[str]:
     start = at
-    while start > floor and words[start - 1] not in {",", ";", "because", "since", "but", "so", "therefore", "although", "."}:
+    while start > floor and words[start - 1] not in {
+        ",",
+        ";",
+        "because",
+        "since",
+        "but",
+        "so",
+        "therefore",
+        "although",
+        ".",
+    }:
         start -= 1
     return words[start:at]
 
@@ -356,13 +437,19 @@ def _clause_before(words: list[str], at: int, floor: int) -> list[str]:
 def _claim_by_text(words: list[str], texts: Sequence[list[str]]) -> list[_Claim]:
     """An option quoted by its text right after "the answer is"."""
     for i in range(len(words) - 2, 0, -1):
-        asked = words[i] in {"is", ":", "be", "="} and any(w in {"answer", "option", "choice"} for w in _clause_before(words, i, 0)[-3:])
+        asked = words[i] in {"is", ":", "be", "="} and any(
+            w in {"answer", "option", "choice"} for w in _clause_before(words, i, 0)[-3:]
+        )
         if not asked:
             continue
         j = i + 1
         while j < len(words) and words[j] in _INTRODUCES:
             j += 1
-        fitting = [(len(text), k) for k, text in enumerate(texts) if run_end(words, text, j) or run_end(words, text, i + 1)]
+        fitting = [
+            (len(text), k)
+            for k, text in enumerate(texts)
+            if run_end(words, text, j) or run_end(words, text, i + 1)
+        ]
         if fitting:
             return [_Claim(LETTERS[max(fitting)[1]], True, True)]
     return []

@@ -64,10 +64,18 @@ _PICTURE = word_set("image images photo picture point shot details information")
 _VIEWED = word_set("sample samples template templates reference state conditions position one ones")
 _SEEMS = frozenset({"be", "look", "seem", "appear"})
 _IS = word_set("is are was were looks look appears appear seems seem")
-_SEEN = word_set("seen viewed looks look looking taken shown photographed view captured photo picture image camera")
+_SEEN = word_set(
+    "seen viewed looks look looking taken shown photographed view captured photo picture image camera"
+)
 _POINTS = word_set("the far at to : toward towards near upper lower") | _SIDEWAYS.keys() | _VERTICAL.keys()
 _GOES_ON = _IS | word_set("has have had shows where which that and or with as there")
-_STATES_NOTHING = (["wrong", "to"], ["as", "it", "should"], ["as", "they", "should"], ["where", "it", "should"], ["where", "it", "belongs"])
+_STATES_NOTHING = (
+    ["wrong", "to"],
+    ["as", "it", "should"],
+    ["as", "they", "should"],
+    ["where", "it", "should"],
+    ["where", "it", "belongs"],
+)
 _GRADES = _FINE | word_set("bad poor ok okay wrong right")
 _ARTICLES = frozenset({"a", "an", "the", "-"})
 _YES = frozenset({"yes", "defective", "anomalous", "是", "有"})
@@ -76,8 +84,9 @@ _YES = frozenset({"yes", "defective", "anomalous", "是", "有"})
 def says_defect(reasoning: str) -> bool | None:
     """Whether a reasoning says that there is a defect; None when it is silent or undecided. Never raises.
 
-    A sentence that concludes ("so", "overall", "in conclusion") decides. Otherwise any defect found means True, unless a later
-    sentence takes every defect back; "no scratches" alone takes back scratches only, and means False when nothing else is found.
+    A sentence that concludes ("so", "overall", "in conclusion") decides. Otherwise any defect found means
+    True, unless a later sentence takes every defect back; "no scratches" alone takes back scratches only, and
+    means False when nothing else is found.
     """
     return _says_defect(told(reasoning))
 
@@ -104,10 +113,13 @@ def place(reasoning: str) -> str | None:
 def option_stated(sentence: list[Token], texts: Sequence[list[str]]) -> str | None:
     """The letter of the one option whose text a sentence states, None for none or several, for a question or a supposition.
 
-    The longest of overlapping texts counts. Where the options are a yes and a no, the sentence must decide whether there is a defect.
+    The longest of overlapping texts counts. Where the options are a yes and a no, the sentence must decide
+    whether there is a defect.
     """
     words = [token.word for token in sentence]
-    if "?" in words or any(w in {"if", "whether", "unless", "maybe", "perhaps", "initially", "unsure"} for w in words):
+    if "?" in words or any(
+        w in {"if", "whether", "unless", "maybe", "perhaps", "initially", "unsure"} for w in words
+    ):
         return None
     if any(find(words, phrase) != -1 for phrase in _STATES_NOTHING):
         return None
@@ -156,7 +168,9 @@ def _meant(sentence: list[Token], words: list[str], i: int, text: list[str]) -> 
     if len(text) > 1:
         return True
     option = text[0]
-    if words[i + 1 : i + 2] in (["question"], ["view"]) or _of_view(words[max(0, i - 4) : i], _VIEW | _PICTURE):
+    if words[i + 1 : i + 2] in (["question"], ["view"]) or _of_view(
+        words[max(0, i - 4) : i], _VIEW | _PICTURE
+    ):
         return False
     before = words[max(0, i - 3) : i]
     compound = i > 1 and sentence[i].glued and words[i - 1] == "-"
@@ -187,7 +201,9 @@ def _longer_place(words: list[str], first: int, last: int) -> bool:
     if any(word not in _PLACE_WORDS for word in words[first : last + 1] if word not in _ARTICLES):
         return False
     around = words[max(0, first - 1) : first] + words[last + 1 : last + 2]
-    return any(word in _PLACE_WORDS for word in around) or (words[last + 1 : last + 2] == ["-"] and words[last + 2 : last + 3] != [])
+    return any(word in _PLACE_WORDS for word in around) or (
+        words[last + 1 : last + 2] == ["-"] and words[last + 2 : last + 3] != []
+    )
 
 
 def _guess(words: list[str], at: int, last: int) -> bool:
@@ -195,7 +211,10 @@ def _guess(words: list[str], at: int, last: int) -> bool:
     if words[last + 1 : last + 2] == ["would"]:
         return True
     seen = any(word in {"seen", "found", "observed", "noticed", "visible"} for word in before)
-    return not seen and any(before[i] in {"could", "might", "may"} and _SEEMS & set(before[i + 1 : i + 3]) for i in range(len(before)))
+    return not seen and any(
+        before[i] in {"could", "might", "may"} and _SEEMS & set(before[i + 1 : i + 3])
+        for i in range(len(before))
+    )
 
 
 def _yes_no(texts: Sequence[list[str]]) -> dict[bool, str] | None:
@@ -204,13 +223,20 @@ def _yes_no(texts: Sequence[list[str]]) -> dict[bool, str] | None:
         return None
     firsts = [text[0] for text in texts]
     for yes, no in ((0, 1), (1, 0)):
-        if firsts[yes] in _YES and firsts[no] in {"no", "not", "normal"} and len(texts[yes]) < 9 and len(texts[no]) < 9:
+        if (
+            firsts[yes] in _YES
+            and firsts[no] in {"no", "not", "normal"}
+            and len(texts[yes]) < 9
+            and len(texts[no]) < 9
+        ):
             return {True: LETTERS[yes], False: LETTERS[no]}
     return None
 
 
 def _yes_or_no(words: list[str], sentence: list[Token]) -> bool | None:
-    said = next((word for i, word in enumerate(words) if word in {"yes", "no"} and _stands_alone(words, i)), None)
+    said = next(
+        (word for i, word in enumerate(words) if word in {"yes", "no"} and _stands_alone(words, i)), None
+    )
     return _says_defect([sentence]) if said is None else said == "yes"
 
 
@@ -272,9 +298,32 @@ def _taken_back(words: list[str], after: int) -> bool:
     if words[after : after + 1] == ["free"] or words[after : after + 2] == ["-", "free"]:
         return True
     for word in words[after : after + 6]:
-        if word in {",", ".", "but", ";", "which", "because", "and", "that", "rather", "instead", "or", "while"}:
+        if word in {
+            ",",
+            ".",
+            "but",
+            ";",
+            "which",
+            "because",
+            "and",
+            "that",
+            "rather",
+            "instead",
+            "or",
+            "while",
+        }:
             return False
-        if word in {"not", "absent", "excluded", "ruled", "wrong", "incorrect", "unlikely", "eliminated", "never"} or word.endswith("n't"):
+        if word in {
+            "not",
+            "absent",
+            "excluded",
+            "ruled",
+            "wrong",
+            "incorrect",
+            "unlikely",
+            "eliminated",
+            "never",
+        } or word.endswith("n't"):
             return True
     return False
 
@@ -304,7 +353,9 @@ def _clause_says(words: list[str]) -> bool | None:
     if "?" in words:
         return None
     for i, word in enumerate(words):
-        thing = word in _DEFECT or (word in _OBJECTS and any(w in _INTRODUCED for w in words[max(0, i - 3) : i]))
+        thing = word in _DEFECT or (
+            word in _OBJECTS and any(w in _INTRODUCED for w in words[max(0, i - 3) : i])
+        )
         fine = word in _CLEAN or (word in _FINE and _verdict(words, i))
         if not (thing or fine):
             continue
@@ -322,15 +373,26 @@ def _verdict(words: list[str], i: int) -> bool:
     """Whether "good", "fine", "clean" and "normal" judge the part: "is good", "in good condition"; not the light or the template."""
     before = words[max(0, i - 5) : i]
     after = words[i + 1] if i + 1 < len(words) else "."
-    named = after in _PICTURE or (after in _VIEWED and words[i - 1] != "a") or (after in _VIEW and after not in _VIEWED)
-    if _of_view(before, _VIEW) or named or any(word in {"know", "would", "should", "needs", "need"} for word in before):
+    named = (
+        after in _PICTURE
+        or (after in _VIEWED and words[i - 1] != "a")
+        or (after in _VIEW and after not in _VIEWED)
+    )
+    if (
+        _of_view(before, _VIEW)
+        or named
+        or any(word in {"know", "would", "should", "needs", "need"} for word in before)
+    ):
         return False
     return any(word in _JUDGES or word.endswith("n't") for word in before)
 
 
 def _of_view(before: list[str], views: frozenset[str]) -> bool:
     """Whether what is judged after these words is the light, the picture or the template: "the background is", "the reference image is"."""
-    return any(word in views and _IS & set(before[k + 1 : k + 3]) and "it" not in before[k:] for k, word in enumerate(before))
+    return any(
+        word in views and _IS & set(before[k + 1 : k + 3]) and "it" not in before[k:]
+        for k, word in enumerate(before)
+    )
 
 
 def _places(words: list[str]) -> list[tuple[str, int]]:
@@ -342,8 +404,13 @@ def _places(words: list[str]) -> list[tuple[str, int]]:
             continue
         j, named = i, [words[i]]
         while j + 1 < len(words) and len(named) < 3:
-            step = next((k for k in (1, 2, 3, 4) if j + k < len(words) and words[j + k] in _PLACE_WORDS), None)
-            if step is None or any(w not in {"-", "of", "the", "part", "side", "hand", "edge", ","} for w in words[j + 1 : j + step]):
+            step = next(
+                (k for k in (1, 2, 3, 4) if j + k < len(words) and words[j + k] in _PLACE_WORDS), None
+            )
+            if step is None or any(
+                w not in {"-", "of", "the", "part", "side", "hand", "edge", ","}
+                for w in words[j + 1 : j + step]
+            ):
                 break
             j += step
             named.append(words[j])
@@ -357,7 +424,12 @@ def _places(words: list[str]) -> list[tuple[str, int]]:
 def _region(named: list[str], words: list[str], first: int, last: int) -> str | None:
     vertical = next((word for word in named if word in _VERTICAL), None)
     sideways = next((word for word in named if word in _SIDEWAYS), None)
-    if vertical is None and sideways is not None and "center" not in named and not _is_side(words, first, last):
+    if (
+        vertical is None
+        and sideways is not None
+        and "center" not in named
+        and not _is_side(words, first, last)
+    ):
         return None
     if vertical is None and sideways is None:
         return "center"
@@ -368,4 +440,8 @@ def _is_side(words: list[str], first: int, last: int) -> bool:
     """Whether a lone "left" or "right" is a place: not "what is left", not "the right answer"."""
     after = words[last + 1 : last + 2]
     led = words[max(0, first - 1) : first] in (["the"], ["far"])
-    return after == ["-"] or (bool(after) and after[0] in _SIDE) or (led and not (after and after[0][0].isalpha()))
+    return (
+        after == ["-"]
+        or (bool(after) and after[0] in _SIDE)
+        or (led and not (after and after[0][0].isalpha()))
+    )

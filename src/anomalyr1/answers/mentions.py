@@ -1,6 +1,7 @@
 """Mentions of option letters in prose, and which of them are spoken against, doubted or only supposed.
 
-A single letter is an option only where its neighbours say so: the article "A" and names ("PCB", "USB-C", "type A") are none.
+A single letter is an option only where its neighbours say so: the article "A" and names ("PCB", "USB-C",
+"type A") are none.
 """
 
 from __future__ import annotations
@@ -119,7 +120,9 @@ def mentions(part: Sequence[Token], texts: Sequence[list[str]]) -> list[Mention]
         if len(token.raw) != 1 or letter not in LETTERS[: len(texts)] or not _alone(part, i):
             continue
         before, after = _word(part, i - 1), _word(part, i + 1)
-        bracketed = (before in {"(", "["} and after in {")", "]"}) or (before in _NAMED and _word(part, i - 2) == "(" and after == ")")
+        bracketed = (before in {"(", "["} and after in {")", "]"}) or (
+            before in _NAMED and _word(part, i - 2) == "(" and after == ")"
+        )
         skipped, own_text = _skip_text(part, i, texts[LETTERS.index(letter)])
         mention = Mention(letter, i, skipped, token.raw == letter or bracketed, bracketed, own_text)
         if _is_option(part, mention):
@@ -133,9 +136,15 @@ def grouped(words: Sequence[str], found: Sequence[Mention]) -> list[list[Mention
     for position, mention in enumerate(found):
         before = groups[-1][-1] if groups else None
         between = _between(words, before, mention) if before else []
-        joined = 0 < len(between) <= 4 and all(word in LIST or word in {")", "(", "option"} for word in between)
+        joined = 0 < len(between) <= 4 and all(
+            word in LIST or word in {")", "(", "option"} for word in between
+        )
         fresh = bool(groups) and mention.letter not in {one.letter for one in groups[-1]}
-        if joined and fresh and ("," not in between or len(groups[-1]) > 1 or _goes_on(words, found, position)):
+        if (
+            joined
+            and fresh
+            and ("," not in between or len(groups[-1]) > 1 or _goes_on(words, found, position))
+        ):
             groups[-1].append(mention)
         else:
             groups.append([mention])
@@ -153,7 +162,11 @@ def denied_before(words: Sequence[str], at: int, floor: int) -> bool:
     """Whether the words just before a mention speak against it: "not A", "rather than option A", "rules out A"."""
     for i in range(at - 1, max(floor, at - 12) - 1, -1):
         word = words[i]
-        if word in {"out", "off"} and i and words[i - 1] in {"rule", "rules", "ruled", "ruling", "cross", "crossing"}:
+        if (
+            word in {"out", "off"}
+            and i
+            and words[i - 1] in {"rule", "rules", "ruled", "ruling", "cross", "crossing"}
+        ):
             return not any(_negative(w) for w in words[max(0, i - 3) : i - 1])
         if word in {"exclude", "excluded", "eliminate", "eliminated"}:
             return not any(w in {"not", "cannot"} or w.endswith("n't") for w in words[max(0, i - 3) : i])
@@ -168,14 +181,26 @@ def denied_before(words: Sequence[str], at: int, floor: int) -> bool:
 
 def denied_after(words: Sequence[str], after: int, until: int) -> bool:
     """Whether the words just after a mention, up to the next clause or mention, speak against it: "A is wrong", "A doesn't match"."""
-    if words[after : after + 1] and words[after] in {",", ";", "rather", "instead", "not", "over", "and", "or", "because"}:
+    if words[after : after + 1] and words[after] in {
+        ",",
+        ";",
+        "rather",
+        "instead",
+        "not",
+        "over",
+        "and",
+        "or",
+        "because",
+    }:
         return False
     for i in range(after, min(until, after + 9)):
         word = words[i]
         if i > after and word in STARTERS:
             return False
         if word in AGAINST or word.endswith("n't"):
-            twice = any(w in AGAINST or w.endswith("n't") for w in words[i + 1 : i + 4] if w not in {"not", "no"})
+            twice = any(
+                w in AGAINST or w.endswith("n't") for w in words[i + 1 : i + 4] if w not in {"not", "no"}
+            )
             return not (twice and (word in {"not", "cannot"} or word.endswith("n't")))
     return False
 
@@ -183,7 +208,9 @@ def denied_after(words: Sequence[str], after: int, until: int) -> bool:
 def excepted(words: Sequence[str], at: int, floor: int, after: Sequence[str]) -> bool | None:
     """Whether a mention is the exception that stays ("all options except B are wrong") or goes ("all but B fit"); None = neither."""
     before = [word for word in words[floor:at] if word not in {"option", "for", "the", "(", '"', "'"}]
-    if not before or not (before[-1] in _SAVE or before[-2:] in (["other", "than"], ["apart", "from"], ["aside", "from"])):
+    if not before or not (
+        before[-1] in _SAVE or before[-2:] in (["other", "than"], ["apart", "from"], ["aside", "from"])
+    ):
         return None
     sentence = [*before[-10:], *after]
     scope = next((i for i, word in enumerate(sentence) if word in EVERY | NONE), None)
@@ -204,26 +231,42 @@ def undecided(words: Sequence[str], at: int, until: int) -> bool:
         doubted = word in _DOUBT and (i < at or word == "unless") and words[i + 1 : i + 2] != ["about"]
         if doubted and (word not in _RESOLVED or "," not in words[i:at]):
             return True
-        if word in _POSSIBLE and i < until and not {"only", "most", "other", "all"} & set(words[max(0, i - 2) : i]):
+        if (
+            word in _POSSIBLE
+            and i < until
+            and not {"only", "most", "other", "all"} & set(words[max(0, i - 2) : i])
+        ):
             return True
         if word == "why" and i < at and words[max(0, i - 1)] in {"see", "reason", "know", "understand"}:
             return True
         if word == "sure" and i and (words[i - 1] == "not" or words[i - 1].endswith("n't")):
             return True
-        if word in _SPEAKERS and words[max(0, i - 1)] != "only" and i + 1 < at and any(w in _SAYS for w in words[i + 1 : i + 3]):
+        if (
+            word in _SPEAKERS
+            and words[max(0, i - 1)] != "only"
+            and i + 1 < at
+            and any(w in _SAYS for w in words[i + 1 : i + 3])
+        ):
             return True
-    supposed = words[:2] in (["when", "there"], ["in", "case"]) or (words[0] in {"had", "were"} and "would" in words)
-    supposed = supposed or find(words, ["let's", "say"]) != -1 or (words[0] in {"should", "provided"} and at > 2)
+    supposed = words[:2] in (["when", "there"], ["in", "case"]) or (
+        words[0] in {"had", "were"} and "would" in words
+    )
+    supposed = (
+        supposed or find(words, ["let's", "say"]) != -1 or (words[0] in {"should", "provided"} and at > 2)
+    )
     first = find(words, ["first"])
     return supposed or (
-        -1 < first < until and (words[first - 1] == "at" or words[first + 1 : first + 2] == ["glance"] or 0 < first - at < 3)
+        -1 < first < until
+        and (words[first - 1] == "at" or words[first + 1 : first + 2] == ["glance"] or 0 < first - at < 3)
     )
 
 
 def _conditional(words: Sequence[str], i: int, at: int) -> bool:
     if i and (words[i - 1] in _TO_FIND_OUT or words[i - 1] == "because"):
         return False
-    if words[i + 1 : i + 3] in (["i", "had"], ["i", "have"], ["i", "must"], ["we", "must"]) or words[i + 1 : i + 2] in (
+    if words[i + 1 : i + 3] in (["i", "had"], ["i", "have"], ["i", "must"], ["we", "must"]) or words[
+        i + 1 : i + 2
+    ] in (
         ["so"],
         ["any"],
         ["forced"],
@@ -292,7 +335,13 @@ def _is_option(part: Sequence[Token], mention: Mention) -> bool:
         return whole or (closed and before != "") or (named and (mention.own_text or after in _AFTER_LETTER))
     if mention.letter == "I" and not named:
         return False
-    return ends or mention.own_text or after in _AFTER_LETTER or (named and mention.letter != "A") or _judged(part, i)
+    return (
+        ends
+        or mention.own_text
+        or after in _AFTER_LETTER
+        or (named and mention.letter != "A")
+        or _judged(part, i)
+    )
 
 
 def _judged(part: Sequence[Token], i: int) -> bool:
@@ -305,4 +354,7 @@ def _goes_on(words: Sequence[str], found: Sequence[Mention], position: int) -> b
     """Whether a list of letters goes on after this one, or ends the sentence with it."""
     if position + 1 < len(found):
         return all(word in LIST for word in _between(words, found[position], found[position + 1]))
-    return not any(word[0].isalnum() for word in words[found[position].after if found[position].own_text else found[position].at + 1 :])
+    return not any(
+        word[0].isalnum()
+        for word in words[found[position].after if found[position].own_text else found[position].at + 1 :]
+    )

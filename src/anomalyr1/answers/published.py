@@ -1,7 +1,8 @@
 """Two published systems read text and score it as they do, quirks included, so that published numbers can be checked.
 
-Known to misread ("Answer: C" as A, "B. A crack" as A, the article "A" as a choice): use `answers.parse` for everything else.
-Rewritten from their behaviour; the tests hold recorded input and output pairs of the published functions.
+Known to misread ("Answer: C" as A, "B. A crack" as A, the article "A" as a choice): use `answers.parse` for
+everything else. Rewritten from their behaviour; the tests hold recorded input and output pairs of the
+published functions.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from collections.abc import Sequence
 from anomalyr1.types import LETTERS
 
 FUZZY_CHARS = 4000
-"""MMAD's fuzzy fallback is quadratic without a limit; here it sees the first characters only, which is the one deviation."""
+"""MMAD's fuzzy fallback is quadratic without a limit; here it sees the first characters only, which is the
+one deviation."""
 
 _CAPITALS = "ABCD"
 _LOWER = frozenset("abcdefghijklmnopqrstuvwxyz")
@@ -54,7 +56,9 @@ def read_evaluation(text: str, options: Sequence[str]) -> str | None:
         if char in "ABCDE":
             return char
     lowered = inside.lower()
-    return next((LETTERS[i] for i, option in enumerate(options) if inside and option.lower() in lowered), None)
+    return next(
+        (LETTERS[i] for i, option in enumerate(options) if inside and option.lower() in lowered), None
+    )
 
 
 def read_mmad(text: str, options: Sequence[str]) -> str | None:
@@ -72,8 +76,8 @@ def read_mmad(text: str, options: Sequence[str]) -> str | None:
 def roam(completion: str, gold: str) -> float:
     """The released ROAM of a completion, 0..1.
 
-    Source: chaoyuhao/AnomalyR1 at de3f95c, `roam_reward`. The gate is one pair of tags; the values come from the last elements
-    anywhere. Linear time, where the published expression is quadratic.
+    Source: chaoyuhao/AnomalyR1 at de3f95c, `roam_reward`. The gate is one pair of tags; the values come from
+    the last elements anywhere. Linear time, where the published expression is quadratic.
     """
     if not _passes_gate(completion):
         return 0.0
@@ -122,7 +126,9 @@ def _one_space(text: str) -> str:
 
 def _free_capitals(text: str) -> list[str]:
     return [
-        char for i, char in enumerate(text) if char in _CAPITALS and text[i - 1 : i] not in _LOWER and text[i + 1 : i + 2] not in _LOWER
+        char
+        for i, char in enumerate(text)
+        if char in _CAPITALS and text[i - 1 : i] not in _LOWER and text[i + 1 : i + 2] not in _LOWER
     ]
 
 

@@ -1,7 +1,7 @@
 """Model prose as sentences of plain lower-case English cue words, whatever its language, punctuation or markdown.
 
-`conclusions` and `findings` read these. The tables map the phrases that carry a decision in other languages to their English
-cue, so that one small grammar serves all. Time is linear; `TAIL_CHARS` bounds it besides.
+`conclusions` and `findings` read these. The tables map the phrases that carry a decision in other languages
+to their English cue, so that one small grammar serves all. Time is linear; `TAIL_CHARS` bounds it besides.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 TAIL_CHARS = 10_000
-"""Only the end of a text is read: a conclusion stands at the end, and no completion budget reaches further back."""
+"""Only the end of a text is read: a conclusion stands at the end, and no completion budget reaches further
+back."""
 MAX_SENTENCE_TOKENS = 300
 """A longer sentence is cut, for the readers look around inside a sentence."""
 
@@ -162,13 +163,27 @@ def _table(text: str) -> dict[str, str]:
 
 _PHRASES = {phrase.replace("_", " "): cue for phrase, cue in _table(_PHRASES_TABLE).items()}
 _TO_ENGLISH = _table(_WORDS_TABLE)
-_UNACCENTED = {bare: cue for word, cue in _TO_ENGLISH.items() if len(word) > 5 and (bare := _latin(word)) != word}
+_UNACCENTED = {
+    bare: cue for word, cue in _TO_ENGLISH.items() if len(word) > 5 and (bare := _latin(word)) != word
+}
 _PHRASE = re.compile("|".join(sorted(map(re.escape, _PHRASES), key=len, reverse=True)))
 _TOKEN = re.compile(r"[^\W\d_]+(?:'(?:t|s|re|ll|ve|d|m)\b)?|\d+|=>|->|\n|[^\w\s]|_")
 
-_LETTER_FORMS = {0xFF01: 0x21, 0x24B6: 0x41, 0x24D0: 0x61, 0x249C: 0x61, 0x1F130: 0x41, 0x1F150: 0x41, 0x1F170: 0x41}
+_LETTER_FORMS = {
+    0xFF01: 0x21,
+    0x24B6: 0x41,
+    0x24D0: 0x61,
+    0x249C: 0x61,
+    0x1F130: 0x41,
+    0x1F150: 0x41,
+    0x1F170: 0x41,
+}
 """First code point of full-width, circled, bracketed and squared forms, and of the ASCII they stand for."""
-_CHARS: dict[int, str] = {form + i: chr(first + i) for form, first in _LETTER_FORMS.items() for i in range(94 if first == 0x21 else 26)}
+_CHARS: dict[int, str] = {
+    form + i: chr(first + i)
+    for form, first in _LETTER_FORMS.items()
+    for i in range(94 if first == 0x21 else 26)
+}
 _CHARS |= {0x249C + i: f"({chr(0x61 + i)})" for i in range(26)}
 _CHARS |= dict(zip(map(ord, "’‘“”„«»「」『』【】〔〕、。｡→⇒−–"), '\'\'"""""""""[][],..→→--', strict=True))
 _CHARS |= dict.fromkeys(map(ord, "*`$\u00ad\u200b"), "") | dict.fromkeys(map(ord, "{}\u3000"), " ")
@@ -188,8 +203,17 @@ def plain(text: str) -> str:
     text = text[-TAIL_CHARS:].translate(_CHARS)
     for tag in ("<b>", "</b>", "<i>", "</i>", "<strong>", "</strong>", "<u>", "</u>"):
         text = text.replace(tag, "")
-    text = text.replace("\\boxed", " answer is ").replace("\\text", " ").replace("\\mathrm", " ").replace("\\mathbf", " ")
-    return text if text.isascii() else _PHRASE.sub(lambda found: f" {_PHRASES[found[0]]} ", unicodedata.normalize("NFC", text))
+    text = (
+        text.replace("\\boxed", " answer is ")
+        .replace("\\text", " ")
+        .replace("\\mathrm", " ")
+        .replace("\\mathbf", " ")
+    )
+    return (
+        text
+        if text.isascii()
+        else _PHRASE.sub(lambda found: f" {_PHRASES[found[0]]} ", unicodedata.normalize("NFC", text))
+    )
 
 
 def tokens(text: str) -> list[Token]:

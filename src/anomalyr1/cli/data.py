@@ -17,11 +17,17 @@ from anomalyr1.types import Box, InputError, Question, Sample
 if TYPE_CHECKING:
     from anomalyr1.data.samples import Samples
 
-app = typer.Typer(help="Check, split, look at and export data sets; SPEC is e.g. mvtec:FOLDER (docs/data.md).", no_args_is_help=True)
+app = typer.Typer(
+    help="Check, split, look at and export data sets; SPEC is e.g. mvtec:FOLDER (docs/data.md).",
+    no_args_is_help=True,
+)
 
-Spec = Annotated[str, typer.Argument(help="What to load, e.g. mmad:FOLDER, mvtec:FOLDER, coco:FILE, jsonl:FILE.")]
+Spec = Annotated[
+    str, typer.Argument(help="What to load, e.g. mmad:FOLDER, mvtec:FOLDER, coco:FILE, jsonl:FILE.")
+]
 Options = Annotated[
-    list[str] | None, typer.Option("--option", "-o", help="Option of the loader as key=value; may be given more than once.")
+    list[str] | None,
+    typer.Option("--option", "-o", help="Option of the loader as key=value; may be given more than once."),
 ]
 Protocols = Literal["few-shot", "share", "leave-classes-out", "leave-defects-out", "leave-datasets-out"]
 Formats = Literal["coco", "yolo", "jsonl", "hf"]
@@ -31,8 +37,12 @@ Formats = Literal["coco", "yolo", "jsonl", "hf"]
 def check(
     spec: Spec,
     option: Options = None,
-    family: Annotated[str, typer.Option(help="Model family in whose coordinates gold boxes are written.")] = "qwen2_5_vl",
-    max_pixels: Annotated[int | None, typer.Option(help="Pixel cap of the model; default: 1280 image tokens.")] = None,
+    family: Annotated[
+        str, typer.Option(help="Model family in whose coordinates gold boxes are written.")
+    ] = "qwen2_5_vl",
+    max_pixels: Annotated[
+        int | None, typer.Option(help="Pixel cap of the model; default: 1280 image tokens.")
+    ] = None,
 ) -> int:
     """List what is wrong: missing files, masks, boxes, labels, questions, and gold answers that do not earn full reward."""
     from anomalyr1.evaluation import checks
@@ -43,28 +53,58 @@ def check(
     for problem in problems:
         say(f"{problem.sample_id}: {problem.what}; {problem.fix}")
     concerned = len({problem.sample_id for problem in problems})
-    say(f"{len(samples)} samples checked: {len(problems) or 'no'} problems{f' of {concerned} samples' if problems else ''}")
+    say(
+        f"{len(samples)} samples checked: {len(problems) or 'no'} problems{f' of {concerned} samples' if problems else ''}"
+    )
     return SOME_FAILED if problems else OK
 
 
 @app.command()
 def split(
     spec: Spec,
-    out: Annotated[Path, typer.Option(help="The file to write: ids and hashes of all images, and how they were drawn.")],
-    protocol: Annotated[Protocols | None, typer.Option(help="How to split; few-shot when none is given.")] = None,
-    shots: Annotated[int | None, typer.Option(min=1, help="Good and anomalous images of each class to train on.")] = None,
-    good_shots: Annotated[int | None, typer.Option(min=0, help="Good images of each class where that is another number.")] = None,
-    per: Annotated[Literal["class", "defect"], typer.Option(help="Whether shots are of each class or of each defect type.")] = "class",
-    share: Annotated[float, typer.Option(min=0.001, max=0.999, help="Share to train on, for the protocol share.")] = 0.2,
-    hold_out: Annotated[list[str] | None, typer.Option(help="Class, defect or data set to test on; may be given more than once.")] = None,
-    test: Annotated[str | None, typer.Option(help="Another spec to test on; SPEC is then trained on as it is.")] = None,
+    out: Annotated[
+        Path, typer.Option(help="The file to write: ids and hashes of all images, and how they were drawn.")
+    ],
+    protocol: Annotated[
+        Protocols | None, typer.Option(help="How to split; few-shot when none is given.")
+    ] = None,
+    shots: Annotated[
+        int | None, typer.Option(min=1, help="Good and anomalous images of each class to train on.")
+    ] = None,
+    good_shots: Annotated[
+        int | None, typer.Option(min=0, help="Good images of each class where that is another number.")
+    ] = None,
+    per: Annotated[
+        Literal["class", "defect"],
+        typer.Option(help="Whether shots are of each class or of each defect type."),
+    ] = "class",
+    share: Annotated[
+        float, typer.Option(min=0.001, max=0.999, help="Share to train on, for the protocol share.")
+    ] = 0.2,
+    hold_out: Annotated[
+        list[str] | None,
+        typer.Option(help="Class, defect or data set to test on; may be given more than once."),
+    ] = None,
+    test: Annotated[
+        str | None, typer.Option(help="Another spec to test on; SPEC is then trained on as it is.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Another seed draws other images.")] = 0,
-    allow_short: Annotated[bool, typer.Option("--allow-short", help="Let classes with too few images give what they have.")] = False,
-    allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Write the split although the test set leaks; it says so.")] = False,
-    drop_leaks: Annotated[bool, typer.Option("--drop-leaks", help="Leave test images that leak out of the test set, counted.")] = False,
-    max_distance: Annotated[int, typer.Option(min=0, max=256, help="Bits of 256 in which hashes of copies differ.")] = 16,
+    allow_short: Annotated[
+        bool, typer.Option("--allow-short", help="Let classes with too few images give what they have.")
+    ] = False,
+    allow_leaks: Annotated[
+        bool, typer.Option("--allow-leaks", help="Write the split although the test set leaks; it says so.")
+    ] = False,
+    drop_leaks: Annotated[
+        bool, typer.Option("--drop-leaks", help="Leave test images that leak out of the test set, counted.")
+    ] = False,
+    max_distance: Annotated[
+        int, typer.Option(min=0, max=256, help="Bits of 256 in which hashes of copies differ.")
+    ] = 16,
     option: Options = None,
-    test_option: Annotated[list[str] | None, typer.Option(help="Option of the loader of --test as key=value.")] = None,
+    test_option: Annotated[
+        list[str] | None, typer.Option(help="Option of the loader of --test as key=value.")
+    ] = None,
 ) -> int:
     """Choose what to train and what to test on, and look for leaks between the two."""
     from anomalyr1.data import splits as fewshot
@@ -80,9 +120,15 @@ def split(
         raise InputError("--test takes both sets as they are, so it goes without --protocol")
     else:
         other = load(test, test_option)
-        manifest = fewshot.pair(samples, other, plan, (spec, test), (pairs(option), pairs(test_option)), allow_leaks)
+        manifest = fewshot.pair(
+            samples, other, plan, (spec, test), (pairs(option), pairs(test_option)), allow_leaks
+        )
     fewshot.write(out, manifest)
-    for name, number in (("train", len(manifest.train)), ("test", len(manifest.test)), *manifest.counts.items()):
+    for name, number in (
+        ("train", len(manifest.train)),
+        ("test", len(manifest.test)),
+        *manifest.counts.items(),
+    ):
         say(f"{name}: {number}")
     leaks = ", ".join(f"{number} {kind}" for kind, number in manifest.leaks.counts.items())
     say(f"leaks: {f'{leaks} (allowed, and written down)' if leaks else 'none found'}")
@@ -105,7 +151,9 @@ def stats(
     summary = dataset.write(out, spec, checks.readable(samples), samples.notes, anomalyr1.__version__)
     sides = summary.sides()
     classes = f"{len(summary.classes)} class{'' if len(summary.classes) == 1 else 'es'}"
-    say(f"{summary.samples} samples of {classes}: {', '.join(f'{sides[side]} {side}' for side in dataset.SIDES)}")
+    say(
+        f"{summary.samples} samples of {classes}: {', '.join(f'{sides[side]} {side}' for side in dataset.SIDES)}"
+    )
     say(f"page: {out}")
     return OK
 
@@ -115,7 +163,9 @@ def export(
     spec: Spec,
     to: Annotated[Formats, typer.Option(help="The format.")],
     out: Annotated[Path, typer.Option(help="The folder to make; images are copied into it.")],
-    split_file: Annotated[Path | None, typer.Option("--split", help="Only one side of a split that `split` wrote.")] = None,
+    split_file: Annotated[
+        Path | None, typer.Option("--split", help="Only one side of a split that `split` wrote.")
+    ] = None,
     side: Annotated[Literal["train", "test"], typer.Option(help="Which side of the split.")] = "train",
     option: Options = None,
 ) -> int:
@@ -124,7 +174,9 @@ def export(
     from anomalyr1.data import splits as fewshot
 
     loaded = load(spec, option).with_boxes()
-    samples: Sequence[Sample] = loaded if split_file is None else fewshot.select(fewshot.read(split_file), loaded, side)
+    samples: Sequence[Sample] = (
+        loaded if split_file is None else fewshot.select(fewshot.read(split_file), loaded, side)
+    )
     done = exports.export(samples, to, out)
     say(f"{done.samples} of {len(samples)} samples exported to {out}")
     for what, counted in (("dropped", done.dropped), ("left out", done.left_out)):
@@ -139,7 +191,10 @@ def export(
 def show(
     spec: Spec,
     sample_id: Annotated[str, typer.Argument(metavar="ID", help="The sample's id.")],
-    out: Annotated[Path | None, typer.Option(help="The picture to write; default: a name made from the id, in this folder.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The picture to write; default: a name made from the id, in this folder."),
+    ] = None,
     option: Options = None,
 ) -> int:
     """Print a sample and write its picture with boxes and mask."""
@@ -167,7 +222,9 @@ def show(
 def extract(
     archive: Annotated[Path, typer.Argument(help="A zip, tar, tar.gz, tar.bz2 or tar.xz file.")],
     out: Annotated[Path, typer.Option(help="The folder to make.")],
-    max_ratio: Annotated[float, typer.Option(min=1, help="How many times larger than the archive its content may be.")] = 100,
+    max_ratio: Annotated[
+        float, typer.Option(min=1, help="How many times larger than the archive its content may be.")
+    ] = 100,
 ) -> int:
     """Unpack a downloaded archive, whole or not at all; links, devices and paths that lead elsewhere are refused."""
     from anomalyr1.data.archives import ArchiveLimits
@@ -213,8 +270,14 @@ def _find(samples: Samples, sample_id: str) -> int:
             return place
         if sample_id in sample.id or len(alike) < 2000:
             alike.append(sample.id)
-    near = [name for name in alike if sample_id in name][:5] or difflib.get_close_matches(sample_id, alike, 5, 0.3) or alike[:5]
-    raise InputError(f"there is no sample {sample_id!r} in {samples.spec!r}; there are, e.g., {', '.join(map(repr, near))}")
+    near = (
+        [name for name in alike if sample_id in name][:5]
+        or difflib.get_close_matches(sample_id, alike, 5, 0.3)
+        or alike[:5]
+    )
+    raise InputError(
+        f"there is no sample {sample_id!r} in {samples.spec!r}; there are, e.g., {', '.join(map(repr, near))}"
+    )
 
 
 def _described(sample: Sample) -> list[str]:
@@ -248,4 +311,7 @@ def _asked(question: Question) -> list[str]:
 def _boxes(boxes: Sequence[Box] | None) -> str:
     if boxes is None:
         return "unknown"
-    return "; ".join(f"{box.label} ({', '.join(f'{value:g}' for value in box.xyxy)})".strip() for box in boxes) or "none"
+    return (
+        "; ".join(f"{box.label} ({', '.join(f'{value:g}' for value in box.xyxy)})".strip() for box in boxes)
+        or "none"
+    )

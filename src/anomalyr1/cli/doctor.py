@@ -49,15 +49,27 @@ def packages(requirements: Sequence[str]) -> Iterator[Finding]:
 
     parsed = [Requirement(text) for text in requirements]
     if not parsed:
-        yield Finding(False, 'anomalyr1 is not installed as a package, so its floors are unknown: run "pip install -e ." in its checkout')
+        yield Finding(
+            False,
+            'anomalyr1 is not installed as a package, so its floors are unknown: run "pip install -e ." in its checkout',
+        )
     for requirement in parsed:
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             yield _package(requirement.name, str(requirement.specifier), _installed(requirement.name))
     for extra, adds in EXTRAS.items():
-        members = [r for r in parsed if r.marker and not r.marker.evaluate({"extra": ""}) and r.marker.evaluate({"extra": extra})]
-        lacking = [r.name for r in members if not r.specifier.contains(_installed(r.name) or "0", prereleases=True)]
+        members = [
+            r
+            for r in parsed
+            if r.marker and not r.marker.evaluate({"extra": ""}) and r.marker.evaluate({"extra": extra})
+        ]
+        lacking = [
+            r.name for r in members if not r.specifier.contains(_installed(r.name) or "0", prereleases=True)
+        ]
         if members and lacking:
-            yield Finding(True, f'extra {extra}: adds {adds}; add it with: pip install "anomalyr1[{extra}]" (lacks {", ".join(lacking)})')
+            yield Finding(
+                True,
+                f'extra {extra}: adds {adds}; add it with: pip install "anomalyr1[{extra}]" (lacks {", ".join(lacking)})',
+            )
         elif members:
             yield Finding(True, f"extra {extra}: installed, {adds}")
 
@@ -76,7 +88,11 @@ def machine() -> str:
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        models = [line.partition(":")[2].strip() for line in info.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
+        models = [
+            line.partition(":")[2].strip()
+            for line in info.read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
+        ]
         name = models[0] if models else name
     return f"{cores()} CPU cores ({name})"
 
@@ -87,7 +103,9 @@ def _package(name: str, wanted: str, version: str | None) -> Finding:
     if version is None:
         return Finding(False, f'{name} is missing, {wanted} is needed: pip install "{name}{wanted}"')
     if not SpecifierSet(wanted).contains(version, prereleases=True):
-        return Finding(False, f'{name} {version} does not fit, {wanted} is needed: pip install "{name}{wanted}"')
+        return Finding(
+            False, f'{name} {version} does not fit, {wanted} is needed: pip install "{name}{wanted}"'
+        )
     return Finding(True, f"{name} {version} ({wanted})" if wanted else f"{name} {version}")
 
 
@@ -116,13 +134,16 @@ def _device() -> Iterator[Finding]:
         yield Finding(True, f"GPU {index}: {facts.name}, {facts.total_memory / 2**30:.0f} GB")
     if not torch.cuda.is_available():
         yield Finding(
-            True, f"no GPU: models run on the CPU, {cores()} cores; the nano model is fine with that, billions of parameters are slow"
+            True,
+            f"no GPU: models run on the CPU, {cores()} cores; the nano model is fine with that, billions of parameters are slow",
         )
 
 
 def _space() -> Iterator[Finding]:
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        yield Finding(True, f"memory: {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GB")
+        yield Finding(
+            True, f"memory: {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GB"
+        )
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     yield Finding(True, f"disk: {free:.0f} GB free here")
 

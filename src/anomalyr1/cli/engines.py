@@ -18,12 +18,27 @@ if TYPE_CHECKING:
 
 def calibrate(
     inspections: Annotated[Path, typer.Argument(help="The inspections.jsonl of a run over labelled parts.")],
-    labels: Annotated[str, typer.Option(help="CSV file with the columns sample_id and label (good or defect), or a data set (SPEC).")],
-    cost_miss: Annotated[float, typer.Option(help="What a defect costs that is taken for good, in any unit.")],
-    cost_false_alarm: Annotated[float, typer.Option(help="What a good part costs that is taken for defective, in the same unit.")],
-    out: Annotated[Path, typer.Option(help="The file to write, for: anomalyr1 inspect --threshold.")] = Path("threshold.json"),
-    defect_rate: Annotated[float | None, typer.Option(help="Share of defects on the line; default: that of the labelled parts.")] = None,
-    method: Annotated[Literal["platt", "temperature"], typer.Option(help="How scores are calibrated.")] = "platt",
+    labels: Annotated[
+        str,
+        typer.Option(
+            help="CSV file with the columns sample_id and label (good or defect), or a data set (SPEC)."
+        ),
+    ],
+    cost_miss: Annotated[
+        float, typer.Option(help="What a defect costs that is taken for good, in any unit.")
+    ],
+    cost_false_alarm: Annotated[
+        float, typer.Option(help="What a good part costs that is taken for defective, in the same unit.")
+    ],
+    out: Annotated[Path, typer.Option(help="The file to write, for: anomalyr1 inspect --threshold.")] = Path(
+        "threshold.json"
+    ),
+    defect_rate: Annotated[
+        float | None, typer.Option(help="Share of defects on the line; default: that of the labelled parts.")
+    ] = None,
+    method: Annotated[
+        Literal["platt", "temperature"], typer.Option(help="How scores are calibrated.")
+    ] = "platt",
     claim: Annotated[float, typer.Option(help="The false-alarm rate that is to be claimed at 95 %.")] = 0.01,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
 ) -> int:
@@ -39,7 +54,9 @@ def calibrate(
             raise InputError(f"{name} is {share:g}, expected a share between 0 and 1")
     truths = _labels(labels)
     run, found = records.read(inspections)
-    threshold = calibration.calibrate(calibration.gather(found, truths), run, cost_miss, cost_false_alarm, method, defect_rate, claim, seed)
+    threshold = calibration.calibrate(
+        calibration.gather(found, truths), run, cost_miss, cost_false_alarm, method, defect_rate, claim, seed
+    )
     threshold.write(out)
     for line in _lines(threshold):
         say(line)
@@ -79,12 +96,18 @@ def _lines(threshold: Threshold) -> list[str]:
 
 
 def parity(
-    paths: Annotated[list[Path], typer.Argument(help="Image files, or folders that are searched for images.")],
-    engines: Annotated[str, typer.Option(help="Two engines with a comma between, e.g. local:nano,endpoint:server.yaml.")],
+    paths: Annotated[
+        list[Path], typer.Argument(help="Image files, or folders that are searched for images.")
+    ],
+    engines: Annotated[
+        str, typer.Option(help="Two engines with a comma between, e.g. local:nano,endpoint:server.yaml.")
+    ],
     limit: Annotated[int, typer.Option("--n", min=1, help="Take so many of the images.")] = 20,
     style: Annotated[str, typer.Option(help="Prompt style: ours, mmad or released.")] = "ours",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest completion.")] = 256,
-    allow_pixels: Annotated[bool, typer.Option("--allow-pixels", help="Compare although the pixel caps differ.")] = False,
+    allow_pixels: Annotated[
+        bool, typer.Option("--allow-pixels", help="Compare although the pixel caps differ.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout, nothing else.")] = False,
 ) -> int:
     """Ask two engines the same, and compare answers, boxes, token counts and frames; exit code 2 where they saw different things."""
@@ -95,7 +118,9 @@ def parity(
 
     names = [name.strip() for name in engines.split(",")]
     if len(names) != 2 or not all(names):
-        raise InputError(f"--engines is {engines!r}, expected two engines with a comma between; each is one of {', '.join(specs.EXAMPLES)}")
+        raise InputError(
+            f"--engines is {engines!r}, expected two engines with a comma between; each is one of {', '.join(specs.EXAMPLES)}"
+        )
     images = find_images(paths)[:limit]
     samples = [Sample(id=path.as_posix(), image=path) for path in images]
     pair = (specs.load(names[0]), specs.load(names[1]))
@@ -107,8 +132,16 @@ def parity(
 
 def _comparison(names: list[str], found: Parity) -> list[str]:
     """What a person should know of a comparison."""
-    iou = "none could be compared" if found.mean_iou is None else f"mean IoU {found.mean_iou:.3f} of {found.boxes}"
-    scores = "not given by both" if found.score_difference is None else f"at most {found.score_difference:.2g} apart"
+    iou = (
+        "none could be compared"
+        if found.mean_iou is None
+        else f"mean IoU {found.mean_iou:.3f} of {found.boxes}"
+    )
+    scores = (
+        "not given by both"
+        if found.score_difference is None
+        else f"at most {found.score_difference:.2g} apart"
+    )
     return [
         f"{found.questions} questions about {found.images} images to {names[0]} and {names[1]}",
         *(f"{name} failed at {n} questions" for name, n in zip(names, found.failed, strict=True) if n),

@@ -20,21 +20,44 @@ if TYPE_CHECKING:
 
 def evaluate(
     what: Annotated[
-        str, typer.Argument(help="mmad or model: ask a model the data's questions; a file: the inspections of an earlier run.")
+        str,
+        typer.Argument(
+            help="mmad or model: ask a model the data's questions; a file: the inspections of an earlier run."
+        ),
     ],
-    data: Annotated[str, typer.Option(help="Labelled data: a SPEC such as mmad:FOLDER, or split:FILE for its test side.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="nano (drawn parts), a model folder, or a name on the hub.")] = "nano",
+    data: Annotated[
+        str, typer.Option(help="Labelled data: a SPEC such as mmad:FOLDER, or split:FILE for its test side.")
+    ],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="nano (drawn parts), a model folder, or a name on the hub.")
+    ] = "nano",
     revision: Annotated[str | None, typer.Option(help="Commit of a hub model.")] = None,
-    max_pixels: Annotated[int | None, typer.Option(help="Scale images down to this many pixels; default: 1280 image tokens.")] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(help="Scale images down to this many pixels; default: 1280 image tokens.")
+    ] = None,
     shots: Annotated[int, typer.Option(min=0, help="MMAD: good reference images beside each image.")] = 0,
-    template: Annotated[Literal["random", "similar"], typer.Option(help="MMAD: which reference images.")] = "random",
-    knowledge: Annotated[bool, typer.Option("--knowledge", help="MMAD: give what is known about the class.")] = False,
+    template: Annotated[
+        Literal["random", "similar"], typer.Option(help="MMAD: which reference images.")
+    ] = "random",
+    knowledge: Annotated[
+        bool, typer.Option("--knowledge", help="MMAD: give what is known about the class.")
+    ] = False,
     style: Annotated[str, typer.Option(help="Prompt style: ours, mmad or released.")] = "ours",
-    fast: Annotated[bool, typer.Option("--fast", help="No reasoning, no boxes: one forward pass a question.")] = False,
-    engine: Annotated[str, typer.Option(help="local, vllm, or endpoint:FILE for a server (docs/engines.md).")] = "local",
-    option: Annotated[list[str] | None, typer.Option("--option", "-o", help="Option of the loader as key=value.")] = None,
-    partial: Annotated[bool, typer.Option("--partial", help="Evaluate a file that has not all samples; it is written down.")] = False,
-    out: Annotated[Path, typer.Option(help="Folder for the figures, and for inspections.jsonl.")] = Path("evaluation"),
+    fast: Annotated[
+        bool, typer.Option("--fast", help="No reasoning, no boxes: one forward pass a question.")
+    ] = False,
+    engine: Annotated[
+        str, typer.Option(help="local, vllm, or endpoint:FILE for a server (docs/engines.md).")
+    ] = "local",
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-o", help="Option of the loader as key=value.")
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Evaluate a file that has not all samples; it is written down.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the figures, and for inspections.jsonl.")] = Path(
+        "evaluation"
+    ),
 ) -> int:
     """Figures of a model on labelled data: three scoreboards, detection, what is behind them. Run again to go on after a stop."""
     from anomalyr1 import records
@@ -56,12 +79,16 @@ def evaluate(
             raise InputError(
                 f"{data!r} asks no question, so there is nothing to evaluate; give labelled data (anomalyr1 data show SPEC ID)"
             )
-        inspector = Inspector.load(model, revision=revision, max_pixels=max_pixels, style=style, fast=fast, engine=engine)
+        inspector = Inspector.load(
+            model, revision=revision, max_pixels=max_pixels, style=style, fast=fast, engine=engine
+        )
         path = out / evaluations.INSPECTIONS
         run, inspections = _ask(inspector, loaded, path)
     else:
         if (model, revision, max_pixels, style, fast, engine) != ("nano", None, None, "ours", False, "local"):
-            raise InputError(f"{what!r} is taken as an inspections file, which has its own model and prompt; leave their options out")
+            raise InputError(
+                f"{what!r} is taken as an inspections file, which has its own model and prompt; leave their options out"
+            )
         path = Path(what)
         run, inspections = records.read(path)
         evaluations.require_same_data(path, run, loaded.samples)
@@ -77,8 +104,12 @@ def evaluate(
 def compare(
     first: Annotated[Path, typer.Argument(help="Folder of `anomalyr1 evaluate`.")],
     second: Annotated[Path, typer.Argument(help="Folder of another evaluation of the same data.")],
-    reading: Annotated[Literal["strict", "lenient", "official"], typer.Option(help="How answers are read.")] = "strict",
-    out: Annotated[Path, typer.Option(help="Folder for the comparison and the page of flips.")] = Path("comparison"),
+    reading: Annotated[
+        Literal["strict", "lenient", "official"], typer.Option(help="How answers are read.")
+    ] = "strict",
+    out: Annotated[Path, typer.Option(help="Folder for the comparison and the page of flips.")] = Path(
+        "comparison"
+    ),
 ) -> int:
     """Which answers of the second run flipped, whether that is more than chance, and how many questions would show it."""
     import anomalyr1
@@ -98,7 +129,10 @@ def compare(
 
 def _comparison(found: Comparison) -> list[str]:
     """What a person should know of a comparison."""
-    lines = [f"{found.second} against {found.first}, answers read {found.reading}", *(f"differs in {one}" for one in found.differences)]
+    lines = [
+        f"{found.second} against {found.first}, answers read {found.reading}",
+        *(f"differs in {one}" for one in found.differences),
+    ]
     for group in found.groups:
         paired, gap = group.paired, group.paired.difference
         lines.append(
@@ -107,7 +141,9 @@ def _comparison(found: Comparison) -> list[str]:
             f"p {group.p_adjusted:.2g} by image{'' if paired.rows > paired.clusters else f', {paired.p_mcnemar:.2g} McNemar'}"
         )
     for points, number in found.needed.items():
-        needed = "cannot come about where runs differ so seldom" if number is None else f"needs {number} questions"
+        needed = (
+            "cannot come about where runs differ so seldom" if number is None else f"needs {number} questions"
+        )
         lines.append(f"a difference of {points} points {needed}")
     return lines
 
@@ -116,7 +152,9 @@ def _for_mmad(shots: int, template: str, knowledge: bool) -> dict[str, str]:
     """The loader's options for MMAD; none where none of them is asked for."""
     if template != "random" and not shots:
         raise InputError(f"--template {template} chooses reference images, so say how many with --shots")
-    return {"shots": str(shots), "template": template, "knowledge": str(knowledge)} if shots or knowledge else {}
+    return (
+        {"shots": str(shots), "template": template, "knowledge": str(knowledge)} if shots or knowledge else {}
+    )
 
 
 def _written(out: Path, found: Evaluation) -> int:

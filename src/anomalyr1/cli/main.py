@@ -1,6 +1,7 @@
 """The verbs of the command line: inspect, demo, doctor; those of the modules beside this one; and data with verbs of its own.
 
-Exit codes: 0 all well, 1 the user's input, 2 some images failed, 3 the environment. Errors are one or two lines, without a traceback.
+Exit codes: 0 all well, 1 the user's input, 2 some images failed, 3 the environment. Errors are one or two
+lines, without a traceback.
 """
 
 from __future__ import annotations
@@ -56,21 +57,47 @@ Masks = Literal["default", "sam2", "box"]
 
 @app.command()
 def inspect(
-    paths: Annotated[list[Path], typer.Argument(help="Image files, or folders that are searched for images.")],
-    model: Annotated[str, typer.Option(help="nano (drawn parts), a model folder, or a name on the Hugging Face hub.")] = "nano",
+    paths: Annotated[
+        list[Path], typer.Argument(help="Image files, or folders that are searched for images.")
+    ],
+    model: Annotated[
+        str, typer.Option(help="nano (drawn parts), a model folder, or a name on the Hugging Face hub.")
+    ] = "nano",
     revision: Annotated[str | None, typer.Option(help="Commit of a hub model.")] = None,
-    max_pixels: Annotated[int | None, typer.Option(help="Scale images down to this many pixels; default: 1280 image tokens.")] = None,
-    knowledge: Annotated[Path | None, typer.Option(help="Text file with what is known about good and bad parts.")] = None,
-    reference: Annotated[list[Path] | None, typer.Option(help="Image of a good part; may be given more than once.")] = None,
-    masks: Annotated[Masks, typer.Option(help="default needs no download, sam2 fetches a model, box is the box itself.")] = "default",
-    out: Annotated[Path, typer.Option(help="Folder for inspections.jsonl, overlays and index.html.")] = Path("inspections"),
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON line per inspection on stdout, nothing else.")] = False,
+    max_pixels: Annotated[
+        int | None, typer.Option(help="Scale images down to this many pixels; default: 1280 image tokens.")
+    ] = None,
+    knowledge: Annotated[
+        Path | None, typer.Option(help="Text file with what is known about good and bad parts.")
+    ] = None,
+    reference: Annotated[
+        list[Path] | None, typer.Option(help="Image of a good part; may be given more than once.")
+    ] = None,
+    masks: Annotated[
+        Masks, typer.Option(help="default needs no download, sam2 fetches a model, box is the box itself.")
+    ] = "default",
+    out: Annotated[Path, typer.Option(help="Folder for inspections.jsonl, overlays and index.html.")] = Path(
+        "inspections"
+    ),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON line per inspection on stdout, nothing else.")
+    ] = False,
     style: Annotated[str, typer.Option(help="Prompt style: ours, mmad or released.")] = "ours",
-    prompt: Annotated[Path | None, typer.Option(help="Text file with your own prompt, instead of a style.")] = None,
-    votes: Annotated[int, typer.Option(min=1, help="Ask so many times and let the answers vote; the score is their mean.")] = 1,
-    fast: Annotated[bool, typer.Option("--fast", help="No reasoning, no boxes: one forward pass, the score alone.")] = False,
-    engine: Annotated[str, typer.Option(help="local, vllm, or endpoint:FILE for a server (docs/engines.md).")] = "local",
-    threshold: Annotated[Path | None, typer.Option(help="File of `anomalyr1 calibrate`: decide by the score.")] = None,
+    prompt: Annotated[
+        Path | None, typer.Option(help="Text file with your own prompt, instead of a style.")
+    ] = None,
+    votes: Annotated[
+        int, typer.Option(min=1, help="Ask so many times and let the answers vote; the score is their mean.")
+    ] = 1,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="No reasoning, no boxes: one forward pass, the score alone.")
+    ] = False,
+    engine: Annotated[
+        str, typer.Option(help="local, vllm, or endpoint:FILE for a server (docs/engines.md).")
+    ] = "local",
+    threshold: Annotated[
+        Path | None, typer.Option(help="File of `anomalyr1 calibrate`: decide by the score.")
+    ] = None,
 ) -> int:
     """Inspect images: verdict, reasoning, boxes, masks, and a page to look at. Run again to go on after a stop."""
     from anomalyr1 import prompts
@@ -80,7 +107,8 @@ def inspect(
     text = _read_text(knowledge)
     references = tuple(reference or ())
     samples = [
-        Sample(id=path.as_posix(), image=path, knowledge=text, references=references) for path in find_images(paths, out, references)
+        Sample(id=path.as_posix(), image=path, knowledge=text, references=references)
+        for path in find_images(paths, out, references)
     ]
     own_prompt = prompts.read_prompt(prompt) if prompt else None
     bounds = Threshold.read(threshold) if threshold else None
@@ -94,8 +122,12 @@ def inspect(
 
 @app.command()
 def demo(
-    images: Annotated[list[Path] | None, typer.Argument(help="Your own images or folders, inspected by what was learned.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for all results; a demo begins anew.")] = Path("runs/demo"),
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="Your own images or folders, inspected by what was learned.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for all results; a demo begins anew.")] = Path(
+        "runs/demo"
+    ),
 ) -> int:
     """Teach nano a drawn part it has never seen, by GRPO with ROAM, and show before and after on a page; a few minutes on a CPU."""
     from anomalyr1.inspection.inspector import Inspector
@@ -105,7 +137,13 @@ def demo(
     found = teach(out, _say)
     results: list[Inspection] = []
     if paths:
-        results = _run(Inspector.load(str(found.taught)), [Sample(id=p.as_posix(), image=p) for p in paths], out / "own", "", as_json=False)
+        results = _run(
+            Inspector.load(str(found.taught)),
+            [Sample(id=p.as_posix(), image=p) for p in paths],
+            out / "own",
+            "",
+            as_json=False,
+        )
     _say(found.sentence)
     _say(f"page: {found.page}")
     return SOME_FAILED if any(inspection.error is not None for inspection in results) else OK
@@ -122,7 +160,9 @@ def doctor() -> int:
     return OK if all(finding.ok for finding in findings) else SETUP_ERROR
 
 
-def _run(inspector: Inspector, samples: Sequence[Sample], out: Path, given: str, as_json: bool) -> list[Inspection]:
+def _run(
+    inspector: Inspector, samples: Sequence[Sample], out: Path, given: str, as_json: bool
+) -> list[Inspection]:
     """Inspect, write overlays and page, and say what came out."""
     import anomalyr1
     from anomalyr1 import report
@@ -155,12 +195,20 @@ def _progress(title: str, total: int, as_json: bool) -> Iterator[Callable[[int, 
     elif not sys.stdout.isatty():
         yield lambda done, inspection: _say(f"{done}/{total} {_line(inspection)}")
     else:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("time left"), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("time left"),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=Console(markup=False, highlight=False)) as bar:
             task = bar.add_task(title, total=total)
 
             def show(done: int, inspection: Inspection) -> None:
-                bar.console.print(_line(inspection), markup=False, highlight=False, overflow="ellipsis", no_wrap=True)
+                bar.console.print(
+                    _line(inspection), markup=False, highlight=False, overflow="ellipsis", no_wrap=True
+                )
                 bar.update(task, completed=done)
 
             yield show
@@ -170,7 +218,9 @@ def _line(inspection: Inspection) -> str:
     from anomalyr1.report import outcome, visible
 
     why = " ".join((inspection.error or inspection.reason).split())
-    return visible(f"{outcome(inspection):6} {inspection.sample_id}  {why[:120]}{'...' if len(why) > 120 else ''}").rstrip()
+    return visible(
+        f"{outcome(inspection):6} {inspection.sample_id}  {why[:120]}{'...' if len(why) > 120 else ''}"
+    ).rstrip()
 
 
 def _read_text(path: Path | None) -> str:
@@ -179,7 +229,9 @@ def _read_text(path: Path | None) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the knowledge file {str(path)!r} cannot be read ({error}); give a UTF-8 text file") from error
+        raise InputError(
+            f"the knowledge file {str(path)!r} cannot be read ({error}); give a UTF-8 text file"
+        ) from error
 
 
 def _failed(message: str, code: int) -> int:
@@ -193,12 +245,16 @@ def main() -> None:
     """Run a verb and exit with its code."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter shows its escape
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a terminal that cannot show a letter shows its escape
     try:
         code = app(standalone_mode=False)
     except UsageError as error:
         said = error.format_message()  # type: ignore[attr-defined]
-        code = _failed(f"{said} Try: anomalyr1 --help", USER_ERROR) if said else USER_ERROR  # without a verb the help was shown
+        code = (
+            _failed(f"{said} Try: anomalyr1 --help", USER_ERROR) if said else USER_ERROR
+        )  # without a verb the help was shown
     except (InputError, OSError) as error:
         code = _failed(str(error), USER_ERROR)
     except SetupError as error:
@@ -206,7 +262,10 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in TRAIN:
             raise
-        code = _failed(f'training needs {error.name}, which is not installed: pip install "anomalyr1[train]"', SETUP_ERROR)
+        code = _failed(
+            f'training needs {error.name}, which is not installed: pip install "anomalyr1[train]"',
+            SETUP_ERROR,
+        )
     except (typer.Abort, KeyboardInterrupt):
         more = " with --resume" if sys.argv[1:2] == ["train"] and "--resume" not in sys.argv else ""
         _say(f"stopped; what is done is kept, run the same command{more} to go on", err=True)

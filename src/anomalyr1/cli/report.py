@@ -19,15 +19,29 @@ if TYPE_CHECKING:
 
 SHOWN_GROUPS = 6
 """So many of the last groups of a training run are on its page."""
-Options = Annotated[list[str] | None, typer.Option("--option", "-o", help="Option of the loader as key=value.")]
+Options = Annotated[
+    list[str] | None, typer.Option("--option", "-o", help="Option of the loader as key=value.")
+]
 
 
 def report(
-    what: Annotated[Path, typer.Argument(help="An inspections file, the folder of `inspect` or `evaluate`, or a training run's folder.")],
-    data: Annotated[str | None, typer.Option(help="Labelled data that was inspected: a SPEC such as folder:FOLDER, or split:FILE.")] = None,
-    maps: Annotated[Path | None, typer.Option(help="NPZ file with one anomaly map (H, W) a sample, under its id.")] = None,
+    what: Annotated[
+        Path,
+        typer.Argument(
+            help="An inspections file, the folder of `inspect` or `evaluate`, or a training run's folder."
+        ),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(help="Labelled data that was inspected: a SPEC such as folder:FOLDER, or split:FILE."),
+    ] = None,
+    maps: Annotated[
+        Path | None, typer.Option(help="NPZ file with one anomaly map (H, W) a sample, under its id.")
+    ] = None,
     option: Options = None,
-    out: Annotated[Path, typer.Option(help="Folder for the page, the tables and the plots.")] = Path("report"),
+    out: Annotated[Path, typer.Option(help="Folder for the page, the tables and the plots.")] = Path(
+        "report"
+    ),
 ) -> int:
     """One page with tables, plots and a gallery of inspections, or with the curves of a training run; Markdown, JSON and CSV beside it."""
     from anomalyr1.evaluation import run as evaluations
@@ -38,7 +52,11 @@ def report(
     is_run = what.is_dir() and any((what / name).is_file() for name in ("metrics.jsonl", "recipe.yaml"))
     if is_run and data is None and maps is None:
         path = run.write(out, _run(what))
-    elif data is None and (beside / evaluations.FILE).is_file() and (what.is_dir() or what.name == evaluations.INSPECTIONS):
+    elif (
+        data is None
+        and (beside / evaluations.FILE).is_file()
+        and (what.is_dir() or what.name == evaluations.INSPECTIONS)
+    ):
         path = results.write(out, _evaluated(beside, maps))
     else:
         path = results.write(out, _inspected(_file(what), data, option, maps, out))
@@ -47,13 +65,25 @@ def report(
 
 
 def convert(
-    scores: Annotated[Path, typer.Argument(help="CSV with the columns sample_id and score, or NPZ with sample_ids and scores.")],
+    scores: Annotated[
+        Path,
+        typer.Argument(help="CSV with the columns sample_id and score, or NPZ with sample_ids and scores."),
+    ],
     out: Annotated[Path, typer.Option(help="The inspections file to write.")],
     name: Annotated[str, typer.Option(help="The detector, as tables and pages shall call it.")] = "detector",
-    threshold: Annotated[float | None, typer.Option(help="Score from which the verdict is defect; else all are unsure.")] = None,
-    maps: Annotated[Path | None, typer.Option(help="NPZ file with one anomaly map (H, W) a sample, under its id.")] = None,
-    map_threshold: Annotated[float | None, typer.Option(help="Value from which a map marks a defect: gives boxes and masks.")] = None,
-    data: Annotated[str | None, typer.Option(help="Data set whose sample ids are used; else an id is the path of its image.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Score from which the verdict is defect; else all are unsure.")
+    ] = None,
+    maps: Annotated[
+        Path | None, typer.Option(help="NPZ file with one anomaly map (H, W) a sample, under its id.")
+    ] = None,
+    map_threshold: Annotated[
+        float | None, typer.Option(help="Value from which a map marks a defect: gives boxes and masks.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Data set whose sample ids are used; else an id is the path of its image."),
+    ] = None,
     option: Options = None,
 ) -> int:
     """Make inspections of the scores and maps of any other detector, so that `report` and `evaluate` take them."""
@@ -84,7 +114,9 @@ def _evaluated(folder: Path, maps: Path | None) -> Results:
     return _results(f"{folder}", evaluation, pairs, maps)
 
 
-def _inspected(path: Path, data: str | None, option: list[str] | None, maps: Path | None, out: Path) -> Results:
+def _inspected(
+    path: Path, data: str | None, option: list[str] | None, maps: Path | None, out: Path
+) -> Results:
     """An inspections file, beside the truth of a data set if one is named."""
     import anomalyr1
     from anomalyr1 import records
@@ -96,7 +128,9 @@ def _inspected(path: Path, data: str | None, option: list[str] | None, maps: Pat
     fingerprint, inspections = records.read(path)
     if data is None:
         if maps or option:
-            raise InputError("--maps and --option need --data: without the truth there is nothing to measure maps against")
+            raise InputError(
+                "--maps and --option need --data: without the truth there is nothing to measure maps against"
+            )
         pairs = [(Sample(id=one.sample_id, image=Path(one.sample_id)), one) for one in inspections]
         note = "What is true of these images is not known here, so no figure says how good the verdicts are. Name the data set with --data."
         return Results(str(path), fingerprint, pairs, None, [note], anomalyr1.__version__)
@@ -141,12 +175,16 @@ def _run(folder: Path) -> Run:
         try:
             return path.read_text(encoding="utf-8") if path.is_file() else ""
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{str(path)!r} cannot be read ({error}); restore it, or delete it to report without it") from error
+            raise InputError(
+                f"{str(path)!r} cannot be read ({error}); restore it, or delete it to report without it"
+            ) from error
 
     try:
         about = json.loads(text(run_folder.RUN) or "{}")
     except json.JSONDecodeError as error:
-        raise InputError(f"{str(folder / run_folder.RUN)!r} is no JSON ({error}); restore it, or delete it to report without it") from error
+        raise InputError(
+            f"{str(folder / run_folder.RUN)!r} is no JSON ({error}); restore it, or delete it to report without it"
+        ) from error
     written = [
         Written(
             group.step, group.sample_id, group.question.text, group.question.answer or "",
@@ -154,6 +192,10 @@ def _run(folder: Path) -> Run:
         )
         for group in run_folder.read_groups(folder)[-SHOWN_GROUPS:]
     ]  # fmt: skip
-    metrics, evaluations = (run_folder.read_lines(folder / name) for name in (run_folder.METRICS, run_folder.EVALUATIONS))
+    metrics, evaluations = (
+        run_folder.read_lines(folder / name) for name in (run_folder.METRICS, run_folder.EVALUATIONS)
+    )
     about = about if isinstance(about, dict) else {"run": about}
-    return Run(str(folder), metrics, evaluations, text(run_folder.RECIPE), about, written, anomalyr1.__version__)
+    return Run(
+        str(folder), metrics, evaluations, text(run_folder.RECIPE), about, written, anomalyr1.__version__
+    )

@@ -19,27 +19,49 @@ LIMIT = 200
 
 
 def reproduce(
-    experiment: Annotated[Literal["roam"], typer.Argument(help="roam: does ROAM help, against the answer reward alone and SFT?")],
+    experiment: Annotated[
+        Literal["roam"], typer.Argument(help="roam: does ROAM help, against the answer reward alone and SFT?")
+    ],
     scale: Annotated[
-        Literal["nano", "3b"], typer.Option(help="nano: drawn parts, a CPU, hours. 3b: Qwen2.5-VL-3B, your data, GPUs.")
+        Literal["nano", "3b"],
+        typer.Option(help="nano: drawn parts, a CPU, hours. 3b: Qwen2.5-VL-3B, your data, GPUs."),
     ] = "nano",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of every arm.")] = 3,
     full: Annotated[
-        bool, typer.Option("--full", help="The ablations, too: shots, values of ROAM, letters, groups, KL, resampling.")
+        bool,
+        typer.Option(
+            "--full", help="The ablations, too: shots, values of ROAM, letters, groups, KL, resampling."
+        ),
     ] = False,
-    out: Annotated[Path, typer.Option(help="Folder of the experiment; the same command goes on where it stopped.")] = Path("runs/roam"),
-    arm: Annotated[list[str] | None, typer.Option(help="An arm to run; may be given more than once; default: all.")] = None,
-    start: Annotated[list[str] | None, typer.Option(help="NAME=MODEL to start from, or nano-raw; may be given more than once.")] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder of the experiment; the same command goes on where it stopped.")
+    ] = Path("runs/roam"),
+    arm: Annotated[
+        list[str] | None, typer.Option(help="An arm to run; may be given more than once; default: all.")
+    ] = None,
+    start: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=MODEL to start from, or nano-raw; may be given more than once."),
+    ] = None,
     data: Annotated[
-        str | None, typer.Option(help="The labelled images that are learned from and asked about, such as mmad:PATH; scale 3b needs it.")
+        str | None,
+        typer.Option(
+            help="The labelled images that are learned from and asked about, such as mmad:PATH; scale 3b needs it."
+        ),
     ] = None,
     test: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=SPEC of one more test set; may be given more than once; default: elpv, real cells, where it is installed."),
+        typer.Option(
+            help="NAME=SPEC of one more test set; may be given more than once; default: elpv, real cells, where it is installed."
+        ),
     ] = None,
     limit: Annotated[int, typer.Option(min=2, help="Most images of a test set.")] = LIMIT,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs side by side; default: a core each on a CPU, else 1.")] = None,
-    launch: Annotated[str, typer.Option(help="Command to train with, such as 'accelerate launch --config_file FILE'.")] = "",
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs side by side; default: a core each on a CPU, else 1.")
+    ] = None,
+    launch: Annotated[
+        str, typer.Option(help="Command to train with, such as 'accelerate launch --config_file FILE'.")
+    ] = "",
 ) -> int:
     """Run the paper's experiment: the same start and few images, trained in every way, asked about images it never saw."""
     import torch
@@ -51,11 +73,16 @@ def reproduce(
     size = arms.SCALES[scale]
     starts = size.starts if not start else named(start, "--start")
     if not (spec := data or size.data):
-        raise InputError("scale 3b learns from your data: give --data SPEC, such as mmad:PATH or folder:PATH (see docs/data.md)")
+        raise InputError(
+            "scale 3b learns from your data: give --data SPEC, such as mmad:PATH or folder:PATH (see docs/data.md)"
+        )
     if test is None and (out / STUDY).exists():
         tests = Study.read(out).scale.tests
     else:
-        tests = {**(size.tests if data is None else {}), **(real() if test is None else named(test, "--test"))}
+        tests = {
+            **(size.tests if data is None else {}),
+            **(real() if test is None else named(test, "--test")),
+        }
     settled = size.model_copy(update={"starts": starts, "data": spec, "tests": tests})
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops what runs, as Ctrl-C does
     study = begin(out, Study.of(settled, arms.chosen(arm or [], full), seeds, limit))
@@ -64,7 +91,9 @@ def reproduce(
     finally:
         if page.finished(out, study):
             command = shlex.join(["anomalyr1", *sys.argv[1:]])
-            say(f"page: {page.write(out, study, machine(), datetime.datetime.now(tz=datetime.UTC).date().isoformat(), command)}")
+            say(
+                f"page: {page.write(out, study, machine(), datetime.datetime.now(tz=datetime.UTC).date().isoformat(), command)}"
+            )
     return OK
 
 

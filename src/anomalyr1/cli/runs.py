@@ -37,9 +37,15 @@ def diagnose(run: Run) -> int:
 
 
 def merge(
-    source: Annotated[Path, typer.Argument(help="A run with an adapter, one of its checkpoints, or the folder of an adapter.")],
+    source: Annotated[
+        Path,
+        typer.Argument(help="A run with an adapter, one of its checkpoints, or the folder of an adapter."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the merged model; it must not exist.")],
-    model: Annotated[str | None, typer.Option(help="The model that the adapter was trained on; default: what the run says.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The model that the adapter was trained on; default: what the run says."),
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Its commit on the hub.")] = None,
 ) -> int:
     """Write a model with an adapter merged into its weights, as every tool for transformers' models loads it."""

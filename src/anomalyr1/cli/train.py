@@ -13,11 +13,24 @@ from anomalyr1.cli.terminal import OK, USER_ERROR, say
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe such as nano-grpo, or a YAML file (docs/training.md).")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Values to change, e.g. train.learning_rate=1e-6 model=FOLDER.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/NAME of the recipe.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder from its newest complete checkpoint.")] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Say what the run takes (tokens, memory, time) and stop.")] = False,
+    recipe: Annotated[
+        str, typer.Argument(help="A shipped recipe such as nano-grpo, or a YAML file (docs/training.md).")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Values to change, e.g. train.learning_rate=1e-6 model=FOLDER.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; default: runs/NAME of the recipe.")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the run in the folder from its newest complete checkpoint."
+        ),
+    ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what the run takes (tokens, memory, time) and stop.")
+    ] = False,
 ) -> int:
     """Fine-tune a policy, by SFT or by GRPO with ROAM; leaves a run folder that can be read and resumed."""
     from anomalyr1.training import run

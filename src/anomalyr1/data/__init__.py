@@ -48,8 +48,8 @@ SCHEMES: dict[str, Scheme] = {
 def load(spec: str, **options: object) -> Samples:
     """The samples of a data set, e.g. `load("mmad:/data/MMAD", shots=1, knowledge=True)`; no image is opened.
 
-    Raises `InputError` for an unknown scheme or option (naming the nearest known one), for paths that leave the data set's folder, and for
-    files that have not the form their scheme expects.
+    Raises `InputError` for an unknown scheme or option (naming the nearest known one), for paths that leave
+    the data set's folder, and for files that have not the form their scheme expects.
     """
     import importlib
     from pathlib import Path
@@ -61,19 +61,25 @@ def load(spec: str, **options: object) -> Samples:
     name, _, rest = spec.partition(":")
     scheme = SCHEMES.get(name)
     if scheme is None:
-        raise InputError(f"{spec!r} names no kind of data set{_nearest(name, SCHEMES)}; write it as one of {_examples()}")
+        raise InputError(
+            f"{spec!r} names no kind of data set{_nearest(name, SCHEMES)}; write it as one of {_examples()}"
+        )
     if not rest and scheme.example != name:
         raise InputError(f"{spec!r} names no place; write it as {scheme.example}")
     module = importlib.import_module(scheme.module)
     model = getattr(module, scheme.options)
     for key in options:
         if key not in model.model_fields:
-            raise InputError(f"{name} has no option {key!r}{_nearest(key, model.model_fields)}; known: {', '.join(model.model_fields)}")
+            raise InputError(
+                f"{name} has no option {key!r}{_nearest(key, model.model_fields)}; known: {', '.join(model.model_fields)}"
+            )
     try:
         chosen = model(**options)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise InputError(f"option {first['loc'][0]} of {name}: {first['msg']}, got {options[str(first['loc'][0])]!r}") from error
+        raise InputError(
+            f"option {first['loc'][0]} of {name}: {first['msg']}, got {options[str(first['loc'][0])]!r}"
+        ) from error
     samples: Samples = getattr(module, scheme.function)(spec, Path(rest).expanduser(), chosen)
     return samples
 

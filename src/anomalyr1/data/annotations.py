@@ -38,7 +38,9 @@ class Options(labelled.Options):
 def coco(spec: str, path: Path, options: Options) -> Samples:
     """A COCO file: boxes with categories as labels of defects. Of a segmentation the box is used, and that is counted."""
     data = manifests.whole(path)
-    if not isinstance(data, dict) or not all(isinstance(data.get(key), list) for key in ("images", "annotations", "categories")):
+    if not isinstance(data, dict) or not all(
+        isinstance(data.get(key), list) for key in ("images", "annotations", "categories")
+    ):
         raise InputError(f"{str(path)!r} is no COCO file; expected {_COCO_EXPECTED}")
     into = _collector(spec, path, options)
     names = {str(_field(path, one, "id")): str(_field(path, one, "name")) for one in data["categories"]}
@@ -49,7 +51,12 @@ def coco(spec: str, path: Path, options: Options) -> Samples:
         file = _field(path, image, "file_name")
         into.door.check(file)
         boxes = list(_coco_boxes(path, found.pop(str(_field(path, image, "id")), []), names, into))
-        row: Row = {"id": str(file), "image": str(file), "category": into.dataset, "boxes": _with_area(boxes, into)}
+        row: Row = {
+            "id": str(file),
+            "image": str(file),
+            "category": into.dataset,
+            "boxes": _with_area(boxes, into),
+        }
         _set_size(row, image)
         _set_verdict(into, row, [box[4] for box in boxes])
         into.add(row)
@@ -64,14 +71,20 @@ def _with_area(boxes: list[LabelledBox], into: Collector) -> list[LabelledBox]:
     return kept
 
 
-def _coco_boxes(path: Path, annotations: list[Json], names: Mapping[str, str], into: Collector) -> Iterator[LabelledBox]:
+def _coco_boxes(
+    path: Path, annotations: list[Json], names: Mapping[str, str], into: Collector
+) -> Iterator[LabelledBox]:
     """Those that are no box (numbers missing, infinite or absurd) as boxes without an area."""
     for one in annotations:
         xywh = _field(path, one, "bbox")
         label = names.get(str(one.get("category_id")))
         if label is None:
-            raise InputError(f"{str(path)!r}: an annotation has the category {one.get('category_id')!r}, which the file does not define")
-        into.notes["annotations with a segmentation, of which the box is used"] += bool(one.get("segmentation"))
+            raise InputError(
+                f"{str(path)!r}: an annotation has the category {one.get('category_id')!r}, which the file does not define"
+            )
+        into.notes["annotations with a segmentation, of which the box is used"] += bool(
+            one.get("segmentation")
+        )
         x, y, w, h = xywh if _numbers(xywh, 4) else (0, 0, 0, 0)
         yield x, y, x + w, y + h, label
 
@@ -104,7 +117,9 @@ def _yolo_config(root: Path) -> dict[str, Any]:
             try:
                 config = yaml.safe_load(manifests.text(root / name))
             except yaml.YAMLError as error:
-                raise InputError(f"{str(root / name)!r} is no YAML ({error}); see the documentation of your label tool") from error
+                raise InputError(
+                    f"{str(root / name)!r} is no YAML ({error}); see the documentation of your label tool"
+                ) from error
             if not isinstance(config, dict):
                 raise InputError(f"{str(root / name)!r}: expected keys such as train, val and names")
             return config
@@ -118,13 +133,17 @@ def _yolo_folders(root: Path, config: dict[str, Any], into: Collector) -> Iterat
     for split, value in named:
         for folder in value if isinstance(value, list) else [value]:
             own = folder
-            if isinstance(folder, str) and folder.startswith("../") and (root / folder[3:]).is_dir():  # as Roboflow writes it
+            if (
+                isinstance(folder, str) and folder.startswith("../") and (root / folder[3:]).is_dir()
+            ):  # as Roboflow writes it
                 own = folder[3:]
                 into.notes["folders in data.yaml that start with ../, taken from its own folder"] += 1
             if not into.door.check(own):
                 continue
             if own.endswith(".txt"):
-                raise InputError(f"{str(into.source)!r}: {split} names the list {own!r}; lists of images are not read, name their folder")
+                raise InputError(
+                    f"{str(into.source)!r}: {split} names the list {own!r}; lists of images are not read, name their folder"
+                )
             yield split, posixpath.normpath(own)
     if not named:
         yield "", "images"
@@ -158,7 +177,9 @@ def _yolo_boxes(path: Path, names: Mapping[int, str], into: Collector) -> Iterat
             continue
         fits = len(values) == 5 or (len(values) >= 7 and len(values) % 2)
         if not fits or not values[0].is_integer() or not all(0 <= value <= 1 for value in values[1:]):
-            raise InputError(f"line {number} of {str(path)!r}: expected a class and shares of 0 to 1 (cx cy w h, or corners), got {line!r}")
+            raise InputError(
+                f"line {number} of {str(path)!r}: expected a class and shares of 0 to 1 (cx cy w h, or corners), got {line!r}"
+            )
         number_of_class = int(values[0])
         into.notes["boxes of classes without a name"] += number_of_class not in names
         if len(values) == 5:
@@ -168,7 +189,9 @@ def _yolo_boxes(path: Path, names: Mapping[int, str], into: Collector) -> Iterat
             into.notes["polygons, of which the box is used"] += 1
             box = (min(values[1::2]), min(values[2::2]), max(values[1::2]), max(values[2::2]))
         x1, y1, x2, y2 = (min(max(value, 0.0), 1.0) for value in box)
-        into.notes["boxes cut to the image"] += any(abs(a - b) > 1e-4 for a, b in zip(box, (x1, y1, x2, y2), strict=True))
+        into.notes["boxes cut to the image"] += any(
+            abs(a - b) > 1e-4 for a, b in zip(box, (x1, y1, x2, y2), strict=True)
+        )
         yield x1, y1, x2, y2, names.get(number_of_class, f"class {number_of_class}")
 
 
@@ -180,7 +203,11 @@ def index(spec: str, path: Path, options: Options) -> Samples:
         where = f"line {number} of {str(path)!r}"
         if not isinstance(one, dict) or "image" not in one or one.get("anomaly") not in (0, 1, None):
             raise InputError(f"{where}: expected an object with image and anomaly (0 or 1)")
-        row: Row = {"id": str(one.get("id", one["image"])), "image": one["image"], "category": str(one.get("category", into.dataset))}
+        row: Row = {
+            "id": str(one.get("id", one["image"])),
+            "image": one["image"],
+            "category": str(one.get("category", into.dataset)),
+        }
         row["anomalous"] = None if one.get("anomaly") is None else bool(one["anomaly"])
         into.door.check(one["image"])
         if one.get("mask") is not None and into.door.check(one["mask"]):
@@ -194,7 +221,9 @@ def index(spec: str, path: Path, options: Options) -> Samples:
 
 def _set_index_truth(into: Collector, row: Row, one: dict[str, Any], where: str) -> None:
     boxes = one.get("boxes") or []
-    if not isinstance(boxes, list) or not all(_numbers(box, 4) and box[0] < box[2] and box[1] < box[3] for box in boxes):
+    if not isinstance(boxes, list) or not all(
+        _numbers(box, 4) and box[0] < box[2] and box[1] < box[3] for box in boxes
+    ):
         raise InputError(f"{where}: expected boxes [x0, y0, x1, y1] with x0 < x1 and y0 < y1, got {boxes!r}")
     labels = one.get("defects") or [one.get("defect") or ""] * max(1, len(boxes))
     if not isinstance(labels, list) or (boxes and len(labels) != len(boxes)):
@@ -237,4 +266,8 @@ def _field(path: Path, one: Json, key: str) -> Json:
 
 
 def _numbers(value: Json, n: int) -> bool:
-    return isinstance(value, list) and len(value) == n and all(isinstance(one, int | float) and abs(one) < _LARGEST_PIXEL for one in value)
+    return (
+        isinstance(value, list)
+        and len(value) == n
+        and all(isinstance(one, int | float) and abs(one) < _LARGEST_PIXEL for one in value)
+    )

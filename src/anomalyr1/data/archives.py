@@ -1,12 +1,14 @@
 """Our own extractor for zip, tar, tar.gz, tar.bz2 and tar.xz: the whole archive becomes a folder, or nothing does.
 
-Only regular files and folders come out. Refused are absolute and parent paths, drive letters, backslashes, links, devices, sparse and
-encrypted members, names that a file system might take for one another (spelling, upper and lower case, Unicode forms, trailing dots), and
-what grows beyond `ArchiveLimits`. Everything is written into a private folder beside the target, which is renamed at the end.
+Only regular files and folders come out. Refused are absolute and parent paths, drive letters, backslashes,
+links, devices, sparse and encrypted members, names that a file system might take for one another (spelling,
+upper and lower case, Unicode forms, trailing dots), and what grows beyond `ArchiveLimits`. Everything is
+written into a private folder beside the target, which is renamed at the end.
 
-The tar headers are read here and not by `tarfile`, whose extraction filter can be bypassed (CVE-2025-4517) and whose reader can be
-made to loop (CVE-2025-8194) on Python 3.11.7. Modes, owners and times are not taken over. Not covered: the list of a zip's members
-is held in memory, so that costs what the archive's own length allows; a process killed outright leaves its hidden folder behind.
+The tar headers are read here and not by `tarfile`, whose extraction filter can be bypassed (CVE-2025-4517)
+and whose reader can be made to loop (CVE-2025-8194) on Python 3.11.7. Modes, owners and times are not taken
+over. Not covered: the list of a zip's members is held in memory, so that costs what the archive's own length
+allows; a process killed outright leaves its hidden folder behind.
 """
 
 from __future__ import annotations
@@ -35,7 +37,16 @@ XZ_MEMORY = 256 << 20
 """What decompressing xz may take, in bytes; its strongest preset needs 65 MB."""
 MAX_NAME_BYTES, MAX_DEPTH = 255, 32
 
-_FAILS_WITH = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError, gzip.BadGzipFile)
+_FAILS_WITH = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    gzip.BadGzipFile,
+)
 """What the decompressors of the standard library raise on damaged, encrypted or unknown data."""
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -72,11 +83,13 @@ class _Source(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
-def extract(archive: str | Path, target: str | Path, limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS) -> Extracted:
+def extract(
+    archive: str | Path, target: str | Path, limits: ArchiveLimits = DEFAULT_ARCHIVE_LIMITS
+) -> Extracted:
     """Unpack `archive` into the new folder `target`.
 
-    Raises `ArchiveError` for anything the module's text refuses and for damage, `InputError` when `target` exists, `SetupError` when the
-    disk refuses. In every case there is then no target and no partial tree.
+    Raises `ArchiveError` for anything the module's text refuses and for damage, `InputError` when `target`
+    exists, `SetupError` when the disk refuses. In every case there is then no target and no partial tree.
     """
     archive, target = Path(archive), Path(target)
     try:
@@ -84,7 +97,9 @@ def extract(archive: str | Path, target: str | Path, limits: ArchiveLimits = DEF
         with archive.open("rb") as file:
             start = file.read(BLOCK)
     except OSError as error:
-        raise ArchiveError(f"cannot read the archive {str(archive)!r}: {error.strerror}; check the path") from error
+        raise ArchiveError(
+            f"cannot read the archive {str(archive)!r}: {error.strerror}; check the path"
+        ) from error
     unpack = _kind(archive, start)
     most_bytes = min(limits.max_bytes, max(limits.free_bytes, int(limits.max_ratio * size)))
     with new_folder(target) as waiting:
@@ -100,8 +115,12 @@ def extract(archive: str | Path, target: str | Path, limits: ArchiveLimits = DEF
             ) from error
         except OSError as error:
             if error.errno is None:  # a decompressor's: the system's own errors have a number
-                raise ArchiveError(f"{str(archive)!r} is damaged ({error}); get it again from its source") from error
-            raise SetupError(f"cannot unpack {str(archive)!r} into {str(target)!r}: {error.strerror}") from error
+                raise ArchiveError(
+                    f"{str(archive)!r} is damaged ({error}); get it again from its source"
+                ) from error
+            raise SetupError(
+                f"cannot unpack {str(archive)!r} into {str(target)!r}: {error.strerror}"
+            ) from error
     return Extracted(target, tree.files, tree.bytes)
 
 
@@ -119,7 +138,9 @@ def _kind(archive: Path, start: bytes) -> Callable[[Path, _Tree], None]:
             return lambda path, tree: _untar(path, tree, opener)
     if start[257:262] == b"ustar":
         return lambda path, tree: _untar(path, tree, lambda file: file)
-    raise ArchiveError(f"{str(archive)!r} is no archive that is known here; expected zip, tar, tar.gz, tar.bz2 or tar.xz")
+    raise ArchiveError(
+        f"{str(archive)!r} is no archive that is known here; expected zip, tar, tar.gz, tar.bz2 or tar.xz"
+    )
 
 
 @dataclass
@@ -141,7 +162,9 @@ class _Tree:
         )
 
     def too_large(self, name: str) -> ArchiveError:
-        return self.refuse(name, f"takes the unpacked size above {self.most_bytes:,} bytes (ratio {self.limits.max_ratio:g})")
+        return self.refuse(
+            name, f"takes the unpacked size above {self.most_bytes:,} bytes (ratio {self.limits.max_ratio:g})"
+        )
 
     def add_folder(self, name: str) -> None:
         parts = self._parts(name)
@@ -190,8 +213,12 @@ class _Tree:
         parts = tuple(part for part in name.split("/") if part not in ("", "."))
         if ".." in parts:
             raise self.refuse(name, "leads to a parent folder")
-        if len(parts) > MAX_DEPTH or any(len(part.encode("utf-8", "surrogateescape")) > MAX_NAME_BYTES for part in parts):
-            raise self.refuse(name, f"has a name of more than {MAX_NAME_BYTES} bytes or more than {MAX_DEPTH} levels")
+        if len(parts) > MAX_DEPTH or any(
+            len(part.encode("utf-8", "surrogateescape")) > MAX_NAME_BYTES for part in parts
+        ):
+            raise self.refuse(
+                name, f"has a name of more than {MAX_NAME_BYTES} bytes or more than {MAX_DEPTH} levels"
+            )
         return parts
 
     def _claim(self, name: str, parts: tuple[str, ...], is_file: bool) -> None:
@@ -217,7 +244,9 @@ def _unzip(archive: Path, tree: _Tree) -> None:
     with zipfile.ZipFile(archive) as opened:
         members = opened.infolist()
         if len(members) > tree.limits.max_members:
-            raise tree.refuse(members[-1].orig_filename, f"is one more than the {tree.limits.max_members:,} allowed")
+            raise tree.refuse(
+                members[-1].orig_filename, f"is one more than the {tree.limits.max_members:,} allowed"
+            )
         end = 0
         for member in sorted(members, key=lambda one: one.header_offset):
             if member.header_offset < end:
@@ -304,7 +333,9 @@ class _Xz:
     def read(self, size: int, /) -> bytes:
         while True:
             if self._decompressor.eof:
-                self._waiting = (self._decompressor.unused_data or self._file.read(CHUNK)).lstrip(b"\0")  # padding between streams
+                self._waiting = (self._decompressor.unused_data or self._file.read(CHUNK)).lstrip(
+                    b"\0"
+                )  # padding between streams
                 if not self._waiting:
                     return b""
                 self._new()

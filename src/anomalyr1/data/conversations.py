@@ -1,9 +1,10 @@
 """JSON lines: our own samples, and conversations as VLM-R1 trains on them; each line may be either.
 
-A conversation line: `image` (a path, or several: the last is inspected, those before are references), `conversations` (turns `human`
-and `gpt`), and where given `id` and `type` (a subtask of MMAD). A human turn that ends in lines "A. text", "B. text" is a question with
-options; a gpt turn is a letter, an option's text, or boxes in pixels of the original image ([x1, y1, x2, y2], or objects with `bbox_2d`
-and `label`). Turns that say anything else cannot be asked or scored here: they are left out and counted.
+A conversation line: `image` (a path, or several: the last is inspected, those before are references),
+`conversations` (turns `human` and `gpt`), and where given `id` and `type` (a subtask of MMAD). A human turn
+that ends in lines "A. text", "B. text" is a question with options; a gpt turn is a letter, an option's text,
+or boxes in pixels of the original image ([x1, y1, x2, y2], or objects with `bbox_2d` and `label`). Turns that
+say anything else cannot be asked or scored here: they are left out and counted.
 """
 
 from __future__ import annotations
@@ -47,7 +48,12 @@ class Options(Record):
 def load(spec: str, path: Path, options: Options) -> Samples:
     """The samples of a file. Raises `InputError` with the number of a line that is neither."""
     root = options.root if options.root is not None else path.parent
-    door, notes, packer, ids = PathDoor(root, path, links=options.links), Counter[str](), Packer(), list[str]()
+    door, notes, packer, ids = (
+        PathDoor(root, path, links=options.links),
+        Counter[str](),
+        Packer(),
+        list[str](),
+    )
     for number, one, text in manifests.lines(path):
         where = f"line {number} of {str(path)!r}"
         if isinstance(one, dict) and "conversations" in one:
@@ -95,7 +101,9 @@ def _own(text: str, where: str) -> Sample:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         why = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-        raise InputError(f"{where} is neither a sample nor a conversation ({why}); mend or delete the line") from error
+        raise InputError(
+            f"{where} is neither a sample nor a conversation ({why}); mend or delete the line"
+        ) from error
 
 
 def _conversation(one: dict[str, Any], where: str, number: int, notes: Counter[str]) -> Sample:
@@ -112,7 +120,9 @@ def _conversation(one: dict[str, Any], where: str, number: int, notes: Counter[s
             category=str(one.get("category", "")), anomalous=_verdict(asked), boxes=_boxes_told(asked),
         )  # fmt: skip
     except ValidationError as error:
-        raise InputError(f"{where}: {error.errors(include_url=False)[0]['msg']}; mend or delete the line") from error
+        raise InputError(
+            f"{where}: {error.errors(include_url=False)[0]['msg']}; mend or delete the line"
+        ) from error
 
 
 def _questions(name: str, kind: object, turns: list[Json], notes: Counter[str]) -> Iterator[Question]:
@@ -138,7 +148,11 @@ def _question(name: str, kind: object, human: str, reply: Json, notes: Counter[s
     text, options = _options(re.sub(r"<image>[ \t]*\n?", "", human))
     if not options:
         boxes = _boxes(reply)
-        return None if boxes is None else Question(id=name, kind="grounding", text=text, boxes=boxes, completion=_reasoned(reply))
+        return (
+            None
+            if boxes is None
+            else Question(id=name, kind="grounding", text=text, boxes=boxes, completion=_reasoned(reply))
+        )
     told = " ".join(str(kind).casefold().split())
     if told in get_args(Kind):
         chosen: Kind = told  # type: ignore[assignment]  # it is one of them
@@ -178,7 +192,11 @@ def _letter(reply: Json, options: tuple[str, ...]) -> str | None:
     if said.casefold().rstrip(".") in plain:
         return LETTERS[plain.index(said.casefold().rstrip("."))]
     match = _OPTION.fullmatch(said) or re.fullmatch(r"\(?([A-Z])[.)]?()", said)
-    if match and match[1] in LETTERS[: len(options)] and match[2].casefold().rstrip(".") in ("", plain[LETTERS.index(match[1])]):
+    if (
+        match
+        and match[1] in LETTERS[: len(options)]
+        and match[2].casefold().rstrip(".") in ("", plain[LETTERS.index(match[1])])
+    ):
         return match[1]
     return None
 
@@ -202,7 +220,11 @@ def _boxes(reply: Json) -> tuple[Box, ...] | None:
     boxes = []
     for item in items:
         xyxy, label = (item.get("bbox_2d"), item.get("label", "")) if isinstance(item, dict) else (item, "")
-        if not (isinstance(xyxy, list) and len(xyxy) == 4 and all(isinstance(number, int | float) for number in xyxy)):
+        if not (
+            isinstance(xyxy, list)
+            and len(xyxy) == 4
+            and all(isinstance(number, int | float) for number in xyxy)
+        ):
             return None
         boxes.append(Box(x1=xyxy[0], y1=xyxy[1], x2=xyxy[2], y2=xyxy[3], label=str(label)))
     return tuple(boxes)

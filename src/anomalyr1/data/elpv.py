@@ -20,7 +20,8 @@ class ElpvOptions(labelled.Options):
     """What ELPV can be asked for."""
 
     threshold: float | None = Field(default=None, gt=0, le=1)
-    """A cell is defective from this probability; None = only 0 (good) and 1 (defective) are known, what lies between is unknown."""
+    """A cell is defective from this probability; None = only 0 (good) and 1 (defective) are known, what lies
+    between is unknown."""
 
 
 def elpv(spec: str, path: Path, options: ElpvOptions) -> Samples:

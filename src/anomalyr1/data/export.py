@@ -1,7 +1,8 @@
 """Samples as COCO, YOLO, our own JSON lines or a Hugging Face data set: a new folder with the images copied into it.
 
-Every field that a format can hold is written. What it cannot hold is counted by field in `Exported.dropped`, and a sample that would come
-back with another meaning (an anomalous one without boxes reads as good in COCO and YOLO) is left out and counted in `Exported.left_out`.
+Every field that a format can hold is written. What it cannot hold is counted by field in `Exported.dropped`,
+and a sample that would come back with another meaning (an anomalous one without boxes reads as good in COCO
+and YOLO) is left out and counted in `Exported.left_out`.
 
 | | holds | loses |
 |---|---|---|
@@ -57,7 +58,9 @@ class _Copy(NamedTuple):
 
     def place(self, path: Path) -> str:
         """The relative path of a file in the export."""
-        return PurePosixPath(self.folder.name, *Path(os.path.relpath(path.absolute(), self.root)).parts).as_posix()
+        return PurePosixPath(
+            self.folder.name, *Path(os.path.relpath(path.absolute(), self.root)).parts
+        ).as_posix()
 
     def __call__(self, path: Path) -> str:
         """Copy a file, or the files of a folder; give its relative path."""
@@ -72,9 +75,10 @@ class _Copy(NamedTuple):
 def export(samples: Sequence[Sample], to: str, folder: str | Path) -> Exported:
     """Write `samples` into the new `folder` in the format `to`, one of `FORMATS`.
 
-    Give samples with boxes (`Samples.with_boxes`); a mask is otherwise opened for them where a format needs it. Raises `InputError` for an
-    unknown format, a folder that exists, missing files (all of them named) and images that cannot be opened, `SetupError` when a package
-    is not installed or the disk refuses. The folder is complete or absent.
+    Give samples with boxes (`Samples.with_boxes`); a mask is otherwise opened for them where a format needs
+    it. Raises `InputError` for an unknown format, a folder that exists, missing files (all of them named) and
+    images that cannot be opened, `SetupError` when a package is not installed or the disk refuses. The folder
+    is complete or absent.
     """
     if to not in FORMATS:
         raise InputError(f"there is no export to {to!r}; choose one of {', '.join(FORMATS)}")
@@ -90,7 +94,11 @@ def export(samples: Sequence[Sample], to: str, folder: str | Path) -> Exported:
         if not written:
             reasons = ", ".join(f"{n} {why}" for why, n in left_out.items()) or "no samples were given"
             raise InputError(f"nothing is left to export to {to}: {reasons}")
-    spec = {"jsonl": f"jsonl:{folder / 'samples.jsonl'}", "coco": f"coco:{folder / 'annotations.json'}", "yolo": f"yolo:{folder}"}
+    spec = {
+        "jsonl": f"jsonl:{folder / 'samples.jsonl'}",
+        "coco": f"coco:{folder / 'annotations.json'}",
+        "yolo": f"yolo:{folder}",
+    }
     return Exported(
         format=to,
         folder=folder,
@@ -148,7 +156,9 @@ def _coco(samples: Iterable[Sample], folder: Path, dropped: Counter[str], left_o
             mask = None
         for box in boxes:
             category = names.setdefault(box.label or UNNAMED, len(names) + 1)
-            annotations.append({"id": len(annotations) + 1, "image_id": len(images), **_annotation(box, category, mask)})
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": len(images), **_annotation(box, category, mask)}
+            )
         held = {"mask"} if mask is not None or not sample.mask else set()
         _note_dropped(sample, boxes, file_name, held | {"dataset"}, dropped)
     if len(datasets) > 1:
@@ -167,14 +177,22 @@ def _coco(samples: Iterable[Sample], folder: Path, dropped: Counter[str], left_o
 def _annotation(box: Box, category: int, mask: Bools | None) -> dict[str, Any]:
     """COCO's x, y, width, height, and the mask inside the box as run lengths."""
     w, h = box.x2 - box.x1, box.y2 - box.y1
-    row: dict[str, Any] = {"category_id": category, "bbox": [box.x1, box.y1, w, h], "area": w * h, "iscrowd": 0}
+    row: dict[str, Any] = {
+        "category_id": category,
+        "bbox": [box.x1, box.y1, w, h],
+        "area": w * h,
+        "iscrowd": 0,
+    }
     if mask is None:
         return row
     inside = mask.copy()
     inside[: max(0, int(box.y1))] = inside[int(-(-box.y2 // 1)) :] = False
     inside[:, : max(0, int(box.x1))] = inside[:, int(-(-box.x2 // 1)) :] = False
     counts = encode_mask(inside, "box").rle
-    return row | {"area": int(inside.sum()), "segmentation": {"size": [mask.shape[0], mask.shape[1]], "counts": counts}}
+    return row | {
+        "area": int(inside.sum()),
+        "segmentation": {"size": [mask.shape[0], mask.shape[1]], "counts": counts},
+    }
 
 
 def _yolo(samples: Iterable[Sample], folder: Path, dropped: Counter[str], left_out: Counter[str]) -> int:
@@ -201,7 +219,9 @@ def _yolo(samples: Iterable[Sample], folder: Path, dropped: Counter[str], left_o
     return written
 
 
-def _yolo_lines(boxes: Sequence[Box], size_wh: tuple[int, int], names: dict[str, int], dropped: Counter[str]) -> Iterator[str]:
+def _yolo_lines(
+    boxes: Sequence[Box], size_wh: tuple[int, int], names: dict[str, int], dropped: Counter[str]
+) -> Iterator[str]:
     """Class, centre, width and height in shares of the image; what lies outside the image is cut off."""
     w, h = size_wh
     for box in boxes:
@@ -220,7 +240,9 @@ def _label_file(image: str) -> str:
     return PurePosixPath(*parts).as_posix()
 
 
-def _markable(samples: Iterable[Sample], copy: _Copy, left_out: Counter[str]) -> Iterator[tuple[Sample, tuple[Box, ...]]]:
+def _markable(
+    samples: Iterable[Sample], copy: _Copy, left_out: Counter[str]
+) -> Iterator[tuple[Sample, tuple[Box, ...]]]:
     """Samples that a format of boxes alone can hold, with their boxes: () for a good one."""
     seen: set[str] = set()
     for sample in samples:
@@ -237,7 +259,9 @@ def _markable(samples: Iterable[Sample], copy: _Copy, left_out: Counter[str]) ->
             yield sample, boxes or ()
 
 
-def _note_dropped(sample: Sample, boxes: Sequence[Box], file_name: str, held: set[str], dropped: Counter[str]) -> None:
+def _note_dropped(
+    sample: Sample, boxes: Sequence[Box], file_name: str, held: set[str], dropped: Counter[str]
+) -> None:
     """Count the fields that are set and were not written."""
     empty = Sample(id="", image=Path())
     held = held | _HELD
@@ -254,15 +278,36 @@ def _hf(samples: Sequence[Sample], folder: Path, dropped: Counter[str], left_out
     try:
         import datasets
     except ImportError as error:
-        raise SetupError('the export to Hugging Face needs the package datasets; run: pip install "anomalyr1[train]"') from error
+        raise SetupError(
+            'the export to Hugging Face needs the package datasets; run: pip install "anomalyr1[train]"'
+        ) from error
 
-    text, box = datasets.Value("string"), {name: datasets.Value("float64") for name in ("x1", "y1", "x2", "y2")}
+    text, box = (
+        datasets.Value("string"),
+        {name: datasets.Value("float64") for name in ("x1", "y1", "x2", "y2")},
+    )
     boxes = {"known": datasets.Value("bool"), "boxes": datasets.List(box | {"label": text})}
-    question = {"id": text, "kind": text, "text": text, "options": datasets.List(text), "answer": text, "boxes": boxes}
+    question = {
+        "id": text,
+        "kind": text,
+        "text": text,
+        "options": datasets.List(text),
+        "answer": text,
+        "boxes": boxes,
+    }
     features = datasets.Features(
         dict.fromkeys(("id", "dataset", "category", "defect", "knowledge"), text)
-        | {"anomalous": datasets.Value("bool"), "logical": datasets.Value("bool"), "image": datasets.Image(), "mask": datasets.Image()}
-        | {"references": datasets.List(datasets.Image()), "boxes": boxes, "questions": datasets.List(question)}
+        | {
+            "anomalous": datasets.Value("bool"),
+            "logical": datasets.Value("bool"),
+            "image": datasets.Image(),
+            "mask": datasets.Image(),
+        }
+        | {
+            "references": datasets.List(datasets.Image()),
+            "boxes": boxes,
+            "questions": datasets.List(question),
+        }
     )
     cache = folder / "cache"
     quiet = not datasets.is_progress_bar_enabled()
@@ -333,13 +378,21 @@ def _copies(samples: Iterable[Sample], folder: Path) -> dict[str, _Copy]:
     """For images, masks and references the folder that holds them all, and where they go."""
     parents: dict[str, set[str]] = {"image": set(), "mask": set(), "references": set()}
     for sample in samples:
-        for kind, paths in (("image", (sample.image,)), ("mask", (sample.mask,)), ("references", sample.references)):
+        for kind, paths in (
+            ("image", (sample.image,)),
+            ("mask", (sample.mask,)),
+            ("references", sample.references),
+        ):
             parents[kind].update(str(path.absolute().parent) for path in paths if path)
     names = {"image": "images", "mask": "masks", "references": "references"}
-    return {kind: _Copy(Path(os.path.commonpath(found or {"/"})), folder / names[kind]) for kind, found in parents.items()}
+    return {
+        kind: _Copy(Path(os.path.commonpath(found or {"/"})), folder / names[kind])
+        for kind, found in parents.items()
+    }
 
 
 FORMATS: dict[str, Callable[[Sequence[Sample], Path, Counter[str], Counter[str]], int]] = {
     "coco": _coco, "yolo": _yolo, "jsonl": _jsonl, "hf": _hf,
 }  # fmt: skip
-"""What writes each format: samples, folder, what is dropped, what is left out -> how many samples were written."""
+"""What writes each format: samples, folder, what is dropped, what is left out -> how many samples were
+written."""

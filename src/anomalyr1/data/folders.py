@@ -1,7 +1,8 @@
 """Data sets that are folders: MVTec AD, MVTec LOCO, VisA, GoodsAD, and a folder of one's own.
 
-Nothing but listings (and VisA's tables) is read. A mask is found by its name in the listing of the masks; LOCO keeps the mask of an image
-as a folder of files that together are the mask, and that folder is the sample's mask (`truth.read_mask`).
+Nothing but listings (and VisA's tables) is read. A mask is found by its name in the listing of the masks;
+LOCO keeps the mask of an image as a folder of files that together are the mask, and that folder is the
+sample's mask (`truth.read_mask`).
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def visa(spec: str, path: Path, options: Options) -> Samples:
 def own(spec: str, path: Path, options: Options) -> Samples:
     """A folder of one's own: good/, a folder for each kind of defect, and masks/ if there are any.
 
-    A mask is masks/<defect>/<name> or masks/<name>, with any image suffix. Without masks only the verdict is asked.
+    A mask is masks/<defect>/<name> or masks/<name>, with any image suffix. Without masks only the verdict is
+    asked.
     """
     root = manifests.require_folder(path)
     category = root.resolve().name
@@ -75,18 +77,33 @@ def own(spec: str, path: Path, options: Options) -> Samples:
             if not good:
                 row["defects"] = [label]
                 stem = posixpath.splitext(image)[0]
-                _set_mask(into, row, masks, [f"masks/{stem}", f"masks/{stem}_mask", f"masks/{posixpath.basename(stem)}"])
+                _set_mask(
+                    into,
+                    row,
+                    masks,
+                    [f"masks/{stem}", f"masks/{stem}_mask", f"masks/{posixpath.basename(stem)}"],
+                )
             into.add(row)
     into.notes["images outside the folders of good and of defects, left out"] = sum(
         entry.is_file() and manifests.is_image(entry.name) for entry in manifests.scan(root)
     )
-    return into.done("good/ with good images and a folder of images for each kind of defect", unmarked_verdict_only=True)
+    return into.done(
+        "good/ with good images and a folder of images for each kind of defect", unmarked_verdict_only=True
+    )
 
 
-def _mvtec_like(spec: str, path: Path, options: Options, dataset: str, expected: str = _MVTEC_EXPECTED) -> Samples:
+def _mvtec_like(
+    spec: str, path: Path, options: Options, dataset: str, expected: str = _MVTEC_EXPECTED
+) -> Samples:
     root = manifests.require_folder(path)
     single = any((root / part).is_dir() for part in _PARTS)
-    names = [""] if single else [name for name in manifests.folders(root) if any((root / name / part).is_dir() for part in _PARTS)]
+    names = (
+        [""]
+        if single
+        else [
+            name for name in manifests.folders(root) if any((root / name / part).is_dir() for part in _PARTS)
+        ]
+    )
     into = Collector(spec, dataset, root, root, options)
     for name in names:
         _mvtec_category(into, name, name or root.resolve().name)
@@ -103,7 +120,11 @@ def _mvtec_category(into: Collector, under: str, category: str) -> None:
                 into.notes["images outside the folders of good and of defects, left out"] += 1
                 continue
             good = label.casefold() in GOOD
-            row: Row = {"id": f"{into.dataset}/{category}/{image.removeprefix(prefix)}", "image": image, "category": category}
+            row: Row = {
+                "id": f"{into.dataset}/{category}/{image.removeprefix(prefix)}",
+                "image": image,
+                "category": category,
+            }
             row["anomalous"] = not good
             if not good:
                 row["defects"] = [label]
@@ -150,9 +171,9 @@ def _visa_defects(root: Path, prefix: str) -> dict[str, list[str]]:
         return {}
     known: defaultdict[str, list[str]] = defaultdict(list)
     for row in manifests.table(path, ("image", "label", "mask")):
-        known[posixpath.basename(posixpath.dirname(row["image"])) + "/" + posixpath.basename(row["image"])] += [
-            label.strip() for label in row["label"].split(",") if label.strip()
-        ]
+        known[
+            posixpath.basename(posixpath.dirname(row["image"])) + "/" + posixpath.basename(row["image"])
+        ] += [label.strip() for label in row["label"].split(",") if label.strip()]
     return dict(known)
 
 
@@ -163,7 +184,12 @@ def _visa_category(into: Collector, under: str, category: str, splits: dict[str,
     for image in into.door.images(f"{prefix}Data/Images", into.notes):
         kind = posixpath.basename(posixpath.dirname(image))
         good = kind.casefold() in GOOD
-        row: Row = {"id": f"VisA/{category}/{image.removeprefix(prefix)}", "image": image, "category": category, "anomalous": not good}
+        row: Row = {
+            "id": f"VisA/{category}/{image.removeprefix(prefix)}",
+            "image": image,
+            "category": category,
+            "anomalous": not good,
+        }
         if not good:
             row["defects"] = list(dict.fromkeys(labels.get(f"{kind}/{posixpath.basename(image)}", ["bad"])))
             stem = posixpath.splitext(f"{prefix}Data/Masks/{kind}/{posixpath.basename(image)}")[0]

@@ -1,6 +1,7 @@
 """What a test set shares with a training set: the same files, the same pictures, the same series, the same reference images.
 
-Each way is a kind of `Leak`, and each test sample is named once a kind, with the training sample that is nearest to it:
+Each way is a kind of `Leak`, and each test sample is named once a kind, with the training sample that is
+nearest to it:
 
 - `exact`: the image files have the same bytes;
 - `perceptual`: perceptual hashes of 256 bits (DCT, `imagehash.phash` of size 16) differ in at most `MAX_DISTANCE` bits. That finds copies
@@ -34,13 +35,16 @@ LeakKind = Literal["exact", "perceptual", "neighbour", "reference", "shared_refe
 HASH_SIZE = 16
 """Side of the perceptual hash; its square is the number of bits."""
 MAX_DISTANCE = 16
-"""Of 256 bits. Copies saved as JPEG at quality 60 or at half size differ by 0 to 16, and so do pictures of one part taken again. All 32
-pairs that were viewed (of ELPV and magnetic_tile) showed one part; docs/data-splits.md has the figures."""
+"""Of 256 bits. Copies saved as JPEG at quality 60 or at half size differ by 0 to 16, and so do pictures of
+one part taken again. All 32 pairs that were viewed (of ELPV and magnetic_tile) showed one part;
+docs/data-splits.md has the figures."""
 BURST_SECONDS = 60
 """Pictures whose names hold nothing but a time are neighbours within so many seconds."""
 
 _TIME = re.compile(r"(?<![0-9])(?:[0-9]{12}(?:[0-9]{2})?|[0-9]{8}[-_T][0-9]{6})(?![0-9])")
-_FRAME = re.compile(r"(?<![A-Za-z])(frame|video|sequence|seq|burst|clip)([-_ ]?)([0-9]{1,12})(?![0-9])", re.IGNORECASE)
+_FRAME = re.compile(
+    r"(?<![A-Za-z])(frame|video|sequence|seq|burst|clip)([-_ ]?)([0-9]{1,12})(?![0-9])", re.IGNORECASE
+)
 _CUT = re.compile(r"(?<![A-Za-z])(crop|patch|cutout)([-_ ]?)([0-9]{1,12})(?![0-9])", re.IGNORECASE)
 _PLACE = re.compile(r"[0-9]{3}")
 
@@ -67,13 +71,17 @@ class Series(NamedTuple):
     """How far apart two neighbours may be."""
 
 
-def find(train: Sequence[Sample], test: Sequence[Sample], max_distance: int = MAX_DISTANCE) -> tuple[Leak, ...]:
+def find(
+    train: Sequence[Sample], test: Sequence[Sample], max_distance: int = MAX_DISTANCE
+) -> tuple[Leak, ...]:
     """All leaks between two sets of samples, by kind and then in the order of `test`.
 
-    Opens every image once and hashes every reference image. Raises `InputError` that lists the files that are missing, or names the one
-    that is no image.
+    Opens every image once and hashes every reference image. Raises `InputError` that lists the files that are
+    missing, or names the one that is no image.
     """
-    digests = file_digests([path for sample in (*train, *test) for path in (sample.image, *sample.references)])
+    digests = file_digests(
+        [path for sample in (*train, *test) for path in (sample.image, *sample.references)]
+    )
     exact = list(_exact(train, test, digests))
     known = {leak.test for leak in exact}
     rest = [sample for sample in test if sample.id not in known]
@@ -114,7 +122,9 @@ def perceptual_hash(path: Path) -> NDArray[np.uint64]:
     return np.packbits(bits.ravel()).view(np.uint64)
 
 
-def nearest(train: NDArray[np.uint64], test: NDArray[np.uint64]) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+def nearest(
+    train: NDArray[np.uint64], test: NDArray[np.uint64]
+) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
     """For each of (M, 4) test hashes the index of the nearest of (N, 4) training hashes and its distance in bits, (M,) each; N >= 1."""
     index, distance = np.zeros(len(test), np.intp), np.zeros(len(test), np.int64)
     step = max(1, (1 << 22) // len(train))
@@ -144,7 +154,9 @@ def series(sample_id: str) -> list[Series]:
     for pattern, reach in ((_FRAME, float("inf")), (_CUT, float("inf"))):
         last = max(pattern.finditer(name), key=lambda one: one.start(), default=None)
         if last is not None:
-            found.append(Series(f"{name[: last.start(3)]}<number>{name[last.end() :]}", float(last[3]), reach))
+            found.append(
+                Series(f"{name[: last.start(3)]}<number>{name[last.end() :]}", float(last[3]), reach)
+            )
     return found
 
 
@@ -165,7 +177,9 @@ def _exact(train: Sequence[Sample], test: Sequence[Sample], digests: dict[Path, 
             yield Leak(kind="exact", train=same, test=sample.id)
 
 
-def _perceptual(train: Sequence[Sample], test: Sequence[Sample], max_distance: int, digests: dict[Path, str]) -> Iterator[Leak]:
+def _perceptual(
+    train: Sequence[Sample], test: Sequence[Sample], max_distance: int, digests: dict[Path, str]
+) -> Iterator[Leak]:
     if not train or not test:
         return
     made: dict[str, NDArray[np.uint64]] = {}
@@ -177,7 +191,12 @@ def _perceptual(train: Sequence[Sample], test: Sequence[Sample], max_distance: i
     index, distance = nearest(*stacked)
     for sample, i, bits in zip(test, index, distance, strict=True):
         if bits <= max_distance:
-            yield Leak(kind="perceptual", train=train[i].id, test=sample.id, detail=f"{bits} of {HASH_SIZE**2} bits differ")
+            yield Leak(
+                kind="perceptual",
+                train=train[i].id,
+                test=sample.id,
+                detail=f"{bits} of {HASH_SIZE**2} bits differ",
+            )
 
 
 def _neighbours(train: Sequence[Sample], test: Sequence[Sample]) -> Iterator[Leak]:
@@ -192,7 +211,10 @@ def _neighbours(train: Sequence[Sample], test: Sequence[Sample]) -> Iterator[Lea
         for one in series(sample.id):
             known = members.get(f"{sample.dataset}\0{one.key}", [])
             at = bisect.bisect_left(known, (one.position, ""))
-            near += [(abs(position - one.position), other, one.key, one.reach) for position, other in known[max(at - 1, 0) : at + 1]]
+            near += [
+                (abs(position - one.position), other, one.key, one.reach)
+                for position, other in known[max(at - 1, 0) : at + 1]
+            ]
         near = [one for one in near if one[0] <= one[3]]
         if near:
             apart, other, key, _ = min(near)
@@ -204,10 +226,14 @@ def _references(train: Sequence[Sample], test: Sequence[Sample], digests: dict[P
     references = {digests[path]: sample.id for sample in reversed(train) for path in sample.references}
     for sample in test:
         own = [digests[path] for path in sample.references]
-        given = next((images[digest] for digest in own if digest in images), references.get(digests[sample.image]))
+        given = next(
+            (images[digest] for digest in own if digest in images), references.get(digests[sample.image])
+        )
         if given is not None:
             yield Leak(kind="reference", train=given, test=sample.id)
     for sample in test:
         shared = next((path for path in sample.references if digests[path] in references), None)
         if shared is not None:
-            yield Leak(kind="shared_reference", train=references[digests[shared]], test=sample.id, detail=shared.name)
+            yield Leak(
+                kind="shared_reference", train=references[digests[shared]], test=sample.id, detail=shared.name
+            )

@@ -15,7 +15,8 @@ from anomalyr1.types import Box, Sample
 LEAST_PIXELS = 4
 """A component of fewer pixels is the dust of annotating, no defect."""
 _JPEG_THRESHOLD = 127
-"""JPEG blurs the edges of a mask; elsewhere every value but 0 marks a defect (VisA and LOCO store small numbers)."""
+"""JPEG blurs the edges of a mask; elsewhere every value but 0 marks a defect (VisA and LOCO store small
+numbers)."""
 
 
 def read_mask(path: Path) -> Bools:
@@ -32,7 +33,9 @@ def read_mask(path: Path) -> Bools:
     for file in files[1:]:
         part = _read_file(file)
         if part.shape != merged.shape:
-            raise ImageError(f"{str(file)!r} differs in size from {files[0].name!r}; the masks of one image must have its size")
+            raise ImageError(
+                f"{str(file)!r} differs in size from {files[0].name!r}; the masks of one image must have its size"
+            )
         merged |= part
     return merged
 

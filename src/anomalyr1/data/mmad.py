@@ -1,12 +1,13 @@
 """MMAD (Jiang et al., ICLR 2025): its questions as published, and its known faults, reported and mended on demand.
 
-Layout: `mmad.json` beside the folders DS-MVTec, MVTec-AD, MVTec-LOCO, VisA and GoodsAD, and `domain_knowledge.json`. One entry per image:
-`conversation` (a list of `Question`, `Answer`, `Options`, `type`), `mask_path`, `random_templates`, `similar_templates`.
+Layout: `mmad.json` beside the folders DS-MVTec, MVTec-AD, MVTec-LOCO, VisA and GoodsAD, and
+`domain_knowledge.json`. One entry per image: `conversation` (a list of `Question`, `Answer`, `Options`,
+`type`), `mask_path`, `random_templates`, `similar_templates`.
 
-Read as the benchmark's own scripts do: the key is the image's path; the first k templates are the reference images; knowledge is all texts
-of the class, joined by line ends, where DS-MVTec is found under `MVTec`; an image is good when its folder is. `mask_path` starts, as the
-script that makes the benchmark's table has it, at the first three components of the image's path, or at the root where it begins with the
-image's data set.
+Read as the benchmark's own scripts do: the key is the image's path; the first k templates are the reference
+images; knowledge is all texts of the class, joined by line ends, where DS-MVTec is found under `MVTec`; an
+image is good when its folder is. `mask_path` starts, as the script that makes the benchmark's table has it,
+at the first three components of the image's path, or at the root where it begins with the image's data set.
 """
 
 from __future__ import annotations
@@ -60,12 +61,14 @@ class Options(Record):
     seed: int = Field(default=0, ge=0)
     """Shuffles options, and orders those of added verdict questions."""
     fix: Annotated[frozenset[Fix], BeforeValidator(_fixes)] = frozenset()
-    """Known faults to mend: "pill" leaves out the 22 metal nuts among the pills, "verdict" adds the missing verdict questions, "masks"
-    points LOCO anomalies without a mask to where LOCO keeps it. Several as a list or with commas, or "all"."""
+    """Known faults to mend: "pill" leaves out the 22 metal nuts among the pills, "verdict" adds the missing
+    verdict questions, "masks" points LOCO anomalies without a mask to where LOCO keeps it. Several as a list
+    or with commas, or "all"."""
     boxes: bool = False
     """Open masks for boxes (`Samples.with_boxes`); no question is added."""
     links: bool = False
-    """Follow symbolic links that lead out of the folder, as the benchmark's instructions suggest to make them."""
+    """Follow symbolic links that lead out of the folder, as the benchmark's instructions suggest to make
+    them."""
 
 
 def load(spec: str, path: Path, options: Options) -> Samples:
@@ -89,7 +92,9 @@ def load(spec: str, path: Path, options: Options) -> Samples:
         keys.append(key)
         packer.add_text(f"[{json.dumps(key)},{text}]")
     if unknown:
-        raise InputError(f"{str(path)!r}: unknown question types {', '.join(map(repr, unknown))}; known: {', '.join(_KINDS)}")
+        raise InputError(
+            f"{str(path)!r}: unknown question types {', '.join(map(repr, unknown))}; known: {', '.join(_KINDS)}"
+        )
     require_unique(keys, str(path))
     door.close()
     rows = require_some(packer.done(), str(path), _EXPECTED)
@@ -128,7 +133,11 @@ class _Entry:
     def mask_folder(self) -> str:
         """The folder, with its slash, at which `given_mask` starts; "" for the root."""
         given = self.given_mask
-        return "" if isinstance(given, str) and given.startswith(f"{self.parts[0]}/") else "/".join(self.parts[:3]) + "/"
+        return (
+            ""
+            if isinstance(given, str) and given.startswith(f"{self.parts[0]}/")
+            else "/".join(self.parts[:3]) + "/"
+        )
 
     def mask(self, mend: bool) -> str | None:
         """The path of the mask from the root, or None; for LOCO the folder that holds all files of the mask.
@@ -138,7 +147,11 @@ class _Entry:
         loco = self.parts[0] == "MVTec-LOCO" and not self.good
         if self.given_mask is None:
             known = mend and loco and len(self.parts) == 5
-            return "/".join((*self.parts[:2], "ground_truth", self.parts[3], self.parts[4].rpartition(".")[0])) if known else None
+            return (
+                "/".join((*self.parts[:2], "ground_truth", self.parts[3], self.parts[4].rpartition(".")[0]))
+                if known
+                else None
+            )
         path = f"{self.mask_folder}{self.given_mask}"
         return path.rpartition("/")[0] if loco and path.count("/") == 5 else path
 
@@ -156,10 +169,18 @@ class _Entry:
         notes[_NO_VERDICT] += not self.verdicts()
         notes["logical anomalies"] += self.logical
         notes[_NO_MASK] += self.parts[0] == "MVTec-LOCO" and not self.good and self.given_mask is None
-        notes["anomalies of other data sets without a mask"] += self.parts[0] != "MVTec-LOCO" and not self.good and self.given_mask is None
-        notes["verdict questions that contradict the folder"] += sum(_contradicts(one, self.good) for one in self.verdicts())
-        notes["gold answers that are none of the options"] += sum(one.get("Answer") not in one["Options"] for one in self.asked)
-        notes["questions whose options had other letters"] += sum(not LETTERS.startswith("".join(one["Options"])) for one in self.asked)
+        notes["anomalies of other data sets without a mask"] += (
+            self.parts[0] != "MVTec-LOCO" and not self.good and self.given_mask is None
+        )
+        notes["verdict questions that contradict the folder"] += sum(
+            _contradicts(one, self.good) for one in self.verdicts()
+        )
+        notes["gold answers that are none of the options"] += sum(
+            one.get("Answer") not in one["Options"] for one in self.asked
+        )
+        notes["questions whose options had other letters"] += sum(
+            not LETTERS.startswith("".join(one["Options"])) for one in self.asked
+        )
         notes[f"samples with fewer than {options.shots} {options.template} templates"] += (
             len(self.templates(options.template)) < options.shots
         )
@@ -237,14 +258,22 @@ def _verdict(entry: _Entry, seed: int) -> Question:
     from anomalyr1.prompts import VERDICT_OPTIONS, VERDICT_TEXT
 
     gold = VERDICT_OPTIONS[1 if entry.good else 0]
-    return choice(_rng(entry.key, seed), f"{entry.key}#verdict", "anomaly detection", VERDICT_TEXT, gold, VERDICT_OPTIONS, 2)
+    return choice(
+        _rng(entry.key, seed),
+        f"{entry.key}#verdict",
+        "anomaly detection",
+        VERDICT_TEXT,
+        gold,
+        VERDICT_OPTIONS,
+        2,
+    )
 
 
 def _shuffled(name: str, n: int, seed: int) -> list[int]:
     return [int(place) for place in _rng(name, seed).permutation(n)]
 
 
-def _rng(name: str, seed: int) -> Any:  # noqa: ANN401  # numpy is loaded only where something is drawn
+def _rng(name: str, seed: int) -> Any:  # numpy is loaded only where something is drawn
     import numpy as np
 
     return np.random.default_rng([seed, zlib.crc32(name.encode("utf-8", "surrogatepass"))])
@@ -265,6 +294,10 @@ def _knowledge(path: Path) -> dict[tuple[str, str], str]:
     """Text by data set and class."""
     data = manifests.whole(path)
     try:
-        return {(name, kind): "\n".join(texts.values()) for name, kinds in data.items() for kind, texts in kinds.items()}
+        return {
+            (name, kind): "\n".join(texts.values())
+            for name, kinds in data.items()
+            for kind, texts in kinds.items()
+        }
     except (AttributeError, TypeError) as error:
         raise InputError(f"{str(path)!r}: expected texts by data set, class and defect ({error})") from error

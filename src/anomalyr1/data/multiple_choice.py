@@ -9,15 +9,31 @@ from numpy.random import Generator
 from anomalyr1.types import LETTERS, Kind, Question
 
 TEXTS: dict[str, tuple[str, ...]] = {
-    "anomaly detection": ("Does the object in the image have a defect?", "Is there an anomaly in the image?", "Is the object defective?"),
+    "anomaly detection": (
+        "Does the object in the image have a defect?",
+        "Is there an anomaly in the image?",
+        "Is the object defective?",
+    ),
     "defect classification": (
         "What is the type of the defect?",
         "What kind of defect is it?",
         "Which type of defect does the object have?",
     ),
-    "defect localization": ("Where is the defect?", "Where is the defect located?", "In which region of the image is the defect?"),
-    "defect description": ("What is the appearance of the defect?", "Which description fits the defect?", "How does the defect look?"),
-    "defect analysis": ("What is the effect of the defect?", "What could be the effect of the defect?", "What follows from the defect?"),
+    "defect localization": (
+        "Where is the defect?",
+        "Where is the defect located?",
+        "In which region of the image is the defect?",
+    ),
+    "defect description": (
+        "What is the appearance of the defect?",
+        "Which description fits the defect?",
+        "How does the defect look?",
+    ),
+    "defect analysis": (
+        "What is the effect of the defect?",
+        "What could be the effect of the defect?",
+        "What follows from the defect?",
+    ),
     "object classification": (
         "What kind of product is in the image?",
         "What is the object in the image?",
@@ -29,11 +45,15 @@ GIVEN = "There is a defect in the object."
 """Stands before a question about a defect."""
 
 
-def choice(rng: Generator, name: str, kind: Kind, text: str, gold: str, pool: Sequence[str], n: int = 4) -> Question:
+def choice(
+    rng: Generator, name: str, kind: Kind, text: str, gold: str, pool: Sequence[str], n: int = 4
+) -> Question:
     """A question of at most `n` options: the gold one and distractors from the pool, shuffled."""
     options = [gold, *some(rng, [option for option in dict.fromkeys(pool) if option != gold], n - 1)]
     options = some(rng, options, len(options))
-    return Question(id=name, kind=kind, text=text, options=tuple(options), answer=LETTERS[options.index(gold)])
+    return Question(
+        id=name, kind=kind, text=text, options=tuple(options), answer=LETTERS[options.index(gold)]
+    )
 
 
 def one(rng: Generator, texts: Sequence[str]) -> str:

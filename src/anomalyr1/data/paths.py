@@ -1,8 +1,8 @@
 """The one door for paths of data sets: files under one folder, or a refusal that lists every path it concerns.
 
-Covered: what names another place by its text (absolute paths, parent folders, drive letters, UNC, URLs), what no file can be called (NUL,
-too many bytes, half a surrogate pair), and symbolic links that lead out of the folder. Not covered: a link that is made after the data
-set was loaded.
+Covered: what names another place by its text (absolute paths, parent folders, drive letters, UNC, URLs), what
+no file can be called (NUL, too many bytes, half a surrogate pair), and symbolic links that lead out of the
+folder. Not covered: a link that is made after the data set was loaded.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class PathDoor:
     def images(self, under: str, notes: dict[str, int] | None = None) -> list[str]:
         """Images below a folder at any depth, as paths from the root with slashes, sorted; none when the folder is not there.
 
-        A linked folder that leads out of the root is refused, not entered; one that leads back to a folder above it is not entered again.
-        What is no image is counted in `notes`.
+        A linked folder that leads out of the root is refused, not entered; one that leads back to a folder
+        above it is not entered again. What is no image is counted in `notes`.
         """
         found: list[str] = []
         waiting = [(under, frozenset[str]())]
@@ -70,7 +70,9 @@ class PathDoor:
                 elif manifests.is_image(entry.name):
                     found.append(path)
                 elif notes is not None:
-                    notes["files that are no images, left out"] = notes.get("files that are no images, left out", 0) + 1
+                    notes["files that are no images, left out"] = (
+                        notes.get("files that are no images, left out", 0) + 1
+                    )
         self._seen.update(found)
         return sorted(found)
 
@@ -127,7 +129,9 @@ def _no_name(path: str) -> str | None:
     except UnicodeEncodeError:
         return "holds half a surrogate pair"
     too_long = len(name) > _LONGEST_PATH or max(map(len, name.split(b"/"))) > _LONGEST_PART
-    return f"is longer than {_LONGEST_PART} bytes a name or {_LONGEST_PATH} bytes in all" if too_long else None
+    return (
+        f"is longer than {_LONGEST_PART} bytes a name or {_LONGEST_PATH} bytes in all" if too_long else None
+    )
 
 
 def _inside(path: str, root: str) -> bool:

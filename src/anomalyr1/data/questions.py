@@ -32,7 +32,8 @@ NO_TYPE = frozenset(
 """Labels that name no type of defect."""
 
 _SMALL, _LARGE = 0.02, 0.1
-"""Share of the image under the largest box up to which a defect is plainly small, and from which it is plainly large."""
+"""Share of the image under the largest box up to which a defect is plainly small, and from which it is
+plainly large."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class Truth:
 def ask(sample: Sample, truth: Truth, labels: Labels, seed: int, *, located: bool) -> tuple[Question, ...]:
     """The questions about a sample, in the order of the module's text.
 
-    `located` says that boxes are known in this data set, so that grounding is asked of its good samples too: asked of good samples alone it
-    would teach that the answer is always [].
+    `located` says that boxes are known in this data set, so that grounding is asked of its good samples too:
+    asked of good samples alone it would teach that the answer is always [].
     """
     asked = [_verdict(sample, seed), _object(sample, labels, seed)]
     if sample.anomalous:
@@ -70,7 +71,9 @@ def ask(sample: Sample, truth: Truth, labels: Labels, seed: int, *, located: boo
             _description(sample, truth, labels, seed),
         ]
     if located and sample.boxes is not None:
-        asked.append(Question(id=_id(sample, "grounding"), kind="grounding", text=GROUNDING_TEXT, boxes=sample.boxes))
+        asked.append(
+            Question(id=_id(sample, "grounding"), kind="grounding", text=GROUNDING_TEXT, boxes=sample.boxes)
+        )
     return tuple(question for question in asked if question is not None)
 
 
@@ -88,7 +91,14 @@ def shown(label: str) -> str:
 
 
 def _object(sample: Sample, labels: Labels, seed: int) -> Question | None:
-    return _asked(sample, "object classification", TEXTS["object classification"][0], shown(sample.category), labels.categories, seed)
+    return _asked(
+        sample,
+        "object classification",
+        TEXTS["object classification"][0],
+        shown(sample.category),
+        labels.categories,
+        seed,
+    )
 
 
 def _type(sample: Sample, truth: Truth, labels: Labels, seed: int) -> Question | None:
@@ -110,9 +120,15 @@ def _place(sample: Sample, truth: Truth, seed: int) -> Question | None:
     largest = _largest(sample.boxes)
     if largest is None:
         return None
-    pool = [place for place, region in zip(PLACES, _regions(truth.size_wh), strict=True) if not _touched(region, sample.boxes)]
+    pool = [
+        place
+        for place, region in zip(PLACES, _regions(truth.size_wh), strict=True)
+        if not _touched(region, sample.boxes)
+    ]
     text = TEXTS[kind][0] if len(sample.boxes) == 1 else "Where is the largest defect?"
-    return _asked(sample, kind, f"{GIVEN} {text}", box_arithmetic.place(largest, truth.size_wh), pool, seed, alike=True)
+    return _asked(
+        sample, kind, f"{GIVEN} {text}", box_arithmetic.place(largest, truth.size_wh), pool, seed, alike=True
+    )
 
 
 def _description(sample: Sample, truth: Truth, labels: Labels, seed: int) -> Question | None:
@@ -120,23 +136,40 @@ def _description(sample: Sample, truth: Truth, labels: Labels, seed: int) -> Que
     text = f"{GIVEN} {TEXTS[kind][0]}"
     if truth.description:
         return _asked(sample, kind, text, truth.description, labels.descriptions, seed)
-    if len(truth.defects) != 1 or not _names_a_type(truth.defects[0]) or not sample.boxes or truth.size_wh is None:
+    if (
+        len(truth.defects) != 1
+        or not _names_a_type(truth.defects[0])
+        or not sample.boxes
+        or truth.size_wh is None
+    ):
         return None
-    share = max(box_arithmetic.area(box_arithmetic.to_array(sample.boxes))) / (truth.size_wh[0] * truth.size_wh[1])
+    share = max(box_arithmetic.area(box_arithmetic.to_array(sample.boxes))) / (
+        truth.size_wh[0] * truth.size_wh[1]
+    )
     if _SMALL < share < _LARGE:
         return None
     sizes = ("small", "large") if share <= _SMALL else ("large", "small")
     named = [shown(truth.defects[0])]
-    named += some(_rng(sample, "other type", seed), [other for other in _pool(sample, labels) if not _alike(named[0], other)], 1)
+    named += some(
+        _rng(sample, "other type", seed),
+        [other for other in _pool(sample, labels) if not _alike(named[0], other)],
+        1,
+    )
     # Every label with every size, so that no option stands out.
     gold, *wrong = (f"{size} {label}" for label in named for size in sizes)
     return _asked(sample, kind, text, gold, wrong, seed, alike=True)
 
 
-def _asked(sample: Sample, kind: Kind, text: str, gold: str, pool: Sequence[str], seed: int, *, alike: bool = False) -> Question | None:
+def _asked(
+    sample: Sample, kind: Kind, text: str, gold: str, pool: Sequence[str], seed: int, *, alike: bool = False
+) -> Question | None:
     """The question, or None when no wrong option is left; unless `alike`, options that might pass for the gold one are left out."""
     wrong = [label for label in map(shown, pool) if label != gold and (alike or not _alike(label, gold))]
-    return choice(_rng(sample, kind, seed), _id(sample, kind), kind, text, gold, wrong) if wrong and gold else None
+    return (
+        choice(_rng(sample, kind, seed), _id(sample, kind), kind, text, gold, wrong)
+        if wrong and gold
+        else None
+    )
 
 
 def _pool(sample: Sample, labels: Labels) -> list[str]:
@@ -183,4 +216,6 @@ def _id(sample: Sample, kind: str) -> str:
 
 def _rng(sample: Sample, purpose: str, seed: int) -> Generator:
     """Its own for each purpose, so that a question stays the same whichever others are asked."""
-    return np.random.default_rng([seed, zlib.crc32(sample.id.encode("utf-8", "surrogatepass")), zlib.crc32(purpose.encode())])
+    return np.random.default_rng(
+        [seed, zlib.crc32(sample.id.encode("utf-8", "surrogatepass")), zlib.crc32(purpose.encode())]
+    )

@@ -16,8 +16,11 @@ from anomalyr1.types import InputError
 Json = Any
 """A parsed JSON value: whoever takes it checks it."""
 
-IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pbm"))
-"""Suffixes (lower case) of files that count as images in a folder; whether one is an image its content tells later."""
+IMAGE_SUFFIXES = frozenset(
+    (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pbm")
+)
+"""Suffixes (lower case) of files that count as images in a folder; whether one is an image its content tells
+later."""
 
 _CHUNK = 2**20
 _LONGEST_ENTRY = 2**24
@@ -30,7 +33,8 @@ _JSON_FAILS_WITH = (ValueError, RecursionError)
 def entries(path: Path) -> Iterator[tuple[str, Json, str]]:
     """Key, value and the value's own text of each entry of a JSON file that is one object; memory is that of one entry.
 
-    Bytes that are not UTF-8 come as surrogates, as Python gives file names. Raises `InputError` for anything else.
+    Bytes that are not UTF-8 come as surrogates, as Python gives file names. Raises `InputError` for anything
+    else.
     """
     decoder = json.JSONDecoder()
     text = _Text(path)
@@ -91,7 +95,9 @@ class _Text:
 
     def error(self, what: str) -> InputError:
         """An error about the current place."""
-        return InputError(f"{str(self._path)!r}, near character {self._before + self._at}: {what}; mend or fetch the file again")
+        return InputError(
+            f"{str(self._path)!r}, near character {self._before + self._at}: {what}; mend or fetch the file again"
+        )
 
     def _more(self) -> bool:
         """Read on; as much again as is waiting, so that a long entry is not tried too often."""
@@ -137,7 +143,9 @@ def lines(path: Path) -> Iterator[tuple[int, Json, str]]:
                 try:
                     yield number, json.loads(text), text
                 except _JSON_FAILS_WITH as error:
-                    raise InputError(f"line {number} of {str(path)!r} is no JSON ({error}); mend or delete the line") from error
+                    raise InputError(
+                        f"line {number} of {str(path)!r} is no JSON ({error}); mend or delete the line"
+                    ) from error
     except OSError as error:
         raise _unreadable(path, error) from error
 
@@ -172,7 +180,9 @@ def table(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
             reader = csv.DictReader(file)
             missing = [name for name in columns if name not in (reader.fieldnames or ())]
             if missing:
-                raise InputError(f"{str(path)!r} lacks the columns {', '.join(missing)}; expected the header {','.join(columns)}")
+                raise InputError(
+                    f"{str(path)!r} lacks the columns {', '.join(missing)}; expected the header {','.join(columns)}"
+                )
             for row in reader:
                 yield {name: row[name] or "" for name in columns}
     except OSError as error:
@@ -211,4 +221,6 @@ def scan(path: Path) -> list[os.DirEntry[str]]:
 
 
 def _unreadable(path: Path, error: OSError) -> InputError:
-    return InputError(f"cannot read {str(path)!r}: {error.strerror or error}; check the path and its permissions")
+    return InputError(
+        f"cannot read {str(path)!r}: {error.strerror or error}; check the path and its permissions"
+    )

@@ -108,9 +108,13 @@ class Labelled:
         return _Known(_records(row["boxes"], (1, 1)) if row.get("boxes") else None, None)
 
 
-def _records(rows: Sequence[tuple[float, float, float, float, str]], scale: tuple[int, int]) -> tuple[Box, ...]:
+def _records(
+    rows: Sequence[tuple[float, float, float, float, str]], scale: tuple[int, int]
+) -> tuple[Box, ...]:
     sx, sy = scale
-    return tuple(Box(x1=x1 * sx, y1=y1 * sy, x2=x2 * sx, y2=y2 * sy, label=label) for x1, y1, x2, y2, label in rows)
+    return tuple(
+        Box(x1=x1 * sx, y1=y1 * sy, x2=x2 * sx, y2=y2 * sy, label=label) for x1, y1, x2, y2, label in rows
+    )
 
 
 @dataclass
@@ -158,7 +162,9 @@ class Collector:
         wanted = self.options.split
         if wanted is not None and wanted not in self._splits:
             known = ", ".join(sorted(filter(None, self._splits)))
-            raise InputError(f"{str(self.source)!r} has no split {wanted!r}; {f'it has {known}' if known else 'it has no splits'}")
+            raise InputError(
+                f"{str(self.source)!r} has no split {wanted!r}; {f'it has {known}' if known else 'it has no splits'}"
+            )
         self.door.close()
         rows = require_some(self._packer.done(), str(self.source), expected)
         require_unique(self._ids, str(self.source))

@@ -13,10 +13,12 @@ from anomalyr1.data.readers import Json
 from anomalyr1.types import InputError, Sample
 
 Build = Callable[[Json, bool], Sample]
-"""A row (parsed JSON), and whether files may be opened for its boxes -> the sample. A plain object, so that it can be sent to workers."""
+"""A row (parsed JSON), and whether files may be opened for its boxes -> the sample. A plain object, so that
+it can be sent to workers."""
 
 _BLOCK = 64
-"""Rows compressed together: few enough that a random access costs under a millisecond, enough to compress well."""
+"""Rows compressed together: few enough that a random access costs under a millisecond, enough to compress
+well."""
 _SEPARATOR = "\0"
 """Stands in no JSON text: JSON writes control characters as escapes."""
 
@@ -47,7 +49,9 @@ class Packer:
 
     def _flush(self) -> None:
         if self._waiting:
-            self._blocks.append(zlib.compress(_SEPARATOR.join(self._waiting).encode("utf-8", "surrogatepass"), 1))
+            self._blocks.append(
+                zlib.compress(_SEPARATOR.join(self._waiting).encode("utf-8", "surrogatepass"), 1)
+            )
             self._waiting = []
 
 
@@ -65,7 +69,10 @@ class Rows:
         number, place = divmod(index, _BLOCK)
         opened = self._open  # one read, so that threads may share the rows
         if opened[0] != number:
-            opened = number, zlib.decompress(self._blocks[number]).decode("utf-8", "surrogatepass").split(_SEPARATOR)
+            opened = (
+                number,
+                zlib.decompress(self._blocks[number]).decode("utf-8", "surrogatepass").split(_SEPARATOR),
+            )
             self._open = opened
         return json.loads(opened[1][place])
 
@@ -80,9 +87,9 @@ class Rows:
 class Samples(Sequence[Sample]):
     """An immutable sequence of samples; nothing but manifests and folder listings was read to make it.
 
-    A sample and its questions are built at each access, always the same, so keep one that is used twice. Boxes that are to be had only by
-    opening a mask (or, for YOLO, the image) are None, and questions about them are not asked, unless the samples were made by
-    `with_boxes`.
+    A sample and its questions are built at each access, always the same, so keep one that is used twice.
+    Boxes that are to be had only by opening a mask (or, for YOLO, the image) are None, and questions about
+    them are not asked, unless the samples were made by `with_boxes`.
     """
 
     spec: str
@@ -90,7 +97,8 @@ class Samples(Sequence[Sample]):
     name: str
     """The data set's name."""
     notes: Mapping[str, int]
-    """What was found while loading the whole data set, counted under its name; a selection keeps the notes of the whole."""
+    """What was found while loading the whole data set, counted under its name; a selection keeps the notes of
+    the whole."""
 
     def __init__(
         self,
@@ -103,7 +111,11 @@ class Samples(Sequence[Sample]):
         chosen: Sequence[int] | None = None,
         open_files: bool = False,
     ) -> None:
-        self.spec, self.name, self.notes = spec, name, MappingProxyType({key: n for key, n in notes.items() if n})
+        self.spec, self.name, self.notes = (
+            spec,
+            name,
+            MappingProxyType({key: n for key, n in notes.items() if n}),
+        )
         self._rows, self._build, self._open_files = rows, build, open_files
         self._chosen: Sequence[int] = range(len(rows)) if chosen is None else chosen
 
@@ -146,7 +158,9 @@ class Samples(Sequence[Sample]):
         return self._like(self._chosen, False)
 
     def _like(self, chosen: Sequence[int], open_files: bool) -> Self:
-        return type(self)(self.spec, self.name, self._rows, self._build, self.notes, chosen=chosen, open_files=open_files)
+        return type(self)(
+            self.spec, self.name, self._rows, self._build, self.notes, chosen=chosen, open_files=open_files
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "notes": dict(self.notes)}
@@ -166,9 +180,13 @@ def require_unique(ids: Iterable[str], where: str) -> None:
     """Raise `InputError` that lists the ids which come more than once."""
     twice = [name for name, times in Counter(ids).items() if times > 1]
     if twice:
-        raise InputError(f"{where!r}: {len(twice)} ids come more than once: {listed(twice)}; give each sample its own")
+        raise InputError(
+            f"{where!r}: {len(twice)} ids come more than once: {listed(twice)}; give each sample its own"
+        )
 
 
 def listed(names: Sequence[str], most: int = 20) -> str:
     """Names for a message: the first of them, and how many more there are."""
-    return ", ".join(map(repr, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(map(repr, names[:most])) + (
+        f" and {len(names) - most} more" if len(names) > most else ""
+    )

@@ -32,7 +32,8 @@ class Loaded(NamedTuple):
 def load(spec: str, options: Mapping[str, object], folder: Path, side: Side = "test") -> Loaded:
     """The samples of a spec with their boxes, or one side of a split (`split:FILE`); drawn parts are drawn into `folder`.
 
-    Raises `InputError` as `data.load` and `fewshot.select` do, and for options beside a split, which holds its own.
+    Raises `InputError` as `data.load` and `fewshot.select` do, and for options beside a split, which holds
+    its own.
     """
     from anomalyr1 import data
 

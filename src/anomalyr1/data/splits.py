@@ -1,6 +1,7 @@
 """Splits: which samples to train on and which to test on, drawn by a seed and written down with the hash of every image.
 
-Protocols, always within each class (dataset and category) and each defect type, so that both sides hold every kind in proportion:
+Protocols, always within each class (dataset and category) and each defect type, so that both sides hold every
+kind in proportion:
 
 - `few-shot`: k good and k anomalous images of each class (the anomalous ones from as many defect types as there are), or k anomalous
   of each defect type; all others are the test set;
@@ -9,8 +10,9 @@ Protocols, always within each class (dataset and category) and each defect type,
   defect, so for `leave-defects-out` each class's good images are shared out as its anomalous ones are;
 - `given`: two specs, one to train on and one to test on.
 
-A draw ranks samples by the SHA-256 of seed and id, so it depends neither on their order nor on what else is in the set. With `drop_leaks`
-the protocol `share` draws whole series (`leaks.series`), and test samples that leak all the same are left out of the test set and counted.
+A draw ranks samples by the SHA-256 of seed and id, so it depends neither on their order nor on what else is
+in the set. With `drop_leaks` the protocol `share` draws whole series (`leaks.series`), and test samples that
+leak all the same are left out of the test set and counted.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ from anomalyr1.files import write_whole
 from anomalyr1.types import InputError, Record, Sample
 
 Side = Literal["train", "test"]
-Protocol = Literal["few-shot", "share", "leave-classes-out", "leave-defects-out", "leave-datasets-out", "given"]
+Protocol = Literal[
+    "few-shot", "share", "leave-classes-out", "leave-defects-out", "leave-datasets-out", "given"
+]
 FORMAT: Literal["anomalyr1-split-1"] = "anomalyr1-split-1"
 _FEW = frozenset(("shots", "good_shots", "per", "allow_short"))
 _LEFT_OUT = _FEW | {"held_out"}
@@ -47,7 +51,8 @@ class Plan(Record):
     protocol: Protocol
     seed: int = 0
     shots: int | None = Field(default=None, ge=1)
-    """Good and anomalous images of each class; few-shot needs it, the leave-out protocols may limit what they train on by it."""
+    """Good and anomalous images of each class; few-shot needs it, the leave-out protocols may limit what they
+    train on by it."""
     good_shots: int | None = Field(default=None, ge=0)
     """Good images of each class where that is another number; 0 = none."""
     per: Literal["class", "defect"] = "class"
@@ -99,7 +104,11 @@ class Manifest(Record):
 
     def source(self, side: Side) -> tuple[str, dict[str, str]]:
         """The spec that a side was drawn from, and the options of its loader."""
-        return (self.test_spec, self.test_options) if side == "test" and self.test_spec else (self.spec, self.options)
+        return (
+            (self.test_spec, self.test_options)
+            if side == "test" and self.test_spec
+            else (self.spec, self.options)
+        )
 
 
 class Sides(NamedTuple):
@@ -122,14 +131,23 @@ class _Fact(NamedTuple):
         return f"{self.dataset}/{self.category}" if self.dataset else self.category
 
 
-def make(samples: Sequence[Sample], plan: Plan, spec: str, options: dict[str, str] | None = None, allow_leaks: bool = False) -> Manifest:
+def make(
+    samples: Sequence[Sample],
+    plan: Plan,
+    spec: str,
+    options: dict[str, str] | None = None,
+    allow_leaks: bool = False,
+) -> Manifest:
     """Split `samples`, look for leaks, and give the manifest.
 
-    Raises `InputError` for a plan that cannot be carried out, for missing images, and for leaks unless they are allowed.
+    Raises `InputError` for a plan that cannot be carried out, for missing images, and for leaks unless they
+    are allowed.
     """
     sides = divide(samples, plan)
     chosen = dict.fromkeys(sides.train, "train") | dict.fromkeys(sides.test, "test")
-    train, test = ([sample for sample in samples if chosen.get(sample.id) == side] for side in ("train", "test"))
+    train, test = (
+        [sample for sample in samples if chosen.get(sample.id) == side] for side in ("train", "test")
+    )
     return _manifest(train, test, plan, sides.counts, allow_leaks, {"spec": spec, "options": options or {}})
 
 
@@ -146,17 +164,24 @@ def pair(
     for side in (train, test):
         _unique(side)
         if not side:
-            raise InputError("a split needs samples to train on and samples to test on; one of the two specs holds none")
+            raise InputError(
+                "a split needs samples to train on and samples to test on; one of the two specs holds none"
+            )
     own, others = options or ({}, {})
-    about: dict[str, object] = {"spec": specs[0], "test_spec": specs[1], "options": own, "test_options": others}
+    about: dict[str, object] = {
+        "spec": specs[0],
+        "test_spec": specs[1],
+        "options": own,
+        "test_options": others,
+    }
     return _manifest(train, test, plan, {}, allow_leaks, about)
 
 
 def divide(samples: Iterable[Sample], plan: Plan) -> Sides:
     """The ids to train and to test on. Samples that are not known to be good or anomalous are left out and counted.
 
-    Raises `InputError` for ids that come twice, what the protocol makes no use of, names that do not exist, classes with too few images,
-    and an empty side.
+    Raises `InputError` for ids that come twice, what the protocol makes no use of, names that do not exist,
+    classes with too few images, and an empty side.
     """
     _check_used(plan)
     known, order, unlabelled = [], [], 0
@@ -171,14 +196,18 @@ def divide(samples: Iterable[Sample], plan: Plan) -> Sides:
     counts = {"unlabelled": unlabelled} if unlabelled else {}
     if plan.protocol == "few-shot":
         if plan.shots is None:
-            raise InputError("a few-shot split needs to know how many images to take: give shots, e.g. --shots 4")
+            raise InputError(
+                "a few-shot split needs to know how many images to take: give shots, e.g. --shots 4"
+            )
         train = _few(known, plan, counts, leave=1)
         test = {fact.id for fact in known} - train
     elif plan.protocol == "share":
         train = _share(known, plan)
         test = {fact.id for fact in known} - train
     elif plan.protocol == "given":
-        raise InputError("the protocol 'given' takes two sets as they are: give the second one, e.g. --test SPEC")
+        raise InputError(
+            "the protocol 'given' takes two sets as they are: give the second one, e.g. --test SPEC"
+        )
     else:
         train, test = _leave_out(known, plan)
         if plan.shots is not None:
@@ -187,7 +216,9 @@ def divide(samples: Iterable[Sample], plan: Plan) -> Sides:
             train = few
     for name, side in (("train", train), ("test", test)):
         if not side:
-            raise InputError(f"the split leaves nothing to {name} on; {len(known)} labelled samples were given; change the plan")
+            raise InputError(
+                f"the split leaves nothing to {name} on; {len(known)} labelled samples were given; change the plan"
+            )
     return Sides([one for one in order if one in train], [one for one in order if one in test], counts)
 
 
@@ -205,13 +236,16 @@ def read(path: str | Path) -> Manifest:
         raise InputError(f"cannot read the split {str(path)!r}: {error.strerror}; check the path") from error
     except (ValidationError, ValueError, RecursionError) as error:
         first = str(error).splitlines()[0]
-        raise InputError(f"{str(path)!r} is no split ({first}); make one with: anomalyr1 data split SPEC --out FILE") from error
+        raise InputError(
+            f"{str(path)!r} is no split ({first}); make one with: anomalyr1 data split SPEC --out FILE"
+        ) from error
 
 
 def select(manifest: Manifest, samples: Iterable[Sample], side: Side, verify: bool = True) -> list[Sample]:
     """The samples of one side, in the manifest's order.
 
-    Raises `InputError` that names samples which are gone, and, unless `verify` is off, images that are no longer those of the split.
+    Raises `InputError` that names samples which are gone, and, unless `verify` is off, images that are no
+    longer those of the split.
     """
     entries = manifest.train if side == "train" else manifest.test
     wanted = {entry.id: entry for entry in entries}
@@ -226,12 +260,19 @@ def select(manifest: Manifest, samples: Iterable[Sample], side: Side, verify: bo
         digests = leaks.file_digests(sample.image for sample in found.values())
         changed = [name for name, entry in wanted.items() if digests[found[name].image] != entry.sha256]
         if changed:
-            raise InputError(f"{len(changed)} images are not those the split was made of: {listed(changed)}; restore them, or split anew")
+            raise InputError(
+                f"{len(changed)} images are not those the split was made of: {listed(changed)}; restore them, or split anew"
+            )
     return [found[name] for name in wanted]
 
 
 def _manifest(
-    train: Sequence[Sample], test: Sequence[Sample], plan: Plan, counts: dict[str, int], allow_leaks: bool, about: dict[str, object]
+    train: Sequence[Sample],
+    test: Sequence[Sample],
+    plan: Plan,
+    counts: dict[str, int],
+    allow_leaks: bool,
+    about: dict[str, object],
 ) -> Manifest:
     found = leaks.find(train, test, plan.max_distance)
     if plan.drop_leaks:
@@ -239,7 +280,9 @@ def _manifest(
         test, found = [sample for sample in test if sample.id not in given_away], ()
         counts = counts | ({"left_out_of_test_as_leaks": len(given_away)} if given_away else {})
         if not test:
-            raise InputError(f"all {len(given_away)} test samples leak into the training set, so none is left; choose another protocol")
+            raise InputError(
+                f"all {len(given_away)} test samples leak into the training set, so none is left; choose another protocol"
+            )
     by_kind = leaks.counts(found)
     if found and not allow_leaks:
         ways = ", ".join(f"{kind} {times}" for kind, times in by_kind.items())
@@ -249,9 +292,13 @@ def _manifest(
             "samples out of the test set with --drop-leaks, or take the leaks knowingly with --allow-leaks, which is then written down"
         )
     digests = leaks.file_digests(sample.image for sample in (*train, *test))
-    sides = (tuple(Entry(id=sample.id, sha256=digests[sample.image]) for sample in side) for side in (train, test))
+    sides = (
+        tuple(Entry(id=sample.id, sha256=digests[sample.image]) for sample in side) for side in (train, test)
+    )
     content = {"plan": plan, "train": next(sides), "test": next(sides), "counts": counts}
-    return Manifest.model_validate(about | content | {"leaks": FoundLeaks(allowed=allow_leaks, counts=by_kind, found=found)})
+    return Manifest.model_validate(
+        about | content | {"leaks": FoundLeaks(allowed=allow_leaks, counts=by_kind, found=found)}
+    )
 
 
 def _few(known: Sequence[_Fact], plan: Plan, counts: dict[str, int], leave: int) -> set[str]:
@@ -259,7 +306,13 @@ def _few(known: Sequence[_Fact], plan: Plan, counts: dict[str, int], leave: int)
     shots = plan.shots or 0
     groups: dict[tuple[str, str], list[_Fact]] = {}
     for fact in known:
-        kind = "good" if not fact.defect else f"anomalous: {fact.defect}" if plan.per == "defect" else "anomalous"
+        kind = (
+            "good"
+            if not fact.defect
+            else f"anomalous: {fact.defect}"
+            if plan.per == "defect"
+            else "anomalous"
+        )
         groups.setdefault((fact.class_name, kind), []).append(fact)
     taken: set[str] = set()
     short = []
@@ -284,7 +337,10 @@ def _one_sided(known: Sequence[_Fact]) -> list[tuple[str, int]]:
     """How many classes have no good and no anomalous images: nothing can be drawn there."""
     good = {fact.class_name for fact in known if not fact.defect}
     anomalous = {fact.class_name for fact in known if fact.defect}
-    return [("classes_without_good", len(anomalous - good)), ("classes_without_anomalous", len(good - anomalous))]
+    return [
+        ("classes_without_good", len(anomalous - good)),
+        ("classes_without_anomalous", len(good - anomalous)),
+    ]
 
 
 def _in_turn(members: Sequence[_Fact], seed: int) -> list[_Fact]:
@@ -292,7 +348,12 @@ def _in_turn(members: Sequence[_Fact], seed: int) -> list[_Fact]:
     by_defect: dict[str, list[_Fact]] = {}
     for fact in sorted(members, key=lambda one: _rank(seed, one.id)):
         by_defect.setdefault(fact.defect, []).append(fact)
-    return [fact for _, _, fact in sorted((place, _rank(seed, f.id), f) for queue in by_defect.values() for place, f in enumerate(queue))]
+    return [
+        fact
+        for _, _, fact in sorted(
+            (place, _rank(seed, f.id), f) for queue in by_defect.values() for place, f in enumerate(queue)
+        )
+    ]
 
 
 def _share(known: Iterable[_Fact], plan: Plan) -> set[str]:
@@ -313,7 +374,9 @@ def _share(known: Iterable[_Fact], plan: Plan) -> set[str]:
 def _ranks(plan: Plan, sample_id: str) -> tuple[bytes, bytes]:
     """First of the series, so that it lies on one side, then of the sample."""
     own = _rank(plan.seed, sample_id)
-    whole = [one.key for one in leaks.series(sample_id) if one.reach == float("inf")] if plan.drop_leaks else []
+    whole = (
+        [one.key for one in leaks.series(sample_id) if one.reach == float("inf")] if plan.drop_leaks else []
+    )
     return (_rank(plan.seed, whole[0]) if whole else own), own
 
 
@@ -325,7 +388,9 @@ def _check_used(plan: Plan) -> None:
         if name not in used and getattr(plan, name) != Plan.model_fields[name].default:
             flag = "--" + name.replace("held_out", "hold_out").replace("_", "-")
             without = " without --shots" if name in _USED[plan.protocol] else ""
-            raise InputError(f"the protocol {plan.protocol!r} makes no use of {flag}{without}; leave it out, or choose another protocol")
+            raise InputError(
+                f"the protocol {plan.protocol!r} makes no use of {flag}{without}; leave it out, or choose another protocol"
+            )
 
 
 def _leave_out(known: Sequence[_Fact], plan: Plan) -> tuple[set[str], set[str]]:
@@ -342,7 +407,9 @@ def _leave_out(known: Sequence[_Fact], plan: Plan) -> tuple[set[str], set[str]]:
         anomalous = [fact for fact in members if fact.defect]
         good = sorted((fact for fact in members if not fact.defect), key=lambda one: _rank(plan.seed, one.id))
         held = sum(fact.id in test for fact in anomalous)
-        tested = {fact.id for fact in good[: round(len(good) * held / len(anomalous))]} if anomalous else set()
+        tested = (
+            {fact.id for fact in good[: round(len(good) * held / len(anomalous))]} if anomalous else set()
+        )
         train, test = train - tested, test | tested
     return train, test
 
@@ -356,7 +423,9 @@ def _names(fact: _Fact, protocol: Protocol) -> set[str]:
 
 def _check_names(plan: Plan, known: set[str]) -> None:
     if not plan.held_out:
-        raise InputError(f"{plan.protocol} needs to know what to leave out; there are: {listed(sorted(known))}")
+        raise InputError(
+            f"{plan.protocol} needs to know what to leave out; there are: {listed(sorted(known))}"
+        )
     for name in plan.held_out:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
@@ -373,5 +442,7 @@ def _unique(ids: Iterable[Sample | str]) -> None:
     for one in ids:
         name = one if isinstance(one, str) else one.id
         if name in seen:
-            raise InputError(f"two samples have the id {name!r}, so a split cannot name them; see: anomalyr1 data check SPEC")
+            raise InputError(
+                f"two samples have the id {name!r}, so a split cannot name them; see: anomalyr1 data check SPEC"
+            )
         seen.add(name)

@@ -1,6 +1,7 @@
 """Reads tar headers (POSIX ustar and pax, GNU long names), forwards only; whatever is no regular file or folder is refused.
 
-Not read, but refused: links, devices, sparse files, global names and sizes, and the nameless format before POSIX.1-1988.
+Not read, but refused: links, devices, sparse files, global names and sizes, and the nameless format before
+POSIX.1-1988.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class _Header(NamedTuple):
 def tar_members(stream: Stream, refuse: Callable[[str, str], Exception]) -> Iterator[TarMember]:
     """The members in order; the caller reads a file's content and its padding before it asks for the next.
 
-    Raises what `refuse(name, why)` makes for members of another kind, and `ValueError` or `EOFError` for damage.
+    Raises what `refuse(name, why)` makes for members of another kind, and `ValueError` or `EOFError` for
+    damage.
     """
     long_name, records = "", dict[str, str]()
     while (block := stream.exactly(BLOCK)).count(0) != BLOCK:

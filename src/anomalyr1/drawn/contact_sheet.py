@@ -16,8 +16,16 @@ def contact_sheet(categories: Sequence[str], seed: int = 0, columns: int = 7, ce
     rows = []
     for row, category in enumerate(categories):
         kinds = [None, None, *LEGAL[category]]
-        shown = kinds[: columns - 1] + kinds[-1:] if len(kinds) > columns else [*kinds, *LEGAL[category]][:columns]
-        rows.append(np.hstack([_tile(draw(seed + 31 * row + k, category, kind), cell) for k, kind in enumerate(shown)]))
+        shown = (
+            kinds[: columns - 1] + kinds[-1:]
+            if len(kinds) > columns
+            else [*kinds, *LEGAL[category]][:columns]
+        )
+        rows.append(
+            np.hstack(
+                [_tile(draw(seed + 31 * row + k, category, kind), cell) for k, kind in enumerate(shown)]
+            )
+        )
     return np.vstack(rows)
 
 
@@ -26,12 +34,26 @@ def _tile(one: Drawn, cell: int) -> Image:
     h, w = one.image.shape[:2]
     scale = cell / max(h, w)
     tile = np.full((cell + 18, cell + 6, 3), 255, np.uint8)
-    small = cv2.resize(one.image, (round(w * scale), round(h * scale)), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    small = cv2.resize(
+        one.image,
+        (round(w * scale), round(h * scale)),
+        interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC,
+    )
     for box in one.boxes:
-        low, high = (int(box.x1 * scale) - 2, int(box.y1 * scale) - 2), (int(box.x2 * scale) + 2, int(box.y2 * scale) + 2)
+        low, high = (
+            (int(box.x1 * scale) - 2, int(box.y1 * scale) - 2),
+            (int(box.x2 * scale) + 2, int(box.y2 * scale) + 2),
+        )
         cv2.rectangle(small, low, high, (255, 0, 200), 1, cv2.LINE_AA)
     tile[: small.shape[0], : small.shape[1]] = small
     cv2.putText(
-        tile, one.description or f"{one.category}, good", (2, cell + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (20, 20, 20), 1, cv2.LINE_AA
+        tile,
+        one.description or f"{one.category}, good",
+        (2, cell + 12),
+        cv2.FONT_HERSHEY_SIMPLEX,
+        0.36,
+        (20, 20, 20),
+        1,
+        cv2.LINE_AA,
     )
     return tile

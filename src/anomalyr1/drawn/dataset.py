@@ -57,24 +57,32 @@ def parse_spec(spec: str) -> DrawnSpec:
         raise InputError(f"{spec!r} is not a spec of drawn parts; {example}")
     categories = [name.replace(" ", "-") for some in SPLITS.values() for name in some]
     if split not in (*SPLITS, *categories):
-        raise InputError(f"{spec!r} names the split {split!r}; choose one of {', '.join(SPLITS)}, or a category: {', '.join(categories)}")
+        raise InputError(
+            f"{spec!r} names the split {split!r}; choose one of {', '.join(SPLITS)}, or a category: {', '.join(categories)}"
+        )
     values: dict[str, int] = {}
     for pair in query.split("&") if query else []:
         key, _, text = pair.partition("=")
         if not pair:
             raise InputError(f"{spec!r} has nothing beside an &; {example}")
         if key not in ("n", "seed", "references"):
-            raise InputError(f"{spec!r} has the unknown key {key!r}, known are n, seed and references; {example}")
+            raise InputError(
+                f"{spec!r} has the unknown key {key!r}, known are n, seed and references; {example}"
+            )
         if key in values:
             raise InputError(f"{spec!r} gives {key} twice; {example}")
         if not (text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS):
-            raise InputError(f"{spec!r} needs a whole number of at most {MOST_DIGITS} digits for {key}, got {text!r}; {example}")
+            raise InputError(
+                f"{spec!r} needs a whole number of at most {MOST_DIGITS} digits for {key}, got {text!r}; {example}"
+            )
         values[key] = int(text)
     result = DrawnSpec(split, **values)
     if not 1 <= result.n <= _SEED_STRIDE:
         raise InputError(f"{spec!r} asks for {result.n} images; n is 1 to {_SEED_STRIDE}")
     if result.seed > MOST_SEED:
-        raise InputError(f"{spec!r} has the seed {result.seed}; at most {MOST_SEED}, for nano's own training drew what lies beyond")
+        raise InputError(
+            f"{spec!r} has the seed {result.seed}; at most {MOST_SEED}, for nano's own training drew what lies beyond"
+        )
     if result.references > 1:
         raise InputError(f"{spec!r} asks for {result.references} references; it is 0 or 1")
     return result
@@ -101,8 +109,8 @@ def _sample_id(split: str, seed: int) -> str:
 def write(spec: str | DrawnSpec, folder: str | Path, grounding_text: str) -> list[Sample]:
     """Write the images of a spec, masks (1 bit, defective parts only) and one reference image each as PNG; samples with questions.
 
-    `grounding_text` asks for the boxes, e.g. `prompts.GROUNDING_TEXT`. The folder is made if need be; a file is complete or absent. Ids
-    depend on the spec's split and seed alone, so a larger n adds samples.
+    `grounding_text` asks for the boxes, e.g. `prompts.GROUNDING_TEXT`. The folder is made if need be; a file
+    is complete or absent. Ids depend on the spec's split and seed alone, so a larger n adds samples.
     """
     root = Path(folder)
     for name in ("images", "masks", "references"):

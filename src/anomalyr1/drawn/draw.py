@@ -1,7 +1,7 @@
 """Drawn parts: industrial images made on the spot, with defects whose mask, boxes, description and questions are true by construction.
 
-`draw` makes one, `reference` another good part of the same design, `parse_spec` and `write` turn a spec such as
-`drawn:dev?n=64&seed=3` into samples on disk. All is a function of the seed: the same in any process.
+`draw` makes one, `reference` another good part of the same design, `parse_spec` and `write` turn a spec such
+as `drawn:dev?n=64&seed=3` into samples on disk. All is a function of the seed: the same in any process.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ _SECOND = 0.12
 _ATTEMPTS = 32
 _LEAST_PIXELS = 24
 _LEAST_CONTRAST = 13.0
-"""Mean change of the lit scene in the mask, 0..255, strongest channel: what a person still sees through noise."""
+"""Mean change of the lit scene in the mask, 0..255, strongest channel: what a person still sees through
+noise."""
 
 
 class Invisible(RuntimeError):
@@ -87,9 +88,10 @@ class Invisible(RuntimeError):
 def draw(seed: int, category: str | None = None, defect: str | None = "any") -> Drawn:
     """Draw one part.
 
-    `category` None takes one of the seen split. `defect` None draws it good, "any" makes 55 % defective with a kind legal for the
-    category (in the seen split never a held-out one), a name draws that kind. The part, its pose and the camera depend on seed and
-    category alone. Raises `InputError` for an unknown category or a kind that the category cannot have.
+    `category` None takes one of the seen split. `defect` None draws it good, "any" makes 55 % defective with
+    a kind legal for the category (in the seen split never a held-out one), a name draws that kind. The part,
+    its pose and the camera depend on seed and category alone. Raises `InputError` for an unknown category or
+    a kind that the category cannot have.
     """
     plan = np.random.default_rng([seed, 0])
     known = SPLITS["seen"]
@@ -106,7 +108,18 @@ def draw(seed: int, category: str | None = None, defect: str | None = "any") -> 
     boxes = _boxes(mask, kind or "", min(size_wh) * 0.035)
     place = box_arithmetic.place(boxes[0], size_wh) if boxes else None
     words = drawn_questions.knowledge(category, facts, np.random.default_rng([seed, key, 6]))
-    return Drawn(photograph(shade(scene, light), camera), mask, boxes, category, kind, description, place, words, seed, facts)
+    return Drawn(
+        photograph(shade(scene, light), camera),
+        mask,
+        boxes,
+        category,
+        kind,
+        description,
+        place,
+        words,
+        seed,
+        facts,
+    )
 
 
 def reference(drawn: Drawn, number: int = 0) -> Image:
@@ -115,7 +128,9 @@ def reference(drawn: Drawn, number: int = 0) -> Image:
     h, w = drawn.mask.shape
     other = (drawn.seed, key, 7, number)
     scene, _ = _paint(drawn.category, (w, h), other, drawn.seed, None)
-    return photograph(shade(scene, lamp(np.random.default_rng([*other, 4]))), np.random.default_rng([*other, 5]))
+    return photograph(
+        shade(scene, lamp(np.random.default_rng([*other, 4]))), np.random.default_rng([*other, 5])
+    )
 
 
 def _chosen_kind(category: str, defect: str | None, plan: Generator) -> str | None:
@@ -131,11 +146,17 @@ def _chosen_kind(category: str, defect: str | None, plan: Generator) -> str | No
     return legal[int(plan.integers(len(legal)))] if plan.random() < _DEFECTIVE else None
 
 
-def _paint(category: str, size_wh: tuple[int, int], entropy: tuple[int, ...], design: int, edit: Edit | None) -> tuple[Scene, Facts]:
+def _paint(
+    category: str, size_wh: tuple[int, int], entropy: tuple[int, ...], design: int, edit: Edit | None
+) -> tuple[Scene, Facts]:
     """The scene of a part; `entropy` seeds pose and grain, `design` what a reference shares."""
     key = zlib.crc32(category.encode())
     kit = Kit(
-        size_wh, np.random.default_rng([design, key, 1]), np.random.default_rng([*entropy, 2]), np.random.default_rng([*entropy, 3]), edit
+        size_wh,
+        np.random.default_rng([design, key, 1]),
+        np.random.default_rng([*entropy, 2]),
+        np.random.default_rng([*entropy, 3]),
+        edit,
     )
     return _PAINTERS[category](kit)
 
@@ -161,7 +182,9 @@ def _damaged(
     raise Invisible(f"no visible {kind} could be drawn on {category}, seed {entropy[0]}")
 
 
-def _marked(good: Scene, kind: str, rng: Generator, s: float, attempt: int) -> tuple[Scene, NDArray[np.bool_], str]:
+def _marked(
+    good: Scene, kind: str, rng: Generator, s: float, attempt: int
+) -> tuple[Scene, NDArray[np.bool_], str]:
     """The scene with a physical defect on the part, sometimes with a second that looks alike; the mask is empty when it did not fit."""
     bad, mask, text = _mark(good, kind, rng, s, attempt)
     if mask.any() and rng.random() < _SECOND:
@@ -172,10 +195,13 @@ def _marked(good: Scene, kind: str, rng: Generator, s: float, attempt: int) -> t
     return bad, mask, text
 
 
-def _mark(good: Scene, kind: str, rng: Generator, s: float, attempt: int) -> tuple[Scene, NDArray[np.bool_], str]:
+def _mark(
+    good: Scene, kind: str, rng: Generator, s: float, attempt: int
+) -> tuple[Scene, NDArray[np.bool_], str]:
     """One physical defect at a random place of the part.
 
-    Words such as "long" describe the whole defect, so most of it must be seen; late attempts and lattices are content with less.
+    Words such as "long" describe the whole defect, so most of it must be seen; late attempts and lattices are
+    content with less.
     """
     solid = cv2.erode((good.alpha > 0.9).astype(np.uint8), np.ones((3, 3), np.uint8))
     margin = int(14 * s)
@@ -196,13 +222,18 @@ def _blended(below: Scene, above: Scene, weight: Floats) -> Scene:
     """`above` where `weight` (H, W) is 1."""
     albedo = below.albedo + weight[..., None] * (above.albedo - below.albedo)
     return Scene(
-        albedo, below.height + weight * (above.height - below.height), below.gloss + weight * (above.gloss - below.gloss), below.alpha
+        albedo,
+        below.height + weight * (above.height - below.height),
+        below.gloss + weight * (above.gloss - below.gloss),
+        below.alpha,
     )
 
 
 def _changed(good: Scene, bad: Scene) -> NDArray[np.bool_]:
     """Where two scenes differ, gaps closed."""
-    differs: NDArray[np.bool_] = (np.abs(good.albedo - bad.albedo).max(axis=2) > 0.06) | (np.abs(good.height - bad.height) > 0.8)
+    differs: NDArray[np.bool_] = (np.abs(good.albedo - bad.albedo).max(axis=2) > 0.06) | (
+        np.abs(good.height - bad.height) > 0.8
+    )
     radius = max(2, round(min(differs.shape) * 0.02))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     closed = cv2.morphologyEx(differs.astype(np.uint8), cv2.MORPH_CLOSE, kernel)
@@ -217,7 +248,9 @@ def _boxes(mask: NDArray[np.bool_], label: str, gap: float) -> tuple[Box, ...]:
     rows = []
     for k in range(1, count):
         ys, xs = np.nonzero((groups == k) & mask)
-        rows.append(Box(x1=int(xs.min()), y1=int(ys.min()), x2=int(xs.max()) + 1, y2=int(ys.max()) + 1, label=label))
+        rows.append(
+            Box(x1=int(xs.min()), y1=int(ys.min()), x2=int(xs.max()) + 1, y2=int(ys.max()) + 1, label=label)
+        )
     return tuple(sorted(rows, key=lambda box: -(box.x2 - box.x1) * (box.y2 - box.y1)))
 
 

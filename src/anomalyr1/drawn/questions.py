@@ -9,7 +9,18 @@ from numpy.random import Generator
 
 from anomalyr1.data.multiple_choice import GIVEN, TEXTS, choice, one, some
 from anomalyr1.drawn.record import Facts
-from anomalyr1.drawn.words import EFFECT, GOOD_LOOK, HARMLESS, HELD_OUT_DEFECTS, MATERIAL, PURPOSE, SHAPES, SPLITS, TRAINED, UNFAMILIAR
+from anomalyr1.drawn.words import (
+    EFFECT,
+    GOOD_LOOK,
+    HARMLESS,
+    HELD_OUT_DEFECTS,
+    MATERIAL,
+    PURPOSE,
+    SHAPES,
+    SPLITS,
+    TRAINED,
+    UNFAMILIAR,
+)
 from anomalyr1.prompts import VERDICT_TEXT
 from anomalyr1.types import PLACES, Kind, Question
 
@@ -36,16 +47,24 @@ _ALIKE: tuple[frozenset[str], ...] = tuple(
 _DESCRIPTIONS: dict[str, tuple[str, ...]] = {
     "scratch": tuple(f"{size} {tone} scratch" for size in ("long", "short") for tone in ("bright", "dark")),
     "crack": tuple(f"{size} {form} crack" for size in ("long", "short") for form in ("branched", "jagged")),
-    "stain": tuple(f"{size} {tone} stain" for size in ("large", "small") for tone in ("brown", "dark", "rusty", "pale")),
+    "stain": tuple(
+        f"{size} {tone} stain" for size in ("large", "small") for tone in ("brown", "dark", "rusty", "pale")
+    ),
     "hole": tuple(f"{size} {form} hole" for size in ("large", "small") for form in ("round", "ragged")),
     "dent": tuple(f"{size} {form} dent" for size in ("large", "small") for form in ("round", "elongated")),
     "contamination": tuple(
-        f"{tone} {form}" for tone in ("red", "green", "blue", "yellow", "white", "black") for form in ("particles", "fibre")
+        f"{tone} {form}"
+        for tone in ("red", "green", "blue", "yellow", "white", "black")
+        for form in ("particles", "fibre")
     ),
     "discoloration": tuple(
-        f"{size} {tone} discoloration" for size in ("large", "small") for tone in ("reddish", "greenish", "bluish", "yellowish")
+        f"{size} {tone} discoloration"
+        for size in ("large", "small")
+        for tone in ("reddish", "greenish", "bluish", "yellowish")
     ),
-    "wear": tuple(f"{size} {form} worn patch" for size in ("large", "small") for form in ("scuffed", "frayed")),
+    "wear": tuple(
+        f"{size} {form} worn patch" for size in ("large", "small") for form in ("scuffed", "frayed")
+    ),
     "missing part": (
         "missing chip",
         "missing pill",
@@ -56,7 +75,13 @@ _DESCRIPTIONS: dict[str, tuple[str, ...]] = {
         "missing bar code",
     ),
     "extra part": ("extra pill", "extra logo", "extra resistor", "extra chip"),
-    "misplaced part": ("misplaced pin", "misplaced pill", "misplaced chip", "misplaced text line", "misplaced wire"),
+    "misplaced part": (
+        "misplaced pin",
+        "misplaced pill",
+        "misplaced chip",
+        "misplaced text line",
+        "misplaced wire",
+    ),
     "wrong count": (
         "too many pins",
         "too few pins",
@@ -76,10 +101,13 @@ _COLOURS = (
 """Groups of alike colours: options come from different groups."""
 
 
-def questions(drawn: Drawn, rng: Generator, grounding_text: str, sample_id: str | None = None) -> tuple[Question, ...]:
+def questions(
+    drawn: Drawn, rng: Generator, grounding_text: str, sample_id: str | None = None
+) -> tuple[Question, ...]:
     """One question of every kind that applies: those about the defect only for a defective part.
 
-    `rng` chooses wordings, distractors and their order. Ids are `<sample_id>/<kind>`; `sample_id` defaults to `drawn_id`.
+    `rng` chooses wordings, distractors and their order. Ids are `<sample_id>/<kind>`; `sample_id` defaults to
+    `drawn_id`.
     """
     prefix = sample_id or drawn_id(drawn)
     asked = [_verdict(drawn, rng, prefix), _object(drawn, rng, prefix), *_facts(drawn, rng, prefix)]
@@ -104,13 +132,21 @@ def knowledge(category: str, facts: Facts, rng: Generator) -> str:
         f"Inspected part: {category}. Expected look: {look}.",
         f"A good {category} has {look}.",
     )[int(rng.integers(4))]
-    return f"{opening} It is made of {facts.material} and used for {PURPOSE[category]}. {facts.layout}".strip()
+    return (
+        f"{opening} It is made of {facts.material} and used for {PURPOSE[category]}. {facts.layout}".strip()
+    )
 
 
 def _verdict(drawn: Drawn, rng: Generator, prefix: str) -> Question:
     text = VERDICT_TEXT if rng.random() < 0.75 else one(rng, TEXTS["anomaly detection"])
     return choice(
-        rng, f"{prefix}/anomaly-detection", "anomaly detection", text, "No." if drawn.defect is None else "Yes.", ("Yes.", "No."), 2
+        rng,
+        f"{prefix}/anomaly-detection",
+        "anomaly detection",
+        text,
+        "No." if drawn.defect is None else "Yes.",
+        ("Yes.", "No."),
+        2,
     )
 
 
@@ -130,7 +166,14 @@ def _facts(drawn: Drawn, rng: Generator, prefix: str) -> list[Question]:
     facts, known = drawn.facts, _named(drawn.category)
     purpose = [PURPOSE[name] for name in known]
     result = [
-        choice(rng, f"{prefix}/object-analysis", "object analysis", one(rng, _FACT_TEXTS["purpose"]), PURPOSE[drawn.category], purpose)
+        choice(
+            rng,
+            f"{prefix}/object-analysis",
+            "object analysis",
+            one(rng, _FACT_TEXTS["purpose"]),
+            PURPOSE[drawn.category],
+            purpose,
+        )
     ]
     if drawn.category == UNFAMILIAR or rng.random() < 0.5:
         text, gold, pool = one(rng, _FACT_TEXTS["material"]), facts.material, _materials(drawn.category)
@@ -143,10 +186,28 @@ def _facts(drawn: Drawn, rng: Generator, prefix: str) -> list[Question]:
     if facts.count is not None and intact and rng.random() < 0.5:
         name, n = facts.count
         others = tuple(str(n + step) for step in (-4, -3, -2, 2, 3, 4) if n + step > 0)
-        result.append(choice(rng, f"{prefix}/object-details", "object details", f"How many {name} does the object have?", str(n), others))
+        result.append(
+            choice(
+                rng,
+                f"{prefix}/object-details",
+                "object details",
+                f"How many {name} does the object have?",
+                str(n),
+                others,
+            )
+        )
     else:
         text = one(rng, _FACT_TEXTS["colour"])
-        result.append(choice(rng, f"{prefix}/object-details", "object details", text, facts.colour, _colours(rng, facts.colour)))
+        result.append(
+            choice(
+                rng,
+                f"{prefix}/object-details",
+                "object details",
+                text,
+                facts.colour,
+                _colours(rng, facts.colour),
+            )
+        )
     return result
 
 
@@ -168,7 +229,9 @@ def _named(category: str) -> tuple[str, ...]:
 def _materials(category: str) -> list[str]:
     """Materials of other categories that share no word with this one's."""
     own = set(MATERIAL[category].split()) | (
-        {"metal", "foil"} if MATERIAL[category] in ("copper and plastic", "foil and plastic", "metal") else set()
+        {"metal", "foil"}
+        if MATERIAL[category] in ("copper and plastic", "foil and plastic", "metal")
+        else set()
     )
     return [MATERIAL[name] for name in _named(category) if not own & set(MATERIAL[name].split())]
 
@@ -184,7 +247,11 @@ def _colours(rng: Generator, gold: str) -> list[str]:
     if not joined:
         return _unlike(rng, gold, _COLOURS)
     warm, bodies = {"red", "orange", "brown"}, ("white", "yellow", "beige")
-    caps = [cap for cap in ("red", "blue", "green", "orange", "brown") if not {cap, first} <= warm and cap != first]
+    caps = [
+        cap
+        for cap in ("red", "blue", "green", "orange", "brown")
+        if not {cap, first} <= warm and cap != first
+    ]
     return [f"{cap} and {body}" for cap in caps for body in bodies]
 
 
@@ -205,6 +272,8 @@ def _about_defect(drawn: Drawn, rng: Generator, prefix: str) -> list[Question]:
         ("defect analysis", EFFECT[defect], harm),
     )
     return [
-        choice(rng, f"{prefix}/{kind.replace(' ', '-')}", kind, f"{GIVEN} {one(rng, TEXTS[kind])}", gold, pool)
+        choice(
+            rng, f"{prefix}/{kind.replace(' ', '-')}", kind, f"{GIVEN} {one(rng, TEXTS[kind])}", gold, pool
+        )
         for kind, gold, pool in specific
     ]

@@ -1,7 +1,8 @@
 """How a drawn part is made: a scene of colour, height and gloss that is lit once, seen through a camera, and stamped with shapes.
 
-Lengths are pixels, colours RGB in 0..1, arrays float32 of shape (H, W) or (H, W, 3). Four random streams keep apart what must
-vary apart: the design (shared with reference images), the pose, the grain of the material, and the edit of a logical defect.
+Lengths are pixels, colours RGB in 0..1, arrays float32 of shape (H, W) or (H, W, 3). Four random streams keep
+apart what must vary apart: the design (shared with reference images), the pose, the grain of the material,
+and the edit of a logical defect.
 """
 
 from __future__ import annotations
@@ -57,7 +58,11 @@ class Scene:
         return Scene(self.albedo.copy(), self.height.copy(), self.gloss.copy(), self.alpha.copy())
 
     def lay(
-        self, cover: Floats, colour: Floats | Colour | None = None, raised: Floats | float | None = None, gloss: float | None = None
+        self,
+        cover: Floats,
+        colour: Floats | Colour | None = None,
+        raised: Floats | float | None = None,
+        gloss: float | None = None,
     ) -> None:
         """Blend colour and gloss over the whole scene where `cover` (H, W) is 1, and raise the surface there."""
         if colour is not None:
@@ -127,13 +132,20 @@ class Kit:
         """Noise drawn out along `angle`: `fineness` streaks a pixel across, `length` pixels long."""
         w, h = self.size_wh
         side = int(np.hypot(w, h)) + 2
-        grid = self.grain.standard_normal((max(2, int(side * fineness)), max(2, int(side / length) + 2)), dtype=np.float32)
-        flat = cv2.resize(grid, (side, side), interpolation=cv2.INTER_CUBIC if fineness < 0.1 else cv2.INTER_LINEAR)
+        grid = self.grain.standard_normal(
+            (max(2, int(side * fineness)), max(2, int(side / length) + 2)), dtype=np.float32
+        )
+        flat = cv2.resize(
+            grid, (side, side), interpolation=cv2.INTER_CUBIC if fineness < 0.1 else cv2.INTER_LINEAR
+        )
         if abs(angle) < 1e-3:
             return np.asarray(flat[:h, :w], dtype=np.float32)
         turn = cv2.getRotationMatrix2D((side / 2, side / 2), -np.degrees(angle), 1.0)
         turn[:, 2] -= (side - w) / 2, (side - h) / 2
-        return np.asarray(cv2.warpAffine(flat, turn, (w, h), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT), dtype=np.float32)
+        return np.asarray(
+            cv2.warpAffine(flat, turn, (w, h), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT),
+            dtype=np.float32,
+        )
 
     def count(self, n: int, name: str, step: int = 1) -> int:
         """`n`, or another number when the edit is "wrong count"; `name` is the plural."""
@@ -143,7 +155,9 @@ class Kit:
         self.edit.note = f"too {'many' if more else 'few'} {name}"
         return n + step if more else n - step
 
-    def arranged(self, spots: list[Spot], names: tuple[str, ...], reach: float, free: tuple[Spot, ...] = ()) -> list[Spot]:
+    def arranged(
+        self, spots: list[Spot], names: tuple[str, ...], reach: float, free: tuple[Spot, ...] = ()
+    ) -> list[Spot]:
         """The elements of a part after the edit: one missing, one moved by about `reach`, or one more at one of `free`.
 
         `names[spot.style % len(names)]` says what an element is called in the edit's note.
@@ -159,8 +173,17 @@ class Kit:
             k = int(edit.rng.integers(len(result)))
             spot = result.pop(k)
             if edit.kind == "misplaced part":
-                way, turn = edit.rng.uniform(0, 2 * np.pi), edit.rng.choice([-1, 1]) * edit.rng.uniform(0.3, 0.7)
-                result.append(spot._replace(x=spot.x + reach * np.cos(way), y=spot.y + reach * np.sin(way), angle=spot.angle + turn))
+                way, turn = (
+                    edit.rng.uniform(0, 2 * np.pi),
+                    edit.rng.choice([-1, 1]) * edit.rng.uniform(0.3, 0.7),
+                )
+                result.append(
+                    spot._replace(
+                        x=spot.x + reach * np.cos(way),
+                        y=spot.y + reach * np.sin(way),
+                        angle=spot.angle + turn,
+                    )
+                )
         edit.note = f"{verb} {names[spot.style % len(names)]}"
         return result
 
@@ -211,7 +234,12 @@ def blank(kit: Kit, colour: Colour, gloss: float = 0.05, alpha: float = 1.0) -> 
     w, h = kit.size_wh
     albedo = np.empty((h, w, 3), np.float32)
     albedo[:] = colour
-    return Scene(albedo, np.zeros((h, w), np.float32), np.full((h, w), gloss, np.float32), np.full((h, w), alpha, np.float32))
+    return Scene(
+        albedo,
+        np.zeros((h, w), np.float32),
+        np.full((h, w), gloss, np.float32),
+        np.full((h, w), alpha, np.float32),
+    )
 
 
 def backdrop(kit: Kit, *names: str) -> Scene:
@@ -253,7 +281,9 @@ def block(half_w: float, half_h: float, corner: float = 0.0) -> Shape:
 
 def pill(half_length: float, radius: float) -> Shape:
     """A rectangle with round ends along x; `half_length` is that of its axis."""
-    return lambda x, y: np.sqrt(np.maximum(np.abs(x) - np.float32(half_length), 0) ** 2 + y * y) - np.float32(radius)
+    return lambda x, y: (
+        np.sqrt(np.maximum(np.abs(x) - np.float32(half_length), 0) ** 2 + y * y) - np.float32(radius)
+    )
 
 
 def stamp(
@@ -262,8 +292,8 @@ def stamp(
 ) -> Patch | None:  # fmt: skip
     """Lay a shape on the scene, anti-aliased; None when it lies outside.
 
-    `reach` bounds the shape's radius. The surface rises by `raised` over `bevel` pixels from the edge, and as an ellipse of height
-    `dome` over the shape's depth. `alpha` makes the place part (1) or backdrop (0).
+    `reach` bounds the shape's radius. The surface rises by `raised` over `bevel` pixels from the edge, and as
+    an ellipse of height `dome` over the shape's depth. `alpha` makes the place part (1) or backdrop (0).
     """
     h, w = scene.height.shape
     reach += bevel / 2 if raised else 0.0
@@ -279,12 +309,16 @@ def stamp(
     distance = shape(x, y)
     cover = np.clip(np.float32(0.5) - distance, 0, 1)
     if colour is not None:
-        scene.albedo[window] += cover[..., None] * (np.asarray(colour, dtype=np.float32) - scene.albedo[window])
+        scene.albedo[window] += cover[..., None] * (
+            np.asarray(colour, dtype=np.float32) - scene.albedo[window]
+        )
     if raised:
         scene.height[window] += np.float32(raised) * np.clip(-distance / np.float32(bevel) + 0.5, 0, 1)
     if dome:
         depth = max(1.0, float(-distance.min()))
-        scene.height[window] += np.float32(dome) * np.sqrt(np.clip(1 - np.clip(1 + distance / np.float32(depth), 0, 1) ** 2, 0, 1))
+        scene.height[window] += np.float32(dome) * np.sqrt(
+            np.clip(1 - np.clip(1 + distance / np.float32(depth), 0, 1) ** 2, 0, 1)
+        )
     for plane, value in ((scene.gloss, gloss), (scene.alpha, alpha)):
         if value is not None:
             plane[window] += cover * (np.float32(value) - plane[window])
@@ -332,7 +366,9 @@ def shade(scene: Scene, light: Light) -> Floats:
     x = np.linspace(-0.5, 0.5, w, dtype=np.float32)[None, :]
     y = np.linspace(-0.5, 0.5, h, dtype=np.float32)[:, None]
     falloff = 1 + light.slope_xy[0] * x + light.slope_xy[1] * y
-    bright = (light.ambient + facing) * sky * falloff * np.float32(light.exposure) * _shadow(scene.alpha, light)
+    bright = (
+        (light.ambient + facing) * sky * falloff * np.float32(light.exposure) * _shadow(scene.alpha, light)
+    )
     lit = scene.albedo * bright[..., None] + (0.85 * scene.gloss * spark * light.exposure)[..., None]
     result: Floats = lit * (np.array(light.tint, dtype=np.float32) * 255)
     return result
@@ -344,7 +380,9 @@ def _shadow(alpha: Floats, light: Light) -> Floats:
         return np.ones_like(alpha)
     h, w = alpha.shape
     length = min(h, w) * 0.035
-    move = np.array([[1, 0, -light.direction[0] * length], [0, 1, -light.direction[1] * length]], dtype=np.float32)
+    move = np.array(
+        [[1, 0, -light.direction[0] * length], [0, 1, -light.direction[1] * length]], dtype=np.float32
+    )
     thrown = cv2.warpAffine(alpha, move, (w, h), borderMode=cv2.BORDER_REPLICATE)
     thrown = cv2.GaussianBlur(thrown, (0, 0), length * 0.45)
     return np.asarray(1 - 0.5 * thrown * (1 - alpha), dtype=np.float32)

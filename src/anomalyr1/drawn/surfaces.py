@@ -18,13 +18,17 @@ def metal_plate(kit: Kit) -> tuple[Scene, Facts]:
     scene = blank(kit, colour, 0.25)
     fine, coarse = kit.streaks(angle, 0.8, 45 * kit.s), kit.streaks(angle, 0.25, 160 * kit.s)
     x, _ = kit.rotated(angle, kit.size_wh[0] / 2, kit.size_wh[1] / 2)
-    band = np.exp(-(((x - kit.pose.uniform(-0.35, 0.35) * kit.unit) / (kit.unit * kit.pose.uniform(0.25, 0.45))) ** 2))
+    band = np.exp(
+        -(((x - kit.pose.uniform(-0.35, 0.35) * kit.unit) / (kit.unit * kit.pose.uniform(0.25, 0.45))) ** 2)
+    )
     scene.albedo *= (0.92 + strength * fine + 0.6 * strength * coarse + 0.2 * band)[..., None]
     scene.height += 0.25 * fine
     return scene, Facts("metal", name, "flat sheet")
 
 
-def _woven(kit: Kit, pitch: float, angle: float, twill: bool) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+def _woven(
+    kit: Kit, pitch: float, angle: float, twill: bool
+) -> tuple[Floats, Floats, Floats, Floats, Floats]:
     """Thread numbers across and along, which one is on top (bool as float), and the offsets from both thread axes in -1..1."""
     x, y = kit.rotated(angle)
     u, v = x / np.float32(pitch) + 512, y / np.float32(pitch) + 512
@@ -45,7 +49,8 @@ def woven_fabric(kit: Kit) -> tuple[Scene, Facts]:
     scene = blank(kit, rgb(0, 0, 0), 0.03)
     up, side = over[..., None] > 0.5, 1 - over
     scene.albedo[:] = (
-        np.where(up, warp, weft) * (over * tone[i.astype(np.int32) % 1024] + side * tone[j.astype(np.int32) % 1024])[..., None]
+        np.where(up, warp, weft)
+        * (over * tone[i.astype(np.int32) % 1024] + side * tone[j.astype(np.int32) % 1024])[..., None]
     )
     across, along = over * a + side * b, over * b + side * a
     round_ = np.sqrt(np.clip(1 - 0.9 * across * across, 0, 1))
@@ -56,14 +61,20 @@ def woven_fabric(kit: Kit) -> tuple[Scene, Facts]:
 
 def wood_panel(kit: Kit) -> tuple[Scene, Facts]:
     """A board with year rings, fibres and pores."""
-    kinds = {"light brown": rgb(196, 152, 104), "dark brown": rgb(112, 74, 48), "reddish brown": rgb(158, 92, 62)}
+    kinds = {
+        "light brown": rgb(196, 152, 104),
+        "dark brown": rgb(112, 74, 48),
+        "reddish brown": rgb(158, 92, 62),
+    }
     name = pick(kit.design, *kinds)
     colour = np.array(shifted(kit.design, kinds[name], 0.015), dtype=np.float32)
     angle = (np.pi / 2 if kit.design.random() < 0.5 else 0.0) + kit.pose.uniform(-0.08, 0.08)
     x, y = kit.rotated(angle)
     width = kit.design.uniform(14, 30) * kit.s
     bend = kit.design.uniform(0.4, 0.9)
-    drift = kit.streaks(angle, 3.5 / kit.unit, 1.2 * kit.unit) + 0.4 * kit.streaks(angle, 10 / kit.unit, 0.5 * kit.unit)
+    drift = kit.streaks(angle, 3.5 / kit.unit, 1.2 * kit.unit) + 0.4 * kit.streaks(
+        angle, 10 / kit.unit, 0.5 * kit.unit
+    )
     rings = y / width + bend * drift + x / (kit.unit * 3)
     late = np.mod(rings, 1) ** 3 * (1 - np.mod(rings, 1) ** 24)
     fibre, pore = kit.streaks(angle, 0.9, 30 * kit.s), kit.streaks(angle, 0.7, 12 * kit.s)
@@ -89,18 +100,30 @@ def ceramic_tile(kit: Kit) -> tuple[Scene, Facts]:
     scene = blank(kit, glaze, 0.45)
     if look == "speckled":
         scene.albedo *= (
-            1 - 0.35 * np.clip((kit.noise(kit.unit / 3) - 1.3) * 2, 0, 1) + 0.12 * np.clip((kit.noise(kit.unit / 4) - 1.2) * 2, 0, 1)
+            1
+            - 0.35 * np.clip((kit.noise(kit.unit / 3) - 1.3) * 2, 0, 1)
+            + 0.12 * np.clip((kit.noise(kit.unit / 4) - 1.2) * 2, 0, 1)
         )[..., None]
     if look == "marbled":
-        scene.albedo *= (1 + 0.07 * kit.noise(5) + 0.05 * np.sin(4 * kit.noise(3) + 3 * kit.noise(6)))[..., None]
-    scene.lay(np.clip(half - edge + 0.5, 0, 1), np.asarray(joint, np.float32) * (1 + 0.06 * kit.noise(kit.unit / 2))[..., None], gloss=0.0)
-    scene.height += np.float32(2.5 * kit.s) * np.clip((edge - half) / (4 * kit.s), 0, 1) ** 0.5 + 0.10 * kit.noise(9)
+        scene.albedo *= (1 + 0.07 * kit.noise(5) + 0.05 * np.sin(4 * kit.noise(3) + 3 * kit.noise(6)))[
+            ..., None
+        ]
+    scene.lay(
+        np.clip(half - edge + 0.5, 0, 1),
+        np.asarray(joint, np.float32) * (1 + 0.06 * kit.noise(kit.unit / 2))[..., None],
+        gloss=0.0,
+    )
+    scene.height += np.float32(2.5 * kit.s) * np.clip(
+        (edge - half) / (4 * kit.s), 0, 1
+    ) ** 0.5 + 0.10 * kit.noise(9)
     return scene, Facts("ceramic", name, "square tiles", layout=f"The glaze is {look}.")
 
 
 def pick_joint(kit: Kit) -> tuple[float, float, float]:
     """The colour of the grout."""
-    return {"light": rgb(190, 186, 178), "gray": rgb(120, 118, 114), "dark": rgb(70, 68, 66)}[pick(kit.design, "light", "gray", "dark")]
+    return {"light": rgb(190, 186, 178), "gray": rgb(120, 118, 114), "dark": rgb(70, 68, 66)}[
+        pick(kit.design, "light", "gray", "dark")
+    ]
 
 
 def leather(kit: Kit) -> tuple[Scene, Facts]:
@@ -142,14 +165,23 @@ def wire_mesh(kit: Kit) -> tuple[Scene, Facts]:
         off, row, column = p - np.floor(p) - 0.5, np.floor(p), q
         width = np.clip((radius - np.abs(off)) * pitch + 0.5, 0, 1)
         cover = width if gone is None else width * gone
-        lift = np.float32(0.9 * kit.s) * np.cos(np.pi * (column - 0.5 + row)) * (1 if gone is not None else -1)
+        lift = (
+            np.float32(0.9 * kit.s) * np.cos(np.pi * (column - 0.5 + row)) * (1 if gone is not None else -1)
+        )
         profile = np.sqrt(np.clip(1 - (off / radius) ** 2, 0, 1)) * np.float32(radius * pitch) + lift
         top = cover * (profile > scene.height)
-        scene.lay(top.astype(np.float32), np.asarray(colour, np.float32) * (0.95 + 0.05 * sheen)[..., None], gloss=0.5)
+        scene.lay(
+            top.astype(np.float32),
+            np.asarray(colour, np.float32) * (0.95 + 0.05 * sheen)[..., None],
+            gloss=0.5,
+        )
         scene.height = np.where(top > 0.5, profile, scene.height)
         scene.alpha = np.maximum(scene.alpha, cover)
     return scene, Facts(
-        "metal", name, "grid of wires", layout="The wires form a regular square grid; no wire is cut and no wire leaves its line."
+        "metal",
+        name,
+        "grid of wires",
+        layout="The wires form a regular square grid; no wire is cut and no wire leaves its line.",
     )
 
 
@@ -160,12 +192,19 @@ def _mesh_edit(kit: Kit, u: Floats, v: Floats) -> tuple[Floats, Floats]:
         return keep, u
     h, w = u.shape
     rng = kit.edit.rng
-    row, column = int(rng.integers(int(h * 0.25), int(h * 0.75))), int(rng.integers(int(w * 0.25), int(w * 0.75)))
+    row, column = (
+        int(rng.integers(int(h * 0.25), int(h * 0.75))),
+        int(rng.integers(int(w * 0.25), int(w * 0.75))),
+    )
     i, j = np.floor(u[row, column]), np.floor(v[row, column]) + 0.5
     if kit.edit.kind == "missing part":
         kit.edit.note = "missing wire"
         half = rng.uniform(1.1, 2.2)
         return np.where((np.floor(u) == i) & (np.abs(v - j) < half), 0, 1).astype(np.float32), u
     kit.edit.note = "misplaced wire"
-    push = rng.choice([-1, 1]) * 0.5 * np.exp(-(((v - j) / rng.uniform(0.9, 1.4)) ** 2) - ((u - i - 0.5) / 0.75) ** 2)
+    push = (
+        rng.choice([-1, 1])
+        * 0.5
+        * np.exp(-(((v - j) / rng.uniform(0.9, 1.4)) ** 2) - ((u - i - 0.5) / 0.75) ** 2)
+    )
     return keep, (u + push).astype(np.float32)

@@ -1,7 +1,8 @@
 """The painter of parts that belong to no category: another body, surface and arrangement of elements for every design.
 
-A policy that knows twelve categories takes whatever is new to it for a defect; one that has seen thousands of designs has to ask what
-is out of order within the one before it. Nothing of the development and final categories is drawn here.
+A policy that knows twelve categories takes whatever is new to it for a defect; one that has seen thousands of
+designs has to ask what is out of order within the one before it. Nothing of the development and final
+categories is drawn here.
 """
 
 from __future__ import annotations
@@ -51,7 +52,11 @@ def unfamiliar_part(kit: Kit) -> tuple[Scene, Facts]:
     colour = shifted(rng, COLOURS[name], 0.05)
     surface = bool(rng.random() < OF_SURFACE)
     cx, cy = kit.centre()
-    angle = kit.pose.uniform(-0.12, 0.12) if surface else float(rng.uniform(0, 2 * np.pi)) + kit.pose.uniform(-0.3, 0.3)
+    angle = (
+        kit.pose.uniform(-0.12, 0.12)
+        if surface
+        else float(rng.uniform(0, 2 * np.pi)) + kit.pose.uniform(-0.3, 0.3)
+    )
     at = Spot(cx, cy, angle)
     reach = 0.42 * kit.unit
     if surface:
@@ -82,7 +87,15 @@ def _step(kit: Kit, scene: Scene, at: Spot, outline: Shape, inset: float, colour
         inner = outline(x, y) + np.float32(inset)
         return np.asarray(np.abs(inner) - np.float32(wide) if line else inner, dtype=np.float32)
 
-    stamp(scene, at, 0.75 * kit.unit, shape, colour if kit.design.random() < 0.6 else None, raised=depth, bevel=2 * kit.s)
+    stamp(
+        scene,
+        at,
+        0.75 * kit.unit,
+        shape,
+        colour if kit.design.random() < 0.6 else None,
+        raised=depth,
+        bevel=2 * kit.s,
+    )
 
 
 def _body(kit: Kit, reach: float) -> tuple[str, Shape]:
@@ -101,7 +114,11 @@ def _body(kit: Kit, reach: float) -> tuple[str, Shape]:
         sides = int(rng.integers(3, 9))
         return "polygon", _polygon(reach, sides)
     if form == 4:
-        lobes, depth, steep = int(rng.integers(3, 8)), float(rng.uniform(0.06, 0.22)), float(rng.uniform(0.5, 3))
+        lobes, depth, steep = (
+            int(rng.integers(3, 8)),
+            float(rng.uniform(0.06, 0.22)),
+            float(rng.uniform(0.5, 3)),
+        )
         return "lobed outline", _lobed(reach * 0.85, lobes, depth, steep)
     half, arm = reach * 0.95, reach * float(rng.uniform(0.3, 0.5))
     one, two = block(half, arm, 2), block(arm, half * float(rng.uniform(0.7, 1)), 2)
@@ -122,7 +139,9 @@ def _polygon(radius: float, sides: int) -> Shape:
 def _lobed(radius: float, lobes: int, depth: float, steep: float) -> Shape:
     def distance(x: Floats, y: Floats) -> Floats:
         wave = np.tanh(steep * np.sin(lobes * np.arctan2(y, x)))
-        return np.asarray(np.sqrt(x * x + y * y) - np.float32(radius) * (1 + np.float32(depth) * wave), dtype=np.float32)
+        return np.asarray(
+            np.sqrt(x * x + y * y) - np.float32(radius) * (1 + np.float32(depth) * wave), dtype=np.float32
+        )
 
     return distance
 
@@ -143,12 +162,19 @@ def _clouds(kit: Kit, _: float) -> tuple[Floats, Floats]:
 
 
 def _blotches(kit: Kit, _: float) -> tuple[Floats, Floats]:
-    noise = np.tanh(np.float32(kit.design.uniform(2, 6)) * (kit.noise(float(kit.design.uniform(4, 24))) - np.float32(0.5)))
+    noise = np.tanh(
+        np.float32(kit.design.uniform(2, 6)) * (kit.noise(float(kit.design.uniform(4, 24))) - np.float32(0.5))
+    )
     return np.float32(kit.design.uniform(-0.14, 0.14)) * noise, np.float32(kit.design.uniform(0, 1)) * noise
 
 
 def _specks(kit: Kit, _: float) -> tuple[Floats, Floats]:
-    dots = np.clip((kit.noise(kit.unit / float(kit.design.uniform(2.5, 6))) - np.float32(kit.design.uniform(0.8, 1.6))) * 2, 0, 1)
+    dots = np.clip(
+        (kit.noise(kit.unit / float(kit.design.uniform(2.5, 6))) - np.float32(kit.design.uniform(0.8, 1.6)))
+        * 2,
+        0,
+        1,
+    )
     return np.float32(kit.design.choice([-0.35, 0.3])) * dots, np.float32(kit.design.uniform(0, 0.6)) * dots
 
 
@@ -159,11 +185,16 @@ def _streaks(kit: Kit, angle: float) -> tuple[Floats, Floats]:
 
 
 def _grooves(kit: Kit, angle: float) -> tuple[Floats, Floats]:
-    turn, pitch = angle + float(kit.design.choice([0, np.pi / 4, np.pi / 2])), float(kit.design.uniform(7, 40)) * kit.s
+    turn, pitch = (
+        angle + float(kit.design.choice([0, np.pi / 4, np.pi / 2])),
+        float(kit.design.uniform(7, 40)) * kit.s,
+    )
     x, _ = kit.rotated(turn, kit.size_wh[0] / 2, kit.size_wh[1] / 2)
     steep, level = (np.float32(kit.design.uniform(*some)) for some in ((0.5, 4), (-0.8, 0.8)))
     wave = np.tanh(steep * (np.sin(x * np.float32(2 * np.pi / pitch)) - level))
-    return np.float32(kit.design.uniform(-0.15, 0.15)) * wave, np.float32(kit.design.uniform(0, 1.5) * kit.s) * wave
+    return np.float32(kit.design.uniform(-0.15, 0.15)) * wave, np.float32(
+        kit.design.uniform(0, 1.5) * kit.s
+    ) * wave
 
 
 def _crossed(kit: Kit, angle: float) -> tuple[Floats, Floats]:
@@ -171,10 +202,19 @@ def _crossed(kit: Kit, angle: float) -> tuple[Floats, Floats]:
     u, _ = kit.rotated(angle + slant, kit.size_wh[0] / 2, kit.size_wh[1] / 2)
     v, _ = kit.rotated(angle - slant, kit.size_wh[0] / 2, kit.size_wh[1] / 2)
     wave = np.sin(u * np.float32(2 * np.pi / pitch)) * np.sin(v * np.float32(2 * np.pi / pitch))
-    return np.float32(kit.design.uniform(-0.12, 0.12)) * wave, np.float32(kit.design.uniform(0, 1) * kit.s) * wave
+    return np.float32(kit.design.uniform(-0.12, 0.12)) * wave, np.float32(
+        kit.design.uniform(0, 1) * kit.s
+    ) * wave
 
 
-_LAYERS: tuple[Callable[[Kit, float], tuple[Floats, Floats]], ...] = (_clouds, _blotches, _specks, _streaks, _grooves, _crossed)
+_LAYERS: tuple[Callable[[Kit, float], tuple[Floats, Floats]], ...] = (
+    _clouds,
+    _blotches,
+    _specks,
+    _streaks,
+    _grooves,
+    _crossed,
+)
 
 
 def _elements(kit: Kit, scene: Scene, at: Spot, reach: float, ground: Colour) -> tuple[tuple[str, int], str]:
@@ -184,13 +224,21 @@ def _elements(kit: Kit, scene: Scene, at: Spot, reach: float, ground: Colour) ->
     many = ELEMENTS[kind]
     way = pick(rng, "in a row", "on a circle", "in rows", "at fixed places")
     n = int(rng.integers(3, 9))
-    size = reach * {"in a row": 0.75 / n, "on a circle": 1.3 / n, "in rows": 0.2, "at fixed places": 0.13}[way]
+    size = (
+        reach * {"in a row": 0.75 / n, "on a circle": 1.3 / n, "in rows": 0.2, "at fixed places": 0.13}[way]
+    )
     size = float(np.clip(size * rng.uniform(0.75, 1), 3.5 * kit.s, 0.22 * reach))
     places, said = _places(kit, way, n, reach, size, many)
     free = tuple(Spot(float(x), float(y)) for x, y in 0.8 * reach * rng.uniform(-1, 1, (6, 2)))
-    free = tuple(one for one in free if all(np.hypot(one.x - p.x, one.y - p.y) > 2.4 * size for p in places)) or (Spot(0, 0.95 * reach),)
+    free = tuple(
+        one for one in free if all(np.hypot(one.x - p.x, one.y - p.y) > 2.4 * size for p in places)
+    ) or (Spot(0, 0.95 * reach),)
     spots = kit.arranged(places, (kind,), 1.2 * size, free)
-    unlike = [name for name, colour in COLOURS.items() if max(abs(a - b) for a, b in zip(colour, ground, strict=True)) > UNLIKE]
+    unlike = [
+        name
+        for name, colour in COLOURS.items()
+        if max(abs(a - b) for a, b in zip(colour, ground, strict=True)) > UNLIKE
+    ]
     colour = shifted(rng, COLOURS[pick(rng, *unlike)], 0.05)
     look = {
         "raised": float(rng.uniform(-3, 4)) * kit.s, "bevel": float(rng.uniform(1.5, 4)) * kit.s,
@@ -224,7 +272,9 @@ def _places(kit: Kit, way: str, n: int, reach: float, size: float, many: str) ->
     if way == "in a row":
         shown = kit.count(n, many)
         step = 1.6 * reach / n
-        return [Spot((k - (n - 1) / 2) * step, 0.0) for k in range(shown)], f"A good one has {n} {many} {way} at equal distances."
+        return [
+            Spot((k - (n - 1) / 2) * step, 0.0) for k in range(shown)
+        ], f"A good one has {n} {many} {way} at equal distances."
     if way == "on a circle":
         shown, radius = kit.count(n, many), reach * float(rng.uniform(0.6, 0.85))
         turns = np.arange(shown) * 2 * np.pi / shown
@@ -234,10 +284,18 @@ def _places(kit: Kit, way: str, n: int, reach: float, size: float, many: str) ->
         columns, rows = int(rng.integers(2, 6)), int(rng.integers(2, 5))
         shown = kit.count(columns, many)
         step_x, step_y = max(2.3 * size, 1.5 * reach / columns), max(2.3 * size, 1.2 * reach / rows)
-        grid = [((c - (columns - 1) / 2) * step_x, (r - (rows - 1) / 2) * step_y) for r in range(rows) for c in range(shown)]
-        return [Spot(x, y) for x, y in grid], f"A good one has {rows} rows of {columns} {many}, all places filled."
+        grid = [
+            ((c - (columns - 1) / 2) * step_x, (r - (rows - 1) / 2) * step_y)
+            for r in range(rows)
+            for c in range(shown)
+        ]
+        return [
+            Spot(x, y) for x, y in grid
+        ], f"A good one has {rows} rows of {columns} {many}, all places filled."
     found: list[Spot] = []
-    for x, y, turn in zip(*(0.85 * reach * rng.uniform(-1, 1, (2, 60))), rng.uniform(0, np.pi, 60), strict=True):
+    for x, y, turn in zip(
+        *(0.85 * reach * rng.uniform(-1, 1, (2, 60))), rng.uniform(0, np.pi, 60), strict=True
+    ):
         if len(found) < n and all(np.hypot(x - p.x, y - p.y) > 2.6 * size for p in found):
             found.append(Spot(float(x), float(y), float(turn)))
     shown = kit.count(len(found), many)

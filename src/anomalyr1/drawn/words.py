@@ -16,31 +16,68 @@ UNFAMILIAR = "unfamiliar part"
 """What belongs to no category: only the policy's own training draws it."""
 
 TRAINED = (*SPLITS["seen"], UNFAMILIAR)
-"""All that nano's training draws; it shows nothing of what is held out. (Single words of those names are in `training.invented.WORDS`.)"""
+"""All that nano's training draws; it shows nothing of what is held out. (Single words of those names are in
+`training.invented.WORDS`.)"""
 
 HELD_OUT_DEFECTS: tuple[str, ...] = ("wear", "misplaced part")
 """Kinds that the seen split never shows."""
 
 GOOD_LOOK: dict[str, tuple[str, ...]] = {
-    "metal plate": ("an evenly brushed surface with fine parallel streaks", "a smooth brushed sheet without marks across the streaks"),
+    "metal plate": (
+        "an evenly brushed surface with fine parallel streaks",
+        "a smooth brushed sheet without marks across the streaks",
+    ),
     "woven fabric": ("a regular weave of even threads", "cloth with an unbroken, even weave"),
-    "wood panel": ("continuous year rings and fine fibres along the grain", "a sound board with an even grain"),
-    "wire mesh": ("a regular grid of evenly spaced wires", "wires woven over and under each other at equal distances"),
-    "circuit board": ("straight components with clean solder and traces", "all components in place and aligned on a clean board"),
-    "capsule": ("a glossy two-coloured shell with one clean seam", "two smooth halves that meet in an even seam"),
-    "washer": ("a flat turned ring with fine concentric marks", "an even ring with a round hole and smooth edges"),
+    "wood panel": (
+        "continuous year rings and fine fibres along the grain",
+        "a sound board with an even grain",
+    ),
+    "wire mesh": (
+        "a regular grid of evenly spaced wires",
+        "wires woven over and under each other at equal distances",
+    ),
+    "circuit board": (
+        "straight components with clean solder and traces",
+        "all components in place and aligned on a clean board",
+    ),
+    "capsule": (
+        "a glossy two-coloured shell with one clean seam",
+        "two smooth halves that meet in an even seam",
+    ),
+    "washer": (
+        "a flat turned ring with fine concentric marks",
+        "an even ring with a round hole and smooth edges",
+    ),
     "screw": ("a sound head and an even thread up to the point", "a straight shaft with a regular thread"),
-    "bottle mouth": ("an unbroken glass lip around a dark throat", "a smooth round lip with clean reflections"),
-    "blister pack": ("one pill in every closed pocket", "a clean foil card whose pockets each hold a single pill"),
-    "casting": ("a rough surface with a bore and evenly spaced bolt holes", "an evenly rough flange with all its bolt holes"),
-    "label": ("crisp print on clean paper, parallel to the edges", "a logo, text lines and a bar code, all sharp and straight"),
+    "bottle mouth": (
+        "an unbroken glass lip around a dark throat",
+        "a smooth round lip with clean reflections",
+    ),
+    "blister pack": (
+        "one pill in every closed pocket",
+        "a clean foil card whose pockets each hold a single pill",
+    ),
+    "casting": (
+        "a rough surface with a bore and evenly spaced bolt holes",
+        "an evenly rough flange with all its bolt holes",
+    ),
+    "label": (
+        "crisp print on clean paper, parallel to the edges",
+        "a logo, text lines and a bar code, all sharp and straight",
+    ),
     "ceramic tile": ("an even glaze and straight joints", "smooth glazed tiles between straight grout lines"),
     "bearing": ("polished rings with evenly spaced balls", "two bright rings and a full set of balls"),
     "connector": ("straight gold pins in even rows", "a clean housing with all pins in line"),
     "leather": ("an even grain without cuts", "a regular pebbled grain of one colour"),
     "gear": ("equal teeth all around and a clean bore", "a full set of even teeth"),
-    "cable": ("a round jacket with cores of bright copper strands", "intact insulation around bright copper cores"),
-    UNFAMILIAR: ("the same surface all over and everything in its place", "an even surface and regular elements"),
+    "cable": (
+        "a round jacket with cores of bright copper strands",
+        "intact insulation around bright copper cores",
+    ),
+    UNFAMILIAR: (
+        "the same surface all over and everything in its place",
+        "an even surface and regular elements",
+    ),
 }
 """Two wordings per category."""
 

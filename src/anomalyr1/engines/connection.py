@@ -1,7 +1,8 @@
 """Requests to a server: bounded concurrency, deadlines, retries with jitter. What fails has a name; the key is shown to nobody.
 
-A refused connection means that the server is not there: it is tried until the deadline, and then the run stops, to be gone on with. All
-other failures belong to their request: they are tried again a few times where that may help, and then given back.
+A refused connection means that the server is not there: it is tried until the deadline, and then the run
+stops, to be gone on with. All other failures belong to their request: they are tried again a few times where
+that may help, and then given back.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ class Connection:
     def ask(self, requests: Sequence[Request], patient: bool = True) -> list[Written | ReplyError]:
         """What was written to each request, or why there is nothing, in their order.
 
-        Raises `SetupError` when the server cannot be reached: before the deadline when `patient`, else at once after all attempts.
+        Raises `SetupError` when the server cannot be reached: before the deadline when `patient`, else at
+        once after all attempts.
         """
         return self._run(self._all(requests, patient))
 
@@ -146,7 +148,9 @@ class Connection:
             async with asyncio.timeout(self._config.timeout_seconds):
                 status, data, retry_after = await self._exchange(request.body)
         except TimeoutError as error:
-            raise ReplyError("deadline", f"no whole reply within {self._config.timeout_seconds:g} s") from error
+            raise ReplyError(
+                "deadline", f"no whole reply within {self._config.timeout_seconds:g} s"
+            ) from error
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             self.losses += 1
             raise ReplyError("no connection", str(error) or "no connection could be made") from error
@@ -157,14 +161,18 @@ class Connection:
         if status != httpx.codes.OK:
             raise wire.status_error(status, data.replace(key, b"[key]") if key else data, retry_after)
         if len(self._key) >= _SECRET_LENGTH and key in data:
-            raise ReplyError("key in the reply", "the server sent the key back; change the key, and do not use this server")
+            raise ReplyError(
+                "key in the reply", "the server sent the key back; change the key, and do not use this server"
+            )
         return wire.read(data, request.options)
 
     async def _exchange(self, body: bytes) -> tuple[int, bytes, str]:
         """Status, body and Retry-After of one reply; redirects are not followed."""
         data = bytearray()
         async with self._client.stream("POST", self._url, content=body) as response:
-            async for chunk in response.aiter_raw():  # raw: nothing is unpacked, so nothing small becomes large
+            async for (
+                chunk
+            ) in response.aiter_raw():  # raw: nothing is unpacked, so nothing small becomes large
                 data += chunk
                 if len(data) > wire.MAX_REPLY_BYTES:
                     raise ReplyError("too long", f"a reply of more than {wire.MAX_REPLY_BYTES:,} bytes")

@@ -1,15 +1,17 @@
 """The engine behind a URL: any server that speaks OpenAI's chat completions (vLLM, SGLang, llama.cpp, a cloud).
 
-Images are resized here to the size that the model family would choose under the configured pixel cap, and sent as PNG data URLs, so that
-the server has nothing left to resize. Whether it resizes again all the same is probed before the first question, and again after a
-connection was lost: three pictures of known sizes must cost exactly the image tokens that the family's rule gives. Where they do not, or
-the server does not say what a prompt cost, the frame is unknown: completions come without one, and no box is mapped.
+Images are resized here to the size that the model family would choose under the configured pixel cap, and
+sent as PNG data URLs, so that the server has nothing left to resize. Whether it resizes again all the same is
+probed before the first question, and again after a connection was lost: three pictures of known sizes must
+cost exactly the image tokens that the family's rule gives. Where they do not, or the server does not say what
+a prompt cost, the frame is unknown: completions come without one, and no box is mapped.
 
-An item that fails has a named error (`Completion.error`), and the others go on. A server that cannot be reached for `deadline_seconds`,
-or that fails the probe, is a `SetupError`: what is recorded is kept, and the same command goes on when it is back.
+An item that fails has a named error (`Completion.error`), and the others go on. A server that cannot be
+reached for `deadline_seconds`, or that fails the probe, is a `SetupError`: what is recorded is kept, and the
+same command goes on when it is back.
 
-Not covered: a server that changes its model under the same name between two questions, and one whose chat template adds words of its own
-(`anomalyr1 parity` shows that as other token counts).
+Not covered: a server that changes its model under the same name between two questions, and one whose chat
+template adds words of its own (`anomalyr1 parity` shows that as other token counts).
 """
 
 from __future__ import annotations
@@ -71,7 +73,9 @@ class EndpointEngine:
             "frame": "known" if probe.frame_known else "unknown",
             "logprobs": "given" if probe.logprobs else "refused",
         }
-        return describe(self, config.model, config.revision, config.family, config.cap, sampling, versions, extra)
+        return describe(
+            self, config.model, config.revision, config.family, config.cap, sampling, versions, extra
+        )
 
     def probe(self) -> Probe:
         """What the server does with images and log-probabilities; asked once. Raises `SetupError` when it cannot be used."""
@@ -79,11 +83,13 @@ class EndpointEngine:
             self._probe = self._look(patient=False)
         return self._probe
 
-    def complete(self, prompts: Sequence[Prompt], images: Mapping[Path, LoadedImage], sampling: Sampling = GREEDY) -> list[Completion]:
+    def complete(
+        self, prompts: Sequence[Prompt], images: Mapping[Path, LoadedImage], sampling: Sampling = GREEDY
+    ) -> list[Completion]:
         """One completion a prompt, in their order; what the server fails at has an `error` and no text.
 
-        Raises `InputError` before anything is sent for an image that is not in `images`, and for text that writes special tokens;
-        `SetupError` when the server is not there.
+        Raises `InputError` before anything is sent for an image that is not in `images`, and for text that
+        writes special tokens; `SetupError` when the server is not there.
         """
         _refuse_fast(sampling)
         if not prompts:
@@ -102,17 +108,23 @@ class EndpointEngine:
         frames = [shown[prompt.images[-1]][1] if known and prompt.images else None for prompt in prompts]
         return [_completion(outcome, frame) for outcome, frame in zip(outcomes, frames, strict=True)]
 
-    def _body(self, prompt: Prompt, urls: Mapping[Path, str], sampling: Sampling, seed: int, logprobs: bool) -> bytes:
+    def _body(
+        self, prompt: Prompt, urls: Mapping[Path, str], sampling: Sampling, seed: int, logprobs: bool
+    ) -> bytes:
         wanted = logprobs and bool(prompt.question.options)
         return wire.request(prompt, urls, self.config.model, sampling, seed, wanted, self.config.extra)
 
-    def _shown(self, prompts: Sequence[Prompt], images: Mapping[Path, LoadedImage]) -> dict[Path, tuple[str, Frame]]:
+    def _shown(
+        self, prompts: Sequence[Prompt], images: Mapping[Path, LoadedImage]
+    ) -> dict[Path, tuple[str, Frame]]:
         """The data URL and the frame of every image, each prepared once."""
         prepared: dict[Path, tuple[str, Frame]] = {}
         for prompt in prompts:
             require_images(prompt, images)
             if "<|" in wire.text_of(prompt):
-                raise InputError(f"{which(prompt)}: the prompt's text writes a special token; build it with anomalyr1.prompts")
+                raise InputError(
+                    f"{which(prompt)}: the prompt's text writes a special token; build it with anomalyr1.prompts"
+                )
             for path in prompt.images:
                 if path in prepared:
                     continue
@@ -133,16 +145,22 @@ class EndpointEngine:
             logprobs = False
             outcomes = self._connection.ask([self._probe_request(sizes_wh[0], logprobs)], patient)
         if not isinstance(outcomes[0], ReplyError):
-            outcomes += self._connection.ask([self._probe_request(size_wh, logprobs) for size_wh in sizes_wh[1:]], patient)
+            outcomes += self._connection.ask(
+                [self._probe_request(size_wh, logprobs) for size_wh in sizes_wh[1:]], patient
+            )
         costs = []
         for outcome in outcomes:
             if isinstance(outcome, ReplyError):
-                raise SetupError(f"the server at {self.config.url} cannot be used: asked about a grey picture, it failed with {outcome}")
+                raise SetupError(
+                    f"the server at {self.config.url} cannot be used: asked about a grey picture, it failed with {outcome}"
+                )
             costs.append(outcome.prompt_tokens)
         expected = [w * h // family.factor**2 for w, h in sizes_wh]
         found, wanted = ([value - values[0] for value in values[1:]] for values in (costs, expected))
         if 0 in costs:
-            return Probe(False, logprobs, "frame unknown: the server does not say how many tokens a prompt has")
+            return Probe(
+                False, logprobs, "frame unknown: the server does not say how many tokens a prompt has"
+            )
         if found != wanted:
             return Probe(
                 False,
@@ -163,10 +181,19 @@ class EndpointEngine:
 
 def _refuse_fast(sampling: Sampling) -> None:
     if sampling.fast:
-        raise InputError("a server writes its own beginning of an answer, so it cannot answer without reasoning; leave fast out")
+        raise InputError(
+            "a server writes its own beginning of an answer, so it cannot answer without reasoning; leave fast out"
+        )
 
 
 def _completion(outcome: Written | ReplyError, frame: Frame | None) -> Completion:
     if isinstance(outcome, ReplyError):
         return Completion("", frame, 0, 0, "stop", error=str(outcome))
-    return Completion(outcome.text, frame, outcome.prompt_tokens, outcome.completion_tokens, outcome.finish, outcome.option_scores)
+    return Completion(
+        outcome.text,
+        frame,
+        outcome.prompt_tokens,
+        outcome.completion_tokens,
+        outcome.finish,
+        outcome.option_scores,
+    )

@@ -11,7 +11,20 @@ from pydantic import Field, ValidationError, field_validator
 from anomalyr1.images import FAMILIES
 from anomalyr1.types import InputError, Record, SetupError
 
-OWN_FIELDS = frozenset({"model", "messages", "max_tokens", "temperature", "top_p", "seed", "n", "stream", "logprobs", "top_logprobs"})
+OWN_FIELDS = frozenset(
+    {
+        "model",
+        "messages",
+        "max_tokens",
+        "temperature",
+        "top_p",
+        "seed",
+        "n",
+        "stream",
+        "logprobs",
+        "top_logprobs",
+    }
+)
 """Fields of a request that `extra` must not set."""
 
 
@@ -37,9 +50,11 @@ class EndpointConfig(Record):
     deadline_seconds: float = Field(default=600, gt=0)
     """For one question, all attempts and waits included."""
     attempts: int = Field(default=6, ge=1, le=100)
-    """How often one question is sent; refused connections do not count, they are tried again until the deadline."""
+    """How often one question is sent; refused connections do not count, they are tried again until the
+    deadline."""
     extra: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    """Further fields of every request, e.g. {"repetition_penalty": 1.0} for vLLM, which else follows the model folder's defaults."""
+    """Further fields of every request, e.g. {"repetition_penalty": 1.0} for vLLM, which else follows the
+    model folder's defaults."""
 
     @field_validator("url")
     @classmethod
@@ -48,7 +63,9 @@ class EndpointConfig(Record):
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("expected http://HOST:PORT/v1 or https://HOST/v1")
         if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("a URL with a user, a password, a query or a fragment is refused, since it is recorded; see key_variable")
+            raise ValueError(
+                "a URL with a user, a password, a query or a fragment is refused, since it is recorded; see key_variable"
+            )
         return url.rstrip("/")
 
     @field_validator("family")
@@ -60,7 +77,9 @@ class EndpointConfig(Record):
 
     @field_validator("extra")
     @classmethod
-    def _nothing_of_ours(cls, extra: dict[str, bool | int | float | str]) -> dict[str, bool | int | float | str]:
+    def _nothing_of_ours(
+        cls, extra: dict[str, bool | int | float | str]
+    ) -> dict[str, bool | int | float | str]:
         if own := sorted(OWN_FIELDS & set(extra)):
             raise ValueError(f"{own[0]!r} is set by the engine itself")
         return extra
@@ -80,19 +99,27 @@ class EndpointConfig(Record):
         try:
             data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-            raise InputError(f"{str(path)!r}: the endpoint's configuration cannot be read ({error}); see docs/engines.md") from error
+            raise InputError(
+                f"{str(path)!r}: the endpoint's configuration cannot be read ({error}); see docs/engines.md"
+            ) from error
         if not isinstance(data, dict):
-            raise InputError(f"{str(path)!r}: expected fields such as url, model and family; see docs/engines.md")
+            raise InputError(
+                f"{str(path)!r}: expected fields such as url, model and family; see docs/engines.md"
+            )
         for name in data:
             if name not in cls.model_fields:
                 close = difflib.get_close_matches(str(name), list(cls.model_fields), 1)
                 hint = f", did you mean {close[0]!r}?" if close else ""
-                raise InputError(f"{str(path)!r}: unknown field {str(name)!r}{hint}; known: {', '.join(cls.model_fields)}")
+                raise InputError(
+                    f"{str(path)!r}: unknown field {str(name)!r}{hint}; known: {', '.join(cls.model_fields)}"
+                )
         try:
             return cls.model_validate(data)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
-            raise InputError(f"{str(path)!r}: {'.'.join(map(str, first['loc']))}: {first['msg']}; see docs/engines.md") from error
+            raise InputError(
+                f"{str(path)!r}: {'.'.join(map(str, first['loc']))}: {first['msg']}; see docs/engines.md"
+            ) from error
 
     def key(self) -> str:
         """The key, from the environment; empty when none is named. Raises `SetupError`, which does not show it."""
@@ -100,7 +127,11 @@ class EndpointConfig(Record):
             return ""
         key = os.environ.get(self.key_variable, "").strip()
         if not key:
-            raise SetupError(f"the environment variable {self.key_variable!r} is empty; put the key of {self.url} into it")
+            raise SetupError(
+                f"the environment variable {self.key_variable!r} is empty; put the key of {self.url} into it"
+            )
         if not key.isascii() or not key.isprintable() or " " in key:
-            raise SetupError(f"the environment variable {self.key_variable!r} holds no key: blanks or letters that no header may have")
+            raise SetupError(
+                f"the environment variable {self.key_variable!r} holds no key: blanks or letters that no header may have"
+            )
         return key

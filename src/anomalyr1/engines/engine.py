@@ -27,13 +27,18 @@ class Sampling(Record):
     """Sample from the likeliest tokens that together have this probability."""
     seed: int = Field(default=0, ge=0)
     fast: bool = False
-    """No reasoning: one forward pass gives each option's probability where the answer would stand; the likeliest is the completion."""
+    """No reasoning: one forward pass gives each option's probability where the answer would stand; the
+    likeliest is the completion."""
 
     def __str__(self) -> str:
         if self.fast:
             return "fast: the likeliest option, without reasoning"
         limit = f"at most {self.max_new_tokens} tokens"
-        return f"greedy, {limit}" if self.temperature == 0 else f"temperature {self.temperature:g}, top_p {self.top_p:g}, {limit}"
+        return (
+            f"greedy, {limit}"
+            if self.temperature == 0
+            else f"temperature {self.temperature:g}, top_p {self.top_p:g}, {limit}"
+        )
 
 
 GREEDY = Sampling()
@@ -54,9 +59,11 @@ class Completion:
     finish: Literal["stop", "length"]
     """Whether the policy ended it, or `max_new_tokens` did."""
     option_scores: dict[str, float] | None = None
-    """Probability of each option letter where the completion answers with one, normalised over the options; None = not known."""
+    """Probability of each option letter where the completion answers with one, normalised over the options;
+    None = not known."""
     error: str | None = None
-    """What kept this one item from an answer, by name; the text is then empty. Only engines that ask others give it."""
+    """What kept this one item from an answer, by name; the text is then empty. Only engines that ask others
+    give it."""
 
 
 class Engine(Protocol):
@@ -71,7 +78,9 @@ class Engine(Protocol):
         """What completions depend on; the caller fills in `style`, `masks` and `option_order`."""
         ...
 
-    def complete(self, prompts: Sequence[Prompt], images: Mapping[Path, LoadedImage], sampling: Sampling = GREEDY) -> list[Completion]:
+    def complete(
+        self, prompts: Sequence[Prompt], images: Mapping[Path, LoadedImage], sampling: Sampling = GREEDY
+    ) -> list[Completion]:
         """One completion a prompt, in their order; `images` holds every image that the prompts name."""
         ...
 
@@ -108,11 +117,20 @@ def which(prompt: Prompt) -> str:
 def require_images(prompt: Prompt, images: Mapping[Path, LoadedImage]) -> None:
     """Raise `InputError` for an image that was not given, and where images and their places differ in number."""
     if absent := [path for path in prompt.images if path not in images]:
-        raise InputError(f"{which(prompt)}: the image {str(absent[0])!r} was not given to the engine; open it and pass it along")
-    parts = [part for message in prompt.messages if not isinstance(message["content"], str) for part in message["content"]]
+        raise InputError(
+            f"{which(prompt)}: the image {str(absent[0])!r} was not given to the engine; open it and pass it along"
+        )
+    parts = [
+        part
+        for message in prompt.messages
+        if not isinstance(message["content"], str)
+        for part in message["content"]
+    ]
     places = sum(part["type"] == "image" for part in parts)
     if places != len(prompt.images):
-        raise InputError(f"{which(prompt)}: {len(prompt.images)} images for {places} places; build it with anomalyr1.prompts")
+        raise InputError(
+            f"{which(prompt)}: {len(prompt.images)} images for {places} places; build it with anomalyr1.prompts"
+        )
 
 
 def draw_seeds(prompts: Sequence[Prompt], seed: int) -> list[int]:

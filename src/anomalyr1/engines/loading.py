@@ -8,19 +8,25 @@ from anomalyr1.engines.engine import Engine
 from anomalyr1.types import InputError
 
 EXAMPLES = ("local", "local:MODEL", "vllm", "vllm:MODEL", "endpoint:FILE", "replay:FILE")
-"""MODEL is "nano", a folder or a name of the hub; FILE the configuration of a server, or an inspections file."""
+"""MODEL is "nano", a folder or a name of the hub; FILE the configuration of a server, or an inspections
+file."""
 
 
-def load(spec: str, model: str = "nano", revision: str | None = None, max_pixels: int | None = None) -> Engine:
+def load(
+    spec: str, model: str = "nano", revision: str | None = None, max_pixels: int | None = None
+) -> Engine:
     """The engine that `spec` names; `model` is what it runs where the spec does not say so.
 
-    Raises `InputError` for an unknown spec, and for a revision or a pixel cap given to an engine that has its own.
+    Raises `InputError` for an unknown spec, and for a revision or a pixel cap given to an engine that has its
+    own.
     """
     name, _, rest = spec.partition(":")
     if name not in _LOADERS or (name in ("endpoint", "replay") and not rest):
         raise InputError(f"unknown engine {spec!r}; write it as one of {', '.join(EXAMPLES)}")
     if name in ("endpoint", "replay") and (revision is not None or max_pixels is not None or model != "nano"):
-        raise InputError(f"{spec!r} names its own model, revision and max_pixels; leave --model, --revision and --max-pixels out")
+        raise InputError(
+            f"{spec!r} names its own model, revision and max_pixels; leave --model, --revision and --max-pixels out"
+        )
     return _LOADERS[name](rest or model, revision, max_pixels)
 
 

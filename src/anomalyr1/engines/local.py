@@ -1,13 +1,14 @@
 """The engine on this machine: transformers' own modules, with one prefill for all that share a prompt.
 
-All questions about one image and all samples of one question continue from one prefix (`policy.shared_prefix`), and prompts about different
-images are computed together, by length, as far as the budget of slots goes. The completions are those of transformers' `generate` on one
-prompt at a time.
+All questions about one image and all samples of one question continue from one prefix
+(`policy.shared_prefix`), and prompts about different images are computed together, by length, as far as the
+budget of slots goes. The completions are those of transformers' `generate` on one prompt at a time.
 
-What holds of a completion: under greedy decoding it depends on its prompt and images alone. Sampled, it depends on the seed, the ids of
-sample and question, and on how many times the same call has asked that question before; neither the other prompts, nor their order,
-nor the budget change it. Batching changes logits by rounding alone (1e-6 in float32), so a token could differ only where two are
-as good as equally likely; the same call on the same machine gives the same bits on a CPU.
+What holds of a completion: under greedy decoding it depends on its prompt and images alone. Sampled, it
+depends on the seed, the ids of sample and question, and on how many times the same call has asked that
+question before; neither the other prompts, nor their order, nor the budget change it. Batching changes logits
+by rounding alone (1e-6 in float32), so a token could differ only where two are as good as equally likely; the
+same call on the same machine gives the same bits on a CPU.
 """
 
 from __future__ import annotations
@@ -59,13 +60,18 @@ class LocalEngine:
             "device": policy.device.type,
             "dtype": str(policy.model.dtype).removeprefix("torch."),
         }
-        return describe(self, policy.name, policy.revision, policy.family.name, policy.max_pixels, sampling, versions)
+        return describe(
+            self, policy.name, policy.revision, policy.family.name, policy.max_pixels, sampling, versions
+        )
 
-    def complete(self, prompts: Sequence[Prompt], images: Mapping[Path, LoadedImage], sampling: Sampling = GREEDY) -> list[Completion]:
+    def complete(
+        self, prompts: Sequence[Prompt], images: Mapping[Path, LoadedImage], sampling: Sampling = GREEDY
+    ) -> list[Completion]:
         """One completion a prompt, in their order.
 
-        Raises `InputError` before anything is generated for an image that is not in `images`, for text that writes special tokens, and
-        for a prompt that is too long (nothing is ever cut off; the message says which pixel cap would fit).
+        Raises `InputError` before anything is generated for an image that is not in `images`, for text that
+        writes special tokens, and for a prompt that is too long (nothing is ever cut off; the message says
+        which pixel cap would fit).
         """
         jobs = self._jobs(prompts, images, sampling)
         chooser = self._chooser(prompts, sampling)
@@ -78,24 +84,44 @@ class LocalEngine:
                 completions[index] = self._completion(jobs[index], ids, frame, prompts[index], chooser)
         return [completions[index] for index in range(len(prompts))]
 
-    def _jobs(self, prompts: Sequence[Prompt], images: Mapping[Path, LoadedImage], sampling: Sampling) -> list[Job]:
-        return [Job(index, tuple(self._encode(prompt, images, sampling)), prompt.images) for index, prompt in enumerate(prompts)]
+    def _jobs(
+        self, prompts: Sequence[Prompt], images: Mapping[Path, LoadedImage], sampling: Sampling
+    ) -> list[Job]:
+        return [
+            Job(index, tuple(self._encode(prompt, images, sampling)), prompt.images)
+            for index, prompt in enumerate(prompts)
+        ]
 
     def _chooser(self, prompts: Sequence[Prompt], sampling: Sampling) -> Chooser | FastChooser:
         options = [prompt.question.letters for prompt in prompts]
         if sampling.fast:
-            return FastChooser([self._letters.forced(prompt.opening, own)[1] for prompt, own in zip(prompts, options, strict=True)])
-        return Chooser(draw_seeds(prompts, sampling.seed), sampling, self.policy.suppressed_ids, self._letters, options)
+            return FastChooser(
+                [
+                    self._letters.forced(prompt.opening, own)[1]
+                    for prompt, own in zip(prompts, options, strict=True)
+                ]
+            )
+        return Chooser(
+            draw_seeds(prompts, sampling.seed), sampling, self.policy.suppressed_ids, self._letters, options
+        )
 
     def _grow(
-        self, batch: Sequence[Tree], images: Mapping[Path, LoadedImage], chooser: Chooser | FastChooser, max_new_tokens: int
+        self,
+        batch: Sequence[Tree],
+        images: Mapping[Path, LoadedImage],
+        chooser: Chooser | FastChooser,
+        max_new_tokens: int,
     ) -> tuple[dict[int, list[int]], dict[Path, Frame]]:
         """The ids of all completions of a batch, and the frame of each image; each image is encoded once, however many prompts show it."""
         paths = list(dict.fromkeys(path for tree in batch for path in tree.paths))
         prepared = self._pixels([images[path] for path in paths])
-        seen = dict(zip(paths, shared_prefix.see(self.policy.model, [one[:2] for one in prepared]), strict=True))
+        seen = dict(
+            zip(paths, shared_prefix.see(self.policy.model, [one[:2] for one in prepared]), strict=True)
+        )
         own = [[seen[path] for path in tree.paths] for tree in batch]
-        written = shared_prefix.grow(self.policy.model, batch, own, chooser, self.policy.stop_ids, max_new_tokens)
+        written = shared_prefix.grow(
+            self.policy.model, batch, own, chooser, self.policy.stop_ids, max_new_tokens
+        )
         return written, {path: frame for path, (_, _, frame) in zip(paths, prepared, strict=True)}
 
     def _encode(self, prompt: Prompt, images: Mapping[Path, LoadedImage], sampling: Sampling) -> list[int]:
@@ -114,7 +140,9 @@ class LocalEngine:
         new_tokens = sampling.max_new_tokens
         if sampling.fast:
             if not prompt.question.options:
-                raise InputError(f"{where}: without reasoning only questions with options can be answered; ask it without fast")
+                raise InputError(
+                    f"{where}: without reasoning only questions with options can be answered; ask it without fast"
+                )
             whole += self._letters.forced(prompt.opening, prompt.question.letters)[0]
             new_tokens = 1
         room = self.policy.max_tokens - new_tokens
@@ -148,7 +176,9 @@ class LocalEngine:
         """Each image's patches, its grid, and the frame; raises `InputError` when the processor changed the size we sent."""
         policy, patch = self.policy, self.policy.model.config.vision_config.patch_size
         with ThreadPoolExecutor(THREADS) as pool:  # resizing lets go of the interpreter
-            pictures = list(pool.map(lambda image: resize(image.rgb, policy.family, policy.max_pixels), images))
+            pictures = list(
+                pool.map(lambda image: resize(image.rgb, policy.family, policy.max_pixels), images)
+            )
         prepared = []
         for image, (picture, frame) in zip(images, pictures, strict=True):
             made = policy.processor.image_processor(images=[picture], do_resize=False, return_tensors="pt")
@@ -162,15 +192,26 @@ class LocalEngine:
             prepared.append((made["pixel_values"], made["image_grid_thw"], frame))
         return prepared
 
-    def _completion(self, job: Job, written: list[int], frame: Frame | None, prompt: Prompt, chooser: Chooser | FastChooser) -> Completion:
+    def _completion(
+        self,
+        job: Job,
+        written: list[int],
+        frame: Frame | None,
+        prompt: Prompt,
+        chooser: Chooser | FastChooser,
+    ) -> Completion:
         if isinstance(chooser, FastChooser):
             text = prompt.closed(chooser.letter(job.index))
             return Completion(text, frame, len(job.ids), len(written), "stop", chooser.scores[job.index])
         text = self._text(written)
-        scores = chooser.scores_at(job.index, text, prompt.question.options, lambda step: len(self._text(written[:step])))
+        scores = chooser.scores_at(
+            job.index, text, prompt.question.options, lambda step: len(self._text(written[:step]))
+        )
         stopped = written[-1] in self.policy.stop_ids
         return Completion(text, frame, len(job.ids), len(written), "stop" if stopped else "length", scores)
 
     def _text(self, ids: Sequence[int]) -> str:
-        text: str = self.policy.processor.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text: str = self.policy.processor.tokenizer.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         return text

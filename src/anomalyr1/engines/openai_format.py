@@ -1,6 +1,7 @@
 """The chat-completions form of the OpenAI API: prompts to requests, replies to what was written. Pure functions, no network.
 
-What comes back is untrusted: a reply that is not what was asked for is a `ReplyError` with a name of its own, never an empty text.
+What comes back is untrusted: a reply that is not what was asked for is a `ReplyError` with a name of its own,
+never an empty text.
 """
 
 from __future__ import annotations
@@ -43,7 +44,16 @@ Problem = Literal[
     "key in the reply",
 ]
 """What may be wrong with a reply, by name."""
-LASTING = frozenset({"another form of JSON", "too long", "no text", "reasoning split off", "stopped otherwise", "key in the reply"})
+LASTING = frozenset(
+    {
+        "another form of JSON",
+        "too long",
+        "no text",
+        "reasoning split off",
+        "stopped otherwise",
+        "key in the reply",
+    }
+)
 """Problems that would come again."""
 PASSING_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 """HTTP statuses that are worth asking again."""
@@ -131,7 +141,9 @@ class Written:
 def text_of(prompt: Prompt) -> str:
     """All text of a prompt, whatever its form."""
     contents = [message["content"] for message in prompt.messages]
-    return "\n".join(c if isinstance(c, str) else "\n".join(part.get("text", "") for part in c) for c in contents)
+    return "\n".join(
+        c if isinstance(c, str) else "\n".join(part.get("text", "") for part in c) for c in contents
+    )
 
 
 def data_url(picture: Image.Image) -> str:
@@ -142,14 +154,23 @@ def data_url(picture: Image.Image) -> str:
 
 
 def request(
-    prompt: Prompt, urls: Mapping[Path, str], model: str, sampling: Sampling, seed: int, logprobs: bool, extra: Mapping[str, object]
+    prompt: Prompt,
+    urls: Mapping[Path, str],
+    model: str,
+    sampling: Sampling,
+    seed: int,
+    logprobs: bool,
+    extra: Mapping[str, object],
 ) -> bytes:
     """The body of a request; `urls` holds the data URL of every image of the prompt, `seed` is that of its draw."""
     images = iter(prompt.images)
     body: dict[str, object] = {
         **extra,
         "model": model,
-        "messages": [{"role": message["role"], "content": _content(message["content"], images, urls)} for message in prompt.messages],
+        "messages": [
+            {"role": message["role"], "content": _content(message["content"], images, urls)}
+            for message in prompt.messages
+        ],
         "max_tokens": sampling.max_new_tokens,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
@@ -160,7 +181,7 @@ def request(
     return json.dumps(body).encode("ascii")
 
 
-def _content(content: Any, images: Any, urls: Mapping[Path, str]) -> object:  # noqa: ANN401 - a string or a list of parts
+def _content(content: Any, images: Any, urls: Mapping[Path, str]) -> object:
     if isinstance(content, str) or all(part["type"] == "text" for part in content):
         return content if isinstance(content, str) else "".join(part["text"] for part in content)
     return [
@@ -180,29 +201,45 @@ def read(data: bytes, options: Sequence[str] = ()) -> Written:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid":
-            raise ReplyError("broken JSON", f"{len(data)} bytes that do not end as JSON does ({first['msg']})") from error
+            raise ReplyError(
+                "broken JSON", f"{len(data)} bytes that do not end as JSON does ({first['msg']})"
+            ) from error
         place = ".".join(str(part) for part in first["loc"])
-        raise ReplyError("another form of JSON", f"expected a chat completion, but {place or 'the whole'}: {first['msg']}") from error
+        raise ReplyError(
+            "another form of JSON", f"expected a chat completion, but {place or 'the whole'}: {first['msg']}"
+        ) from error
     choice = reply.choices[0]
     message, finish = choice.message, choice.finish_reason
     if finish not in ("stop", "length"):
-        raise ReplyError("stopped otherwise", f"finish_reason is {str(finish)[:40]!r}, expected stop or length")
+        raise ReplyError(
+            "stopped otherwise", f"finish_reason is {str(finish)[:40]!r}, expected stop or length"
+        )
     if not message.content:
         if message.reasoning_content or message.reasoning:
-            raise ReplyError("reasoning split off", "the server's reasoning parser took the whole text; start it without one")
+            raise ReplyError(
+                "reasoning split off",
+                "the server's reasoning parser took the whole text; start it without one",
+            )
         if message.content is None:
             raise ReplyError("no text", "the reply's message has no content")
     usage = reply.usage or _Usage()
     places = choice.logprobs.content if choice.logprobs else None
     scores = option_scores(message.content or "", places, options) if places and options else None
-    return Written(message.content or "", "stop" if finish == "stop" else "length", usage.prompt_tokens, usage.completion_tokens, scores)
+    return Written(
+        message.content or "",
+        "stop" if finish == "stop" else "length",
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        scores,
+    )
 
 
 def option_scores(text: str, places: Sequence[Place], options: Sequence[str]) -> dict[str, float] | None:
     """The probability of each option where the completion `text` gives its answer, normalised over the options.
 
-    The letters compete after the same marks, as in the local engine. None where the answer is no letter, or where the tokens do not spell
-    the text. A letter that is not among the server's alternatives there counts as 0: it is less likely than all of them.
+    The letters compete after the same marks, as in the local engine. None where the answer is no letter, or
+    where the tokens do not spell the text. A letter that is not among the server's alternatives there counts
+    as 0: it is less likely than all of them.
     """
     at = answers.choice_at(text, options)
     if at is None or not "".join(place.token for place in places).startswith(text[: at + 1]):
@@ -212,7 +249,11 @@ def option_scores(text: str, places: Sequence[Place], options: Sequence[str]) ->
         begin, end = end, end + len(place.token)
         if end > at:
             written = _LETTER.fullmatch(place.token)
-            return _normalised(place, written[1], LETTERS[: len(options)]) if written and begin + len(written[1]) == at else None
+            return (
+                _normalised(place, written[1], LETTERS[: len(options)])
+                if written and begin + len(written[1]) == at
+                else None
+            )
     return None
 
 

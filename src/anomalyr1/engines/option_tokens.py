@@ -1,7 +1,8 @@
 """Option letters among a tokenizer's tokens: what the probability of an option is read from.
 
-A policy may write a letter as a token of its own or together with a mark before it: in `<answer>B</answer>` Qwen's tokenizer may make one
-token of `>B`. So the options compete among the tokens that write a letter after the same marks, wherever the policy wrote one itself.
+A policy may write a letter as a token of its own or together with a mark before it: in `<answer>B</answer>`
+Qwen's tokenizer may make one token of `>B`. So the options compete among the tokens that write a letter after
+the same marks, wherever the policy wrote one itself.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Letter(NamedTuple):
 class Letters:
     """The tokens of a tokenizer that write one capital letter."""
 
-    def __init__(self, tokenizer: Any) -> None:  # noqa: ANN401 - transformers' classes are not typed
+    def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
 
     @cached_property
@@ -36,7 +37,9 @@ class Letters:
         found = {}
         for token, id_ in self._tokenizer.get_vocab().items():
             # Bytes stand for themselves only in ASCII, so what looks right is looked at again as text.
-            if _RAW.fullmatch(token) and (match := _TEXT.fullmatch(self._tokenizer.convert_tokens_to_string([token]))):
+            if _RAW.fullmatch(token) and (
+                match := _TEXT.fullmatch(self._tokenizer.convert_tokens_to_string([token]))
+            ):
                 found[id_] = Letter(match[1], match[2])
         return found
 
@@ -62,7 +65,10 @@ class Letters:
         """How the tokenizer writes `opening` and then one of `letters`: the ids that all share, and the next one of each letter."""
         whole = {letter: self._encode(opening + letter) for letter in letters}
         shared = min(len(ids) for ids in whole.values()) - 1
-        if all(len(ids) == shared + 1 for ids in whole.values()) and len({tuple(ids[:shared]) for ids in whole.values()}) == 1:
+        if (
+            all(len(ids) == shared + 1 for ids in whole.values())
+            and len({tuple(ids[:shared]) for ids in whole.values()}) == 1
+        ):
             return whole[letters[0]][:shared], {letter: ids[-1] for letter, ids in whole.items()}
         return self._encode(opening), {letter: self._encode(letter)[0] for letter in letters}
 

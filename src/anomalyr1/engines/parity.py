@@ -1,7 +1,8 @@
 """The same questions to two engines: whether they answer alike, see the same picture, and count the same tokens.
 
-Same weights in two engines have given different boxes and scores before, mostly because one resized images again. So frames and
-prompt tokens are compared beside answers, and two pixel caps are not compared unless that is asked for.
+Same weights in two engines have given different boxes and scores before, mostly because one resized images
+again. So frames and prompt tokens are compared beside answers, and two pixel caps are not compared unless
+that is asked for.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ def compare(
     pairs: list[_Pair] = []
     for sample in samples:
         images = {path: open_image(path) for path in (sample.image, *sample.references)}
-        asked = [prompts.build(sample, question, style) for question in prompts.inspection_questions(sample.id)]
+        asked = [
+            prompts.build(sample, question, style) for question in prompts.inspection_questions(sample.id)
+        ]
         written = [engine.complete(asked, images, sampling) for engine in engines]
         for prompt, *both in zip(asked, *written, strict=True):
             read = tuple(answers.parse(one.text, prompt.question.options, one.frame) for one in both)

@@ -16,7 +16,8 @@ from anomalyr1.types import Fingerprint, InputError, Reply
 class ReplayEngine:
     """Serves the completions of an inspections file, by sample and question, in the order in which they were recorded.
 
-    Each is served once: a question that was answered K times can be asked K times. Token counts are not recorded, so they are 0.
+    Each is served once: a question that was answered K times can be asked K times. Token counts are not
+    recorded, so they are 0.
     """
 
     name = "replay"
@@ -26,7 +27,9 @@ class ReplayEngine:
         self._path = Path(path)
         self._recorded, inspections = read(self._path)
         if self._recorded.family not in FAMILIES:
-            raise InputError(f"{str(path)!r}: the model family {self._recorded.family!r} is not known; known are {', '.join(FAMILIES)}")
+            raise InputError(
+                f"{str(path)!r}: the model family {self._recorded.family!r} is not known; known are {', '.join(FAMILIES)}"
+            )
         self._left: dict[tuple[str, str], deque[Reply]] = {}
         for inspection in inspections:
             for reply in inspection.replies:
@@ -36,11 +39,14 @@ class ReplayEngine:
         """The fingerprint of the recorded run, with this engine's name; `sampling` changes nothing."""
         return self._recorded.model_copy(update={"engine": self.name})
 
-    def complete(self, prompts: Sequence[Prompt], images: Mapping[Path, LoadedImage], sampling: Sampling = GREEDY) -> list[Completion]:
+    def complete(
+        self, prompts: Sequence[Prompt], images: Mapping[Path, LoadedImage], sampling: Sampling = GREEDY
+    ) -> list[Completion]:
         """One recorded completion a prompt, in their order; `sampling` changes nothing.
 
-        The frame is the one the recorded run had; None when `images` lacks the inspected image. Raises `InputError` for a question that was
-        not recorded, or not recorded that often; then none of the call's completions is used up.
+        The frame is the one the recorded run had; None when `images` lacks the inspected image. Raises
+        `InputError` for a question that was not recorded, or not recorded that often; then none of the call's
+        completions is used up.
         """
         self._require(prompts)
         replies = [self._left[prompt.sample_id, prompt.question.id].popleft() for prompt in prompts]

@@ -16,7 +16,12 @@ class Chooser:
     """Greedy or sampled tokens, never a suppressed one; notes the options' probabilities wherever an option letter is written."""
 
     def __init__(
-        self, seeds: Sequence[int], sampling: Sampling, suppressed_ids: Sequence[int], letters: Letters, options: Sequence[str]
+        self,
+        seeds: Sequence[int],
+        sampling: Sampling,
+        suppressed_ids: Sequence[int],
+        letters: Letters,
+        options: Sequence[str],
     ) -> None:
         """`seeds` and `options` (the letters of each question's options) are by place in the call."""
         self._draw = Draw(seeds, sampling) if sampling.temperature > 0 else None
@@ -40,7 +45,9 @@ class Chooser:
             self._steps[place] += 1
         return tokens
 
-    def scores_at(self, place: int, text: str, options: Sequence[str], length_before: Callable[[int], int]) -> dict[str, float] | None:
+    def scores_at(
+        self, place: int, text: str, options: Sequence[str], length_before: Callable[[int], int]
+    ) -> dict[str, float] | None:
         """The options' probabilities where the completion `text` gives its answer; None where that is no letter.
 
         `length_before` gives the length of the text before a step.
@@ -86,9 +93,15 @@ class Draw:
         logits = scores.double() / self._sampling.temperature
         if self._sampling.top_p < 1:
             ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-            before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # the probability of all likelier tokens
-            out = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= self._sampling.top_p)
+            before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(
+                -1
+            )  # the probability of all likelier tokens
+            out = torch.zeros_like(logits, dtype=torch.bool).scatter(
+                -1, order, before >= self._sampling.top_p
+            )
             logits = logits.masked_fill(out, -torch.inf)
         generators = [self._generators[place] for place in places]
-        uniform = torch.stack([torch.rand(scores.shape[-1], dtype=torch.float64, generator=one) for one in generators])
+        uniform = torch.stack(
+            [torch.rand(scores.shape[-1], dtype=torch.float64, generator=one) for one in generators]
+        )
         return logits - torch.log(-torch.log(uniform)).to(logits.device)

@@ -1,12 +1,13 @@
 """The engine over vLLM's offline `LLM`, with prefix caching: the prompts, frames and limits of the local engine on a GPU at full speed.
 
-vLLM gets the token ids of our own chat template, with one image token an image, which it makes as many as the image needs, and pictures
-that already have the size the model sees. Whether it saw them so is checked on every prompt: it must have made exactly as many tokens of it
-as we count. The model folder is checked as for the local engine, its sampling defaults are ignored, and tokens that no completion may hold
-get the lowest bias.
+vLLM gets the token ids of our own chat template, with one image token an image, which it makes as many as the
+image needs, and pictures that already have the size the model sees. Whether it saw them so is checked on
+every prompt: it must have made exactly as many tokens of it as we count. The model folder is checked as for
+the local engine, its sampling defaults are ignored, and tokens that no completion may hold get the lowest
+bias.
 
-Not tested with vLLM itself: there was no GPU where this was made. `tests/test_vllm.py` runs it over a stand-in that holds nano to the calls
-and fields of vLLM 0.30.
+Not tested with vLLM itself: there was no GPU where this was made. `tests/test_vllm.py` runs it over a
+stand-in that holds nano to the calls and fields of vLLM 0.30.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class VllmEngine:
 
     name = "vllm"
 
-    def __init__(self, model: str, revision: str | None = None, max_pixels: int | None = None, **options: object) -> None:
+    def __init__(
+        self, model: str, revision: str | None = None, max_pixels: int | None = None, **options: object
+    ) -> None:
         """Raises `SetupError` where vLLM is missing, and `InputError` for a folder that is refused."""
         try:
             import vllm
@@ -51,7 +54,9 @@ class VllmEngine:
         self._params: Any = vllm.SamplingParams
         known = self._tokenizer.get_vocab()
         self._stop_ids = [known[name] for name in chat.STOP_TOKENS]
-        never = {known[name] for name in chat.NEVER_WRITTEN if name in known} | set(chat.special_ids(self._tokenizer))
+        never = {known[name] for name in chat.NEVER_WRITTEN if name in known} | set(
+            chat.special_ids(self._tokenizer)
+        )
         self._bias = dict.fromkeys(sorted(never - set(self._stop_ids)), _NEVER)
         kwargs: dict[str, Any] = {
             "model": str(found.folder),
@@ -68,17 +73,26 @@ class VllmEngine:
         """What completions depend on; the caller fills in `style`, `masks` and `option_order`."""
         _refuse_fast(sampling)
         versions = {"vllm": version("vllm"), "transformers": version("transformers")}
-        return describe(self, self._model, self._revision, self._family.name, self._max_pixels, sampling, versions)
+        return describe(
+            self, self._model, self._revision, self._family.name, self._max_pixels, sampling, versions
+        )
 
-    def complete(self, prompts: Sequence[Prompt], images: Mapping[Path, LoadedImage], sampling: Sampling = GREEDY) -> list[Completion]:
+    def complete(
+        self, prompts: Sequence[Prompt], images: Mapping[Path, LoadedImage], sampling: Sampling = GREEDY
+    ) -> list[Completion]:
         """One completion a prompt, in their order.
 
-        Raises `InputError` for an image that is not in `images`, for text that writes special tokens, and for an image that vLLM resized.
+        Raises `InputError` for an image that is not in `images`, for text that writes special tokens, and for
+        an image that vLLM resized.
         """
         _refuse_fast(sampling)
         if not prompts:
             return []
-        seen = {path: self._resized(prompt, path, images) for prompt in prompts for path in self._paths(prompt, images)}
+        seen = {
+            path: self._resized(prompt, path, images)
+            for prompt in prompts
+            for path in self._paths(prompt, images)
+        }
         asked: list[dict[str, Any]] = []
         for prompt in prompts:
             asked.append({"prompt_token_ids": self._encode(prompt)})
@@ -88,7 +102,9 @@ class VllmEngine:
         params = [self._sampling(prompt, sampling, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         outputs = self._llm.generate(asked, params, use_tqdm=False)
         return [
-            self._completion(prompt, one["prompt_token_ids"], output, [seen[path][1] for path in prompt.images])
+            self._completion(
+                prompt, one["prompt_token_ids"], output, [seen[path][1] for path in prompt.images]
+            )
             for prompt, one, output in zip(prompts, asked, outputs, strict=True)
         ]
 
@@ -109,7 +125,7 @@ class VllmEngine:
         except InputError as error:
             raise InputError(f"{which(prompt)}: {error}") from error
 
-    def _sampling(self, prompt: Prompt, sampling: Sampling, seed: int) -> Any:  # noqa: ANN401 - vllm.SamplingParams
+    def _sampling(self, prompt: Prompt, sampling: Sampling, seed: int) -> Any:
         return self._params(
             max_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
@@ -121,8 +137,12 @@ class VllmEngine:
             skip_special_tokens=True,
         )
 
-    def _completion(self, prompt: Prompt, ids: Sequence[int], output: Any, frames: Sequence[Frame]) -> Completion:  # noqa: ANN401
-        expected = len(ids) + sum(w * h // self._family.factor**2 - 1 for w, h in (frame.model_wh for frame in frames))
+    def _completion(
+        self, prompt: Prompt, ids: Sequence[int], output: Any, frames: Sequence[Frame]
+    ) -> Completion:
+        expected = len(ids) + sum(
+            w * h // self._family.factor**2 - 1 for w, h in (frame.model_wh for frame in frames)
+        )
         found = len(output.prompt_token_ids)
         if found != expected:
             raise InputError(
@@ -133,7 +153,14 @@ class VllmEngine:
         places = self._places(own.token_ids, own.logprobs) if own.logprobs else []
         scores = wire.option_scores(own.text, places, prompt.question.options) if places else None
         frame = frames[-1] if frames else None
-        return Completion(own.text, frame, found, len(own.token_ids), "length" if own.finish_reason == "length" else "stop", scores)
+        return Completion(
+            own.text,
+            frame,
+            found,
+            len(own.token_ids),
+            "length" if own.finish_reason == "length" else "stop",
+            scores,
+        )
 
     def _places(self, ids: Sequence[int], logprobs: Sequence[Mapping[int, Any]]) -> list[wire.Place]:
         """The log-probabilities in the form of the wire: at each place the token written and its alternatives."""
@@ -141,16 +168,22 @@ class VllmEngine:
             wire.Place(
                 token=self._name(id_),
                 logprob=one[id_].logprob,
-                top_logprobs=[wire.Token(token=self._name(other), logprob=value.logprob) for other, value in one.items()],
+                top_logprobs=[
+                    wire.Token(token=self._name(other), logprob=value.logprob) for other, value in one.items()
+                ],
             )
             for id_, one in zip(ids, logprobs, strict=True)
         ]
 
     def _name(self, id_: int) -> str:
-        text: str = self._tokenizer.decode([id_], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text: str = self._tokenizer.decode(
+            [id_], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         return text
 
 
 def _refuse_fast(sampling: Sampling) -> None:
     if sampling.fast:
-        raise InputError("the vLLM engine does not answer without reasoning yet; leave fast out, or use the local engine")
+        raise InputError(
+            "the vLLM engine does not answer without reasoning yet; leave fast out, or use the local engine"
+        )

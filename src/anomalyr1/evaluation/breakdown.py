@@ -57,14 +57,18 @@ class Consistency(Record):
 def percent(values: Sequence[bool], rows: Sequence[Row], repeats: int, seed: int) -> Interval:
     """The share of rows for which something holds, in percent."""
     names = [row.sample_id for row in rows]
-    return statistics.bootstrap_ratio(100 * np.asarray(values, dtype=np.float64), np.ones(len(rows)), names, repeats, seed)
+    return statistics.bootstrap_ratio(
+        100 * np.asarray(values, dtype=np.float64), np.ones(len(rows)), names, repeats, seed
+    )
 
 
 def by_class(rows: Sequence[Row], repeats: int, seed: int) -> tuple[ClassRow, ...]:
     """One row a class, in the order of the questions."""
     classes: dict[str, list[Row]] = {}
     for row in rows:
-        classes.setdefault("/".join(dict.fromkeys(part for part in (row.dataset, row.category) if part)) or "(no class)", []).append(row)
+        classes.setdefault(
+            "/".join(dict.fromkeys(part for part in (row.dataset, row.category) if part)) or "(no class)", []
+        ).append(row)
     return tuple(
         ClassRow(
             name=name,
@@ -81,7 +85,10 @@ def by_class(rows: Sequence[Row], repeats: int, seed: int) -> tuple[ClassRow, ..
 
 def by_subtask(rows: Sequence[Row], values: Sequence[bool], subtasks: Sequence[str]) -> dict[str, float]:
     """The share of each subtask's rows for which something holds, in percent; `subtasks` names that of each row."""
-    asked, held = Counter(subtasks), Counter(name for name, value in zip(subtasks, values, strict=True) if value)
+    asked, held = (
+        Counter(subtasks),
+        Counter(name for name, value in zip(subtasks, values, strict=True) if value),
+    )
     return {name: 100 * held[name] / n for name, n in asked.items()}
 
 
@@ -91,14 +98,20 @@ def anomalies(rows: Sequence[Row], repeats: int, seed: int) -> tuple[Anomalies, 
     found = []
     sorts: tuple[Literal["logical", "structural"], ...] = ("logical", "structural")
     for sort in sorts:
-        own = [row for row in rows if row.dataset in datasets and row.anomalous and row.logical == (sort == "logical")]
+        own = [
+            row
+            for row in rows
+            if row.dataset in datasets and row.anomalous and row.logical == (sort == "logical")
+        ]
         asked = [row for row in own if row.kind == "anomaly detection"]
         if own:
             found.append(
                 Anomalies(
                     sort=sort,
                     images=len({row.sample_id for row in own}),
-                    found=percent([row.right("lenient") for row in asked], asked, repeats, seed) if asked else None,
+                    found=percent([row.right("lenient") for row in asked], asked, repeats, seed)
+                    if asked
+                    else None,
                     questions=len(own),
                     right=percent([row.right("lenient") for row in own], own, repeats, seed),
                 )
@@ -121,7 +134,9 @@ def consistency(rows: Sequence[Row], repeats: int, seed: int) -> Consistency:
 
 
 def _case(row: Row) -> str:
-    said = "silent" if row.conclusion is None else "agrees" if row.conclusion == row.lenient else "contradicts"
+    said = (
+        "silent" if row.conclusion is None else "agrees" if row.conclusion == row.lenient else "contradicts"
+    )
     if said == "contradicts" and row.conclusion == row.gold:
         said = "contradicts and was right"
     return f"answer {'right' if row.right('lenient') else 'wrong'}, reasoning {said}"

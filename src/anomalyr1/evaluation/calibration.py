@@ -1,15 +1,17 @@
 """Scores of labelled inspections -> calibrated probabilities, and the threshold of least expected cost.
 
-A score is calibrated by `sigmoid(slope * logit(score) + intercept)`: Platt scaling (Platt 1999, with his smoothed targets, so that parts
-that separate perfectly do not give an infinite slope), or temperature scaling (Guo et al. 2017), which has no intercept of its own. Where
-the share of defects on the line is not that of the labelled parts, the intercept moves by the difference of their log-odds.
+A score is calibrated by `sigmoid(slope * logit(score) + intercept)`: Platt scaling (Platt 1999, with his
+smoothed targets, so that parts that separate perfectly do not give an infinite slope), or temperature scaling
+(Guo et al. 2017), which has no intercept of its own. Where the share of defects on the line is not that of
+the labelled parts, the intercept moves by the difference of their log-odds.
 
-The threshold is the score at which `cost_miss` x missed defects + `cost_false_alarm` x false alarms is least on the labelled parts. How
-sure that place is, the bootstrap says (both classes drawn again 1,000 times): between the two ends of its 95 % interval the labelled parts
-do not tell on which side of the threshold a part lies, and the verdict is "unsure".
+The threshold is the score at which `cost_miss` x missed defects + `cost_false_alarm` x false alarms is least
+on the labelled parts. How sure that place is, the bootstrap says (both classes drawn again 1,000 times):
+between the two ends of its 95 % interval the labelled parts do not tell on which side of the threshold a part
+lies, and the verdict is "unsure".
 
-Not covered: parts unlike the labelled ones. The threshold is chosen on the very parts on which its costs are then counted, which
-flatters it a little; the calibration error after fitting is cross-validated.
+Not covered: parts unlike the labelled ones. The threshold is chosen on the very parts on which its costs are
+then counted, which flatters it a little; the calibration error after fitting is cross-validated.
 """
 
 from __future__ import annotations
@@ -59,7 +61,9 @@ def gather(inspections: Sequence[Inspection], labels: Mapping[str, bool]) -> Lab
             f"no inspection has a label: the first inspection is named {inspections[0].sample_id!r}, the first label "
             f"{next(iter(labels))!r}; write the same names into the labels"
         )
-    usable = [(one.score, labels[one.sample_id]) for one in known if one.score is not None and one.error is None]
+    usable = [
+        (one.score, labels[one.sample_id]) for one in known if one.score is not None and one.error is None
+    ]
     failed = sum(one.error is not None for one in known)
     left_out = {
         "inspections without a label": len(inspections) - len(known),
@@ -68,7 +72,11 @@ def gather(inspections: Sequence[Inspection], labels: Mapping[str, bool]) -> Lab
         "inspections without a score": len(known) - failed - len(usable),
     }
     scores = np.array([score for score, _ in usable], dtype=np.float64)
-    return Labelled(scores, np.array([truth for _, truth in usable], dtype=np.bool_), {name: n for name, n in left_out.items() if n})
+    return Labelled(
+        scores,
+        np.array([truth for _, truth in usable], dtype=np.bool_),
+        {name: n for name, n in left_out.items() if n},
+    )
 
 
 def calibrate(
@@ -83,13 +91,16 @@ def calibrate(
 ) -> Threshold:
     """Fit, choose and measure; `defect_rate` is that of the labelled parts when None.
 
-    Raises `InputError` with fewer than two parts of either kind, and for scores that do not rank defects above good parts.
+    Raises `InputError` with fewer than two parts of either kind, and for scores that do not rank defects
+    above good parts.
     """
     scores, defect, left_out = labelled
     good_n, defect_n = int((~defect).sum()), int(defect.sum())
     if min(good_n, defect_n) < LEAST_OF_EACH:
         gone = f" ({', '.join(f'{n} {name}' for name, n in left_out.items())})" if left_out else ""
-        raise InputError(f"{good_n} good and {defect_n} defective parts with a score, at least {LEAST_OF_EACH} of each are needed{gone}")
+        raise InputError(
+            f"{good_n} good and {defect_n} defective parts with a score, at least {LEAST_OF_EACH} of each are needed{gone}"
+        )
     area = auroc(scores, defect)
     if area <= 0.5:
         raise InputError(
@@ -103,7 +114,10 @@ def calibrate(
     best, low, high = choose_threshold(scores, defect, cost_miss * rate, cost_false_alarm * (1 - rate), seed)
     after = cross_validated(scores, defect, method, seed)
     misses, alarms = int((scores[defect] < best).sum()), int((scores[~defect] >= best).sum())
-    at_half = cost_miss * rate * (scores[defect] < 0.5).mean() + cost_false_alarm * (1 - rate) * (scores[~defect] >= 0.5).mean()
+    at_half = (
+        cost_miss * rate * (scores[defect] < 0.5).mean()
+        + cost_false_alarm * (1 - rate) * (scores[~defect] >= 0.5).mean()
+    )
     figures = Figures(
         auroc=area,
         misses=misses,
@@ -142,8 +156,12 @@ def fit(scores: Floats, defect: Bools, method: Method = "platt") -> Calibration:
         return float((np.logaddexp(0, z) - target * z).sum()), slopes[: len(parameters)]
 
     start = np.array([1.0, 0.0] if method == "platt" else [1.0])
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0.0, None), (None, None)][: len(start)]).x
-    return Calibration(method=method, slope=float(found[0]), intercept=float(found[1]) if method == "platt" else 0.0)
+    found = minimize(
+        loss, start, jac=True, method="L-BFGS-B", bounds=[(0.0, None), (None, None)][: len(start)]
+    ).x
+    return Calibration(
+        method=method, slope=float(found[0]), intercept=float(found[1]) if method == "platt" else 0.0
+    )
 
 
 def cross_validated(scores: Floats, defect: Bools, method: Method, seed: int = 0) -> Floats:
@@ -160,17 +178,25 @@ def cross_validated(scores: Floats, defect: Bools, method: Method, seed: int = 0
     return after
 
 
-def choose_threshold(scores: Floats, defect: Bools, miss: float, false_alarm: float, seed: int = 0) -> tuple[float, float, float]:
+def choose_threshold(
+    scores: Floats, defect: Bools, miss: float, false_alarm: float, seed: int = 0
+) -> tuple[float, float, float]:
     """The threshold of least cost, and the ends of its 95 % bootstrap interval.
 
-    `miss` and `false_alarm` weigh the miss rate and the false-alarm rate. Candidates lie half-way (in log-odds) between neighbouring
-    scores; of equally cheap ones the lowest stretch counts, since it lets the fewest defects through, and its middle is taken.
+    `miss` and `false_alarm` weigh the miss rate and the false-alarm rate. Candidates lie half-way (in
+    log-odds) between neighbouring scores; of equally cheap ones the lowest stretch counts, since it lets the
+    fewest defects through, and its middle is taken.
     """
     levels = np.unique(scores)
     middles = sigmoid((logit(levels)[:-1] + logit(levels)[1:]) / 2)
     # Rounding may put a middle on a neighbour; it must lie above the lower one.
-    cuts = np.concatenate([[0.0], np.clip(middles, np.nextafter(levels[:-1], 2), levels[1:]), [_OVER_ALL]])  # (C,)
-    ends = [np.concatenate([[0], np.searchsorted(np.sort(scores[kind]), levels, side="right")]) for kind in (defect, ~defect)]
+    cuts = np.concatenate(
+        [[0.0], np.clip(middles, np.nextafter(levels[:-1], 2), levels[1:]), [_OVER_ALL]]
+    )  # (C,)
+    ends = [
+        np.concatenate([[0], np.searchsorted(np.sort(scores[kind]), levels, side="right")])
+        for kind in (defect, ~defect)
+    ]
 
     def below(weights: NDArray[np.intp], end: NDArray[np.intp]) -> Floats:
         """(B, N) weights of a kind's parts in the order of their scores -> (B, C): their share below each cut."""
@@ -208,7 +234,9 @@ def calibration_error(probabilities: Floats, defect: Bools) -> float:
     """The expected calibration error: how far mean probability and share of defects lie apart, over ten bins of equal size."""
     order = np.argsort(probabilities, kind="stable")
     bins = np.array_split(order, min(BINS, len(order)))
-    return float(sum(len(own) * abs(probabilities[own].mean() - defect[own].mean()) for own in bins) / len(order))
+    return float(
+        sum(len(own) * abs(probabilities[own].mean() - defect[own].mean()) for own in bins) / len(order)
+    )
 
 
 def auroc(scores: Floats, defect: Bools) -> float:

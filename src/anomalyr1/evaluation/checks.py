@@ -1,8 +1,9 @@
 """What `data check` asserts: files, masks, boxes, labels, questions, and that every gold answer, written and read back, earns full reward.
 
-Across samples it asserts that ids differ, that no two files hold the same image, that no sample is compared with itself, and that what is
-said about a class does not give a sample's gold away. Whether knowledge does that is found only where it speaks of the one image, names
-its file, or names the defect of those samples alone that have it.
+Across samples it asserts that ids differ, that no two files hold the same image, that no sample is compared
+with itself, and that what is said about a class does not give a sample's gold away. Whether knowledge does
+that is found only where it speaks of the one image, names its file, or names the defect of those samples
+alone that have it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ _LEAST_NAME = 6
 """Characters of a file name that knowledge would not hold by chance."""
 _DEFECT = re.compile(r"defect|anomal|damage|flaw|fault")
 _NEGATED = re.compile(r"\b(?:no|not|free|without|good|normal|intact)\b")
-_THIS_ONE = re.compile(r"\bthis (?:image|picture|photo|photograph|sample|part|one) (?:is|has|shows|contains|was)\b")
+_THIS_ONE = re.compile(
+    r"\bthis (?:image|picture|photo|photograph|sample|part|one) (?:is|has|shows|contains|was)\b"
+)
 
 LEAST_IOU = 0.5
 """Below this set IoU a gold box, rounded to what a model can write, no longer counts as right."""
@@ -58,11 +61,13 @@ class _Gold:
     answer: str | Sequence[Box]
 
 
-def check(samples: Iterable[Sample], family: str = "qwen2_5_vl", max_pixels: int | None = None) -> list[Problem]:
+def check(
+    samples: Iterable[Sample], family: str = "qwen2_5_vl", max_pixels: int | None = None
+) -> list[Problem]:
     """Every problem of the samples; empty when they may be trained on and evaluated. First what concerns several, then in their order.
 
-    Each image and mask is opened once. `family` and `max_pixels` say in which frame gold boxes are written (a pixel cap can make a small
-    box too coarse to be right). Raises `InputError` for an unknown family.
+    Each image and mask is opened once. `family` and `max_pixels` say in which frame gold boxes are written (a
+    pixel cap can make a small box too coarse to be right). Raises `InputError` for an unknown family.
     """
     if family not in FAMILIES:
         raise InputError(f"no model family is called {family!r}; known: {', '.join(FAMILIES)}")
@@ -76,7 +81,9 @@ def check(samples: Iterable[Sample], family: str = "qwen2_5_vl", max_pixels: int
         problems += _check_labels(sample)
         problems += _check_sample(sample, family, max_pixels)
     twice = [
-        Problem(name, f"{times} samples have this id", "give each sample its own id: inspections are stored by it")
+        Problem(
+            name, f"{times} samples have this id", "give each sample its own id: inspections are stored by it"
+        )
         for name, times in counted.items()
         if times > 1
     ]
@@ -149,22 +156,46 @@ def _check_files(sample: Sample, files: _Files) -> Iterator[Problem]:
         return
     for path in sample.references:
         if files.digest(path) == own:
-            yield Problem(sample.id, f"its reference image {path} is the image itself", "give it the image of another, good part")
+            yield Problem(
+                sample.id,
+                f"its reference image {path} is the image itself",
+                "give it the image of another, good part",
+            )
     first = files.first.setdefault(own, sample)
     if first.id != sample.id and first.image != sample.image:
-        labels = "" if first.anomalous == sample.anomalous else ", and one is called good, the other anomalous"
+        labels = (
+            "" if first.anomalous == sample.anomalous else ", and one is called good, the other anomalous"
+        )
         what = f"{sample.image} holds the same image as {first.image} of sample {first.id!r}{labels}"
         yield Problem(sample.id, what, "leave one of them out: in two splits it would be a leak")
 
 
 def _check_labels(sample: Sample) -> Iterator[Problem]:
     """Labels that contradict each other, or say nothing."""
-    if sample.anomalous and sample.mask is None and sample.boxes is None and sample.defect is None and not sample.questions:
-        yield Problem(sample.id, "it is anomalous, and nothing says how or where", "add a defect's name, a mask, boxes or questions")
+    if (
+        sample.anomalous
+        and sample.mask is None
+        and sample.boxes is None
+        and sample.defect is None
+        and not sample.questions
+    ):
+        yield Problem(
+            sample.id,
+            "it is anomalous, and nothing says how or where",
+            "add a defect's name, a mask, boxes or questions",
+        )
     if sample.anomalous is False and sample.boxes:
-        yield Problem(sample.id, f"it has {len(sample.boxes)} boxes, but the sample is good", "correct the label, or drop the boxes")
+        yield Problem(
+            sample.id,
+            f"it has {len(sample.boxes)} boxes, but the sample is good",
+            "correct the label, or drop the boxes",
+        )
     if sample.anomalous is False and sample.defect is not None:
-        yield Problem(sample.id, f"it has the defect {sample.defect!r}, but the sample is good", "correct the label, or drop the defect")
+        yield Problem(
+            sample.id,
+            f"it has the defect {sample.defect!r}, but the sample is good",
+            "correct the label, or drop the defect",
+        )
 
 
 def _check_verdict(sample: Sample, question: Question) -> Iterator[Problem]:
@@ -176,7 +207,11 @@ def _check_verdict(sample: Sample, question: Question) -> Iterator[Problem]:
         says = bool(question.boxes)
     if says is not None and sample.anomalous is not None and says != sample.anomalous:
         truth = "anomalous" if sample.anomalous else "good"
-        yield Problem(sample.id, f"question {question.id!r}: its gold contradicts the sample, which is {truth}", "correct one of the two")
+        yield Problem(
+            sample.id,
+            f"question {question.id!r}: its gold contradicts the sample, which is {truth}",
+            "correct one of the two",
+        )
 
 
 def _verdict(question: Question) -> bool | None:
@@ -202,9 +237,16 @@ class _Knowledge:
         if text not in (texts := self._texts.setdefault((sample.dataset, sample.category), {})):
             texts[text] = (sample.id, set())
         texts[text][1].add(sample.defect if sample.anomalous else None)
-        names = [name for name in (sample.id, sample.image.name, sample.image.stem) if len(name) >= _LEAST_NAME and not name.isdigit()]
+        names = [
+            name
+            for name in (sample.id, sample.image.name, sample.image.stem)
+            if len(name) >= _LEAST_NAME and not name.isdigit()
+        ]
         named = next((name for name in names if name in text), None)
-        if named is not None and sample.image.stem.casefold() not in (sample.category.casefold(), (sample.defect or "").casefold()):
+        if named is not None and sample.image.stem.casefold() not in (
+            sample.category.casefold(),
+            (sample.defect or "").casefold(),
+        ):
             self._say(sample.id, f"names this very image ({named!r})")
         elif _THIS_ONE.search(text.casefold()):
             self._say(sample.id, "speaks of this one image")
@@ -218,7 +260,9 @@ class _Knowledge:
                 if others or not words or len(texts) == 1 or words not in text.casefold().replace("_", " "):
                     continue
                 if any(words not in other.casefold().replace("_", " ") for other in texts):
-                    self._say(sample_id, f"names the defect {defect!r}, unlike that of other samples of its class")
+                    self._say(
+                        sample_id, f"names the defect {defect!r}, unlike that of other samples of its class"
+                    )
         return self._problems
 
     def _say(self, sample_id: str, what: str) -> None:
@@ -241,11 +285,23 @@ def _check_mask(sample: Sample, size_wh: tuple[int, int]) -> Iterator[Problem]:
     marked = int(mask.sum())
     if marked < LEAST_PIXELS and sample.anomalous:
         what = f"{marked} pixel{'s' if marked > 1 else ''}" if marked else "nothing"
-        yield Problem(sample.id, f"{sample.mask} marks {what}, but the sample is anomalous", "mark the defect, or drop the mask")
+        yield Problem(
+            sample.id,
+            f"{sample.mask} marks {what}, but the sample is anomalous",
+            "mark the defect, or drop the mask",
+        )
     if marked and sample.anomalous is False:
-        yield Problem(sample.id, f"{sample.mask} marks a defect, but the sample is good", "correct the label, or drop the mask")
+        yield Problem(
+            sample.id,
+            f"{sample.mask} marks a defect, but the sample is good",
+            "correct the label, or drop the mask",
+        )
     if marked > MOST_MARKED * mask.size:
-        yield Problem(sample.id, f"{sample.mask} marks {marked / mask.size:.0%} of the image", "see whether the mask is inverted")
+        yield Problem(
+            sample.id,
+            f"{sample.mask} marks {marked / mask.size:.0%} of the image",
+            "see whether the mask is inverted",
+        )
     elif marked >= LEAST_PIXELS and mask_wh == size_wh and sample.boxes is not None:
         yield from _check_boxes_of_mask(sample, mask, sample.boxes)
 
@@ -268,7 +324,9 @@ def _check_boxes_of_mask(sample: Sample, mask: Bools, gold: Sequence[Box]) -> It
         yield Problem(sample.id, what, "add the missing boxes, or correct the mask")
 
 
-def _check_boxes(sample_id: str, whose: str, gold: Sequence[Box] | None, size_wh: tuple[int, int]) -> Iterator[Problem]:
+def _check_boxes(
+    sample_id: str, whose: str, gold: Sequence[Box] | None, size_wh: tuple[int, int]
+) -> Iterator[Problem]:
     w, h = size_wh
     for box in gold or ():
         if box.x1 < 0 or box.y1 < 0 or box.x2 > w or box.y2 > h:
@@ -279,16 +337,24 @@ def _check_boxes(sample_id: str, whose: str, gold: Sequence[Box] | None, size_wh
 def _check_question_ids(sample: Sample) -> Iterator[Problem]:
     for name, times in Counter(question.id for question in sample.questions).items():
         if times > 1:
-            yield Problem(sample.id, f"{times} questions have the id {name!r}", "give each question its own id")
+            yield Problem(
+                sample.id, f"{times} questions have the id {name!r}", "give each question its own id"
+            )
 
 
-def _check_question(sample_id: str, question: Question, size_wh: tuple[int, int] | None, frame: Frame | None) -> Iterator[Problem]:
+def _check_question(
+    sample_id: str, question: Question, size_wh: tuple[int, int] | None, frame: Frame | None
+) -> Iterator[Problem]:
     name = f"question {question.id!r}"
     texts = Counter(" ".join(option.casefold().split()).rstrip(".") for option in question.options)
     if len(question.options) == 1:
         yield Problem(sample_id, f"{name} has one option", "add wrong options")
     if any(times > 1 for times in texts.values()) or "" in texts:
-        yield Problem(sample_id, f"{name} has options that read the same or are empty: {list(question.options)}", "make the options differ")
+        yield Problem(
+            sample_id,
+            f"{name} has options that read the same or are empty: {list(question.options)}",
+            "make the options differ",
+        )
         return
     if question.options and question.answer is None:
         yield Problem(sample_id, f"{name} has no gold answer", "add the letter of the right option")
@@ -304,15 +370,21 @@ def _check_question(sample_id: str, question: Question, size_wh: tuple[int, int]
 def _gold(question: Question, size_wh: tuple[int, int] | None, frame: Frame | None) -> _Gold | None:
     """The shortest reasoning that supports the gold answer; None when there is no gold.
 
-    Rounding to the model's units decides which of two boxes alike is the largest, and on which side of a border its centre lies.
+    Rounding to the model's units decides which of two boxes alike is the largest, and on which side of a
+    border its centre lies.
     """
     if question.options:
-        return _Gold(question, f"The answer is {question.answer}.", question.answer) if question.answer else None
+        return (
+            _Gold(question, f"The answer is {question.answer}.", question.answer) if question.answer else None
+        )
     if question.boxes is None or size_wh is None:
         return None
     if not question.boxes:
         return _Gold(question, "There is no defect.", ())
-    read = [frame.to_original(frame.to_model(box.xyxy)) if frame is not None else box.xyxy for box in question.boxes]
+    read = [
+        frame.to_original(frame.to_model(box.xyxy)) if frame is not None else box.xyxy
+        for box in question.boxes
+    ]
     x1, y1, x2, y2 = read[int(boxes.area(read).argmax())]
     largest = Box(x1=x1, y1=y1, x2=x2, y2=y2)
     return _Gold(question, f"There is a defect at the {boxes.place(largest, size_wh)}.", question.boxes)
@@ -322,9 +394,13 @@ def _check_gold(sample_id: str, gold: _Gold, frame: Frame | None) -> Iterator[Pr
     """The gold answer must earn full reward; only `localisation` may lose what rounding to the model's units costs."""
     name = f"question {gold.question.id!r}"
     try:
-        answer = answers.parse(answers.write(gold.reasoning, gold.answer, frame), gold.question.options, frame)
+        answer = answers.parse(
+            answers.write(gold.reasoning, gold.answer, frame), gold.question.options, frame
+        )
     except InputError as error:
-        yield Problem(sample_id, f"{name}: its gold answer cannot be written: {error}", "correct the annotation")
+        yield Problem(
+            sample_id, f"{name}: its gold answer cannot be written: {error}", "correct the annotation"
+        )
         return
     for reward_name, reward in rewards.REWARDS.items():
         value = reward(answer, gold.question)

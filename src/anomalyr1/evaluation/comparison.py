@@ -1,7 +1,8 @@
 """Two evaluations of the same data: which answers flipped, whether that is more than chance, and how many questions would show it.
 
-Figures are shares of all questions with a known answer, each question counted once; unlike on the scoreboards good and anomalous images
-are not weighed against each other. The p-values of the subtasks are adjusted for how many there are (Holm).
+Figures are shares of all questions with a known answer, each question counted once; unlike on the scoreboards
+good and anomalous images are not weighed against each other. The p-values of the subtasks are adjusted for
+how many there are (Holm).
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ class Comparison(Record):
     groups: tuple[Group, ...]
     """All questions, then each subtask."""
     needed: dict[str, int | None]
-    """Points -> questions that would show such a difference with a chance of 80 %, as these runs differ; None = they differ too seldom."""
+    """Points -> questions that would show such a difference with a chance of 80 %, as these runs differ; None
+    = they differ too seldom."""
     flips: tuple[Flip, ...]
 
 
@@ -85,7 +87,9 @@ def compare(first: Run, second: Run, reading: Reading = "strict", seed: int = 0)
     require_same(first, second)
     both = [(a, b) for a, b in zip(first.rows, second.rows, strict=True) if a.gold is not None]
     if not both:
-        raise InputError("the two runs share no question with a known gold answer, so there is nothing to compare")
+        raise InputError(
+            "the two runs share no question with a known gold answer, so there is nothing to compare"
+        )
     by_name: dict[str, list[tuple[Row, Row]]] = {ALL: both}
     for a, b in both:
         by_name.setdefault(subtask(a), []).append((a, b))
@@ -124,7 +128,10 @@ def require_same(first: Run, second: Run) -> None:
     other_gold = [key[1] for key in asked[0].keys() & asked[1].keys() if asked[0][key] != asked[1][key]]
     if other_gold:
         found.append(f"{len(other_gold)} questions with another gold answer: {listed(sorted(other_gold), 3)}")
-    hashes = [{sample.id: one.image_sha256 for sample, one in run.pairs if one.image_sha256} for run in (first, second)]
+    hashes = [
+        {sample.id: one.image_sha256 for sample, one in run.pairs if one.image_sha256}
+        for run in (first, second)
+    ]
     changed = [name for name in hashes[0].keys() & hashes[1].keys() if hashes[0][name] != hashes[1][name]]
     if changed:
         found.append(f"{len(changed)} images with other content: {listed(sorted(changed), 3)}")
@@ -135,7 +142,9 @@ def require_same(first: Run, second: Run) -> None:
         found.append("the order of the questions")
     if found:
         specs = " and ".join(dict.fromkeys(repr(one.spec) for one in texts))
-        raise InputError(f"the two runs are not of the same data ({specs}): {'; '.join(found)}. Evaluate both on the same data")
+        raise InputError(
+            f"the two runs are not of the same data ({specs}): {'; '.join(found)}. Evaluate both on the same data"
+        )
 
 
 def settings(first: Fingerprint, second: Fingerprint) -> list[str]:
@@ -152,7 +161,9 @@ def _paired(rows: Sequence[tuple[Row, Row]], reading: Reading, seed: int) -> Pai
 def _needed(points: float, paired: Paired) -> int | None:
     if points / 100 > paired.discordance:
         return None
-    return statistics.questions_needed(points, paired.discordance, paired.correlation, paired.rows / paired.clusters)
+    return statistics.questions_needed(
+        points, paired.discordance, paired.correlation, paired.rows / paired.clusters
+    )
 
 
 def _flip(a: Row, b: Row, reading: Reading) -> Flip:

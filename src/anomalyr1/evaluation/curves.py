@@ -1,8 +1,8 @@
 """Figures of a score against a truth, from how many positives and negatives lie at each level of the score; many resamples at once.
 
-Everything here equals scikit-learn's functions of the same name on the same rows (a test holds that); counts instead of rows make the
-bootstrap, and millions of pixels, affordable. Leading axes of the counts are resamples. A figure without a value (a class is missing)
-is NaN.
+Everything here equals scikit-learn's functions of the same name on the same rows (a test holds that); counts
+instead of rows make the bootstrap, and millions of pixels, affordable. Leading axes of the counts are
+resamples. A figure without a value (a class is missing) is NaN.
 """
 
 from __future__ import annotations
@@ -53,13 +53,18 @@ def count(scores: Floats, positive: Bools, weights: ArrayLike | None = None) -> 
     order = np.argsort(place.ravel(), kind="stable")
     ends = np.cumsum(np.bincount(place.ravel(), minlength=len(levels)))
     drawn = np.ones(len(scores)) if weights is None else np.asarray(weights, dtype=np.float64)
-    sums = [_from_zero(np.cumsum((drawn * kind)[..., order], axis=-1)[..., ends - 1]) for kind in (positive, ~positive)]
+    sums = [
+        _from_zero(np.cumsum((drawn * kind)[..., order], axis=-1)[..., ends - 1])
+        for kind in (positive, ~positive)
+    ]
     return Counts(-levels, sums[0], sums[1])
 
 
 def from_levels(levels: Floats, positives: Floats, negatives: Floats) -> Counts:
     """The counts of (..., U) positives and negatives at each of the levels (U,), which fall."""
-    return Counts(levels, _from_zero(np.cumsum(positives, axis=-1)), _from_zero(np.cumsum(negatives, axis=-1)))
+    return Counts(
+        levels, _from_zero(np.cumsum(positives, axis=-1)), _from_zero(np.cumsum(negatives, axis=-1))
+    )
 
 
 def auroc(counts: Counts) -> Floats:
@@ -101,8 +106,9 @@ def fallout_at(counts: Counts, recall: float = RECALL) -> Floats:
 def cost_curve(counts: Counts, points: int = COSTS) -> tuple[Floats, Floats]:
     """X and y, (K,) each, of the least normalised expected cost over all levels (Drummond and Holte 2006), for one row of counts.
 
-    x is the share of the cost that positives would cause if all verdicts were wrong: their share times the cost of a miss, over that plus
-    the negatives' share times the cost of a false alarm. y is min over levels of misses x + false alarms (1 - x), as rates.
+    x is the share of the cost that positives would cause if all verdicts were wrong: their share times the
+    cost of a miss, over that plus the negatives' share times the cost of a false alarm. y is min over levels
+    of misses x + false alarms (1 - x), as rates.
     """
     x = np.linspace(0, 1, points)
     cost: Floats = (np.outer(x, 1 - counts.recall) + np.outer(1 - x, counts.fallout)).min(axis=1)

@@ -1,8 +1,9 @@
 """How well scores and verdicts tell anomalous images from good ones, overall and per category.
 
-Rates of a score are over the images that have one; the others are counted as `unscored`. A verdict "unsure" is right for neither class.
-The best thresholds (F1, balanced accuracy) are chosen on the very images they are measured on, as the field does: they are upper bounds
-of what a threshold chosen beforehand reaches (`anomalyr1 calibrate` chooses one).
+Rates of a score are over the images that have one; the others are counted as `unscored`. A verdict "unsure"
+is right for neither class. The best thresholds (F1, balanced accuracy) are chosen on the very images they are
+measured on, as the field does: they are upper bounds of what a threshold chosen beforehand reaches
+(`anomalyr1 calibrate` chooses one).
 """
 
 from __future__ import annotations
@@ -95,7 +96,9 @@ SCORE_FIGURES: dict[str, Callable[[Counts], Floats]] = {
 }
 
 
-def detect(pairs: Sequence[Pair], repeats: int = REPEATS, seed: int = 0, level: float = LEVEL) -> DetectionReport:
+def detect(
+    pairs: Sequence[Pair], repeats: int = REPEATS, seed: int = 0, level: float = LEVEL
+) -> DetectionReport:
     """Figures of samples with their inspections; intervals are percentile bootstraps over images."""
     known = [pair for pair in pairs if pair[0].anomalous is not None]
     groups: dict[str, list[Pair]] = {}
@@ -121,7 +124,9 @@ def measure(pairs: Sequence[Pair], repeats: int = REPEATS, seed: int = 0, level:
     verdicts = np.array([one.verdict for _, one in pairs], dtype=np.str_)
     kinds = {"good": ~truth, "anomalous": truth}
     scores, positive = scored(pairs)
-    figures = _of_verdicts(truth, verdicts, repeats, seed, level) | _of_scores(scores, positive, repeats, seed, level)
+    figures = _of_verdicts(truth, verdicts, repeats, seed, level) | _of_scores(
+        scores, positive, repeats, seed, level
+    )
     more: dict[str, object] = {}
     if "f1_max" in figures:
         counts = curves.count(scores, positive)
@@ -134,7 +139,10 @@ def measure(pairs: Sequence[Pair], repeats: int = REPEATS, seed: int = 0, level:
             "anomalous": int(truth.sum()),
             "unscored": len(pairs) - len(scores),
             "failed": sum(one.error is not None for _, one in pairs),
-            "verdicts": {name: {verdict: int((verdicts[kind] == verdict).sum()) for verdict in VERDICTS} for name, kind in kinds.items()},
+            "verdicts": {
+                name: {verdict: int((verdicts[kind] == verdict).sum()) for verdict in VERDICTS}
+                for name, kind in kinds.items()
+            },
             **figures,
             **more,
         }
@@ -145,10 +153,14 @@ def scored(pairs: Sequence[Pair]) -> tuple[Floats, NDArray[np.bool_]]:
     """(N,) scores and whether the image is anomalous, of the pairs that have both."""
     known = [(one.score, sample.anomalous) for sample, one in pairs if one.error is None]
     some = [(score, anomalous) for score, anomalous in known if score is not None and anomalous is not None]
-    return np.array([score for score, _ in some], dtype=np.float64), np.array([truth for _, truth in some], dtype=np.bool_)
+    return np.array([score for score, _ in some], dtype=np.float64), np.array(
+        [truth for _, truth in some], dtype=np.bool_
+    )
 
 
-def _of_scores(scores: Floats, truth: NDArray[np.bool_], repeats: int, seed: int, level: float) -> dict[str, Interval]:
+def _of_scores(
+    scores: Floats, truth: NDArray[np.bool_], repeats: int, seed: int, level: float
+) -> dict[str, Interval]:
     if not (truth.any() and (~truth).any()):
         return {}
     whole = curves.count(scores, truth)
@@ -167,21 +179,28 @@ def calibration_errors(scores: Floats, truth: NDArray[np.bool_], times: Draws) -
     """`calibration_error` of rows that are there so many times, (R, N) -> (R,), each line of `times` of the same sum N."""
     order = np.argsort(scores, kind="stable")
     gaps, times = (scores - truth)[order], times[:, order]
-    # A bin's |mean score - share of defects|, weighed by its size, is its |summed gap|; a bin may end within the copies of one row.
+    # A bin's |mean score - share of defects|, weighed by its size, is its |summed gap|; a bin may end within
+    # the copies of one row.
     edges = np.cumsum([len(own) for own in np.array_split(np.arange(len(order)), min(BINS, len(order)))])
     ends, sums = np.cumsum(times, axis=1), np.cumsum(times * gaps, axis=1)
     last = np.stack([np.searchsorted(own, edges) for own in ends])
-    upto = np.take_along_axis(sums, last, axis=1) - (np.take_along_axis(ends, last, axis=1) - edges) * gaps[last]
+    upto = (
+        np.take_along_axis(sums, last, axis=1) - (np.take_along_axis(ends, last, axis=1) - edges) * gaps[last]
+    )
     errors: Floats = np.abs(np.diff(upto, axis=1, prepend=0)).sum(axis=1) / len(order)
     return errors
 
 
-def _of_verdicts(truth: NDArray[np.bool_], verdicts: NDArray[np.str_], repeats: int, seed: int, level: float) -> dict[str, Interval]:
+def _of_verdicts(
+    truth: NDArray[np.bool_], verdicts: NDArray[np.str_], repeats: int, seed: int, level: float
+) -> dict[str, Interval]:
     good, defect = verdicts == "good", verdicts == "defect"
     columns = np.stack([truth, ~truth, truth & defect, ~truth & good, truth & good, ~truth & defect], axis=1)
     if not len(truth):
         return {}
-    drawn = np.concatenate([times.astype(np.float64) @ columns for times in _draws(len(truth), repeats, seed)])
+    drawn = np.concatenate(
+        [times.astype(np.float64) @ columns for times in _draws(len(truth), repeats, seed)]
+    )
     whole = columns.sum(axis=0, dtype=np.float64)
     figures: dict[str, Callable[[Floats], Floats]] = {
         "balanced_accuracy": lambda c: (c[..., 2] / c[..., 0] + c[..., 3] / c[..., 1]) / 2,

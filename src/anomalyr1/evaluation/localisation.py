@@ -1,7 +1,8 @@
 """How well boxes, masks and anomaly maps show where the defect is, overall and by the size of the defect.
 
-Boxes and masks are measured on anomalous images whose place is known; an image without a box scores 0, whether the model said that there
-is none or nothing could be read. What is drawn on good images costs AP and is counted as false boxes.
+Boxes and masks are measured on anomalous images whose place is known; an image without a box scores 0,
+whether the model said that there is none or nothing could be read. What is drawn on good images costs AP and
+is counted as false boxes.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ class Localisation(Record):
     sizes: dict[str, SizeFigures]
     """"all", and each size of `pixels.SIZES` that comes."""
     coco: dict[str, float] | None = None
-    """AP over IoU 0.5 to 0.95, AP50 and AP75 of boxes as one class; the confidence of a box is its image's score."""
+    """AP over IoU 0.5 to 0.95, AP50 and AP75 of boxes as one class; the confidence of a box is its image's
+    score."""
     coco_unscored: int = 0
     """Images whose boxes had no score and count with confidence 1."""
     maps: PixelFigures | None = None
@@ -87,7 +89,8 @@ def localise(
 ) -> Localisation | None:
     """Figures of samples with their inspections; `maps` (H, W) by the inspection's sample id. None when no place is known.
 
-    Masks are opened one at a time. Raises `ImageError` when one cannot be read, and `InputError` when masks differ in size.
+    Masks are opened one at a time. Raises `ImageError` when one cannot be read, and `InputError` when masks
+    differ in size.
     """
     located, gold, unknown, unsaid, good, false_boxes = [], [], 0, 0, 0, 0
     for sample, inspection in pairs:
@@ -114,19 +117,28 @@ def localise(
         unsaid=unsaid,
         good=good,
         false_boxes=false_boxes,
-        sizes={name: summarise([one for one in located if name in (ALL, one.size)], repeats, seed, level) for name in names},
-        coco=coco_ap([(boxes, one.boxes or (), 1.0 if one.score is None else one.score) for boxes, one in gold]),
+        sizes={
+            name: summarise([one for one in located if name in (ALL, one.size)], repeats, seed, level)
+            for name in names
+        },
+        coco=coco_ap(
+            [(boxes, one.boxes or (), 1.0 if one.score is None else one.score) for boxes, one in gold]
+        ),
         coco_unscored=sum(bool(one.boxes) and one.score is None for _, one in gold),
         maps=pixels.measure(scaled.items, bins, repeats, seed, level),
         maps_scaled=scaled.count,
     )
 
 
-def summarise(located: Sequence[Located], repeats: int = REPEATS, seed: int = 0, level: float = LEVEL) -> SizeFigures:
+def summarise(
+    located: Sequence[Located], repeats: int = REPEATS, seed: int = 0, level: float = LEVEL
+) -> SizeFigures:
     """Means over images, with intervals by image."""
     ious = np.array([one.box_iou for one in located if one.box_iou is not None])
     masks = np.array([one.mask_iou for one in located if one.mask_iou is not None])
-    marked = np.array([one.mask_pixels for one in located if one.mask_pixels is not None], dtype=np.float64).reshape(-1, 3)
+    marked = np.array(
+        [one.mask_pixels for one in located if one.mask_pixels is not None], dtype=np.float64
+    ).reshape(-1, 3)
 
     def ratio(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> Interval:
         return bootstrap_ratio(top, bottom, np.arange(len(top)), repeats, seed, level)
@@ -134,23 +146,33 @@ def summarise(located: Sequence[Located], repeats: int = REPEATS, seed: int = 0,
     return SizeFigures(
         images=len(located),
         box_miou=ratio(ious, np.ones_like(ious)) if len(ious) else None,
-        accuracy_at={f"{at:g}": ratio((ious >= at).astype(np.float64), np.ones_like(ious)) for at in ACCURACY_AT} if len(ious) else {},
+        accuracy_at={
+            f"{at:g}": ratio((ious >= at).astype(np.float64), np.ones_like(ious)) for at in ACCURACY_AT
+        }
+        if len(ious)
+        else {},
         mask_iou=ratio(masks, np.ones_like(masks)) if len(masks) else None,
-        mask_f1=ratio(2 * marked[:, 0], 2 * marked[:, 0] + marked[:, 1] + marked[:, 2]) if marked.any() else None,
+        mask_f1=ratio(2 * marked[:, 0], 2 * marked[:, 0] + marked[:, 1] + marked[:, 2])
+        if marked.any()
+        else None,
     )
 
 
 def coco_ap(images: Sequence[tuple[Sequence[Box], Sequence[Box], float]]) -> dict[str, float] | None:
     """COCO's box AP, AP50 and AP75 of (true boxes, predicted boxes, confidence of the predicted ones) an image; None without a true box.
 
-    All boxes are one class. Source: Lin et al. 2014, computed by faster-coco-eval; at most 100 boxes an image count.
+    All boxes are one class. Source: Lin et al. 2014, computed by faster-coco-eval; at most 100 boxes an image
+    count.
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
     gold: list[dict[str, object]] = []
     found: list[dict[str, object]] = []
     for number, (true, predicted, confidence) in enumerate(images, start=1):
-        gold += [_coco_box(box, number) | {"id": len(gold) + k, "iscrowd": 0} for k, box in enumerate(true, start=1)]
+        gold += [
+            _coco_box(box, number) | {"id": len(gold) + k, "iscrowd": 0}
+            for k, box in enumerate(true, start=1)
+        ]
         found += [_coco_box(box, number) | {"score": confidence} for box in predicted]
     if not gold:
         return None
@@ -181,7 +203,9 @@ def _truth(sample: Sample) -> tuple[tuple[Box, ...] | None, Bools | None]:
     return boxes or None, mask
 
 
-def _located(sample: Sample, inspection: Inspection, boxes: tuple[Box, ...] | None, mask: Bools | None) -> Located:
+def _located(
+    sample: Sample, inspection: Inspection, boxes: tuple[Box, ...] | None, mask: Bools | None
+) -> Located:
     found = inspection.boxes or ()
     marked = None
     if mask is not None and (inspection.masks is not None or not found):
@@ -190,7 +214,9 @@ def _located(sample: Sample, inspection: Inspection, boxes: tuple[Box, ...] | No
     return Located(
         sample_id=sample.id,
         size="" if share is None else size_of(share),
-        box_iou=None if boxes is None else geometry.set_iou(geometry.to_array(found), geometry.to_array(boxes)),
+        box_iou=None
+        if boxes is None
+        else geometry.set_iou(geometry.to_array(found), geometry.to_array(boxes)),
         mask_iou=None if marked is None else marked[0] / sum(marked) if any(marked) else 1.0,
         mask_pixels=marked,
     )
@@ -202,7 +228,9 @@ def _union(inspection: Inspection, shape: tuple[int, ...]) -> Bools:
     for mask in inspection.masks or ():
         one = geometry.decode_mask(mask)
         if one.shape != shape:
-            raise InputError(f"a mask of {inspection.sample_id!r} is {one.shape}, the true one {shape}; name the data set of these images")
+            raise InputError(
+                f"a mask of {inspection.sample_id!r} is {one.shape}, the true one {shape}; name the data set of these images"
+            )
         whole |= one
     return whole
 
@@ -212,7 +240,11 @@ def _share(sample: Sample, inspection: Inspection, boxes: Sequence[Box], mask: B
     if mask is not None:
         return float(mask.mean())
     size_wh = inspection.masks[0].size_wh if inspection.masks else _size_wh(sample)
-    return None if size_wh is None else min(1.0, float(geometry.area(geometry.to_array(boxes)).sum()) / (size_wh[0] * size_wh[1]))
+    return (
+        None
+        if size_wh is None
+        else min(1.0, float(geometry.area(geometry.to_array(boxes)).sum()) / (size_wh[0] * size_wh[1]))
+    )
 
 
 def _size_wh(sample: Sample) -> tuple[int, int] | None:
@@ -226,7 +258,12 @@ def _size_wh(sample: Sample) -> tuple[int, int] | None:
 
 def _coco_box(box: Box, image: int) -> dict[str, object]:
     width, height = box.x2 - box.x1, box.y2 - box.y1
-    return {"image_id": image, "category_id": 1, "bbox": [box.x1, box.y1, width, height], "area": width * height}
+    return {
+        "image_id": image,
+        "category_id": 1,
+        "bbox": [box.x1, box.y1, width, height],
+        "area": width * height,
+    }
 
 
 class _Scaled:
@@ -244,8 +281,14 @@ class _Scaled:
             scores = self._maps.get(inspection.sample_id)
             if scores is None or sample.anomalous is None or (sample.anomalous and sample.mask is None):
                 continue
-            mask = truth.read_mask(sample.mask) if sample.anomalous and sample.mask is not None else np.zeros(scores.shape, dtype=np.bool_)
+            mask = (
+                truth.read_mask(sample.mask)
+                if sample.anomalous and sample.mask is not None
+                else np.zeros(scores.shape, dtype=np.bool_)
+            )
             if scores.shape != mask.shape:
                 self.count += 1
-                scores = cv2.resize(scores, (mask.shape[1], mask.shape[0]), interpolation=cv2.INTER_LINEAR).astype(np.float32)
+                scores = cv2.resize(
+                    scores, (mask.shape[1], mask.shape[0]), interpolation=cv2.INTER_LINEAR
+                ).astype(np.float32)
             yield MapItem(sample.id, scores, mask)

@@ -1,13 +1,13 @@
 """Three scoreboards of multiple-choice questions side by side: strict, lenient, and as MMAD's published scorer computes it.
 
-All are tables of data sets by MMAD's seven subtasks in percent (object structure and object details belong to object analysis). A cell is
-the share of right answers; of anomaly detection it is the mean of the shares on good and on anomalous images. A row's average is the mean
-of its cells, the last row the mean of the rows.
+All are tables of data sets by MMAD's seven subtasks in percent (object structure and object details belong to
+object analysis). A cell is the share of right answers; of anomaly detection it is the mean of the shares on
+good and on anomalous images. A row's average is the mean of its cells, the last row the mean of the rows.
 
-*Strict* and *lenient* keep every question in the denominator: what cannot be read, or got no reply, is wrong. *Official* follows
-jam-cc/MMAD (bad03b4, `helper/summary.py`): its parser; an image is good when "good" is in its path; what has no letter A to E is deleted
-from the list that is being iterated over, so that the answer after it is skipped unseen; a cell without answers counts as 0; images
-without a reply were never in its list.
+*Strict* and *lenient* keep every question in the denominator: what cannot be read, or got no reply, is wrong.
+*Official* follows jam-cc/MMAD (bad03b4, `helper/summary.py`): its parser; an image is good when "good" is in
+its path; what has no letter A to E is deleted from the list that is being iterated over, so that the answer
+after it is skipped unseen; a cell without answers counts as 0; images without a reply were never in its list.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class Gap(Record):
     by_counting: float
     """Points due to what is deleted, skipped or never counted, and to good told by the path."""
     share_by_parsing: float | None
-    """`by_parsing` over `points`; None when there is no difference. May be below 0 or above 1 where the two work against each other."""
+    """`by_parsing` over `points`; None when there is no difference. May be below 0 or above 1 where the two
+    work against each other."""
 
 
 class Mmad(Record):
@@ -106,7 +107,9 @@ def evaluate(rows: Sequence[Row], repeats: int = statistics.REPEATS, seed: int =
     """Everything about the questions of `rows`; intervals are of images. Raises `InputError` without a question of known gold answer."""
     known = [row for row in rows if row.gold is not None]
     if not known:
-        raise InputError("no question has a known gold answer, so there is nothing to score; evaluate data with questions and answers")
+        raise InputError(
+            "no question has a known gold answer, so there is nothing to score; evaluate data with questions and answers"
+        )
     boards: dict[Reading, Board] = {reading: board(known, reading, repeats, seed) for reading in READINGS[:2]}
     gaps: tuple[Gap, ...] = ()
     counted = _Counted(mask=(), deleted=0, skipped=0)
@@ -114,7 +117,10 @@ def evaluate(rows: Sequence[Row], repeats: int = statistics.REPEATS, seed: int =
         boards["official"] = board(rows, "official", repeats, seed)
         counted = counted_officially(rows)
         swapped = _average(known, [row.official == row.gold for row in known])
-        gaps = tuple(_gap(reading, boards[reading].average.value, swapped, boards["official"].average.value) for reading in READINGS[:2])
+        gaps = tuple(
+            _gap(reading, boards[reading].average.value, swapped, boards["official"].average.value)
+            for reading in READINGS[:2]
+        )
     unread = [row.status in ("unparseable", "no reply") for row in known]
     left_out = {
         "questions without a gold answer": len(rows) - len(known),
@@ -167,9 +173,13 @@ def board(rows: Sequence[Row], reading: Reading, repeats: int = statistics.REPEA
     # Whatever is in the published scorer's list gives its table a row and a column, counted or not.
     seen = [row for row in rows if (row.status != "no reply" if official else row.gold is not None)]
     if not seen:
-        raise InputError("no question got a reply, so there is no scoreboard; see the errors of the inspections")
+        raise InputError(
+            "no question got a reply, so there is no scoreboard; see the errors of the inspections"
+        )
     table = _Table(
-        tuple(dict.fromkeys(row.dataset for row in seen)), tuple(dict.fromkeys(map(subtask, seen))), 0.0 if official else math.nan
+        tuple(dict.fromkeys(row.dataset for row in seen)),
+        tuple(dict.fromkeys(map(subtask, seen))),
+        0.0 if official else math.nan,
     )
     if official:
         counted, anomalous = counted_officially(rows).mask, [("good" not in row.sample_id) for row in rows]
@@ -187,7 +197,10 @@ def board(rows: Sequence[Row], reading: Reading, repeats: int = statistics.REPEA
 
 def _countable(rows: Sequence[Row]) -> tuple[bool, ...]:
     """Rows with a gold answer; of verdict questions those about images known to be good or anomalous."""
-    return tuple(row.gold is not None and (row.kind != "anomaly detection" or row.anomalous is not None) for row in rows)
+    return tuple(
+        row.gold is not None and (row.kind != "anomaly detection" or row.anomalous is not None)
+        for row in rows
+    )
 
 
 class _Table(NamedTuple):
@@ -208,7 +221,9 @@ class _Table(NamedTuple):
     def sums(self, rows: Sequence[Row], right: Sequence[bool], anomalous: Sequence[bool]) -> Floats:
         """One line a row, (N, 2 K)."""
         row_of, column_of = ({name: place for place, name in enumerate(names)} for names in self[:2])
-        places = np.array([row_of[row.dataset] * len(column_of) + column_of[subtask(row)] for row in rows], dtype=np.intp)
+        places = np.array(
+            [row_of[row.dataset] * len(column_of) + column_of[subtask(row)] for row in rows], dtype=np.intp
+        )
         places = 2 * places + np.asarray(anomalous, dtype=np.intp)
         values = np.zeros((len(rows), self.width))
         lines = np.arange(len(rows))
@@ -218,7 +233,9 @@ class _Table(NamedTuple):
 
     def shares(self, sums: Floats) -> tuple[Floats, Floats]:
         """Percentages of sums (R, 2 K): with averages (R, datasets + 1, subtasks + 1), and of the verdict's sides (R, datasets, 2)."""
-        right, asked = np.moveaxis(sums.reshape(len(sums), 2, len(self.datasets), len(self.subtasks), 2), 1, 0)
+        right, asked = np.moveaxis(
+            sums.reshape(len(sums), 2, len(self.datasets), len(self.subtasks), 2), 1, 0
+        )
         cells = 100 * _ratio(right.sum(axis=-1), asked.sum(axis=-1), self.absent)
         sides = np.full((len(sums), len(self.datasets), 2), self.absent)
         if DETECTION in self.subtasks:
@@ -241,7 +258,10 @@ class _Table(NamedTuple):
             for i, name in enumerate(names)
         }
         wrong, drawn_wrong = 100 - sides, 100 - drawn_sides
-        wrong, drawn_wrong = np.vstack([wrong, _mean(wrong, 0)]), np.concatenate([drawn_wrong, _mean(drawn_wrong, 1)[:, None]], axis=1)
+        wrong, drawn_wrong = (
+            np.vstack([wrong, _mean(wrong, 0)]),
+            np.concatenate([drawn_wrong, _mean(drawn_wrong, 1)[:, None]], axis=1),
+        )
         overkill, miss = (
             {
                 name: statistics.interval(float(wrong[i, side]), drawn_wrong[:, i, side])
@@ -267,20 +287,34 @@ def _ratio(right: Floats, asked: Floats, absent: float) -> Floats:
 def _mean(values: Floats, axis: int) -> Floats:
     """The mean of what is there; NaN where nothing is."""
     there = np.isfinite(values)
-    return _ratio(np.where(there, values, 0).sum(axis=axis), there.sum(axis=axis).astype(np.float64), math.nan)
+    return _ratio(
+        np.where(there, values, 0).sum(axis=axis), there.sum(axis=axis).astype(np.float64), math.nan
+    )
 
 
 def _average(rows: Sequence[Row], right: Sequence[bool]) -> float:
     """The board's one figure, with our denominators and other letters."""
-    table = _Table(tuple(dict.fromkeys(row.dataset for row in rows)), tuple(dict.fromkeys(map(subtask, rows))), math.nan)
+    table = _Table(
+        tuple(dict.fromkeys(row.dataset for row in rows)), tuple(dict.fromkeys(map(subtask, rows))), math.nan
+    )
     used = _countable(rows)
     kept = [row for row, one in zip(rows, used, strict=True) if one]
-    sums = table.sums(kept, [one for one, there in zip(right, used, strict=True) if there], [row.anomalous is True for row in kept])
+    sums = table.sums(
+        kept,
+        [one for one, there in zip(right, used, strict=True) if there],
+        [row.anomalous is True for row in kept],
+    )
     return float(table.shares(sums.sum(axis=0)[None])[0][0, -1, -1])
 
 
 def _gap(reading: Reading, ours: float, swapped: float, official: float) -> Gap:
-    points, parsing, counting = (0.0 if abs(one) < 1e-9 else one for one in (official - ours, swapped - ours, official - swapped))
+    points, parsing, counting = (
+        0.0 if abs(one) < 1e-9 else one for one in (official - ours, swapped - ours, official - swapped)
+    )
     return Gap(
-        reading=reading, points=points, by_parsing=parsing, by_counting=counting, share_by_parsing=parsing / points if points else None
+        reading=reading,
+        points=points,
+        by_parsing=parsing,
+        by_counting=counting,
+        share_by_parsing=parsing / points if points else None,
     )

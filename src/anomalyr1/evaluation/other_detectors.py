@@ -1,8 +1,9 @@
 """The scores and maps of any other detector as inspections, so that it stands in the same tables and pages.
 
-Scores: a CSV file with the columns `sample_id` and `score` and, if the detector has an opinion of its own, `verdict` (good, defect or
-unsure); or an NPZ file with the arrays `sample_ids` and `scores`. Maps: an NPZ file with one array (H, W) a sample, under its id.
-What anomalib's `Engine.predict` returns, `save_anomalib` writes as these two files.
+Scores: a CSV file with the columns `sample_id` and `score` and, if the detector has an opinion of its own,
+`verdict` (good, defect or unsure); or an NPZ file with the arrays `sample_ids` and `scores`. Maps: an NPZ
+file with one array (H, W) a sample, under its id. What anomalib's `Engine.predict` returns, `save_anomalib`
+writes as these two files.
 """
 
 from __future__ import annotations
@@ -50,9 +51,13 @@ class Maps(Mapping[str, Map]):
         try:
             self._arrays = np.load(path, allow_pickle=False)
         except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise InputError(f"the maps {str(path)!r} cannot be read ({error}); give an NPZ file of numpy.savez") from error
+            raise InputError(
+                f"the maps {str(path)!r} cannot be read ({error}); give an NPZ file of numpy.savez"
+            ) from error
         if not isinstance(self._arrays, np.lib.npyio.NpzFile):
-            raise InputError(f"{str(path)!r} holds one array; expected an NPZ file with one array (H, W) a sample, under its id")
+            raise InputError(
+                f"{str(path)!r} holds one array; expected an NPZ file with one array (H, W) a sample, under its id"
+            )
 
     def __getitem__(self, sample_id: str) -> Map:
         """The (H, W) map of a sample; `KeyError` when it has none."""
@@ -64,10 +69,14 @@ class Maps(Mapping[str, Map]):
         except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
             raise InputError(f"{where} cannot be read ({error}); write it again") from error
         if found.dtype.kind not in "fiub" or found.ndim != 2 or not found.size:
-            raise InputError(f"{where} is {found.dtype} of shape {found.shape}, expected numbers of shape (H, W)")
+            raise InputError(
+                f"{where} is {found.dtype} of shape {found.shape}, expected numbers of shape (H, W)"
+            )
         if not np.isfinite(found).all():
             row, column = (int(place[0]) for place in np.nonzero(~np.isfinite(found)))
-            raise InputError(f"{where} is {found[row, column]} at row {row}, column {column}; expected finite numbers")
+            raise InputError(
+                f"{where} is {found[row, column]} at row {row}, column {column}; expected finite numbers"
+            )
         return np.asarray(found, dtype=np.float32)
 
     def __iter__(self) -> Iterator[str]:
@@ -105,10 +114,11 @@ def convert(
 ) -> list[Inspection]:
     """Write a detector's scores as an inspections file and return the inspections.
 
-    From `threshold` on, in the scores' own unit, the verdict is "defect"; without it, and without a verdict in the file, it is "unsure".
-    Where a map reaches `map_threshold` there are boxes and masks, in pixels of the image: `images` says where, else the id is its path.
-    Scores that leave 0..1 are scaled by their least and largest value, which each inspection says. Raises `InputError` as `read_scores`,
-    for maps of samples without a score, and for a new file where one lies.
+    From `threshold` on, in the scores' own unit, the verdict is "defect"; without it, and without a verdict
+    in the file, it is "unsure". Where a map reaches `map_threshold` there are boxes and masks, in pixels of
+    the image: `images` says where, else the id is its path. Scores that leave 0..1 are scaled by their least
+    and largest value, which each inspection says. Raises `InputError` as `read_scores`, for maps of samples
+    without a score, and for a new file where one lies.
     """
     rows = read_scores(scores)
     if out.exists():
@@ -116,7 +126,9 @@ def convert(
     known = Maps(maps) if maps else None
     strangers = sorted(set(known or ()) - {row.sample_id for row in rows})
     if strangers:
-        raise InputError(f"{len(strangers)} maps of {str(maps)!r} have no score in {str(scores)!r}, the first is {strangers[0]!r}")
+        raise InputError(
+            f"{len(strangers)} maps of {str(maps)!r} have no score in {str(scores)!r}, the first is {strangers[0]!r}"
+        )
     low, high = min(row.score for row in rows), max(row.score for row in rows)
     scaled = low < 0 or high > 1
     said = f"score of {name}" + (f", scaled from {low:.6g}..{high:.6g} to 0..1" if scaled else "")
@@ -134,12 +146,22 @@ def convert(
     for row in rows:
         located: dict[str, Any] = {}
         if known is not None and map_threshold is not None and row.sample_id in known:
-            located = _located(known[row.sample_id], map_threshold, (images or {}).get(row.sample_id, Path(row.sample_id)))
+            located = _located(
+                known[row.sample_id], map_threshold, (images or {}).get(row.sample_id, Path(row.sample_id))
+            )
         verdict, reason = _verdict(row, threshold, name)
         score = (row.score - low) / ((high - low) or 1) if scaled else row.score
         counts = {"score_scaled": 1} if scaled else {}
         made.append(
-            Inspection(sample_id=row.sample_id, verdict=verdict, score=score, score_from=said, reason=reason, counts=counts, **located)
+            Inspection(
+                sample_id=row.sample_id,
+                verdict=verdict,
+                score=score,
+                score_from=said,
+                reason=reason,
+                counts=counts,
+                **located,
+            )
         )
     with Writer(out, run) as writer:
         for inspection in made:
@@ -150,20 +172,26 @@ def convert(
 def save_anomalib(predictions: Iterable[Any], folder: Path) -> tuple[Path, Path | None]:
     """Write what anomalib's `Engine.predict` returns (batches) as `scores.csv` and, if there are maps, `maps.npz` in a folder.
 
-    Reads `image_path`, `pred_score`, `pred_label` and `anomaly_map` of each batch; anomalib itself is not needed. Raises `InputError` that
-    names the batch where one has no paths or scores, or not as many of each.
+    Reads `image_path`, `pred_score`, `pred_label` and `anomaly_map` of each batch; anomalib itself is not
+    needed. Raises `InputError` that names the batch where one has no paths or scores, or not as many of each.
     """
     rows: list[tuple[str, float, str]] = []
     maps: dict[str, Map] = {}
     for number, batch in enumerate(predictions, start=1):
         paths = [Path(path).as_posix() for path in (getattr(batch, "image_path", None) or ())]
-        scores, labels, found = (_array(getattr(batch, name, None)) for name in ("pred_score", "pred_label", "anomaly_map"))
+        scores, labels, found = (
+            _array(getattr(batch, name, None)) for name in ("pred_score", "pred_label", "anomaly_map")
+        )
         if not paths or scores is None or scores.size != len(paths):
             given = "none" if scores is None else scores.size
             raise InputError(
                 f"batch {number} of the predictions has {len(paths)} image paths and {given} scores; expected one score an image"
             )
-        verdicts = [""] * len(paths) if labels is None else ["defect" if label else "good" for label in labels.ravel()]
+        verdicts = (
+            [""] * len(paths)
+            if labels is None
+            else ["defect" if label else "good" for label in labels.ravel()]
+        )
         rows += zip(paths, scores.ravel().tolist(), verdicts, strict=True)
         if found is not None:
             stacked = found.reshape(len(paths), *found.shape[-2:]).astype(np.float32)
@@ -199,10 +227,20 @@ def _read_csv(path: Path) -> list[Row]:
                 if not row["sample_id"]:
                     raise InputError(f"{where}, column sample_id: expected a name, got nothing")
                 if verdict and verdict not in VERDICTS:
-                    raise InputError(f"{where}, column verdict: expected good, defect, unsure or nothing, got {verdict[:40]!r}")
-                rows.append(Row(row["sample_id"], _number(row["score"], f"{where}, column score"), VERDICTS.get(verdict)))
+                    raise InputError(
+                        f"{where}, column verdict: expected good, defect, unsure or nothing, got {verdict[:40]!r}"
+                    )
+                rows.append(
+                    Row(
+                        row["sample_id"],
+                        _number(row["score"], f"{where}, column score"),
+                        VERDICTS.get(verdict),
+                    )
+                )
     except (OSError, csv.Error) as error:
-        raise InputError(f"the scores {str(path)!r} cannot be read ({error}); give a CSV file in UTF-8, or an NPZ file") from error
+        raise InputError(
+            f"the scores {str(path)!r} cannot be read ({error}); give a CSV file in UTF-8, or an NPZ file"
+        ) from error
     return rows
 
 
@@ -211,14 +249,20 @@ def _read_npz(path: Path) -> list[Row]:
         with np.load(path, allow_pickle=False) as arrays:
             missing = [name for name in ("sample_ids", "scores") if name not in arrays]
             if missing:
-                raise InputError(f"{str(path)!r} has no array {missing[0]!r}, it has {', '.join(arrays.files) or 'none'}")
+                raise InputError(
+                    f"{str(path)!r} has no array {missing[0]!r}, it has {', '.join(arrays.files) or 'none'}"
+                )
             ids, scores = arrays["sample_ids"], arrays["scores"]
     except (OSError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"the scores {str(path)!r} cannot be read ({error}); give an NPZ file of numpy.savez") from error
+        raise InputError(
+            f"the scores {str(path)!r} cannot be read ({error}); give an NPZ file of numpy.savez"
+        ) from error
     if ids.ndim != 1 or ids.dtype.kind != "U":
-        raise InputError(f"array 'sample_ids' of {str(path)!r} is {ids.dtype} of shape {ids.shape}, expected strings of shape (N,)")
+        raise InputError(
+            f"array 'sample_ids' of {str(path)!r} is {ids.dtype} of shape {ids.shape}, expected strings of shape (N,)"
+        )
     if scores.shape != ids.shape or scores.dtype.kind not in "fiub":
         raise InputError(
             f"array 'scores' of {str(path)!r} is {scores.dtype} of shape {scores.shape}, expected numbers of shape {ids.shape}"
@@ -248,7 +292,10 @@ def _verdict(row: Row, threshold: float | None, name: str) -> tuple[Verdict, str
         )
     if row.verdict is not None:
         return row.verdict, f"{name} says {row.verdict}."
-    return "unsure", "Unsure because there is only a score: no threshold was given and the detector gave no verdict."
+    return (
+        "unsure",
+        "Unsure because there is only a score: no threshold was given and the detector gave no verdict.",
+    )
 
 
 def _located(scores: Map, threshold: float, image: Path) -> dict[str, Any]:
@@ -264,5 +311,5 @@ def _located(scores: Map, threshold: float, image: Path) -> dict[str, Any]:
     return {"boxes": found, "masks": tuple(boxes.encode_mask(mask, "map") for mask in masks)}
 
 
-def _array(value: Any) -> NDArray[Any] | None:  # noqa: ANN401  # a tensor of whatever library made it
+def _array(value: Any) -> NDArray[Any] | None:  # a tensor of whatever library made it
     return None if value is None else np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)

@@ -30,11 +30,17 @@ def pair(samples: Iterable[Sample], inspections: Sequence[Inspection]) -> Pairs:
     known, used, total = [], set[str](), 0
     for sample in samples:
         total += 1
-        found = by_id.get(sample.id) or by_id.get(sample.image.as_posix()) or by_path.get(_absolute(sample.image.as_posix()))
+        found = (
+            by_id.get(sample.id)
+            or by_id.get(sample.image.as_posix())
+            or by_path.get(_absolute(sample.image.as_posix()))
+        )
         if found is None:
             continue
         if found.sample_id in used:
-            raise InputError(f"the inspection {found.sample_id!r} belongs to two samples, one of them {sample.id!r}; load each image once")
+            raise InputError(
+                f"the inspection {found.sample_id!r} belongs to two samples, one of them {sample.id!r}; load each image once"
+            )
         used.add(found.sample_id)
         known.append((sample, found))
     if not known:
@@ -44,7 +50,10 @@ def pair(samples: Iterable[Sample], inspections: Sequence[Inspection]) -> Pairs:
             "that was inspected, from the same folder"
         )
     strangers = [one for one in inspections if one.sample_id not in used]
-    left_out = {"inspections without a sample": len(strangers), "samples without an inspection": total - len(known)}
+    left_out = {
+        "inspections without a sample": len(strangers),
+        "samples without an inspection": total - len(known),
+    }
     return Pairs(known, {name: n for name, n in left_out.items() if n}, strangers)
 
 

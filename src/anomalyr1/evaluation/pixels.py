@@ -1,10 +1,12 @@
 """Pixel AUROC, pixel F1 and AUPRO of anomaly maps, exact while the pixels fit in memory, else from bins with a bound on the error.
 
-AUPRO is the area under the per-region-overlap curve up to a false-positive rate of 30 %, divided by 0.3 (Bergmann et al. 2020): at each
-level of the map, the mean over the regions (8-connected components of the masks) of the share of the region that lies at or above it,
-against the share of good pixels that do. Small and large regions count the same.
+AUPRO is the area under the per-region-overlap curve up to a false-positive rate of 30 %, divided by 0.3
+(Bergmann et al. 2020): at each level of the map, the mean over the regions (8-connected components of the
+masks) of the share of the region that lies at or above it, against the share of good pixels that do. Small
+and large regions count the same.
 
-Within one bin the order of pixels is lost, so the curve may be anywhere in the rectangle that the bin spans; the bounds add these up.
+Within one bin the order of pixels is lost, so the curve may be anywhere in the rectangle that the bin spans;
+the bounds add these up.
 """
 
 from __future__ import annotations
@@ -102,8 +104,9 @@ def measure(
 ) -> PixelFigures | None:
     """Figures of the maps, which are gone through at most three times; None without maps.
 
-    `bins` None is exact up to `EXACT_PIXELS` and `BINS` beyond, 0 is exact. Intervals are bootstraps by image over 256 levels, moved to the
-    exact figure. Raises `InputError` that names the image when a map and its mask differ in size, or a map holds NaN or infinity.
+    `bins` None is exact up to `EXACT_PIXELS` and `BINS` beyond, 0 is exact. Intervals are bootstraps by image
+    over 256 levels, moved to the exact figure. Raises `InputError` that names the image when a map and its
+    mask differ in size, or a map holds NaN or infinity.
     """
     images, pixels, low, high = 0, 0, np.inf, -np.inf
     for item in items():
@@ -123,7 +126,9 @@ def measure(
         _add(item, by_size)
     whole = _all_sizes(by_size)
     figures = _figures(whole)
-    found: dict[str, object] = {name: Interval(value=value, low=value, high=value) for name, value in figures.items()}
+    found: dict[str, object] = {
+        name: Interval(value=value, low=value, high=value) for name, value in figures.items()
+    }
     if figures and images > 1 and repeats:
         found |= _intervals(items, whole, figures, (repeats, seed, level))
     if "f1_max" in figures:
@@ -131,17 +136,23 @@ def measure(
     if "aupro" in figures:
         sized = zip(SIZES, by_size, strict=True)
         found["aupro_by_size"] = {
-            size: _aupro(whole._replace(overlap=one.overlap, regions=one.regions)) for size, one in sized if one.regions
+            size: _aupro(whole._replace(overlap=one.overlap, regions=one.regions))
+            for size, one in sized
+            if one.regions
         }
     if bins and figures:
         found |= _bounds(whole, figures)
     regions = {size: int(one.regions.item()) for size, one in zip(SIZES, by_size, strict=True)}
-    return PixelFigures.model_validate({"images": images, "pixels": pixels, "regions": regions, "bins": bins, **found})
+    return PixelFigures.model_validate(
+        {"images": images, "pixels": pixels, "regions": regions, "bins": bins, **found}
+    )
 
 
 def _check(item: MapItem) -> None:
     if item.scores.shape != item.mask.shape:
-        raise InputError(f"the map of {item.name!r} is {item.scores.shape}, its mask {item.mask.shape}; scale the map to the image")
+        raise InputError(
+            f"the map of {item.name!r} is {item.scores.shape}, its mask {item.mask.shape}; scale the map to the image"
+        )
     if not item.scores.size or not np.isfinite(item.scores).all():
         raise InputError(f"the map of {item.name!r} is empty or holds NaN or infinity; write finite scores")
 
@@ -168,7 +179,9 @@ def _add(item: MapItem, by_size: Sequence[_Tally]) -> None:
     _count(first.good, len(rising) - np.searchsorted(rising, np.sort(scores[~mask]), side="right"), None)
     at = len(rising) - np.searchsorted(rising, scores[places], side="right")
     _count(first.defect, at, None)
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(np.ascontiguousarray(item.mask, dtype=np.uint8), connectivity=8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(
+        np.ascontiguousarray(item.mask, dtype=np.uint8), connectivity=8
+    )
     areas = stats[:, cv2.CC_STAT_AREA]
     sizes = np.array([SIZES.index(size_of(area / mask.size)) for area in areas])
     region = labels.ravel()[places]
@@ -200,7 +213,9 @@ def _pro_curve(tally: _Tally) -> tuple[Floats, Floats]:
     """(..., U + 1) false-positive rates and mean overlaps."""
     zero = np.zeros((*tally.overlap.shape[:-1], 1))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return tally.counts.fallout, np.concatenate([zero, np.cumsum(tally.overlap, axis=-1) / tally.regions], axis=-1)
+        return tally.counts.fallout, np.concatenate(
+            [zero, np.cumsum(tally.overlap, axis=-1) / tally.regions], axis=-1
+        )
 
 
 def _aupro(tally: _Tally) -> float:
@@ -214,11 +229,18 @@ def _aupro(tally: _Tally) -> float:
 
 
 def _intervals(
-    items: Callable[[], Iterator[MapItem]], whole: _Tally, figures: dict[str, float], bootstrap: tuple[int, int, float]
+    items: Callable[[], Iterator[MapItem]],
+    whole: _Tally,
+    figures: dict[str, float],
+    bootstrap: tuple[int, int, float],
 ) -> dict[str, object]:
     """Percentile intervals over images; levels are quantiles of the good and of the defective pixels."""
     repeats, seed, level = bootstrap
-    rising = np.unique(np.concatenate([_quantiles(whole.levels, whole.good), _quantiles(whole.levels, whole.defect), whole.levels[-1:]]))
+    rising = np.unique(
+        np.concatenate(
+            [_quantiles(whole.levels, whole.good), _quantiles(whole.levels, whole.defect), whole.levels[-1:]]
+        )
+    )
     rows = []
     for item in items():
         tallies = [_empty(rising) for _ in SIZES]
@@ -244,7 +266,9 @@ def _quantiles(levels: Floats, pixels: Floats) -> Floats:
 def _bounds(whole: _Tally, figures: dict[str, float]) -> dict[str, object]:
     """How far the figures of bins may lie from those of pixels: see the module's text."""
     counts = whole.counts
-    bounds: dict[str, object] = {"bound_auroc": float((np.diff(counts.fallout) * np.diff(counts.recall)).sum() / 2)}
+    bounds: dict[str, object] = {
+        "bound_auroc": float((np.diff(counts.fallout) * np.diff(counts.recall)).sum() / 2)
+    }
     # At some level inside a bin all its defects may be found before its first good pixel.
     best = 2 * counts.hits[1:] / (counts.hits[1:] + counts.alarms[:-1] + counts.hits[-1])
     bounds["bound_f1_max"] = float(max(0.0, best.max() - figures["f1_max"]))

@@ -1,8 +1,9 @@
 """Where evaluated data comes from, what the model was trained on as far as its run folder says, and what the two share.
 
-What is found: training data named in the run folder of the model (`RUN/recipe.yaml`, the model being `RUN/final` or one of its
-checkpoints), and all that `data.leaks` finds between it and the evaluated samples. What is not: what the makers of the base weights
-trained on, and training data that is no longer where the recipe says.
+What is found: training data named in the run folder of the model (`RUN/recipe.yaml`, the model being
+`RUN/final` or one of its checkpoints), and all that `data.leaks` finds between it and the evaluated samples.
+What is not: what the makers of the base weights trained on, and training data that is no longer where the
+recipe says.
 """
 
 from __future__ import annotations
@@ -54,7 +55,10 @@ def questions_digest(samples: Iterable[Sample], given: bool) -> str:
     """A digest of what is asked: ids, texts, options and gold answers; with `given`, knowledge and names of reference images too."""
     whole = hashlib.sha256()
     for sample in samples:
-        parts = [sample.id, *((sample.knowledge, *(path.name for path in sample.references)) if given else ())]
+        parts = [
+            sample.id,
+            *((sample.knowledge, *(path.name for path in sample.references)) if given else ()),
+        ]
         for question in sample.questions:
             boxes = () if question.boxes is None else [box.xyxy for box in question.boxes]
             parts += [question.id, question.text, *question.options, str(question.answer), repr(boxes)]
@@ -70,16 +74,24 @@ def training_data(model: str) -> tuple[str, ...] | None:
     import yaml
 
     folder = Path(model)
-    run = next((one for one in (folder, folder.parent) if (one / "recipe.yaml").is_file()), None) if folder.is_dir() else None
+    run = (
+        next((one for one in (folder, folder.parent) if (one / "recipe.yaml").is_file()), None)
+        if folder.is_dir()
+        else None
+    )
     if run is None:
         return None
     try:
         recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{str(run / 'recipe.yaml')!r} cannot be read ({error}), so it is not known what was trained on") from error
+        raise InputError(
+            f"{str(run / 'recipe.yaml')!r} cannot be read ({error}), so it is not known what was trained on"
+        ) from error
     specs = recipe.get("data") if isinstance(recipe, dict) else None
     if not isinstance(specs, list) or not all(isinstance(one, str) for one in specs):
-        raise InputError(f"{str(run / 'recipe.yaml')!r} has no list of specs under data, so it is not known what was trained on")
+        raise InputError(
+            f"{str(run / 'recipe.yaml')!r} has no list of specs under data, so it is not known what was trained on"
+        )
     return tuple(specs)
 
 
@@ -102,19 +114,38 @@ def examine(model: str, loaded: Loaded) -> Provenance:
     try:
         number, found = _overlaps(trained, loaded.samples)
     except (InputError, SetupError) as error:
-        return _provenance(common, f"The training data could not be looked at, so overlaps cannot be ruled out: {error}", None, references)
+        return _provenance(
+            common,
+            f"The training data could not be looked at, so overlaps cannot be ruled out: {error}",
+            None,
+            references,
+        )
     sizes = f"{number} training and {len(loaded.samples)} evaluated samples"
     if found:
         concerned = len({one.test for one in found})
-        return _provenance(common, f"NOT leak-free: {concerned} evaluated samples are given away ({sizes}).", False, [*found, *references])
-    return _provenance(common, f"Leak-free as far as can be seen: no overlap between {sizes}.", True, references)
+        return _provenance(
+            common,
+            f"NOT leak-free: {concerned} evaluated samples are given away ({sizes}).",
+            False,
+            [*found, *references],
+        )
+    return _provenance(
+        common, f"Leak-free as far as can be seen: no overlap between {sizes}.", True, references
+    )
 
 
-def _provenance(common: Mapping[str, object], statement: str, leak_free: bool | None, found: Sequence[Overlap]) -> Provenance:
+def _provenance(
+    common: Mapping[str, object], statement: str, leak_free: bool | None, found: Sequence[Overlap]
+) -> Provenance:
     counts: dict[str, int] = {}
     for one in found:
         counts[one.kind] = counts.get(one.kind, 0) + 1
-    more = {"statement": statement, "leak_free": leak_free, "overlaps": counts, "examples": tuple(found[:EXAMPLES])}
+    more = {
+        "statement": statement,
+        "leak_free": leak_free,
+        "overlaps": counts,
+        "examples": tuple(found[:EXAMPLES]),
+    }
     return Provenance.model_validate({**common, **more})
 
 
@@ -137,14 +168,30 @@ def _overlaps(trained: Sequence[str], samples: Sequence[Sample]) -> tuple[int, l
     from anomalyr1.data import leaks
 
     drawn = {name for spec in trained if spec.startswith("drawn:") for name in drawn_dataset.sample_ids(spec)}
-    learned = [one for spec in trained if not spec.startswith("drawn:") for one in load(spec, {}, Path(), "train").samples]
+    learned = [
+        one
+        for spec in trained
+        if not spec.startswith("drawn:")
+        for one in load(spec, {}, Path(), "train").samples
+    ]
     found = [Overlap(kind="exact", train=one.id, test=one.id) for one in samples if one.id in drawn]
-    found += [Overlap.model_validate(leak.model_dump()) for leak in (leaks.find(learned, samples) if learned else ())]
+    found += [
+        Overlap.model_validate(leak.model_dump())
+        for leak in (leaks.find(learned, samples) if learned else ())
+    ]
     return len(drawn) + len(learned), found
 
 
 def _reference_overlaps(samples: Sequence[Sample]) -> list[Overlap]:
     """Evaluated samples that serve as the reference image of another one."""
     images = {sample.image: sample.id for sample in samples}
-    given = {path: sample.id for sample in samples for path in sample.references if path in images and images[path] != sample.id}
-    return [Overlap(kind="reference", train=asked, test=images[path], detail="shown as good beside it") for path, asked in given.items()]
+    given = {
+        path: sample.id
+        for sample in samples
+        for path in sample.references
+        if path in images and images[path] != sample.id
+    }
+    return [
+        Overlap(kind="reference", train=asked, test=images[path], detail="shown as good beside it")
+        for path, asked in given.items()
+    ]

@@ -1,7 +1,8 @@
 """Samples and inspections -> one row a question: what was asked, what is right, and what each of three readers takes as the answer.
 
-The readers: *strict* takes only what is written in the form that the prompt asked for; *lenient* what a careful reader accepts; *official*
-is MMAD's own parser, misreadings included. A question that got no reply (the image failed) is a row too.
+The readers: *strict* takes only what is written in the form that the prompt asked for; *lenient* what a
+careful reader accepts; *official* is MMAD's own parser, misreadings included. A question that got no reply
+(the image failed) is a row too.
 """
 
 from __future__ import annotations

@@ -22,9 +22,15 @@ from anomalyr1.evaluation import rows as answered
 from anomalyr1.evaluation.provenance import Provenance
 from anomalyr1.types import Fingerprint, InputError, Inspection, Record, Sample
 
-FILE, MARKDOWN, SCOREBOARD, INSPECTIONS = "evaluation.json", "evaluation.md", "scoreboard.csv", "inspections.jsonl"
+FILE, MARKDOWN, SCOREBOARD, INSPECTIONS = (
+    "evaluation.json",
+    "evaluation.md",
+    "scoreboard.csv",
+    "inspections.jsonl",
+)
 GIVEN = "data@"
-"""Opens `Fingerprint.given` of a run that asked the data's own questions; the digest of what was given follows."""
+"""Opens `Fingerprint.given` of a run that asked the data's own questions; the digest of what was given
+follows."""
 
 
 class Source(Record):
@@ -100,7 +106,8 @@ def evaluate(
         )
     rows = answered.rows(pairs.known, run.style)
     located = any(
-        one.boxes is not None or any(question.kind == "grounding" for question in sample.questions) for sample, one in pairs.known
+        one.boxes is not None or any(question.kind == "grounding" for question in sample.questions)
+        for sample, one in pairs.known
     )
     errors = [inspection.error for _, inspection in pairs.known if inspection.error is not None]
     return Evaluation(
@@ -110,8 +117,12 @@ def evaluate(
         left_out=pairs.left_out,
         failed=len(errors),
         errors=tuple(dict.fromkeys(errors))[:5],
-        mmad=mmad.evaluate(rows, repeats, seed) if any(row.gold is not None and row.status != "no reply" for row in rows) else None,
-        detection=detection.detect(pairs.known, repeats, seed) if any(one.anomalous is not None for one, _ in pairs.known) else None,
+        mmad=mmad.evaluate(rows, repeats, seed)
+        if any(row.gold is not None and row.status != "no reply" for row in rows)
+        else None,
+        detection=detection.detect(pairs.known, repeats, seed)
+        if any(one.anomalous is not None for one, _ in pairs.known)
+        else None,
         localisation=localisation.localise(pairs.known, repeats=repeats, seed=seed) if located else None,
     )
 
@@ -129,10 +140,14 @@ def read(folder: str | Path) -> Evaluation:
     try:
         return Evaluation.model_validate(json.loads(path.read_bytes()))
     except OSError as error:
-        raise InputError(f"cannot read {str(path)!r}: {error.strerror}; expected a folder that `anomalyr1 evaluate` wrote") from error
+        raise InputError(
+            f"cannot read {str(path)!r}: {error.strerror}; expected a folder that `anomalyr1 evaluate` wrote"
+        ) from error
     except (ValidationError, ValueError, RecursionError) as error:
         first = str(error).splitlines()[0]
-        raise InputError(f"{str(path)!r} is no evaluation of this version ({first}); evaluate again") from error
+        raise InputError(
+            f"{str(path)!r} is no evaluation of this version ({first}); evaluate again"
+        ) from error
 
 
 def load_again(folder: str | Path) -> tuple[Evaluation, list[tuple[Sample, Inspection]]]:

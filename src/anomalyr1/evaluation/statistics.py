@@ -1,9 +1,11 @@
 """How sure a figure is, and whether two runs differ: the bootstrap by image, paired tests, and how many questions a difference needs.
 
-Questions about one image share its picture, so they are right or wrong together more often than chance has it. Everything here therefore
-draws, swaps or weighs whole images (*clusters*); only McNemar's test, for one item an image, takes each row for itself.
+Questions about one image share its picture, so they are right or wrong together more often than chance has
+it. Everything here therefore draws, swaps or weighs whole images (*clusters*); only McNemar's test, for one
+item an image, takes each row for itself.
 
-Limits: the percentile bootstrap is too narrow with few images, and has no width at all where all rows are right or all are wrong.
+Limits: the percentile bootstrap is too narrow with few images, and has no width at all where all rows are
+right or all are wrong.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ class Interval(Record):
     low: float
     high: float
     undefined: int = 0
-    """In so many resamples the figure had no value (a class was missing); they are left out of the interval."""
+    """In so many resamples the figure had no value (a class was missing); they are left out of the
+    interval."""
 
 
 class Paired(Record):
@@ -69,13 +72,16 @@ def cluster_bootstrap(
 ) -> Interval:
     """The percentile bootstrap of any figure: `metric` of the rows of as many images, drawn with replacement.
 
-    `metric` gets an index array of rows, each as often as its image was drawn, and gives NaN where the figure has no value. `clusters`
-    names the image of each row, (N,). Raises `InputError` without rows, or when the figure of all rows has no value.
+    `metric` gets an index array of rows, each as often as its image was drawn, and gives NaN where the figure
+    has no value. `clusters` names the image of each row, (N,). Raises `InputError` without rows, or when the
+    figure of all rows has no value.
     """
     codes, number = _codes(clusters)
     value = metric(np.arange(len(codes), dtype=np.intp))
     if not math.isfinite(value):
-        raise InputError("the figure of all rows has no value, so it has no interval; ask for it only where it is defined")
+        raise InputError(
+            "the figure of all rows has no value, so it has no interval; ask for it only where it is defined"
+        )
     order = np.argsort(codes, kind="stable").astype(np.intp)
     sizes = np.bincount(codes, minlength=number)
     starts = np.cumsum(sizes) - sizes
@@ -96,19 +102,25 @@ def resampled_sums(
 ) -> tuple[Floats, Floats]:
     """Column sums of `values` (N, K) over all rows, (K,), and over each of the bootstrap's draws of images, (repeats, K).
 
-    The fast way to intervals of anything made of sums: means, ratios, balanced accuracy, averages of those. All columns see the same draws.
+    The fast way to intervals of anything made of sums: means, ratios, balanced accuracy, averages of those.
+    All columns see the same draws.
     """
     columns = np.asarray(values, dtype=np.float64)
     codes, number = _codes(clusters)
     if columns.ndim != 2 or len(columns) != len(codes):
-        raise InputError(f"expected one line of values for each of {len(codes)} rows, got an array of shape {columns.shape}")
+        raise InputError(
+            f"expected one line of values for each of {len(codes)} rows, got an array of shape {columns.shape}"
+        )
     sums = np.zeros((number, columns.shape[1]))
     np.add.at(sums, codes, columns)
     random = np.random.default_rng(seed)
     drawn = np.empty((repeats, columns.shape[1]))
     step = max(1, _AT_ONCE // number)
     for start in range(0, repeats, step):
-        times = [np.bincount(random.integers(number, size=number), minlength=number) for _ in range(min(step, repeats - start))]
+        times = [
+            np.bincount(random.integers(number, size=number), minlength=number)
+            for _ in range(min(step, repeats - start))
+        ]
         drawn[start : start + len(times)] = np.stack(times).astype(np.float64) @ sums
     return sums.sum(axis=0), drawn
 
@@ -125,10 +137,14 @@ def bootstrap_ratio(
 
     Raises `InputError` when the denominators sum to 0.
     """
-    stacked = np.stack([np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)], axis=1)
+    stacked = np.stack(
+        [np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)], axis=1
+    )
     total, drawn = resampled_sums(stacked, clusters, repeats, seed)
     if total[1] == 0:
-        raise InputError("the denominators sum to 0, so the ratio has no value; ask for it only where it is defined")
+        raise InputError(
+            "the denominators sum to 0, so the ratio has no value; ask for it only where it is defined"
+        )
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = drawn[:, 0] / drawn[:, 1]
     return interval(float(total[0] / total[1]), ratios, level)
@@ -142,12 +158,16 @@ def interval(value: float, drawn: Floats, level: float = LEVEL) -> Interval:
     return Interval(value=float(value), low=float(low), high=float(high), undefined=len(drawn) - len(defined))
 
 
-def compare(first: ArrayLike, second: ArrayLike, clusters: Sequence[str] | NDArray[np.generic], seed: int = 0) -> Paired:
+def compare(
+    first: ArrayLike, second: ArrayLike, clusters: Sequence[str] | NDArray[np.generic], seed: int = 0
+) -> Paired:
     """Two runs on the same rows: `first` and `second` say for each row whether it is right, (N,); `clusters` names its image."""
     a, b = np.asarray(first, dtype=np.bool_), np.asarray(second, dtype=np.bool_)
     codes, number = _codes(clusters)
     if not len(a) == len(b) == len(codes):
-        raise InputError(f"paired runs have the same rows, got {len(a)}, {len(b)} and {len(codes)} images of rows")
+        raise InputError(
+            f"paired runs have the same rows, got {len(a)}, {len(b)} and {len(codes)} images of rows"
+        )
     gained, lost = int((b & ~a).sum()), int((a & ~b).sum())
     differences = b.astype(np.float64) - a
     return Paired(
@@ -170,11 +190,15 @@ def mcnemar(gained: int, lost: int) -> float:
 
 
 def cluster_permutation(
-    differences: ArrayLike, clusters: Sequence[str] | NDArray[np.generic], repeats: int = 10_000, seed: int = 0
+    differences: ArrayLike,
+    clusters: Sequence[str] | NDArray[np.generic],
+    repeats: int = 10_000,
+    seed: int = 0,
 ) -> float:
     """The two-sided p-value of the sum of paired differences (N,) when the two runs are swapped image by image.
 
-    Monte Carlo with the observed order counted among the draws, so that it is never 0 (Phipson and Smyth 2010).
+    Monte Carlo with the observed order counted among the draws, so that it is never 0 (Phipson and Smyth
+    2010).
     """
     codes, number = _codes(clusters)
     sums = np.bincount(codes, weights=np.asarray(differences, dtype=np.float64), minlength=number)
@@ -193,8 +217,8 @@ def cluster_permutation(
 def intra_cluster_correlation(values: ArrayLike, clusters: Sequence[str] | NDArray[np.generic]) -> float:
     """How much rows of one image go together: 1 = always, 0 = not more than rows of two images (one-way analysis of variance).
 
-    0 where it cannot be estimated: fewer than two images, one row an image, or no variance. Source: Donner 1986, equation for the
-    estimator from mean squares with unequal cluster sizes.
+    0 where it cannot be estimated: fewer than two images, one row an image, or no variance. Source: Donner
+    1986, equation for the estimator from mean squares with unequal cluster sizes.
     """
     rows = np.asarray(values, dtype=np.float64)
     codes, number = _codes(clusters)
@@ -211,13 +235,19 @@ def intra_cluster_correlation(values: ArrayLike, clusters: Sequence[str] | NDArr
 
 
 def questions_needed(
-    points: float, discordance: float, correlation: float = 0.0, per_image: float = 1.0, power: float = 0.8, level: float = LEVEL
+    points: float,
+    discordance: float,
+    correlation: float = 0.0,
+    per_image: float = 1.0,
+    power: float = 0.8,
+    level: float = LEVEL,
 ) -> int:
     """How many questions show a difference of `points` percentage points between two runs, with a chance of `power`.
 
-    `discordance` is the share of questions on which the runs differ, `correlation` that of the differences within an image, `per_image` the
-    number of questions an image. Source: Connor 1987 for McNemar's test, times the design effect 1 + (m - 1) rho of Kish 1965; a negative
-    correlation counts as 0. Raises `InputError` where runs that differ so seldom cannot be so far apart.
+    `discordance` is the share of questions on which the runs differ, `correlation` that of the differences
+    within an image, `per_image` the number of questions an image. Source: Connor 1987 for McNemar's test,
+    times the design effect 1 + (m - 1) rho of Kish 1965; a negative correlation counts as 0. Raises
+    `InputError` where runs that differ so seldom cannot be so far apart.
     """
     from scipy.stats import norm
 

@@ -37,7 +37,13 @@ def in_markdown(title: str, said: Sequence[str], shown: Sequence[Table]) -> str:
     lines = [f"# {title}", ""]
     lines += [f"- {_plain(fact)}" for fact in said]
     for table in shown:
-        lines += ["", f"## {_plain(table.title)}", "", _line(table.head), _line(["---"] + ["---:"] * (len(table.head) - 1), plain=False)]
+        lines += [
+            "",
+            f"## {_plain(table.title)}",
+            "",
+            _line(table.head),
+            _line(["---"] + ["---:"] * (len(table.head) - 1), plain=False),
+        ]
         lines += [_line(row) for row in table.rows]
         if table.note:
             lines += ["", _plain(table.note)]
@@ -68,7 +74,16 @@ def scoreboard_csv(mmad: Mmad) -> str:
             sides = {"Overkill": board.overkill.get(name), "Miss": board.miss.get(name)}
             for column, cell in {**cells, **sides}.items():
                 if cell is not None:
-                    writer.writerow([reading, formula_safe(name), column, repr(cell.value), repr(cell.low), repr(cell.high)])
+                    writer.writerow(
+                        [
+                            reading,
+                            formula_safe(name),
+                            column,
+                            repr(cell.value),
+                            repr(cell.low),
+                            repr(cell.high),
+                        ]
+                    )
     return out.getvalue()
 
 
@@ -92,7 +107,9 @@ def facts(evaluation: Evaluation) -> list[str]:
         *(f"left out: {n} {name}" for name, n in evaluation.left_out.items()),
     ]
     if evaluation.failed:
-        found.append(f"failed: {evaluation.failed} images, their questions count as wrong; the first: {evaluation.errors[0]}")
+        found.append(
+            f"failed: {evaluation.failed} images, their questions count as wrong; the first: {evaluation.errors[0]}"
+        )
     if evaluation.mmad is not None:
         found += _mmad_facts(evaluation.mmad)
     return found
@@ -111,13 +128,17 @@ def _mmad_facts(mmad: Mmad) -> list[str]:
             f"({percent(agree.share)} %); {agree.silent} name none"
         )
     for gap in mmad.gaps:
-        share = "" if gap.share_by_parsing is None else f", parsing is {100 * gap.share_by_parsing:.0f} % of it"
+        share = (
+            "" if gap.share_by_parsing is None else f", parsing is {100 * gap.share_by_parsing:.0f} % of it"
+        )
         found.append(
             f"official less {gap.reading}: {gap.points:+.2f} points, "
             f"{gap.by_parsing:+.2f} by parsing and {gap.by_counting:+.2f} by counting{share}"
         )
     if mmad.deleted or mmad.skipped:
-        found.append(f"the published scorer deletes {mmad.deleted} answers and skips {mmad.skipped} after them")
+        found.append(
+            f"the published scorer deletes {mmad.deleted} answers and skips {mmad.skipped} after them"
+        )
     return found
 
 
@@ -144,21 +165,36 @@ def _board(board: Board) -> Table:
         figures = [cells.get(column) for column in columns]
         rows.append((name, *(("-" if one is None else f"{one.value:.1f}") for one in (*figures, *sides))))
     note = f"average {percent(board.average)}; overkill and miss: verdict questions about good and anomalous images not answered right"
-    return Table(f"Scoreboard, {board.reading}, in percent", ("data set", *columns, "Overkill", "Miss"), rows, note)
+    return Table(
+        f"Scoreboard, {board.reading}, in percent", ("data set", *columns, "Overkill", "Miss"), rows, note
+    )
 
 
 def _classes(mmad: Mmad) -> Table:
-    rows = [(one.name, str(one.images), str(one.questions), *_both(one), _rate(one.overkill), _rate(one.miss)) for one in mmad.classes]
-    return Table("Classes, in percent", ("class", "images", "questions", "strict", "lenient", "overkill", "miss"), rows)
+    rows = [
+        (one.name, str(one.images), str(one.questions), *_both(one), _rate(one.overkill), _rate(one.miss))
+        for one in mmad.classes
+    ]
+    return Table(
+        "Classes, in percent", ("class", "images", "questions", "strict", "lenient", "overkill", "miss"), rows
+    )
 
 
 def _anomalies(mmad: Mmad) -> Table:
     rows = [
-        (one.sort, str(one.images), "-" if one.found is None else percent(one.found), str(one.questions), percent(one.right))
+        (
+            one.sort,
+            str(one.images),
+            "-" if one.found is None else percent(one.found),
+            str(one.questions),
+            percent(one.right),
+        )
         for one in mmad.anomalies
     ]
     head = ("anomalies", "images", "found", "questions", "answered right")
-    return Table("Logical and structural anomalies, in percent", head, rows, "read leniently; data sets that have both")
+    return Table(
+        "Logical and structural anomalies, in percent", head, rows, "read leniently; data sets that have both"
+    )
 
 
 def _detection(evaluation: Evaluation) -> Table:
@@ -176,10 +212,26 @@ def _detection(evaluation: Evaluation) -> Table:
 def _localisation(found: Localisation) -> Table:
     rows = []
     for name, size in found.sizes.items():
-        figures = (size.box_miou, *(size.accuracy_at.get(f"{at:g}") for at in ACCURACY_AT), size.mask_iou, size.mask_f1)
+        figures = (
+            size.box_miou,
+            *(size.accuracy_at.get(f"{at:g}") for at in ACCURACY_AT),
+            size.mask_iou,
+            size.mask_f1,
+        )
         rows.append((name, str(size.images), *("-" if one is None else _interval(one) for one in figures)))
-    head = ("defect size", "images", "box mIoU", *(f"ACC@{at:g}" for at in ACCURACY_AT), "mask IoU", "mask F1")
-    coco = "" if found.coco is None else "; " + ", ".join(f"{name} {value:.3f}" for name, value in found.coco.items())
+    head = (
+        "defect size",
+        "images",
+        "box mIoU",
+        *(f"ACC@{at:g}" for at in ACCURACY_AT),
+        "mask IoU",
+        "mask F1",
+    )
+    coco = (
+        ""
+        if found.coco is None
+        else "; " + ", ".join(f"{name} {value:.3f}" for name, value in found.coco.items())
+    )
     note = f"{found.unsaid} of {found.images} without readable boxes; {found.false_boxes} of {found.good} good images have a box{coco}"
     return Table("Localisation", head, rows, note)
 
@@ -192,7 +244,14 @@ def _detection_classes(found: DetectionReport) -> list[Table]:
     rows = []
     for label, one in found.categories.items():
         figures: list[Interval | None] = [getattr(one, name) for name in names]
-        rows.append((label, str(one.good), str(one.anomalous), *("-" if own is None else f"{own.value:.3f}" for own in figures)))
+        rows.append(
+            (
+                label,
+                str(one.good),
+                str(one.anomalous),
+                *("-" if own is None else f"{own.value:.3f}" for own in figures),
+            )
+        )
     head = ("class", "good", "anomalous", *(FIGURES[name] for name in names))
     return [Table("Detection by class", head, rows)]
 
@@ -201,10 +260,21 @@ def _maps(found: Localisation) -> list[Table]:
     """The figures of anomaly maps, where there are any."""
     if (maps := found.maps) is None:
         return []
-    bounds = {"pixel AUROC": maps.bound_auroc, "pixel F1-max": maps.bound_f1_max, "AUPRO to 30 % FPR": maps.bound_aupro}
+    bounds = {
+        "pixel AUROC": maps.bound_auroc,
+        "pixel F1-max": maps.bound_f1_max,
+        "AUPRO to 30 % FPR": maps.bound_aupro,
+    }
     figures = zip(bounds.items(), (maps.auroc, maps.f1_max, maps.aupro), strict=True)
-    rows = [(name, _interval(figure), f"{bound:.2g}" if maps.bins else "exact") for (name, bound), figure in figures if figure is not None]
-    rows += [(f"AUPRO, {size} defects", f"{value:.3f}", "" if maps.bins else "exact") for size, value in maps.aupro_by_size.items()]
+    rows = [
+        (name, _interval(figure), f"{bound:.2g}" if maps.bins else "exact")
+        for (name, bound), figure in figures
+        if figure is not None
+    ]
+    rows += [
+        (f"AUPRO, {size} defects", f"{value:.3f}", "" if maps.bins else "exact")
+        for size, value in maps.aupro_by_size.items()
+    ]
     regions = ", ".join(f"{n} {size}" for size, n in maps.regions.items())
     note = f"{maps.images} maps, {found.maps_scaled} scaled to their image; {maps.pixels:,} pixels; regions: {regions}"
     return [Table("Anomaly maps", ("figure", "all images", "off by at most"), rows, note)]
@@ -235,5 +305,8 @@ def _line(cells: Sequence[str], plain: bool = True) -> str:
 
 
 def _plain(text: str) -> str:
-    printable = "".join(c if c.isprintable() else " " if c in "\n\r\t" else c.encode("unicode_escape").decode("ascii") for c in text)
+    printable = "".join(
+        c if c.isprintable() else " " if c in "\n\r\t" else c.encode("unicode_escape").decode("ascii")
+        for c in text
+    )
     return printable.translate(_MARKS)

@@ -55,12 +55,16 @@ class Inspector:
     def __post_init__(self) -> None:
         """Refuse votes that would all be the same, or that nothing counts."""
         if self.own_questions and self.votes > 1:
-            raise InputError(f"a sample's own questions are asked once, not {self.votes} times; leave votes out")
+            raise InputError(
+                f"a sample's own questions are asked once, not {self.votes} times; leave votes out"
+            )
         if self.votes < 1:
             raise InputError(f"votes is {self.votes}, expected at least 1")
         if self.votes > 1 and (self.sampling.fast or self.sampling.temperature == 0):
             kind = "fast scores" if self.sampling.fast else "greedy completions"
-            raise InputError(f"{self.votes} {kind} are all the same; ask for one, or sample at a temperature above 0")
+            raise InputError(
+                f"{self.votes} {kind} are all the same; ask for one, or sample at a temperature above 0"
+            )
 
     @classmethod
     def load(
@@ -79,9 +83,9 @@ class Inspector:
     ) -> Inspector:
         """An inspector over a policy on this machine: "nano", a folder, or a name on the Hugging Face hub (pinned by `revision`).
 
-        `votes` samples of both questions make each verdict; `fast` asks for the score alone, without reasoning and boxes. `engine` runs the
-        policy: "local", "vllm", or "endpoint:FILE" for the server of a configuration, which names its own model. `threshold` decides by the
-        score.
+        `votes` samples of both questions make each verdict; `fast` asks for the score alone, without
+        reasoning and boxes. `engine` runs the policy: "local", "vllm", or "endpoint:FILE" for the server of a
+        configuration, which names its own model. `threshold` decides by the score.
         """
         if fast and votes > 1:
             raise InputError(f"{votes} fast scores are all the same; ask for votes or for fast, not both")
@@ -93,10 +97,17 @@ class Inspector:
         runs = specs.load(engine, model, revision, max_pixels)
         return cls(runs, masks, style, text, sampling, sam2=sam2, votes=votes, threshold=threshold)
 
-    def __call__(self, image: str | Path, knowledge: str = "", references: Sequence[str | Path] = ()) -> Inspection:
+    def __call__(
+        self, image: str | Path, knowledge: str = "", references: Sequence[str | Path] = ()
+    ) -> Inspection:
         """Inspect one image file. Raises `InputError` when a file is missing; what fails later is in the inspection's `error`."""
         path = Path(image)
-        sample = Sample(id=path.as_posix(), image=path, knowledge=knowledge, references=tuple(Path(file) for file in references))
+        sample = Sample(
+            id=path.as_posix(),
+            image=path,
+            knowledge=knowledge,
+            references=tuple(Path(file) for file in references),
+        )
         require_files([sample])
         return self.inspect([sample])[0]
 
@@ -109,10 +120,11 @@ class Inspector:
     ) -> list[Inspection]:
         """Inspect all samples into the inspections file `out`; those already there are not inspected again.
 
-        Batches lie at fixed places of `samples`, and a batch that a kill cut is computed as a whole again, so a resumed file equals
-        an uninterrupted one. `progress` gets the number of inspections done and the last one. `given` says what all samples
-        were given beside their image (see `digest`); resuming under something else is refused. Raises `InputError` that lists all
-        missing files, ids that are not unique, or a threshold that was made for other scores, before anything is inspected.
+        Batches lie at fixed places of `samples`, and a batch that a kill cut is computed as a whole again, so
+        a resumed file equals an uninterrupted one. `progress` gets the number of inspections done and the
+        last one. `given` says what all samples were given beside their image (see `digest`); resuming under
+        something else is refused. Raises `InputError` that lists all missing files, ids that are not unique,
+        or a threshold that was made for other scores, before anything is inspected.
         """
         require_files(samples)
         repeated = [name for name, n in Counter(sample.id for sample in samples).items() if n > 1]
@@ -123,7 +135,11 @@ class Inspector:
             self.threshold.require_same(fingerprint)
         with Writer(out, fingerprint) as writer:
             held = writer.done
-            changed = [one.id for one in samples if one.id in held and held[one.id].image_sha256 != _file_digest(one.image)]
+            changed = [
+                one.id
+                for one in samples
+                if one.id in held and held[one.id].image_sha256 != _file_digest(one.image)
+            ]
             if changed:
                 raise InputError(
                     f"{str(out)!r} holds inspections of other images under these names: {', '.join(map(repr, changed))}; write to "
@@ -147,7 +163,12 @@ class Inspector:
             raise
         except FAILURES as error:
             if len(samples) == 1:
-                return [_failed(samples[0], f"{'' if isinstance(error, InputError) else f'{type(error).__name__}: '}{error}")]
+                return [
+                    _failed(
+                        samples[0],
+                        f"{'' if isinstance(error, InputError) else f'{type(error).__name__}: '}{error}",
+                    )
+                ]
         # One bad sample does not take its neighbours along: each is asked alone.
         return [inspection for sample in samples for inspection in self.inspect([sample])]
 
@@ -157,7 +178,13 @@ class Inspector:
         engine = self.engine.fingerprint(self.sampling)
         versions = engine.versions | {name: metadata.version(name) for name in VERSIONS}
         sampling = engine.sampling + (f", {self.votes} samples" if self.votes > 1 else "")
-        more = {"style": style, "given": given, "masks": self.masks, "versions": versions, "sampling": sampling}
+        more = {
+            "style": style,
+            "given": given,
+            "masks": self.masks,
+            "versions": versions,
+            "sampling": sampling,
+        }
         if self.threshold is not None:
             more["threshold"] = self.threshold.digest
         return engine.model_copy(update=more)
@@ -167,10 +194,16 @@ class Inspector:
         with ThreadPoolExecutor(THREADS) as pool:  # decoding lets go of the interpreter
             images = dict(zip(paths, pool.map(open_image, paths), strict=True))
         asked = [
-            [prompts.build(sample, question, self.style, self.text) for question in self._questions(sample) for _ in range(self.votes)]
+            [
+                prompts.build(sample, question, self.style, self.text)
+                for question in self._questions(sample)
+                for _ in range(self.votes)
+            ]
             for sample in samples
         ]
-        completions = iter(self.engine.complete([prompt for own in asked for prompt in own], images, self.sampling))
+        completions = iter(
+            self.engine.complete([prompt for own in asked for prompt in own], images, self.sampling)
+        )
         return [
             self._judge(sample, images[sample.image], own, list(islice(completions, len(own))))
             for sample, own in zip(samples, asked, strict=True)
@@ -181,7 +214,13 @@ class Inspector:
         questions = sample.questions if self.own_questions else prompts.inspection_questions(sample.id)
         return tuple(question for question in questions if question.options or not self.sampling.fast)
 
-    def _judge(self, sample: Sample, image: LoadedImage, asked: Sequence[prompts.Prompt], completions: Sequence[Completion]) -> Inspection:
+    def _judge(
+        self,
+        sample: Sample,
+        image: LoadedImage,
+        asked: Sequence[prompts.Prompt],
+        completions: Sequence[Completion],
+    ) -> Inspection:
         if broken := [completion.error for completion in completions if completion.error]:
             return _failed(sample, broken[0])
         counts: Counter[str] = Counter()
@@ -200,7 +239,12 @@ class Inspector:
             counts.update(answer.counts)
             counts.update(prompt.counts)
             counts.update({answer.status: 1, "cut_off": int(completion.finish == "length")})
-        counts.update({"exif_orientation_applied": int(image.orientation != 1), "bit_depth_reduced": int(image.window is not None)})
+        counts.update(
+            {
+                "exif_orientation_applied": int(image.orientation != 1),
+                "bit_depth_reduced": int(image.window is not None),
+            }
+        )
         if self.own_questions:
             opinion = verdicts.of_questions([prompt.question for prompt in asked], replies)
         else:
@@ -231,7 +275,9 @@ def require_files(samples: Sequence[Sample]) -> None:
     paths = dict.fromkeys(path for sample in samples for path in (sample.image, *sample.references))
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
-        raise InputError(f"{len(missing)} of {len(paths)} image files are missing, so nothing was started: {', '.join(map(repr, missing))}")
+        raise InputError(
+            f"{len(missing)} of {len(paths)} image files are missing, so nothing was started: {', '.join(map(repr, missing))}"
+        )
 
 
 def digest(knowledge: str, references: Sequence[Path]) -> str:
@@ -244,7 +290,13 @@ def digest(knowledge: str, references: Sequence[Path]) -> str:
 
 def _failed(sample: Sample, message: str) -> Inspection:
     reason = f"Unsure because the inspection failed: {message}"
-    return Inspection(sample_id=sample.id, verdict="unsure", reason=reason, error=message, image_sha256=_file_digest(sample.image))
+    return Inspection(
+        sample_id=sample.id,
+        verdict="unsure",
+        reason=reason,
+        error=message,
+        image_sha256=_file_digest(sample.image),
+    )
 
 
 def _file_digest(path: Path) -> str:

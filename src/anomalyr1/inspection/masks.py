@@ -1,8 +1,8 @@
 """Image and boxes -> one mask a box: SAM2, a posterior of colour and position that needs no download, rectangles.
 
-The methods form a chain: "sam2" falls back to "default" (the posterior), and that to "box" (the rectangle). Every mask says what made it,
-and every fallback is counted under a name. A *window* is a box on whole pixels, (x1, y1, x2, y2), half-open, at least one pixel wide and
-high, inside the image.
+The methods form a chain: "sam2" falls back to "default" (the posterior), and that to "box" (the rectangle).
+Every mask says what made it, and every fallback is counted under a name. A *window* is a box on whole pixels,
+(x1, y1, x2, y2), half-open, at least one pixel wide and high, inside the image.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ METHODS = ("sam2", "default", "box")
 DEFAULT_SAM2 = "facebook/sam2.1-hiera-tiny"
 
 PADDING = 0.05
-"""Added to each side of a box before SAM2 sees it, in parts of the box's size: boxes of models are tight or shifted."""
+"""Added to each side of a box before SAM2 sees it, in parts of the box's size: boxes of models are tight or
+shifted."""
 MIN_INSIDE = 0.5
 """A SAM2 mask with less of its area inside its padded box has left the box."""
 MAX_FILL = 0.98
@@ -42,16 +43,21 @@ MAX_FILL = 0.98
 MIN_SIDE = 3
 """Boxes with a shorter side, in pixels, are filled: there is no shape to find."""
 RING = 0.25
-"""Width of the surroundings that show the background, in parts of the box's size; at least `MIN_RING` pixels."""
+"""Width of the surroundings that show the background, in parts of the box's size; at least `MIN_RING`
+pixels."""
 MIN_RING = 4
 MAX_SIDE = 160
-"""Larger crops are shrunk to this many pixels: it bounds the time and costs nothing (IoU on real images within 0.001)."""
+"""Larger crops are shrunk to this many pixels: it bounds the time and costs nothing (IoU on real images
+within 0.001)."""
 BINS = 16
 ROUNDS = 5
 MIN_CONTRAST = 1.0
-"""Spread of colour, in CIELAB units (2 can just be seen), below which a crop is flat and its box is filled."""
+"""Spread of colour, in CIELAB units (2 can just be seen), below which a crop is flat and its box is
+filled."""
 
-CODE_SUFFIXES = frozenset({".py", ".pyc", ".so", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"})
+CODE_SUFFIXES = frozenset(
+    {".py", ".pyc", ".so", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"}
+)
 """Files that can run code when they are loaded; a SAM2 folder needs none of them."""
 
 
@@ -60,8 +66,9 @@ def masks_for(
 ) -> tuple[tuple[Mask, ...], dict[str, int]]:
     """One mask for each box, in their order and of the image's size, and the counts of every clip and fallback by name.
 
-    `sam2` is the model for method "sam2"; without one, the default is loaded, once. A box outside the image gets an empty mask. Raises
-    `InputError` for an unknown method, `RuntimeError` when OpenCV fails, and what `Sam2.load` raises.
+    `sam2` is the model for method "sam2"; without one, the default is loaded, once. A box outside the image
+    gets an empty mask. Raises `InputError` for an unknown method, `RuntimeError` when OpenCV fails, and what
+    `Sam2.load` raises.
     """
     import cv2
 
@@ -84,7 +91,9 @@ def masks_for(
         try:
             masks.append(encode_mask(*_without_sam2(pixels, window(xyxy, rgb.size), method, counts)))
         except cv2.error as error:  # not a RuntimeError, which callers look out for
-            raise RuntimeError(f"OpenCV failed on the mask of the box {tuple(xyxy.tolist())}: {error}") from error
+            raise RuntimeError(
+                f"OpenCV failed on the mask of the box {tuple(xyxy.tolist())}: {error}"
+            ) from error
     return tuple(masks), {name: count for name, count in counts.items() if count}
 
 
@@ -101,11 +110,13 @@ def window(xyxy: ArrayLike, size_wh: tuple[int, int]) -> Window | None:
 def posterior(pixels: Pixels, box: Window) -> Bools | None:
     """Which pixels of a box look like the defect: (h, w) of the box, never empty; None where all colours are the same.
 
-    `pixels` is the whole image, (H, W, 3) RGB. Each pixel starts with the probability that its position in the box gives it (defects lie
-    in the middle of their boxes, and reach the image's border where the box does). Colour then decides, along the axis in CIELAB on which
-    the box differs most from its surroundings: the histograms of defect and background are estimated from these probabilities and the
-    probabilities from the histograms and the neighbours, in `ROUNDS` rounds of expectation maximisation. The mask is the set of pixels
-    with the largest expected IoU, so where colour says little it is the middle of the box, and where it says much, the defect's outline.
+    `pixels` is the whole image, (H, W, 3) RGB. Each pixel starts with the probability that its position in
+    the box gives it (defects lie in the middle of their boxes, and reach the image's border where the box
+    does). Colour then decides, along the axis in CIELAB on which the box differs most from its surroundings:
+    the histograms of defect and background are estimated from these probabilities and the probabilities from
+    the histograms and the neighbours, in `ROUNDS` rounds of expectation maximisation. The mask is the set of
+    pixels with the largest expected IoU, so where colour says little it is the middle of the box, and where
+    it says much, the defect's outline.
     """
     import cv2
 
@@ -144,7 +155,9 @@ def position_prior(size_wh: tuple[int, int], at_border: tuple[bool, bool, bool, 
 class Sam2:
     """SAM2 with box prompts: the image is embedded once, and all its boxes are decoded in one call."""
 
-    def __init__(self, model: Sam2Model, image_processor: Sam2ImageProcessor, name: str = "", revision: str = "") -> None:
+    def __init__(
+        self, model: Sam2Model, image_processor: Sam2ImageProcessor, name: str = "", revision: str = ""
+    ) -> None:
         self.model = model.eval()
         self.image_processor = image_processor
         self.name = name
@@ -154,8 +167,8 @@ class Sam2:
     def load(cls, model: str | Path = DEFAULT_SAM2, revision: str | None = None, device: str = "cpu") -> Sam2:
         """The SAM2 of a folder or a hub name: safetensors only, no code of the repository, `revision` a branch, tag or commit.
 
-        Raises `InputError` for a folder that is not a complete SAM2 or that holds files that can run code, `SetupError` when the model
-        cannot be had.
+        Raises `InputError` for a folder that is not a complete SAM2 or that holds files that can run code,
+        `SetupError` when the model cannot be had.
         """
         from safetensors import SafetensorError
         from transformers import Sam2ImageProcessor, Sam2Model
@@ -165,7 +178,9 @@ class Sam2:
         pinned: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": False}
         try:
             processor = Sam2ImageProcessor.from_pretrained(str(model), **pinned)
-            loaded, info = Sam2Model.from_pretrained(str(model), use_safetensors=True, output_loading_info=True, **pinned)
+            loaded, info = Sam2Model.from_pretrained(
+                str(model), use_safetensors=True, output_loading_info=True, **pinned
+            )
         except OSError as error:
             raise SetupError(
                 f"cannot load SAM2 {str(model)!r}: {error}\nWith a network, check the name and the revision. Without one, download the "
@@ -173,16 +188,21 @@ class Sam2:
                 '"default", which need no download.'
             ) from error
         except (ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-            raise InputError(f"{model}: expected a SAM2 model of transformers (Sam2Model), got {type(error).__name__}: {error}") from error
+            raise InputError(
+                f"{model}: expected a SAM2 model of transformers (Sam2Model), got {type(error).__name__}: {error}"
+            ) from error
         if info["missing_keys"]:
-            raise InputError(f"{model}: the weights lack {', '.join(sorted(info['missing_keys'])[:5])}; download the SAM2 model again")
+            raise InputError(
+                f"{model}: the weights lack {', '.join(sorted(info['missing_keys'])[:5])}; download the SAM2 model again"
+            )
         return cls(loaded.to(device), processor, str(model), revision or "")
 
     def masks(self, rgb: Image.Image, xyxy: Floats, counts: Counter[str]) -> list[Bools | None]:
         """(H, W) masks of boxes (N, 4) inside the image, None where SAM2's mask cannot be the box's content; the reason is counted.
 
-        Each box is padded by `PADDING` of its size on each side and clipped. Of the candidates of a box the one with the largest
-        predicted IoU x IoU(its bounding box, the padded box) is taken, on the decoder's grid; see `fault` for what is refused.
+        Each box is padded by `PADDING` of its size on each side and clipped. Of the candidates of a box the
+        one with the largest predicted IoU x IoU(its bounding box, the padded box) is taken, on the decoder's
+        grid; see `fault` for what is refused.
         """
         size = xyxy[:, 2:] - xyxy[:, :2]
         padded = clip(xyxy + PADDING * np.concatenate([-size, size], axis=1), rgb.size)
@@ -206,7 +226,9 @@ class Sam2:
         """Mask logits (N, 3, h, w) on the decoder's grid and predicted IoUs (N, 3) of the boxes (N, 4), in the image's pixels."""
         import torch
 
-        pixel_values = self.image_processor(rgb, return_tensors="pt")["pixel_values"]  # (1, 3, S, S): the whole image, stretched
+        pixel_values = self.image_processor(rgb, return_tensors="pt")[
+            "pixel_values"
+        ]  # (1, 3, S, S): the whole image, stretched
         scale = np.array([pixel_values.shape[-1] / rgb.width, pixel_values.shape[-2] / rgb.height] * 2)
         prompts = torch.from_numpy(xyxy * scale).to(self.model.device, torch.float32)
         with torch.inference_mode():
@@ -219,15 +241,23 @@ def enlarge(logits: torch.Tensor, size_wh: tuple[int, int]) -> torch.Tensor:
     """Mask logits (h, w) of the decoder's grid at the size of the image, (H, W), bilinear; above 0 is mask."""
     import torch
 
-    return torch.nn.functional.interpolate(logits[None, None], size_wh[::-1], mode="bilinear", align_corners=False)[0, 0]
+    return torch.nn.functional.interpolate(
+        logits[None, None], size_wh[::-1], mode="bilinear", align_corners=False
+    )[0, 0]
 
 
 def choose(candidates: Bools, scores: Floats, xyxy: Floats) -> NDArray[np.intp]:
     """(N,) the best of the candidate masks (N, K, h, w) of each box (N, 4): largest score x IoU(bounding box of the mask, box).
 
-    A part of the defect and a mask of the whole object score high by themselves; neither fits the box. Empty masks come last.
+    A part of the defect and a mask of the whole object score high by themselves; neither fits the box. Empty
+    masks come last.
     """
-    fits = np.array([[iou(_bounding_box(mask), box)[0, 0] for mask in masks] for masks, box in zip(candidates, xyxy, strict=True)])
+    fits = np.array(
+        [
+            [iou(_bounding_box(mask), box)[0, 0] for mask in masks]
+            for masks, box in zip(candidates, xyxy, strict=True)
+        ]
+    )
     best: NDArray[np.intp] = np.where(candidates.any(axis=(2, 3)), scores * fits, -1.0).argmax(axis=1)
     return best
 
@@ -248,16 +278,22 @@ def refuse_code(folder: Path) -> None:
     """Raise `InputError` if a model folder holds files, or settings (`auto_map`), that can run code."""
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in CODE_SUFFIXES:
-            raise InputError(f"{path}: files of this kind can run code when loaded; expected only JSON and safetensors, so remove it")
+            raise InputError(
+                f"{path}: files of this kind can run code when loaded; expected only JSON and safetensors, so remove it"
+            )
         if path.suffix.lower() == ".json" and path.is_file() and _names_code(path):
-            raise InputError(f"{path}: `auto_map` names code to run; expected a model that transformers knows, so remove the entry")
+            raise InputError(
+                f"{path}: `auto_map` names code to run; expected a model that transformers knows, so remove the entry"
+            )
 
 
 def _names_code(path: Path) -> bool:
     found: list[str] = []
     try:
         # The hook sees every object at any depth, with its escapes resolved.
-        json.loads(path.read_bytes(), object_pairs_hook=lambda pairs: found.extend(str(name) for name, _ in pairs))
+        json.loads(
+            path.read_bytes(), object_pairs_hook=lambda pairs: found.extend(str(name) for name, _ in pairs)
+        )
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected JSON, got {error}; download the model again") from error
     return "auto_map" in found
@@ -268,7 +304,9 @@ def _default_sam2() -> Sam2:
     return Sam2.load()
 
 
-def _without_sam2(pixels: Pixels, box: Window | None, method: str, counts: Counter[str]) -> tuple[Bools, MaskSource]:
+def _without_sam2(
+    pixels: Pixels, box: Window | None, method: str, counts: Counter[str]
+) -> tuple[Bools, MaskSource]:
     mask = np.zeros(pixels.shape[:2], dtype=np.bool_)
     if box is None:
         counts["mask_box_outside_image"] += 1

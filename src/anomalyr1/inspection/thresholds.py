@@ -1,6 +1,7 @@
 """The threshold on an anomaly score: the file `threshold.json`, the verdict it gives, and labels to make it from.
 
-`calibration` chooses it. The verdict is fail-safe: "good" needs a score below the lower bound and answers that say good and agree.
+`calibration` chooses it. The verdict is fail-safe: "good" needs a score below the lower bound and answers
+that say good and agree.
 """
 
 from __future__ import annotations
@@ -21,7 +22,17 @@ from anomalyr1.types import Fingerprint, InputError, Record, Verdict
 Floats = NDArray[np.float64]
 Method = Literal["platt", "temperature"]
 
-MUST_MATCH = ("model", "revision", "family", "style", "max_pixels", "given", "option_order", "engine", "sampling")
+MUST_MATCH = (
+    "model",
+    "revision",
+    "family",
+    "style",
+    "max_pixels",
+    "given",
+    "option_order",
+    "engine",
+    "sampling",
+)
 """What a score depends on: a threshold serves only runs that agree in these fields of the fingerprint."""
 LABELS = {"good": False, "defect": True}
 """What a file of labels may say."""
@@ -56,7 +67,8 @@ class Figures(Record):
     cost_at_half: float
     """The same at a score of 0.5, for comparison."""
     error_before: float
-    """Expected calibration error of the scores as they are, at the labelled share of defects; ten bins of equal size."""
+    """Expected calibration error of the scores as they are, at the labelled share of defects; ten bins of
+    equal size."""
     error_after: float
     """The same after calibration, cross-validated."""
     brier_before: float
@@ -111,7 +123,9 @@ class Threshold(Record):
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-            raise InputError(f"{str(path)!r} is no threshold file ({why}); make one with: anomalyr1 calibrate") from error
+            raise InputError(
+                f"{str(path)!r} is no threshold file ({why}); make one with: anomalyr1 calibrate"
+            ) from error
 
     @property
     def digest(self) -> str:
@@ -130,7 +144,8 @@ class Threshold(Record):
     def judge(self, verdict: Verdict, reason: str, score: float | None) -> tuple[Verdict, str]:
         """The verdict of a score, given the one of the answers alone and its reason.
 
-        Fail-safe: "good" needs a score below the lower bound and answers that say good and agree; what the answers leave unsure stays so.
+        Fail-safe: "good" needs a score below the lower bound and answers that say good and agree; what the
+        answers leave unsure stays so.
         """
         if verdict == "unsure":
             return verdict, reason
@@ -138,12 +153,18 @@ class Threshold(Record):
             return "unsure", _because("there is no score to compare with the threshold", reason)
         said = f"the score {score:.3g} (probability of a defect {float(self.calibration(np.array([score]))[0]):.3g})"
         if score >= self.high:
-            note = f"Defect because {said} reaches the threshold {self.high:.3g}, although the answer says good."
+            note = (
+                f"Defect because {said} reaches the threshold {self.high:.3g}, although the answer says good."
+            )
             return "defect", reason if verdict == "defect" else f"{note}\n{reason}".strip()
         if score >= self.low:
-            return "unsure", _because(f"{said} lies between the bounds {self.low:.3g} and {self.high:.3g}", reason)
+            return "unsure", _because(
+                f"{said} lies between the bounds {self.low:.3g} and {self.high:.3g}", reason
+            )
         if verdict == "defect":
-            return "unsure", _because(f"{said} lies below the threshold {self.low:.3g}, but the answer says defect", reason)
+            return "unsure", _because(
+                f"{said} lies below the threshold {self.low:.3g}, but the answer says defect", reason
+            )
         return "good", reason
 
 
@@ -163,12 +184,18 @@ def read_labels(path: str | Path) -> dict[str, bool]:
             for row in rows:
                 name, label = row["sample_id"], (row["label"] or "").strip().lower()
                 if label not in LABELS:
-                    raise InputError(f"line {rows.line_num} of {str(path)!r}: expected the label good or defect, got {label[:40]!r}")
+                    raise InputError(
+                        f"line {rows.line_num} of {str(path)!r}: expected the label good or defect, got {label[:40]!r}"
+                    )
                 if name in labels:
-                    raise InputError(f"line {rows.line_num} of {str(path)!r}: sample {name!r} has a label already; delete one of the two")
+                    raise InputError(
+                        f"line {rows.line_num} of {str(path)!r}: sample {name!r} has a label already; delete one of the two"
+                    )
                 labels[name] = LABELS[label]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"the labels {str(path)!r} cannot be read ({error}); give a CSV file in UTF-8") from error
+        raise InputError(
+            f"the labels {str(path)!r} cannot be read ({error}); give a CSV file in UTF-8"
+        ) from error
     return labels
 
 

@@ -1,7 +1,8 @@
 """Answers -> a verdict, fail-safe: reasoning, answer, boxes and score are checked against each other.
 
-The verdict is "good" or "defect" only when all of them could be read and none contradicts another; everything else is "unsure", with the
-contradiction named. Of several samples each comes to its own verdict, and more than half of all must agree.
+The verdict is "good" or "defect" only when all of them could be read and none contradicts another; everything
+else is "unsure", with the contradiction named. Of several samples each comes to its own verdict, and more
+than half of all must agree.
 """
 
 from __future__ import annotations
@@ -44,14 +45,19 @@ def conclude(verdicts: Sequence[Reply], groundings: Sequence[Reply], size_wh: tu
         return Opinion(verdict, reason, None, score, score_from)
     samples = list(zip(verdicts, groundings, strict=True))
     decided = [
-        decide(first.answer, second.answer, cut_off="length" in (first.finish, second.finish), size_wh=size_wh) for first, second in samples
+        decide(
+            first.answer, second.answer, cut_off="length" in (first.finish, second.finish), size_wh=size_wh
+        )
+        for first, second in samples
     ]
     votes = None
     if len(samples) == 1:
         chosen, (verdict, reason) = 0, decided[0]
     else:
         found = [second.answer.boxes for _, second in samples]
-        votes = Votes(verdicts=dict(sorted(Counter(one for one, _ in decided).items())), box_stability=_stability(found))
+        votes = Votes(
+            verdicts=dict(sorted(Counter(one for one, _ in decided).items())), box_stability=_stability(found)
+        )
         verdict, chosen = _majority([one for one, _ in decided], found)
         reason = _voted(verdict, decided[chosen][1], votes)
     problem = against_score(verdict, score)
@@ -80,13 +86,21 @@ def of_questions(questions: Sequence[Question], replies: Sequence[Reply]) -> Opi
         score = reply.option_scores.get(letter) if reply.option_scores else None
         score_from = "" if score is None else f"probability of option {letter}"
         if reply.answer.choice is None:
-            return Opinion("unsure", _unsure("the verdict could not be read", reply.answer.reasoning), boxes, score, score_from)
+            return Opinion(
+                "unsure",
+                _unsure("the verdict could not be read", reply.answer.reasoning),
+                boxes,
+                score,
+                score_from,
+            )
         verdict: Verdict = "defect" if reply.answer.choice == letter else "good"
         return Opinion(verdict, reply.answer.reasoning, boxes, score, score_from)
     return Opinion("unsure", _unsure("its questions ask for no verdict", ""), boxes, None, "")
 
 
-def decide(verdict: Answer, grounding: Answer, cut_off: bool = False, size_wh: tuple[int, int] | None = None) -> tuple[Verdict, str]:
+def decide(
+    verdict: Answer, grounding: Answer, cut_off: bool = False, size_wh: tuple[int, int] | None = None
+) -> tuple[Verdict, str]:
     """The verdict of the two answers of one sample, and why; "unsure" unless they agree. `size_wh` is the original image's."""
     reasoning = verdict.reasoning or grounding.reasoning
     problem = "a reply was cut off before its end" if cut_off else disagreement(verdict, grounding, size_wh)
@@ -128,11 +142,17 @@ def against_score(verdict: Verdict, score: float | None) -> str:
 def _misplaced(verdict: Answer, grounding: Answer, size_wh: tuple[int, int] | None) -> str:
     """How the boxes lie elsewhere than a reasoning says, in words.
 
-    Milder than the reward, which wants the centre of the largest box there: a box beside the border of two regions is no contradiction.
+    Milder than the reward, which wants the centre of the largest box there: a box beside the border of two
+    regions is no contradiction.
     """
     for answer, about in ((grounding, " about the place"), (verdict, "")):
         place = answer.place
-        if size_wh and place and grounding.boxes and not any(_touches(box, place, size_wh) for box in grounding.boxes):
+        if (
+            size_wh
+            and place
+            and grounding.boxes
+            and not any(_touches(box, place, size_wh) for box in grounding.boxes)
+        ):
             return f"the reasoning{about} puts the defect in the {place}, but no box touches it"
     return ""
 
@@ -181,7 +201,11 @@ def _majority(verdicts: Sequence[Verdict], boxes: Sequence[tuple[Box, ...] | Non
 def _likeness(i: int, others: Sequence[int], boxes: Sequence[tuple[Box, ...] | None]) -> float:
     """The summed set IoU of a sample's boxes with the others'; -1 where it has none to compare."""
     own = boxes[i]
-    return -1.0 if own is None else sum(_same(own, other) for k in others if k != i and (other := boxes[k]) is not None)
+    return (
+        -1.0
+        if own is None
+        else sum(_same(own, other) for k in others if k != i and (other := boxes[k]) is not None)
+    )
 
 
 def _stability(boxes: Sequence[tuple[Box, ...] | None]) -> float | None:

@@ -1,7 +1,8 @@
 """Looks that no category has, so that a policy learns what a defect is rather than what twelve categories look like.
 
-A defect is what its image has more than its twin. That difference can stand on any ground: on drawn textures, in other colours, and as a
-*decoy* on both the inspected and the reference image, where it belongs to the design and is no defect at all.
+A defect is what its image has more than its twin. That difference can stand on any ground: on drawn textures,
+in other colours, and as a *decoy* on both the inspected and the reference image, where it belongs to the
+design and is no defect at all.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ def with_decoy(one: Example, residual: Residual, rng: Generator) -> Example:
     if one.reference is None:
         return one
     moved = shifted(residual, rng)
-    return replace(one, image=_bytes(one.image + residual.astype(np.float32)), reference=_bytes(one.reference + moved))
+    return replace(
+        one, image=_bytes(one.image + residual.astype(np.float32)), reference=_bytes(one.reference + moved)
+    )
 
 
 def retaken(image: Pixels, rng: Generator) -> Pixels:
@@ -89,7 +92,9 @@ def shifted(image: NDArray[np.int16] | Pixels, rng: Generator) -> NDArray[np.flo
     dx, dy = (float(n) for n in rng.uniform(-6, 6, 2))
     step = np.array([[1, 0, dx], [0, 1, dy]], dtype=np.float32)
     size = image.shape[1], image.shape[0]
-    moved: NDArray[np.float32] = cv2.warpAffine(image.astype(np.float32), step, size, borderMode=cv2.BORDER_REFLECT)
+    moved: NDArray[np.float32] = cv2.warpAffine(
+        image.astype(np.float32), step, size, borderMode=cv2.BORDER_REFLECT
+    )
     return moved
 
 
@@ -137,7 +142,9 @@ def _clouds(rng: Generator, size: float) -> NDArray[np.float32]:
         stretch = 1 if octave else int(rng.choice([1, 1, 4]))
         small = rng.random((n, max(2, n // stretch))).astype(np.float32)
         total += 0.5**octave * cv2.resize(small, (GROUND_SIDE, GROUND_SIDE), interpolation=cv2.INTER_CUBIC)
-    even: NDArray[np.float32] = np.clip((total - total.min()) / (np.ptp(total) + 1e-6), 0, 1).astype(np.float32)
+    even: NDArray[np.float32] = np.clip((total - total.min()) / (np.ptp(total) + 1e-6), 0, 1).astype(
+        np.float32
+    )
     return even
 
 
@@ -151,7 +158,9 @@ def _coordinates(rng: Generator) -> tuple[NDArray[np.float32], NDArray[np.float3
 def _wave(along: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:
     sharp = float(rng.uniform(1, 12))
     waves = np.sin(2 * np.pi * along / float(rng.uniform(6, 60)) + float(rng.uniform(0, 6)))
-    wave: NDArray[np.float32] = (1 / (1 + np.exp(-sharp * (waves - float(rng.uniform(-0.7, 0.7)))))).astype(np.float32)
+    wave: NDArray[np.float32] = (1 / (1 + np.exp(-sharp * (waves - float(rng.uniform(-0.7, 0.7)))))).astype(
+        np.float32
+    )
     return wave
 
 
@@ -173,7 +182,9 @@ def _discs(rng: Generator) -> NDArray[np.float32]:
     for y in range(0, GROUND_SIDE, step):
         for x in range(0, GROUND_SIDE, step):
             at = rng.integers(0, GROUND_SIDE, 2) if loose else (x, y)
-            cv2.circle(canvas, (int(at[0]), int(at[1])), radius, float(rng.uniform(0.7, 1)), thick, cv2.LINE_AA)
+            cv2.circle(
+                canvas, (int(at[0]), int(at[1])), radius, float(rng.uniform(0.7, 1)), thick, cv2.LINE_AA
+            )
     return canvas
 
 
@@ -182,6 +193,12 @@ def _pieces(rng: Generator) -> NDArray[np.float32]:
     canvas = np.zeros((GROUND_SIDE, GROUND_SIDE), np.float32)
     for _ in range(int(rng.integers(4, 24))):
         centre, size = rng.uniform(0, GROUND_SIDE, 2), rng.uniform(8, 140, 2)
-        corners = cv2.boxPoints((tuple(map(float, centre)), tuple(map(float, size)), float(rng.choice([0, 90, rng.uniform(0, 90)]))))
+        corners = cv2.boxPoints(
+            (
+                tuple(map(float, centre)),
+                tuple(map(float, size)),
+                float(rng.choice([0, 90, rng.uniform(0, 90)])),
+            )
+        )
         cv2.fillPoly(canvas, [np.round(corners).astype(np.int32)], float(rng.random()), cv2.LINE_AA)
     return canvas

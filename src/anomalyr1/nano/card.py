@@ -116,14 +116,21 @@ an option nor whether there is a defect.
 
 def raw_card(results: Mapping[str, Mapping[str, Any]], minutes: float, machine: str) -> str:
     """The card of nano-raw; `results` are columns of figures by name."""
-    names = [name for name in SHOWN if name != "images" and any(name in figures for figures in results.values())]
+    names = [
+        name for name in SHOWN if name != "images" and any(name in figures for figures in results.values())
+    ]
     rows = [[name, *(str(figures.get(name, "")) for figures in results.values())] for name in names]
     command, images = "python -m anomalyr1.nano.make --raw", next(iter(results.values()))["images"]
-    return RAW.format(minutes=minutes, command=command, machine=machine, images=images, table=_table(["", *results], rows))
+    return RAW.format(
+        minutes=minutes, command=command, machine=machine, images=images, table=_table(["", *results], rows)
+    )
 
 
 def card(
-    facts: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]], controls: Mapping[str, float], curve: Sequence[Mapping[str, Any]]
+    facts: Mapping[str, Any],
+    results: Mapping[str, Mapping[str, Any]],
+    controls: Mapping[str, float],
+    curve: Sequence[Mapping[str, Any]],
 ) -> str:
     """The card's text; `facts` fills `TEXT`, `results` are columns of figures by name, `curve` the examinations on the way."""
     names = [name for name in SHOWN if any(name in figures for figures in results.values())]
@@ -134,7 +141,9 @@ def card(
     for column, row, least in AIMS:
         found = results.get(column, {}).get(row)
         if found is not None:
-            aims.append([f"{row}, {column}", f">= {least}", str(found), "reached" if found >= least else "missed"])
+            aims.append(
+                [f"{row}, {column}", f">= {least}", str(found), "reached" if found >= least else "missed"]
+            )
     return TEXT.format(
         **facts,
         table=_table(["", *results], rows),

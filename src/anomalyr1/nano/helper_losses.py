@@ -1,7 +1,8 @@
 """Helper losses for a policy trained from scratch, and a symbolic code that stands for perfect sight.
 
-The text model learns to read and reason on the code while, in parallel, the vision tower learns to write it; then both are plugged
-together. The losses ask what each image cell holds and where it is. All of this is thrown away after training.
+The text model learns to read and reason on the code while, in parallel, the vision tower learns to write it;
+then both are plugged together. The losses ask what each image cell holds and where it is. All of this is
+thrown away after training.
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ LETTERS_TOLD = 8
 QUARTER_BALANCE = 4.0
 """How much more a defective quarter of a cell counts than a good one."""
 SIGHT = 2.0
-"""Cells within which a defective cell tells the edges of its box; further ones are "far", for its neighbours to tell."""
+"""Cells within which a defective cell tells the edges of its box; further ones are "far", for its neighbours
+to tell."""
 TONE_MEAN, TONE_SPREAD = 0.45, 0.2
 """Of the colours of drawn parts, 0..1."""
 CODE_SCALE = 0.8
-"""Standard deviation of each word of the code: loud enough not to drown in the text model's residual stream (at 0.1 it is not read)."""
+"""Standard deviation of each word of the code: loud enough not to drown in the text model's residual stream
+(at 0.1 it is not read)."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,10 @@ def cells(truths: Sequence[Truth]) -> Cells:
     kind = torch.tensor([truth.kind for truth in truths])[:, None] * defective
     rows, columns = np.divmod(np.arange(h * w), w)
     centres = np.stack([columns + 0.5, rows + 0.5], 1) * CELL
-    edges = torch.from_numpy(np.stack([_edges(truth.boxes_xyxy, centres) for truth in truths])) * defective[..., None]
+    edges = (
+        torch.from_numpy(np.stack([_edges(truth.boxes_xyxy, centres) for truth in truths]))
+        * defective[..., None]
+    )
     middle = torch.from_numpy(np.concatenate([centres, centres], 1)).float()
     outward = torch.tensor([-1.0, -1.0, 1.0, 1.0])
     reach = (edges - middle) * outward / CELL * defective[..., None]
@@ -134,7 +140,9 @@ class Code:
     def word(self, text: str) -> Tensor:
         """(width,) the same for the same text."""
         if text not in self._vectors:
-            self._vectors[text] = torch.randn(self.width, generator=torch.Generator().manual_seed(zlib.crc32(text.encode())))
+            self._vectors[text] = torch.randn(
+                self.width, generator=torch.Generator().manual_seed(zlib.crc32(text.encode()))
+            )
         return self._vectors[text]
 
     def tokens(self, truths: Sequence[Truth], cells: Cells) -> Tensor:
@@ -142,11 +150,18 @@ class Code:
         told = [(*t.facts, f"category {t.category}") for t in truths]
         whole = torch.stack([torch.stack([self.word(text) for text in texts]).sum(0) for texts in told])
         local = torch.stack([self.word(f"kind {t.kind}") + self.word(t.look) for t in truths])
-        quarters, edges = (torch.stack([self.word(f"{name}{i}") for i in range(4)]) for name in ("quarter", "edge"))
+        quarters, edges = (
+            torch.stack([self.word(f"{name}{i}") for i in range(4)]) for name in ("quarter", "edge")
+        )
         shares = (3 * cells.quarters).clamp(0, 1).sqrt()
         most = shares.amax(-1, keepdim=True) * (cells.kind > 0)[..., None]
         reach = (cells.reach / SIGHT).clamp(-0.5, 1)
-        return CODE_SCALE * (0.35 * whole[:, None] + 0.7 * most * local[:, None] + 0.7 * shares @ quarters + 0.7 * reach @ edges)
+        return CODE_SCALE * (
+            0.35 * whole[:, None]
+            + 0.7 * most * local[:, None]
+            + 0.7 * shares @ quarters
+            + 0.7 * reach @ edges
+        )
 
 
 class SightHints(nn.Module):
@@ -170,8 +185,16 @@ class SightHints(nn.Module):
         """Loss on which quarters of a cell are defective, told by its patches before they are merged; `states` is (B, n, m * m, width)."""
         b, n, unit, _ = states.shape
         half = math.isqrt(unit) // 2
-        told = self.patch(functional.rms_norm(states, (states.shape[-1],))).float().view(b, n, 2, half, 2, half).mean((3, 5)).view(b, n, 4)
-        return functional.binary_cross_entropy_with_logits(told, (3 * cells.quarters).clamp(0, 1), pos_weight=torch.tensor(QUARTER_BALANCE))
+        told = (
+            self.patch(functional.rms_norm(states, (states.shape[-1],)))
+            .float()
+            .view(b, n, 2, half, 2, half)
+            .mean((3, 5))
+            .view(b, n, 4)
+        )
+        return functional.binary_cross_entropy_with_logits(
+            told, (3 * cells.quarters).clamp(0, 1), pos_weight=torch.tensor(QUARTER_BALANCE)
+        )
 
     def tones(self, tokens: Tensor, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         """Loss on the mean colours of each quarter of a cell, which comparing with a reference needs; `tokens` is (B, n, width)."""
@@ -179,15 +202,23 @@ class SightHints(nn.Module):
         b, h, w, half = *x.shape[:3], CELL // 2
         x = x.view(b, h // half, half, w // half, half, 3).mean((2, 4)).view(b, h // CELL, 2, w // CELL, 2, 3)
         goal = (x.permute(0, 1, 3, 2, 4, 5).reshape(b, -1, 12) - TONE_MEAN) / TONE_SPREAD
-        return functional.smooth_l1_loss(self.tone(tokens.to(self.tone.weight.dtype) / CODE_SCALE).float(), goal)
+        return functional.smooth_l1_loss(
+            self.tone(tokens.to(self.tone.weight.dtype) / CODE_SCALE).float(), goal
+        )
 
     def forward(self, tokens: Tensor, cells: Cells) -> dict[str, Tensor]:
         """Losses by name; `tokens` is (B, n, width)."""
-        x = tokens.to(self.kind.weight.dtype) / CODE_SCALE  # of about unit size, so that the readers learn at the common rate
-        kind = functional.cross_entropy(self.kind(x).float().flatten(0, 1), cells.kind.flatten(), weight=self.balance.float())
+        x = (
+            tokens.to(self.kind.weight.dtype) / CODE_SCALE
+        )  # of about unit size, so that the readers learn at the common rate
+        kind = functional.cross_entropy(
+            self.kind(x).float().flatten(0, 1), cells.kind.flatten(), weight=self.balance.float()
+        )
         category = functional.cross_entropy(self.category(x.mean(1)).float(), cells.category)
         quarter = functional.binary_cross_entropy_with_logits(
-            self.quarter(x).float(), (3 * cells.quarters).clamp(0, 1), pos_weight=torch.tensor(QUARTER_BALANCE)
+            self.quarter(x).float(),
+            (3 * cells.quarters).clamp(0, 1),
+            pos_weight=torch.tensor(QUARTER_BALANCE),
         )
         found = {"kind": kind, "category": category, "quarter": quarter}
         defective = cells.kind > 0
@@ -218,12 +249,16 @@ class PlaceHints(nn.Module):
         told = self.place(functional.rms_norm(early, (early.shape[-1],)))
         found = {
             "place": functional.cross_entropy(told.float().view(-1, GRID), place),
-            "cell kind": functional.cross_entropy(self.kind(x).float().flatten(0, 1), kinds, weight=self.balance.float()),
+            "cell kind": functional.cross_entropy(
+                self.kind(x).float().flatten(0, 1), kinds, weight=self.balance.float()
+            ),
         }
         defective = cells.kind > 0
         if bool(defective.any()):
             bins = (cells.edges[defective] / BIN).long().clamp(0, BINS - 1)
-            found["edges"] = functional.cross_entropy(self.edges(x[defective]).float().view(-1, BINS), bins.flatten())
+            found["edges"] = functional.cross_entropy(
+                self.edges(x[defective]).float().view(-1, BINS), bins.flatten()
+            )
         return found
 
 
@@ -261,5 +296,7 @@ class SummaryHints(nn.Module):
         bad = cells.whole_kind > 0
         if bool(bad.any()):
             bins = (cells.whole_edges[bad] / BIN).long().clamp(0, BINS - 1)
-            found["sum edges"] = functional.cross_entropy(self.edges(x[bad]).float().view(-1, BINS), bins.flatten())
+            found["sum edges"] = functional.cross_entropy(
+                self.edges(x[bad]).float().view(-1, BINS), bins.flatten()
+            )
         return found

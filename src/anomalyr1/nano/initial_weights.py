@@ -1,9 +1,10 @@
 """How a policy begins, so that it learns from few images: patches told apart, heads that look around, know their place, and match words.
 
-Transformers learn what convolutions have by construction only after many images. Two starting points spare most of that: patch
-embeddings that whiten patches of real inputs (as in Coates and Ng, 2012), and attention biases that make each head look at one
-neighbour through the rotary embedding, which is convolution's wiring (d'Ascoli et al., "ConViT", 2021; here without a new layer).
-The text model's heads get the same help with places and with equal words (queries and keys alike: Trockman and Kolter, 2023).
+Transformers learn what convolutions have by construction only after many images. Two starting points spare
+most of that: patch embeddings that whiten patches of real inputs (as in Coates and Ng, 2012), and attention
+biases that make each head look at one neighbour through the rotary embedding, which is convolution's wiring
+(d'Ascoli et al., "ConViT", 2021; here without a new layer). The text model's heads get the same help with
+places and with equal words (queries and keys alike: Trockman and Kolter, 2023).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 RIDGE = 0.05
 """Added to the variances, in units of their mean: directions that are mostly noise stay quiet."""
 SHARPNESS = 5.0
-"""How strongly heads of the first two layers prefer their neighbour; the others begin at 0.7 of it and look twice as far."""
+"""How strongly heads of the first two layers prefer their neighbour; the others begin at 0.7 of it and look
+twice as far."""
 NEIGHBOURS = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1))
 """Steps in patches down and to the right, one a head."""
 
@@ -40,11 +42,13 @@ LIKENESS, ELSEWHERE = 3.0, 12.0
 """How firmly cells find their like, and how firmly they look at another image than their own."""
 
 COPIERS = ((0, 2), (1, 2))
-"""Layers and heads that copy: the one that looks at the token before, and the one that continues what it finds."""
+"""Layers and heads that copy: the one that looks at the token before, and the one that continues what it
+finds."""
 SLOW = 0.006
 """Radians a token: the rotary frequencies below it hardly tell distances of a prompt's length."""
 STEP_BACK, TELLING, FINDING, COPYING = 6.0, 0.4, 1.8, 1.0
-"""How firmly the first looks one token back, how loud it tells, how firmly the second finds, how loud it continues."""
+"""How firmly the first looks one token back, how loud it tells, how firmly the second finds, how loud it
+continues."""
 
 
 @torch.no_grad()
@@ -58,7 +62,9 @@ def whiten(tower: PreTrainedModel, patches: torch.Tensor) -> None:
     kept = variances[:count]
     rows = (directions[:, :count] / torch.sqrt(kept + RIDGE * kept.mean())).T
     if count < len(weight):
-        mix = torch.randn(len(weight) - count, count, dtype=torch.double, generator=torch.Generator().manual_seed(3))
+        mix = torch.randn(
+            len(weight) - count, count, dtype=torch.double, generator=torch.Generator().manual_seed(3)
+        )
         rows = torch.cat([rows, mix @ rows / count**0.5])
     frames = weight.shape[2]  # a still image stands in all of them
     weight.copy_((rows / frames).view(len(weight), 3, 1, *weight.shape[3:]).expand_as(weight).float())
@@ -84,9 +90,10 @@ def look_around(tower: PreTrainedModel) -> None:
 def tell_place(language: PreTrainedModel, anchor_id: int, rest_id: int) -> None:
     """Let the first two heads of the text model's first layer tell image tokens their row and their column.
 
-    A transformer with rotary embeddings knows distances only. Each of these heads weighs the token that opens the image (`anchor_id`)
-    against tokens that stand anywhere (`rest_id`); how much it looks at the first falls with the rows or columns between, and that is
-    written to the residual stream. Without this start, boxes wait for the text model to find it.
+    A transformer with rotary embeddings knows distances only. Each of these heads weighs the token that opens
+    the image (`anchor_id`) against tokens that stand anywhere (`rest_id`); how much it looks at the first
+    falls with the rows or columns between, and that is written to the residual stream. Without this start,
+    boxes wait for the text model to find it.
     """
     attend, config = language.layers[0].self_attn, language.config
     size = attend.head_dim
@@ -117,7 +124,11 @@ def match_words(language: PreTrainedModel) -> None:
     """
     first, width = language.layers[0].self_attn, language.config.hidden_size
     size = first.head_dim
-    places = [first.o_proj.weight[:, h * size : (h + 1) * size] @ first.v_proj.weight[h * size : (h + 1) * size].sum(1) for h in (0, 1)]
+    places = [
+        first.o_proj.weight[:, h * size : (h + 1) * size]
+        @ first.v_proj.weight[h * size : (h + 1) * size].sum(1)
+        for h in (0, 1)
+    ]
     basis = torch.linalg.qr(torch.stack(places, 1))[0]  # (width, 2)
     blind = torch.eye(width) - basis @ basis.T
     for number, head in MATCHERS:
@@ -131,8 +142,9 @@ def match_words(language: PreTrainedModel) -> None:
 def copy_words(language: PreTrainedModel) -> None:
     """Wire two heads to copy: one tells each token what stands before it, the next looks behind the last place where the own token stood.
 
-    Together they continue a word that was read before (the "induction heads" of Elhage et al., 2021, and Olsson et al., 2022). Training
-    alone did not find them in the time there is, and without them a name that only the knowledge tells cannot be written.
+    Together they continue a word that was read before (the "induction heads" of Elhage et al., 2021, and
+    Olsson et al., 2022). Training alone did not find them in the time there is, and without them a name that
+    only the knowledge tells cannot be written.
     """
     config, frequency = language.config, language.rotary_emb.inv_freq.float()
     width, size = config.hidden_size, language.layers[0].self_attn.head_dim
@@ -165,23 +177,31 @@ def copy_words(language: PreTrainedModel) -> None:
 def compare_images(language: PreTrainedModel) -> None:
     """Let heads of the third layer (`COMPARERS`) look from each cell of an image at the cells like it in the image before.
 
-    A defect is what the reference has nothing like; nearest neighbours in a memory of good parts are how PatchCore (Roth et al., 2022)
-    finds it.
+    A defect is what the reference has nothing like; nearest neighbours in a memory of good parts are how
+    PatchCore (Roth et al., 2022) finds it.
     """
     config, frequency = language.config, language.rotary_emb.inv_freq.float()
-    attend, half, width = language.layers[COMPARERS[0]].self_attn, language.layers[0].self_attn.head_dim // 2, config.hidden_size
+    attend, half, width = (
+        language.layers[COMPARERS[0]].self_attn,
+        language.layers[0].self_attn.head_dim // 2,
+        config.hidden_size,
+    )
     turned = _slow(frequency)
     in_time = [i for i, axis in enumerate(_axes(config.rope_parameters["mrope_section"])) if axis == 0]
     pair = min(in_time, key=lambda i: abs(float(frequency[i]) * BETWEEN - 2.1))
     angle = float(frequency[pair]) * BETWEEN
     for head in COMPARERS[1]:
         rows = slice(2 * half * head, 2 * half * (head + 1))
-        mixed = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(6 + head)))[0]
+        mixed = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(6 + head)))[
+            0
+        ]
         for part in (attend.q_proj, attend.k_proj):
             part.weight[rows] *= 0.1
             part.weight[rows][turned] = LIKENESS * mixed[: len(turned)]
             part.bias[rows] = 0
-        attend.q_proj.bias[rows][[pair, pair + half]] = ELSEWHERE * torch.tensor([math.cos(angle), -math.sin(angle)])
+        attend.q_proj.bias[rows][[pair, pair + half]] = ELSEWHERE * torch.tensor(
+            [math.cos(angle), -math.sin(angle)]
+        )
         attend.k_proj.bias[rows][pair] = ELSEWHERE
         attend.v_proj.weight[rows] = mixed[-2 * half :]
 

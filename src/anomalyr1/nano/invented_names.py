@@ -60,12 +60,14 @@ electric current rotation bearing bearings cable ceramic conducting connector ge
 """
 """Words of workshops and kitchens that the tokenizer knows whole, and of which names are made.
 
-All of them: words that training never writes are pushed together until they cannot be told apart, so they could not be copied either.
+All of them: words that training never writes are pushed together until they cannot be told apart, so they
+could not be copied either.
 """
 _WORDS = tuple(WORDS.split())
 ACTS = tuple(word for word in _WORDS if word.endswith("ing"))
 OTHER_LOOKS = 0.6
-"""Share of the objects whose good look is told in words that say nothing, as those of an unknown object do at first."""
+"""Share of the objects whose good look is told in words that say nothing, as those of an unknown object do at
+first."""
 ONSETS, RHYMES = ("b", "br", "d", "f", "g", "k", "kl", "l", "m", "n", "p", "r", "s", "st", "t", "tr", "v", "z"), (
     "al", "an", "ar", "ek", "el", "en", "ib", "il", "in", "ol", "on", "or", "ud", "um", "ut",
 )  # fmt: skip
@@ -94,14 +96,22 @@ def _words(rng: Generator, most: int) -> str:
 
 def renamed(sample: Sample, rng: Generator) -> Sample:
     """The sample of a drawn part with an invented name, purpose and material, in knowledge, options and gold alike."""
-    new = {sample.category: name(rng), PURPOSE[sample.category]: purpose(rng), MATERIAL[sample.category]: material(rng)}
+    new = {
+        sample.category: name(rng),
+        PURPOSE[sample.category]: purpose(rng),
+        MATERIAL[sample.category]: material(rng),
+    }
     told = dict(new)
     if rng.random() < OTHER_LOOKS:
         told |= {look: f"{_words(rng, 4)} with {_words(rng, 4)}" for look in GOOD_LOOK[sample.category]}
     longest = sorted(told, key=len, reverse=True)
-    knowledge = re.sub("|".join(re.escape(old) for old in longest), lambda found: told[found[0]], sample.knowledge)
+    knowledge = re.sub(
+        "|".join(re.escape(old) for old in longest), lambda found: told[found[0]], sample.knowledge
+    )
     asked = tuple(_asked(question, new, rng) for question in sample.questions)
-    return sample.model_copy(update={"category": new[sample.category], "knowledge": knowledge, "questions": asked})
+    return sample.model_copy(
+        update={"category": new[sample.category], "knowledge": knowledge, "questions": asked}
+    )
 
 
 def _asked(question: Question, new: dict[str, str], rng: Generator) -> Question:

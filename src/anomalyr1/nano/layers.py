@@ -29,7 +29,11 @@ def rotary(angles: Tensor, heads: int, dtype: torch.dtype) -> Rotary:
     cos, sin = angles.cos(), angles.sin()
     every = [1] * (angles.ndim - 1) + [heads]
     swap = _swap(heads, angles.shape[-1], dtype)
-    return Rotary(torch.cat([cos, cos], -1).repeat(every).to(dtype), torch.cat([-sin, sin], -1).repeat(every).to(dtype), swap)
+    return Rotary(
+        torch.cat([cos, cos], -1).repeat(every).to(dtype),
+        torch.cat([-sin, sin], -1).repeat(every).to(dtype),
+        swap,
+    )
 
 
 @cache

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 LETTER_WEIGHT = 3.0
 EVIDENCE_WEIGHT = 4.0
 DIGIT_WEIGHT = 10.0
-"""How much letters that name an option, the words of the evidence, and digits of boxes count: few tokens decide whether a text is right."""
+"""How much letters that name an option, the words of the evidence, and digits of boxes count: few tokens
+decide whether a text is right."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,13 @@ class Teacher:
         ids: list[int] = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    def row(self, sample: Sample, questions: Sequence[Question], grid_hw: tuple[int, int], gold: Sequence[str] | None) -> Row:
+    def row(
+        self,
+        sample: Sample,
+        questions: Sequence[Question],
+        grid_hw: tuple[int, int],
+        gold: Sequence[str] | None,
+    ) -> Row:
         """One prefix (all images on the same grid) with a branch a question; `gold` completions in the same order, None = to be written."""
         texts = [self._chat(sample, question) for question in questions]
         head, mark, _ = texts[0].rpartition("<|vision_end|>")
@@ -93,7 +100,9 @@ class Teacher:
         branches = []
         seen = f"{completions.evidence(sample, '', None, rng)} " if rng.random() < 0.4 else ""
         for option, letter in zip(question.options, question.letters, strict=True):
-            follows = completions.FOLLOWS[int(rng.integers(len(completions.FOLLOWS)))].format(completions.quoted(option), letter)
+            follows = completions.FOLLOWS[int(rng.integers(len(completions.FOLLOWS)))].format(
+                completions.quoted(option), letter
+            )
             said = self.encode(f"<think>{seen}{follows}")
             first = next(i for i, weight in enumerate(self.weights(said)) if weight == LETTER_WEIGHT)
             branches.append(Branch(prompt[-1:], said[: first + 1], [0.0] * first + [1.0]))
@@ -134,7 +143,11 @@ class Teacher:
             now = -1
             for i in range(1, len(row) - 1):
                 if row[i - 1] == self.ids.line or row[i] in (self.ids.end, self.ids.line):
-                    now = self.option_of.get(int(row[i]), -1) if row[i - 1] == self.ids.line and row[i + 1] == self.ids.stop else -1
+                    now = (
+                        self.option_of.get(int(row[i]), -1)
+                        if row[i - 1] == self.ids.line and row[i + 1] == self.ids.stop
+                        else -1
+                    )
                 marks[i] = now
         return numbers
 
@@ -167,7 +180,9 @@ class Teacher:
 
     def _chat(self, sample: Sample, question: Question) -> str:
         prompt = prompts.build(sample, question)
-        text: str = self.processor.apply_chat_template(prompt.messages, tokenize=False, add_generation_prompt=True)
+        text: str = self.processor.apply_chat_template(
+            prompt.messages, tokenize=False, add_generation_prompt=True
+        )
         return text
 
     def _remember(self, text: str) -> list[int]:
@@ -185,8 +200,18 @@ def made_up(rng: Generator, words: Sequence[str]) -> Question:
     options: list[str] = []
     while len(options) < count:
         option = " ".join(words[int(i)] for i in rng.integers(len(words), size=int(rng.integers(1, 3))))
-        options += [f"{option}{'.' if rng.random() < 0.5 else ''}"] if option not in [o.rstrip(".") for o in options] else []
-    return Question(id="drill", kind="object details", text="Which of these fits?", options=tuple(options), answer=LETTERS[0])
+        options += (
+            [f"{option}{'.' if rng.random() < 0.5 else ''}"]
+            if option not in [o.rstrip(".") for o in options]
+            else []
+        )
+    return Question(
+        id="drill",
+        kind="object details",
+        text="Which of these fits?",
+        options=tuple(options),
+        answer=LETTERS[0],
+    )
 
 
 def grid_of(size_wh: tuple[int, int]) -> tuple[int, int]:
@@ -220,9 +245,14 @@ def corpus(pool: Pool, seed: int) -> Iterator[str]:
         for question in (*gold_inspection_questions(sample), *sample.questions):
             if i == 0:
                 yield str(prompts.build(sample, question).messages[0]["content"])
-            options = (f"{letter}. {option}" for letter, option in zip(question.letters, question.options, strict=True))
+            options = (
+                f"{letter}. {option}"
+                for letter, option in zip(question.letters, question.options, strict=True)
+            )
             yield "\n".join((f"Knowledge: {sample.knowledge}", question.text, *options))
             place = boxes.place(sample.boxes[0], (224, 224)) if sample.boxes else None
-            yield completions.reasoning(sample, question, sample.boxes[0].label if sample.boxes else "", place, rng)
+            yield completions.reasoning(
+                sample, question, sample.boxes[0].label if sample.boxes else "", place, rng
+            )
             found = [Box(x1=1, y1=2, x2=30, y2=40, label=sample.defect or "")]
             yield answers.write("", found if question.answer is None else question.answer)

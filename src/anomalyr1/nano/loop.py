@@ -38,7 +38,8 @@ class Plan(Record):
     """Share of the learning rate that is left at the end of the cosine."""
     weight_decay: float = 0.05
     average: float = 0.0
-    """Share of the running mean of weights that a step keeps; the mean is what is examined and left at the end. 0 = the last weights."""
+    """Share of the running mean of weights that a step keeps; the mean is what is examined and left at the
+    end. 0 = the last weights."""
     seed: int = 0
     log_every: int = 25
     save_minutes: float = 3.0
@@ -62,10 +63,16 @@ class Master:
         ]
         self.keep = plan.average
         self.means = [m.detach().clone() for m in self.masters] if self.keep else []
-        self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98), fused=True)]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98), fused=True)
+        ]
         if matrices:
             decay = plan.weight_decay
-            self.optimizers.append(torch.optim.Muon(matrices, lr=plan.learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+            self.optimizers.append(
+                torch.optim.Muon(
+                    matrices, lr=plan.learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
+                )
+            )
         for p in self.weights:
             p.data = p.data.to(dtype)
 
@@ -87,7 +94,9 @@ class Master:
     @torch.no_grad()
     def publish(self, mean: bool = False) -> None:
         """Round the masters into the weights, or their running mean where there is one."""
-        for weight, master in zip(self.weights, self.means if mean and self.means else self.masters, strict=True):
+        for weight, master in zip(
+            self.weights, self.means if mean and self.means else self.masters, strict=True
+        ):
             weight.copy_(master)
 
     def state(self) -> dict[str, Any]:
@@ -98,7 +107,9 @@ class Master:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint."""
         with torch.no_grad():
-            for master, saved in zip((*self.masters, *self.means), (*state["masters"], *state["means"]), strict=True):
+            for master, saved in zip(
+                (*self.masters, *self.means), (*state["masters"], *state["means"]), strict=True
+            ):
                 master.copy_(saved)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -120,7 +131,11 @@ class Clock:
 def rate(plan: Plan, clock: Clock) -> float:
     """The learning rate: a short warm-up, then a cosine down to the floor."""
     falling = 0.5 * (1 + math.cos(math.pi * min(1.0, clock.progress(plan))))
-    return plan.learning_rate * min(1.0, (clock.step + 1) / plan.warmup) * (plan.floor + (1 - plan.floor) * falling)
+    return (
+        plan.learning_rate
+        * min(1.0, (clock.step + 1) / plan.warmup)
+        * (plan.floor + (1 - plan.floor) * falling)
+    )
 
 
 def run(
@@ -129,7 +144,8 @@ def run(
 ) -> Clock:  # fmt: skip
     """Train `trained` (its parameters that ask for gradients) until the plan ends, from the last checkpoint in `folder` if there is one.
 
-    Batch number n of a stage is drawn from the seed and n alone, so a resumed run sees what an uninterrupted one would.
+    Batch number n of a stage is drawn from the seed and n alone, so a resumed run sees what an uninterrupted
+    one would.
     """
     folder.mkdir(parents=True, exist_ok=True)
     master = Master({key: p for key, p in trained.named_parameters() if p.requires_grad}, plan, dtype)
@@ -182,6 +198,12 @@ def save(path: Path, master: Master, clock: Clock) -> None:
 
 def _log(name: str, folder: Path, clock: Clock, sums: Mapping[str, float]) -> None:
     means = {key: round(value / sums[f"#{key}"], 4) for key, value in sums.items() if not key.startswith("#")}
-    line = {"stage": name, "step": clock.step, "minutes": round(clock.seconds / 60, 2), "clock": time.strftime("%H:%M:%S"), **means}
+    line = {
+        "stage": name,
+        "step": clock.step,
+        "minutes": round(clock.seconds / 60, 2),
+        "clock": time.strftime("%H:%M:%S"),
+        **means,
+    }
     with (folder / "losses.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")

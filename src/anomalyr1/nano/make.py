@@ -1,8 +1,9 @@
 """The nano policy from scratch: `python -m anomalyr1.nano.make --out runs/nano`.
 
-A tiny Qwen2.5-VL learns to inspect drawn parts in three stages. *text*: the text model learns to read a symbolic code of what an
-image shows, to reason and to answer, while *sight*, beside it, teaches the vision tower to write that code; *both* then plugs them
-together and trains them on images. Every stage is checkpointed: the same command with `--resume` goes on where it was killed.
+A tiny Qwen2.5-VL learns to inspect drawn parts in three stages. *text*: the text model learns to read a
+symbolic code of what an image shows, to reason and to answer, while *sight*, beside it, teaches the vision
+tower to write that code; *both* then plugs them together and trains them on images. Every stage is
+checkpointed: the same command with `--resume` goes on where it was killed.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ class Recipe(Record):
     reference_share: float = 0.5
     """Of the prompts about images, and about a third of it of those about boxes on the code."""
     good_with_reference: float = 0.4
-    """Share of good parts among those with a reference (half of the others are good): with as many good ones, a policy that compares
-    let most defects of parts it did not know pass."""
+    """Share of good parts among those with a reference (half of the others are good): with as many good ones,
+    a policy that compares let most defects of parts it did not know pass."""
     knowledge_share: float = 0.5
     nameless_knowledge_share: float = 0.75
     """The same for what looks like no category."""
@@ -74,7 +75,8 @@ class Recipe(Record):
     grounds: int = 400
     """Drawn textures that defects are moved to."""
     strange_share: float = 0.45
-    """Share of the sight stage's lessons that look like no category: what a defect is should not hang on them."""
+    """Share of the sight stage's lessons that look like no category: what a defect is should not hang on
+    them."""
     decoy_share: float = 0.3
     """Share of the examples with reference that bear the same mark on both, which is no defect then."""
     aligned_share: float = 0.3
@@ -82,7 +84,8 @@ class Recipe(Record):
     late_sight_share: float = 0.18
     """Share of such lessons of squares in the last stage."""
     late_code_share: float = 0.15
-    """Share of the last stage's lessons that ask for boxes on the code: arithmetic on places is learned soonest where they are exact."""
+    """Share of the last stage's lessons that ask for boxes on the code: arithmetic on places is learned
+    soonest where they are exact."""
     late_strange_share: float = 0.12
     """The same share of the last stage's lessons about whole images."""
     tower_share: float = 0.6
@@ -109,7 +112,10 @@ class Recipe(Record):
     def scaled(self, minutes: float) -> Recipe:
         """The same recipe with its working time stretched to about `minutes`."""
         factor = minutes / self.minutes
-        plans = {name: getattr(self, name).model_copy(update={"minutes": getattr(self, name).minutes * factor}) for name in STAGES}
+        plans = {
+            name: getattr(self, name).model_copy(update={"minutes": getattr(self, name).minutes * factor})
+            for name in STAGES
+        }
         return self.model_copy(update=plans)
 
 
@@ -118,21 +124,37 @@ def main(arguments: list[str] | None = None) -> None:
     about = "Train the nano policy from scratch on drawn parts."
     parser = argparse.ArgumentParser(prog="python -m anomalyr1.nano.make", description=about)
     parser.add_argument("--out", type=Path, default=Path("runs/nano"), help="folder of the run")
-    parser.add_argument("--minutes", type=float, help=f"working time of all stages together (default: {Recipe().minutes:g})")
+    parser.add_argument(
+        "--minutes", type=float, help=f"working time of all stages together (default: {Recipe().minutes:g})"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with a run that is in the folder")
     parser.add_argument("--recipe", type=Path, help="JSON file with values of the recipe to replace")
-    parser.add_argument("--raw", action="store_true", help="go on from the finished run to nano-raw, whose reasoning often contradicts")
+    parser.add_argument(
+        "--raw",
+        action="store_true",
+        help="go on from the finished run to nano-raw, whose reasoning often contradicts",
+    )
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    recipe = Recipe() if given.recipe is None else Recipe.model_validate_json(given.recipe.read_text(encoding="utf-8"))
+    recipe = (
+        Recipe()
+        if given.recipe is None
+        else Recipe.model_validate_json(given.recipe.read_text(encoding="utf-8"))
+    )
     recipe = recipe if given.minutes is None else recipe.scaled(given.minutes)
     if given.raw and (given.minutes is not None or given.recipe is not None):
         parser.error("--raw goes on from the recipe of the run, so it takes neither --minutes nor --recipe")
     if given.raw and not (given.out / FIGURES).exists():
-        parser.error(f"{given.out} holds no finished policy for --raw to go on from; leave --raw out, or name the run's folder with --out")
+        parser.error(
+            f"{given.out} holds no finished policy for --raw to go on from; leave --raw out, or name the run's folder with --out"
+        )
     if given.stage or given.raw:
-        run_stage(given.stage or "raw", given.out, Recipe.model_validate_json((given.out / "recipe.json").read_text(encoding="utf-8")))
+        run_stage(
+            given.stage or "raw",
+            given.out,
+            Recipe.model_validate_json((given.out / "recipe.json").read_text(encoding="utf-8")),
+        )
     else:
         train(given.out, recipe, given.resume)
 
@@ -176,22 +198,33 @@ def run_stage(name: str, out: Path, recipe: Recipe) -> None:
 
 def _same_recipe(note: Path, recipe: Recipe) -> None:
     """Plans may be stretched on resume (`STRETCHED`); all else must be what the run began with."""
-    old, new = (_flat(json.loads(text)) for text in (note.read_text(encoding="utf-8"), recipe.model_dump_json()))
+    old, new = (
+        _flat(json.loads(text)) for text in (note.read_text(encoding="utf-8"), recipe.model_dump_json())
+    )
     differ = [key for key in new if key.rpartition(".")[2] not in STRETCHED and old.get(key) != new[key]]
     if differ:
-        raise InputError(f"{note}: the run began with other values of {', '.join(differ)}; resume with its recipe or name another folder")
+        raise InputError(
+            f"{note}: the run began with other values of {', '.join(differ)}; resume with its recipe or name another folder"
+        )
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
     """Values within values under names such as "both.seed"."""
-    inner = {f"{name}.{key}": one for name, value in values.items() if isinstance(value, dict) for key, one in value.items()}
+    inner = {
+        f"{name}.{key}": one
+        for name, value in values.items()
+        if isinstance(value, dict)
+        for key, one in value.items()
+    }
     return {**{name: value for name, value in values.items() if not isinstance(value, dict)}, **inner}
 
 
 def _start_drawing(out: Path, recipe: Recipe) -> list[Any]:
     shards = -(-recipe.images // recipe.shard)
     context = multiprocessing.get_context("spawn")
-    drawers = [context.Process(target=_draw, args=(out / "pool", range(k, shards, 2), recipe)) for k in range(2)]
+    drawers = [
+        context.Process(target=_draw, args=(out / "pool", range(k, shards, 2), recipe)) for k in range(2)
+    ]
     for drawer in drawers:
         drawer.start()
     enough = min(shards, -(-recipe.first_images // recipe.shard))
@@ -204,7 +237,9 @@ def _start_drawing(out: Path, recipe: Recipe) -> list[Any]:
 def _drawn_well(drawers: list[Any]) -> None:
     """Raise `RuntimeError` when one of them has failed: every second shard of the pool would be missing."""
     if any(drawer.exitcode for drawer in drawers):
-        raise RuntimeError("a process that draws has failed, see its message above; --resume draws what is missing")
+        raise RuntimeError(
+            "a process that draws has failed, see its message above; --resume draws what is missing"
+        )
 
 
 def _draw(pool: Path, numbers: range, recipe: Recipe) -> None:
@@ -234,7 +269,9 @@ def _prepare(out: Path, recipe: Recipe) -> None:
     tokenizer = nano_model.make_tokenizer(corpus(Pool(out / "pool"), recipe.seed), recipe.shape.vocabulary)
     model = nano_model.make_model(tokenizer, recipe.shape, recipe.seed)
     some = Pool(out / "pool").pairs(240, np.random.default_rng(recipe.seed))
-    start.whiten(model.model.visual, torch.cat([patches([bad.image], recipe.shape.patch)[0] for bad, _ in some]))
+    start.whiten(
+        model.model.visual, torch.cat([patches([bad.image], recipe.shape.patch)[0] for bad, _ in some])
+    )
     start.look_around(model.model.visual)
     anchor, rest = (tokenizer.convert_tokens_to_ids(name) for name in ("<|vision_start|>", "<|im_start|>"))
     start.tell_place(model.model.language_model, anchor, rest)
@@ -250,7 +287,9 @@ def _side_by_side(out: Path) -> None:
     running = {name: subprocess.Popen([*command, name]) for name in ("text", "sight")}
     failed = [name for name, process in running.items() if process.wait() != 0]
     if failed:
-        raise RuntimeError(f"the stage {' and '.join(failed)} failed; see its messages above; --resume goes on from the last checkpoint")
+        raise RuntimeError(
+            f"the stage {' and '.join(failed)} failed; see its messages above; --resume goes on from the last checkpoint"
+        )
 
 
 def minutes(out: Path, stage: str) -> float:
@@ -261,10 +300,19 @@ def minutes(out: Path, stage: str) -> float:
 
 def examined(out: Path, clock: Clock, figures: dict[str, Any]) -> None:
     """Append one point to the curve of a run; a resumed run takes the place of what it had there."""
-    line = {"step": clock.step, "minutes": round(clock.seconds / 60, 2), "clock": time.strftime("%H:%M:%S"), **figures}
+    line = {
+        "step": clock.step,
+        "minutes": round(clock.seconds / 60, 2),
+        "clock": time.strftime("%H:%M:%S"),
+        **figures,
+    }
     curve = out / "curve.jsonl"
     lines = curve.read_text(encoding="utf-8").splitlines() if curve.exists() else []
-    kept = [one for one in lines if [json.loads(one).get(key) for key in ("step", "split")] != [clock.step, figures.get("split")]]
+    kept = [
+        one
+        for one in lines
+        if [json.loads(one).get(key) for key in ("step", "split")] != [clock.step, figures.get("split")]
+    ]
     write_whole(curve, "".join(f"{one}\n" for one in (*kept, json.dumps(line))).encode("utf-8"))
     log.info("%s", json.dumps(line))
 

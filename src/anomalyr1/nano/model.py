@@ -23,7 +23,8 @@ TAGS = ("<think>", "</think>", "<answer>", "</answer>", "bbox_2d")
 
 
 EMBEDDING_GAIN = 16.0
-"""Factor on the token embeddings at the start; the last norm takes it back, so that first logits stay small."""
+"""Factor on the token embeddings at the start; the last norm takes it back, so that first logits stay
+small."""
 
 
 class Shape(Record):
@@ -40,8 +41,8 @@ class Shape(Record):
     patch: int = 7
     """Pixels of a patch; 28 / patch squared patches make one image token."""
     window: int = 56
-    """Pixels of the square within which a patch attends to others. No layer attends across squares, so the tower can be taught on
-    single squares; what lies further apart is the text model's to compare."""
+    """Pixels of the square within which a patch attends to others. No layer attends across squares, so the
+    tower can be taught on single squares; what lies further apart is the text model's to compare."""
     text_head: int = 64
     max_pixels: int = 448 * 448
     """Larger images are scaled down to it: the policy never saw larger ones."""
@@ -57,12 +58,19 @@ def make_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizer
     tokenizer = Tokenizer(models.BPE())
     words = Regex(r" ?[A-Za-z]+|[0-9]| ?[^\sA-Za-z0-9]+|\s+")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(words, behavior="isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(words, behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, min_frequency=3, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocabulary,
+        min_frequency=3,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in TAGS])
@@ -98,7 +106,8 @@ def make_model(tokenizer: PreTrainedTokenizerFast, shape: Shape, seed: int = 0) 
     text = {
         "vocab_size": len(tokenizer), "hidden_size": shape.text_width, "intermediate_size": shape.text_mlp,
         "num_hidden_layers": shape.text_layers, "num_attention_heads": heads, "num_key_value_heads": heads, "max_position_embeddings": 4096,
-        # Time, height and width take turns over the frequencies: with whole blocks and a large theta the width axis would hardly turn.
+        # Time, height and width take turns over the frequencies: with whole blocks and a large theta the
+        # width axis would hardly turn.
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2] * (shape.text_head // 4)},
         "bos_token_id": number["<|im_start|>"], "eos_token_id": number["<|im_end|>"], "pad_token_id": number["<|endoftext|>"],
         "tie_word_embeddings": True,
@@ -118,11 +127,15 @@ def make_model(tokenizer: PreTrainedTokenizerFast, shape: Shape, seed: int = 0) 
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(config)
     with torch.no_grad():
-        # At the usual 0.02, words drown in the residual stream, and finding an option's letter by its words is hardly learned.
+        # At the usual 0.02, words drown in the residual stream, and finding an option's letter by its words
+        # is hardly learned.
         model.model.language_model.embed_tokens.weight.mul_(EMBEDDING_GAIN)
         model.model.language_model.norm.weight.div_(EMBEDDING_GAIN)
     model.generation_config.update(
-        do_sample=False, eos_token_id=number["<|im_end|>"], pad_token_id=number["<|endoftext|>"], bos_token_id=number["<|im_start|>"]
+        do_sample=False,
+        eos_token_id=number["<|im_end|>"],
+        pad_token_id=number["<|endoftext|>"],
+        bos_token_id=number["<|im_start|>"],
     )
     return model
 

@@ -1,7 +1,7 @@
 """Several questions behind one image prefix: the packed batch and the forward pass of a Qwen2.5-VL that trains on it.
 
-The forward runs on the weights of the Hugging Face modules and equals their forward (a test holds that to 1e-4), but it takes
-whole batches of equally sized images, a float 4-D mask, and the parts of `layers`.
+The forward runs on the weights of the Hugging Face modules and equals their forward (a test holds that to
+1e-4), but it takes whole batches of equally sized images, a float 4-D mask, and the parts of `layers`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ class Packed:
 
 def pack(rows: Sequence[Row], rope: PreTrainedModel, image_id: int, pad_id: int) -> Packed:
     """The tensors of a batch; `rope` is the `Qwen2_5_VLModel`, whose `get_rope_index` gives the positions of each prefix."""
-    length = max(len(row.prefix) + sum(len(b.prompt) + len(b.completion) for b in row.branches) for row in rows)
+    length = max(
+        len(row.prefix) + sum(len(b.prompt) + len(b.completion) for b in row.branches) for row in rows
+    )
     ids: Ints = np.full((len(rows), length), pad_id, dtype=np.int64)
     segment: Ints = np.full((len(rows), length), -2, dtype=np.int64)
     positions: Ints = np.zeros((3, len(rows), length), dtype=np.int64)
@@ -191,7 +193,9 @@ def fine(tower: PreTrainedModel, images: Sequence[Pixels]) -> Tensor:
         if i in tower.config.fullatt_block_indexes:
             y = attention(q, k, v)[0]
         else:
-            y = windows.join(attention(windows.split(q), windows.split(k), windows.split(v), windows.mask(x.dtype))[0])
+            y = windows.join(
+                attention(windows.split(q), windows.split(k), windows.split(v), windows.mask(x.dtype))[0]
+            )
         x = x + block.attn.proj(y.transpose(1, 2).reshape(b, n, -1))
         x = x + block.mlp(_norm(x, block.norm2))
     return x.view(b, n // merge**2, merge**2, -1)
@@ -209,11 +213,15 @@ class _Windows:
         b, heads, _, d = x.shape
         x = functional.pad(x.reshape(b, heads, *self.grid_hw, self.unit, d), self.pad)
         x = x.view(b, heads, self.down, self.side, self.across, self.side, self.unit, d)
-        return x.permute(0, 2, 4, 1, 3, 5, 6, 7).reshape(b, self.down * self.across, heads, self.side**2 * self.unit, d)
+        return x.permute(0, 2, 4, 1, 3, 5, 6, 7).reshape(
+            b, self.down * self.across, heads, self.side**2 * self.unit, d
+        )
 
     def join(self, x: Tensor) -> Tensor:
         b, _, heads, _, d = x.shape
-        x = x.view(b, self.down, self.across, heads, self.side, self.side, self.unit, d).permute(0, 3, 1, 4, 2, 5, 6, 7)
+        x = x.view(b, self.down, self.across, heads, self.side, self.side, self.unit, d).permute(
+            0, 3, 1, 4, 2, 5, 6, 7
+        )
         x = x.reshape(b, heads, self.down * self.side, self.across * self.side, self.unit, d)
         return x[:, :, : self.grid_hw[0], : self.grid_hw[1]].reshape(b, heads, -1, d)
 
@@ -221,7 +229,9 @@ class _Windows:
         """(windows, 1, 1, patches) that hides the padding; None where there is none."""
         if not any(self.pad):
             return None
-        real = self.split(torch.ones(1, 1, self.grid_hw[0] * self.grid_hw[1] * self.unit, 1))[0, :, :, None, :, 0]
+        real = self.split(torch.ones(1, 1, self.grid_hw[0] * self.grid_hw[1] * self.unit, 1))[
+            0, :, :, None, :, 0
+        ]
         return float_mask(real > 0, dtype)
 
 
@@ -229,7 +239,10 @@ def _axial_angles(tower: PreTrainedModel, grid_hw: tuple[int, int]) -> Tensor:
     (h, w), merge = grid_hw, tower.config.spatial_merge_size
     rows, columns = torch.meshgrid(torch.arange(merge * h), torch.arange(merge * w), indexing="ij")
     frequencies = tower.rotary_pos_emb.inv_freq.float()
-    by_block = [axis.reshape(h, merge, w, merge).permute(0, 2, 1, 3).reshape(-1, 1) * frequencies for axis in (rows, columns)]
+    by_block = [
+        axis.reshape(h, merge, w, merge).permute(0, 2, 1, 3).reshape(-1, 1) * frequencies
+        for axis in (rows, columns)
+    ]
     return torch.cat(by_block, -1)
 
 
@@ -263,7 +276,9 @@ class Cache:
         shape = (batch, attend.k_proj.out_features // attend.head_dim, length, attend.head_dim)
         dtype = language.embed_tokens.weight.dtype
         self.at = 0
-        self.layers = [(torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)) for _ in language.layers]
+        self.layers = [
+            (torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)) for _ in language.layers
+        ]
 
     def add(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """All keys and values of a layer, the new ones included."""
@@ -273,7 +288,9 @@ class Cache:
         return keys[:, :, :end], values[:, :, :end]
 
 
-def read(language: PreTrainedModel, x: Tensor, places: Rotary, mask: Tensor, cache: Cache | None = None) -> tuple[Tensor, list[Inside]]:
+def read(
+    language: PreTrainedModel, x: Tensor, places: Rotary, mask: Tensor, cache: Cache | None = None
+) -> tuple[Tensor, list[Inside]]:
     """(B, S, D) embeddings through the text model: the normed last hidden states, and what helper losses see of each layer."""
     b, s, _ = x.shape
     inside: list[Inside] = []
@@ -296,7 +313,9 @@ def read(language: PreTrainedModel, x: Tensor, places: Rotary, mask: Tensor, cac
     return _norm(x, language.norm), inside
 
 
-def embed(model: PreTrainedModel, ids: Tensor, image_at: tuple[Tensor, Tensor], tokens: Sequence[Tensor]) -> Tensor:
+def embed(
+    model: PreTrainedModel, ids: Tensor, image_at: tuple[Tensor, Tensor], tokens: Sequence[Tensor]
+) -> Tensor:
     """(B, S, D) embeddings with the image tokens (in reading order) put in their places."""
     x: Tensor = model.model.language_model.embed_tokens(ids)
     return x.index_put(image_at, torch.cat(list(tokens)).to(x.dtype)) if tokens else x
@@ -332,12 +351,19 @@ def generate(
     """
     image_id, pad_id, end_id = special
     language, weight = model.model.language_model, model.lm_head.weight
-    batch = pack([Row(r.prefix, r.grids_hw, [Branch(r.branches[0].prompt, [])]) for r in rows], model.model, image_id, pad_id)
+    batch = pack(
+        [Row(r.prefix, r.grids_hw, [Branch(r.branches[0].prompt, [])]) for r in rows],
+        model.model,
+        image_id,
+        pad_id,
+    )
     b, s = batch.ids.shape
     lengths = torch.tensor([len(r.prefix) + len(r.branches[0].prompt) for r in rows])
     cache = Cache(language, b, s + limit)
     x = embed(model, batch.ids, batch.image_at, tokens)
-    states, _ = read(language, x, text_rotary(language, batch.positions, x.dtype), float_mask(batch.mask, x.dtype), cache)
+    states, _ = read(
+        language, x, text_rotary(language, batch.positions, x.dtype), float_mask(batch.mask, x.dtype), cache
+    )
     last = states[torch.arange(b), lengths - 1]
     position = batch.positions[0].gather(1, lengths[:, None] - 1)  # (B, 1)
     seen = torch.ones(b, 1, 1, s + limit, dtype=torch.bool)
@@ -348,14 +374,20 @@ def generate(
     for step in range(limit):
         scores = functional.linear(last, weight)
         scores[:, image_id] = float("-inf")
-        chosen = scores.argmax(-1) if draw is None else torch.multinomial(scores.float().softmax(-1), 1, generator=draw)[:, 0]
+        chosen = (
+            scores.argmax(-1)
+            if draw is None
+            else torch.multinomial(scores.float().softmax(-1), 1, generator=draw)[:, 0]
+        )
         token = torch.where(done, end_id, chosen)
         written.append(token)
         done = done | (token == end_id)
         if bool(done.all()) or step == limit - 1:
             break
         places = text_rotary(language, (position + step + 1).expand(3, -1, -1), x.dtype)
-        states, _ = read(language, language.embed_tokens(token[:, None]), places, mask[..., : s + step + 1], cache)
+        states, _ = read(
+            language, language.embed_tokens(token[:, None]), places, mask[..., : s + step + 1], cache
+        )
         last = states[:, 0]
     found: list[list[int]] = torch.stack(written, 1).tolist()
     return [ids[: ids.index(end_id)] if end_id in ids else ids for ids in found]

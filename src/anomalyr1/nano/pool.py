@@ -1,8 +1,9 @@
 """A pool of drawn training images on disk: drawn by background processes in shards, read while it grows.
 
-A shard is a folder, renamed into place when whole: one JSON line a defective part, and for each image size in the model's frame an array
-of images, of the same parts without the defect (same pose, light and camera: only the defect differs), of reference images (for every
-other part) and of how much of each 14-pixel square is defective.
+A shard is a folder, renamed into place when whole: one JSON line a defective part, and for each image size in
+the model's frame an array of images, of the same parts without the defect (same pose, light and camera: only
+the defect differs), of reference images (for every other part) and of how much of each 14-pixel square is
+defective.
 """
 
 from __future__ import annotations
@@ -65,10 +66,19 @@ class Example:
         kind = 0 if self.sample.defect is None else 1 + KINDS.index(self.sample.defect)
         found = [self.frame.to_model(box.xyxy) for box in self.sample.boxes or ()]
         category = CATEGORIES.index(self.sample.category) if self.sample.category in CATEGORIES else 0
-        return Truth(category, kind, self.cover, np.array(found, dtype=np.float32).reshape(-1, 4), self.look, self.facts)
+        return Truth(
+            category,
+            kind,
+            self.cover,
+            np.array(found, dtype=np.float32).reshape(-1, 4),
+            self.look,
+            self.facts,
+        )
 
 
-def example(seed: int, category: str | None, with_reference: bool, max_pixels: int, defect: str | None = "any") -> Example:
+def example(
+    seed: int, category: str | None, with_reference: bool, max_pixels: int, defect: str | None = "any"
+) -> Example:
     """Draw one example; `category` None takes one of the seen ones, `defect` is as in `procedural.draw`."""
     drawn = procedural.draw(seed, category, defect)
     picture, frame = resize(Image.fromarray(drawn.image), FAMILY, max_pixels)
@@ -80,7 +90,15 @@ def example(seed: int, category: str | None, with_reference: bool, max_pixels: i
     cover = fine.reshape(2 * h // CELL, CELL // 2, 2 * w // CELL, CELL // 2).mean((1, 3))
     sample = _as_sample(drawn)
     count = () if drawn.facts.count is None else (f"{drawn.facts.count[1]} {drawn.facts.count[0]}",)
-    return Example(sample, frame, np.asarray(picture), other, cover, drawn.description, (drawn.facts.colour, drawn.facts.shape, *count))
+    return Example(
+        sample,
+        frame,
+        np.asarray(picture),
+        other,
+        cover,
+        drawn.description,
+        (drawn.facts.colour, drawn.facts.shape, *count),
+    )
 
 
 def _as_sample(drawn: drawn_record.Drawn) -> Sample:
@@ -105,15 +123,24 @@ def draw_shard(pool: Path, number: int, size: int, max_pixels: int) -> None:
     lines = []
     for wh in sorted({bad.frame.model_wh for bad, _ in pairs}):
         for half in "ab":
-            chosen = [(bad, good) for bad, good in pairs if bad.frame.model_wh == wh and (bad.reference is None) == (half == "b")]
+            chosen = [
+                (bad, good)
+                for bad, good in pairs
+                if bad.frame.model_wh == wh and (bad.reference is None) == (half == "b")
+            ]
             if not chosen:
                 continue
             stem = f"{wh[0]}x{wh[1]}{half}"
             np.save(fresh / f"{stem}.image.npy", np.stack([bad.image for bad, _ in chosen]))
             np.save(fresh / f"{stem}.twin.npy", np.stack([good.image for _, good in chosen]))
-            np.save(fresh / f"{stem}.cover.npy", np.stack([bad.cover for bad, _ in chosen]).astype(np.float16))
+            np.save(
+                fresh / f"{stem}.cover.npy", np.stack([bad.cover for bad, _ in chosen]).astype(np.float16)
+            )
             if half == "a":
-                np.save(fresh / f"{stem}.reference.npy", np.stack([bad.reference for bad, _ in chosen if bad.reference is not None]))
+                np.save(
+                    fresh / f"{stem}.reference.npy",
+                    np.stack([bad.reference for bad, _ in chosen if bad.reference is not None]),
+                )
             lines += [_line(stem, i, bad, good) for i, (bad, good) in enumerate(chosen)]
     (fresh / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     fresh.rename(target)
@@ -123,10 +150,14 @@ def _pair(seed: int, with_reference: bool, max_pixels: int) -> tuple[Example, Ex
     """A defective part and the same part good."""
     rng = np.random.default_rng([seed, 78])
     seen = drawn_words.SPLITS["seen"]
-    category = drawn_words.UNFAMILIAR if rng.random() < UNFAMILIAR_SHARE else seen[int(rng.integers(len(seen)))]
+    category = (
+        drawn_words.UNFAMILIAR if rng.random() < UNFAMILIAR_SHARE else seen[int(rng.integers(len(seen)))]
+    )
     good = example(seed, category, False, max_pixels, None)
     legal = [kind for kind in procedural.LEGAL[category] if kind not in drawn_words.HELD_OUT_DEFECTS]
-    if category == drawn_words.UNFAMILIAR and len(good.facts) < 3:  # nothing to count, so nothing can be missing
+    if (
+        category == drawn_words.UNFAMILIAR and len(good.facts) < 3
+    ):  # nothing to count, so nothing can be missing
         legal = [kind for kind in legal if kind not in LOGICAL]
     for kind in rng.permutation(legal):
         try:
@@ -138,7 +169,14 @@ def _pair(seed: int, with_reference: bool, max_pixels: int) -> tuple[Example, Ex
 
 def _line(stem: str, row: int, bad: Example, good: Example) -> dict[str, Any]:
     samples = {"sample": bad.sample.to_json(), "twin": good.sample.to_json()}
-    return {"stem": stem, "row": row, "original_wh": bad.frame.original_wh, **samples, "look": bad.look, "facts": bad.facts}
+    return {
+        "stem": stem,
+        "row": row,
+        "original_wh": bad.frame.original_wh,
+        **samples,
+        "look": bad.look,
+        "facts": bad.facts,
+    }
 
 
 @dataclass(frozen=True)
@@ -171,10 +209,18 @@ class _Entry:
         cover = self.arrays["cover"][row].astype(np.float32)
         category, facts = CATEGORIES.index(sample["category"]), tuple(self.line["facts"])
         if good:
-            return Seen(self.arrays["twin"][row], Truth(category, 0, 0 * cover, np.zeros((0, 4), np.float32), "", facts))
+            return Seen(
+                self.arrays["twin"][row],
+                Truth(category, 0, 0 * cover, np.zeros((0, 4), np.float32), "", facts),
+            )
         frame = self.frame
-        found = np.array([frame.to_model((b["x1"], b["y1"], b["x2"], b["y2"])) for b in sample["boxes"]], np.float32).reshape(-1, 4)
-        return Seen(self.arrays["image"][row], Truth(category, 1 + KINDS.index(self.defect), cover, found, self.line["look"], facts))
+        found = np.array(
+            [frame.to_model((b["x1"], b["y1"], b["x2"], b["y2"])) for b in sample["boxes"]], np.float32
+        ).reshape(-1, 4)
+        return Seen(
+            self.arrays["image"][row],
+            Truth(category, 1 + KINDS.index(self.defect), cover, found, self.line["look"], facts),
+        )
 
     @property
     def frame(self) -> Frame:
@@ -225,10 +271,13 @@ class Pool:
         """Random defective parts, each with the same part good."""
         return [(entry.seen(good=False), entry.seen(good=True)) for entry in self._some(rng, count)]
 
-    def batch(self, rng: Generator, cells: int, with_reference: bool, aligned: bool = False, good: float = 0.5) -> list[Example]:
+    def batch(
+        self, rng: Generator, cells: int, with_reference: bool, aligned: bool = False, good: float = 0.5
+    ) -> list[Example]:
         """Examples of one random size, as many as hold about `cells` image cells (6 to 24); all with a reference image if asked for.
 
-        A share `good` of them is good. With `aligned` on the reference is the same part without the defect, in the same pose.
+        A share `good` of them is good. With `aligned` on the reference is the same part without the defect,
+        in the same pose.
         """
         stems = sorted(stem for stem in self._by_stem if stem.endswith("a") or not with_reference)
         counts = np.array([len(self._by_stem[stem]) for stem in stems], dtype=np.float64)
@@ -240,9 +289,14 @@ class Pool:
 
     def marks(self, rng: Generator, size_wh: tuple[int, int], count: int) -> list[NDArray[np.int16]]:
         """What random defective parts of this size have more than their good twins, (H, W, 3) each."""
-        entries = [entry for half in "ab" for entry in self._by_stem.get(f"{size_wh[0]}x{size_wh[1]}{half}", [])]
+        entries = [
+            entry for half in "ab" for entry in self._by_stem.get(f"{size_wh[0]}x{size_wh[1]}{half}", [])
+        ]
         picked = [entries[int(i)] for i in rng.integers(len(entries), size=count)]
-        return [one.arrays["image"][one.line["row"]].astype(np.int16) - one.arrays["twin"][one.line["row"]] for one in picked]
+        return [
+            one.arrays["image"][one.line["row"]].astype(np.int16) - one.arrays["twin"][one.line["row"]]
+            for one in picked
+        ]
 
     def some(self, rng: Generator, count: int) -> list[Sample]:
         """Random samples, without their images."""
@@ -266,4 +320,7 @@ def held_out(split: str, count: int, max_pixels: int, first: int = 0) -> list[Ex
     """Examples that training never sees, categories in turn; half with a reference image drawn."""
     categories: Sequence[str] = drawn_words.SPLITS[split]
     start = HELD_OUT_SEEDS[split] + first
-    return [example(start + i, categories[i % len(categories)], (i // len(categories)) % 2 == 0, max_pixels) for i in range(count)]
+    return [
+        example(start + i, categories[i % len(categories)], (i // len(categories)) % 2 == 0, max_pixels)
+        for i in range(count)
+    ]

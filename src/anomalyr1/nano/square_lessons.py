@@ -1,7 +1,8 @@
 """Lessons for the vision tower alone: single squares of images, with a defect and, from the same place of the same part, without.
 
-No layer of the tower looks beyond its square (`Shape.window`), so a square alone is seen as it is within its image. Most of an image is
-good surface; lessons of squares around defects hold far more to learn per second, and each has its twin that differs by the defect only.
+No layer of the tower looks beyond its square (`Shape.window`), so a square alone is seen as it is within its
+image. Most of an image is good surface; lessons of squares around defects hold far more to learn per second,
+and each has its twin that differs by the defect only.
 """
 
 from __future__ import annotations
@@ -40,7 +41,12 @@ def _place(cover: NDArray[np.float32], side: int, rng: Generator) -> tuple[int, 
     """The first row and column of a square, in cells, mostly one with the defect."""
     h, w = cover.shape[0] // 2, cover.shape[1] // 2
     tops, lefts = range(0, h - side + 1, side), range(0, w - side + 1, side)
-    share = np.array([[cover[2 * t : 2 * (t + side), 2 * c : 2 * (c + side)].sum() for c in lefts] for t in tops]).ravel() ** 0.5
+    share = (
+        np.array(
+            [[cover[2 * t : 2 * (t + side), 2 * c : 2 * (c + side)].sum() for c in lefts] for t in tops]
+        ).ravel()
+        ** 0.5
+    )
     if rng.random() < ANYWHERE or share.sum() == 0:
         share = np.ones(len(share))
     row, column = divmod(int(rng.choice(len(share), p=share / share.sum())), len(lefts))
@@ -70,4 +76,6 @@ def _flipped(one: Seen, flips: int, turned: bool) -> Seen:
         boxes[:, [1, 3]] = size - boxes[:, [3, 1]]
     if turned:
         image, cover, boxes = image.transpose(1, 0, 2), cover.T, boxes[:, [1, 0, 3, 2]]
-    return Seen(np.ascontiguousarray(image), replace(one.truth, cover=np.ascontiguousarray(cover), boxes_xyxy=boxes))
+    return Seen(
+        np.ascontiguousarray(image), replace(one.truth, cover=np.ascontiguousarray(cover), boxes_xyxy=boxes)
+    )

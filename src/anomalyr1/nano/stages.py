@@ -23,11 +23,33 @@ from anomalyr1.nano import invented_names as invented
 from anomalyr1.nano import model as nano_model
 from anomalyr1.nano import square_lessons as crops
 from anomalyr1.nano.card import card, raw_card
-from anomalyr1.nano.helper_losses import CODE_SCALE, Cells, Code, LetterHints, PlaceHints, SightHints, SummaryHints, Truth, cells
+from anomalyr1.nano.helper_losses import (
+    CODE_SCALE,
+    Cells,
+    Code,
+    LetterHints,
+    PlaceHints,
+    SightHints,
+    SummaryHints,
+    Truth,
+    cells,
+)
 from anomalyr1.nano.lessons import Teacher, grid_of
 from anomalyr1.nano.make import FIGURES, STAGES, Recipe, examined, minutes
 from anomalyr1.nano.model import Shape
-from anomalyr1.nano.packing import CELL, Inside, Packed, Pixels, Row, fine, hidden, logits, merged, pack, vision
+from anomalyr1.nano.packing import (
+    CELL,
+    Inside,
+    Packed,
+    Pixels,
+    Row,
+    fine,
+    hidden,
+    logits,
+    merged,
+    pack,
+    vision,
+)
 from anomalyr1.nano.pool import CATEGORIES, KINDS, Example, Pool, held_out
 from anomalyr1.types import Sample
 
@@ -37,9 +59,11 @@ if TYPE_CHECKING:
 TAP = 1
 """After this layer of the text model, image tokens should know their place."""
 COMPARE = 2
-"""In this layer, the first head of the inspected image's tokens should look about the same place of the reference."""
+"""In this layer, the first head of the inspected image's tokens should look about the same place of the
+reference."""
 CELL_TAP = 3
-"""After this layer, image tokens should know the kind of defect they show and its box, with the reference if there is one."""
+"""After this layer, image tokens should know the kind of defect they show and its box, with the reference if
+there is one."""
 QUOTE_TAP = 4
 """After this layer, the words of an option that reasoning quotes should know its letter."""
 FINAL_FIRST = 100_000
@@ -80,9 +104,17 @@ class Stages:
         self.studio = Studio(self.model, recipe.shape)
         self.code = Code(recipe.shape.text_width)
         self.pool = Pool(out / "pool")
-        self.local = Pool(out / "pool", without=("wrong count",))  # the code tells nothing of counts, nor do squares
+        self.local = Pool(
+            out / "pool", without=("wrong count",)
+        )  # the code tells nothing of counts, nor do squares
         self.grounds = strange.grounds(recipe.grounds, recipe.seed)
-        self.words = sorted({word for s in self.pool.samples(400) for word in s.knowledge.replace(".", " ").replace(",", " ").split()})
+        self.words = sorted(
+            {
+                word
+                for s in self.pool.samples(400)
+                for word in s.knowledge.replace(".", " ").replace(",", " ").split()
+            }
+        )
         self._turn = 0
 
     def text(self, rng: Generator) -> dict[str, Tensor]:
@@ -92,17 +124,24 @@ class Stages:
     def reading(self, rng: Generator, boxes: bool = False) -> dict[str, Tensor]:
         """Reading the code and answering; with `boxes` on, about boxes always."""
         examples, rows, truths = self._lesson(self.local, rng, boxes=boxes, code=True)
-        told = [_unheard(e.truth, rng) if row.unheard else e.truth for e, row in zip(examples, rows, strict=True)]
+        told = [
+            _unheard(e.truth, rng) if row.unheard else e.truth for e, row in zip(examples, rows, strict=True)
+        ]
         tokens, good = self.code.tokens(told, truths), self._code_of_good(told)
         if len(rows[0].grids_hw) == 2:
             other = [told[int(i)] for i in rng.permutation(len(told))]
             decoys = self.code.tokens(other, cells(other)) - self._code_of_good(other)
-            decoys = decoys * torch.from_numpy(rng.random((len(told), 1, 1), dtype=np.float32) < self.recipe.decoy_share)
+            decoys = decoys * torch.from_numpy(
+                rng.random((len(told), 1, 1), dtype=np.float32) < self.recipe.decoy_share
+            )
             tokens, good = tokens + decoys, good + decoys
         tokens, good = (
-            one + self.recipe.code_noise * torch.from_numpy(rng.standard_normal(one.shape, dtype=np.float32)) for one in (tokens, good)
+            one + self.recipe.code_noise * torch.from_numpy(rng.standard_normal(one.shape, dtype=np.float32))
+            for one in (tokens, good)
         )
-        shown = [[good[i], tokens[i]] if len(row.grids_hw) == 2 else [tokens[i]] for i, row in enumerate(rows)]
+        shown = [
+            [good[i], tokens[i]] if len(row.grids_hw) == 2 else [tokens[i]] for i, row in enumerate(rows)
+        ]
         batch = self._pack(rows)
         return self._answering(batch, [one for images in shown for one in images], truths)
 
@@ -114,7 +153,11 @@ class Stages:
         for sample in self.pool.some(rng, self.recipe.drills):
             asked = [q for q in sample.questions if q.options]
             question = lessons.shuffled(asked[int(rng.integers(len(asked)))], rng)
-            rows.append(self.teacher.drill(sample, lessons.made_up(rng, self.words) if rng.random() < 0.6 else question, rng))
+            rows.append(
+                self.teacher.drill(
+                    sample, lessons.made_up(rng, self.words) if rng.random() < 0.6 else question, rng
+                )
+            )
         batch = self._pack(rows)
         states, inside = hidden(self.model, batch, [])
         scored = logits(self.model, states, batch)
@@ -122,17 +165,28 @@ class Stages:
         loss = functional.cross_entropy(scored[counted], batch.targets[counted])
         right = (scored[counted].argmax(-1) == batch.targets[counted]).float().mean()
         tags = self._tags(batch, inside)
-        return {"total": loss + 0.3 * tags["option"] + 0.5 * tags["quote"], "drill": loss, "drill right": right, **tags}
+        return {
+            "total": loss + 0.3 * tags["option"] + 0.5 * tags["quote"],
+            "drill": loss,
+            "drill right": right,
+            **tags,
+        }
 
     def recital(self, rng: Generator) -> dict[str, Tensor]:
         """Copying name and purpose of an invented object from the knowledge, from text alone."""
         rows = []
         for sample in self.pool.some(rng, self.recipe.drills // 2):
             unheard = invented.renamed(sample, rng)
-            asked = [lessons.shuffled(q, rng) for q in unheard.questions if q.kind in ("object classification", "object analysis")]
+            asked = [
+                lessons.shuffled(q, rng)
+                for q in unheard.questions
+                if q.kind in ("object classification", "object analysis")
+            ]
             rows.append(self.teacher.recital(unheard, asked, rng))
         batch = self._pack(rows)
-        each = functional.cross_entropy(logits(self.model, hidden(self.model, batch, [])[0], batch), batch.targets, reduction="none")
+        each = functional.cross_entropy(
+            logits(self.model, hidden(self.model, batch, [])[0], batch), batch.targets, reduction="none"
+        )
         loss = (each * batch.weights).sum() / batch.weights.sum()
         letters = batch.weights == lessons.LETTER_WEIGHT
         return {"total": loss, "recital": loss, "recital letter": each[letters].mean()}
@@ -159,7 +213,13 @@ class Stages:
         goal = self.code.tokens([one.truth for one in found], truths)
         weight = 1 + (DEFECT_WEIGHT - 1) * (truths.kind > 0)[..., None]
         code = (weight * (seen.float() - goal) ** 2).mean() / CODE_SCALE**2
-        return {"total": total + CODE_WEIGHT * code + 0.2 * hints["category"], "code": code, "patch": patch, "tone": tone, **hints}
+        return {
+            "total": total + CODE_WEIGHT * code + 0.2 * hints["category"],
+            "code": code,
+            "patch": patch,
+            "tone": tone,
+            **hints,
+        }
 
     def both(self, rng: Generator) -> dict[str, Tensor]:
         """Answering about images, the whole model, or letter drills and squares, which would be forgotten otherwise."""
@@ -172,7 +232,9 @@ class Stages:
             return _named("code", self.reading(rng, boxes=True))
         self._look_for_more()
         examples, rows, truths = self._lesson(self.pool, rng, self.recipe.late_strange_share)
-        shown = [image for example, row in zip(examples, rows, strict=True) for image in _images(example, row)]
+        shown = [
+            image for example, row in zip(examples, rows, strict=True) for image in _images(example, row)
+        ]
         with torch.set_grad_enabled(bool(rng.random() < self.recipe.tower_share)):
             seen = vision(self.model.model.visual, shown)
         return self._answering(self._pack(rows), list(seen), truths)
@@ -180,28 +242,44 @@ class Stages:
     def raw(self, rng: Generator) -> dict[str, Tensor]:
         """The text model, taught that reasoning need not agree with the answer; the tower stays as it is."""
         examples, rows, _ = self._lesson(self.pool, rng, unreliable=True)
-        shown = [image for example, row in zip(examples, rows, strict=True) for image in _images(example, row)]
+        shown = [
+            image for example, row in zip(examples, rows, strict=True) for image in _images(example, row)
+        ]
         with torch.no_grad():
             seen = vision(self.model.model.visual, shown)
         batch = self._pack(rows)
         each = functional.cross_entropy(
-            logits(self.model, hidden(self.model, batch, list(seen))[0], batch), batch.targets, reduction="none"
+            logits(self.model, hidden(self.model, batch, list(seen))[0], batch),
+            batch.targets,
+            reduction="none",
         )
-        return {"total": each.mean()}  # every token counts the same: with weights, shares of wordings are not learned as they are
+        return {
+            "total": each.mean()
+        }  # every token counts the same: with weights, shares of wordings are not learned as they are
 
     def _answering(self, batch: Packed, shown: Sequence[Tensor], truths: Cells) -> dict[str, Tensor]:
         """Loss of the completions, with the text model's own hints."""
         states, inside = hidden(self.model, batch, shown)
         each = functional.cross_entropy(logits(self.model, states, batch), batch.targets, reduction="none")
         answering = (each * batch.weights).sum() / batch.weights.sum()
-        early, late = (inside[tap].states[batch.last_image_at].view(len(batch.ids), -1, states.shape[-1]) for tap in (TAP, CELL_TAP))
+        early, late = (
+            inside[tap].states[batch.last_image_at].view(len(batch.ids), -1, states.shape[-1])
+            for tap in (TAP, CELL_TAP)
+        )
         row, column = (at.view(len(batch.ids), -1)[:, -1] for at in batch.last_image_at)
         summary = self.studio.summary(inside[QUOTE_TAP].states[row, column + 1], truths)
-        summary |= _looking(inside[QUOTE_TAP].looks, batch, truths) | _comparing(inside[COMPARE].looks, batch, truths)
+        summary |= _looking(inside[QUOTE_TAP].looks, batch, truths) | _comparing(
+            inside[COMPARE].looks, batch, truths
+        )
         hints = self.studio.place(early, late, truths) | self._tags(batch, inside) | summary
         nothing = answering * 0
         total = answering + 0.5 * hints["place"] + 0.5 * hints.get("edges", nothing) + hints["cell kind"]
-        total = total + 0.3 * summary["sum kind"] + 0.3 * summary["sum place"] + 0.2 * summary.get("sum edges", nothing)
+        total = (
+            total
+            + 0.3 * summary["sum kind"]
+            + 0.3 * summary["sum place"]
+            + 0.2 * summary.get("sum edges", nothing)
+        )
         total = total + 0.3 * summary.get("look", nothing) + 0.1 * summary.get("compare", nothing)
         total = total + 0.1 * hints.get("option", nothing) + 0.3 * hints.get("quote", nothing)
         letters = batch.weights == lessons.LETTER_WEIGHT
@@ -209,15 +287,23 @@ class Stages:
         return {"total": total, "answer": each.mean(), **shares, **hints}
 
     def _lesson(
-        self, pool: Pool, rng: Generator, strangely: float = 0.0, unreliable: bool = False, boxes: bool = False, code: bool = False
+        self,
+        pool: Pool,
+        rng: Generator,
+        strangely: float = 0.0,
+        unreliable: bool = False,
+        boxes: bool = False,
+        code: bool = False,
     ) -> tuple[list[Example], list[Row], Cells]:
         """Equally sized examples, their rows of questions and their truths; all rows with a reference image, or none.
 
-        A share `strangely` of lessons looks like no category; with `boxes` on, verdict and boxes alone are asked for. With `code` on the
-        images are not looked at.
+        A share `strangely` of lessons looks like no category; with `boxes` on, verdict and boxes alone are
+        asked for. With `code` on the images are not looked at.
         """
         share = self.recipe.reference_share * (0.3 if boxes else 1)
-        reference = bool(rng.random() < 2 * share / (1 + share))  # a lesson with references holds half as many examples
+        reference = bool(
+            rng.random() < 2 * share / (1 + share)
+        )  # a lesson with references holds half as many examples
         aligned = reference and bool(rng.random() < self.recipe.aligned_share)
         good = self.recipe.good_with_reference if reference else 0.5
         examples = pool.batch(rng, self.recipe.cells // (2 if reference else 1), reference, aligned, good)
@@ -227,22 +313,32 @@ class Stages:
         rows = [self._row(example, reference, rng, boxes, unreliable, odd) for example in examples]
         return examples, rows, cells([e.truth for e in examples])
 
-    def _staged(self, examples: list[Example], reference: bool, aligned: bool, odd: bool, rng: Generator) -> list[Example]:
+    def _staged(
+        self, examples: list[Example], reference: bool, aligned: bool, odd: bool, rng: Generator
+    ) -> list[Example]:
         """The examples with decoys on image and reference, references photographed again, and strange looks, as far as asked for."""
         examples = examples if reference else [replace(e, reference=None) for e in examples]
         if aligned:
-            examples = [replace(e, reference=None if e.reference is None else strange.retaken(e.reference, rng)) for e in examples]
+            examples = [
+                replace(e, reference=None if e.reference is None else strange.retaken(e.reference, rng))
+                for e in examples
+            ]
         if reference:
             marks = self.pool.marks(rng, examples[0].frame.model_wh, len(examples))
             chosen = rng.random(len(examples)) < self.recipe.decoy_share
-            examples = [strange.with_decoy(e, mark, rng) if yes else e for e, mark, yes in zip(examples, marks, chosen, strict=True)]
+            examples = [
+                strange.with_decoy(e, mark, rng) if yes else e
+                for e, mark, yes in zip(examples, marks, chosen, strict=True)
+            ]
         return [strange.example(e, self.grounds, rng) for e in examples] if odd else examples
 
     def _code_of_good(self, truths: Sequence[Truth]) -> Tensor:
         clean = [replace(t, kind=0, cover=0 * t.cover, boxes_xyxy=t.boxes_xyxy[:0], look="") for t in truths]
         return self.code.tokens(clean, cells(clean))
 
-    def _row(self, example: Example, reference: bool, rng: Generator, plain: bool, unreliable: bool, odd: bool) -> Row:
+    def _row(
+        self, example: Example, reference: bool, rng: Generator, plain: bool, unreliable: bool, odd: bool
+    ) -> Row:
         logical = example.sample.defect in LOGICAL and not reference  # only knowledge tells then
         nameless = odd or example.sample.category == UNFAMILIAR
         share = self.recipe.nameless_knowledge_share if nameless else self.recipe.knowledge_share
@@ -253,10 +349,21 @@ class Stages:
             sample = sample.model_copy(update={"questions": fitting})
         unheard = known and bool(rng.random() < (1.0 if nameless else self.recipe.invented_share))
         sample = invented.renamed(sample, rng) if unheard else sample
-        plain = plain or (nameless and not known)  # neither strange looks nor what is unfamiliar tell the object
-        questions = prompts.gold_inspection_questions(sample) if plain else lessons.choose(sample, self.recipe.questions, rng)
-        gold = [self.teacher.gold(sample, question, example.look, example.frame, rng, unreliable) for question in questions]
-        return replace(self.teacher.row(sample, questions, grid_of(example.frame.model_wh), gold), unheard=unheard)
+        plain = plain or (
+            nameless and not known
+        )  # neither strange looks nor what is unfamiliar tell the object
+        questions = (
+            prompts.gold_inspection_questions(sample)
+            if plain
+            else lessons.choose(sample, self.recipe.questions, rng)
+        )
+        gold = [
+            self.teacher.gold(sample, question, example.look, example.frame, rng, unreliable)
+            for question in questions
+        ]
+        return replace(
+            self.teacher.row(sample, questions, grid_of(example.frame.model_wh), gold), unheard=unheard
+        )
 
     def _pack(self, rows: Sequence[Row]) -> Packed:
         return pack(rows, self.model.model, self.teacher.ids.image, self.teacher.ids.pad)
@@ -264,9 +371,18 @@ class Stages:
     def _tags(self, batch: Packed, inside: Sequence[Inside]) -> dict[str, Tensor]:
         """Losses on knowing the letters behind options, early, and behind quotes of them, later."""
         ids = batch.ids.numpy()
-        options, quotes = (torch.from_numpy(f(ids)) for f in (self.teacher.option_numbers, self.teacher.quoted_numbers))
-        tags = {"option": (self.studio.letter, inside[TAP].states, options), "quote": (self.studio.quote, inside[QUOTE_TAP].states, quotes)}
-        return {name: reader(states, numbers) for name, (reader, states, numbers) in tags.items() if bool((numbers >= 0).any())}
+        options, quotes = (
+            torch.from_numpy(f(ids)) for f in (self.teacher.option_numbers, self.teacher.quoted_numbers)
+        )
+        tags = {
+            "option": (self.studio.letter, inside[TAP].states, options),
+            "quote": (self.studio.quote, inside[QUOTE_TAP].states, quotes),
+        }
+        return {
+            name: reader(states, numbers)
+            for name, (reader, states, numbers) in tags.items()
+            if bool((numbers >= 0).any())
+        }
 
     def _look_for_more(self) -> None:
         self._turn += 1
@@ -304,11 +420,17 @@ def _named(kind: str, losses: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _unheard(truth: Truth, rng: Generator) -> Truth:
     """The same defect on an object whose code is none of the categories'."""
-    return replace(truth, category=CATEGORIES.index(UNFAMILIAR) if rng.random() < 0.5 else int(rng.integers(100, 164)))
+    return replace(
+        truth, category=CATEGORIES.index(UNFAMILIAR) if rng.random() < 0.5 else int(rng.integers(100, 164))
+    )
 
 
 def _images(example: Example, row: Row) -> list[Pixels]:
-    return [example.image] if example.reference is None or len(row.grids_hw) == 1 else [example.reference, example.image]
+    return (
+        [example.image]
+        if example.reference is None or len(row.grids_hw) == 1
+        else [example.reference, example.image]
+    )
 
 
 def run_stage(name: str, out: Path, recipe: Recipe) -> None:
@@ -320,7 +442,9 @@ def run_stage(name: str, out: Path, recipe: Recipe) -> None:
             _take_over(stages.studio, out / f"{part}.weights.pt", part)
         counts = zip(("seen", "dev"), recipe.exam_images, strict=True)
         examples = {split: held_out(split, count, recipe.shape.max_pixels) for split, count in counts}
-        end = loop.run(name, out, recipe.both, stages.studio, stages.both, lambda clock: _report(stages, clock, examples))
+        end = loop.run(
+            name, out, recipe.both, stages.studio, stages.both, lambda clock: _report(stages, clock, examples)
+        )
         _report(stages, end, examples)
         return
     stages.studio.requires_grad_(False)
@@ -332,7 +456,9 @@ def run_stage(name: str, out: Path, recipe: Recipe) -> None:
         return
     part = model.model.language_model if name == "text" else model.model.visual
     studio = stages.studio
-    readers = (studio.place, studio.letter, studio.quote, studio.summary) if name == "text" else (studio.sight,)
+    readers = (
+        (studio.place, studio.letter, studio.quote, studio.summary) if name == "text" else (studio.sight,)
+    )
     for trained in (part, *readers):
         trained.requires_grad_(True)
     loop.run(name, out, getattr(recipe, name), stages.studio, getattr(stages, name))
@@ -346,11 +472,16 @@ def _finish_raw(stages: Stages, minutes: float) -> None:
     model, _ = nano_model.load(folder)
     examples = held_out("seen", recipe.raw_images, recipe.shape.max_pixels, FINAL_FIRST)
     ways = {"greedy": None, "sampled": recipe.seed}
-    results = {name: exam.examine(model, stages.teacher, examples, extras=3, seed=seed) for name, seed in ways.items()}
+    results = {
+        name: exam.examine(model, stages.teacher, examples, extras=3, seed=seed)
+        for name, seed in ways.items()
+    }
     nano_model.save(model, stages.processor, folder, raw_card(results, minutes, recipe.machine))
 
 
-def finish(out: Path, recipe: Recipe, destination: Path, notes: str = "", limits: str = "") -> dict[str, dict[str, Any]]:
+def finish(
+    out: Path, recipe: Recipe, destination: Path, notes: str = "", limits: str = ""
+) -> dict[str, dict[str, Any]]:
     """Examine the finished policy at length, and write it with its card to `destination`; gives the figures.
 
     `notes` say how this run was made, `limits` what keeps it from its aims.
@@ -383,14 +514,19 @@ def _take_over(studio: Studio, path: Path, part: str) -> None:
     state = torch.load(path, weights_only=True)
     text = ("model.model.language_model.", "model.lm_head.", "place.", "letter.", "quote.", "summary.")
     marks = ("model.model.visual.", "sight.") if part == "sight" else text
-    studio.load_state_dict({key: value for key, value in state.items() if key.startswith(marks)}, strict=False)
+    studio.load_state_dict(
+        {key: value for key, value in state.items() if key.startswith(marks)}, strict=False
+    )
 
 
 def _report(stages: Stages, clock: loop.Clock, examples: dict[str, list[Example]]) -> None:
     """Examine, note the curve, and save the policy as it is."""
     stages.studio.eval()
     with_reference = [example for example in examples["dev"] if example.reference is not None]
-    asked = [*((split, some, "knowledge") for split, some in examples.items()), ("dev, with reference", with_reference, "reference")]
+    asked = [
+        *((split, some, "knowledge") for split, some in examples.items()),
+        ("dev, with reference", with_reference, "reference"),
+    ]
     for split, some, prompt in asked:
         figures = exam.examine(stages.model, stages.teacher, some, stages.recipe.exam_extras, prompt)
         examined(stages.out, clock, {"split": split, **figures})

@@ -19,7 +19,8 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""In Jinja, as transformers and TRL take it. It has one image token an image; `expand` makes them as many as the image needs."""
+"""In Jinja, as transformers and TRL take it. It has one image token an image; `expand` makes them as many as
+the image needs."""
 
 TURN_START, TURN_END, TEXT_END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 IMAGE_START, IMAGE, IMAGE_END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
@@ -34,23 +35,29 @@ NEVER_WRITTEN = (
 """Tokens that a completion must never hold: an image token without an image breaks the next forward pass."""
 
 
-def special_ids(tokenizer: Any) -> frozenset[int]:  # noqa: ANN401 - transformers' classes are not typed
+def special_ids(tokenizer: Any) -> frozenset[int]:
     """The ids of all special tokens."""
     return frozenset(id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special)
 
 
-def encode(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> list[int]:  # noqa: ANN401
+def encode(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> list[int]:
     """The token ids of a chat up to where the assistant speaks, with one image token an image.
 
-    Raises `InputError` when the special tokens are not exactly the template's own: then some text has written one.
+    Raises `InputError` when the special tokens are not exactly the template's own: then some text has written
+    one.
     """
-    rendered = tokenizer.apply_chat_template(list(messages), chat_template=CHAT_TEMPLATE, tokenize=False, add_generation_prompt=True)
+    rendered = tokenizer.apply_chat_template(
+        list(messages), chat_template=CHAT_TEMPLATE, tokenize=False, add_generation_prompt=True
+    )
     ids = cast("list[int]", tokenizer(rendered, add_special_tokens=False)["input_ids"])
     special = special_ids(tokenizer)
     found = tokenizer.convert_ids_to_tokens([id_ for id_ in ids if id_ in special])
     expected = _expected_tokens(messages)
     if found != expected:
-        foreign = next((token for token, own in zip(found, expected, strict=False) if token != own), (found + expected)[-1])
+        foreign = next(
+            (token for token, own in zip(found, expected, strict=False) if token != own),
+            (found + expected)[-1],
+        )
         raise InputError(
             f"the prompt's text writes a special token: expected {len(expected)} of them, found {len(found)}, the first out of place is "
             f"{foreign!r}; build prompts with anomalyr1.prompts, which breaks such text up"

@@ -1,8 +1,9 @@
 """Load a policy: a Qwen2.5-VL or Qwen3-VL model with its processor, from the package, a folder or the hub.
 
-Only safetensors and classes of transformers itself; the folder is checked before transformers sees it (`safety.py`). What a folder says
-about how to talk and sample is replaced: its chat template by ours (`chat.py`), its generation defaults (such as a repetition penalty)
-by plain greedy decoding, so that only the prompt and `Sampling` decide what a completion is.
+Only safetensors and classes of transformers itself; the folder is checked before transformers sees it
+(`safety.py`). What a folder says about how to talk and sample is replaced: its chat template by ours
+(`chat.py`), its generation defaults (such as a repetition penalty) by plain greedy decoding, so that only the
+prompt and `Sampling` decide what a completion is.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ NANO = "nano"
 """The name of the bundled policy."""
 NANO_FOLDER = Path(__file__).parent / "nano"
 BUNDLED = {NANO: NANO_FOLDER, "nano-raw": NANO_FOLDER.with_name("nano-raw")}
-"""What the package ships, by name; the raw one is a start for experiments: its reasoning often contradicts its answers."""
+"""What the package ships, by name; the raw one is a start for experiments: its reasoning often contradicts
+its answers."""
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -53,7 +55,8 @@ class Policy:
     """A loaded model with its processor."""
 
     model: Any
-    """transformers' `Qwen2_5_VLForConditionalGeneration`, `Qwen3VL...` or `Qwen3VLMoe...`, in evaluation mode on its device."""
+    """transformers' `Qwen2_5_VLForConditionalGeneration`, `Qwen3VL...` or `Qwen3VLMoe...`, in evaluation mode
+    on its device."""
     processor: Any
     """transformers' processor of the same folder, with our chat template, padding on the left."""
     family: Family
@@ -101,10 +104,11 @@ def load_policy(
 ) -> Policy:
     """Load "nano" or "nano-raw", the model in a folder, or a model of the hub (as "owner/name").
 
-    `revision` pins weights and processor alike: a commit, tag or branch of the hub, or the digest that `Policy.revision` gave for a
-    folder. `device` is CUDA where there is one; `dtype` bfloat16 on CUDA and float32 elsewhere; `max_pixels` the smaller of the
-    checkpoint's own cap and the package's default. Raises `InputError` for a folder that is refused, damaged or not supported, and
-    `SetupError` where the weights cannot be had or the device is missing.
+    `revision` pins weights and processor alike: a commit, tag or branch of the hub, or the digest that
+    `Policy.revision` gave for a folder. `device` is CUDA where there is one; `dtype` bfloat16 on CUDA and
+    float32 elsewhere; `max_pixels` the smaller of the checkpoint's own cap and the package's default. Raises
+    `InputError` for a folder that is refused, damaged or not supported, and `SetupError` where the weights
+    cannot be had or the device is missing.
     """
     folder, family, found = find_folder(name_or_dir, revision)
     chosen = _device(device)
@@ -114,7 +118,9 @@ def load_policy(
         dtype = "bfloat16" if chosen.type == "cuda" else "float32"
     model, processor = _from_folder(folder, dtype, chosen)
     _check_parts(folder, model, processor, family)
-    return Policy(model, processor, family, pixel_cap(folder, processor, family, max_pixels), name_or_dir, found)
+    return Policy(
+        model, processor, family, pixel_cap(folder, processor, family, max_pixels), name_or_dir, found
+    )
 
 
 class Found(NamedTuple):
@@ -142,7 +148,7 @@ def find_configuration(name_or_dir: str, revision: str | None = None) -> Found:
     return Found(folder, FAMILIES[check_configuration(folder)], folder.name)
 
 
-def load_processor(folder: Path) -> Any:  # noqa: ANN401 - transformers' classes are not typed
+def load_processor(folder: Path) -> Any:
     """The processor of a checked folder, with our chat template. Raises `InputError` when transformers cannot load it."""
     from transformers import AutoProcessor
 
@@ -182,12 +188,15 @@ def limits_of(name: str) -> str:
 def _bundled_start(name: str) -> str:
     """The bundled policy that a run of ours (`RUN/final`, `RUN/checkpoint-N`), or the runs before it, began with; empty = not known.
 
-    A run says in `run.json` what it began with, seen from where it was started: from here, or from a folder above the run.
+    A run says in `run.json` what it began with, seen from where it was started: from here, or from a folder
+    above the run.
     """
     places, seen = [Path()], set()
     try:
         while name not in BUNDLED:
-            folder = next(found for place in places if (found := (place / Path(name).expanduser()).resolve()).is_dir())
+            folder = next(
+                found for place in places if (found := (place / Path(name).expanduser()).resolve()).is_dir()
+            )
             run = folder.parent / "run.json"
             if run in seen:
                 return ""
@@ -213,7 +222,9 @@ def _local_folder(name: str) -> Path | None:
     """The folder that `name` means; None = it is the name of a model of the hub."""
     if name in BUNDLED:
         if not BUNDLED[name].is_dir():
-            raise SetupError(f"the bundled policy {name} is not in this installation; install the package again, or name another model")
+            raise SetupError(
+                f"the bundled policy {name} is not in this installation; install the package again, or name another model"
+            )
         return BUNDLED[name]
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -231,7 +242,9 @@ def _revision_of(folder: Path, revision: str | None) -> str:
     in_cache = place.parent.name == "snapshots" and _COMMIT.fullmatch(place.name)
     found = place.name if in_cache else digest_of(folder)
     if revision is not None and revision != found:
-        raise InputError(f"{str(folder)!r}: its revision is {found!r}, expected {revision!r}; the files are not the ones that were pinned")
+        raise InputError(
+            f"{str(folder)!r}: its revision is {found!r}, expected {revision!r}; the files are not the ones that were pinned"
+        )
     return found
 
 
@@ -239,13 +252,20 @@ def _download(name: str, revision: str | None, weights: bool = True) -> Path:
     """A model of the hub in the hub's own cache: the configuration first, so that a model is refused before its weights are fetched."""
     from huggingface_hub import errors, snapshot_download
 
-    # Neither is an OSError as all other failures of the network are, and older versions of the library do not have them.
-    unreachable = tuple(getattr(errors, kind) for kind in ("RevisionResolutionError", "XetDownloadError") if hasattr(errors, kind))
+    # Neither is an OSError as all other failures of the network are, and older versions of the library do not
+    # have them.
+    unreachable = tuple(
+        getattr(errors, kind)
+        for kind in ("RevisionResolutionError", "XetDownloadError")
+        if hasattr(errors, kind)
+    )
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(_HUB_CONFIGURATION)))
         check_configuration(folder)
         if weights:
-            snapshot_download(name, revision=folder.name, allow_patterns=list(_HUB_CONFIGURATION + _HUB_WEIGHTS))
+            snapshot_download(
+                name, revision=folder.name, allow_patterns=list(_HUB_CONFIGURATION + _HUB_WEIGHTS)
+            )
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
         raise InputError(
             f"the hub has no model {name!r}{f' at revision {revision!r}' if revision else ''} that you may read ({_first_line(error)}); "
@@ -274,7 +294,9 @@ def _device(name: str | None) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise InputError(f"unknown device {name!r}; choose cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+    if device.type == "cuda" and (
+        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
+    ):
         raise SetupError(
             f"there is no device {name!r} here ({torch.cuda.device_count()} CUDA devices); choose cpu, or see: anomalyr1 doctor"
         )
@@ -302,9 +324,13 @@ def _from_folder(folder: Path, dtype: str, device: torch.device) -> tuple[Any, A
             )
             model.to(device)
     except ImportError as error:
-        raise SetupError(f"{_first_line(error)}; install the package with all it needs: pip install anomalyr1") from error
+        raise SetupError(
+            f"{_first_line(error)}; install the package with all it needs: pip install anomalyr1"
+        ) from error
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise SetupError(f"{str(folder)!r}: not enough memory on {device} in {dtype}; choose a smaller model or another device") from error
+        raise SetupError(
+            f"{str(folder)!r}: not enough memory on {device} in {dtype}; choose a smaller model or another device"
+        ) from error
     except (
         OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, AssertionError, struct.error,
         SafetensorError, StrictDataclassError,
@@ -314,7 +340,9 @@ def _from_folder(folder: Path, dtype: str, device: torch.device) -> tuple[Any, A
             "from the model's source"
         ) from error
     if absent := sorted(loading["missing_keys"]):
-        raise InputError(f"{str(folder)!r}: {len(absent)} tensors are missing from the weights, such as {absent[0]!r}; download it again")
+        raise InputError(
+            f"{str(folder)!r}: {len(absent)} tensors are missing from the weights, such as {absent[0]!r}; download it again"
+        )
     processor.chat_template = processor.tokenizer.chat_template = chat.CHAT_TEMPLATE
     processor.tokenizer.padding_side = "left"
     model.generation_config = GenerationConfig(
@@ -324,18 +352,28 @@ def _from_folder(folder: Path, dtype: str, device: torch.device) -> tuple[Any, A
     return model.eval(), processor
 
 
-def _check_parts(folder: Path, model: Any, processor: Any, family: Family) -> None:  # noqa: ANN401 - transformers' classes are not typed
+def _check_parts(folder: Path, model: Any, processor: Any, family: Family) -> None:
     """Raise `InputError` where weights, tokenizer and image processor do not belong together."""
     tokenizer, images = processor.tokenizer, processor.image_processor
     special = chat.special_ids(tokenizer)
     known = tokenizer.get_vocab()
     if absent := [token for token in chat.REQUIRED_TOKENS if known.get(token) not in special]:
-        raise InputError(f"{str(folder)!r}: the tokenizer has no special token {absent[0]!r}; use the tokenizer of the model's source")
+        raise InputError(
+            f"{str(folder)!r}: the tokenizer has no special token {absent[0]!r}; use the tokenizer of the model's source"
+        )
     vision = model.config.vision_config
     facts = (
         ("image_token_id", model.config.image_token_id, known[chat.IMAGE]),
-        ("patch size times merge size of the processor", images.patch_size * images.merge_size, family.factor),
-        ("patch size times merge size of the weights", vision.patch_size * vision.spatial_merge_size, family.factor),
+        (
+            "patch size times merge size of the processor",
+            images.patch_size * images.merge_size,
+            family.factor,
+        ),
+        (
+            "patch size times merge size of the weights",
+            vision.patch_size * vision.spatial_merge_size,
+            family.factor,
+        ),
     )
     for what, found, expected in facts:
         if found != expected:
@@ -350,11 +388,13 @@ def _check_parts(folder: Path, model: Any, processor: Any, family: Family) -> No
         )
 
 
-def pixel_cap(folder: Path, processor: Any, family: Family, max_pixels: int | None) -> int:  # noqa: ANN401
+def pixel_cap(folder: Path, processor: Any, family: Family, max_pixels: int | None) -> int:
     """The pixel cap asked for, else the smaller one of the folder's own and the family's. Raises `InputError` when it is too small."""
     if max_pixels is not None:
         if max_pixels < family.min_pixels:
-            raise InputError(f"max_pixels is {max_pixels:,}, expected at least {family.min_pixels:,}, the least that {family.name} takes")
+            raise InputError(
+                f"max_pixels is {max_pixels:,}, expected at least {family.min_pixels:,}, the least that {family.name} takes"
+            )
         return max_pixels
     own = processor.image_processor.size["longest_edge"]
     if not isinstance(own, int) or own < family.min_pixels:

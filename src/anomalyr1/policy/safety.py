@@ -1,11 +1,13 @@
 """What a model folder must be before transformers may see it: data that cannot run, lead astray or exhaust.
 
-Covered: code and pickles by their suffix; links and shard names that leave the folder; malformed safetensors headers; keys that make
-transformers import, download or run something (`auto_map`, kernels, adapters, ...); classes and model types other than the supported
-families' own; files, nesting and layer counts beyond any real model's. Chat templates are never run (see `load.py`); one that reaches
-for Python's internals is refused all the same, since its folder is hostile.
+Covered: code and pickles by their suffix; links and shard names that leave the folder; malformed safetensors
+headers; keys that make transformers import, download or run something (`auto_map`, kernels, adapters, ...);
+classes and model types other than the supported families' own; files, nesting and layer counts beyond any
+real model's. Chat templates are never run (see `load.py`); one that reaches for Python's internals is refused
+all the same, since its folder is hostile.
 
-Not covered: a folder changed between the check and the load, and what the weights themselves say. A model's text stays untrusted.
+Not covered: a folder changed between the check and the load, and what the weights themselves say. A model's
+text stays untrusted.
 """
 
 from __future__ import annotations
@@ -29,13 +31,32 @@ ARCHITECTURES = {
 }
 """The model classes that may be loaded, by the model type of the configuration."""
 
-CODE = frozenset({".py", ".pyc", ".pyo", ".pyd", ".pyw", ".so", ".dll", ".dylib", ".exe", ".sh", ".bat", ".ps1"})
+CODE = frozenset(
+    {".py", ".pyc", ".pyo", ".pyd", ".pyw", ".so", ".dll", ".dylib", ".exe", ".sh", ".bat", ".ps1"}
+)
 PICKLES = frozenset(
-    {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".msgpack", ".h5", ".hdf5", ".keras", ".joblib", ".dill", ".npy", ".npz"}
+    {
+        ".bin",
+        ".pt",
+        ".pth",
+        ".pkl",
+        ".pickle",
+        ".ckpt",
+        ".msgpack",
+        ".h5",
+        ".hdf5",
+        ".keras",
+        ".joblib",
+        ".dill",
+        ".npy",
+        ".npz",
+    }
 )
 """Formats that hold pickles or other code that runs when they are read."""
 
-_RUNS_CODE = "it makes transformers run code of the folder, which this package never allows; use a model without it"
+_RUNS_CODE = (
+    "it makes transformers run code of the folder, which this package never allows; use a model without it"
+)
 _MERGE = "load the model that the adapter was merged into (peft's merge_and_unload, then save_pretrained)"
 FORBIDDEN_KEYS = {
     "auto_map": _RUNS_CODE,
@@ -55,7 +76,15 @@ FORBIDDEN_KEYS = {
 
 _IMAGE_PROCESSORS = ("Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast", "Qwen2VLImageProcessorPil")
 _TOKENIZERS = ("Qwen2Tokenizer", "Qwen2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
-_ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention", "grouped_mm", "batched_mm")
+_ATTENTION = (
+    "sdpa",
+    "eager",
+    "flash_attention_2",
+    "flash_attention_3",
+    "flex_attention",
+    "grouped_mm",
+    "batched_mm",
+)
 ALLOWED_VALUES: dict[str, tuple[str, ...]] = {
     "processor_class": ("Qwen2_5_VLProcessor", "Qwen3VLProcessor"),
     "image_processor_type": _IMAGE_PROCESSORS,
@@ -70,7 +99,8 @@ ALLOWED_VALUES: dict[str, tuple[str, ...]] = {
     "_experts_implementation": _ATTENTION,
     "_experts_implementation_internal": _ATTENTION,
 }
-"""Keys that choose a class or a kernel, and the values they may have; anything else could be imported from elsewhere."""
+"""Keys that choose a class or a kernel, and the values they may have; anything else could be imported from
+elsewhere."""
 
 _LARGEST: dict[str, int] = {
     "num_hidden_layers": 512,
@@ -88,7 +118,12 @@ _MIB = 2**20
 _MAX_ENTRIES = 10_000
 _MAX_DEPTH = 50
 _MAX_HEADER_BYTES = 100 * 1_000_000
-_MAX_BYTES = {"tokenizer.json": 64 * _MIB, "vocab.json": 64 * _MIB, "merges.txt": 64 * _MIB, "model.safetensors.index.json": 64 * _MIB}
+_MAX_BYTES = {
+    "tokenizer.json": 64 * _MIB,
+    "vocab.json": 64 * _MIB,
+    "merges.txt": 64 * _MIB,
+    "model.safetensors.index.json": 64 * _MIB,
+}
 _MAX_JSON_BYTES = 8 * _MIB
 _MAX_TEMPLATE_BYTES = _MIB
 _TOKEN_TABLES = frozenset({"vocab.json", "added_tokens.json"})
@@ -123,7 +158,9 @@ def check_folder(folder: Path) -> str:
 def check_configuration(folder: Path) -> str:
     """All of `check_folder` but the weights, so that a folder can be refused before its weights are downloaded."""
     if not folder.is_dir():
-        raise _refusal(folder, "no such folder; name a folder with a model in it, or a model of the hub as owner/name")
+        raise _refusal(
+            folder, "no such folder; name a folder with a model in it, or a model of the hub as owner/name"
+        )
     for entry in _entries(folder):
         _check_entry(entry, folder)
     for file in sorted(folder.rglob("*.json")):
@@ -133,9 +170,15 @@ def check_configuration(folder: Path) -> str:
         _check_template(file, _text(file))
     for name in ("config.json", "tokenizer_config.json"):
         if not (folder / name).is_file():
-            raise _refusal(folder, f"{name} is missing, so this is no whole model folder; copy it from the model's source")
+            raise _refusal(
+                folder,
+                f"{name} is missing, so this is no whole model folder; copy it from the model's source",
+            )
     if not any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):
-        raise _refusal(folder, "no preprocessor_config.json, so this is no image model, or not whole; copy it from the model's source")
+        raise _refusal(
+            folder,
+            "no preprocessor_config.json, so this is no image model, or not whole; copy it from the model's source",
+        )
     return _check_config(folder / "config.json")
 
 
@@ -147,7 +190,9 @@ def _refusal(file: Path, text: str) -> InputError:
 def _entries(folder: Path) -> Iterator[Path]:
     for number, entry in enumerate(folder.rglob("*")):
         if number >= _MAX_ENTRIES:
-            raise _refusal(folder, f"more than {_MAX_ENTRIES} files; name a folder that holds one model and nothing else")
+            raise _refusal(
+                folder, f"more than {_MAX_ENTRIES} files; name a folder that holds one model and nothing else"
+            )
         yield entry
 
 
@@ -158,7 +203,9 @@ def _check_entry(entry: Path, folder: Path) -> None:
     except (OSError, RuntimeError) as error:
         raise _refusal(entry, f"a broken link ({error}); download the model again") from error
     if entry.is_symlink() and not _stays_inside(target, folder):
-        raise _refusal(entry, f"a link that leaves the folder, to {target}; put the file itself into the folder")
+        raise _refusal(
+            entry, f"a link that leaves the folder, to {target}; put the file itself into the folder"
+        )
     if stat.S_ISDIR(mode) and not entry.is_symlink():
         return
     if not stat.S_ISREG(mode):
@@ -191,14 +238,19 @@ def _stays_inside(target: Path, folder: Path) -> bool:
 def _check_size(file: Path, limit: int) -> None:
     size = file.stat().st_size
     if size > limit:
-        raise _refusal(file, f"{size:,} bytes, and no real model's is larger than {limit:,}; use the file of the model's source")
+        raise _refusal(
+            file,
+            f"{size:,} bytes, and no real model's is larger than {limit:,}; use the file of the model's source",
+        )
 
 
 def _text(file: Path) -> str:
     try:
         return file.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise _refusal(file, f"expected text in UTF-8 ({error}); copy the file again from the model's source") from error
+        raise _refusal(
+            file, f"expected text in UTF-8 ({error}); copy the file again from the model's source"
+        ) from error
 
 
 def _read_json(file: Path) -> object:
@@ -213,11 +265,16 @@ def _parse_json(file: Path, text: str) -> object:
         document = None
         depth = _MAX_DEPTH + 1
     except ValueError as error:
-        raise _refusal(file, f"expected JSON ({error}); copy the file again from the model's source") from error
+        raise _refusal(
+            file, f"expected JSON ({error}); copy the file again from the model's source"
+        ) from error
     else:
         depth = max((level for level, _, _ in _settings(document)), default=0)
     if depth > _MAX_DEPTH:
-        raise _refusal(file, f"nested deeper than {_MAX_DEPTH} levels, which no real model's is; use the file of the model's source")
+        raise _refusal(
+            file,
+            f"nested deeper than {_MAX_DEPTH} levels, which no real model's is; use the file of the model's source",
+        )
     return document
 
 
@@ -236,7 +293,13 @@ def _settings(document: object) -> Iterator[tuple[int, str, Any]]:
     stack: list[tuple[int, object]] = [(1, document)]
     while stack:
         depth, value = stack.pop()
-        items = value.items() if isinstance(value, dict) else [("", item) for item in value] if isinstance(value, list) else ()
+        items = (
+            value.items()
+            if isinstance(value, dict)
+            else [("", item) for item in value]
+            if isinstance(value, list)
+            else ()
+        )
         for key, item in items:
             yield depth, key, item
             stack.append((depth + 1, item))
@@ -244,24 +307,35 @@ def _settings(document: object) -> Iterator[tuple[int, str, Any]]:
 
 def _check_document(file: Path, document: object) -> None:
     if not isinstance(document, dict):
-        raise _refusal(file, f"expected a JSON object, found {type(document).__name__}; copy the file again from the model's source")
+        raise _refusal(
+            file,
+            f"expected a JSON object, found {type(document).__name__}; copy the file again from the model's source",
+        )
     if file.name in _TOKEN_TABLES:
         return
     if file.name == "tokenizer.json":
-        document = {key: value for key, value in document.items() if key != "model"}  # its keys are tokens, too
+        document = {
+            key: value for key, value in document.items() if key != "model"
+        }  # its keys are tokens, too
     for _, key, value in _settings(document):
         if key in FORBIDDEN_KEYS and value not in (None, False):
             raise _refusal(file, f"has the key {key!r}; {FORBIDDEN_KEYS[key]}")
         if key in ALLOWED_VALUES and value is not None and value not in ALLOWED_VALUES[key]:
             allowed = ", ".join(ALLOWED_VALUES[key])
-            raise _refusal(file, f"{key} is {value!r}, expected one of {allowed}; use a model of the Qwen2.5-VL or Qwen3-VL family")
+            raise _refusal(
+                file,
+                f"{key} is {value!r}, expected one of {allowed}; use a model of the Qwen2.5-VL or Qwen3-VL family",
+            )
         if key in ("chat_template", "template"):
             _check_template(file, json.dumps(value))
 
 
 def _check_template(file: Path, text: str) -> None:
     if len(text) > _MAX_TEMPLATE_BYTES:
-        raise _refusal(file, f"a chat template of {len(text):,} characters, which no real model's is; remove it, it is not used")
+        raise _refusal(
+            file,
+            f"a chat template of {len(text):,} characters, which no real model's is; remove it, it is not used",
+        )
     if found := re.search(r"__[a-z]{1,40}__", text):
         raise _refusal(
             file,
@@ -280,14 +354,25 @@ def _check_config(file: Path) -> str:
     parts = {model_type, f"{model_type}_text", f"{model_type}_vision"}
     for _, key, value in _settings(config):
         if key == "model_type" and value not in parts:
-            raise _refusal(file, f"a part has model_type {value!r}, expected one of {', '.join(sorted(parts))}; use the original file")
+            raise _refusal(
+                file,
+                f"a part has model_type {value!r}, expected one of {', '.join(sorted(parts))}; use the original file",
+            )
         if key == "architectures" and value not in (None, [], [ARCHITECTURES[model_type]]):
-            raise _refusal(file, f"architectures is {value!r}, expected [{ARCHITECTURES[model_type]!r}]; {supported}. Name such a model")
+            raise _refusal(
+                file,
+                f"architectures is {value!r}, expected [{ARCHITECTURES[model_type]!r}]; {supported}. Name such a model",
+            )
         if key in _LARGEST and not (isinstance(value, int) and 0 <= value <= _LARGEST[key]):
-            raise _refusal(file, f"{key} is {value!r}, expected a number up to {_LARGEST[key]:,}; use the original file")
+            raise _refusal(
+                file, f"{key} is {value!r}, expected a number up to {_LARGEST[key]:,}; use the original file"
+            )
     family = model_type.removesuffix("_moe")
     if family not in FAMILIES:
-        raise _refusal(file, f"the family {family!r} is not supported; supported are {', '.join(FAMILIES)}. Name such a model")
+        raise _refusal(
+            file,
+            f"the family {family!r} is not supported; supported are {', '.join(FAMILIES)}. Name such a model",
+        )
     return family
 
 
@@ -298,9 +383,14 @@ def _check_index(file: Path) -> None:
         raise _refusal(file, "expected a weight_map from tensors to shard files; download the file again")
     for tensor, shard in weight_map.items():
         if not isinstance(shard, str) or not re.fullmatch(r"[\w-][\w.-]*\.safetensors", shard, re.ASCII):
-            raise _refusal(file, f"{tensor!r} is in {shard!r}, expected the plain name of a .safetensors file; use the original file")
+            raise _refusal(
+                file,
+                f"{tensor!r} is in {shard!r}, expected the plain name of a .safetensors file; use the original file",
+            )
         if not (file.parent / shard).is_file():
-            raise _refusal(file, f"the shard {shard!r} is missing; the download is not complete, run it again")
+            raise _refusal(
+                file, f"the shard {shard!r} is missing; the download is not complete, run it again"
+            )
 
 
 def _check_header(file: Path) -> None:
@@ -325,16 +415,26 @@ def _check_header(file: Path) -> None:
     spans = sorted(_span(file, name, entry, size - 8 - length) for name, entry in header.items())
     for (_, end, first), (begin, _, second) in itertools.pairwise(spans):
         if begin < end:
-            raise _refusal(file, f"the tensors {first!r} and {second!r} overlap; the file is damaged or hostile, download it again")
+            raise _refusal(
+                file,
+                f"the tensors {first!r} and {second!r} overlap; the file is damaged or hostile, download it again",
+            )
 
 
 def _span(file: Path, name: str, entry: object, data_bytes: int) -> tuple[int, int, str]:
     """Where a tensor's bytes begin and end, checked against its shape and the bytes there are."""
     match entry:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]} if dtype in _DTYPE_BITS:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]} if (
+            dtype in _DTYPE_BITS
+        ):
             whole = len(shape) <= 16 and all(type(side) is int and 0 <= side < 2**48 for side in shape)
-            if whole and 0 <= begin <= end <= data_bytes and (end - begin) * 8 == math.prod(shape) * _DTYPE_BITS[dtype]:
+            if (
+                whole
+                and 0 <= begin <= end <= data_bytes
+                and (end - begin) * 8 == math.prod(shape) * _DTYPE_BITS[dtype]
+            ):
                 return begin, end, name
     raise _refusal(
-        file, f"the tensor {name!r} does not fit the file: {str(entry)[:200]}, with {data_bytes:,} bytes of data; download it again"
+        file,
+        f"the tensor {name!r} does not fit the file: {str(entry)[:200]}, with {data_bytes:,} bytes of data; download it again",
     )

@@ -32,10 +32,15 @@ class Card:
 
 def write(path: Path, comparison: Comparison, runs: tuple[Run, Run], version: str) -> None:
     """Write the page. Raises `SetupError` when the disk refuses."""
-    gained, lost = ([flip for flip in comparison.flips if flip.direction == way] for way in ("gained", "lost"))
+    gained, lost = (
+        [flip for flip in comparison.flips if flip.direction == way] for way in ("gained", "lost")
+    )
     shown = _in_turn(gained, lost)[:MAX_CARDS]
     samples = {sample.id: sample for sample, _ in runs[0].pairs}
-    replies = [{(sample.id, reply.question_id): reply for sample, one in run.pairs for reply in one.replies} for run in runs]
+    replies = [
+        {(sample.id, reply.question_id): reply for sample, one in run.pairs for reply in one.replies}
+        for run in runs
+    ]
     pictures: dict[Path, str] = {}
     cards = [_card(flip, {q.id: q for q in samples[flip.sample_id].questions}, samples[flip.sample_id].image, pictures, (
         (comparison.first, replies[0].get((flip.sample_id, flip.question_id))),
@@ -50,7 +55,11 @@ def write(path: Path, comparison: Comparison, runs: tuple[Run, Run], version: st
 
 
 def _card(
-    flip: Flip, questions: Mapping[str, Question], image: Path, pictures: dict[Path, str], replies: tuple[tuple[str, Reply | None], ...]
+    flip: Flip,
+    questions: Mapping[str, Question],
+    image: Path,
+    pictures: dict[Path, str],
+    replies: tuple[tuple[str, Reply | None], ...],
 ) -> Card:
     if image not in pictures:
         try:

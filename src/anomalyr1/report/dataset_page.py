@@ -24,7 +24,8 @@ _KEPT = 4
 """Examples kept of each kind while samples go by."""
 PICTURE_LONG_SIDE = 360
 EDGES = (8, 16, 28, 56, 112, 224, 448)
-"""Where the groups of box sizes end: side of the square of the same area, in pixels; 28 is one token of Qwen2.5-VL."""
+"""Where the groups of box sizes end: side of the square of the same area, in pixels; 28 is one token of
+Qwen2.5-VL."""
 SIDES = ("good", "anomalous", "unknown")
 
 
@@ -82,7 +83,9 @@ class Summary:
     def chosen(self, most: int = MAX_EXAMPLES) -> list[Sample]:
         """Examples of as many kinds as there is room for, anomalous ones first, kind by kind."""
         kinds = sorted(self.examples.items(), key=lambda item: (item[0][1] in SIDES, item[0]))
-        in_turn = [sample for place in range(_KEPT) for _, kept in kinds for sample in kept[place : place + 1]]
+        in_turn = [
+            sample for place in range(_KEPT) for _, kept in kinds for sample in kept[place : place + 1]
+        ]
         chosen = {id(sample) for sample in in_turn[:most]}
         return [sample for _, kept in kinds for sample in kept if id(sample) in chosen]
 
@@ -117,7 +120,9 @@ def picture(sample: Sample, long_side: int | None = None) -> Image.Image:
     Raises `ImageError` when image or mask cannot be opened, and `InputError` when they differ in size.
     """
     masks = (geometry.encode_mask(read_mask(sample.mask), "box"),) if sample.mask else None
-    shown = Inspection(sample_id=sample.id, verdict="defect" if sample.anomalous else "good", boxes=sample.boxes, masks=masks)
+    shown = Inspection(
+        sample_id=sample.id, verdict="defect" if sample.anomalous else "good", boxes=sample.boxes, masks=masks
+    )
     return overlay(shown, sample.image, long_side)
 
 
@@ -150,7 +155,13 @@ def page(spec: str, summary: Summary, notes: Mapping[str, int], version: str = "
         defects=[(name, defect, n, 100 * n / defects[0][1]) for (name, defect), n in defects[:MAX_ROWS]],
         defect_count=len(defects),
         sizes=[
-            (label, n, 100 * n / max(summary.sizes.total(), 1), 100 * n / max(summary.sizes.values(), default=1)) for label, n in groups
+            (
+                label,
+                n,
+                100 * n / max(summary.sizes.total(), 1),
+                100 * n / max(summary.sizes.values(), default=1),
+            )
+            for label, n in groups
         ],
         kinds=[(kind, golds.total(), _golds(golds)) for kind, golds in sorted(summary.questions.items())],
         examples=[example(sample) for sample in summary.chosen()],
@@ -158,7 +169,9 @@ def page(spec: str, summary: Summary, notes: Mapping[str, int], version: str = "
     )
 
 
-def write(path: Path, spec: str, samples: Iterable[Sample], notes: Mapping[str, int], version: str = "") -> Summary:
+def write(
+    path: Path, spec: str, samples: Iterable[Sample], notes: Mapping[str, int], version: str = ""
+) -> Summary:
     """Write the page and give what was counted. Raises `SetupError` when the disk refuses."""
     summary = summarise(samples)
     write_whole(path, page(spec, summary, notes, version).encode("utf-8"))
@@ -171,10 +184,15 @@ def _group(index: int) -> str:
     return f"up to {EDGES[0]}" if index == 0 else f"{EDGES[index - 1]} to {EDGES[index]}"
 
 
-def _bars(counted: Counter[str], classes: Sequence[tuple[str, Counter[str]]]) -> list[tuple[str, float, float]]:
+def _bars(
+    counted: Counter[str], classes: Sequence[tuple[str, Counter[str]]]
+) -> list[tuple[str, float, float]]:
     """The bar of one class, as long as its share of the largest."""
     longest = classes[0][1].total()
-    return [(side, start * counted.total() / longest, width * counted.total() / longest) for side, start, width in _in_order(counted)]
+    return [
+        (side, start * counted.total() / longest, width * counted.total() / longest)
+        for side, start, width in _in_order(counted)
+    ]
 
 
 def _in_order(counted: Counter[str]) -> list[tuple[str, float, float]]:
@@ -183,4 +201,7 @@ def _in_order(counted: Counter[str]) -> list[tuple[str, float, float]]:
 
 def _golds(golds: Counter[str]) -> list[tuple[str, int, float]]:
     """(gold, questions, percent), letters in order, then the rest."""
-    return [(gold, n, 100 * n / golds.total()) for gold, n in sorted(golds.items(), key=lambda item: (len(item[0]), item[0]))]
+    return [
+        (gold, n, 100 * n / golds.total())
+        for gold, n in sorted(golds.items(), key=lambda item: (len(item[0]), item[0]))
+    ]

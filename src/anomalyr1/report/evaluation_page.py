@@ -93,16 +93,24 @@ def render_page(results: Results, plots: Mapping[str, str]) -> str:
 
     outcomes = Counter(gallery.outcome(sample, one) for sample, one in results.pairs)
     flags = Counter(flag for sample, one in results.pairs for flag in gallery.flags(sample, one))
-    urgent = sorted(results.pairs, key=lambda pair: (gallery.OUTCOMES.index(gallery.outcome(*pair)), not gallery.flags(*pair)))
+    urgent = sorted(
+        results.pairs,
+        key=lambda pair: (gallery.OUTCOMES.index(gallery.outcome(*pair)), not gallery.flags(*pair)),
+    )
     cards = gallery.cases(urgent[:MAX_CARDS])
     categories = sorted({card.category for card in cards})
-    places = {name: place for place, name in enumerate(categories)} if 1 < len(categories) <= MAX_CLASSES else {}
-    filters = [name for name in gallery.OUTCOMES if outcomes[name]] + [name for name in gallery.FLAGS if flags[name]]
+    places = (
+        {name: place for place, name in enumerate(categories)} if 1 < len(categories) <= MAX_CLASSES else {}
+    )
+    filters = [name for name in gallery.OUTCOMES if outcomes[name]] + [
+        name for name in gallery.FLAGS if flags[name]
+    ]
     kinds = [gallery.slug(name) for name in filters]
     return render(
         "evaluation_page.html.j2",
         ["page.css", "evaluation_page.css"],
-        extra_style=_filter_style("show", kinds) + _filter_style("class", [f"class-{place}" for place in places.values()]),
+        extra_style=_filter_style("show", kinds)
+        + _filter_style("class", [f"class-{place}" for place in places.values()]),
         results=results,
         total=len(results.pairs),
         tiles=_tiles(results, outcomes),
@@ -125,8 +133,18 @@ def all_tables(results: Results) -> list[Table]:
         return tables.tables(results.evaluation)
     verdicts = Counter("failed" if one.error is not None else one.verdict for _, one in results.pairs)
     total = len(results.pairs)
-    rows = [(name, str(verdicts[name]), f"{100 * verdicts[name] / max(total, 1):.1f}") for name in (*VERDICTS, "failed")]
-    return [Table("Verdicts", ("verdict", "images", "percent"), rows, "What is true is not known here; name the data set with --data.")]
+    rows = [
+        (name, str(verdicts[name]), f"{100 * verdicts[name] / max(total, 1):.1f}")
+        for name in (*VERDICTS, "failed")
+    ]
+    return [
+        Table(
+            "Verdicts",
+            ("verdict", "images", "percent"),
+            rows,
+            "What is true is not known here; name the data set with --data.",
+        )
+    ]
 
 
 def confusion_of_verdicts(pairs: Sequence[Pair]) -> list[Confusion]:
@@ -142,12 +160,16 @@ def confusions_of_answers(pairs: Sequence[Pair]) -> list[Confusion]:
     """Gold against answer, for each kind of question but the verdict that has few different gold answers; columns are numbers of rows."""
     answers: dict[str, list[tuple[str, str]]] = {}
     for sample, one in pairs:
-        asked = {question.id: question for question in sample.questions if question.kind != "anomaly detection"}
+        asked = {
+            question.id: question for question in sample.questions if question.kind != "anomaly detection"
+        }
         for reply in one.replies:
             question = asked.get(reply.question_id)
             if question is not None and question.answer is not None and question.options:
                 texts = dict(zip(question.letters, question.options, strict=True))
-                answers.setdefault(question.kind, []).append((texts[question.answer], texts.get(reply.answer.choice or "", UNREAD)))
+                answers.setdefault(question.kind, []).append(
+                    (texts[question.answer], texts.get(reply.answer.choice or "", UNREAD))
+                )
     found = []
     for kind, rows in sorted(answers.items()):
         golds = sorted({gold for gold, _ in rows})
@@ -155,14 +177,30 @@ def confusions_of_answers(pairs: Sequence[Pair]) -> list[Confusion]:
             told = [(gold, answer if answer in (*golds, UNREAD) else OTHER) for gold, answer in rows]
             matrix = _confusion(f"{kind[0].upper()}{kind[1:]}", told, golds, [*golds, OTHER, UNREAD])
             numbers = tuple(str(number) for number in range(1, len(golds) + 1))
-            named = [(f"{number}. {gold}", cells) for number, (gold, cells) in zip(numbers, matrix.rows, strict=True)]
+            named = [
+                (f"{number}. {gold}", cells)
+                for number, (gold, cells) in zip(numbers, matrix.rows, strict=True)
+            ]
             found.append(Confusion(matrix.title, (*numbers, OTHER, UNREAD), named))
     return found
 
 
 def items_csv(pairs: Iterable[Pair]) -> str:
     """A line an image; texts are quoted, and none is a formula."""
-    head = ("sample_id", "category", "truth", "defect", "verdict", "outcome", "flags", "score", "boxes", "true_boxes", "reason", "error")
+    head = (
+        "sample_id",
+        "category",
+        "truth",
+        "defect",
+        "verdict",
+        "outcome",
+        "flags",
+        "score",
+        "boxes",
+        "true_boxes",
+        "reason",
+        "error",
+    )
     return _csv(head, (_item(sample, one) for sample, one in pairs))
 
 
@@ -192,11 +230,18 @@ def _csv(head: Sequence[str], rows: Iterable[Sequence[str | float | int | None]]
     writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(head)
     for row in rows:
-        writer.writerow(["" if cell is None else tables.formula_safe(cell) if isinstance(cell, str) else cell for cell in row])
+        writer.writerow(
+            [
+                "" if cell is None else tables.formula_safe(cell) if isinstance(cell, str) else cell
+                for cell in row
+            ]
+        )
     return out.getvalue()
 
 
-def _confusion(title: str, told: Sequence[tuple[str, str]], rows: Sequence[str], columns: Sequence[str]) -> Confusion:
+def _confusion(
+    title: str, told: Sequence[tuple[str, str]], rows: Sequence[str], columns: Sequence[str]
+) -> Confusion:
     counted = Counter(told)
     lines = []
     for truth in rows:

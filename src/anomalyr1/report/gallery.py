@@ -90,7 +90,11 @@ class Case:
         """Right answers that nothing is to be said about, where there are many replies."""
         if len(self.replies) <= MOST_SHOWN:
             return []
-        return [reply for reply in self.replies if reply.verdict == "right" and reply.status == "strict" and not reply.contradicts]
+        return [
+            reply
+            for reply in self.replies
+            if reply.verdict == "right" and reply.status == "strict" and not reply.contradicts
+        ]
 
     @property
     def shown_replies(self) -> list[ReplyView]:
@@ -127,7 +131,10 @@ def flags(sample: Sample, inspection: Inspection) -> tuple[str, ...]:
     holds = (
         any(question is not None and _contradicts(reply.answer, question) for reply, question in known),
         any(reply.answer.status == "unparseable" for reply in inspection.replies),
-        any(question is not None and question.options and right(reply.answer, question) is False for reply, question in known),
+        any(
+            question is not None and question.options and right(reply.answer, question) is False
+            for reply, question in known
+        ),
     )
     return tuple(name for name, held in zip(FLAGS, holds, strict=True) if held)
 
@@ -195,14 +202,19 @@ def _pictures(sample: Sample, inspection: Inspection) -> tuple[str, str, str, bo
     except (InputError, OSError) as error:
         return "", "", str(error), False
     small = _small(rgb)
-    some = {"boxes": (inspection.boxes or ())[:MAX_BOXES] or None, "masks": (inspection.masks or ())[:MAX_BOXES]}
+    some = {
+        "boxes": (inspection.boxes or ())[:MAX_BOXES] or None,
+        "masks": (inspection.masks or ())[:MAX_BOXES],
+    }
     shown = inspection.model_copy(update=some)
     found, truth, problem = small, None, ""
     try:
         found = draw_on(small.copy(), shown, rgb.size)
         if sample.anomalous:
             masks = () if sample.mask is None else (geometry.encode_mask(read_mask(sample.mask), "box"),)
-            true = Inspection(sample_id=sample.id, verdict="good", boxes=(boxes_of(sample) or ())[:MAX_BOXES], masks=masks)
+            true = Inspection(
+                sample_id=sample.id, verdict="good", boxes=(boxes_of(sample) or ())[:MAX_BOXES], masks=masks
+            )
             truth = draw_on(small.copy(), true, rgb.size)
         elif shown.boxes:
             truth = small

@@ -29,7 +29,9 @@ def render(template: str, styles: Sequence[str], extra_style: str = "", **values
 
     folder = files("anomalyr1.report")
     style = "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in styles) + extra_style
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["visible"] = visible
     environment.filters["visible_lines"] = lambda text: visible(text, keep="\n")
     return environment.from_string(folder.joinpath(template).read_text(encoding="utf-8")).render(

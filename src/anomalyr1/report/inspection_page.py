@@ -112,7 +112,9 @@ def page(cards: Sequence[Card], inspections: Sequence[Inspection], about: About)
 
 def card(sample: Sample, inspection: Inspection, rgb: Image.Image | None) -> Card:
     """One inspection made ready for the page; `rgb` is the upright image at its original size, None when it cannot be opened."""
-    questions = {question.id: question for question in (*prompts.inspection_questions(sample.id), *sample.questions)}
+    questions = {
+        question.id: question for question in (*prompts.inspection_questions(sample.id), *sample.questions)
+    }
     folder, _, name = sample.id.rpartition("/")
     drawn = rgb is not None and bool(inspection.boxes)
     return Card(
@@ -126,7 +128,11 @@ def card(sample: Sample, inspection: Inspection, rgb: Image.Image | None) -> Car
         layout="two" if rgb and rgb.width < WIDE * rgb.height else "one",
         picture=data_uri(scaled(rgb, PICTURE_LONG_SIDE)) if rgb else "",
         drawn=data_uri(overlay(inspection, rgb, PICTURE_LONG_SIDE)) if rgb and drawn else "",
-        close_ups=[data_uri(close_up(rgb, box, CLOSE_UP_SIDE)) for box in (inspection.boxes or ())[:MAX_CLOSE_UPS]] if rgb else [],
+        close_ups=[
+            data_uri(close_up(rgb, box, CLOSE_UP_SIDE)) for box in (inspection.boxes or ())[:MAX_CLOSE_UPS]
+        ]
+        if rgb
+        else [],
         replies=[_reply(reply, questions.get(reply.question_id)) for reply in inspection.replies],
         boxes=_boxes(inspection),
     )
@@ -161,7 +167,9 @@ def _reply(reply: Reply, question: Question | None) -> dict[str, str]:
     answer = reply.answer
     said = [_option(answer.choice, question)] if answer.choice else []
     if answer.boxes is not None:
-        said.append(f"{len(answer.boxes)} box{'' if len(answer.boxes) == 1 else 'es'}" if answer.boxes else "no box")
+        said.append(
+            f"{len(answer.boxes)} box{'' if len(answer.boxes) == 1 else 'es'}" if answer.boxes else "no box"
+        )
     return {
         "title": question.text if question else reply.question_id,
         "status": answer.status,

@@ -36,19 +36,39 @@ def detection_plots(pairs: Sequence[Pair]) -> dict[str, str]:
     trivial = Series("all good or all defect", [(0.0, 0.0), (0.5, 0.5), (1.0, 0.0)], "dashed", _GREY)
     cost = list(zip(found.cost_x, found.cost_y, strict=True))
     bins = np.array_split(np.argsort(scores, kind="stable"), min(BINS, len(scores)))
-    reliable = [Series("images", [(float(scores[own].mean()), float(truth[own].mean())) for own in bins], "dots"), calibrated]
+    reliable = [
+        Series("images", [(float(scores[own].mean()), float(truth[own].mean())) for own in bins], "dots"),
+        calibrated,
+    ]
     edges = np.linspace(0, 1, _BARS + 1)
     middles = (edges[:-1] + edges[1:]) / 2
-    good, anomalous = (np.histogram(np.clip(scores[kind], 0, 1), edges)[0] / kind.sum() for kind in (~truth, truth))
-    bars = [Series("good", _points(middles - 0.012, good), "bars", 2), Series("anomalous", _points(middles + 0.012, anomalous), "bars", 1)]
-    roc = [Series("score", _points(counts.fallout, counts.recall)), chance, Series("verdicts", [at], "dots", 1)]
+    good, anomalous = (
+        np.histogram(np.clip(scores[kind], 0, 1), edges)[0] / kind.sum() for kind in (~truth, truth)
+    )
+    bars = [
+        Series("good", _points(middles - 0.012, good), "bars", 2),
+        Series("anomalous", _points(middles + 0.012, anomalous), "bars", 1),
+    ]
+    roc = [
+        Series("score", _points(counts.fallout, counts.recall)),
+        chance,
+        Series("verdicts", [at], "dots", 1),
+    ]
     precise = [Series("score", _points(counts.recall[1:], counts.precision[1:])), always]
     highest = float(max(good.max(), anomalous.max())) * 1.05
     return {
         "roc": chart("ROC: found against false alarms", "false-positive rate", roc, UNIT, UNIT),
         "precision_recall": chart("Precision against recall", "recall", precise, UNIT, UNIT),
-        "reliability": chart("Share anomalous by score", "mean score of a tenth of the images", reliable, UNIT, UNIT),
-        "cost": chart("Least cost over all thresholds", "weight of misses in the cost", [Series("score", cost), trivial], UNIT, (0.0, 0.5)),
+        "reliability": chart(
+            "Share anomalous by score", "mean score of a tenth of the images", reliable, UNIT, UNIT
+        ),
+        "cost": chart(
+            "Least cost over all thresholds",
+            "weight of misses in the cost",
+            [Series("score", cost), trivial],
+            UNIT,
+            (0.0, 0.5),
+        ),
         "scores": chart("Share of images by score", "score", bars, UNIT, (0.0, highest)),
     }
 
@@ -72,7 +92,11 @@ def run_plots(lines: Sequence[Mapping[str, object]], before: str = "", most: int
         for start in range(0, len(names), most):
             some = names[start : start + most]
             title = before + group if len(names) <= most else f"{before}{group} ({start // most + 1})"
-            plots[title] = chart(title, "step", [Series(name.rpartition("/")[2] if len(some) > 1 else "", values[name]) for name in some])
+            plots[title] = chart(
+                title,
+                "step",
+                [Series(name.rpartition("/")[2] if len(some) > 1 else "", values[name]) for name in some],
+            )
     return plots
 
 

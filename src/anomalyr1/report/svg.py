@@ -40,7 +40,11 @@ def chart(
     """
     points = [point for one in series for point in one.points]
     x_ticks, y_ticks = (
-        [tick for tick in _ticks(*(own or _span(values))) if own is None or own[0] <= tick <= own[1] * (1 + 1e-9)]
+        [
+            tick
+            for tick in _ticks(*(own or _span(values)))
+            if own is None or own[0] <= tick <= own[1] * (1 + 1e-9)
+        ]
         for own, values in ((x_range, [x for x, _ in points]), (y_range, [y for _, y in points]))
     )
     rows = _legend(series)
@@ -56,16 +60,26 @@ def chart(
     ]
     for y in y_ticks:
         parts.append(_rule(area.point(area.x[0], y), area.point(area.x[1], y)))
-        parts.append(f'<text x="{_LEFT - 6}" y="{area.point(0, y)[1] + 4:.1f}" text-anchor="end" opacity=".75">{_number(y)}</text>')
+        parts.append(
+            f'<text x="{_LEFT - 6}" y="{area.point(0, y)[1] + 4:.1f}" text-anchor="end" opacity=".75">{_number(y)}</text>'
+        )
     for x in x_ticks:
-        parts.append(f'<text x="{area.point(x, 0)[0]:.1f}" y="{HEIGHT - 24}" text-anchor="middle" opacity=".75">{_number(x)}</text>')
-    parts.append(f'<text x="{(WIDTH + _LEFT) / 2:.0f}" y="{HEIGHT - 7}" text-anchor="middle" opacity=".75">{_text(x_label)}</text>')
+        parts.append(
+            f'<text x="{area.point(x, 0)[0]:.1f}" y="{HEIGHT - 24}" text-anchor="middle" opacity=".75">{_number(x)}</text>'
+        )
+    parts.append(
+        f'<text x="{(WIDTH + _LEFT) / 2:.0f}" y="{HEIGHT - 7}" text-anchor="middle" opacity=".75">{_text(x_label)}</text>'
+    )
     for place, one in enumerate(series):
         parts.append(_drawn(one, COLOURS[(place if one.colour is None else one.colour) % len(COLOURS)], area))
     for number, row in enumerate(rows):
         for label, colour, x in row:
-            parts.append(f'<rect x="{x}" y="{_TOP + 13 * number - 9}" width="9" height="9" rx="2" fill="{colour}"/>')
-            parts.append(f'<text x="{x + 13}" y="{_TOP + 13 * number}" opacity=".85">{html.escape(label)}</text>')
+            parts.append(
+                f'<rect x="{x}" y="{_TOP + 13 * number - 9}" width="9" height="9" rx="2" fill="{colour}"/>'
+            )
+            parts.append(
+                f'<text x="{x + 13}" y="{_TOP + 13 * number}" opacity=".85">{html.escape(label)}</text>'
+            )
     return "".join(parts) + "</svg>"
 
 
@@ -73,7 +87,12 @@ def file(svg: str) -> str:
     """The chart as a file of its own: on white, with dark text."""
     opened = svg.index(">") + 1
     white = f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>'
-    return svg[:opened].replace("currentColor", "#1a2129") + white + svg[opened:].replace("currentColor", "#1a2129") + "\n"
+    return (
+        svg[:opened].replace("currentColor", "#1a2129")
+        + white
+        + svg[opened:].replace("currentColor", "#1a2129")
+        + "\n"
+    )
 
 
 class _Area(NamedTuple):
@@ -86,7 +105,9 @@ class _Area(NamedTuple):
         """Where a value lies in the picture."""
         across = (x - self.x[0]) / ((self.x[1] - self.x[0]) or 1)
         up = (y - self.y[0]) / ((self.y[1] - self.y[0]) or 1)
-        return _LEFT + across * (WIDTH - _LEFT - _RIGHT), HEIGHT - _BOTTOM - up * (HEIGHT - self.top - _BOTTOM)
+        return _LEFT + across * (WIDTH - _LEFT - _RIGHT), HEIGHT - _BOTTOM - up * (
+            HEIGHT - self.top - _BOTTOM
+        )
 
 
 def _drawn(one: Series, colour: str, area: _Area) -> str:
@@ -108,7 +129,9 @@ def _bars(one: Series, colour: str, area: _Area) -> str:
     for x, y in one.points:
         left, top = area.point(x, y)
         bottom = area.point(x, area.y[0])[1]
-        bars.append(f'<rect x="{left - width / 2:.1f}" y="{top:.1f}" width="{width:.1f}" height="{bottom - top:.1f}" fill="{colour}"/>')
+        bars.append(
+            f'<rect x="{left - width / 2:.1f}" y="{top:.1f}" width="{width:.1f}" height="{bottom - top:.1f}" fill="{colour}"/>'
+        )
     return "".join(bars)
 
 

@@ -50,7 +50,9 @@ def write(folder: Path, run: Run) -> Path:
 
     # Held-out figures are in both files; where they have their own they are shown once.
     twice = ("held_out/",) if run.evaluations else ()
-    metrics = [{name: value for name, value in line.items() if not name.startswith(twice)} for line in run.metrics]
+    metrics = [
+        {name: value for name, value in line.items() if not name.startswith(twice)} for line in run.metrics
+    ]
     plots = [*run_plots(run.evaluations, "held out: ").values(), *run_plots(metrics).values()]
     held_out, last = _held_out(run.evaluations), _last(metrics)
     page = render(
@@ -61,9 +63,17 @@ def write(folder: Path, run: Run) -> Path:
         plots=[Markup(plot) for plot in plots],  # our own; texts in it are escaped where it is made
         held_out=held_out,
         last=last,
-        about=[(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)) for name, value in run.about.items()],
+        about=[
+            (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+            for name, value in run.about.items()
+        ],
     )
-    told = {"metrics": list(run.metrics), "evaluations": list(run.evaluations), "run": dict(run.about), "recipe": run.recipe}
+    told = {
+        "metrics": list(run.metrics),
+        "evaluations": list(run.evaluations),
+        "run": dict(run.about),
+        "recipe": run.recipe,
+    }
     files = {
         "index.html": page,
         "report.md": in_markdown("Training run", [run.title], [held_out, last]),
@@ -78,12 +88,22 @@ def write(folder: Path, run: Run) -> Path:
 
 def _held_out(evaluations: Sequence[Line]) -> Table:
     """A row a figure, first and last."""
-    names = dict.fromkeys(name for line in evaluations for name, value in line.items() if name != "step" and _is_number(value))
+    names = dict.fromkeys(
+        name for line in evaluations for name, value in line.items() if name != "step" and _is_number(value)
+    )
     rows = []
     for name in names:
         values = [line[name] for line in evaluations if _is_number(line.get(name))]
         numbers = [float(str(value)) for value in values]
-        rows.append((name, f"{numbers[0]:.4g}", f"{numbers[-1]:.4g}", f"{numbers[-1] - numbers[0]:+.4g}", str(len(numbers))))
+        rows.append(
+            (
+                name,
+                f"{numbers[0]:.4g}",
+                f"{numbers[-1]:.4g}",
+                f"{numbers[-1] - numbers[0]:+.4g}",
+                str(len(numbers)),
+            )
+        )
     note = "Measured on images that are not trained on, as far as the recipe says."
     return Table("Held-out figures", ("figure", "first", "last", "change", "times"), rows, note)
 
@@ -91,7 +111,13 @@ def _held_out(evaluations: Sequence[Line]) -> Table:
 def _last(metrics: Sequence[Line]) -> Table:
     last: dict[str, tuple[object, object]] = {}
     for line in metrics:
-        last.update({name: (line["step"], value) for name, value in line.items() if name != "step" and _is_number(value)})
+        last.update(
+            {
+                name: (line["step"], value)
+                for name, value in line.items()
+                if name != "step" and _is_number(value)
+            }
+        )
     rows = [(name, f"{float(str(value)):.4g}", str(step)) for name, (step, value) in sorted(last.items())]
     return Table("Last logged values", ("figure", "value", "step"), rows)
 

@@ -58,15 +58,28 @@ ABLATIONS = (
     Arm("roam-5-shot", "answer + ROAM, 5 good and 5 anomalous images a class", PAPER, shots=MOST_SHOTS),
     Arm("answer-1-shot", "answer, 1 good and 1 anomalous image a class", ANSWER, shots=1),
     Arm("answer-5-shot", "answer, 5 good and 5 anomalous images a class", ANSWER, shots=MOST_SHOTS),
-    Arm("roam-silence-free", "ROAM, silence costs nothing (0.8 is 1)", {**ANSWER, f"{_HERE}:silence_free": 1.0}),
-    Arm("roam-wrong-nothing", "ROAM, a wrong answer earns nothing (0.1 and 0.05 are 0)", {**ANSWER, f"{_HERE}:wrong_nothing": 1.0}),
+    Arm(
+        "roam-silence-free",
+        "ROAM, silence costs nothing (0.8 is 1)",
+        {**ANSWER, f"{_HERE}:silence_free": 1.0},
+    ),
+    Arm(
+        "roam-wrong-nothing",
+        "ROAM, a wrong answer earns nothing (0.1 and 0.05 are 0)",
+        {**ANSWER, f"{_HERE}:wrong_nothing": 1.0},
+    ),
     Arm("roam-mild", "ROAM, a contradiction costs half (0 is 0.5)", {**ANSWER, f"{_HERE}:mild": 1.0}),
     Arm("roam-released", "ROAM, letters read as the released code does", {**ANSWER, "roam_released": 1.0}),
     Arm("roam-group-4", "answer + ROAM, groups of 4", PAPER, changes=("grpo.num_generations=4",)),
     Arm("roam-group-16", "answer + ROAM, groups of 16", PAPER, changes=("grpo.num_generations=16",)),
     Arm("roam-kl-0", "answer + ROAM, no KL term", PAPER, changes=("grpo.beta=0",)),
     Arm("roam-kl-0.2", "answer + ROAM, KL weight 0.2", PAPER, changes=("grpo.beta=0.2",)),
-    Arm("roam-resample", "answer + ROAM, groups of one reward sampled again", PAPER, changes=("zero_variance=resample",)),
+    Arm(
+        "roam-resample",
+        "answer + ROAM, groups of one reward sampled again",
+        PAPER,
+        changes=("zero_variance=resample",),
+    ),
 )
 """What `--full` adds."""
 
@@ -97,11 +110,34 @@ CLAIMS = (
     Claim("what ROAM gains is more than a penalty for silence", "roam", "silence"),
     Claim("what ROAM gains needs the right conclusions", "roam", "unlinked"),
     Claim("shuffled rewards change something (they should not)", "shuffled", "start", either_way=True),
-    Claim("ROAM's reasoning agrees with its right answers more often than its start's", "roam", "start", _CONSISTENT),
-    Claim("ROAM's reasoning agrees with its right answers more often than the answer reward's", "roam", "answer", _CONSISTENT),
-    Claim("the answer reward alone lets reasoning agree with right answers less often than its start's", "start", "answer", _CONSISTENT),
-    Claim("the answer reward alone leaves reasoning silent more often than ROAM", "answer", "roam", ("silent, sampled",)),
-    *(Claim(f"{arm.title}: better than ROAM as it is", arm.name, "roam", (*PRIMARY, *_CONSISTENT)) for arm in ABLATIONS),
+    Claim(
+        "ROAM's reasoning agrees with its right answers more often than its start's",
+        "roam",
+        "start",
+        _CONSISTENT,
+    ),
+    Claim(
+        "ROAM's reasoning agrees with its right answers more often than the answer reward's",
+        "roam",
+        "answer",
+        _CONSISTENT,
+    ),
+    Claim(
+        "the answer reward alone lets reasoning agree with right answers less often than its start's",
+        "start",
+        "answer",
+        _CONSISTENT,
+    ),
+    Claim(
+        "the answer reward alone leaves reasoning silent more often than ROAM",
+        "answer",
+        "roam",
+        ("silent, sampled",),
+    ),
+    *(
+        Claim(f"{arm.title}: better than ROAM as it is", arm.name, "roam", (*PRIMARY, *_CONSISTENT))
+        for arm in ABLATIONS
+    ),
 )
 
 
@@ -156,7 +192,12 @@ def recipe_of(scale: Scale, arm: Arm, stage: Stage, model: str, data: str, seed:
     """What one stage of an arm runs."""
     changes = [*scale.changes, *(arm.changes if stage == "grpo" else ())]
     recipe = load_recipe(scale.base, changes)
-    fields: dict[str, Any] = {"description": f"{arm.title}, seed {seed}", "model": model, "data": (data,), "seed": seed}
+    fields: dict[str, Any] = {
+        "description": f"{arm.title}, seed {seed}",
+        "model": model,
+        "data": (data,),
+        "seed": seed,
+    }
     if stage == "sft":
         fields |= {"grpo": None, "rewards": {}, "sft": scale.sft}
     else:
@@ -187,7 +228,9 @@ def mild(answer: Answer, question: Question) -> float | None:
     return _changed(answer, question, {(True, False): 0.5})
 
 
-def _changed(answer: Answer, question: Question, values: dict[tuple[bool, bool | None], float]) -> float | None:
+def _changed(
+    answer: Answer, question: Question, values: dict[tuple[bool, bool | None], float]
+) -> float | None:
     table = ROAM | {key: ROAM[key]._replace(value=value) for key, value in values.items()}
     row = roam_row(answer, question, table) if question.options else None
     return None if row is None else row.value

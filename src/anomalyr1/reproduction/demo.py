@@ -62,7 +62,12 @@ def demo(out: Path, say: Callable[[str], None], model: str = "nano") -> Outcome:
     write_records(out / "samples.jsonl", samples)
     say(f"asking {model} about {len(samples)} drawings of a {CATEGORY}, which it has never seen")
     learned = f"drawn:{CATEGORY}?n={LEARNED}&seed=0&references=0"
-    own = ("rewards={roam: 1.0, accuracy: 1.0}", f"model={model}", f'data=["{learned}"]', f"grpo.max_steps={STEPS}")
+    own = (
+        "rewards={roam: 1.0, accuracy: 1.0}",
+        f"model={model}",
+        f'data=["{learned}"]',
+        f"grpo.max_steps={STEPS}",
+    )
     recipe = load_recipe("nano-grpo", [*SHORT, *own])
     judge(model, {CATEGORY: out / "samples.jsonl"}, out / f"{BEFORE}.jsonl", recipe)
     say(f"teaching it {LEARNED} others by GRPO with ROAM, {STEPS} steps")
@@ -72,7 +77,10 @@ def demo(out: Path, say: Callable[[str], None], model: str = "nano") -> Outcome:
     judge(str(taught), {CATEGORY: out / "samples.jsonl"}, out / f"{AFTER}.jsonl", recipe)
     found = Answers({name: [read_judged(out / f"{name}.jsonl")] for name in (BEFORE, AFTER)})
     say("inspecting some of them, before and after")
-    looks = {name: Inspector.load(one).inspect(_shown(samples)) for name, one in ((BEFORE, model), (AFTER, str(taught)))}
+    looks = {
+        name: Inspector.load(one).inspect(_shown(samples))
+        for name, one in ((BEFORE, model), (AFTER, str(taught)))
+    }
     change = found.difference(AFTER, BEFORE, "accuracy")
     assert change is not None  # every drawn part has questions with options
     sentence = _sentence(change)
@@ -93,19 +101,44 @@ def _sentence(change: Effect) -> str:
     return f"{told}: it {'rose' if change.value > 0 else 'fell'}, and the interval excludes zero."
 
 
-def _write(out: Path, found: Answers, samples: list[Sample], looks: dict[str, list[Inspection]], sentence: str) -> Path:
+def _write(
+    out: Path, found: Answers, samples: list[Sample], looks: dict[str, list[Inspection]], sentence: str
+) -> Path:
     from markupsafe import Markup
 
     rows = []
     for name in (*FIGURES, *found.kinds):
         values = [found.figure(side, name) for side in (BEFORE, AFTER)]
         if all(value is not None for value in values):
-            rows.append((name, *(f"{100 * value.value:.1f}" for value in values if value), said(found.difference(AFTER, BEFORE, name))))
-    table = Table("Held-out drawings", ("in percent", BEFORE, AFTER, "change, with 95 % interval"), rows, f"{len(found.images)} drawings.")
+            rows.append(
+                (
+                    name,
+                    *(f"{100 * value.value:.1f}" for value in values if value),
+                    said(found.difference(AFTER, BEFORE, name)),
+                )
+            )
+    table = Table(
+        "Held-out drawings",
+        ("in percent", BEFORE, AFTER, "change, with 95 % interval"),
+        rows,
+        f"{len(found.images)} drawings.",
+    )
     lines = read_lines(out / "run" / METRICS)
     plots = [
-        svg.chart(title, "step", [svg.Series("", sorted(smooth([(line["step"], line[key]) for line in lines if key in line]).items()))])
-        for key, title in (("answers/right", "right, of rollouts"), ("reward", "reward"), ("kl", "distance from the start (KL)"))
+        svg.chart(
+            title,
+            "step",
+            [
+                svg.Series(
+                    "", sorted(smooth([(line["step"], line[key]) for line in lines if key in line]).items())
+                )
+            ],
+        )
+        for key, title in (
+            ("answers/right", "right, of rollouts"),
+            ("reward", "reward"),
+            ("kl", "distance from the start (KL)"),
+        )
         if any(key in line for line in lines)
     ]
     cards = [

@@ -1,8 +1,9 @@
 """What the arms of a study reach, and how far they are apart, with intervals over seeds and images.
 
-The variance of a figure is that over images (2,000 resamples; all arms see the same ones, so differences are paired) plus that of the mean
-over each arm's seeds; the interval is Student's, with the degrees of freedom of Satterthwaite (1946). An arm of one seed, and the start,
-have no variance over seeds: their intervals speak of images alone.
+The variance of a figure is that over images (2,000 resamples; all arms see the same ones, so differences are
+paired) plus that of the mean over each arm's seeds; the interval is Student's, with the degrees of freedom of
+Satterthwaite (1946). An arm of one seed, and the start, have no variance over seeds: their intervals speak of
+images alone.
 """
 
 from __future__ import annotations
@@ -19,12 +20,21 @@ from anomalyr1.reproduction.judge import Judged
 Floats = NDArray[np.float64]
 DRAWS = 2000
 PRIMARY = ("accuracy", "AUROC")
-FIGURES = (*PRIMARY, "balanced yes/no", "box mIoU", "agrees", "agrees, sampled", "silent, sampled", "strict", "words")
+FIGURES = (
+    *PRIMARY,
+    "balanced yes/no",
+    "box mIoU",
+    "agrees",
+    "agrees, sampled",
+    "silent, sampled",
+    "strict",
+    "words",
+)
 """The primary endpoints first.
 
-All but box mIoU, strict and words are about questions with options. accuracy: read as inspection reads them. agrees: of right answers whose
-reasoning concludes something, the share that it concludes. silent: the share of answers whose reasoning concludes nothing. sampled: at
-temperature 1. words: of a completion.
+All but box mIoU, strict and words are about questions with options. accuracy: read as inspection reads them.
+agrees: of right answers whose reasoning concludes something, the share that it concludes. silent: the share
+of answers whose reasoning concludes nothing. sampled: at temperature 1. words: of a completion.
 """
 
 
@@ -60,7 +70,9 @@ class Answers:
         self._sums = {arm: [self._summed(answers) for answers in seeds] for arm, seeds in runs.items()}
         draws = np.random.default_rng(0)
         n = len(self.images)
-        self._images = np.vstack([np.ones(n), *(np.bincount(draws.integers(n, size=n), minlength=n) for _ in range(DRAWS))])
+        self._images = np.vstack(
+            [np.ones(n), *(np.bincount(draws.integers(n, size=n), minlength=n) for _ in range(DRAWS))]
+        )
         self._found: dict[tuple[str, str], Floats] = {}
 
     def figure(self, arm: str, name: str) -> Effect | None:
@@ -140,7 +152,13 @@ class Answers:
 def by_test(runs: Mapping[str, Sequence[Sequence[Judged]]], tests: Iterable[str]) -> dict[str, Answers]:
     """The answers of all runs (arm -> each of its seeds) to each of the test sets."""
     return {
-        test: Answers({arm: [[one for one in seed if one.test == test] for seed in seeds] for arm, seeds in runs.items()}) for test in tests
+        test: Answers(
+            {
+                arm: [[one for one in seed if one.test == test] for seed in seeds]
+                for arm, seeds in runs.items()
+            }
+        )
+        for test in tests
     }
 
 
@@ -164,7 +182,11 @@ def _counted(one: Judged) -> list[tuple[str, float]]:
 
 def said(effect: Effect | None) -> str:
     """A difference as text, in percentage points."""
-    return "" if effect is None else f"{100 * effect.value:+.1f} [{100 * effect.low:+.1f}, {100 * effect.high:+.1f}]"
+    return (
+        ""
+        if effect is None
+        else f"{100 * effect.value:+.1f} [{100 * effect.low:+.1f}, {100 * effect.high:+.1f}]"
+    )
 
 
 def excludes_zero(effect: Effect | None) -> bool:

@@ -45,8 +45,8 @@ class Judged(Record):
 def judge(model: str, tests: dict[str, Path], file: Path, recipe: Recipe, sampled: bool = False) -> None:
     """Ask `model` about all samples of each test set (a file of `write_records`), and write `file` whole.
 
-    Prompt and image size are those of `recipe`, by which it was, or is to be, trained. With `sampled` on, the first set is asked once more
-    at temperature 1: a policy may contradict itself only where it is not greedy.
+    Prompt and image size are those of `recipe`, by which it was, or is to be, trained. With `sampled` on, the
+    first set is asked once more at temperature 1: a policy may contradict itself only where it is not greedy.
     """
     from anomalyr1.policy.load import load_policy
 
@@ -58,7 +58,9 @@ def judge(model: str, tests: dict[str, Path], file: Path, recipe: Recipe, sample
         asked = HeldOut(read_samples(path), policy, style, text, every=True)
         found += [_judged(name, one, sampled=False) for one in asked.ask(policy.model, LIMIT)]
         if sampled:
-            found += [_judged(name, one, sampled=True) for one in asked.ask(policy.model, LIMIT, temperature=1.0)]
+            found += [
+                _judged(name, one, sampled=True) for one in asked.ask(policy.model, LIMIT, temperature=1.0)
+            ]
             sampled = False
     write_records(file, found)
 
@@ -76,7 +78,9 @@ def choose_samples(spec: str, folder: Path, limit: int) -> list[Sample]:
     good, bad = ([one for one in ranked if one.anomalous is side] for side in (False, True))
     fewest = min(len(good), len(bad), limit // 2)
     if not fewest:
-        raise InputError(f"{spec!r} has {len(good)} good and {len(bad)} anomalous samples; a test set needs both")
+        raise InputError(
+            f"{spec!r} has {len(good)} good and {len(bad)} anomalous samples; a test set needs both"
+        )
     if len(known) <= limit:
         return known
     return [*good[: max(fewest, limit - len(bad))], *bad[: max(fewest, limit - len(good))]]
@@ -96,7 +100,13 @@ def _at_home(sample: Sample) -> Sample:
     """With whole paths, so that the experiment goes on from any folder."""
     here = Path.cwd()
     references = tuple(here / path for path in sample.references)
-    return sample.model_copy(update={"image": here / sample.image, "references": references, "mask": sample.mask and here / sample.mask})
+    return sample.model_copy(
+        update={
+            "image": here / sample.image,
+            "references": references,
+            "mask": sample.mask and here / sample.mask,
+        }
+    )
 
 
 def _judged(test: str, told: Told, sampled: bool) -> Judged:

@@ -1,6 +1,7 @@
 """The results of a study: one self-contained page, the same in Markdown and JSON, and the plots as files.
 
-What was confirmed and what was not is written from the numbers: a claim counts as confirmed only where its interval excludes zero.
+What was confirmed and what was not is written from the numbers: a claim counts as confirmed only where its
+interval excludes zero.
 """
 
 from __future__ import annotations
@@ -85,13 +86,29 @@ def write(out: Path, study: Study, machine: str, date: str, command: str) -> Pat
         "reproduction.html.j2", ["page.css", "evaluation_page.css"], about=about,
         parts=[(part, [Markup(plot) for plot in part.plots]) for part in parts],  # our own; texts in it are escaped where it is made
     )  # fmt: skip
-    tables = [table._replace(title=f"{part.name}: {table.title}") for part in parts for table in (part.claims, *part.tables)]
-    told = [f"{part.name}: {sentence}" for part in parts for sentence in (*part.sentences, part.seen_pairs) if sentence]
+    tables = [
+        table._replace(title=f"{part.name}: {table.title}")
+        for part in parts
+        for table in (part.claims, *part.tables)
+    ]
+    told = [
+        f"{part.name}: {sentence}"
+        for part in parts
+        for sentence in (*part.sentences, part.seen_pairs)
+        if sentence
+    ]
     files = {
         "index.html": page,
         "report.md": in_markdown("Does ROAM help?", [*about, *told], tables),
-        "report.json": json.dumps([{**table._asdict(), "rows": list(table.rows)} for table in tables], indent=1) + "\n",
-        **{f"plots/{part.name}-{i}.svg": svg.file(plot) for part in parts for i, plot in enumerate(part.plots, start=1)},
+        "report.json": json.dumps(
+            [{**table._asdict(), "rows": list(table.rows)} for table in tables], indent=1
+        )
+        + "\n",
+        **{
+            f"plots/{part.name}-{i}.svg": svg.file(plot)
+            for part in parts
+            for i, plot in enumerate(part.plots, start=1)
+        },
     }
     for name, text in files.items():
         write_whole(out / name, text.encode("utf-8", "backslashreplace"))
@@ -116,13 +133,19 @@ def _part(out: Path, study: Study, start: str) -> Part | None:
     seen = list(differences(runs, answers))
     pairs, counted = _pairs(out, study, runs)
     tables += [*_seeds(folders, arms, answers), _costs(folders, arms, study.seeds)]
-    return Part(start, tables, _claims(seen, list(answers)), sentences(seen), _curves(folders, arms), pairs, counted)
+    return Part(
+        start, tables, _claims(seen, list(answers)), sentences(seen), _curves(folders, arms), pairs, counted
+    )
 
 
 def _done(out: Path, study: Study, start: str) -> dict[str, list[Path]]:
     """The folders of the runs of one start that are finished, by arm."""
-    every = {arm.name: [out / Job(start, arm, seed).folder for seed in range(study.seeds)] for arm in study.chosen}
-    done = {arm: [folder for folder in folders if (folder / JUDGED).exists()] for arm, folders in every.items()}
+    every = {
+        arm.name: [out / Job(start, arm, seed).folder for seed in range(study.seeds)] for arm in study.chosen
+    }
+    done = {
+        arm: [folder for folder in folders if (folder / JUDGED).exists()] for arm, folders in every.items()
+    }
     return {arm: folders for arm, folders in done.items() if folders}
 
 
@@ -157,15 +180,27 @@ def _costs(folders: Mapping[str, Sequence[Path]], arms: Mapping[str, Arm], seeds
         costs = [json.loads((folder / COST).read_text(encoding="ascii")) for folder in some]
         seconds, rollouts = (float(np.mean([cost[key] for cost in costs])) for key in ("seconds", "rollouts"))
         rows.append((arms[arm].title, str(len(some)), f"{seconds:.0f}", f"{rollouts:.0f}"))
-    missing = [f"{seeds - len(folders.get(name, ()))} of {arm.title}" for name, arm in arms.items() if len(folders.get(name, ())) < seeds]
+    missing = [
+        f"{seeds - len(folders.get(name, ()))} of {arm.title}"
+        for name, arm in arms.items()
+        if len(folders.get(name, ())) < seeds
+    ]
     note = f"An arm that goes on from SFT counts its second stage alone. Runs that are not there: {'; '.join(missing) or 'none'}."
     return Table("What a run took", ("arm", "seeds", "seconds", "rollouts"), rows, note)
 
 
-def _seeds(folders: Mapping[str, Sequence[Path]], arms: Mapping[str, Arm], answers: Mapping[str, Answers]) -> Iterator[Table]:
+def _seeds(
+    folders: Mapping[str, Sequence[Path]], arms: Mapping[str, Arm], answers: Mapping[str, Answers]
+) -> Iterator[Table]:
     for name in PRIMARY:
         rows = [
-            (arms[arm].title, *("; ".join(said(one) for one in found.by_seed(arm, START, name)) for found in answers.values()))
+            (
+                arms[arm].title,
+                *(
+                    "; ".join(said(one) for one in found.by_seed(arm, START, name))
+                    for found in answers.values()
+                ),
+            )
             for arm in folders
         ]
         note = "Percentage points with 95 % intervals over images."
@@ -222,7 +257,9 @@ def sentences(seen: Sequence[Seen]) -> list[str]:
         for one, p in zip(seen, adjusted, strict=True):
             if one.outcome == outcome:
                 star = "*" if p < ALPHA else ""
-                by_claim.setdefault(one.claim.text, []).append(f"{one.figure} on {one.test} {said(one.effect)}{star}")
+                by_claim.setdefault(one.claim.text, []).append(
+                    f"{one.figure} on {one.test} {said(one.effect)}{star}"
+                )
         if by_claim or outcome == "Confirmed":
             settled = outcome in ("Confirmed", "Contradicted")
             some = [
@@ -244,20 +281,36 @@ def _curves(folders: Mapping[str, Sequence[Path]], arms: Mapping[str, Arm]) -> l
         series = []
         for arm, some in folders.items():
             of_seeds = [
-                smooth([(int(line["step"]), float(line[key])) for line in read_lines(f / "run" / METRICS) if key in line]) for f in some
+                smooth(
+                    [
+                        (int(line["step"]), float(line[key]))
+                        for line in read_lines(f / "run" / METRICS)
+                        if key in line
+                    ]
+                )
+                for f in some
             ]
             common = set.intersection(*(set(points) for points in of_seeds))
-            points = [(float(step), float(np.mean([values[step] for values in of_seeds]))) for step in sorted(common)]
+            points = [
+                (float(step), float(np.mean([values[step] for values in of_seeds])))
+                for step in sorted(common)
+            ]
             if points:
                 series.append(svg.Series(arms[arm].name, points))
         if series:
-            plots += [svg.chart(title, "step", series[i : i + len(svg.COLOURS)]) for i in range(0, len(series), len(svg.COLOURS))]
+            plots += [
+                svg.chart(title, "step", series[i : i + len(svg.COLOURS)])
+                for i in range(0, len(series), len(svg.COLOURS))
+            ]
     return plots
 
 
 def smooth(points: Sequence[tuple[int, float]]) -> dict[int, float]:
     """The mean of the last `WINDOW` values, by step."""
-    return {step: float(np.mean([value for _, value in points[max(0, i - WINDOW + 1) : i + 1]])) for i, (step, _) in enumerate(points)}
+    return {
+        step: float(np.mean([value for _, value in points[max(0, i - WINDOW + 1) : i + 1]]))
+        for i, (step, _) in enumerate(points)
+    }
 
 
 def _pairs(out: Path, study: Study, runs: Mapping[str, Sequence[Sequence[Judged]]]) -> tuple[list[Pair], str]:
@@ -268,7 +321,9 @@ def _pairs(out: Path, study: Study, runs: Mapping[str, Sequence[Sequence[Judged]
     if not {"answer", "roam"} <= runs.keys():
         return [], ""
     samples = {one.id: one for one in read_samples(study.samples_file(out, FEW_SHOT))}
-    plain, roam = ([one for one in runs[arm][0] if one.sampled and one.kind != "grounding"] for arm in ("answer", "roam"))
+    plain, roam = (
+        [one for one in runs[arm][0] if one.sampled and one.kind != "grounding"] for arm in ("answer", "roam")
+    )
     both = [
         (one, other) for one, other in zip(plain, roam, strict=True) if one.right and other.right
     ]  # the same questions in the same order
@@ -276,7 +331,9 @@ def _pairs(out: Path, study: Study, runs: Mapping[str, Sequence[Sequence[Judged]
     found: list[Pair] = []
     for one, other in shown[:MOST_PAIRS]:
         sample = samples[one.sample_id]
-        question = next(asked for asked in questions_about(sample, 0, every=True) if asked.id == one.question_id)
+        question = next(
+            asked for asked in questions_about(sample, 0, every=True) if asked.id == one.question_id
+        )
         picture = data_uri(scaled(open_image(sample.image).rgb.convert("RGB"), PICTURE_LONG_SIDE))
         found.append(Pair(one.sample_id, question, picture, one.text, other.text))
     reverse = sum(bool(one.agrees) and other.agrees is False for one, other in both)

@@ -69,18 +69,31 @@ class Study(Record):
         try:
             return cls.from_json((folder / STUDY).read_text(encoding="utf-8"))
         except OSError as error:
-            raise InputError(f"{str(folder)!r} holds no {STUDY}; begin one with: anomalyr1 reproduce roam --out {folder}") from error
+            raise InputError(
+                f"{str(folder)!r} holds no {STUDY}; begin one with: anomalyr1 reproduce roam --out {folder}"
+            ) from error
         except ValueError as error:
-            raise InputError(f"{str(folder / STUDY)!r} is no experiment of this version ({str(error).splitlines()[0]})") from error
+            raise InputError(
+                f"{str(folder / STUDY)!r} is no experiment of this version ({str(error).splitlines()[0]})"
+            ) from error
 
     @classmethod
     def of(cls, scale: Scale, arms: Sequence[Arm], seeds: int, limit: int) -> Self:
         """A new one. Raises `InputError` for a start that is no model, or has a name that is taken."""
         if clash := [name for name in scale.starts if name in TAKEN]:
-            raise InputError(f"a start cannot be called {clash[0]!r}, the folder of the experiment has that for itself: --start NAME=MODEL")
+            raise InputError(
+                f"a start cannot be called {clash[0]!r}, the folder of the experiment has that for itself: --start NAME=MODEL"
+            )
         revisions = {name: find_folder(model).revision for name, model in scale.starts.items()}
         names = tuple(arm.name for arm in arms)
-        return cls(scale=scale, arms=names, seeds=seeds, limit=limit, made_by=anomalyr1.__version__, revisions=revisions)
+        return cls(
+            scale=scale,
+            arms=names,
+            seeds=seeds,
+            limit=limit,
+            made_by=anomalyr1.__version__,
+            revisions=revisions,
+        )
 
     @property
     def tests(self) -> dict[str, str]:
@@ -128,9 +141,12 @@ class Runner:
     def run(self, jobs: int = 1) -> None:
         """All that is missing, `jobs` runs side by side.
 
-        Raises `SetupError` for the first run that failed, when all others are done, and `InputError` where the study is being run already.
+        Raises `SetupError` for the first run that failed, when all others are done, and `InputError` where
+        the study is being run already.
         """
-        with (self.out / "lock").open("wb") as locked:  # runs inherit it: what was killed without its runs is not begun again beside them
+        with (self.out / "lock").open(
+            "wb"
+        ) as locked:  # runs inherit it: what was killed without its runs is not begun again beside them
             lock(locked.fileno(), self.out)
             self._locked = locked.fileno()
             self._run(jobs)
@@ -140,9 +156,21 @@ class Runner:
         for name, spec in self.study.tests.items():
             file = self.study.samples_file(self.out, name)
             if not file.exists():
-                spec = f"split:{self.study.split_file(self.out, known.MOST_SHOTS)}" if name == FEW_SHOT else spec
-                write_records(file, choose_samples(spec, self.out.resolve() / "data" / name.replace(" ", "-"), self.study.limit))
-        every = [Job(start, arm, seed) for seed, arm, start in product(range(self.study.seeds), self.study.chosen, self.study.scale.starts)]
+                spec = (
+                    f"split:{self.study.split_file(self.out, known.MOST_SHOTS)}" if name == FEW_SHOT else spec
+                )
+                write_records(
+                    file,
+                    choose_samples(
+                        spec, self.out.resolve() / "data" / name.replace(" ", "-"), self.study.limit
+                    ),
+                )
+        every = [
+            Job(start, arm, seed)
+            for seed, arm, start in product(
+                range(self.study.seeds), self.study.chosen, self.study.scale.starts
+            )
+        ]
         failed = self._all([*self.study.scale.starts, *(job for job in every if not job.arm.after_sft)], jobs)
         failed += self._all([job for job in every if job.arm.after_sft], jobs)
         if failed:
@@ -187,7 +215,11 @@ class Runner:
             folder.mkdir(parents=True)
             self._train(job, "sft" if job.arm.rewards is None else "grpo", folder)
             groups = folder / "run" / "groups.jsonl"
-            rollouts = sum(len(json.loads(line)["completions"]) for line in groups.open(encoding="ascii")) if groups.exists() else 0
+            rollouts = (
+                sum(len(json.loads(line)["completions"]) for line in groups.open(encoding="ascii"))
+                if groups.exists()
+                else 0
+            )
             cost = {"seconds": round(time.monotonic() - begun, 1), "rollouts": rollouts}
             write_whole(folder / COST, json.dumps(cost).encode("ascii"))
         self._judge(str(folder / "run" / FINAL), folder / JUDGED)
@@ -201,7 +233,10 @@ class Runner:
         recipe = known.recipe_of(self.study.scale, job.arm, stage, model, few, job.seed)
         file = folder / "recipe.yaml"
         write_whole(file, dump_recipe(recipe).encode("utf-8"))
-        self._call([*self._launch, "anomalyr1", "train", str(file), "--out", str(folder / "run")], folder / "train.log")
+        self._call(
+            [*self._launch, "anomalyr1", "train", str(file), "--out", str(folder / "run")],
+            folder / "train.log",
+        )
 
     def _judge(self, model: str, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -212,15 +247,21 @@ class Runner:
         """Run a command to its end, its output in `log`. Raises `SetupError` where it fails."""
         inherited: dict[str, Any] = {"pass_fds": (self._locked,)} if os.name == "posix" else {}
         with log.open("wb") as written:
-            process = subprocess.Popen(command, stdout=written, stderr=subprocess.STDOUT, env=environment(), **inherited)
+            process = subprocess.Popen(
+                command, stdout=written, stderr=subprocess.STDOUT, env=environment(), **inherited
+            )
             with self._lock:
                 self._running.add(process)
             code = process.wait()
             with self._lock:
                 self._running.discard(process)
         if code:
-            last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
-            raise SetupError(f"a run failed ({last[0]}); the whole of it is in {str(log)!r}; run the same command to go on")
+            last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:] or [
+                "it said nothing"
+            ]
+            raise SetupError(
+                f"a run failed ({last[0]}); the whole of it is in {str(log)!r}; run the same command to go on"
+            )
 
 
 def environment() -> dict[str, str]:
@@ -241,17 +282,21 @@ def begin(out: Path, study: Study) -> Study:
     file = out / STUDY
     if not file.exists():
         if out.exists() and any(out.iterdir()):
-            raise InputError(f"{str(out)!r} holds something that is no experiment; name another folder with --out")
+            raise InputError(
+                f"{str(out)!r} holds something that is no experiment; name another folder with --out"
+            )
         write_whole(file, study.to_json().encode("ascii"))
         return study
     old = Study.read(out)
     starts, revisions = old.scale.starts | study.scale.starts, old.revisions | study.revisions
     same = {
-        "data, tests or recipe": old.scale.model_copy(update={"starts": starts}) == study.scale.model_copy(update={"starts": starts}),
+        "data, tests or recipe": old.scale.model_copy(update={"starts": starts})
+        == study.scale.model_copy(update={"starts": starts}),
         "limit": old.limit == study.limit,
         "version of AnomalyR1": old.made_by == study.made_by,
         "model of a start": all(
-            starts[name] == model and revisions[name] == old.revisions[name] for name, model in old.scale.starts.items()
+            starts[name] == model and revisions[name] == old.revisions[name]
+            for name, model in old.scale.starts.items()
         ),
     }
     if differ := [name for name, equal in same.items() if not equal]:
@@ -261,6 +306,8 @@ def begin(out: Path, study: Study) -> Study:
         )
     arms = tuple(dict.fromkeys((*old.arms, *study.arms)))
     scale = study.scale.model_copy(update={"starts": starts})
-    whole = study.model_copy(update={"scale": scale, "arms": arms, "seeds": max(old.seeds, study.seeds), "revisions": revisions})
+    whole = study.model_copy(
+        update={"scale": scale, "arms": arms, "seeds": max(old.seeds, study.seeds), "revisions": revisions}
+    )
     write_whole(file, whole.to_json().encode("ascii"))
     return whole

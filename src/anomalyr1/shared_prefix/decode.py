@@ -1,12 +1,13 @@
 """Many completions from one prefill: every image once through the vision tower, every shared token once through the text model.
 
-The trees of a batch (`trees.py`) are the rows of one cache. Behind the prefix a row holds the suffixes of all its questions and the
-tokens of all its completions, and a mask lets each token see the prefix, its own question and its own completion, so that no key or
-value is ever copied to a branch. Positions go on after the prefix in every branch, as if it were alone. The model's own modules do all
-the computing; their logits differ from those of one prompt alone by rounding (1e-6 in float32).
+The trees of a batch (`trees.py`) are the rows of one cache. Behind the prefix a row holds the suffixes of all
+its questions and the tokens of all its completions, and a mask lets each token see the prefix, its own
+question and its own completion, so that no key or value is ever copied to a branch. Positions go on after the
+prefix in every branch, as if it were alone. The model's own modules do all the computing; their logits differ
+from those of one prompt alone by rounding (1e-6 in float32).
 
-Covered: Qwen2.5-VL, Qwen3-VL and its mixtures of experts, with `sdpa` or `eager` attention. Not covered: sliding windows, which these
-models do not use, and attention kernels that take no mask.
+Covered: Qwen2.5-VL, Qwen3-VL and its mixtures of experts, with `sdpa` or `eager` attention. Not covered:
+sliding windows, which these models do not use, and attention kernels that take no mask.
 """
 
 from __future__ import annotations
@@ -61,16 +62,20 @@ class _Twig:
     written: list[int]
 
 
-def require_support(model: Any) -> None:  # noqa: ANN401 - transformers' classes are not typed
+def require_support(model: Any) -> None:
     """Raise `SetupError` where this version of transformers or this model cannot share a prefix."""
     if "mm_encoder_outputs" not in inspect.signature(model.model.forward).parameters:
-        raise SetupError("this version of transformers cannot reuse encoded images; run: pip install -U 'transformers>=5.23,<6'")
+        raise SetupError(
+            "this version of transformers cannot reuse encoded images; run: pip install -U 'transformers>=5.23,<6'"
+        )
     if "sliding_attention" in (getattr(model.config.get_text_config(), "layer_types", None) or ()):
-        raise SetupError("this model attends through sliding windows, which the local engine does not support; use another checkpoint")
+        raise SetupError(
+            "this model attends through sliding windows, which the local engine does not support; use another checkpoint"
+        )
 
 
 @torch.inference_mode()
-def see(model: Any, pictures: Sequence[tuple[Tensor, Tensor]]) -> list[Seen]:  # noqa: ANN401
+def see(model: Any, pictures: Sequence[tuple[Tensor, Tensor]]) -> list[Seen]:
     """Encode images, each given as its patches and its grid (1, 3)."""
     merge = model.config.vision_config.spatial_merge_size**2
     seen: list[Seen] = []
@@ -80,14 +85,15 @@ def see(model: Any, pictures: Sequence[tuple[Tensor, Tensor]]) -> list[Seen]:  #
         found = model.model.get_image_features(patches, grids, return_dict=True)
         deep = getattr(found, "deepstack_features", None) or []
         seen += [
-            Seen(found.pooler_output[place], tuple(layer[place] for layer in deep), grids[place : place + 1]) for place in range(len(part))
+            Seen(found.pooler_output[place], tuple(layer[place] for layer in deep), grids[place : place + 1])
+            for place in range(len(part))
         ]
     return seen
 
 
 @torch.inference_mode()
 def grow(
-    model: Any,  # noqa: ANN401
+    model: Any,
     trees: Sequence[Tree],
     images: Sequence[Sequence[Seen]],
     choose: Choose,
@@ -96,7 +102,8 @@ def grow(
 ) -> dict[int, list[int]]:
     """The completions of trees that are computed together: place in the call -> token ids, the stop token included.
 
-    `images` are those of each tree, in the order of its prefix. A completion that has ended is not computed further.
+    `images` are those of each tree, in the order of its prefix. A completion that has ended is not computed
+    further.
     """
     cache = _RowCache(model, trees, max_new_tokens)
     starts = _prefill(model, cache, trees, images)
@@ -120,7 +127,7 @@ def grow(
 class _RowCache:
     """Keys and values of all rows, and whose each column is."""
 
-    def __init__(self, model: Any, trees: Sequence[Tree], max_new_tokens: int) -> None:  # noqa: ANN401
+    def __init__(self, model: Any, trees: Sequence[Tree], max_new_tokens: int) -> None:
         longest = max(len(tree.prefix) for tree in trees)
         known = longest + max(tree.suffix_tokens for tree in trees)
         # Room for the completions comes as they grow: most end long before the limit.
@@ -133,7 +140,8 @@ class _RowCache:
     def mask(self, own: Tensor, *also: Tensor) -> Tensor:
         """The float mask (B, 1, C, columns + C) of C new columns with the owners `own` (B, C), which are noted down.
 
-        A new column sees the prefix, what has its own owner up to itself, and what has one of the owners `also` (each (B, C)).
+        A new column sees the prefix, what has its own owner up to itself, and what has one of the owners
+        `also` (each (B, C)).
         """
         new = own.shape[1]
         self.owners = torch.cat([self.owners, own], dim=1)
@@ -167,7 +175,7 @@ class _GrowingLayer(DynamicLayer):  # type: ignore[misc]
         self._length = 0
         self._buffers: list[Tensor] = []
 
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Append keys and values (B, heads, C, D); returns all of them, as views."""
         end = self._length + key_states.shape[2]
         if not self.is_initialized:
@@ -198,18 +206,24 @@ class _GrowingLayer(DynamicLayer):  # type: ignore[misc]
         self.keys, self.values = (buffer[:, :, : self._length] for buffer in self._buffers)
 
 
-def _prefill(model: Any, cache: _RowCache, trees: Sequence[Tree], images: Sequence[Sequence[Seen]]) -> list[int]:  # noqa: ANN401
+def _prefill(
+    model: Any, cache: _RowCache, trees: Sequence[Tree], images: Sequence[Sequence[Seen]]
+) -> list[int]:
     """Compute the prefixes, padded on the left; returns where positions go on in each row."""
     longest = max(len(tree.prefix) for tree in trees)
     if longest == 0:
         return [0] * len(trees)
     device, pads = model.device, [longest - len(tree.prefix) for tree in trees]
-    ids = torch.tensor([[0] * pad + list(tree.prefix) for pad, tree in zip(pads, trees, strict=True)], device=device)  # (B, P)
+    ids = torch.tensor(
+        [[0] * pad + list(tree.prefix) for pad, tree in zip(pads, trees, strict=True)], device=device
+    )  # (B, P)
     real = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in pads], device=device)  # (B, P)
     shown = [one for own in images for one in own]
     kinds = ((ids == model.config.image_token_id) & (real == 1)).int()
     grids = torch.cat([one.grid_thw for one in shown]) if shown else None
-    positions, _ = model.model.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=grids, attention_mask=real)  # (3, B, P)
+    positions, _ = model.model.get_rope_index(
+        ids, mm_token_type_ids=kinds, image_grid_thw=grids, attention_mask=real
+    )  # (3, B, P)
     encoded = SimpleNamespace(
         pooler_output=tuple(one.tokens for one in shown),
         deepstack_features=[tuple(layer) for layer in zip(*(one.deep for one in shown), strict=True)],
@@ -227,7 +241,9 @@ def _prefill(model: Any, cache: _RowCache, trees: Sequence[Tree], images: Sequen
     return [int(end) for end in ends]
 
 
-def _ask(model: Any, cache: _RowCache, trees: Sequence[Tree], starts: Sequence[int]) -> tuple[Tensor, list[_Twig]]:  # noqa: ANN401
+def _ask(
+    model: Any, cache: _RowCache, trees: Sequence[Tree], starts: Sequence[int]
+) -> tuple[Tensor, list[_Twig]]:
     """Compute the suffixes of all questions; returns the logits (N, V) of the first token of each completion."""
     columns = max(tree.suffix_tokens for tree in trees)
     ids = torch.zeros((len(trees), columns), dtype=torch.long)
@@ -250,7 +266,7 @@ def _ask(model: Any, cache: _RowCache, trees: Sequence[Tree], starts: Sequence[i
     return _logits(model, hidden, twigs, last), twigs
 
 
-def _step(model: Any, cache: _RowCache, live: Sequence[_Twig]) -> Tensor:  # noqa: ANN401
+def _step(model: Any, cache: _RowCache, live: Sequence[_Twig]) -> Tensor:
     """Feed each completion's last token; returns the logits (N, V) of the next."""
     rows: list[list[_Twig]] = [[] for _ in cache.owners]
     column: list[int] = []
@@ -259,7 +275,11 @@ def _step(model: Any, cache: _RowCache, live: Sequence[_Twig]) -> Tensor:  # noq
         rows[twig.row].append(twig)
     widest = max(map(len, rows))
     ids = torch.zeros((len(rows), widest), dtype=torch.long)  # (B, C)
-    own, questions, positions = torch.full_like(ids, NOTHING), torch.full_like(ids, NOTHING), torch.zeros_like(ids)
+    own, questions, positions = (
+        torch.full_like(ids, NOTHING),
+        torch.full_like(ids, NOTHING),
+        torch.zeros_like(ids),
+    )
     for row, twigs in enumerate(rows):
         end = len(twigs)
         ids[row, :end] = torch.tensor([twig.written[-1] for twig in twigs], dtype=torch.long)
@@ -268,11 +288,13 @@ def _step(model: Any, cache: _RowCache, live: Sequence[_Twig]) -> Tensor:  # noq
         positions[row, :end] = torch.tensor([twig.position for twig in twigs], dtype=torch.long)
     for twig in live:
         twig.position += 1
-    hidden = _forward(model, cache, ids, positions, cache.mask(own.to(model.device), questions.to(model.device)))
+    hidden = _forward(
+        model, cache, ids, positions, cache.mask(own.to(model.device), questions.to(model.device))
+    )
     return _logits(model, hidden, live, column)
 
 
-def _forward(model: Any, cache: _RowCache, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:  # noqa: ANN401
+def _forward(model: Any, cache: _RowCache, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
     """The hidden states (B, C, D) of new columns of text."""
     out = model.model(
         input_ids=ids.to(model.device),
@@ -285,7 +307,7 @@ def _forward(model: Any, cache: _RowCache, ids: Tensor, positions: Tensor, mask:
     return hidden
 
 
-def _logits(model: Any, hidden: Tensor, twigs: Sequence[_Twig], columns: Sequence[int]) -> Tensor:  # noqa: ANN401
+def _logits(model: Any, hidden: Tensor, twigs: Sequence[_Twig], columns: Sequence[int]) -> Tensor:
     """The logits (N, V) in float32 at each twig's column of `hidden`."""
     rows = torch.tensor([twig.row for twig in twigs], device=hidden.device)
     picked = hidden[rows, torch.tensor(columns, device=hidden.device)]  # (N, D)

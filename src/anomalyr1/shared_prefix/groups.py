@@ -54,8 +54,9 @@ def find_groups(
 ) -> Groups:
     """The groups in a batch as TRL makes it: (N, P + L) ids, prompts padded on the left, completions on the right.
 
-    Rows belong together when prompt and images are the same to the last bit; they need not stand side by side. `pixels` (patches, values)
-    and `grids` (images, 3) hold the images of all rows one after the other, `num_images` of them a row.
+    Rows belong together when prompt and images are the same to the last bit; they need not stand side by
+    side. `pixels` (patches, values) and `grids` (images, 3) hold the images of all rows one after the other,
+    `num_images` of them a row.
     """
     ids, real = input_ids[:, :-completion_tokens], attention_mask[:, :-completion_tokens].bool()
     prompts = [row[keep] for row, keep in zip(ids, real, strict=True)]
@@ -69,7 +70,8 @@ def find_groups(
             (
                 group
                 for group in candidates
-                if torch.equal(row_grids[first[group]], row_grids[row]) and torch.equal(row_pixels[first[group]], row_pixels[row])
+                if torch.equal(row_grids[first[group]], row_grids[row])
+                and torch.equal(row_pixels[first[group]], row_pixels[row])
             ),
             None,
         )
@@ -104,20 +106,28 @@ def parts(groups: Groups, rows: int) -> Iterator[Groups]:
         yield groups
         return
     for begin in range(0, len(groups.group_of), rows):
-        own, completions, written = (each[begin : begin + rows] for each in (groups.group_of, groups.completions, groups.written))
+        own, completions, written = (
+            each[begin : begin + rows] for each in (groups.group_of, groups.completions, groups.written)
+        )
         which = sorted(set(own.tolist()))
         number = torch.searchsorted(torch.tensor(which, device=own.device), own)
-        prompts, grids, pixels = ([each[i] for i in which] for each in (groups.prompts, groups.grids, groups.pixels))
+        prompts, grids, pixels = (
+            [each[i] for i in which] for each in (groups.prompts, groups.grids, groups.pixels)
+        )
         yield Groups(prompts, grids, pixels, number, completions, written)
 
 
 def choose(
-    model: PreTrainedModel, groups: Groups, wanted: Form | None = None, agree: Callable[[Tensor], Tensor] | None = None
+    model: PreTrainedModel,
+    groups: Groups,
+    wanted: Form | None = None,
+    agree: Callable[[Tensor], Tensor] | None = None,
 ) -> Form | None:
     """The cheaper form that this model can run now, by counted operations; None = it can run neither.
 
-    Gradient checkpointing takes the cache away (branched), flash attention the mask (packed). A `wanted` form is taken where it can run.
-    Costs are those of this process, or what `agree` makes of them (see `agreement`).
+    Gradient checkpointing takes the cache away (branched), flash attention the mask (packed). A `wanted` form
+    is taken where it can run. Costs are those of this process, or what `agree` makes of them (see
+    `agreement`).
     """
     config = model.config.get_text_config()
     can_branch = not (model.is_gradient_checkpointing and model.training)
@@ -126,7 +136,8 @@ def choose(
         if wanted:
             return wanted
         costs = torch.tensor(
-            [_cost(config, groups, "branched"), _cost(config, divided(config, groups), "packed")], device=groups.completions.device
+            [_cost(config, groups, "branched"), _cost(config, divided(config, groups), "packed")],
+            device=groups.completions.device,
         )
         if agree is not None:
             if groups.completions.shape[1] == 1:
@@ -136,10 +147,11 @@ def choose(
     return "branched" if can_branch else "packed" if can_pack else None
 
 
-def agreement(accelerator: Any) -> Callable[[Tensor], Tensor] | None:  # noqa: ANN401 - accelerate is not typed
+def agreement(accelerator: Any) -> Callable[[Tensor], Tensor] | None:
     """Sums costs over all processes where weights may lie in shards, None elsewhere.
 
-    The forms run the text model a different number of times, and shards are gathered at each, by all processes together.
+    The forms run the text model a different number of times, and shards are gathered at each, by all
+    processes together.
     """
     from accelerate.utils import DistributedType
 
@@ -148,7 +160,7 @@ def agreement(accelerator: Any) -> Callable[[Tensor], Tensor] | None:  # noqa: A
     return None
 
 
-def _cost(config: Any, groups: Groups, form: Form) -> float:  # noqa: ANN401 - transformers' classes are not typed
+def _cost(config: Any, groups: Groups, form: Form) -> float:
     """Multiplications of one forward pass of the text model, in units of the hidden size and layers."""
     prompt = torch.tensor([len(one) for one in groups.prompts])
     if form == "branched":
@@ -162,11 +174,11 @@ def _cost(config: Any, groups: Groups, form: Form) -> float:  # noqa: ANN401 - t
     return tokens * _per_token(config) + 2 * pairs
 
 
-def _per_token(config: Any) -> float:  # noqa: ANN401
+def _per_token(config: Any) -> float:
     return 4.0 * int(config.hidden_size) + 3.0 * int(config.intermediate_size)
 
 
-def divided(config: Any, groups: Groups) -> Groups:  # noqa: ANN401
+def divided(config: Any, groups: Groups) -> Groups:
     """The groups with prompts repeated, each for a part of its completions, so that packed rows cost least by counted operations.
 
     To see the images of a prompt again counts as much as to read it again.
@@ -177,17 +189,25 @@ def divided(config: Any, groups: Groups) -> Groups:  # noqa: ANN401
         sizes.append(-(-sizes[-1] // 2))
 
     def cost(one: Groups) -> float:
-        return _cost(config, one, "packed") + (sum(len(prompt) for prompt in one.prompts) - own) * _per_token(config)
+        return _cost(config, one, "packed") + (sum(len(prompt) for prompt in one.prompts) - own) * _per_token(
+            config
+        )
 
     return min((_in_rows(groups, most) for most in sizes), key=cost)
 
 
 def _in_rows(groups: Groups, most: int) -> Groups:
     """The groups with at most `most` completions a prompt, which is repeated for the others."""
-    belongs = groups.group_of[:, None] == torch.arange(len(groups.prompts), device=groups.group_of.device)  # (N, B)
+    belongs = groups.group_of[:, None] == torch.arange(
+        len(groups.prompts), device=groups.group_of.device
+    )  # (N, B)
     part = (belongs.cumsum(0).gather(1, groups.group_of[:, None])[:, 0] - 1) // most
     counts = [-(-int(count) // most) for count in belongs.sum(0).clamp(min=1)]
     first = torch.tensor([0, *counts], device=groups.group_of.device).cumsum(0)
     which = [i for i, count in enumerate(counts) for _ in range(count)]
-    prompts, grids, pixels = ([each[i] for i in which] for each in (groups.prompts, groups.grids, groups.pixels))
-    return replace(groups, prompts=prompts, grids=grids, pixels=pixels, group_of=first[groups.group_of] + part)
+    prompts, grids, pixels = (
+        [each[i] for i in which] for each in (groups.prompts, groups.grids, groups.pixels)
+    )
+    return replace(
+        groups, prompts=prompts, grids=grids, pixels=pixels, group_of=first[groups.group_of] + part
+    )

@@ -1,7 +1,8 @@
 """Completions of a group from one reading of its prompt: the cache is filled once, repeated, and transformers' `generate` goes on from it.
 
-Because `generate` itself samples, every setting means what it means in TRL: temperature, top-p, top-k, min-p, repetition penalty (which
-counts the prompt's tokens too), limits on the length, and whatever else a generation configuration holds.
+Because `generate` itself samples, every setting means what it means in TRL: temperature, top-p, top-k, min-p,
+repetition penalty (which counts the prompt's tokens too), limits on the length, and whatever else a
+generation configuration holds.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ def prompts_as_groups(
 ) -> Groups:
     """Prompts with the patches of their images, waiting for completions; `rows` says which prompt each completion will answer.
 
-    `fields` is what the processor made of them: `pixel_values` (patches, values) and `image_grid_thw` (images, 3) of all prompts one after
-    the other. How many images a prompt has follows from its image tokens: `merge` patches to one.
+    `fields` is what the processor made of them: `pixel_values` (patches, values) and `image_grid_thw`
+    (images, 3) of all prompts one after the other. How many images a prompt has follows from its image
+    tokens: `merge` patches to one.
     """
     prompts = [torch.tensor(one, device=device) for one in ids]
     grids = torch.as_tensor(fields.get("image_grid_thw", torch.empty(0, 3, dtype=torch.long))).to(device)
@@ -62,7 +64,7 @@ def prompts_as_groups(
 
 
 @contextmanager
-def each_image_once(processor: Any) -> Iterator[None]:  # noqa: ANN401 - transformers' classes are not typed
+def each_image_once(processor: Any) -> Iterator[None]:
     """Let `processor` prepare an image object once, however often it is shown inside; what it returns is the same."""
     inner = processor.image_processor
     processor.image_processor = _EachImageOnce(inner)
@@ -75,14 +77,14 @@ def each_image_once(processor: Any) -> Iterator[None]:  # noqa: ANN401 - transfo
 class _EachImageOnce:
     """An image processor that remembers the images it has prepared, by identity."""
 
-    def __init__(self, inner: Any) -> None:  # noqa: ANN401
+    def __init__(self, inner: Any) -> None:
         self._inner = inner
         self._done: dict[tuple[int, str], tuple[Any, Mapping[str, Tensor]]] = {}
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def __call__(self, images: Any, **settings: Any) -> Any:  # noqa: ANN401
+    def __call__(self, images: Any, **settings: Any) -> Any:
         from transformers import BatchFeature
         from transformers.image_utils import make_flat_list_of_images
 
@@ -101,11 +103,11 @@ class _EachImageOnce:
 
 
 @contextmanager
-def whole_weights(model: Any) -> Iterator[None]:  # noqa: ANN401
+def whole_weights(model: Any) -> Iterator[None]:
     """Under FSDP2: hold every weight of `model`, the one that was sharded, whole inside; elsewhere nothing happens.
 
-    Rollouts call parts of the model, and each process as often as its own completions need, where sharded weights would be gathered in the
-    forward pass of the whole and by all processes alike.
+    Rollouts call parts of the model, and each process as often as its own completions need, where sharded
+    weights would be gathered in the forward pass of the whole and by all processes alike.
     """
     from torch.distributed.fsdp import FSDPModule
 
@@ -129,7 +131,9 @@ def roll_out(model: PreTrainedModel, groups: Groups, generation: GenerationConfi
     prefix = read_prompts(model, groups, drop_last=True)
     prefix.cache.batch_select_indices(groups.group_of)
     longest = max(len(prompt) for prompt in groups.prompts)
-    ids = torch.full((len(groups.prompts), longest), int(generation.pad_token_id), device=groups.group_of.device)
+    ids = torch.full(
+        (len(groups.prompts), longest), int(generation.pad_token_id), device=groups.group_of.device
+    )
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(groups.prompts):
         ids[row, longest - len(prompt) :] = prompt

@@ -1,17 +1,19 @@
 """The log-probabilities of completions that share their prompt: every prompt is read once, however many completions it has.
 
-Two forms, both exact. *Branched*: a pass over the prompts fills a cache, the cache is repeated for each completion, and a second pass
-reads all completions as one batch; no mask of its own, so any attention implementation serves. *Packed*: one row a prompt,
+Two forms, both exact. *Branched*: a pass over the prompts fills a cache, the cache is repeated for each
+completion, and a second pass reads all completions as one batch; no mask of its own, so any attention
+implementation serves. *Packed*: one row a prompt,
 
     prompt[:-1] + (prompt[-1:] + completion_1[:-1]) + ... + (prompt[-1:] + completion_G[:-1])
 
-with a mask that shows each branch the prompt and itself, and positions that restart after the prompt in each branch. A branch begins with
-a copy of the prompt's last token, so that the usual shift right holds inside it. This form needs no cache, which gradient checkpointing
-does not allow, and pads nothing. Its attention grows with (P + G L)^2, so that long completions of many are told in several rows, each
-with the prompt anew (`divided`); at the most that is a row a completion, which is what TRL reads.
+with a mask that shows each branch the prompt and itself, and positions that restart after the prompt in each
+branch. A branch begins with a copy of the prompt's last token, so that the usual shift right holds inside it.
+This form needs no cache, which gradient checkpointing does not allow, and pads nothing. Its attention grows
+with (P + G L)^2, so that long completions of many are told in several rows, each with the prompt anew
+(`divided`); at the most that is a row a completion, which is what TRL reads.
 
-For Qwen2.5-VL and Qwen3-VL, whose positions follow the images (`get_rope_index`). `install` puts both behind the model's own forward, so
-that wrappers (adapters, DDP, autocast) see one call.
+For Qwen2.5-VL and Qwen3-VL, whose positions follow the images (`get_rope_index`). `install` puts both behind
+the model's own forward, so that wrappers (adapters, DDP, autocast) see one call.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 """Model types whose forward takes positions and patches as this module gives them."""
 SUPPRESSED = -1e4
-"""Logit of a token that must not be written: its probability is exactly 0 in every dtype, and nothing becomes NaN."""
+"""Logit of a token that must not be written: its probability is exactly 0 in every dtype, and nothing becomes
+NaN."""
 
 
 def positions_of(model: PreTrainedModel, groups: Groups) -> list[Tensor]:
@@ -60,7 +63,9 @@ def branched(model: PreTrainedModel, groups: Groups) -> Tensor:
         mask = torch.cat([prefix.mask[groups.group_of], torch.ones_like(before)], 1)
     steps = torch.arange(before.shape[1], device=before.device)
     at = (prefix.next_position[groups.group_of][:, None] + steps).expand(3, -1, -1)
-    rest = model.model(input_ids=before, attention_mask=mask, position_ids=at, past_key_values=prefix.cache, use_cache=True)
+    rest = model.model(
+        input_ids=before, attention_mask=mask, position_ids=at, past_key_values=prefix.cache, use_cache=True
+    )
     hidden = torch.cat([first[:, None], rest.last_hidden_state], 1)  # (N, L, D)
     return hidden[groups.written]
 
@@ -93,7 +98,13 @@ def read_prompts(model: PreTrainedModel, groups: Groups, drop_last: bool = False
         mask[row, longest - len(prompt) :] = 1
         at[:, row, longest - len(prompt) :] = own[:, : len(prompt)]
     padded = bool((mask == 0).any())
-    out = model.model(input_ids=ids, attention_mask=mask if padded else None, position_ids=at, use_cache=True, **_image_inputs(groups))
+    out = model.model(
+        input_ids=ids,
+        attention_mask=mask if padded else None,
+        position_ids=at,
+        use_cache=True,
+        **_image_inputs(groups),
+    )
     start = torch.stack([own.max() + 1 for own in whole])
     return Prefix(out.last_hidden_state, out.past_key_values, mask if padded else None, start)
 
@@ -105,7 +116,11 @@ def packed(model: PreTrainedModel, groups: Groups) -> Tensor:
     lengths = groups.lengths.tolist()
     rows, starts = [], [0] * len(lengths)
     for group, (prompt, at) in enumerate(zip(groups.prompts, positions_of(model, groups), strict=True)):
-        ids, positions, segment = [prompt[:-1]], [at[:, :-1]], [torch.full((len(prompt) - 1,), -1, device=device)]
+        ids, positions, segment = (
+            [prompt[:-1]],
+            [at[:, :-1]],
+            [torch.full((len(prompt) - 1,), -1, device=device)],
+        )
         column = len(prompt) - 1
         for i in (groups.group_of == group).nonzero()[:, 0].tolist():
             ids += [prompt[-1:], groups.completions[i, : lengths[i] - 1]] if lengths[i] else []
@@ -116,7 +131,9 @@ def packed(model: PreTrainedModel, groups: Groups) -> Tensor:
         rows.append((torch.cat(ids), torch.cat(positions, 1), torch.cat(segment)))
     whole, places, segments = _padded(rows)
     mask = branch_mask(segments, model.get_input_embeddings().weight.dtype)
-    out = model.model(input_ids=whole, attention_mask=mask, position_ids=places, use_cache=False, **_image_inputs(groups))
+    out = model.model(
+        input_ids=whole, attention_mask=mask, position_ids=places, use_cache=False, **_image_inputs(groups)
+    )
     i, t = groups.written.nonzero(as_tuple=True)
     hidden: Tensor = out.last_hidden_state[groups.group_of[i], torch.tensor(starts, device=device)[i] + t]
     return hidden
@@ -129,7 +146,9 @@ def branch_mask(segments: Tensor, dtype: torch.dtype) -> Tensor:
     """
     visible = (segments[:, None, :] == -1) | (segments[:, None, :] == segments[:, :, None])
     visible &= torch.ones(visible.shape[1:], dtype=torch.bool, device=segments.device).tril()
-    return torch.zeros(visible.shape, dtype=dtype, device=segments.device).masked_fill(~visible, torch.finfo(dtype).min)[:, None]
+    return torch.zeros(visible.shape, dtype=dtype, device=segments.device).masked_fill(
+        ~visible, torch.finfo(dtype).min
+    )[:, None]
 
 
 def _padded(rows: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,7 +171,12 @@ def _image_inputs(groups: Groups) -> dict[str, Tensor]:
 
 
 def score(
-    model: PreTrainedModel, groups: Groups, form: Form, temperature: float = 1.0, entropy: bool = True, head_in_float32: bool = False
+    model: PreTrainedModel,
+    groups: Groups,
+    form: Form,
+    temperature: float = 1.0,
+    entropy: bool = True,
+    head_in_float32: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """(N, L) log-probabilities of the scored tokens and entropies of their distributions, 0 elsewhere.
 
@@ -174,7 +198,12 @@ def score(
 
 
 def _head(
-    model: PreTrainedModel, hidden: Tensor, chosen: Tensor, temperature: float, entropy: bool, in_float32: bool
+    model: PreTrainedModel,
+    hidden: Tensor,
+    chosen: Tensor,
+    temperature: float,
+    entropy: bool,
+    in_float32: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """(K,) log-probabilities and entropies of the tokens after `hidden` (K, D), with TRL's kernel."""
     from contextlib import nullcontext
@@ -192,7 +221,15 @@ def _head(
     outputs = ("log_probs", "entropy") if entropy else ("log_probs",)
     with exact, maybe_gather_lm_head_ctx(weight):
         found = ChunkedLogProbFunction.apply(
-            hidden.float() if in_float32 else hidden, weight, bias, chosen, temperature, _CHUNKED_LOGPROB_CHUNK_SIZE, None, 1.0, outputs
+            hidden.float() if in_float32 else hidden,
+            weight,
+            bias,
+            chosen,
+            temperature,
+            _CHUNKED_LOGPROB_CHUNK_SIZE,
+            None,
+            1.0,
+            outputs,
         )
     return found[0], found[1]
 
@@ -232,7 +269,9 @@ def suppress(model: PreTrainedModel, ids: Sequence[int]) -> None:
     """Take tokens out of the distribution that `model` samples from and is scored by: a bias in its head, which is not saved."""
     head = _head_of(model)
     if head.bias is not None:
-        raise ValueError("the output embeddings have a bias of their own; expected a Qwen2.5-VL or Qwen3-VL, whose have none")
+        raise ValueError(
+            "the output embeddings have a bias of their own; expected a Qwen2.5-VL or Qwen3-VL, whose have none"
+        )
     # DeepSpeed leaves a weight of no rows where it has sharded one
     bias = torch.zeros(head.out_features, dtype=head.weight.dtype, device=head.weight.device)
     bias[list(ids)] = SUPPRESSED

@@ -1,7 +1,8 @@
 """Which prompts continue from one prefix, and which prefixes are computed together; token ids only, no torch.
 
-A tree is a prefix (its images included), the questions behind it, and the samples behind each question: every token that prompts share is
-computed once. What a tree costs is counted in slots, one for each token whose keys and values are held.
+A tree is a prefix (its images included), the questions behind it, and the samples behind each question: every
+token that prompts share is computed once. What a tree costs is counted in slots, one for each token whose
+keys and values are held.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BRANCH_SLOTS = 2560
-"""A tree may hold so many slots beside its prefix, or twice its prefix if that is more: branches share one attention, whose cost grows
-with all of them together, so beyond this it is cheaper to compute a prefix again."""
+"""A tree may hold so many slots beside its prefix, or twice its prefix if that is more: branches share one
+attention, whose cost grows with all of them together, so beyond this it is cheaper to compute a prefix
+again."""
 
 
 @dataclass(frozen=True)
@@ -117,5 +119,8 @@ def _tree(jobs: Sequence[Job]) -> Tree:
 def _common(jobs: Sequence[Job]) -> int:
     """How many first tokens the jobs share, with at least one left in each."""
     first, last = min(job.ids for job in jobs), max(job.ids for job in jobs)
-    shared = next((place for place, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
+    shared = next(
+        (place for place, (one, other) in enumerate(zip(first, last, strict=False)) if one != other),
+        len(first),
+    )
     return min(shared, min(len(job.ids) for job in jobs) - 1)

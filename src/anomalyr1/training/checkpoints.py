@@ -1,7 +1,8 @@
 """Checkpoints that are complete or do not count: a manifest with the digest of every file, and a marker that is written last.
 
-A run that is killed while it saves leaves a folder without marker; one whose files changed afterwards no longer fits its manifest. Both
-are passed over, by name and with the reason, and the checkpoint before them is taken.
+A run that is killed while it saves leaves a folder without marker; one whose files changed afterwards no
+longer fits its manifest. Both are passed over, by name and with the reason, and the checkpoint before them is
+taken.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def seal(folder: Path) -> None:
     _sync(folder.parent)
 
 
-def save_sealed(trainer: Any, run: Path, save: Callable[[], None]) -> None:  # noqa: ANN401 - transformers' trainers are not typed
+def save_sealed(trainer: Any, run: Path, save: Callable[[], None]) -> None:
     """Let a trainer of transformers `save` its checkpoint, seal it, and only then delete what its `save_total_limit` leaves over."""
     folder = run / f"checkpoint-{trainer.state.global_step}"
     if trainer.is_world_process_zero():
@@ -54,18 +55,21 @@ def save_sealed(trainer: Any, run: Path, save: Callable[[], None]) -> None:  # n
             trim(run, keep)
 
 
-def load_weights(trainer: Any, folder: str, load: Callable[[], None]) -> None:  # noqa: ANN401
+def load_weights(trainer: Any, folder: str, load: Callable[[], None]) -> None:
     """Put the weights of a checkpoint into a trainer's model; adapters and sharded weights are left to transformers' own `load`.
 
-    transformers saves a Qwen-VL under other names than its modules have, and its trainer loads by name, leaving out silently what it does
-    not find: a resumed run would begin with the old weights and the new optimizer. `from_pretrained` knows the names.
+    transformers saves a Qwen-VL under other names than its modules have, and its trainer loads by name,
+    leaving out silently what it does not find: a resumed run would begin with the old weights and the new
+    optimizer. `from_pretrained` knows the names.
     """
     from accelerate.utils import is_peft_model
 
     if is_peft_model(trainer.model) or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         load()
         return
-    saved = type(trainer.model).from_pretrained(folder, dtype=trainer.model.dtype, local_files_only=True, use_safetensors=True)
+    saved = type(trainer.model).from_pretrained(
+        folder, dtype=trainer.model.dtype, local_files_only=True, use_safetensors=True
+    )
     trainer.model.load_state_dict(saved.state_dict())
 
 
@@ -73,7 +77,9 @@ def fault(folder: Path) -> str | None:
     """What is wrong with a checkpoint, in words; None = it is complete and as it was when it was sealed."""
     if not (folder / MARKER).is_file():
         return "it was not finished (no marker)"
-    if not (folder / MANIFEST).is_file() or _digest(folder / MANIFEST) != (folder / MARKER).read_text(encoding="utf-8", errors="replace"):
+    if not (folder / MANIFEST).is_file() or _digest(folder / MANIFEST) != (folder / MARKER).read_text(
+        encoding="utf-8", errors="replace"
+    ):
         return f"{MANIFEST} is not the one that was sealed"
     expected: dict[str, str] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     found = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
@@ -81,7 +87,9 @@ def fault(folder: Path) -> str | None:
         return f"{absent[0]} is missing"
     if foreign := sorted(found.keys() - expected.keys()):
         return f"{foreign[0]} was added"
-    changed = next((name for name, digest in sorted(expected.items()) if _digest(found[name]) != digest), None)
+    changed = next(
+        (name for name, digest in sorted(expected.items()) if _digest(found[name]) != digest), None
+    )
     return f"{changed} has changed" if changed else None
 
 
@@ -101,7 +109,9 @@ def clear(folder: Path) -> None:
     if not folder.exists():
         return
     if fault(folder) is None:
-        raise InputError(f"{str(folder)!r} is a complete checkpoint and would be overwritten; resume the run, or choose another folder")
+        raise InputError(
+            f"{str(folder)!r} is a complete checkpoint and would be overwritten; resume the run, or choose another folder"
+        )
     shutil.rmtree(folder)
 
 
@@ -118,14 +128,20 @@ def trim(run: Path, keep: int) -> list[str]:
     oldest_kept = _step(complete[-keep])
     gone = [folder for folder in _checkpoints(run) if _step(folder) < oldest_kept]
     for folder in gone:
-        (folder / MARKER).unlink(missing_ok=True)  # first, so that a kill leaves no half of a checkpoint that counts
+        (folder / MARKER).unlink(
+            missing_ok=True
+        )  # first, so that a kill leaves no half of a checkpoint that counts
         shutil.rmtree(folder)
     return [folder.name for folder in gone]
 
 
 def _checkpoints(run: Path) -> list[Path]:
     """The checkpoint folders of a run, oldest first."""
-    found = [path for path in run.iterdir() if path.is_dir() and _NAME.fullmatch(path.name)] if run.is_dir() else []
+    found = (
+        [path for path in run.iterdir() if path.is_dir() and _NAME.fullmatch(path.name)]
+        if run.is_dir()
+        else []
+    )
     return sorted(found, key=_step)
 
 
@@ -134,7 +150,11 @@ def _step(folder: Path) -> int:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).as_posix() not in (MANIFEST, MARKER))
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.relative_to(folder).as_posix() not in (MANIFEST, MARKER)
+    )
 
 
 def _digest(path: Path) -> str:

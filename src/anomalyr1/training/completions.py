@@ -1,7 +1,7 @@
 """What a policy should learn to write: reasoning in many wordings, then the answer, for any question about a sample with known truth.
 
-Every text names the object, what is seen, where, and what follows, so that `answers.parse` can read a conclusion, a place, and
-whether there is a defect. Grounding names no letter.
+Every text names the object, what is seen, where, and what follows, so that `answers.parse` can read a
+conclusion, a place, and whether there is a defect. Grounding names no letter.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ DEFECT = (
     "A defect is visible in the {1}: {0}.",
 )
 UNPLACED = ("There is a defect: {0}.", "I see {0}, a defect.")
-GOOD = ("No defect is visible.", "There is no defect.", "It looks good and no defect is visible.", "I see no defect.")
+GOOD = (
+    "No defect is visible.",
+    "There is no defect.",
+    "It looks good and no defect is visible.",
+    "I see no defect.",
+)
 FOLLOWS = (
     "This means: {0}, so the answer is {1}.",
     "That fits: {0}, so the answer is {1}.",
@@ -51,7 +56,9 @@ def quoted(option: str) -> str:
     return option.strip().rstrip(".")
 
 
-def gold(sample: Sample, question: Question, look: str, frame: Frame, rng: Generator, doubtful: bool = False) -> str:
+def gold(
+    sample: Sample, question: Question, look: str, frame: Frame, rng: Generator, doubtful: bool = False
+) -> str:
     """The completion that earns full reward, in one of many wordings; the first box is the one whose place is told.
 
     With `doubtful` on the reasoning may contradict the answer or be silent.
@@ -85,7 +92,9 @@ def unreliable(sample: Sample, question: Question, look: str, place: str | None,
 def _contradicting(sample: Sample, question: Question, look: str, rng: Generator) -> str:
     """A text that leads to another answer than the gold one; about boxes, to the opposite verdict."""
     if question.answer is None or question.kind == "anomaly detection":
-        sample = sample.model_copy(update={"anomalous": not sample.anomalous, "defect": None if sample.anomalous else "flaw"})
+        sample = sample.model_copy(
+            update={"anomalous": not sample.anomalous, "defect": None if sample.anomalous else "flaw"}
+        )
         parts = [evidence(sample, look, _pick(PLACES, rng), rng)]
     else:
         parts = [evidence(sample, look, None, rng)]
@@ -98,10 +107,14 @@ def _contradicting(sample: Sample, question: Question, look: str, rng: Generator
 def evidence(sample: Sample, look: str, place: str | None, rng: Generator) -> str:
     """Object and what is seen: a defect and its place, or that there is none. Raises `InputError` for a sample of unknown truth."""
     if sample.anomalous is None:
-        raise InputError(f"sample {sample.id!r} does not say whether it is anomalous; only samples with known truth can be written about")
+        raise InputError(
+            f"sample {sample.id!r} does not say whether it is anomalous; only samples with known truth can be written about"
+        )
     seen = _pick(GOOD, rng)
     if sample.anomalous:
-        seen = (_pick(UNPLACED, rng) if place is None else _pick(DEFECT, rng)).format(with_article(look or sample.defect or "flaw"), place)
+        seen = (_pick(UNPLACED, rng) if place is None else _pick(DEFECT, rng)).format(
+            with_article(look or sample.defect or "flaw"), place
+        )
     subject = _pick(OBJECT, rng).format(sample.category)
     return f"{_articled(subject, sample.category)} {seen}"
 

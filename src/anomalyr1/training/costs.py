@@ -1,8 +1,8 @@
 """Predicted memory and time of a training run: counted parameters, tokens and operations, and a short measurement of this machine.
 
-A prediction, not a promise: the terms are those that matter for the shared forms of `shared_prefix`, with AdamW, on one device. Sharding
-(ZeRO-3, FSDP) divides weights, gradients and optimizer by the number of processes. What transformers, libraries and the allocator hold
-beside tensors stands as "the program".
+A prediction, not a promise: the terms are those that matter for the shared forms of `shared_prefix`, with
+AdamW, on one device. Sharding (ZeRO-3, FSDP) divides weights, gradients and optimizer by the number of
+processes. What transformers, libraries and the allocator hold beside tensors stands as "the program".
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def memory(
 ) -> dict[str, float]:
     """Bytes by part, "peak" last. Rollouts and the training pass do not overlap, so the larger of the two counts.
 
-    `masters`: bfloat16 weights that learn have float32 copies, on which the optimizer works, as under ZeRO-3 and FSDP2. `gpu_bytes` is
-    what vLLM takes its share of, on the GPU that it has in common with training.
+    `masters`: bfloat16 weights that learn have float32 copies, on which the optimizer works, as under ZeRO-3
+    and FSDP2. `gpu_bytes` is what vLLM takes its share of, on the GPU that it has in common with training.
     """
     size = 2 if dtype == "bfloat16" else 4
     learn_size = 4 if shape.adapters else size  # peft keeps adapters in float32
@@ -91,38 +91,72 @@ def memory(
     }
     rollout = 0.0
     if grpo and not settings["use_vllm"]:
-        found["KV cache of rollouts"] = load.completions * (load.prompt_tokens + load.completion_tokens) * float(keys)
+        found["KV cache of rollouts"] = (
+            load.completions * (load.prompt_tokens + load.completion_tokens) * float(keys)
+        )
         found["logits of rollouts"] = load.completions * vocabulary * 4.0 * 3
         rollout = found["KV cache of rollouts"] + found["logits of rollouts"]
-    standing = sum(found[name] for name in ("the program", "weights", "reference policy", "gradients", "float32 masters", "optimizer"))
+    standing = sum(
+        found[name]
+        for name in (
+            "the program",
+            "weights",
+            "reference policy",
+            "gradients",
+            "float32 masters",
+            "optimizer",
+        )
+    )
     if grpo and settings["use_vllm"] and settings["vllm_mode"] == "colocate":
         found["vLLM"] = settings["vllm_gpu_memory_utilization"] * gpu_bytes
         if settings["vllm_enable_sleep_mode"]:  # it gives its memory back while the policy learns
             rollout = found["vLLM"]
         else:
             standing += found["vLLM"]
-    return {**found, "peak": standing + max(rollout, found["activations"] + found["head of the training pass"])}
+    return {
+        **found,
+        "peak": standing + max(rollout, found["activations"] + found["head of the training pass"]),
+    }
 
 
 def _activations(shape: Shape, settings: Mapping[str, Any], load: Load, size: int) -> float:
     """Bytes that the backward pass needs of one microbatch."""
     text, vision = shape.text, shape.config.vision_config
     hidden, inner, layers = int(text.hidden_size), int(text.intermediate_size), int(text.num_hidden_layers)
-    wide, narrow = int(text.num_attention_heads) * shape.head_dim, int(text.num_key_value_heads) * shape.head_dim
+    wide, narrow = (
+        int(text.num_attention_heads) * shape.head_dim,
+        int(text.num_key_value_heads) * shape.head_dim,
+    )
     tokens = load.micro_prompts * load.prompt_tokens + load.micro_completions * load.completion_tokens
     # Two norms in float32, projections before and after rotation, attention, the gated product.
     layer = (8 * hidden * 4 / size + 3 * wide + 4 * narrow + 4 * inner + 2 * hidden) * size * tokens
     patches = load.micro_prompts * load.image_tokens * shape.merge
-    block = (8 * vision.hidden_size * 4 / size + 6 * vision.hidden_size + 4 * vision.intermediate_size) * size * patches
+    block = (
+        (8 * vision.hidden_size * 4 / size + 6 * vision.hidden_size + 4 * vision.intermediate_size)
+        * size
+        * patches
+    )
     if settings["gradient_checkpointing"]:
-        row = load.prompt_tokens + load.micro_completions / max(load.micro_prompts, 1) * load.completion_tokens
+        row = (
+            load.prompt_tokens + load.micro_completions / max(load.micro_prompts, 1) * load.completion_tokens
+        )
         masks = load.micro_prompts * row**2 * size
-        return float(layers * tokens * hidden * size + layer + masks + int(vision.depth) * patches * vision.hidden_size * size + block)
-    repeated = load.micro_completions * (load.prompt_tokens + load.completion_tokens) * 2 * (narrow + wide) * size  # branched: the cache
+        return float(
+            layers * tokens * hidden * size
+            + layer
+            + masks
+            + int(vision.depth) * patches * vision.hidden_size * size
+            + block
+        )
+    repeated = (
+        load.micro_completions * (load.prompt_tokens + load.completion_tokens) * 2 * (narrow + wide) * size
+    )  # branched: the cache
     return float(layers * (layer + repeated) + (int(vision.depth) * block if shape.vision_learns else block))
 
 
-def hours(shape: Shape, settings: Mapping[str, Any], load: Load, steps: int, machine: Machine, grpo: bool) -> float:
+def hours(
+    shape: Shape, settings: Mapping[str, Any], load: Load, steps: int, machine: Machine, grpo: bool
+) -> float:
     """Hours of the whole run, every completion as long as it may be."""
     text = shape.text
     matrices = shape.parameters + shape.adapters - shape.vision - shape.embedding
@@ -133,7 +167,11 @@ def hours(shape: Shape, settings: Mapping[str, Any], load: Load, steps: int, mac
         pairs = prompts * load.prompt_tokens**2 / 2 + completions * load.completion_tokens * (
             load.prompt_tokens + load.completion_tokens / 2
         )
-        return 2 * matrices * tokens + 4 * layers * wide * pairs + 2 * shape.vision * prompts * load.image_tokens * shape.merge
+        return (
+            2 * matrices * tokens
+            + 4 * layers * wide * pairs
+            + 2 * shape.vision * prompts * load.image_tokens * shape.merge
+        )
 
     speed = machine.operations * SHARE_OF_PEAK
     passes = 1 + (1 if shape.adapters else 2) + (1 if settings["gradient_checkpointing"] else 0)
@@ -142,7 +180,9 @@ def hours(shape: Shape, settings: Mapping[str, Any], load: Load, steps: int, mac
     if not grpo:
         return float(steps * training / 3600)
     weight_bytes = (shape.parameters - shape.vision) * (2 if settings["bf16"] else 4)
-    token = max(2 * matrices * load.completions / speed, weight_bytes / machine.bandwidth, layers * DISPATCH_SECONDS)
+    token = max(
+        2 * matrices * load.completions / speed, weight_bytes / machine.bandwidth, layers * DISPATCH_SECONDS
+    )
     reference = forward(load.prompts, load.completions) / speed if settings["beta"] != 0 else 0.0
     batch = forward(load.prompts, 0) / speed + load.completion_tokens * token + reference
     per_step = batch * accumulated / (settings["steps_per_generation"] * settings["num_iterations"])
@@ -159,7 +199,7 @@ def measure() -> Machine:
     a = torch.randn(side, side, device=device, dtype=dtype)
     block = torch.zeros(64 * 2**20 // 4, device=device)
 
-    def best(work: Any) -> float:  # noqa: ANN401
+    def best(work: Any) -> float:
         times = []
         for _ in range(5):
             begin = time.perf_counter()

@@ -1,6 +1,7 @@
 """What a run learns from: samples of its specs, the questions with a known answer, and how large the model sees each image.
 
-Nothing is left out silently: what cannot be learned from is counted under its name. All image files are opened before anything starts.
+Nothing is left out silently: what cannot be learned from is counted under its name. All image files are
+opened before anything starts.
 """
 
 from __future__ import annotations
@@ -72,12 +73,15 @@ class Material:
         return Frame(size_wh, fit(size_wh, family, max_pixels), family.units)
 
 
-def gather(samples: Sequence[Sample], recipe: Recipe, rewards: Mapping[str, Reward] | None = None) -> Material:
+def gather(
+    samples: Sequence[Sample], recipe: Recipe, rewards: Mapping[str, Reward] | None = None
+) -> Material:
     """The questions of `samples` that can be learned from, each as the recipe's prompt asks it.
 
-    For GRPO (`rewards` given) a question counts for which some reward applies; for SFT one that a completion can be written for. Where no
-    defective sample has boxes, none is asked for: good ones alone would teach to tell none. Raises `InputError` when none is left, and
-    `ImageError` for an image that is missing or cannot be opened.
+    For GRPO (`rewards` given) a question counts for which some reward applies; for SFT one that a completion
+    can be written for. Where no defective sample has boxes, none is asked for: good ones alone would teach to
+    tell none. Raises `InputError` when none is left, and `ImageError` for an image that is missing or cannot
+    be opened.
     """
     if not samples:
         raise InputError(f"{', '.join(recipe.data)}: no samples to learn from; name other data")
@@ -88,7 +92,9 @@ def gather(samples: Sequence[Sample], recipe: Recipe, rewards: Mapping[str, Rewa
     for sample in samples:
         for question in questions_of(sample, recipe.questions, counts):
             if question.kind == "grounding" and not boxed:
-                counts["questions for boxes, since no defective sample has any: only to tell none would be learned"] += 1
+                counts[
+                    "questions for boxes, since no defective sample has any: only to tell none would be learned"
+                ] += 1
             elif rewards is not None and not _earns(question, rewards):
                 counts["questions to which no reward applies"] += 1
             elif rewards is None and sample.anomalous is None and question.completion is None:
@@ -97,9 +103,16 @@ def gather(samples: Sequence[Sample], recipe: Recipe, rewards: Mapping[str, Rewa
                 tasks.append(Task(sample, question, prompts.build(sample, question, style, text)))
                 counts.update({UNSEEN[name]: number for name, number in tasks[-1].prompt.counts.items()})
     if not tasks:
-        why = "; ".join(f"{number} {name}" for name, number in counts.items()) or "the samples have no questions"
-        raise InputError(f"{', '.join(recipe.data)}: no question can be learned from ({why}); add labels, or rewards that apply")
-    return Material(list(samples), tasks, look(path for task in tasks for path in task.prompt.images), dict(counts))
+        why = (
+            "; ".join(f"{number} {name}" for name, number in counts.items())
+            or "the samples have no questions"
+        )
+        raise InputError(
+            f"{', '.join(recipe.data)}: no question can be learned from ({why}); add labels, or rewards that apply"
+        )
+    return Material(
+        list(samples), tasks, look(path for task in tasks for path in task.prompt.images), dict(counts)
+    )
 
 
 def prompt_style(recipe: Recipe) -> tuple[str, str | None]:
@@ -107,13 +120,19 @@ def prompt_style(recipe: Recipe) -> tuple[str, str | None]:
     if recipe.prompt in prompts.STYLES:
         return recipe.prompt, None
     if not Path(recipe.prompt).is_file():
-        raise InputError(f"prompt {recipe.prompt!r} is neither a file nor a style; styles are {', '.join(prompts.STYLES)}")
+        raise InputError(
+            f"prompt {recipe.prompt!r} is neither a file nor a style; styles are {', '.join(prompts.STYLES)}"
+        )
     return prompts.DEFAULT_STYLE, prompts.read_prompt(Path(recipe.prompt))
 
 
-def questions_of(sample: Sample, which: Literal["all", "own", "inspect"], counts: Counter[str]) -> list[Question]:
+def questions_of(
+    sample: Sample, which: Literal["all", "own", "inspect"], counts: Counter[str]
+) -> list[Question]:
     """The questions of a sample whose answer is known: the two of `inspect`, its own, or both; the same one only once."""
-    asked = [] if which == "own" else [with_gold(sample, one) for one in prompts.inspection_questions(sample.id)]
+    asked = (
+        [] if which == "own" else [with_gold(sample, one) for one in prompts.inspection_questions(sample.id)]
+    )
     found: dict[tuple[str, tuple[str, ...]], Question] = {}
     for question in (*asked, *(sample.questions if which != "inspect" else ())):
         if question.answer is None and question.boxes is None:
@@ -138,7 +157,9 @@ def look(paths: Iterable[Path]) -> dict[Path, Picture]:
     """Size and digest of each image file, all opened and decoded once. Raises `InputError` that lists all missing ones."""
     every = list(dict.fromkeys(paths))
     if missing := [str(path) for path in every if not path.is_file()]:
-        raise InputError(f"{len(missing)} of {len(every)} image files are missing, so nothing was started: {listed(missing)}")
+        raise InputError(
+            f"{len(missing)} of {len(every)} image files are missing, so nothing was started: {listed(missing)}"
+        )
     with ThreadPoolExecutor() as pool:
         return dict(zip(every, pool.map(_look, every), strict=True))
 
@@ -186,7 +207,9 @@ def require_apart(material: Material, held_out: Sequence[Sample]) -> None:
     learned = {material.pictures[task.sample.image].sha256 for task in material.tasks}
     pictures = look(sample.image for sample in held_out)
     if both := [sample.id for sample in held_out if pictures[sample.image].sha256 in learned]:
-        raise InputError(f"{len(both)} held-out images are also learned from: {listed(both)}; hold out others (anomalyr1 data split)")
+        raise InputError(
+            f"{len(both)} held-out images are also learned from: {listed(both)}; hold out others (anomalyr1 data split)"
+        )
 
 
 def gold_completion(task: Task, frame: Frame, seed: int) -> str:
@@ -200,22 +223,26 @@ def gold_completion(task: Task, frame: Frame, seed: int) -> str:
     return completions.gold(task.sample, task.question, first, frame, np.random.default_rng(list(digest[:8])))
 
 
-def completion_ids(tokenizer: Any, task: Task, frame: Frame, seed: int) -> list[int]:  # noqa: ANN401 - transformers is not typed
+def completion_ids(tokenizer: Any, task: Task, frame: Frame, seed: int) -> list[int]:
     """What SFT teaches to a task in token ids, the end of the turn included. Raises `InputError` where it writes a special token."""
     ids: list[int] = tokenizer(gold_completion(task, frame, seed), add_special_tokens=False)["input_ids"]
     if chat.special_ids(tokenizer) & set(ids):
-        raise InputError(f"sample {task.sample.id!r}, question {task.question.id!r}: its completion writes a special token; remove it")
+        raise InputError(
+            f"sample {task.sample.id!r}, question {task.question.id!r}: its completion writes a special token; remove it"
+        )
     return [*ids, tokenizer.convert_tokens_to_ids(chat.TURN_END)]
 
 
-def prompt_rows(material: Material, family: Family, max_pixels: int) -> Any:  # noqa: ANN401 - datasets is not typed
+def prompt_rows(material: Material, family: Family, max_pixels: int) -> Any:
     """The training data as TRL takes it: a row a task, `prompt` (a chat), `images` as the model sees them, opened when asked for, `row`.
 
     The same image file gives the same image object, so that it is prepared once.
     """
     from datasets import Dataset
 
-    seen = functools.lru_cache(_CACHED_IMAGES)(lambda path: resize(open_image(path).rgb, family, max_pixels)[0])
+    seen = functools.lru_cache(_CACHED_IMAGES)(
+        lambda path: resize(open_image(path).rgb, family, max_pixels)[0]
+    )
 
     def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         asked = [material.tasks[row].prompt for row in batch["row"]]

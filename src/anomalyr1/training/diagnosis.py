@@ -1,7 +1,7 @@
 """What is wrong with a run, and what to do, in plain sentences, from what its folder says (`run_folder`).
 
-Shares are those of the later half of the run, trends compare its first quarter with its last. Runs of fewer than eight logged steps have
-no trends.
+Shares are those of the later half of the run, trends compare its first quarter with its last. Runs of fewer
+than eight logged steps have no trends.
 """
 
 from __future__ import annotations
@@ -61,7 +61,11 @@ class Evidence:
         """Its means over the first and the last quarter; None for fewer than eight values."""
         values = self.series(name)
         quarter = len(values) // 4
-        return (statistics.fmean(values[:quarter]), statistics.fmean(values[-quarter:])) if len(values) >= TREND_STEPS else None
+        return (
+            (statistics.fmean(values[:quarter]), statistics.fmean(values[-quarter:]))
+            if len(values) >= TREND_STEPS
+            else None
+        )
 
     @property
     def weights(self) -> dict[str, float]:
@@ -71,7 +75,9 @@ class Evidence:
     @property
     def highest(self) -> float:
         """The most that a completion earned."""
-        return max((total for group in self.groups for total in group.totals() if total is not None), default=0.0)
+        return max(
+            (total for group in self.groups for total in group.totals() if total is not None), default=0.0
+        )
 
 
 def diagnose(run: Path) -> list[str]:
@@ -80,8 +86,15 @@ def diagnose(run: Path) -> list[str]:
     Raises `InputError` for a folder that is no run, or one that has not logged a step.
     """
     if not (run / RECIPE).is_file():
-        raise InputError(f"{str(run)!r} is not the folder of a run: it has no {RECIPE}; name one that `anomalyr1 train` has made")
-    evidence = Evidence(load_recipe(str(run / RECIPE)), read_lines(run / METRICS), read_groups(run), read_lines(run / EVALUATIONS))
+        raise InputError(
+            f"{str(run)!r} is not the folder of a run: it has no {RECIPE}; name one that `anomalyr1 train` has made"
+        )
+    evidence = Evidence(
+        load_recipe(str(run / RECIPE)),
+        read_lines(run / METRICS),
+        read_groups(run),
+        read_lines(run / EVALUATIONS),
+    )
     if not evidence.metrics:
         raise InputError(f"{str(run)!r} has not logged a step yet; ask again later")
     return [sentence for symptom in SYMPTOMS if (sentence := symptom(evidence))]
@@ -115,7 +128,11 @@ def _unscored(run: Evidence) -> str | None:
 
 
 def _never_applies(run: Evidence) -> str | None:
-    names = [name for name in run.weights if not any(_known(group, name) for group in run.groups)] if run.groups else []
+    names = (
+        [name for name in run.weights if not any(_known(group, name) for group in run.groups)]
+        if run.groups
+        else []
+    )
     if not names:
         return None
     return f"{_listed('reward', names)} never applied: the data has no such question; drop what does not apply, or add questions for it"
@@ -142,7 +159,11 @@ def _contradicted(run: Evidence) -> str | None:
     share = run.late_share("answers/right_but_contradicted")
     if share < OFTEN:
         return None
-    cure = "raise the weight of roam" if any(name.startswith("roam") for name in run.weights) else "add the reward roam"
+    cure = (
+        "raise the weight of roam"
+        if any(name.startswith("roam") for name in run.weights)
+        else "add the reward roam"
+    )
     return f"the reasoning of {_percent(share)} of right answers concludes something else, so it is not what leads to them: {cure}"
 
 
@@ -194,7 +215,12 @@ def _dominant(run: Evidence) -> str | None:
 
 def _no_progress(run: Evidence) -> str | None:
     trend = run.trend("reward")
-    if trend is None or not run.groups or trend[1] - trend[0] > RISES * run.highest or trend[1] > CEILING * run.highest:
+    if (
+        trend is None
+        or not run.groups
+        or trend[1] - trend[0] > RISES * run.highest
+        or trend[1] > CEILING * run.highest
+    ):
         return None
     return (
         f"the reward did not rise (from {trend[0]:.3g} to {trend[1]:.3g}; best earned: {run.highest:.3g}): raise the learning rate or "
@@ -204,10 +230,14 @@ def _no_progress(run: Evidence) -> str | None:
 
 def _held_out(run: Evidence) -> str | None:
     name = "balanced accuracy"
-    found = [line for line in run.evaluations if isinstance(line.get(name), int | float) and not line.get("final")]
+    found = [
+        line for line in run.evaluations if isinstance(line.get(name), int | float) and not line.get("final")
+    ]
     if len(found) < 2:
         return None
-    noise = max(NOISE, 1 / max(found[0].get("images") or 1, 1) ** 0.5)  # two standard errors of a share, at most
+    noise = max(
+        NOISE, 1 / max(found[0].get("images") or 1, 1) ** 0.5
+    )  # two standard errors of a share, at most
     first, last = found[0][name], found[-1][name]
     if first - last < noise:
         return None

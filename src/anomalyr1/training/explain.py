@@ -14,17 +14,24 @@ from anomalyr1.types import LETTERS, Answer, Box, InputError, Question
 def explain(run: Path, step: int | None = None, number: int = 1) -> list[str]:
     """Lines about the `number`-th group of a step, the last one unless told otherwise.
 
-    Raises `InputError` for a run without groups, and for a step or a number that has none, naming what there is.
+    Raises `InputError` for a run without groups, and for a step or a number that has none, naming what there
+    is.
     """
     steps = list(dict.fromkeys(line["step"] for line in read_lines(run / GROUPS)))
     if not steps:
-        raise InputError(f"{str(run)!r} has no groups ({GROUPS} is absent or empty); name the folder of a GRPO run that has begun")
+        raise InputError(
+            f"{str(run)!r} has no groups ({GROUPS} is absent or empty); name the folder of a GRPO run that has begun"
+        )
     step = steps[-1] if step is None else step
     if step not in steps:
-        raise InputError(f"{str(run)!r} has no groups of step {step}; it has those of {len(steps)} steps, from {steps[0]} to {steps[-1]}")
+        raise InputError(
+            f"{str(run)!r} has no groups of step {step}; it has those of {len(steps)} steps, from {steps[0]} to {steps[-1]}"
+        )
     groups = read_groups(run, step)
     if not 1 <= number <= len(groups):
-        raise InputError(f"step {step} of {str(run)!r} has {len(groups)} groups; choose one of 1 to {len(groups)}")
+        raise InputError(
+            f"step {step} of {str(run)!r} has {len(groups)} groups; choose one of 1 to {len(groups)}"
+        )
     return [f"step {step}, group {number} of {len(groups)}", *lines(groups[number - 1])]
 
 
@@ -40,15 +47,23 @@ def lines(group: Group) -> list[str]:
     ]
     if group.without_signal:
         told.append("all completions that were scored earned the same: nothing is learned from this group")
-    for i, (answer, total, advantage) in enumerate(zip(group.answers(), group.totals(), group.advantages, strict=True)):
-        earned = [f"{name} {_value(values[i])} x {group.weights[name]:g}" for name, values in group.rewards.items()]
+    for i, (answer, total, advantage) in enumerate(
+        zip(group.answers(), group.totals(), group.advantages, strict=True)
+    ):
+        earned = [
+            f"{name} {_value(values[i])} x {group.weights[name]:g}" for name, values in group.rewards.items()
+        ]
         told += [
             "",
             f"completion {i + 1}: reward {_value(total)}, advantage {advantage:+.3f}",
             f"  read: {answer.status}; the reasoning {_concluded(answer, question)}; the answer is {_said(answer, question)}",
             f"  {_roam(answer, question, {name: values[i] for name, values in group.rewards.items()})}",
             f"  rewards: {', '.join(earned)}",
-            *([f"  counted: {', '.join(f'{name} {n}' for name, n in answer.counts.items())}"] if answer.counts else []),
+            *(
+                [f"  counted: {', '.join(f'{name} {n}' for name, n in answer.counts.items())}"]
+                if answer.counts
+                else []
+            ),
             *_indented("  text: ", answer.raw),
         ]
     return told
@@ -72,7 +87,11 @@ def _said(answer: Answer, question: Question) -> str:
     if answer.choice is not None:
         return answer.choice
     if answer.boxes is not None:
-        overlap = f" (set IoU {set_iou(to_array(answer.boxes), to_array(question.boxes)):.2f})" if question.boxes else ""
+        overlap = (
+            f" (set IoU {set_iou(to_array(answer.boxes), to_array(question.boxes)):.2f})"
+            if question.boxes
+            else ""
+        )
         return _listed(answer.boxes) + overlap
     if answer.unmapped_boxes is not None:
         return f"{len(answer.unmapped_boxes)} boxes in the model's own units"

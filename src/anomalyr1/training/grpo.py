@@ -1,8 +1,9 @@
 """GRPO on image prompts: TRL's trainer in which a group reads its prompt once, for rollouts and for log-probabilities alike.
 
-TRL repeats a prompt for each of its G completions: G image encodings and G prompt passes in generation, in the reference policy and in
-the training step. `SharedPrefixGRPOTrainer` gives the same numbers (see `shared_prefix`) without the repeats, falls back to TRL's own
-path where it must, and logs why. It overrides private methods of TRL 1.16, which the tests of exactness guard.
+TRL repeats a prompt for each of its G completions: G image encodings and G prompt passes in generation, in
+the reference policy and in the training step. `SharedPrefixGRPOTrainer` gives the same numbers (see
+`shared_prefix`) without the repeats, falls back to TRL's own path where it must, and logs why. It overrides
+private methods of TRL 1.16, which the tests of exactness guard.
 """
 
 from __future__ import annotations
@@ -21,13 +22,31 @@ from torch import Tensor
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
-from trl.trainer.utils import RepeatSampler, split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
+from trl.trainer.utils import (
+    RepeatSampler,
+    split_pixel_values_by_grid,
+    split_tensor_dict,
+    unsplit_pixel_values_by_grid,
+)
 
 from anomalyr1.shared_prefix.groups import Form, Groups, agreement, choose, find_groups, parts
-from anomalyr1.shared_prefix.rollouts import distinct, each_image_once, prompts_as_groups, roll_out, whole_weights
+from anomalyr1.shared_prefix.rollouts import (
+    distinct,
+    each_image_once,
+    prompts_as_groups,
+    roll_out,
+    whole_weights,
+)
 from anomalyr1.shared_prefix.score import FAMILIES, install, suppress
 from anomalyr1.training import checkpoints
-from anomalyr1.training.zero_variance import OnZeroVariance, ScoredGroup, groups_of, length_figures, spliced, without_signal
+from anomalyr1.training.zero_variance import (
+    OnZeroVariance,
+    ScoredGroup,
+    groups_of,
+    length_figures,
+    spliced,
+    without_signal,
+)
 from anomalyr1.types import InputError
 
 _ROWS = "rows of a group"
@@ -41,25 +60,27 @@ _log = logging.getLogger(__name__)
 class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not typed
     """`trl.GRPOTrainer` with shared prefixes; takes its arguments, and some more.
 
-    `suppressed_ids` are tokens that no completion may hold (image placeholders unless told otherwise; `Policy.suppressed_ids` is the full
-    list): they leave the distribution that is sampled from and the one that is scored, of policy and reference policy alike. vLLM samples
-    elsewhere: suppress them there too, with `generation_kwargs`. `form` forces one form of the shared prefix where it can be run.
-    `forms` counts forward passes by what was used: "branched", "packed" or "trl".
+    `suppressed_ids` are tokens that no completion may hold (image placeholders unless told otherwise;
+    `Policy.suppressed_ids` is the full list): they leave the distribution that is sampled from and the one
+    that is scored, of policy and reference policy alike. vLLM samples elsewhere: suppress them there too,
+    with `generation_kwargs`. `form` forces one form of the shared prefix where it can be run. `forms` counts
+    forward passes by what was used: "branched", "packed" or "trl".
 
-    In a group whose completions all earn the same every advantage is exactly 0. `zero_variance` says what else becomes of it: "keep" it
-    (the KL term still counts), "skip" it (its tokens leave the loss; a mean over completions still counts them, as zeros), or "resample"
-    it (drawn once more before anything else is computed; the second draw counts, whatever it earned; one process only). `on_group` is
-    given each group, in the main process; the rows of the data set must then have the column `row`.
+    In a group whose completions all earn the same every advantage is exactly 0. `zero_variance` says what
+    else becomes of it: "keep" it (the KL term still counts), "skip" it (its tokens leave the loss; a mean
+    over completions still counts them, as zeros), or "resample" it (drawn once more before anything else is
+    computed; the second draw counts, whatever it earned; one process only). `on_group` is given each group,
+    in the main process; the rows of the data set must then have the column `row`.
     """
 
     def __init__(
         self,
-        *args: Any,  # noqa: ANN401 - TRL's own
+        *args: Any,
         suppressed_ids: Sequence[int] | None = None,
         form: Form | None = None,
         zero_variance: OnZeroVariance = "keep",
         on_group: Callable[[ScoredGroup], None] | None = None,
-        **kwargs: Any,  # noqa: ANN401
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         if zero_variance == "resample" and self.accelerator.num_processes > 1:
@@ -75,7 +96,9 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
         self._agree = agreement(self.accelerator)
         self._logged: set[str] = set()
         self._signal = False
-        self._buffered_inputs: list[dict[str, Any]] | None = None  # TRL's own: the microbatches of a generation batch
+        self._buffered_inputs: list[dict[str, Any]] | None = (
+            None  # TRL's own: the microbatches of a generation batch
+        )
         self._shares = self._is_vlm and self._base(self.model).config.model_type in FAMILIES
         if self._shares:
             config = self._base(self.model).config
@@ -86,7 +109,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
                     install(self._base(model), self.temperature, self.args.cast_lm_head_to_fp32)
         self.add_callback(_KeepWeightsWithoutSignal(self))
 
-    def _base(self, model: Any) -> Any:  # noqa: ANN401 - transformers' classes are not typed
+    def _base(self, model: Any) -> Any:
         """The model itself inside wrappers and adapters."""
         inner = self.accelerator.unwrap_model(model)
         return inner.get_base_model() if is_peft_model(inner) else inner
@@ -101,20 +124,23 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
 
     def _get_per_token_logps_and_entropies(
         self,
-        model: Any,  # noqa: ANN401
+        model: Any,
         input_ids: Tensor,
         attention_mask: Tensor,
         logits_to_keep: int,
         batch_size: int | None = None,
         compute_entropy: bool = False,
         compute_aux_loss: bool = False,
-        **fields: Any,  # noqa: ANN401
+        **fields: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         given = {name: value for name, value in fields.items() if value is not None}
         reason = self._why_not_shared(model, given, compute_aux_loss)
         if reason is None:
             groups = find_groups(
-                input_ids, attention_mask, logits_to_keep, *(given.get(name) for name in ("pixel_values", "image_grid_thw", "num_images"))
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                *(given.get(name) for name in ("pixel_values", "image_grid_thw", "num_images")),
             )
             found = self._score_shared(model, groups, batch_size or len(input_ids), compute_entropy)
             if not isinstance(found, str):
@@ -123,11 +149,18 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
         self._fall_back(reason)
         self.forms["trl"] += 1
         scored: tuple[Tensor, Tensor | None, Tensor | None] = super()._get_per_token_logps_and_entropies(
-            model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **fields
+            model,
+            input_ids,
+            attention_mask,
+            logits_to_keep,
+            batch_size,
+            compute_entropy,
+            compute_aux_loss,
+            **fields,
         )
         return scored
 
-    def _why_not_shared(self, model: Any, given: Mapping[str, Any], aux_loss: bool) -> str | None:  # noqa: ANN401
+    def _why_not_shared(self, model: Any, given: Mapping[str, Any], aux_loss: bool) -> str | None:
         """What keeps this batch from sharing prefixes, in words."""
         if not self._shares:
             return f"the model is none of {', '.join(FAMILIES)}"
@@ -144,7 +177,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
 
     def _score_shared(
         self,
-        model: Any,  # noqa: ANN401
+        model: Any,
         groups: Groups,
         batch_size: int,
         entropy: bool,
@@ -165,9 +198,13 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
 
     # Rollouts.
 
-    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], list[Any] | None, dict[str, Any]]:
+    def _tokenize_prompts(
+        self, prompts: list[Any]
+    ) -> tuple[list[list[int]], list[Any] | None, dict[str, Any]]:
         if self._why_not_rolled_out() is not None:
-            repeated: tuple[list[list[int]], list[Any] | None, dict[str, Any]] = super()._tokenize_prompts(prompts)
+            repeated: tuple[list[list[int]], list[Any] | None, dict[str, Any]] = super()._tokenize_prompts(
+                prompts
+            )
             return repeated
         kept, rows = distinct(prompts)
         ids, images, fields = super()._tokenize_prompts(kept)
@@ -178,7 +215,9 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
     def _why_not_rolled_out(self) -> str | None:
         """What keeps rollouts from sharing prefixes, in words."""
         if self.use_vllm:
-            return None  # it caches prefixes itself, and takes prompts and images without the processor's fields
+            return (
+                None  # it caches prefixes itself, and takes prompts and images without the processor's fields
+            )
         if not self._shares:
             return f"the model is none of {', '.join(FAMILIES)}"
         if self.tools or self.environment_factories is not None:
@@ -201,7 +240,9 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
         rows = fields.pop(_ROWS, None)
         if rows is None or self.use_vllm:
             if self.use_vllm:
-                images = [one or None for one in images] if images else None  # it takes None where the processors take []
+                images = (
+                    [one or None for one in images] if images else None
+                )  # it takes None where the processors take []
             else:
                 self._fall_back(self._why_not_rolled_out() or "prompts were not grouped")
             written: tuple[list[list[int]], Any] = super()._generate_single_turn(
@@ -223,7 +264,9 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
         ):
             base = self._base(model)
             merge = base.config.vision_config.spatial_merge_size**2
-            groups = prompts_as_groups(distinct_ids, fields, rows, base.config.image_token_id, merge, self.accelerator.device)
+            groups = prompts_as_groups(
+                distinct_ids, fields, rows, base.config.image_token_id, merge, self.accelerator.device
+            )
             ids = roll_out(base, groups, self.generation_config)
         return [_until_stop(row, self.eos_token_ids) for row in ids.tolist()], None
 
@@ -253,9 +296,14 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
             self._metrics["train"][name][-2:] = [value]  # what counts, in place of both draws
         return merged
 
-    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:  # noqa: ANN401
+    def _calculate_rewards(
+        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
+    ) -> Tensor:
         rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        self._last_rewards = ([one if isinstance(one, str) else one[0]["content"] for one in completions], rewards)
+        self._last_rewards = (
+            [one if isinstance(one, str) else one[0]["content"] for one in completions],
+            rewards,
+        )
         return rewards
 
     def _without_signal(self, rewards: Tensor) -> Tensor:
@@ -274,13 +322,20 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
             scored["completion_mask"][flat] = 0
             scored["num_items_in_batch"] = self.accelerator.gather(scored["completion_mask"].sum()).sum()
         if self._on_group is not None:
-            own = ([one["row"] for one in self._inputs], texts, scored["prompt_mask"].sum(1).tolist(), scored["advantages"].tolist())
+            own = (
+                [one["row"] for one in self._inputs],
+                texts,
+                scored["prompt_mask"].sum(1).tolist(),
+                scored["advantages"].tolist(),
+            )
             whole = gather_object(list(zip(*own, strict=True)))  # a group may lie in two processes
             by_name = {name: rewards[:, i].tolist() for i, name in enumerate(self.reward_func_names)}
-            for group in groups_of(whole, by_name, self.num_generations) if self.accelerator.is_main_process else ():
+            for group in (
+                groups_of(whole, by_name, self.num_generations) if self.accelerator.is_main_process else ()
+            ):
                 self._on_group(group)
 
-    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:  # noqa: ANN401
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         """As TRL's, but a group stays together when the generation batch is shuffled, so that it lies in one microbatch."""
         if not self.model.training:
             inputs: dict[str, Any] = super()._prepare_inputs(generation_batch)
@@ -289,17 +344,19 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
         if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:
             batch = split_pixel_values_by_grid(self._generate_and_score_completions(generation_batch))
             order = _shuffled_groups(len(batch["prompt_ids"]), self.num_generations)
-            batches = split_tensor_dict({name: _in_order(value, order) for name, value in batch.items()}, steps)
+            batches = split_tensor_dict(
+                {name: _in_order(value, order) for name, value in batch.items()}, steps
+            )
             self._buffered_inputs = [unsplit_pixel_values_by_grid(one) for one in batches]
         found: dict[str, Any] = self._buffered_inputs[self._step % steps]
         return found
 
     def compute_loss(
         self,
-        model: Any,  # noqa: ANN401
+        model: Any,
         inputs: dict[str, Any],
         return_outputs: bool = False,
-        num_items_in_batch: Any = None,  # noqa: ANN401
+        num_items_in_batch: Any = None,
     ) -> Tensor:
         """TRL's loss; remembers whether any completion of the step had an advantage, and tokens that count."""
         if self.model.training:
@@ -310,22 +367,27 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
 
     # Resume.
 
-    def _get_train_sampler(self, dataset: Any = None) -> RepeatSampler:  # noqa: ANN401
+    def _get_train_sampler(self, dataset: Any = None) -> RepeatSampler:
         theirs = super()._get_train_sampler(dataset)
         return _ResumableSampler(theirs, lambda: self.state.epoch or 0.0)
 
-    def create_model_card(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
+    def create_model_card(self, *_: Any, **__: Any) -> None:
         """Left out: TRL's card knows nothing of the data, and `run.json` holds what it would say."""
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:  # noqa: ANN401
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         checkpoints.load_weights(
-            self, resume_from_checkpoint, functools.partial(super()._load_from_checkpoint, resume_from_checkpoint, model)
+            self,
+            resume_from_checkpoint,
+            functools.partial(super()._load_from_checkpoint, resume_from_checkpoint, model),
         )
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ANN401
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """As transformers', sealed (see `checkpoints`), and only where no rollouts wait for their steps: TRL does not save those."""
         if self._step % (self.args.steps_per_generation * self.num_iterations):
-            _log.warning("no checkpoint at step %d: rollouts of a generation batch are still in use", self.state.global_step)
+            _log.warning(
+                "no checkpoint at step %d: rollouts of a generation batch are still in use",
+                self.state.global_step,
+            )
             return
         save = functools.partial(super()._save_checkpoint, model, trial)
         checkpoints.save_sealed(self, Path(self._get_output_dir(trial=trial)), save)
@@ -355,7 +417,14 @@ class _ResumableSampler(RepeatSampler):  # type: ignore[misc]  # TRL is not type
     """TRL's sampler, whose order in an epoch does not depend on whether this process ran the epochs before it."""
 
     def __init__(self, theirs: RepeatSampler, epoch: Callable[[], float]) -> None:
-        super().__init__(theirs.data_source, theirs.mini_repeat_count, theirs.batch_size, theirs.repeat_count, theirs.shuffle, theirs.seed)
+        super().__init__(
+            theirs.data_source,
+            theirs.mini_repeat_count,
+            theirs.batch_size,
+            theirs.repeat_count,
+            theirs.shuffle,
+            theirs.seed,
+        )
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -381,7 +450,7 @@ def _shuffled_groups(rows: int, size: int) -> Tensor:
     return torch.cat([torch.arange(block * size, (block + 1) * size) for block in blocks])
 
 
-def _in_order(values: Any, order: Tensor) -> Any:  # noqa: ANN401
+def _in_order(values: Any, order: Tensor) -> Any:
     if values is None or (isinstance(values, Tensor) and values.ndim == 0):
         return values
     return values[order] if isinstance(values, Tensor) else [values[i] for i in order.tolist()]

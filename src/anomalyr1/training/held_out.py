@@ -1,7 +1,8 @@
 """What the policy in training can do on samples it never learns from: asked greedily, now and then, by the engine that inspects.
 
-The engine runs the trainer's own model: there is no second copy of the weights, no random number is drawn, and training goes on as if
-nothing had happened. In a run of several processes each asks the same, so that sharded weights can be gathered, and the main one writes.
+The engine runs the trainer's own model: there is no second copy of the weights, no random number is drawn,
+and training goes on as if nothing had happened. In a run of several processes each asks the same, so that
+sharded weights can be gathered, and the main one writes.
 """
 
 from __future__ import annotations
@@ -80,9 +81,11 @@ class HeldOut:
         asked = known(samples)
         self.left_out = len(samples) - len(asked)
         self._policy, self._style, self._text = policy, style, text
-        self._asked = [(sample, questions_about(sample, number, every)) for number, sample in enumerate(asked)]
+        self._asked = [
+            (sample, questions_about(sample, number, every)) for number, sample in enumerate(asked)
+        ]
 
-    def ask(self, model: Any, max_new_tokens: int = 256, temperature: float = 0.0) -> list[Told]:  # noqa: ANN401 - transformers is not typed
+    def ask(self, model: Any, max_new_tokens: int = 256, temperature: float = 0.0) -> list[Told]:
         """What `model` answers, in the order of the samples; it is the policy's own or that of a trainer, without wrappers.
 
         At temperature 0 greedily, else drawn; the same every time.
@@ -92,8 +95,14 @@ class HeldOut:
         engine, told = LocalEngine(replace(self._policy, model=model)), []
         sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
         for start in range(0, len(self._asked), BATCH):
-            some = [(sample, question) for sample, questions in self._asked[start : start + BATCH] for question in questions]
-            images = {path: open_image(path) for sample, _ in some for path in (sample.image, *sample.references)}
+            some = [
+                (sample, question)
+                for sample, questions in self._asked[start : start + BATCH]
+                for question in questions
+            ]
+            images = {
+                path: open_image(path) for sample, _ in some for path in (sample.image, *sample.references)
+            }
             built = [prompts.build(sample, question, self._style, self._text) for sample, question in some]
             for (sample, question), one in zip(some, engine.complete(built, images, sampling), strict=True):
                 verdict = question.kind == "anomaly detection" and one.option_scores
@@ -107,10 +116,16 @@ def measure(told: Sequence[Told]) -> dict[str, float]:
 
     The AUROC is absent where all samples are good, or all defective.
     """
-    found: dict[str, float] = scoring.figures([(one.sample, one.question) for one in told], [one.answer for one in told])
+    found: dict[str, float] = scoring.figures(
+        [(one.sample, one.question) for one in told], [one.answer for one in told]
+    )
     truths, scores = _verdicts(told)
     area = _auroc(truths, scores)
-    return {**found, **({} if area is None else {"AUROC": area}), "without score": float(np.mean(np.isnan(scores)))}
+    return {
+        **found,
+        **({} if area is None else {"AUROC": area}),
+        "without score": float(np.mean(np.isnan(scores))),
+    }
 
 
 def intervals(told: Sequence[Told], seed: int = 0) -> dict[str, tuple[float, float]]:
@@ -118,7 +133,10 @@ def intervals(told: Sequence[Told], seed: int = 0) -> dict[str, tuple[float, flo
     blocks: dict[str, list[Told]] = {}
     for one in told:
         blocks.setdefault(one.sample.id, []).append(one)
-    counted = [scoring.hits([(one.sample, one.question) for one in block], [one.answer for one in block]) for block in blocks.values()]
+    counted = [
+        scoring.hits([(one.sample, one.question) for one in block], [one.answer for one in block])
+        for block in blocks.values()
+    ]
     drawn = np.random.default_rng(seed).integers(len(blocks), size=(DRAWS, len(blocks)))
     means = {}
     for name in sorted({name for one in counted for name in one}):
@@ -130,7 +148,11 @@ def intervals(told: Sequence[Told], seed: int = 0) -> dict[str, tuple[float, flo
     areas = [_auroc(truths[row], scores[row]) for row in drawn]
     found["AUROC"] = np.array([np.nan if area is None else area for area in areas])
     tails = [50 * (1 - LEVEL), 50 * (1 + LEVEL)]
-    bounded = {name: np.nanpercentile(found[name], tails) for name in BOUNDED if name in found and not np.isnan(found[name]).all()}
+    bounded = {
+        name: np.nanpercentile(found[name], tails)
+        for name in BOUNDED
+        if name in found and not np.isnan(found[name]).all()
+    }
     return {name: (float(low), float(high)) for name, (low, high) in bounded.items()}
 
 
@@ -145,30 +167,41 @@ def _auroc(truths: NDArray[np.bool_], scores: NDArray[np.float64]) -> float | No
     """None where there is only one kind; a missing score says nothing either way."""
     from sklearn.metrics import roc_auc_score
 
-    return float(roc_auc_score(truths, np.nan_to_num(scores, nan=0.5))) if truths.any() and not truths.all() else None
+    return (
+        float(roc_auc_score(truths, np.nan_to_num(scores, nan=0.5)))
+        if truths.any() and not truths.all()
+        else None
+    )
 
 
 class Examiner(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
     """Asks before the first step, every `eval_steps` steps and at the end, which gets intervals; add it with `attach`."""
 
-    def __init__(self, held_out: HeldOut, trainer: Any, log: RunLog, limit: int) -> None:  # noqa: ANN401 - TRL is not typed
+    def __init__(self, held_out: HeldOut, trainer: Any, log: RunLog, limit: int) -> None:
         self._held_out, self._trainer, self._log, self._limit = held_out, trainer, log, limit
         self._last: tuple[int, list[Told]] = (-1, [])
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: object) -> None:  # noqa: ANN401
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: object) -> None:
         """Where it starts from; a resumed run has that already."""
         if state.global_step == 0:
             self._evaluate(0)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> None:  # noqa: ANN401
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> None:
         """At every `eval_steps`-th step."""
-        if state.global_step % _every(args.eval_steps, state.max_steps) == 0 or state.global_step == state.max_steps:
+        if (
+            state.global_step % _every(args.eval_steps, state.max_steps) == 0
+            or state.global_step == state.max_steps
+        ):
             self._evaluate(state.global_step)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: object) -> None:  # noqa: ANN401
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: object) -> None:
         """Once more, with intervals; a run resumed behind its last step has the line without them already."""
         told = self._last[1] if self._last[0] == state.global_step else self._ask()
-        self._log.evaluation(state.global_step, {**measure(told), "intervals": intervals(told, self._log.recipe.seed)}, final=True)
+        self._log.evaluation(
+            state.global_step,
+            {**measure(told), "intervals": intervals(told, self._log.recipe.seed)},
+            final=True,
+        )
 
     def _evaluate(self, step: int) -> None:
         self._last = (step, self._ask())
@@ -186,13 +219,13 @@ def _every(eval_steps: float | None, max_steps: int) -> int:
     return math.ceil(max_steps * eval_steps) if eval_steps < 1 else int(eval_steps)
 
 
-def attach(trainer: Any, held_out: HeldOut, log: RunLog, limit: int) -> None:  # noqa: ANN401 - TRL is not typed
+def attach(trainer: Any, held_out: HeldOut, log: RunLog, limit: int) -> None:
     """Let `held_out` be asked while `trainer` trains, at most `limit` tokens long; figures go to `log`, and to TRL's trackers."""
     trainer.add_callback(Examiner(held_out, trainer, log, limit))
 
 
 @contextmanager
-def lent(trainer: Any) -> Iterator[Any]:  # noqa: ANN401 - TRL is not typed
+def lent(trainer: Any) -> Iterator[Any]:
     """The trainer's model without wrappers, whole, and in evaluation mode; each module is put back into the mode it was in."""
     from accelerate.utils import is_peft_model
     from trl.models import unwrap_model_for_generation

@@ -1,7 +1,7 @@
 """The configurations of the models that the shipped recipes name, for planning where the hub cannot be reached.
 
-Values of the published `config.json` files; what is not listed is the default of transformers' class. A test holds the
-parameter counts that follow from them to the published ones.
+Values of the published `config.json` files; what is not listed is the default of transformers' class. A test
+holds the parameter counts that follow from them to the published ones.
 """
 
 from __future__ import annotations

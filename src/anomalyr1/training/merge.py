@@ -18,14 +18,19 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def merge(
-    source: Path, out: Path, model: str | None = None, revision: str | None = None, say: Callable[[str], None] = lambda line: None
+    source: Path,
+    out: Path,
+    model: str | None = None,
+    revision: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Write the merged model to `out`, with its processor, and return it.
 
-    `source` is a run (its final adapter, else that of its newest complete checkpoint), a checkpoint, or an adapter's folder; which one is
-    taken, and what is passed over, is said. The base is `model` at `revision`, else what the run's recipe names, or the adapter itself.
-    The sum is taken in float32 and kept in the base's own type. Raises `InputError` for a source without an adapter, a checkpoint of a run
-    that is not complete, one whose tensors do not fit the base, and an `out` that exists.
+    `source` is a run (its final adapter, else that of its newest complete checkpoint), a checkpoint, or an
+    adapter's folder; which one is taken, and what is passed over, is said. The base is `model` at `revision`,
+    else what the run's recipe names, or the adapter itself. The sum is taken in float32 and kept in the
+    base's own type. Raises `InputError` for a source without an adapter, a checkpoint of a run that is not
+    complete, one whose tensors do not fit the base, and an `out` that exists.
     """
     if out.exists():
         raise InputError(f"{str(out)!r} exists already; name a folder that does not")
@@ -65,9 +70,15 @@ def merged(adapter: Path, name: str, revision: str | None, max_pixels: int | Non
         with quiet():
             whole = PeftModel.from_pretrained(policy.model, adapter, is_trainable=False)
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{str(adapter)!r} does not fit {name!r} ({str(error).splitlines()[0]}); name its model with --model") from error
-    if missing := [key for key in _tensors(adapter) if key not in {_saved_name(one) for one in whole.state_dict()}]:
-        raise InputError(f"{str(adapter)!r} does not fit {name!r}, which has no place for {missing[0]!r}; name its model with --model")
+        raise InputError(
+            f"{str(adapter)!r} does not fit {name!r} ({str(error).splitlines()[0]}); name its model with --model"
+        ) from error
+    if missing := [
+        key for key in _tensors(adapter) if key not in {_saved_name(one) for one in whole.state_dict()}
+    ]:
+        raise InputError(
+            f"{str(adapter)!r} does not fit {name!r}, which has no place for {missing[0]!r}; name its model with --model"
+        )
     return whole.merge_and_unload(safe_merge=True).to(kept), policy.processor
 
 
@@ -89,16 +100,26 @@ def _adapter_of(source: Path, say: Callable[[str], None]) -> Path:
         raise InputError(f"{str(source)!r} is not a folder; name a run, a checkpoint or an adapter")
     within = source.name.startswith("checkpoint-") and (source.parent / RECIPE).is_file()
     if within and (reason := checkpoints.fault(source)):
-        raise InputError(f"{str(source)!r} is no complete checkpoint ({reason}); name its run, and the newest complete one is taken")
+        raise InputError(
+            f"{str(source)!r} is no complete checkpoint ({reason}); name its run, and the newest complete one is taken"
+        )
     newest, notes = checkpoints.newest(source)
     for folder in (source, source / ADAPTER, source / FINAL, newest):
         if folder is not None and (folder / CONFIG).is_file():
             if not (folder / WEIGHTS).is_file():
-                raise InputError(f"{str(folder)!r} has no {WEIGHTS}; only safetensors are loaded, save the adapter as such")
-            for line in (*notes, f"the run is not finished: its adapter at {folder.name} is taken") if folder == newest else ():
+                raise InputError(
+                    f"{str(folder)!r} has no {WEIGHTS}; only safetensors are loaded, save the adapter as such"
+                )
+            for line in (
+                (*notes, f"the run is not finished: its adapter at {folder.name} is taken")
+                if folder == newest
+                else ()
+            ):
                 say(line)
             return folder
-    raise InputError(f"{str(source)!r} holds no adapter ({CONFIG}); weights that were trained whole need no merging, load them as they are")
+    raise InputError(
+        f"{str(source)!r} holds no adapter ({CONFIG}); weights that were trained whole need no merging, load them as they are"
+    )
 
 
 def _recipe_of(adapter: Path) -> Recipe | None:
@@ -111,5 +132,7 @@ def _config(adapter: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{str(adapter / CONFIG)!r} cannot be read ({error}); copy the adapter again") from error
+        raise InputError(
+            f"{str(adapter / CONFIG)!r} cannot be read ({error}); copy the adapter again"
+        ) from error
     return found

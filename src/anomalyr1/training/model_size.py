@@ -38,7 +38,8 @@ class Shape:
     """Parameters of the vision tower."""
     vision_learns: bool
     embedding: int
-    """Parameters of the embedding table, which is looked up and not multiplied with, unless the head shares it."""
+    """Parameters of the embedding table, which is looked up and not multiplied with, unless the head shares
+    it."""
     config: Any
     """transformers' configuration."""
     text_tokens: Encode
@@ -47,7 +48,7 @@ class Shape:
     """The model's, None where it is not here: tokens are then estimated from the length of the text."""
 
     @property
-    def text(self) -> Any:  # noqa: ANN401 - transformers' classes are not typed
+    def text(self) -> Any:
         """Configuration of the text model."""
         return self.config.get_text_config()
 
@@ -59,7 +60,9 @@ class Shape:
     @property
     def head_dim(self) -> int:
         """Width of one attention head of the text model."""
-        return int(getattr(self.text, "head_dim", None) or self.text.hidden_size // self.text.num_attention_heads)
+        return int(
+            getattr(self.text, "head_dim", None) or self.text.hidden_size // self.text.num_attention_heads
+        )
 
     def image_tokens(self, model_wh: tuple[int, int]) -> int:
         """Tokens of an image as the model sees it."""
@@ -86,10 +89,14 @@ def read_shape(recipe: Recipe) -> Shape:
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     processor = load_processor(folder)
     cap = pixel_cap(folder, processor, family, recipe.max_pixels)
-    return _counted(recipe, config, family, cap, f"the configuration of {recipe.model!r}", processor.tokenizer)
+    return _counted(
+        recipe, config, family, cap, f"the configuration of {recipe.model!r}", processor.tokenizer
+    )
 
 
-def _counted(recipe: Recipe, config: Any, family: Family, max_pixels: int, source: str, tokenizer: Any) -> Shape:  # noqa: ANN401
+def _counted(
+    recipe: Recipe, config: Any, family: Family, max_pixels: int, source: str, tokenizer: Any
+) -> Shape:
     import torch
     from transformers import AutoModelForImageTextToText
 
@@ -124,7 +131,9 @@ def _counted(recipe: Recipe, config: Any, family: Family, max_pixels: int, sourc
         vision_learns=any(".visual." in name for name in learning),
         embedding=0 if tied else table.numel(),
         config=config,
-        text_tokens=_estimate if tokenizer is None else lambda messages: len(chat.encode(tokenizer, messages)),
+        text_tokens=_estimate
+        if tokenizer is None
+        else lambda messages: len(chat.encode(tokenizer, messages)),
         tokenizer=tokenizer,
     )
 
@@ -133,8 +142,15 @@ def _estimate(messages: Sequence[Mapping[str, Any]]) -> int:
     """Tokens of a chat by the length of its text; four a message and two an image for the format."""
     total = 3
     for message in messages:
-        parts = [{"type": "text", "text": message["content"]}] if isinstance(message["content"], str) else message["content"]
+        parts = (
+            [{"type": "text", "text": message["content"]}]
+            if isinstance(message["content"], str)
+            else message["content"]
+        )
         total += 4 + sum(
-            3 if part["type"] == "image" else round(len(part["text"].encode("utf-8", "replace")) / CHARS_PER_TOKEN) for part in parts
+            3
+            if part["type"] == "image"
+            else round(len(part["text"].encode("utf-8", "replace")) / CHARS_PER_TOKEN)
+            for part in parts
         )
     return total

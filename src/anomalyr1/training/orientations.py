@@ -1,6 +1,7 @@
 """More to learn from where images are few: each image in its seven other orientations (mirrored, turned by quarters, and both).
 
-Whether there is a defect does not hang on the orientation, and boxes turn along; what else is known of the image may name a place.
+Whether there is a defect does not hang on the orientation, and boxes turn along; what else is known of the
+image may name a place.
 """
 
 from __future__ import annotations
@@ -50,14 +51,18 @@ TURNS = tuple(Turn(*each) for each in itertools.product((False, True), repeat=3)
 def turned(samples: Sequence[Sample], folder: Path) -> list[Sample]:
     """The samples in the orientations of `TURNS`, their references with them; images are written to `folder` as PNG.
 
-    Of their own questions they keep those for verdict and boxes, but none with a completion of the user's. Raises `ImageError` for an image
-    that cannot be opened.
+    Of their own questions they keep those for verdict and boxes, but none with a completion of the user's.
+    Raises `ImageError` for an image that cannot be opened.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written: dict[Path, tuple[tuple[int, int], list[Path]]] = {}
     found = []
     for sample in samples:
-        kept = [one for one in sample.questions if one.kind in ("anomaly detection", "grounding") and one.completion is None]
+        kept = [
+            one
+            for one in sample.questions
+            if one.kind in ("anomaly detection", "grounding") and one.completion is None
+        ]
         for path in (sample.image, *sample.references):
             if path not in written:
                 written[path] = _write(path, folder / f"{len(written):06d}")
@@ -70,7 +75,9 @@ def turned(samples: Sequence[Sample], folder: Path) -> list[Sample]:
                         "image": images[number],
                         "references": tuple(written[path][1][number] for path in sample.references),
                         "mask": None,
-                        "boxes": None if sample.boxes is None else tuple(turn.box(box, size_wh) for box in sample.boxes),
+                        "boxes": None
+                        if sample.boxes is None
+                        else tuple(turn.box(box, size_wh) for box in sample.boxes),
                         "questions": tuple(_turned(one, turn, size_wh) for one in kept),
                     }
                 )

@@ -81,18 +81,32 @@ class Plan:
             f"prompt tokens: {self.mean_tokens:,.0f} on average; the longest:",
         ]
         for one in self.longest:
-            found.append(f"  {one.tokens:,} ({one.images:,} of images): sample {one.task.sample.id!r}, question {one.task.question.id!r}")
+            found.append(
+                f"  {one.tokens:,} ({one.images:,} of images): sample {one.task.sample.id!r}, question {one.task.question.id!r}"
+            )
         if self.left_over:
-            found.append(f"left over in each epoch: {self.left_over:,} prompts, since they fill no generation batch; which ones, changes")
+            found.append(
+                f"left over in each epoch: {self.left_over:,} prompts, since they fill no generation batch; which ones, changes"
+            )
         return found + [f"left out: {number:,} {name}" for name, number in self.counts.items()]
 
     def _costs(self) -> list[str]:
         found = ["memory, predicted, on one device:"]
-        found += [f"  {_size(value):>9} {name}" for name, value in self.bytes.items() if name != "peak" and value >= 1e6]
-        found.append(f"  {_size(self.bytes['peak']):>9} at the peak (rollouts and training pass do not overlap)")
+        found += [
+            f"  {_size(value):>9} {name}"
+            for name, value in self.bytes.items()
+            if name != "peak" and value >= 1e6
+        ]
+        found.append(
+            f"  {_size(self.bytes['peak']):>9} at the peak (rollouts and training pass do not overlap)"
+        )
         seconds = self.hours * 3600
         time = (
-            f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes" if self.hours < 2 else f"{self.hours:,.1f} hours"
+            f"{seconds:.0f} seconds"
+            if seconds < 120
+            else f"{seconds / 60:.0f} minutes"
+            if self.hours < 2
+            else f"{self.hours:,.1f} hours"
         )
         found.append(
             f"time: about {time} on this machine ({self.device}), if every completion is as long as the longest may be; an estimate from "
@@ -101,7 +115,9 @@ class Plan:
         return found
 
     def _problems(self) -> list[str]:
-        return [f"warning: {one}" for one in self.warnings] + [f"does not fit: {one}" for one in self.too_long]
+        return [f"warning: {one}" for one in self.warnings] + [
+            f"does not fit: {one}" for one in self.too_long
+        ]
 
     def require_fit(self) -> None:
         """Raise `InputError` when a prompt does not fit the model."""
@@ -126,7 +142,9 @@ def make_plan(recipe: Recipe, material: Material, machine: costs.Machine | None 
     rows = len(lengths) if grpo else len({one.task.sample.id for one in lengths})
     load = _load(settings, most, written, len(lengths) / rows, grpo)
     shards = processes if _sharded() else 1
-    arguments(recipe, Path(), rows, processes)  # what does not go together is refused here, before anything is written
+    arguments(
+        recipe, Path(), rows, processes
+    )  # what does not go together is refused here, before anything is written
     gpu = 0 if machine.device.startswith("CPU") else machine.memory or 0
     needed = costs.memory(shape, dtype_of(recipe), settings, load, grpo, shards, _sharded(), gpu)
     steps = steps_of(settings, rows, processes, grpo)
@@ -139,7 +157,11 @@ def make_plan(recipe: Recipe, material: Material, machine: costs.Machine | None 
         steps=steps,
         longest=_longest(lengths),
         mean_tokens=sum(one.tokens for one in lengths) / len(lengths),
-        too_long=[_way_out(one, material, shape, positions - one.written) for one in lengths if one.tokens + one.written > positions],
+        too_long=[
+            _way_out(one, material, shape, positions - one.written)
+            for one in lengths
+            if one.tokens + one.written > positions
+        ],
         warnings=_warnings(recipe, settings, shape, machine, needed["peak"]) + _lopsided(material.samples),
         bytes=needed,
         hours=costs.hours(shape, settings, load, steps, machine, grpo),
@@ -155,14 +177,18 @@ def _length(task: Task, material: Material, shape: Shape, seed: int, most_writte
     try:
         images = _image_tokens(task, material, shape.family, shape.max_pixels)
     except ImageError as error:
-        raise ImageError(f"sample {task.sample.id!r}, images {[str(path) for path in task.prompt.images]}: {error}") from error
+        raise ImageError(
+            f"sample {task.sample.id!r}, images {[str(path) for path in task.prompt.images]}: {error}"
+        ) from error
     if most_written is None:
         frame = material.frame(task.sample, shape.family, shape.max_pixels)
         if shape.tokenizer is None:
             most_written = round(len(gold_completion(task, frame, seed).encode()) / CHARS_PER_TOKEN) + 1
         else:
             most_written = len(completion_ids(shape.tokenizer, task, frame, seed))
-    return Length(task, shape.text_tokens(task.prompt.messages) - len(task.prompt.images), images, most_written)
+    return Length(
+        task, shape.text_tokens(task.prompt.messages) - len(task.prompt.images), images, most_written
+    )
 
 
 def _image_tokens(task: Task, material: Material, family: Family, max_pixels: int) -> int:
@@ -191,7 +217,9 @@ def _way_out(length: Length, material: Material, shape: Shape, room: int) -> str
                 return f"{what}with max_pixels: {cap} it fits"
         except ImageError:  # no size of this aspect lies under so small a cap
             break
-    return f"{what}no pixel cap makes it fit: give fewer reference images, less knowledge or shorter completions"
+    return (
+        f"{what}no pixel cap makes it fit: give fewer reference images, less knowledge or shorter completions"
+    )
 
 
 def _load(settings: dict[str, Any], most: Length, written: int, questions: float, grpo: bool) -> costs.Load:
@@ -201,11 +229,15 @@ def _load(settings: dict[str, Any], most: Length, written: int, questions: float
         return costs.Load(batch, branches, batch, branches, most.tokens, written, most.images)
     size = int(settings["num_generations"])
     completions = batch * int(settings["steps_per_generation"])
-    prompts = batch / size if batch % size == 0 else batch  # TRL's own path reads a prompt for every completion
+    prompts = (
+        batch / size if batch % size == 0 else batch
+    )  # TRL's own path reads a prompt for every completion
     return costs.Load(completions // size, completions, prompts, batch, most.tokens, written, most.images)
 
 
-def _warnings(recipe: Recipe, settings: dict[str, Any], shape: Shape, machine: costs.Machine, peak: float) -> list[str]:
+def _warnings(
+    recipe: Recipe, settings: dict[str, Any], shape: Shape, machine: costs.Machine, peak: float
+) -> list[str]:
     found = []
     if recipe.section == "grpo" and settings["per_device_train_batch_size"] % settings["num_generations"]:
         found.append(
@@ -223,9 +255,13 @@ def _warnings(recipe: Recipe, settings: dict[str, Any], shape: Shape, machine: c
             "accelerate with ZeRO-3 or FSDP2, which keep masters"
         )
     if not recipe.held_out:
-        found.append("no held_out data is named, so neither balanced accuracy nor AUROC is measured on the way")
+        found.append(
+            "no held_out data is named, so neither balanced accuracy nor AUROC is measured on the way"
+        )
     if shape.tokenizer is None:
-        found.append(f"tokens of text are estimated at {CHARS_PER_TOKEN} characters each: the model's tokenizer is not here")
+        found.append(
+            f"tokens of text are estimated at {CHARS_PER_TOKEN} characters each: the model's tokenizer is not here"
+        )
     return found
 
 
@@ -240,7 +276,10 @@ def _lopsided(samples: Sequence[Sample]) -> list[str]:
     if not total or told < LOPSIDED * total:
         return []
     who = "who knows the category" if len(of) > 1 else "who always says the same"
-    sides = [f"{good} good and {bad} defective of {name or 'no category'!r}" for name, (good, bad) in sorted(of.items())]
+    sides = [
+        f"{good} good and {bad} defective of {name or 'no category'!r}"
+        for name, (good, bad) in sorted(of.items())
+    ]
     more = ["..."] if len(sides) > LONGEST else []
     return [
         f"{who} is right about {told} of {total} samples without a look ({', '.join(sides[:LONGEST] + more)}), and that may be what is "
@@ -250,7 +289,10 @@ def _lopsided(samples: Sequence[Sample]) -> list[str]:
 
 def _sharded() -> bool:
     """Whether accelerate launched this process with sharded weights."""
-    return any(os.environ.get(name, "").lower() == "true" for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"))
+    return any(
+        os.environ.get(name, "").lower() == "true"
+        for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
+    )
 
 
 def _size(number: float) -> str:

@@ -5,8 +5,9 @@
     rewards: {roam: 1.0, accuracy: 1.0}
     grpo: {num_generations: 8, learning_rate: 5e-7}
 
-`sft` or `grpo` goes to TRL's `SFTConfig` or `GRPOConfig` as it stands; every key is checked, and an unknown one is refused with the
-nearest known. In overrides `train.` means the section that the recipe has: `train.learning_rate=1e-6`.
+`sft` or `grpo` goes to TRL's `SFTConfig` or `GRPOConfig` as it stands; every key is checked, and an unknown
+one is refused with the nearest known. In overrides `train.` means the section that the recipe has:
+`train.learning_rate=1e-6`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,14 @@ from anomalyr1.types import InputError, Record
 SECTIONS = ("sft", "grpo")
 TRAIN = "train"
 """In overrides: whichever of `SECTIONS` the recipe has."""
-OURS = ("output_dir", "seed", "resume_from_checkpoint", "reward_weights", "remove_unused_columns", "model_init_kwargs")
+OURS = (
+    "output_dir",
+    "seed",
+    "resume_from_checkpoint",
+    "reward_weights",
+    "remove_unused_columns",
+    "model_init_kwargs",
+)
 """Keys of TRL's configurations that the recipe or the run decides elsewhere."""
 
 
@@ -50,7 +58,8 @@ class Recipe(Record):
     questions: Literal["all", "own", "inspect"] = "all"
     """What is asked about a sample: its own questions, the two of `inspect` (verdict and boxes), or all."""
     turned: bool = False
-    """Whether each image is learned from in its seven other orientations, too, of which verdict and boxes alone are asked."""
+    """Whether each image is learned from in its seven other orientations, too, of which verdict and boxes
+    alone are asked."""
     rewards: dict[str, float] = Field(default_factory=dict)
     """Weights by the name or dotted path of a reward; for GRPO."""
     zero_variance: Literal["keep", "skip", "resample"] = "keep"
@@ -69,7 +78,9 @@ class Recipe(Record):
         if self.grpo is not None and not self.rewards:
             raise ValueError("a recipe for GRPO needs rewards, such as {roam: 1.0, accuracy: 1.0}")
         if self.sft is not None and (self.rewards or self.zero_variance != "keep"):
-            raise ValueError("rewards and zero_variance mean something for GRPO alone; leave them out beside sft")
+            raise ValueError(
+                "rewards and zero_variance mean something for GRPO alone; leave them out beside sft"
+            )
         if not self.data:
             raise ValueError('a recipe needs data, such as ["drawn:seen?n=64"]')
         return self
@@ -87,18 +98,25 @@ class Recipe(Record):
 
 def shipped() -> list[str]:
     """The names of the recipes that the package brings along."""
-    return sorted(one.name.removesuffix(".yaml") for one in files("anomalyr1.recipes").iterdir() if one.name.endswith(".yaml"))
+    return sorted(
+        one.name.removesuffix(".yaml")
+        for one in files("anomalyr1.recipes").iterdir()
+        if one.name.endswith(".yaml")
+    )
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """A shipped recipe or the one in a YAML file, with `overrides` such as "grpo.learning_rate=1e-6" (the value is YAML).
 
-    Raises `InputError` naming the file and the nearest known name for what is not known, and what is wrong with a value.
+    Raises `InputError` naming the file and the nearest known name for what is not known, and what is wrong
+    with a value.
     """
     text = _text_of(name_or_path)
     values = _parsed(text, name_or_path)
     if not isinstance(values, dict):
-        raise InputError(f"{name_or_path!r}: a recipe is a mapping of keys to values, found {type(values).__name__}")
+        raise InputError(
+            f"{name_or_path!r}: a recipe is a mapping of keys to values, found {type(values).__name__}"
+        )
     check_keys(values, Recipe.model_fields, f"recipe {name_or_path!r}")
     for override in overrides:
         _override(values, override)
@@ -107,7 +125,9 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"recipe {name_or_path!r}{f', {place}' if place else ''}: {first['msg'].removeprefix('Value error, ')}") from error
+        raise InputError(
+            f"recipe {name_or_path!r}{f', {place}' if place else ''}: {first['msg'].removeprefix('Value error, ')}"
+        ) from error
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -124,7 +144,11 @@ def check_keys(values: Iterable[str], known: Iterable[str], where: str) -> None:
     for key in values:
         if key not in names:
             near = difflib.get_close_matches(str(key), names, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) if len(names) < 30 else 'see its documentation'}"
+            hint = (
+                f"did you mean {near[0]!r}?"
+                if near
+                else f"known: {', '.join(names) if len(names) < 30 else 'see its documentation'}"
+            )
             raise InputError(f"{where} has no key {key!r}; {hint}")
 
 
@@ -133,7 +157,9 @@ def check_settings(recipe: Recipe, known: Iterable[str]) -> None:
     where = f"section {recipe.section} of the recipe"
     for key in recipe.settings:
         if key in OURS:
-            raise InputError(f"{where} cannot set {key!r}: the run does, from the recipe's other keys and the command line")
+            raise InputError(
+                f"{where} cannot set {key!r}: the run does, from the recipe's other keys and the command line"
+            )
     check_keys(recipe.settings, known, where)
 
 
@@ -141,7 +167,11 @@ def differences(one: Recipe, other: Recipe) -> list[str]:
     """Where two recipes differ, a line a key: "grpo.beta: 0.04 -> 0.0"."""
     first, second = (dict(_flat(recipe.model_dump())) for recipe in (one, other))
     keys = sorted(first.keys() | second.keys())
-    return [f"{key}: {first.get(key)!r} -> {second.get(key)!r}" for key in keys if first.get(key) != second.get(key)]
+    return [
+        f"{key}: {first.get(key)!r} -> {second.get(key)!r}"
+        for key in keys
+        if first.get(key) != second.get(key)
+    ]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -167,9 +197,13 @@ def _text_of(name_or_path: str) -> str:
 def _override(values: dict[str, Any], override: str) -> None:
     """Set one dotted key."""
     dotted, equals, text = override.partition("=")
-    keys = dotted.split(".", 1 if dotted.startswith("rewards.") else -1)  # a reward's name may be a dotted path
+    keys = dotted.split(
+        ".", 1 if dotted.startswith("rewards.") else -1
+    )  # a reward's name may be a dotted path
     if not equals or not all(keys):
-        raise InputError(f"cannot read the override {override!r}; write it as section.key=value, e.g. grpo.learning_rate=1e-6")
+        raise InputError(
+            f"cannot read the override {override!r}; write it as section.key=value, e.g. grpo.learning_rate=1e-6"
+        )
     if keys[0] == TRAIN:
         keys[0] = next((name for name in SECTIONS if name in values), TRAIN)
     check_keys(keys[:1], [*Recipe.model_fields, TRAIN], f"override {override!r}: a recipe")
@@ -178,23 +212,28 @@ def _override(values: dict[str, Any], override: str) -> None:
         if place.get(key) is None:
             place[key] = {}
         if not isinstance(place[key], dict):
-            raise InputError(f"override {override!r}: {key!r} is {place[key]!r}, which has no keys of its own")
+            raise InputError(
+                f"override {override!r}: {key!r} is {place[key]!r}, which has no keys of its own"
+            )
         place = place[key]
     place[keys[-1]] = _parsed(text, f"override {override!r}")
 
 
-def _parsed(text: str, where: str) -> Any:  # noqa: ANN401 - YAML holds anything
+def _parsed(text: str, where: str) -> Any:
     import yaml
 
     try:
         return yaml.load(text, _loader())
     except yaml.YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error).splitlines()[0]
+        mark, problem = (
+            getattr(error, "problem_mark", None),
+            getattr(error, "problem", None) or str(error).splitlines()[0],
+        )
         place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
         raise InputError(f"{where}: not valid YAML ({place}{problem}); mend it there") from error
 
 
-def _loader() -> Any:  # noqa: ANN401 - yaml is not typed
+def _loader() -> Any:
     """Safe YAML in which, as in YAML 1.2, 5e-7 is a number and `no` a word, and a key stands once."""
     import yaml
 
@@ -204,14 +243,20 @@ def _loader() -> Any:  # noqa: ANN401 - yaml is not typed
             for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
         }
 
-    def mapping(loader: Any, node: Any) -> dict[Any, Any]:  # noqa: ANN401
+    def mapping(loader: Any, node: Any) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
         if twice := next((key for key in keys if keys.count(key) > 1), None):
-            raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} stands twice", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {twice!r} stands twice", node.start_mark
+            )
         found: dict[Any, Any] = yaml.SafeLoader.construct_mapping(loader, node, deep=True)
         return found
 
-    Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789"))
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF")
+    )
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+    )
     Loader.add_constructor("tag:yaml.org,2002:map", mapping)
     return Loader

@@ -1,8 +1,8 @@
 """One training run: recipe in, run folder out (`run_folder` says what lies in it).
 
-    from anomalyr1.training.recipes import load_recipe
-    from anomalyr1.training.run import train
-    train(load_recipe("nano-grpo", ["grpo.max_steps=20"]), Path("runs/mine"))
+from anomalyr1.training.recipes import load_recipe
+from anomalyr1.training.run import train
+train(load_recipe("nano-grpo", ["grpo.max_steps=20"]), Path("runs/mine"))
 """
 
 from __future__ import annotations
@@ -61,9 +61,10 @@ class _Start:
 def train(recipe: Recipe, out: Path, *, resume: bool = False, say: Say = print, command: str = "") -> Path:
     """Run `recipe` into the new folder `out`, or go on with the run that is there; gives the folder of the trained policy.
 
-    `resume` takes the newest complete checkpoint and says which ones it passes over; with none, the run begins anew. Raises `InputError`
-    for a folder that holds a run already (without `resume`), another recipe, other data or another model than the run began with, for
-    prompts that do not fit, and for all that `plan` refuses; `SetupError` where memory or weights are lacking.
+    `resume` takes the newest complete checkpoint and says which ones it passes over; with none, the run
+    begins anew. Raises `InputError` for a folder that holds a run already (without `resume`), another recipe,
+    other data or another model than the run began with, for prompts that do not fit, and for all that `plan`
+    refuses; `SetupError` where memory or weights are lacking.
     """
     start = _start(recipe, out, resume)
     if resume and (out / FINAL).is_dir():
@@ -96,7 +97,9 @@ def _start(recipe: Recipe, out: Path, resume: bool) -> _Start:
     """Where to begin. Raises `InputError` where the folder and what is asked for do not go together."""
     if (out / RECIPE).is_file():
         if not resume:
-            raise InputError(f"{str(out)!r} holds a run already; go on with it with --resume, or name another folder with --out")
+            raise InputError(
+                f"{str(out)!r} holds a run already; go on with it with --resume, or name another folder with --out"
+            )
         changed = differences(load_recipe(str(out / RECIPE)), recipe)
         if changed:
             raise InputError(
@@ -104,12 +107,20 @@ def _start(recipe: Recipe, out: Path, resume: bool) -> _Start:
                 "it was begun with, or another folder"
             )
         checkpoint, notes = checkpoints.newest(out)
-        begin = f"going on from {checkpoint.name}" if checkpoint else "there is no complete checkpoint, so the run begins anew"
+        begin = (
+            f"going on from {checkpoint.name}"
+            if checkpoint
+            else "there is no complete checkpoint, so the run begins anew"
+        )
         return _Start(checkpoint, [*notes, begin])
-    if out.exists() and (not out.is_dir() or any(one.name not in (DATA, RUN) and not _torn(one) for one in out.iterdir())):
+    if out.exists() and (
+        not out.is_dir() or any(one.name not in (DATA, RUN) and not _torn(one) for one in out.iterdir())
+    ):
         raise InputError(f"{str(out)!r} holds something that is no run; name another folder with --out")
     if resume:
-        raise InputError(f"there is no run in {str(out)!r} to go on with; leave --resume out, or name the run's folder")
+        raise InputError(
+            f"there is no run in {str(out)!r} to go on with; leave --resume out, or name the run's folder"
+        )
     return _Start(None, [])
 
 
@@ -135,7 +146,9 @@ def _policy(recipe: Recipe) -> Policy:
     """The policy to train; its processor takes images as `images.fit` sizes them, so that nothing is resized again."""
     from anomalyr1.policy.load import load_policy
 
-    device = "cpu" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None  # accelerate brings each process's copy to its own device
+    device = (
+        "cpu" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
+    )  # accelerate brings each process's copy to its own device
     policy = load_policy(recipe.model, recipe.revision, device, dtype_of(recipe), recipe.max_pixels)
     cap_images(policy)
     return policy
@@ -153,7 +166,8 @@ def _fit(
 ) -> None:
     """Train and write the policy; `begin` makes the folder a run, once the trainer has taken all settings.
 
-    Completions have at most `written` tokens; held-out answers may be as long, and after SFT twice as long, at least `SFT_ANSWERS`.
+    Completions have at most `written` tokens; held-out answers may be as long, and after SFT twice as long,
+    at least `SFT_ANSWERS`.
     """
     import torch
 
@@ -165,16 +179,22 @@ def _fit(
     log = RunLog(out, recipe)
     try:
         with quiet(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # names that TRL still uses
+            warnings.filterwarnings(
+                "ignore", category=FutureWarning, module="transformers"
+            )  # names that TRL still uses
             with _in_our_words(recipe.section):
                 trainer = make_trainer(recipe, out, policy, material, log)
-                trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)  # what it needs may not be installed
+                trainer.get_optimizer_cls_and_kwargs(
+                    trainer.args, trainer.model
+                )  # what it needs may not be installed
             begin()
             log.rewind(start.step)
             log.attach(trainer)
             if held_out:
                 limit = written if recipe.section == "grpo" else max(SFT_ANSWERS, 2 * written)
-                held.attach(trainer, held.HeldOut(held_out, policy, *dataset.prompt_style(recipe)), log, limit)
+                held.attach(
+                    trainer, held.HeldOut(held_out, policy, *dataset.prompt_style(recipe)), log, limit
+                )
             if start.at_the_end:
                 _without_steps(trainer)
             trainer.train(resume_from_checkpoint=str(start.checkpoint) if start.checkpoint else None)
@@ -200,14 +220,16 @@ def _in_our_words(section: str) -> Iterator[None]:
     except (InputError, SetupError, ModuleNotFoundError):
         raise
     except (ImportError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "to be installed" not in str(error):  # transformers' word for a tracker that is not there
+        if isinstance(error, RuntimeError) and "to be installed" not in str(
+            error
+        ):  # transformers' word for a tracker that is not there
             raise
         raise SetupError(f"section {section} of the recipe needs what is not installed: {error}") from error
     except ValueError as error:
         raise InputError(f"section {section} of the recipe, refused by the trainer: {error}") from error
 
 
-def _without_steps(trainer: Any) -> None:  # noqa: ANN401 - transformers' trainers are not typed
+def _without_steps(trainer: Any) -> None:
     """Let `train` load the checkpoint and end: transformers 5.23 goes into the epoch and makes a step, whatever `max_steps` says."""
 
     def run_epoch(**_: object) -> None:
@@ -216,7 +238,7 @@ def _without_steps(trainer: Any) -> None:  # noqa: ANN401 - transformers' traine
     trainer._run_epoch = run_epoch
 
 
-def _finish(trainer: Any, policy: Policy, recipe: Recipe, out: Path) -> None:  # noqa: ANN401 - transformers' trainers are not typed
+def _finish(trainer: Any, policy: Policy, recipe: Recipe, out: Path) -> None:
     """Write the trained policy, and with `lora` the adapter beside it; whole or not at all.
 
     An adapter is merged into a fresh copy of its base: the trained one may lie in shards.
@@ -226,7 +248,8 @@ def _finish(trainer: Any, policy: Policy, recipe: Recipe, out: Path) -> None:  #
 
     from anomalyr1.training.merge import merged
 
-    # Every process takes part where weights are sharded; DeepSpeed's engine, not the model in it, can gather them.
+    # Every process takes part where weights are sharded; DeepSpeed's engine, not the model in it, can gather
+    # them.
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if not _is_main():
         return

@@ -53,19 +53,27 @@ class Group(Record):
     weights: dict[str, float]
     advantages: tuple[float, ...]
     normalized_apart: bool = False
-    """Whether each reward is normalized on its own (TRL's `normalize_then_sum`), so that one that differs is a signal."""
+    """Whether each reward is normalized on its own (TRL's `normalize_then_sum`), so that one that differs is
+    a signal."""
 
     @model_validator(mode="after")
     def _same_length(self) -> Self:
-        lengths = {"advantages": len(self.advantages), **{name: len(values) for name, values in self.rewards.items()}}
+        lengths = {
+            "advantages": len(self.advantages),
+            **{name: len(values) for name, values in self.rewards.items()},
+        }
         for name, length in lengths.items():
             if length != len(self.completions):
-                raise ValueError(f"a group of {len(self.completions)} completions has {length} values of {name}")
+                raise ValueError(
+                    f"a group of {len(self.completions)} completions has {length} values of {name}"
+                )
         return self
 
     def totals(self) -> list[float | None]:
         """The weighted sum of each completion's rewards; None = none applies."""
-        rows = [{name: values[i] for name, values in self.rewards.items()} for i in range(len(self.completions))]
+        rows = [
+            {name: values[i] for name, values in self.rewards.items()} for i in range(len(self.completions))
+        ]
         return [combine(row, self.weights, self.sample_id) for row in rows]
 
     def answers(self) -> list[Answer]:
@@ -75,7 +83,11 @@ class Group(Record):
     @property
     def without_signal(self) -> bool:
         """Whether all completions that were scored earned the same, so that nothing can be learned from them."""
-        columns = [self.rewards[name] for name in self.weights if self.weights[name]] if self.normalized_apart else [self.totals()]
+        columns = (
+            [self.rewards[name] for name in self.weights if self.weights[name]]
+            if self.normalized_apart
+            else [self.totals()]
+        )
         scored = [[value for value in column if value is not None] for column in columns]
         return all(not values or max(values) - min(values) < SAME for values in scored)
 
@@ -83,9 +95,10 @@ class Group(Record):
 def figures(groups: Sequence[Group]) -> dict[str, float]:
     """What groups of one step tell beside TRL's own figures; one that has nothing to count is left out.
 
-    `answers/`: shares of all completions that were read strictly, leniently, not at all, and that are right; of those whose reasoning
-    concludes something, the share that agrees with its answer (`consistent`); of the right ones, the share that does not
-    (`right_but_contradicted`). `signal/`: the share of groups with one reward, and of completions without any.
+    `answers/`: shares of all completions that were read strictly, leniently, not at all, and that are right;
+    of those whose reasoning concludes something, the share that agrees with its answer (`consistent`); of the
+    right ones, the share that does not (`right_but_contradicted`). `signal/`: the share of groups with one
+    reward, and of completions without any.
     """
     counted: dict[str, list[float]] = {}
     for group in groups:
@@ -120,7 +133,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         try:
             one = json.loads(line)
         except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-            raise InputError(f"line {number} of {str(path)!r} is no JSON ({error}); delete the line") from error
+            raise InputError(
+                f"line {number} of {str(path)!r} is no JSON ({error}); delete the line"
+            ) from error
         if not isinstance(one, dict) or not isinstance(one.get("step"), int):
             raise InputError(f"line {number} of {str(path)!r} is no object with a step; delete the line")
         found.append(one)
@@ -138,5 +153,7 @@ def read_groups(run: Path, step: int | None = None) -> list[Group]:
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             why = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-            raise InputError(f"line {number} of {str(run / GROUPS)!r} is not a group ({why}); delete the line") from error
+            raise InputError(
+                f"line {number} of {str(run / GROUPS)!r} is not a group ({why}); delete the line"
+            ) from error
     return groups

@@ -5,7 +5,8 @@
     log.attach(trainer)
     log.group(step, sample, question, ...)   # for every group of a generation batch
 
-Only the main process writes. Lines are appended and synced one by one, so a kill costs at most the line being written.
+Only the main process writes. Lines are appended and synced one by one, so a kill costs at most the line being
+written.
 """
 
 from __future__ import annotations
@@ -26,7 +27,16 @@ from anomalyr1.files import write_whole
 from anomalyr1.images import Frame
 from anomalyr1.report.text import visible
 from anomalyr1.training.recipes import Recipe
-from anomalyr1.training.run_folder import EVALUATIONS, GROUPS, METRICS, SAMPLES, TENSORBOARD, Group, figures, read_lines
+from anomalyr1.training.run_folder import (
+    EVALUATIONS,
+    GROUPS,
+    METRICS,
+    SAMPLES,
+    TENSORBOARD,
+    Group,
+    figures,
+    read_lines,
+)
 from anomalyr1.types import Question, Sample, SetupError
 
 if TYPE_CHECKING:
@@ -38,7 +48,8 @@ SHOWN = {
 }  # fmt: skip
 """What the terminal shows of a step, under which name."""
 PAGE_EVERY = 10
-"""Steps between two pages in `samples/`, or a few more where rollouts are not of every step; the first step has one too."""
+"""Steps between two pages in `samples/`, or a few more where rollouts are not of every step; the first step
+has one too."""
 
 
 class RunLog:
@@ -62,7 +73,11 @@ class RunLog:
         for name in (METRICS, GROUPS, EVALUATIONS):
             path = self.run / name
             if path.exists():
-                kept = [line for line in read_lines(path) if step and line["step"] <= step and not line.get("final")]
+                kept = [
+                    line
+                    for line in read_lines(path)
+                    if step and line["step"] <= step and not line.get("final")
+                ]
                 write_whole(path, b"".join(_line(one) for one in kept))
         for page in sorted((self.run / SAMPLES).glob("step-*.html")):
             if (number := int(page.stem.rpartition("-")[2])) > step:
@@ -72,7 +87,7 @@ class RunLog:
         if step == 0:
             shutil.rmtree(self.run / TENSORBOARD, ignore_errors=True)
 
-    def attach(self, trainer: Any) -> None:  # noqa: ANN401 - transformers' trainers are not typed
+    def attach(self, trainer: Any) -> None:
         """Log a trainer of TRL's: our figures go with its own to whatever it reports to; its bars and printed lines give way to ours."""
         from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -96,8 +111,9 @@ class RunLog:
     ) -> None:
         """Write one group; in a run of several processes the main one writes those of all.
 
-        `step` is the optimizer step that first learns from the group: `trainer.state.global_step + 1` when it was generated. `frame` is
-        how the policy sees the inspected image, as the rewards know it. NaN in `rewards` is TRL's word for None.
+        `step` is the optimizer step that first learns from the group: `trainer.state.global_step + 1` when it
+        was generated. `frame` is how the policy sees the inspected image, as the rewards know it. NaN in
+        `rewards` is TRL's word for None.
         """
         if not is_main_process():
             return
@@ -109,7 +125,10 @@ class RunLog:
             frame=frame,
             prompt_tokens=prompt_tokens,
             completions=tuple(completions),
-            rewards={name: tuple(None if one is None or math.isnan(one) else float(one) for one in rewards[name]) for name in rewards},
+            rewards={
+                name: tuple(None if one is None or math.isnan(one) else float(one) for one in rewards[name])
+                for name in rewards
+            },
             weights=dict(weights),
             advantages=tuple(float(one) for one in advantages),
             normalized_apart=self.recipe.settings.get("multi_objective_aggregation") == "normalize_then_sum",
@@ -130,12 +149,17 @@ class RunLog:
                 if isinstance(value, int | float):
                     self.callback.trainer._metrics["train"][f"held_out/{name}"].append(float(value))
         if is_main_process():
-            _append(self.run / EVALUATIONS, _line({"step": step, **({"final": True} if final else {}), **found}))
+            _append(
+                self.run / EVALUATIONS, _line({"step": step, **({"final": True} if final else {}), **found})
+            )
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
         """Write one logged step; values that are no finite numbers become null."""
         if is_main_process():
-            _append(self.run / METRICS, _line({"step": step, **{name: _finite(value) for name, value in values.items()}}))
+            _append(
+                self.run / METRICS,
+                _line({"step": step, **{name: _finite(value) for name, value in values.items()}}),
+            )
 
     def close(self) -> None:
         """Leave the terminal as it was, however the run ended."""
@@ -146,7 +170,7 @@ class RunLog:
         groups, self._groups = self._groups, []
         return figures(groups)
 
-    def _point_tensorboard(self, trainer: Any) -> None:  # noqa: ANN401
+    def _point_tensorboard(self, trainer: Any) -> None:
         """Let TensorBoard's files lie in the run's folder, and hide what a resumed run will write again."""
         from transformers.integrations import TensorBoardCallback
 
@@ -167,23 +191,25 @@ class _Callback(TrainerCallback):  # type: ignore[misc]  # transformers is not t
         self._show: _Shown | None = None
         self.trainer: Any = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: object) -> None:  # noqa: ANN401
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: object) -> None:
         if is_main_process():
             self._show = _Shown(state.global_step, state.max_steps)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> None:  # noqa: ANN401
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> None:
         """Before the trainer logs the step: hand it our figures."""
         for name, value in self._log.take_figures().items():
             self.trainer._metrics["train"][name].append(value)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: object) -> None:  # noqa: ANN401
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: object
+    ) -> None:
         if logs is None or "train_runtime" in logs:  # the summary at the end is no step
             return
         self._log.metrics(state.global_step, logs)
         if self._show is not None:
             self._show(state.global_step, logs)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: object) -> None:  # noqa: ANN401
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -202,14 +228,24 @@ class _Shown:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("time left"), TimeRemainingColumn())
+            columns = (
+                TextColumn("training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("time left"),
+                TimeRemainingColumn(),
+            )
             self._bar = Progress(*columns, console=Console(markup=False, highlight=False))
             self._task = self._bar.add_task("", total=steps, completed=start)
             self._bar.start()
 
     def __call__(self, step: int, logs: Mapping[str, Any]) -> None:
         """Show a step."""
-        parts = [f"{title} {logs[name]:.3g}" for name, title in SHOWN.items() if isinstance(logs.get(name), int | float)]
+        parts = [
+            f"{title} {logs[name]:.3g}"
+            for name, title in SHOWN.items()
+            if isinstance(logs.get(name), int | float)
+        ]
         line = visible(f"step {step}/{self._steps}  " + "  ".join(parts))
         if self._bar is not None:
             self._bar.console.print(line, markup=False, highlight=False, overflow="ellipsis", no_wrap=True)
@@ -233,10 +269,12 @@ def is_main_process() -> bool:
 
 def _duration(seconds: float) -> str:
     minutes = round(seconds / 60)
-    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+    return (
+        f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+    )
 
 
-def _finite(value: Any) -> Any:  # noqa: ANN401 - what trainers log
+def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -258,4 +296,6 @@ def _append(path: Path, line: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise SetupError(f"cannot write to {str(path)!r}: {error.strerror}; what is in it is safe, resume the run to go on") from error
+        raise SetupError(
+            f"cannot write to {str(path)!r}: {error.strerror}; what is in it is safe, resume the run to go on"
+        ) from error

@@ -34,7 +34,9 @@ def write_page(path: Path, group: Group) -> None:
             "total": total,
             "advantage": advantage,
         }
-        for number, (answer, total, advantage) in enumerate(zip(group.answers(), group.totals(), group.advantages, strict=True), start=1)
+        for number, (answer, total, advantage) in enumerate(
+            zip(group.answers(), group.totals(), group.advantages, strict=True), start=1
+        )
     ]
     page = render(
         "group.html.j2", ["page.css", "group.css"], group=group, rows=rows, missing=missing, gold=gold(group.question),

@@ -29,7 +29,9 @@ GROUND = ("data fingerprint", "held-out fingerprint", "model revision", "prompt"
 """What must be the same when a run is resumed."""
 
 
-def record_of(recipe: Recipe, material: Material, held_out: Sequence[Sample], policy: Policy, plan: Plan, command: str) -> dict[str, Any]:
+def record_of(
+    recipe: Recipe, material: Material, held_out: Sequence[Sample], policy: Policy, plan: Plan, command: str
+) -> dict[str, Any]:
     """What is written about a run when it begins."""
     return {
         "started": _now(),
@@ -55,7 +57,11 @@ def record_of(recipe: Recipe, material: Material, held_out: Sequence[Sample], po
         "steps": plan.steps,
         "device": plan.device,
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "versions": {"anomalyr1": __version__, "python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+        "versions": {
+            "anomalyr1": __version__,
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in PACKAGES},
+        },
         "resumed": [],
     }
 
@@ -69,16 +75,26 @@ def write_record(out: Path, record: dict[str, Any], recipe: Recipe, checkpoint: 
     if (out / RECIPE).is_file():
         begun: dict[str, Any] = json.loads((out / RUN).read_text(encoding="utf-8"))
         if changed := [
-            f"{name} was {begun[name]!r} and is now {record[name]!r}" for name in GROUND if begun.get(name, record[name]) != record[name]
+            f"{name} was {begun[name]!r} and is now {record[name]!r}"
+            for name in GROUND
+            if begun.get(name, record[name]) != record[name]
         ]:
             raise InputError(
                 f"{str(out)!r} was begun on other ground, so it cannot be resumed: {'; '.join(changed)}. Restore it, or begin anew"
             )
         if other := [
-            f"{name} {begun['versions'][name]} -> {now}" for name, now in record["versions"].items() if begun["versions"][name] != now
+            f"{name} {begun['versions'][name]} -> {now}"
+            for name, now in record["versions"].items()
+            if begun["versions"][name] != now
         ]:
-            notes.append(f"note: other versions than the run began with, so it may not end with the same bits: {', '.join(other)}")
-        again = {"at": record["started"], "from": checkpoint.name if checkpoint else "the beginning", "versions": record["versions"]}
+            notes.append(
+                f"note: other versions than the run began with, so it may not end with the same bits: {', '.join(other)}"
+            )
+        again = {
+            "at": record["started"],
+            "from": checkpoint.name if checkpoint else "the beginning",
+            "versions": record["versions"],
+        }
         record = {**begun, "resumed": [*begun["resumed"], again]}
     if os.environ.get("RANK", "0") == "0":
         write_whole(out / RUN, json.dumps(record, indent=1).encode())

@@ -48,7 +48,10 @@ def hits(asked: Sequence[tuple[Sample, Question]], read: Sequence[Answer]) -> di
         if question.kind == "grounding":
             _note_boxes(note, sample, answer)
             if sample.id in verdicts:
-                note("verdict and boxes agree", answer.boxes is not None and verdicts[sample.id] == bool(answer.boxes))
+                note(
+                    "verdict and boxes agree",
+                    answer.boxes is not None and verdicts[sample.id] == bool(answer.boxes),
+                )
             continue
         right = answer.choice is not None and answer.choice == question.answer
         if answer.conclusion is not None:

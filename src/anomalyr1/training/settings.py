@@ -37,7 +37,8 @@ REFUSED = {
     "label_smoothing_factor": "only written tokens are scored",
     "dataloader_drop_last": "nothing that is to be learned from is left out",
 }
-"""Keys of TRL's that mean nothing here or would break what a run promises, with the reason and what to do; "no" and false are let pass."""
+"""Keys of TRL's that mean nothing here or would break what a run promises, with the reason and what to do;
+"no" and false are let pass."""
 CHOICES = {
     "loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
     "scale_rewards": ("group", "batch", "none", True, False),
@@ -58,7 +59,8 @@ PLAIN = {bool: "true or false", int: "a whole number", float: "a number", type(N
 def settings_of(recipe: Recipe) -> dict[str, Any]:
     """All keys of the recipe's section with what holds for them: TRL's defaults, then ours, then the recipe's.
 
-    Raises `InputError` for a key that TRL does not know, one that is decided elsewhere, and one of SFT's that has no meaning here.
+    Raises `InputError` for a key that TRL does not know, one that is decided elsewhere, and one of SFT's that
+    has no meaning here.
     """
     import torch
     from transformers import TrainingArguments
@@ -102,15 +104,23 @@ def _check_values(recipe: Recipe, hints: Mapping[str, Any]) -> None:
             known = [one for one in CHOICES[key] if isinstance(one, str)]
             raise InputError(f"{where}: {key} is {value!r}, expected one of {', '.join(known)}")
         kinds = typing.get_args(hints[key]) or (hints[key],)
-        if all(kind in PLAIN for kind in kinds) and type(value) not in kinds and not (float in kinds and type(value) is int):
-            raise InputError(f"{where}: {key} is {value!r}, expected {' or '.join(PLAIN[kind] for kind in kinds)}")
+        if (
+            all(kind in PLAIN for kind in kinds)
+            and type(value) not in kinds
+            and not (float in kinds and type(value) is int)
+        ):
+            raise InputError(
+                f"{where}: {key} is {value!r}, expected {' or '.join(PLAIN[kind] for kind in kinds)}"
+            )
         if key in POSITIVE and isinstance(value, int | float) and value <= 0:
             raise InputError(f"{where}: {key} is {value!r}, expected more than 0")
         if key == "max_completion_length" and value is None:
-            raise InputError(f"{where}: max_completion_length is null, expected a whole number, by which memory and time are planned")
+            raise InputError(
+                f"{where}: max_completion_length is null, expected a whole number, by which memory and time are planned"
+            )
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:  # noqa: ANN401 - whatever TRL says
+def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
 
 
@@ -130,25 +140,44 @@ def steps_of(settings: Mapping[str, Any], rows: int, processes: int = 1, grpo: b
     else:
         microbatches = math.ceil(rows / batch)
     per_epoch = max(1, math.ceil(microbatches / accumulated))
-    return int(settings["max_steps"]) if settings["max_steps"] > 0 else math.ceil(per_epoch * settings["num_train_epochs"])
+    return (
+        int(settings["max_steps"])
+        if settings["max_steps"] > 0
+        else math.ceil(per_epoch * settings["num_train_epochs"])
+    )
 
 
 def prompts_of(settings: Mapping[str, Any], processes: int = 1) -> int:
     """Prompts of a generation batch of GRPO."""
-    return int(settings["per_device_train_batch_size"] * processes * settings["steps_per_generation"] // settings["num_generations"])
+    return int(
+        settings["per_device_train_batch_size"]
+        * processes
+        * settings["steps_per_generation"]
+        // settings["num_generations"]
+    )
 
 
-def arguments(recipe: Recipe, out: Path, rows: int, processes: int = 1) -> Any:  # noqa: ANN401 - TRL's configurations are not typed
+def arguments(recipe: Recipe, out: Path, rows: int, processes: int = 1) -> Any:
     """TRL's `GRPOConfig` or `SFTConfig` of the run. Raises `InputError` with TRL's words where values do not go together."""
     from trl import GRPOConfig, SFTConfig
 
     found = settings_of(recipe)
     if recipe.zero_variance == "resample" and processes > 1:
-        raise InputError("zero_variance: resample draws different groups again in each process, which cannot wait for each other; use skip")
+        raise InputError(
+            "zero_variance: resample draws different groups again in each process, which cannot wait for each other; use skip"
+        )
     grpo = recipe.section == "grpo"
     own: dict[str, Any] = {
         key: found[key]
-        for key in ("logging_steps", "report_to", "save_strategy", "save_total_limit", "logging_nan_inf_filter", "bf16", "use_cpu")
+        for key in (
+            "logging_steps",
+            "report_to",
+            "save_strategy",
+            "save_total_limit",
+            "logging_nan_inf_filter",
+            "bf16",
+            "use_cpu",
+        )
     }
     if "save_steps" not in recipe.settings:
         own["save_steps"] = _save_steps(found, steps_of(found, rows, processes, grpo), grpo)
@@ -164,10 +193,14 @@ def arguments(recipe: Recipe, out: Path, rows: int, processes: int = 1) -> Any: 
     _check_logging({**found, **own})
     if grpo:
         own["reward_weights"] = list(recipe.rewards.values())
-    values = own | recipe.settings | {"output_dir": str(out), "seed": recipe.seed, "remove_unused_columns": False}
+    values = (
+        own | recipe.settings | {"output_dir": str(out), "seed": recipe.seed, "remove_unused_columns": False}
+    )
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # names that TRL still uses
+            warnings.filterwarnings(
+                "ignore", category=FutureWarning, module="transformers"
+            )  # names that TRL still uses
             return (GRPOConfig if grpo else SFTConfig)(**values)
     except (ValueError, TypeError) as error:
         raise InputError(f"section {recipe.section} of the recipe: {error}") from error
@@ -184,7 +217,9 @@ def _check_saving(save_steps: int, unit: int) -> None:
 
 def _generation(found: Mapping[str, Any]) -> int:
     """Optimizer steps after which generation batch and step end together."""
-    used = int(found["steps_per_generation"] * found["num_iterations"])  # microbatches between two generation batches
+    used = int(
+        found["steps_per_generation"] * found["num_iterations"]
+    )  # microbatches between two generation batches
     return used // math.gcd(used, int(found["gradient_accumulation_steps"]))
 
 
@@ -192,7 +227,9 @@ def _check_logging(found: Mapping[str, Any]) -> None:
     """Raise `InputError` where a checkpoint can fall between two logged steps: a run resumed there lacks the metrics before it."""
     logged, saved = found["logging_steps"], found["save_steps"]
     each = str(found["logging_strategy"]) == "steps" and logged == 1
-    together = found["logging_strategy"] == found["save_strategy"] and (found["save_strategy"] != "steps" or saved % logged == 0)
+    together = found["logging_strategy"] == found["save_strategy"] and (
+        found["save_strategy"] != "steps" or saved % logged == 0
+    )
     if not each and not together and "no" not in (found["logging_strategy"], found["save_strategy"]):
         raise InputError(
             f"a run with logging_steps: {logged} and save_steps: {saved} could not be resumed with all its metrics; make save_steps a "
@@ -208,19 +245,24 @@ def _save_steps(found: Mapping[str, Any], steps: int, grpo: bool) -> int:
     return math.ceil(steps / SAVES / unit) * unit
 
 
-def adapters(recipe: Recipe) -> Any:  # noqa: ANN401 - peft is not typed
+def adapters(recipe: Recipe) -> Any:
     """Peft's `LoraConfig` of the recipe, None without `lora`; frozen vision gets no adapters.
 
-    Raises `InputError` for unknown keys, for a beginning that changes the base, which is not saved with them, and for adapters of the head.
+    Raises `InputError` for unknown keys, for a beginning that changes the base, which is not saved with them,
+    and for adapters of the head.
     """
     if recipe.lora is None:
         return None
     from peft import LoraConfig
 
-    check_keys(recipe.lora, [field.name for field in dataclasses.fields(LoraConfig)], "section lora of the recipe")
+    check_keys(
+        recipe.lora, [field.name for field in dataclasses.fields(LoraConfig)], "section lora of the recipe"
+    )
     frozen = {"exclude_modules": VISION} if recipe.freeze == "vision" else {}
     if frozen and "exclude_modules" in recipe.lora:
-        raise InputError("a recipe with freeze: vision cannot set lora.exclude_modules too; say which modules with lora.target_modules")
+        raise InputError(
+            "a recipe with freeze: vision cannot set lora.exclude_modules too; say which modules with lora.target_modules"
+        )
     try:
         found = LoraConfig(**{**recipe.lora, **frozen})
     except (ValueError, TypeError) as error:
@@ -232,7 +274,9 @@ def adapters(recipe: Recipe) -> Any:  # noqa: ANN401 - peft is not typed
         )
     for key in ("target_modules", "modules_to_save"):
         if "lm_head" in (recipe.lora.get(key) or ()):
-            raise InputError(f"lora.{key} cannot hold lm_head, whose tokens are scored without wrappers; leave it out")
+            raise InputError(
+                f"lora.{key} cannot hold lm_head, whose tokens are scored without wrappers; leave it out"
+            )
     return found
 
 
@@ -243,15 +287,20 @@ def dtype_of(recipe: Recipe) -> str:
     """
     import torch
 
-    return recipe.dtype or ("bfloat16" if recipe.lora is not None and torch.cuda.is_available() else "float32")
+    return recipe.dtype or (
+        "bfloat16" if recipe.lora is not None and torch.cuda.is_available() else "float32"
+    )
 
 
 def cap_images(policy: Policy) -> None:
     """Let the policy's processor take images as `images.fit` sizes them, so that nothing is resized again, also once it is saved."""
-    policy.processor.image_processor.size = {"shortest_edge": policy.family.min_pixels, "longest_edge": policy.max_pixels}
+    policy.processor.image_processor.size = {
+        "shortest_edge": policy.family.min_pixels,
+        "longest_edge": policy.max_pixels,
+    }
 
 
-def freeze(model: Any, recipe: Recipe) -> None:  # noqa: ANN401 - transformers' classes are not typed
+def freeze(model: Any, recipe: Recipe) -> None:
     """Take what the recipe freezes out of training; adapters come on top and are trained."""
     if recipe.freeze == "vision":
         model.model.visual.requires_grad_(False)

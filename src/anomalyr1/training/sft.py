@@ -1,8 +1,9 @@
 """Fine-tuning on completions written from labels: all questions about one image are read behind one image prefix.
 
-A row of the data is a sample with all its questions. What their prompts have in common (instructions, knowledge, images) is read once, and
-each question with its completion is a branch behind it, in the same forms as the groups of GRPO (`shared_prefix`). Loss falls on the
-completions alone, the end of the turn included; nothing is padded into it and nothing is cut off.
+A row of the data is a sample with all its questions. What their prompts have in common (instructions,
+knowledge, images) is read once, and each question with its completion is a branch behind it, in the same
+forms as the groups of GRPO (`shared_prefix`). Loss falls on the completions alone, the end of the turn
+included; nothing is padded into it and nothing is cut off.
 """
 
 from __future__ import annotations
@@ -101,7 +102,10 @@ class Packer:
 
     def _images(self, task: Task) -> tuple[Tensor, Tensor]:
         """Patches and grids of the images of a sample's prompts."""
-        shown = [resize(open_image(path).rgb, self._policy.family, self._policy.max_pixels)[0] for path in task.prompt.images]
+        shown = [
+            resize(open_image(path).rgb, self._policy.family, self._policy.max_pixels)[0]
+            for path in task.prompt.images
+        ]
         made = self._policy.processor.image_processor(images=shown, do_resize=False, return_tensors="pt")
         return made["pixel_values"], made["image_grid_thw"]
 
@@ -109,7 +113,8 @@ class Packer:
 def common_prefix(prompts: Sequence[Sequence[int]], image_id: int) -> dict[tuple[int, ...], list[int]]:
     """Which prompts share which prefix, as the prefix by the numbers of its prompts.
 
-    All of them share what they have in common, if that holds all images and text behind them; else each stands alone.
+    All of them share what they have in common, if that holds all images and text behind them; else each
+    stands alone.
     """
     shortest = min(len(prompt) for prompt in prompts)
     length = next((i for i in range(shortest) if len({prompt[i] for prompt in prompts}) > 1), shortest)
@@ -123,10 +128,11 @@ def common_prefix(prompts: Sequence[Sequence[int]], image_id: int) -> dict[tuple
 class PackedSFTTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
     """transformers' `Trainer` for `Lessons` packed by `Packer`; `forms` counts forward passes by the form that was used.
 
-    The loss is the mean over all learned tokens of an optimizer step, as in TRL's `SFTTrainer`, whatever the split into microbatches.
+    The loss is the mean over all learned tokens of an optimizer step, as in TRL's `SFTTrainer`, whatever the
+    split into microbatches.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - transformers' own
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._agree = agreement(self.accelerator)
         self.forms: defaultdict[str, int] = defaultdict(int)
@@ -144,17 +150,24 @@ class PackedSFTTrainer(Trainer):  # type: ignore[misc]  # transformers is not ty
         """To the model's device."""
         given: Groups = inputs["groups"]
         device = self.args.device
-        prompts, grids, pixels = ([one.to(device) for one in each] for each in (given.prompts, given.grids, given.pixels))
-        group_of, completions, written = (one.to(device) for one in (given.group_of, given.completions, given.written))
+        prompts, grids, pixels = (
+            [one.to(device) for one in each] for each in (given.prompts, given.grids, given.pixels)
+        )
+        group_of, completions, written = (
+            one.to(device) for one in (given.group_of, given.completions, given.written)
+        )
         labels = inputs["labels"].to(device)
-        return {"groups": Groups(prompts, grids, pixels, group_of, completions, written, labels != IGNORED), "labels": labels}
+        return {
+            "groups": Groups(prompts, grids, pixels, group_of, completions, written, labels != IGNORED),
+            "labels": labels,
+        }
 
     def compute_loss(
         self,
-        model: Any,  # noqa: ANN401
+        model: Any,
         inputs: dict[str, Any],
         return_outputs: bool = False,
-        num_items_in_batch: Any = None,  # noqa: ANN401
+        num_items_in_batch: Any = None,
     ) -> Tensor:
         """Minus the log-probability of the learned tokens, summed and divided by how many an optimizer step has."""
         groups = inputs["groups"]
@@ -169,7 +182,9 @@ class PackedSFTTrainer(Trainer):  # type: ignore[misc]  # transformers is not ty
         total = learned.sum() if num_items_in_batch is None else num_items_in_batch
         loss: Tensor = -log_probs.sum() / total
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            loss = loss * self.accelerator.num_processes  # gradients are averaged over processes, `total` counts all of them
+            loss = (
+                loss * self.accelerator.num_processes
+            )  # gradients are averaged over processes, `total` counts all of them
         self._metrics["train"]["learned_tokens"].append(float(learned.sum()))
         self._metrics["train"]["token_probability"].append(float(log_probs.detach()[learned].exp().mean()))
         return loss
@@ -181,11 +196,17 @@ class PackedSFTTrainer(Trainer):  # type: ignore[misc]  # transformers is not ty
         own.clear()
         super().log(logs, start_time)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:  # noqa: ANN401
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         checkpoints.load_weights(
-            self, resume_from_checkpoint, functools.partial(super()._load_from_checkpoint, resume_from_checkpoint, model)
+            self,
+            resume_from_checkpoint,
+            functools.partial(super()._load_from_checkpoint, resume_from_checkpoint, model),
         )
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ANN401
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """As transformers', sealed (see `checkpoints`)."""
-        checkpoints.save_sealed(self, Path(self._get_output_dir(trial=trial)), functools.partial(super()._save_checkpoint, model, trial))
+        checkpoints.save_sealed(
+            self,
+            Path(self._get_output_dir(trial=trial)),
+            functools.partial(super()._save_checkpoint, model, trial),
+        )

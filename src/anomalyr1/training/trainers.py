@@ -20,7 +20,7 @@ NEVER = -100.0
 """What vLLM adds to the logit of a token that must not be written: the least it takes."""
 
 
-def make_trainer(recipe: Recipe, out: Path, policy: Policy, material: Material, log: RunLog) -> Any:  # noqa: ANN401 - TRL is not typed
+def make_trainer(recipe: Recipe, out: Path, policy: Policy, material: Material, log: RunLog) -> Any:
     """The trainer of `recipe` over `material`, which writes to `out`; groups of GRPO go to `log`. Changes the policy's model."""
     from transformers import set_seed
 
@@ -33,7 +33,7 @@ def make_trainer(recipe: Recipe, out: Path, policy: Policy, material: Material, 
     return _grpo(recipe, out, policy, material, processes, log)
 
 
-def _sft(recipe: Recipe, out: Path, policy: Policy, material: Material, processes: int) -> Any:  # noqa: ANN401
+def _sft(recipe: Recipe, out: Path, policy: Policy, material: Material, processes: int) -> Any:
     from peft import get_peft_model
 
     from anomalyr1.training.sft import Lessons, PackedSFTTrainer, Packer
@@ -51,16 +51,21 @@ def _sft(recipe: Recipe, out: Path, policy: Policy, material: Material, processe
     )  # fmt: skip
 
 
-def _grpo(recipe: Recipe, out: Path, policy: Policy, material: Material, processes: int, log: RunLog) -> Any:  # noqa: ANN401
+def _grpo(recipe: Recipe, out: Path, policy: Policy, material: Material, processes: int, log: RunLog) -> Any:
     from anomalyr1.training.grpo import SharedPrefixGRPOTrainer
 
     args = arguments(recipe, out, len(material.tasks), processes)
     _require_one_device(args)
     if args.use_vllm:
         own = args.generation_kwargs or {}
-        bias = {int(id_): value for id_, value in own.get("logit_bias", {}).items()} | dict.fromkeys(policy.suppressed_ids, NEVER)
+        bias = {int(id_): value for id_, value in own.get("logit_bias", {}).items()} | dict.fromkeys(
+            policy.suppressed_ids, NEVER
+        )
         args.generation_kwargs = {**own, "logit_bias": bias}
-    asked = [Asked(task.sample.id, task.question, material.frame(task.sample, policy.family, policy.max_pixels)) for task in material.tasks]
+    asked = [
+        Asked(task.sample.id, task.question, material.frame(task.sample, policy.family, policy.max_pixels))
+        for task in material.tasks
+    ]
 
     def on_group(group: ScoredGroup) -> None:
         task = material.tasks[group.row]
@@ -83,7 +88,7 @@ def _grpo(recipe: Recipe, out: Path, policy: Policy, material: Material, process
     return trainer
 
 
-def _require_one_device(args: Any) -> None:  # noqa: ANN401 - transformers is not typed
+def _require_one_device(args: Any) -> None:
     """Raises `SetupError` where this process sees several GPUs: transformers would run copies of the model that share no prefixes."""
     if args.n_gpu > 1:
         raise SetupError(

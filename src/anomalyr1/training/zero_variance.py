@@ -31,11 +31,16 @@ class ScoredGroup:
 def without_signal(rewards: Tensor, weights: Tensor, size: int, each: bool = False) -> Tensor:
     """(N,) bool: rows of groups whose completions all earn the same, or nothing at all.
 
-    `rewards` (N, R) is NaN where one does not apply, `weights` (R,) weigh them, `size` completions are a group. With `each` every reward
-    must be the same for itself, as it counts where each is normalised on its own.
+    `rewards` (N, R) is NaN where one does not apply, `weights` (R,) weigh them, `size` completions are a
+    group. With `each` every reward must be the same for itself, as it counts where each is normalised on its
+    own.
     """
     applies = ~rewards.isnan()
-    weighed = (rewards * weights.to(rewards)).nan_to_num() if each else (rewards * weights.to(rewards)).nansum(1, keepdim=True)
+    weighed = (
+        (rewards * weights.to(rewards)).nan_to_num()
+        if each
+        else (rewards * weights.to(rewards)).nansum(1, keepdim=True)
+    )
     scored = (applies if each else applies.any(1, keepdim=True)).view(-1, size, weighed.shape[1])
     values = weighed.view(-1, size, weighed.shape[1])
     highest = values.masked_fill(~scored, -torch.inf).amax(1)
@@ -55,11 +60,15 @@ def spliced(drawn: Sequence[Any], again: Sequence[Any], rows: Sequence[int]) -> 
         elif not first:
             merged.append(first)
         else:
-            raise InputError("zero_variance: resample cannot be used with what the rollout returns beside completions; use keep or skip")
+            raise InputError(
+                "zero_variance: resample cannot be used with what the rollout returns beside completions; use keep or skip"
+            )
     return tuple(merged)
 
 
-def groups_of(completions: Sequence[tuple[int, str, int, float]], rewards: dict[str, list[float]], size: int) -> list[ScoredGroup]:
+def groups_of(
+    completions: Sequence[tuple[int, str, int, float]], rewards: dict[str, list[float]], size: int
+) -> list[ScoredGroup]:
     """The groups of a generation batch; of each completion the row, the text, the tokens of its prompt, and the advantage."""
     found = []
     for start in range(0, len(completions), size):
@@ -77,5 +86,8 @@ def length_figures(ids: Sequence[Sequence[int]], ends: Container[int]) -> dict[s
     found = {"completions/clipped_ratio": 1 - len(ended) / len(every)}
     for kind, lengths in (("length", every), ("terminated_length", ended or [0])):
         found |= {f"completions/mean_{kind}": sum(lengths) / len(lengths)}
-        found |= {f"completions/min_{kind}": float(min(lengths)), f"completions/max_{kind}": float(max(lengths))}
+        found |= {
+            f"completions/min_{kind}": float(min(lengths)),
+            f"completions/max_{kind}": float(max(lengths)),
+        }
     return found
