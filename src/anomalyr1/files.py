@@ -26,7 +26,7 @@ def write_whole(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise SetupError(f"cannot write {str(path)!r}: {error.strerror}") from error
@@ -55,7 +55,7 @@ def new_folder(target: Path) -> Iterator[Path]:
             waiting.chmod(0o777 & ~umask)
             _require_absent(target)
             waiting.rename(target)
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
         except OSError as error:
             raise SetupError(f"cannot write {str(target)!r}: {error.strerror}") from error
     finally:
@@ -85,7 +85,7 @@ def lock(descriptor: int, path: Path) -> None:
         )
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a new name in a folder survive a power cut, where the system can sync folders."""
     if os.name != "posix":
         return
@@ -96,7 +96,25 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def file_digest(path: Path) -> str:
+def sha256_of_file(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def append_synced(descriptor: int, path: Path, line: bytes) -> None:
+    """Write `line` at the end of an open file; on return it is on the disk.
+
+    Raises `SetupError` when the disk refuses; what was written of the line is then cut off again.
+    """
+    end = os.lseek(descriptor, 0, os.SEEK_END)
+    try:
+        written = 0
+        while written < len(line):
+            written += os.write(descriptor, line[written:])
+        os.fsync(descriptor)
+    except OSError as error:
+        os.ftruncate(descriptor, end)
+        raise SetupError(
+            f"cannot write to {str(path)!r}: {error.strerror}; what is in it is safe, run again to go on"
+        ) from error

@@ -409,6 +409,14 @@ class Frame:
     model_wh: tuple[int, int]  # at which the model saw the image
     units: Units
 
+    @classmethod
+    def of(cls, size_wh: tuple[int, int], family: Family, max_pixels: int | None = None) -> Frame:
+        """The frame of an image of this size when it is resized by us for a model of the family.
+
+        Raises `ImageError` where `fit` does.
+        """
+        return cls(size_wh, fit(size_wh, family, max_pixels), family.units)
+
     @property
     def _extent_wh(self) -> tuple[int, int]:
         """The right and bottom edge of the image in the model's units."""

@@ -17,8 +17,8 @@ from typing import Self, TypeVar
 
 from pydantic import ValidationError
 
-from anomalyr1.files import _sync_folder, lock
-from anomalyr1.types import Fingerprint, InputError, Inspection, SetupError
+from anomalyr1.files import append_synced, lock, sync_folder
+from anomalyr1.types import Fingerprint, InputError, Inspection, SetupError, first_error
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +77,8 @@ class Writer:
         first = fingerprint.to_json().encode("ascii") + b"\n"
         if first.startswith(data) and data != first:  # new, or killed while it was begun
             os.ftruncate(self._descriptor, 0)
-            self._append(first)
-            _sync_folder(self._path.parent)
+            append_synced(self._descriptor, self._path, first)
+            sync_folder(self._path.parent)
             return
         whole = _whole_lines(data)
         theirs, inspections = _records(self._path, whole)
@@ -97,21 +97,8 @@ class Writer:
             raise InputError(
                 f"sample {inspection.sample_id!r} is already in {str(self._path)!r}; sample ids must be unique"
             )
-        self._append(inspection.to_json().encode("ascii") + b"\n")
+        append_synced(self._descriptor, self._path, inspection.to_json().encode("ascii") + b"\n")
         self.done[inspection.sample_id] = inspection
-
-    def _append(self, line: bytes) -> None:
-        end = os.lseek(self._descriptor, 0, os.SEEK_END)
-        try:
-            written = 0
-            while written < len(line):
-                written += os.write(self._descriptor, line[written:])
-            os.fsync(self._descriptor)
-        except OSError as error:
-            os.ftruncate(self._descriptor, end)
-            raise SetupError(
-                f"cannot write to {str(self._path)!r}: {error.strerror}; what is in it is safe, run again to go on"
-            ) from error
 
     def close(self) -> None:
         """Give up the lock; harmless when done twice."""
@@ -156,8 +143,7 @@ def _record(kind: type[R], path: Path, number: int, line: bytes) -> R:
     try:
         return kind.from_json(line.decode("utf-8"))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        why = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        why = first_error(error)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         why = f"no JSON: {error}"
     wanted = "the run's fingerprint" if kind is Fingerprint else "an inspection"

@@ -5,10 +5,11 @@ Every stage takes and gives these. Paths, not pixels: loading a record opens no 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """Option letters by position."""
@@ -84,6 +85,11 @@ class Box(Record):
         """The four coordinates."""
         return (self.x1, self.y1, self.x2, self.y2)
 
+    @property
+    def area(self) -> float:
+        """In square pixels."""
+        return (self.x2 - self.x1) * (self.y2 - self.y1)
+
 
 class ModelBox(Record):
     """A box as the model wrote it, in the model's own units; only `images.Frame` can map it."""
@@ -135,6 +141,10 @@ class Question(Record):
         """The letters of the options."""
         return LETTERS[: len(self.options)]
 
+    def option_text(self, letter: str | None) -> str:
+        """The text of the option with this letter; empty for None and for a letter that no option has."""
+        return dict(zip(self.letters, self.options, strict=True)).get(letter or "", "")
+
 
 class Sample(Record):
     """An image with what is known about it; paths, not pixels."""
@@ -160,6 +170,11 @@ class Sample(Record):
     boxes: tuple[Box, ...] | None = None
     """True boxes in original pixels: () = clean, None = unknown."""
     questions: tuple[Question, ...] = ()
+
+    @property
+    def class_name(self) -> str:
+        """Data set and category, e.g. "MVTec/bottle"; one name where both are the same, "(no class)" without either."""
+        return "/".join(dict.fromkeys(part for part in (self.dataset, self.category) if part)) or "(no class)"
 
 
 class Answer(Record):
@@ -278,3 +293,16 @@ class InputError(ValueError):
 
 class SetupError(RuntimeError):
     """The environment lacks something: the message names what and the command that adds it. Exit code 3."""
+
+
+def first_error(error: ValidationError) -> str:
+    """The first fault that pydantic names, in words: where it lies (dotted, empty for the whole), a colon, what is wrong."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is spelled most like `name`; None when none is like it."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)

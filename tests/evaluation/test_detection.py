@@ -5,7 +5,7 @@ import pytest
 from sklearn import metrics
 
 from anomalyr1.evaluation import calibration, curves, detection
-from anomalyr1.evaluation.pairing import class_name, pair
+from anomalyr1.evaluation.pairing import pair
 from anomalyr1.types import InputError, Inspection, Sample
 
 
@@ -166,7 +166,7 @@ def test_pairs_by_id_or_path(tmp_path):
     ]
     assert found.left_out == {"inspections without a sample": 1, "samples without an inspection": 1}
     assert [one.sample_id for one in found.strangers] == ["stranger"]
-    assert [class_name(sample) for sample in samples] == ["d/c", "(no class)", "(no class)"]
+    assert [sample.class_name for sample in samples] == ["d/c", "(no class)", "(no class)"]
     with pytest.raises(InputError, match="none of 3 inspections"):
         pair(samples[2:], inspections)
     with pytest.raises(InputError, match="two samples"):

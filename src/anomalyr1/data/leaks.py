@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalyr1.data.samples import listed
-from anomalyr1.files import file_digest
+from anomalyr1.files import sha256_of_file
 from anomalyr1.images import open_image
 from anomalyr1.types import InputError, Record, Sample
 
@@ -104,7 +104,7 @@ def file_digests(paths: Iterable[Path]) -> dict[Path, str]:
     unreadable: list[str] = []
     for path in dict.fromkeys(paths):
         try:
-            found[path] = file_digest(path)
+            found[path] = sha256_of_file(path)
         except OSError:
             unreadable.append(str(path))
     if unreadable:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from anomalyr1.engines.engine import GREEDY, Completion, Sampling
-from anomalyr1.images import FAMILIES, Frame, LoadedImage, fit
+from anomalyr1.images import FAMILIES, Frame, LoadedImage
 from anomalyr1.prompts import Prompt
 from anomalyr1.records import read
 from anomalyr1.types import Fingerprint, InputError, Reply
@@ -72,4 +72,4 @@ class ReplayEngine:
         if not prompt.images or prompt.images[-1] not in images:
             return None
         family, size_wh = FAMILIES[self._recorded.family], images[prompt.images[-1]].size_wh
-        return Frame(size_wh, fit(size_wh, family, self._recorded.max_pixels), family.units)
+        return Frame.of(size_wh, family, self._recorded.max_pixels)

@@ -22,8 +22,8 @@ from anomalyr1 import answers, boxes, rewards
 from anomalyr1.boxes import Bools
 from anomalyr1.data.mask_files import LEAST_PIXELS, read_mask
 from anomalyr1.data.samples import Samples
-from anomalyr1.files import file_digest
-from anomalyr1.images import FAMILIES, Frame, ImageError, fit, open_image
+from anomalyr1.files import sha256_of_file
+from anomalyr1.images import FAMILIES, Frame, ImageError, open_image
 from anomalyr1.types import Box, InputError, Question, Sample
 
 LEAST_FILLED = 0.5
@@ -113,7 +113,7 @@ def _check_sample(sample: Sample, family: str, max_pixels: int | None) -> Iterat
     frame = None
     if size_wh is not None:
         try:
-            frame = Frame(size_wh, fit(size_wh, FAMILIES[family], max_pixels), FAMILIES[family].units)
+            frame = Frame.of(size_wh, FAMILIES[family], max_pixels)
         except ImageError as error:
             yield Problem(sample.id, f"{sample.image}: {error}", "cut the image, or leave it out")
     yield from _check_question_ids(sample)
@@ -134,7 +134,7 @@ class _Files:
         """SHA-256, None where the file cannot be read, which is reported elsewhere."""
         if path not in self.digests:
             try:
-                self.digests[path] = file_digest(path)
+                self.digests[path] = sha256_of_file(path)
             except OSError:
                 self.digests[path] = None
         return self.digests[path]

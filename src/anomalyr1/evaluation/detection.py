@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from anomalyr1.evaluation import curves
 from anomalyr1.evaluation.calibration import BINS, calibration_error
 from anomalyr1.evaluation.curves import Counts, Floats
-from anomalyr1.evaluation.pairing import class_name
 from anomalyr1.evaluation.statistics import LEVEL, REPEATS, Interval, interval
 from anomalyr1.types import Inspection, Record, Sample, Verdict
 
@@ -103,7 +102,7 @@ def detect(
     known = [pair for pair in pairs if pair[0].anomalous is not None]
     groups: dict[str, list[Pair]] = {}
     for pair in known:
-        groups.setdefault(class_name(pair[0]), []).append(pair)
+        groups.setdefault(pair[0].class_name, []).append(pair)
     categories = {name: measure(group, repeats, seed, level) for name, group in sorted(groups.items())}
     means = {}
     for figure in FIGURES:

@@ -57,10 +57,5 @@ def pair(samples: Iterable[Sample], inspections: Sequence[Inspection]) -> Pairs:
     return Pairs(known, {name: n for name, n in left_out.items() if n}, strangers)
 
 
-def class_name(sample: Sample) -> str:
-    """Data set and category; one name where both are the same."""
-    return "/".join(dict.fromkeys(part for part in (sample.dataset, sample.category) if part)) or "(no class)"
-
-
 def _absolute(path: str) -> str:
     return Path(path).absolute().as_posix()

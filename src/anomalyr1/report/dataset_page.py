@@ -52,7 +52,7 @@ class Summary:
     def add(self, sample: Sample) -> None:
         """Count one sample."""
         self.samples += 1
-        name = class_name(sample)
+        name = sample.class_name
         side = {None: "unknown", False: "good", True: "anomalous"}[sample.anomalous]
         self.classes.setdefault(name, Counter())[side] += 1
         defect = sample.defect or "not named"
@@ -99,11 +99,6 @@ class Example:
     picture: str
     """Data URI; empty when the image or its mask cannot be opened."""
     error: str = ""
-
-
-def class_name(sample: Sample) -> str:
-    """Data set and category; one name where both are the same."""
-    return "/".join(dict.fromkeys(part for part in (sample.dataset, sample.category) if part)) or "(no class)"
 
 
 def summarise(samples: Iterable[Sample]) -> Summary:

@@ -20,7 +20,6 @@ from pathlib import Path
 
 from anomalyr1.evaluation import tables
 from anomalyr1.evaluation.detection import VERDICTS, Pair
-from anomalyr1.evaluation.pairing import class_name
 from anomalyr1.evaluation.run import Evaluation
 from anomalyr1.evaluation.tables import Table
 from anomalyr1.files import write_whole
@@ -218,7 +217,7 @@ def figures_csv(shown: Iterable[Table]) -> str:
 def _item(sample: Sample, one: Inspection) -> tuple[str | float | int | None, ...]:
     truth = {None: "", False: "good", True: "anomalous"}[sample.anomalous]
     return (
-        sample.id, class_name(sample), truth, sample.defect or "", one.verdict, gallery.outcome(sample, one),
+        sample.id, sample.class_name, truth, sample.defect or "", one.verdict, gallery.outcome(sample, one),
         ", ".join(gallery.flags(sample, one)), one.score, None if one.boxes is None else len(one.boxes),
         None if sample.boxes is None else len(sample.boxes), one.reason, one.error or "",
     )  # fmt: skip

@@ -17,7 +17,6 @@ from anomalyr1.answers.conclusion import read_conclusion
 from anomalyr1.answers.findings import says_defect
 from anomalyr1.data.mask_files import boxes_of, read_mask
 from anomalyr1.evaluation.detection import Pair
-from anomalyr1.evaluation.pairing import class_name
 from anomalyr1.images import THREADS, open_image
 from anomalyr1.report.html import data_uri
 from anomalyr1.report.inspection_page import WIDE
@@ -163,7 +162,7 @@ def case(sample: Sample, inspection: Inspection) -> Case:
     return Case(
         outcome=outcome(sample, inspection),
         flags=flags(sample, inspection),
-        category=class_name(sample),
+        category=sample.class_name,
         folder=folder,
         name=name,
         inspection=inspection,

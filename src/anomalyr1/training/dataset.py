@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from anomalyr1 import answers, prompts
 from anomalyr1.data.samples import listed
-from anomalyr1.images import Family, Frame, fit, open_image, resize
+from anomalyr1.images import Family, Frame, open_image, resize
 from anomalyr1.policy import chat
 from anomalyr1.prompts import with_gold
 from anomalyr1.rewards import Reward
@@ -70,7 +70,7 @@ class Material:
     def frame(self, sample: Sample, family: Family, max_pixels: int) -> Frame:
         """How the model sees the inspected image of a sample."""
         size_wh = self.pictures[sample.image].size_wh
-        return Frame(size_wh, fit(size_wh, family, max_pixels), family.units)
+        return Frame.of(size_wh, family, max_pixels)
 
 
 def gather(
