@@ -11,6 +11,9 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from anomalyr1.errors import InputError as InputError
+from anomalyr1.errors import SetupError as SetupError
+
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """Option letters by position."""
 
@@ -285,14 +288,6 @@ class Fingerprint(Record):
     threshold: str = ""
     """Digest of the threshold that verdicts follow; empty when none."""
     versions: dict[str, str] = Field(default_factory=dict)
-
-
-class InputError(ValueError):
-    """Bad input: the message names the file, what was expected, what came and what to do. Exit code 1."""
-
-
-class SetupError(RuntimeError):
-    """The environment lacks something: the message names what and the command that adds it. Exit code 3."""
 
 
 def first_error(error: ValidationError) -> str:

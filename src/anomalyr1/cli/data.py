@@ -11,16 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from anomalyr1.cli.terminal import OK, SOME_FAILED, say
-from anomalyr1.types import Box, InputError, Question, Sample
+from anomalyr1.cli.terminal import OK, SOME_FAILED, loader_options, say
+from anomalyr1.errors import InputError
 
 if TYPE_CHECKING:
     from anomalyr1.data.samples import Samples
-
-app = typer.Typer(
-    help="Check, split, look at and export data sets; SPEC is e.g. mvtec:FOLDER (docs/data.md).",
-    no_args_is_help=True,
-)
+    from anomalyr1.types import Box, Question, Sample
 
 Spec = Annotated[
     str, typer.Argument(help="What to load, e.g. mmad:FOLDER, mvtec:FOLDER, coco:FILE, jsonl:FILE.")
@@ -33,7 +29,6 @@ Protocols = Literal["few-shot", "share", "leave-classes-out", "leave-defects-out
 Formats = Literal["coco", "yolo", "jsonl", "hf"]
 
 
-@app.command()
 def check(
     spec: Spec,
     option: Options = None,
@@ -59,7 +54,6 @@ def check(
     return SOME_FAILED if problems else OK
 
 
-@app.command()
 def split(
     spec: Spec,
     out: Annotated[
@@ -115,13 +109,18 @@ def split(
         share=share, held_out=tuple(hold_out or ()), allow_short=allow_short, drop_leaks=drop_leaks, max_distance=max_distance,
     )  # fmt: skip
     if test is None:
-        manifest = fewshot.make(samples, plan, spec, pairs(option), allow_leaks)
+        manifest = fewshot.make(samples, plan, spec, loader_options(option), allow_leaks)
     elif protocol is not None:
         raise InputError("--test takes both sets as they are, so it goes without --protocol")
     else:
         other = load(test, test_option)
         manifest = fewshot.pair(
-            samples, other, plan, (spec, test), (pairs(option), pairs(test_option)), allow_leaks
+            samples,
+            other,
+            plan,
+            (spec, test),
+            (loader_options(option), loader_options(test_option)),
+            allow_leaks,
         )
     fewshot.write(out, manifest)
     for name, number in (
@@ -136,7 +135,6 @@ def split(
     return OK
 
 
-@app.command()
 def stats(
     spec: Spec,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("stats.html"),
@@ -158,7 +156,6 @@ def stats(
     return OK
 
 
-@app.command()
 def export(
     spec: Spec,
     to: Annotated[Formats, typer.Option(help="The format.")],
@@ -187,7 +184,6 @@ def export(
     return OK
 
 
-@app.command()
 def show(
     spec: Spec,
     sample_id: Annotated[str, typer.Argument(metavar="ID", help="The sample's id.")],
@@ -218,7 +214,6 @@ def show(
     return OK
 
 
-@app.command()
 def extract(
     archive: Annotated[Path, typer.Argument(help="A zip, tar, tar.gz, tar.bz2 or tar.xz file.")],
     out: Annotated[Path, typer.Option(help="The folder to make.")],
@@ -239,20 +234,7 @@ def load(spec: str, options: Sequence[str] | None) -> Samples:
     """The samples of a spec, with options as `key=value`. Raises `InputError` as `data.load` does."""
     from anomalyr1 import data
 
-    return data.load(spec, **pairs(options))
-
-
-def pairs(options: Sequence[str] | None) -> dict[str, str]:
-    """Options of a loader, written key=value. Raises `InputError` for any other form, and for a key that comes twice."""
-    found: dict[str, str] = {}
-    for text in options or ():
-        key, mark, value = text.partition("=")
-        if not (key and mark):
-            raise InputError(f"an option of the loader is written key=value, got {text!r}")
-        if key in found:
-            raise InputError(f"the option {key!r} of the loader is given twice; leave one of the two out")
-        found[key] = value
-    return found
+    return data.load(spec, **loader_options(options))
 
 
 def _say_notes(notes: Mapping[str, int]) -> None:

@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from anomalyr1.cli.terminal import OK, SETUP_ERROR, say
+
 EXTRAS = {
     "train": "what fine-tuning with SFT and GRPO needs",
     "serve": "what an HTTP service will need (not in this version)",
@@ -153,3 +155,11 @@ def _models() -> Iterator[Finding]:
 
     for model in MODELS:
         yield Finding(True, f"licence of the model {model}: {licence_of(model)}")
+
+
+def doctor() -> int:
+    """Check this machine: versions, device, memory, disk, extras and licences."""
+    findings = examine()
+    for finding in findings:
+        say(f"{'ok ' if finding.ok else 'BAD'} {finding.text}")
+    return OK if all(finding.ok for finding in findings) else SETUP_ERROR

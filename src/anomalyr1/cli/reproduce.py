@@ -8,12 +8,15 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from anomalyr1.cli.terminal import OK, say
-from anomalyr1.types import InputError
+from anomalyr1.cli.terminal import OK, SOME_FAILED, find_images, say
+from anomalyr1.errors import InputError
+
+if TYPE_CHECKING:
+    from anomalyr1.types import Inspection
 
 LIMIT = 200
 
@@ -113,3 +116,29 @@ def named(texts: list[str], option: str) -> dict[str, str]:
             raise InputError(f"{option} names {name!r} twice; give each a name of its own: {option} NAME=...")
         found[name] = value
     return found
+
+
+def demo(
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="Your own images or folders, inspected by what was learned.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for all results; a demo begins anew.")] = Path(
+        "runs/demo"
+    ),
+) -> int:
+    """Teach nano a drawn part it has never seen, by GRPO with ROAM, and show before and after on a page; a few minutes on a CPU."""
+    from anomalyr1.cli.inspect import inspect_samples
+    from anomalyr1.inspection.inspector import Inspector, samples_of_images
+    from anomalyr1.reproduction import demo as demonstration
+
+    paths = find_images(images or (), out)
+    result = demonstration.demo(out, say)
+    inspections: list[Inspection] = []
+    if paths:
+        samples, _ = samples_of_images(paths)
+        inspections = inspect_samples(
+            Inspector.load(str(result.taught)), samples, out / "own", given="", as_json=False
+        )
+    say(result.sentence)
+    say(f"page: {result.page}")
+    return SOME_FAILED if any(inspection.error is not None for inspection in inspections) else OK

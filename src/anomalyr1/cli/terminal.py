@@ -6,11 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from anomalyr1.types import InputError
+from anomalyr1.errors import InputError
 
-OK, USER_ERROR, SOME_FAILED, SETUP_ERROR = 0, 1, 2, 3
-"""Exit codes: all well, the user's input, some images failed or some samples have problems, the
-environment."""
+OK, USER_ERROR, SOME_FAILED, SETUP_ERROR, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes: all well, the user's input, some images failed or some samples have problems, the environment,
+stopped by Ctrl-C."""
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".jfif"}
 )
@@ -60,3 +60,19 @@ def find_images(
         for file in inside:
             found.setdefault(file.resolve(), file)
     return list(found.values())
+
+
+def loader_options(texts: Sequence[str] | None) -> dict[str, str]:
+    """Options of a data set's loader, written key=value.
+
+    Raises `InputError` for any other form, and for a key that comes twice.
+    """
+    options: dict[str, str] = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise InputError(f"an option of the loader is written key=value, got {text!r}")
+        if key in options:
+            raise InputError(f"the option {key!r} of the loader is given twice; leave one of the two out")
+        options[key] = value
+    return options

@@ -14,7 +14,7 @@ from anomalyr1 import boxes as geometry
 from anomalyr1.data.mask_files import read_mask
 from anomalyr1.files import write_whole
 from anomalyr1.report.html import data_uri, render, shares
-from anomalyr1.report.overlay import overlay
+from anomalyr1.report.overlays import overlay
 from anomalyr1.types import InputError, Inspection, Sample
 
 MAX_ROWS = 200

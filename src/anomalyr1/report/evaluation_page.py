@@ -18,7 +18,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from anomalyr1.evaluation import tables
+from anomalyr1 import records
+from anomalyr1.data import sources
+from anomalyr1.errors import InputError
+from anomalyr1.evaluation import localisation, other_detectors, pairing, provenance, run, tables
 from anomalyr1.evaluation.detection import VERDICTS, Pair
 from anomalyr1.evaluation.run import Evaluation
 from anomalyr1.evaluation.tables import Table
@@ -27,6 +30,7 @@ from anomalyr1.report import gallery, svg
 from anomalyr1.report.html import render
 from anomalyr1.report.plots import detection_plots
 from anomalyr1.types import Fingerprint, Inspection, Sample
+from anomalyr1.version import __version__
 
 MAX_CARDS = 1000
 """The page shows at most so many images; what needs a look comes first."""
@@ -37,6 +41,10 @@ MAX_ANSWERS = 12
 MAX_ROWS = 200
 """A table of the page shows at most so many rows; the files hold all."""
 OTHER, UNREAD = "other", "unread"
+TRUTH_UNKNOWN = (
+    "What is true of these images is not known here, so no figure says how good the verdicts are. "
+    "Name the data set with --data."
+)
 
 
 @dataclass(frozen=True)
@@ -285,3 +293,60 @@ def _told(results: Results) -> dict[str, object]:
         "replies": dict(sorted(statuses.items())),
         "notes": list(results.notes),
     }
+
+
+def write_of_evaluation(folder: Path, out: Path, maps: Path | None = None) -> Path:
+    """The report of what `evaluate` wrote into `folder`, its data loaded again; returns the page's path.
+
+    `maps` is an NPZ file with one anomaly map (H, W) a sample. Raises `InputError` where data or
+    inspections are gone or have changed.
+    """
+    evaluation, pairs = run.load_again(folder)
+    return write(out, _results(str(folder), evaluation, pairs, maps))
+
+
+def write_of_inspections(
+    path: Path,
+    out: Path,
+    data: str | None = None,
+    options: Mapping[str, str] | None = None,
+    maps: Path | None = None,
+) -> Path:
+    """The report of an inspections file, beside the truth of a data set if one is named; returns the page's path.
+
+    Raises `InputError` where the file or the data cannot be read, or do not belong together.
+    """
+    fingerprint, inspections = records.read(path)
+    if data is None:
+        if maps or options:
+            raise InputError(
+                "--maps and --option need --data: without the truth there is nothing to measure maps against"
+            )
+        pairs = [(Sample(id=i.sample_id, image=Path(i.sample_id)), i) for i in inspections]
+        return write(out, Results(str(path), fingerprint, pairs, None, [TRUTH_UNKNOWN], __version__))
+    drawings = out / "drawn"
+    loaded = sources.load(data, options or {}, drawings)
+    run.require_same_data(path, fingerprint, loaded.samples)
+    source = run.Source(
+        spec=data,
+        options=dict(options or {}),
+        folder=str(drawings.absolute()),
+        samples=len(loaded.samples),
+        questions=provenance.questions_digest(loaded.samples, given=False),
+        inspections=str(path.absolute()),
+        notes=loaded.notes,
+    )
+    evaluation = run.evaluate(loaded, fingerprint, inspections, source, partial=True)
+    return write(out, _results(str(path), evaluation, pairing.pair(loaded.samples, inspections).known, maps))
+
+
+def _results(title: str, evaluation: Evaluation, pairs: Sequence[Pair], maps: Path | None) -> Results:
+    """Figures and pairs, with the maps measured if there are any."""
+    notes = [f"{name}: {count}" for name, count in evaluation.left_out.items()]
+    if maps is not None:
+        anomaly_maps = other_detectors.Maps(maps)
+        figures = localisation.localise(pairs, anomaly_maps)
+        evaluation = evaluation.model_copy(update={"localisation": figures})
+        without_map = sum(inspection.sample_id not in anomaly_maps for _, inspection in pairs)
+        notes += [f"images without a map: {without_map}"] if without_map else []
+    return Results(title, evaluation.run, pairs, evaluation, notes, __version__)

@@ -20,7 +20,7 @@ from anomalyr1.evaluation.detection import Pair
 from anomalyr1.images import THREADS, open_image
 from anomalyr1.report.html import data_uri
 from anomalyr1.report.inspection_page import WIDE
-from anomalyr1.report.overlay import draw_on, scaled
+from anomalyr1.report.overlays import draw_on, scaled
 from anomalyr1.rewards import consistent, right
 from anomalyr1.types import Answer, InputError, Inspection, Question, Reply, Sample
 

@@ -14,10 +14,12 @@ from PIL import Image
 from anomalyr1 import prompts
 from anomalyr1.files import write_whole
 from anomalyr1.images import open_image
+from anomalyr1.policy.load import licence_of, limits_of
 from anomalyr1.report.html import data_uri, render, shares
-from anomalyr1.report.overlay import close_up, overlay, scaled
+from anomalyr1.report.overlays import close_up, overlay, scaled
 from anomalyr1.report.text import visible
 from anomalyr1.types import Fingerprint, InputError, Inspection, Question, Reply, Sample
+from anomalyr1.version import __version__
 
 MAX_CARDS = 400
 """A page shows at most this many pictures; what needs a look comes first."""
@@ -66,6 +68,12 @@ class Card:
     """Data URIs of the first boxes, enlarged."""
     replies: list[dict[str, str]] = field(default_factory=list)
     boxes: list[dict[str, str]] = field(default_factory=list)
+
+
+def about_run(fingerprint: Fingerprint, command: str) -> About:
+    """What a page says about a run of `command` with this fingerprint: licence and limits of the model, our version."""
+    licence, limits = licence_of(fingerprint.model), limits_of(fingerprint.model)
+    return About(fingerprint, licence, limits, command, __version__)
 
 
 def write(

@@ -16,7 +16,7 @@ from anomalyr1.images import open_image
 from anomalyr1.inspection.inspector import Inspector
 from anomalyr1.report import svg
 from anomalyr1.report.html import data_uri, render
-from anomalyr1.report.overlay import overlay, scaled
+from anomalyr1.report.overlays import overlay, scaled
 from anomalyr1.reproduction.arms import SHORT
 from anomalyr1.reproduction.effects import Answers, Effect, excludes_zero, said
 from anomalyr1.reproduction.judge import judge, read_judged, write_records

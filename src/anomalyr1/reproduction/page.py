@@ -21,7 +21,7 @@ from anomalyr1.files import write_whole
 from anomalyr1.images import open_image
 from anomalyr1.report import svg
 from anomalyr1.report.html import data_uri, render
-from anomalyr1.report.overlay import scaled
+from anomalyr1.report.overlays import scaled
 from anomalyr1.reproduction.arms import CLAIMS, Arm, Claim
 from anomalyr1.reproduction.effects import FIGURES, PRIMARY, Answers, Effect, by_test, excludes_zero, said
 from anomalyr1.reproduction.judge import Judged, read_judged, read_samples
