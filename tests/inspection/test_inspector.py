@@ -318,7 +318,7 @@ def test_real_images_run_to_a_page(tmp_path, shared, monkeypatch):
                 answers.write(reasoning, boxes, frame),
             )
     recordings.record(tmp_path / "recorded.jsonl", completions)
-    results = cli._run(
+    results = inspect_samples(
         Inspector(ReplayEngine(tmp_path / "recorded.jsonl")), samples, tmp_path / "out", "", as_json=False
     )
     assert [one.error for one in results] == [None] * len(samples)
