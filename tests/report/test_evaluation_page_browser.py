@@ -1,4 +1,6 @@
-"""Script payloads in every text of a report: in a real browser nothing executes, no request leaves, no payload becomes an element."""
+"""Script payloads in every text of a report: in a real browser nothing executes, no request leaves, no
+payload becomes an element.
+"""
 
 import re
 
@@ -16,7 +18,9 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-ge
 
 
 def report(folder, texts):
-    """A report on one image a text, which stands in every text that a sample, an inspection, a question and a run have."""
+    """A report on one image a text, which stands in every text that a sample, an inspection, a question and a
+    run have.
+    """
     texts = [real(text) for text in texts]
     images = [recordings.draw(folder / f"{i}.png") for i in range(5)]
     known = []

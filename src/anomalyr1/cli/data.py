@@ -39,7 +39,9 @@ def check(
         int | None, typer.Option(help="Pixel cap of the model; default: 1280 image tokens.")
     ] = None,
 ) -> int:
-    """List what is wrong: missing files, masks, boxes, labels, questions, and gold answers that do not earn full reward."""
+    """List what is wrong: missing files, masks, boxes, labels, questions, and gold answers that do not earn
+    full reward.
+    """
     from anomalyr1.evaluation import checks
 
     samples = load(spec, option)
@@ -49,7 +51,8 @@ def check(
         say(f"{problem.sample_id}: {problem.what}; {problem.fix}")
     concerned = len({problem.sample_id for problem in problems})
     say(
-        f"{len(samples)} samples checked: {len(problems) or 'no'} problems{f' of {concerned} samples' if problems else ''}"
+        f"{len(samples)} samples checked: {len(problems) or 'no'} "
+        f"problems{f' of {concerned} samples' if problems else ''}"
     )
     return SOME_FAILED if problems else OK
 
@@ -150,7 +153,8 @@ def stats(
     sides = summary.sides()
     classes = f"{len(summary.classes)} class{'' if len(summary.classes) == 1 else 'es'}"
     say(
-        f"{summary.samples} samples of {classes}: {', '.join(f'{sides[side]} {side}' for side in dataset.SIDES)}"
+        f"{summary.samples} samples of {classes}: "
+        f"{', '.join(f'{sides[side]} {side}' for side in dataset.SIDES)}"
     )
     say(f"page: {out}")
     return OK
@@ -221,7 +225,9 @@ def extract(
         float, typer.Option(min=1, help="How many times larger than the archive its content may be.")
     ] = 100,
 ) -> int:
-    """Unpack a downloaded archive, whole or not at all; links, devices and paths that lead elsewhere are refused."""
+    """Unpack a downloaded archive, whole or not at all; links, devices and paths that lead elsewhere are
+    refused.
+    """
     from anomalyr1.data.archives import ArchiveLimits
     from anomalyr1.data.archives import extract as unpack
 

@@ -1,4 +1,6 @@
-"""What this machine has and what is missing: versions against floors, device, memory, disk, extras, licences of models."""
+"""What this machine has and what is missing: versions against floors, device, memory, disk, extras, licences
+of models.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ EXTRAS = {
     "serve": "what an HTTP service will need (not in this version)",
     "endpoint": "what models behind an OpenAI-compatible URL need",
     "vllm": "what the engine vllm needs, on a GPU",
-    "elpv": "what the ELPV data set of solar cells needs (CC BY-NC-SA 4.0; downloads the package, which holds the images)",
+    "elpv": (
+        "what the ELPV data set of solar cells needs (CC BY-NC-SA 4.0; downloads the package, which "
+        "holds the images)"
+    ),
     "dev": "tests and checks of this package itself",
 }
 """What each optional group of packages adds."""
@@ -46,14 +51,19 @@ def examine() -> list[Finding]:
 
 
 def packages(requirements: Sequence[str]) -> Iterator[Finding]:
-    """Check requirement strings (PEP 508) against what is installed: a needed package must fit, an extra's package may be absent."""
+    """Check requirement strings (PEP 508) against what is installed: a needed package must fit, an extra's
+    package may be absent.
+    """
     from packaging.requirements import Requirement
 
     parsed = [Requirement(text) for text in requirements]
     if not parsed:
         yield Finding(
             False,
-            'anomalyr1 is not installed as a package, so its floors are unknown: run "pip install -e ." in its checkout',
+            (
+                'anomalyr1 is not installed as a package, so its floors are unknown: run "pip install -e ." in '
+                "its checkout"
+            ),
         )
     for requirement in parsed:
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
@@ -70,7 +80,10 @@ def packages(requirements: Sequence[str]) -> Iterator[Finding]:
         if members and lacking:
             yield Finding(
                 True,
-                f'extra {extra}: adds {adds}; add it with: pip install "anomalyr1[{extra}]" (lacks {", ".join(lacking)})',
+                (
+                    f'extra {extra}: adds {adds}; add it with: pip install "anomalyr1[{extra}]" (lacks '
+                    f"{', '.join(lacking)})"
+                ),
             )
         elif members:
             yield Finding(True, f"extra {extra}: installed, {adds}")
@@ -137,7 +150,10 @@ def _device() -> Iterator[Finding]:
     if not torch.cuda.is_available():
         yield Finding(
             True,
-            f"no GPU: models run on the CPU, {cores()} cores; the nano model is fine with that, billions of parameters are slow",
+            (
+                f"no GPU: models run on the CPU, {cores()} cores; the nano model is fine with that, billions of "
+                "parameters are slow"
+            ),
         )
 
 

@@ -65,7 +65,9 @@ def inspect(
         Path | None, typer.Option(help="File of `anomalyr1 calibrate`: decide by the score.")
     ] = None,
 ) -> int:
-    """Inspect images: verdict, reasoning, boxes, masks, and a page to look at. Run again to go on after a stop."""
+    """Inspect images: verdict, reasoning, boxes, masks, and a page to look at. Run again to go on after a
+    stop.
+    """
     from anomalyr1 import prompts
     from anomalyr1.inspection.inspector import Inspector, samples_of_images
     from anomalyr1.inspection.thresholds import Threshold
@@ -92,7 +94,9 @@ def inspect(
 def inspect_samples(
     inspector: Inspector, samples: Sequence[Sample], out: Path, given: str, as_json: bool
 ) -> list[Inspection]:
-    """Inspect, write overlays and page, and say what came out; `given` is the digest of what all samples were given."""
+    """Inspect, write overlays and page, and say what came out; `given` is the digest of what all samples were
+    given.
+    """
     from anomalyr1.report import inspection_page
 
     with _progress("inspecting", len(samples), as_json) as show:

@@ -34,7 +34,9 @@ def report(
         "report"
     ),
 ) -> int:
-    """One page with tables, plots and a gallery of inspections, or with the curves of a training run; Markdown, JSON and CSV beside it."""
+    """One page with tables, plots and a gallery of inspections, or with the curves of a training run;
+    Markdown, JSON and CSV beside it.
+    """
     from anomalyr1.evaluation.run import FILE, INSPECTIONS
     from anomalyr1.report import evaluation_page
     from anomalyr1.training import run_pages
@@ -74,7 +76,9 @@ def convert(
     ] = None,
     option: Options = None,
 ) -> int:
-    """Make inspections of the scores and maps of any other detector, so that `report` and `evaluate` take them."""
+    """Make inspections of the scores and maps of any other detector, so that `report` and `evaluate` take
+    them.
+    """
     from anomalyr1 import data as data_sets
     from anomalyr1.evaluation import other_detectors
 

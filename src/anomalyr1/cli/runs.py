@@ -48,7 +48,9 @@ def merge(
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Its commit on the hub.")] = None,
 ) -> int:
-    """Write a model with an adapter merged into its weights, as every tool for transformers' models loads it."""
+    """Write a model with an adapter merged into its weights, as every tool for transformers' models loads
+    it.
+    """
     from anomalyr1.training.merge import merge as merging
 
     say(f"merged: {merging(source, out, model, revision, say)}")

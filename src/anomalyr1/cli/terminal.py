@@ -1,4 +1,6 @@
-"""What all verbs share: exit codes, plain lines in which nothing is interpreted, the images that paths name."""
+"""What all verbs share: exit codes, plain lines in which nothing is interpreted, the images that paths
+name.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ def say(text: str, err: bool = False) -> None:
 def find_images(
     paths: Sequence[Path], out: Path | None = None, references: Sequence[Path] = ()
 ) -> list[Path]:
-    """The image files that `paths` name, each once: files as given, folders searched in sorted order, without what lies in `out`.
+    """The image files that `paths` name, each once: files as given, folders searched in sorted order, without
+    what lies in `out`.
 
     Of a folder as `folder:` reads it, with good/ and masks/, the masks are left out, and it is said how many.
     Raises `InputError` that lists all paths (and references) that do not exist, or the folders without an
@@ -36,7 +39,8 @@ def find_images(
     missing = [path for path in (*paths, *references) if not path.exists()]
     if missing:
         raise InputError(
-            f"no such file or folder, so nothing was started: {', '.join(repr(str(path)) for path in missing)}"
+            "no such file or folder, so nothing was started: "
+            f"{', '.join(repr(str(path)) for path in missing)}"
         )
     found: dict[Path, Path] = {}
     own = out.resolve() if out is not None else None

@@ -1,4 +1,6 @@
-"""A comparison of two runs as one self-contained HTML page: the table of subtasks, and the answers that flipped with their pictures."""
+"""A comparison of two runs as one self-contained HTML page: the table of subtasks, and the answers that
+flipped with their pictures.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A data set as one self-contained HTML page: balance of classes, defects and gold answers, sizes of boxes, example pictures."""
+"""A data set as one self-contained HTML page: balance of classes, defects and gold answers, sizes of boxes,
+example pictures.
+"""
 
 from __future__ import annotations
 

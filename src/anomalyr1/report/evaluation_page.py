@@ -1,4 +1,5 @@
-"""Inspections and what is true as one self-contained page that runs no script and loads nothing, and as Markdown, JSON and CSV.
+"""Inspections and what is true as one self-contained page that runs no script and loads nothing, and as
+Markdown, JSON and CSV.
 
 index.html    tables with intervals, confusion matrices, plots, gallery with filters
 report.md     the tables
@@ -164,7 +165,9 @@ def confusion_of_verdicts(pairs: Sequence[Pair]) -> list[Confusion]:
 
 
 def confusions_of_answers(pairs: Sequence[Pair]) -> list[Confusion]:
-    """Gold against answer, for each kind of question but the verdict that has few different gold answers; columns are numbers of rows."""
+    """Gold against answer, for each kind of question but the verdict that has few different gold answers;
+    columns are numbers of rows.
+    """
     answers: dict[str, list[tuple[str, str]]] = {}
     for sample, one in pairs:
         asked = {
@@ -270,15 +273,26 @@ def _tiles(results: Results, outcomes: Counter[str]) -> list[tuple[str, str, int
 
 
 def _filter_style(group: str, kinds: Sequence[str]) -> str:
-    """Style of one row of filters: a chosen one hides the cards of other kinds and is marked; `kinds` are our own names."""
+    """Style of one row of filters: a chosen one hides the cards of other kinds and is marked; `kinds` are our
+    own names.
+    """
     return "".join(
-        f"#{group}-{kind}:checked ~ .cards .card:not(.{kind}) {{ display: none; }}\n"
-        f"#{group}-{kind}:checked ~ .chips [for={group}-{kind}] {{ background: var(--accent); color: var(--card); }}\n"
-        f"#{group}-{kind}:focus-visible ~ .chips [for={group}-{kind}] {{ outline: 3px solid var(--accent); outline-offset: 2px; }}\n"
+        f"#{group}-{kind}:checked ~ .cards .card:not(.{kind}) {{ display: none; }}\n"(
+            f"#{group}-{kind}:checked ~ .chips [for={group}-{kind}] {{ background: var(--accent); color: "
+            "var(--card); }}\n"
+        )(
+            f"#{group}-{kind}:focus-visible ~ .chips [for={group}-{kind}] {{ outline: 3px solid var(--accent); "
+            "outline-offset: 2px; }}\n"
+        )
         for kind in kinds
     ) + (
-        f"#{group}-all:checked ~ .chips [for={group}-all] {{ background: var(--accent); color: var(--card); }}\n"
-        f"#{group}-all:focus-visible ~ .chips [for={group}-all] {{ outline: 3px solid var(--accent); outline-offset: 2px; }}\n"
+        (
+            f"#{group}-all:checked ~ .chips [for={group}-all] {{ background: var(--accent); color: var(--card); "
+            "}}\n"
+        )(
+            f"#{group}-all:focus-visible ~ .chips [for={group}-all] {{ outline: 3px solid var(--accent); "
+            "outline-offset: 2px; }}\n"
+        )
     )
 
 
@@ -312,7 +326,8 @@ def write_of_inspections(
     options: Mapping[str, str] | None = None,
     maps: Path | None = None,
 ) -> Path:
-    """The report of an inspections file, beside the truth of a data set if one is named; returns the page's path.
+    """The report of an inspections file, beside the truth of a data set if one is named; returns the page's
+    path.
 
     Raises `InputError` where the file or the data cannot be read, or do not belong together.
     """

@@ -1,4 +1,6 @@
-"""Inspections beside the truth, made ready for the page: outcome, pictures, gold, and the reasoning with its conclusion marked."""
+"""Inspections beside the truth, made ready for the page: outcome, pictures, gold, and the reasoning with its
+conclusion marked.
+"""
 
 from __future__ import annotations
 
@@ -176,7 +178,9 @@ def case(sample: Sample, inspection: Inspection) -> Case:
 
 
 def mark_conclusion(reasoning: str, answer: Answer, options: Sequence[str]) -> Marked:
-    """The reasoning, with the last sentence marked that concludes what the whole was read to conclude; else nothing is marked."""
+    """The reasoning, with the last sentence marked that concludes what the whole was read to conclude; else
+    nothing is marked.
+    """
     ends = [0, *(found.end() for found in _SENTENCE.finditer(reasoning)), len(reasoning)]
     spans = [(a, b) for a, b in pairwise(ends) if reasoning[a:b].strip()]
     for start, end in reversed(spans[-_LAST:]):
@@ -224,7 +228,9 @@ def _pictures(sample: Sample, inspection: Inspection) -> tuple[str, str, str, bo
 
 
 def _small(rgb: Image.Image) -> Image.Image:
-    """The image with a longer side of `PICTURE_LONG_SIDE` pixels; large ones are averaged first, which is fast."""
+    """The image with a longer side of `PICTURE_LONG_SIDE` pixels; large ones are averaged first, which is
+    fast.
+    """
     factor = max(rgb.size) // PICTURE_LONG_SIDE
     return scaled(rgb.reduce(factor) if factor > 1 else rgb, PICTURE_LONG_SIDE)
 

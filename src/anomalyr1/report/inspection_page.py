@@ -71,7 +71,9 @@ class Card:
 
 
 def about_run(fingerprint: Fingerprint, command: str) -> About:
-    """What a page says about a run of `command` with this fingerprint: licence and limits of the model, our version."""
+    """What a page says about a run of `command` with this fingerprint: licence and limits of the model, our
+    version.
+    """
     licence, limits = licence_of(fingerprint.model), limits_of(fingerprint.model)
     return About(fingerprint, licence, limits, command, __version__)
 
@@ -82,7 +84,8 @@ def write(
     about: About,
     max_cards: int = MAX_CARDS,
 ) -> Path:
-    """Write `folder/overlays/*.png` for every inspection with boxes and `folder/index.html`; return the page's path.
+    """Write `folder/overlays/*.png` for every inspection with boxes and `folder/index.html`; return the
+    page's path.
 
     The page shows at most `max_cards` pictures. Raises `SetupError` when the disk refuses.
     """
@@ -119,7 +122,9 @@ def page(cards: Sequence[Card], inspections: Sequence[Inspection], about: About)
 
 
 def card(sample: Sample, inspection: Inspection, rgb: Image.Image | None) -> Card:
-    """One inspection made ready for the page; `rgb` is the upright image at its original size, None when it cannot be opened."""
+    """One inspection made ready for the page; `rgb` is the upright image at its original size, None when it
+    cannot be opened.
+    """
     questions = {
         question.id: question for question in (*prompts.inspection_questions(sample.id), *sample.questions)
     }

@@ -18,7 +18,9 @@ _GREY = 7
 
 
 def detection_plots(pairs: Sequence[Pair]) -> dict[str, str]:
-    """ROC, precision-recall, reliability, cost and score plots by name, as SVG; none when the scores have only one class."""
+    """ROC, precision-recall, reliability, cost and score plots by name, as SVG; none when the scores have
+    only one class.
+    """
     scores, truth = scored(pairs)
     if not (truth.any() and (~truth).any()):
         return {}
@@ -74,7 +76,8 @@ def detection_plots(pairs: Sequence[Pair]) -> dict[str, str]:
 
 
 def run_plots(lines: Sequence[Mapping[str, object]], before: str = "", most: int = 8) -> dict[str, str]:
-    """Curves over steps of all numbers in the lines of a run, by the part of their names before the slash; `most` curves a plot.
+    """Curves over steps of all numbers in the lines of a run, by the part of their names before the slash;
+    `most` curves a plot.
 
     `before` opens each title.
     """

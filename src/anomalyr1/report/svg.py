@@ -1,4 +1,6 @@
-"""Line charts and histograms as SVG: no script, no style sheet, no library; the same text stands in a page and in a file of its own."""
+"""Line charts and histograms as SVG: no script, no style sheet, no library; the same text stands in a page
+and in a file of its own.
+"""
 
 from __future__ import annotations
 

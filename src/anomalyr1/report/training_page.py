@@ -1,4 +1,6 @@
-"""A training run as one self-contained page: held-out figures, curves, recipe, and what the policy wrote last."""
+"""A training run as one self-contained page: held-out figures, curves, recipe, and what the policy wrote
+last.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The experiment in four minutes: nano learns a drawn category it never saw, by GRPO with ROAM, and is asked before and after."""
+"""The experiment in four minutes: nano learns a drawn category it never saw, by GRPO with ROAM, and is asked
+before and after.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,10 @@ from anomalyr1.report import svg
 from anomalyr1.report.html import data_uri, render
 from anomalyr1.report.overlays import overlay, scaled
 from anomalyr1.reproduction.arms import SHORT
-from anomalyr1.reproduction.effects import Answers, Effect, excludes_zero, said
-from anomalyr1.reproduction.judge import judge, read_judged, write_records
+from anomalyr1.reproduction.effects import Answers, Effect, excludes_zero, in_points
+from anomalyr1.reproduction.judge import judge, read_judged
 from anomalyr1.reproduction.page import smooth
+from anomalyr1.reproduction.samples import write_records
 from anomalyr1.training import run
 from anomalyr1.training.recipes import load_recipe
 from anomalyr1.training.run_folder import FINAL, METRICS, read_lines
@@ -49,7 +52,8 @@ class Outcome(NamedTuple):
 
 
 def demo(out: Path, say: Callable[[str], None], model: str = "nano") -> Outcome:
-    """Teach `model`, ask it before and after, inspect some parts, and write the page to `out`, which begins anew.
+    """Teach `model`, ask it before and after, inspect some parts, and write the page to `out`, which begins
+    anew.
 
     Raises `InputError` for a folder that holds something else.
     """
@@ -62,66 +66,72 @@ def demo(out: Path, say: Callable[[str], None], model: str = "nano") -> Outcome:
     write_records(out / "samples.jsonl", samples)
     say(f"asking {model} about {len(samples)} drawings of a {CATEGORY}, which it has never seen")
     learned = f"drawn:{CATEGORY}?n={LEARNED}&seed=0&references=0"
-    own = (
+    overrides = (
         "rewards={roam: 1.0, accuracy: 1.0}",
         f"model={model}",
         f'data=["{learned}"]',
         f"grpo.max_steps={STEPS}",
     )
-    recipe = load_recipe("nano-grpo", [*SHORT, *own])
+    recipe = load_recipe("nano-grpo", [*SHORT, *overrides])
     judge(model, {CATEGORY: out / "samples.jsonl"}, out / f"{BEFORE}.jsonl", recipe)
     say(f"teaching it {LEARNED} others by GRPO with ROAM, {STEPS} steps")
     run.train(recipe, out / "run", say=say)
     taught = out / "run" / FINAL
     say("asking again")
     judge(str(taught), {CATEGORY: out / "samples.jsonl"}, out / f"{AFTER}.jsonl", recipe)
-    found = Answers({name: [read_judged(out / f"{name}.jsonl")] for name in (BEFORE, AFTER)})
+    answers = Answers({name: [read_judged(out / f"{name}.jsonl")] for name in (BEFORE, AFTER)})
     say("inspecting some of them, before and after")
-    looks = {
-        name: Inspector.load(one).inspect(_shown(samples))
-        for name, one in ((BEFORE, model), (AFTER, str(taught)))
+    inspections = {
+        name: Inspector.load(model_name).inspect(_shown(samples))
+        for name, model_name in ((BEFORE, model), (AFTER, str(taught)))
     }
-    change = found.difference(AFTER, BEFORE, "accuracy")
+    change = answers.difference(AFTER, BEFORE, "accuracy")
     assert change is not None  # every drawn part has questions with options
     sentence = _sentence(change)
-    page = _write(out, found, _shown(samples), looks, sentence)
+    page = _write(out, answers, _shown(samples), inspections, sentence)
     return Outcome(page, taught, change, sentence)
 
 
 def _shown(samples: list[Sample]) -> list[Sample]:
     """Good and defective ones in turn."""
-    sides = [[one for one in samples if one.anomalous is side] for side in (True, False)]
-    return [one for pair in zip(*sides, strict=False) for one in pair][:SHOWN]
+    by_side = [[sample for sample in samples if sample.anomalous is side] for side in (True, False)]
+    return [sample for pair in zip(*by_side, strict=False) for sample in pair][:SHOWN]
 
 
 def _sentence(change: Effect) -> str:
-    told = f"Held-out accuracy changed by {said(change)} percentage points (95 % interval over images)"
+    sentence = (
+        f"Held-out accuracy changed by {in_points(change)} percentage points (95 % interval over images)"
+    )
     if not excludes_zero(change):
-        return f"{told}: the interval includes zero, so this does not show that teaching helped."
-    return f"{told}: it {'rose' if change.value > 0 else 'fell'}, and the interval excludes zero."
+        return f"{sentence}: the interval includes zero, so this does not show that teaching helped."
+    return f"{sentence}: it {'rose' if change.value > 0 else 'fell'}, and the interval excludes zero."
 
 
 def _write(
-    out: Path, found: Answers, samples: list[Sample], looks: dict[str, list[Inspection]], sentence: str
+    out: Path,
+    answers: Answers,
+    samples: list[Sample],
+    inspections: dict[str, list[Inspection]],
+    sentence: str,
 ) -> Path:
     from markupsafe import Markup
 
     rows = []
-    for name in (*FIGURES, *found.kinds):
-        values = [found.figure(side, name) for side in (BEFORE, AFTER)]
+    for name in (*FIGURES, *answers.kinds):
+        values = [answers.figure(side, name) for side in (BEFORE, AFTER)]
         if all(value is not None for value in values):
             rows.append(
                 (
                     name,
                     *(f"{100 * value.value:.1f}" for value in values if value),
-                    said(found.difference(AFTER, BEFORE, name)),
+                    in_points(answers.difference(AFTER, BEFORE, name)),
                 )
             )
     table = Table(
         "Held-out drawings",
         ("in percent", BEFORE, AFTER, "change, with 95 % interval"),
         rows,
-        f"{len(found.images)} drawings.",
+        f"{len(answers.images)} drawings.",
     )
     lines = read_lines(out / "run" / METRICS)
     plots = [
@@ -145,7 +155,10 @@ def _write(
         (
             sample,
             data_uri(scaled(open_image(sample.image).rgb, PICTURE_LONG_SIDE)),
-            [(name, look[i], _picture(sample, look[i])) for name, look in looks.items()],
+            [
+                (name, model_inspections[i], _picture(sample, model_inspections[i]))
+                for name, model_inspections in inspections.items()
+            ],
         )
         for i, sample in enumerate(samples)
     ]
