@@ -53,15 +53,28 @@ def report(folder, texts):
             )
         )
         sample = Sample(
-            id=f"parts/{text}", image=images[i % 5] if i % 9 else folder / "gone.png", dataset=texts[(i + 1) % 30], category=texts[i % 30],
-            defect=text, anomalous=True if i % 3 else False if i % 2 else None, boxes=(box,) if i % 3 else None, questions=asked,
-        )  # fmt: skip
+            id=f"parts/{text}",
+            image=images[i % 5] if i % 9 else folder / "gone.png",
+            dataset=texts[(i + 1) % 30],
+            category=texts[i % 30],
+            defect=text,
+            anomalous=True if i % 3 else False if i % 2 else None,
+            boxes=(box,) if i % 3 else None,
+            questions=asked,
+        )
         failed = text if i % 7 == 0 else None
         verdict = "unsure" if failed else ("good", "defect", "unsure")[i % 3]
         one = Inspection(
-            sample_id=f"parts/{text}", verdict=verdict, score=(i % 11) / 11, score_from=text, reason=text, boxes=(box,),
-            replies=tuple(replies), counts={text: 1}, error=failed,
-        )  # fmt: skip
+            sample_id=f"parts/{text}",
+            verdict=verdict,
+            score=(i % 11) / 11,
+            score_from=text,
+            reason=text,
+            boxes=(box,),
+            replies=tuple(replies),
+            counts={text: 1},
+            error=failed,
+        )
         known.append((sample, one))
     first = texts[3]
     told = {"model": first, "revision": first, "sampling": first, "versions": {first: first}}

@@ -204,11 +204,14 @@ SMALL = {
     "data": "drawn:dev?n=60&seed=5&references=0",
     "tests": {"final": "drawn:dev?n=4&seed=6&references=0"},
     "changes": (
-        *arms.SCALES["nano"].changes, "grpo.max_steps=1", "grpo.per_device_train_batch_size=4", "grpo.num_generations=2",
+        *arms.SCALES["nano"].changes,
+        "grpo.max_steps=1",
+        "grpo.per_device_train_batch_size=4",
+        "grpo.num_generations=2",
         "grpo.max_completion_length=16",
     ),
     "sft": {**arms.SCALES["nano"].sft, "max_steps": 1},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -262,8 +265,11 @@ def test_a_study_is_added_to(study, tmp_path):
     assert both.arms == made.arms
     assert both.seeds == 2
     assert begin(copied, made) == both
-    for change, name in ((made.model_copy(update={"limit": 4}), "limit"), (made.model_copy(update={"made_by": "0"}), "version"),
-                         (made.model_copy(update={"revisions": {"nano-raw": "0"}}), "model of a start")):  # fmt: skip
+    for change, name in (
+        (made.model_copy(update={"limit": 4}), "limit"),
+        (made.model_copy(update={"made_by": "0"}), "version"),
+        (made.model_copy(update={"revisions": {"nano-raw": "0"}}), "model of a start"),
+    ):
         with pytest.raises(InputError, match=f"another {name}"):
             begin(copied, change)
     (copied / "study.json").write_text("{}")
@@ -333,7 +339,9 @@ def test_3b_needs_data():
 def test_names_of_test_sets():
     named = cli_reproduce.named
     assert named(["mine=folder:a=b", "drawn:leather?n=4&seed=3", "/models/early"], "--test") == {
-        "mine": "folder:a=b", "drawn:leather": "drawn:leather?n=4&seed=3", "early": "/models/early",
-    }  # fmt: skip
+        "mine": "folder:a=b",
+        "drawn:leather": "drawn:leather?n=4&seed=3",
+        "early": "/models/early",
+    }
     with pytest.raises(InputError, match="--start names 'a' twice"):
         named(["a=1", "a=2"], "--start")

@@ -108,18 +108,26 @@ def split(
 
     samples = load(spec, option)
     plan = fewshot.Plan(
-        protocol="given" if test is not None else protocol or "few-shot", seed=seed, shots=shots, good_shots=good_shots, per=per,
-        share=share, held_out=tuple(hold_out or ()), allow_short=allow_short, drop_leaks=drop_leaks, max_distance=max_distance,
-    )  # fmt: skip
+        protocol="given" if test is not None else protocol or "few-shot",
+        seed=seed,
+        shots=shots,
+        good_shots=good_shots,
+        per=per,
+        share=share,
+        held_out=tuple(hold_out or ()),
+        allow_short=allow_short,
+        drop_leaks=drop_leaks,
+        max_distance=max_distance,
+    )
     if test is None:
         manifest = fewshot.make(samples, plan, spec, loader_options(option), allow_leaks)
     elif protocol is not None:
         raise InputError("--test takes both sets as they are, so it goes without --protocol")
     else:
-        other = load(test, test_option)
+        test_samples = load(test, test_option)
         manifest = fewshot.pair(
             samples,
-            other,
+            test_samples,
             plan,
             (spec, test),
             (loader_options(option), loader_options(test_option)),

@@ -61,7 +61,8 @@ def packages(requirements: Sequence[str]) -> Iterator[Finding]:
         yield Finding(
             False,
             (
-                'anomalyr1 is not installed as a package, so its floors are unknown: run "pip install -e ." in '
+                'anomalyr1 is not installed as a package, so its floors are unknown: run "pip install -e ." '
+                "in "
                 "its checkout"
             ),
         )
@@ -112,16 +113,16 @@ def machine() -> str:
     return f"{cores()} CPU cores ({name})"
 
 
-def _package(name: str, wanted: str, version: str | None) -> Finding:
+def _package(name: str, floor: str, version: str | None) -> Finding:
     from packaging.specifiers import SpecifierSet
 
     if version is None:
-        return Finding(False, f'{name} is missing, {wanted} is needed: pip install "{name}{wanted}"')
-    if not SpecifierSet(wanted).contains(version, prereleases=True):
+        return Finding(False, f'{name} is missing, {floor} is needed: pip install "{name}{floor}"')
+    if not SpecifierSet(floor).contains(version, prereleases=True):
         return Finding(
-            False, f'{name} {version} does not fit, {wanted} is needed: pip install "{name}{wanted}"'
+            False, f'{name} {version} does not fit, {floor} is needed: pip install "{name}{floor}"'
         )
-    return Finding(True, f"{name} {version} ({wanted})" if wanted else f"{name} {version}")
+    return Finding(True, f"{name} {version} ({floor})" if floor else f"{name} {version}")
 
 
 def _installed(name: str) -> str | None:
@@ -151,7 +152,8 @@ def _device() -> Iterator[Finding]:
         yield Finding(
             True,
             (
-                f"no GPU: models run on the CPU, {cores()} cores; the nano model is fine with that, billions of "
+                f"no GPU: models run on the CPU, {cores()} cores; the nano model is fine with that, "
+                "billions of "
                 "parameters are slow"
             ),
         )

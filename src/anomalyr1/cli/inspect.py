@@ -92,16 +92,19 @@ def inspect(
 
 
 def inspect_samples(
-    inspector: Inspector, samples: Sequence[Sample], out: Path, given: str, as_json: bool
+    inspector: Inspector, samples: Sequence[Sample], out: Path, given_digest: str, as_json: bool
 ) -> list[Inspection]:
-    """Inspect, write overlays and page, and say what came out; `given` is the digest of what all samples were
+    """Inspect, write overlays and page, and say what came out; `given_digest` is the digest of what all
+    samples were
     given.
     """
     from anomalyr1.report import inspection_page
 
     with _progress("inspecting", len(samples), as_json) as show:
-        inspections = inspector.run(samples, out / "inspections.jsonl", show, given)
-    about = inspection_page.about_run(inspector.fingerprint(given), shlex.join(["anomalyr1", *sys.argv[1:]]))
+        inspections = inspector.run(samples, out / "inspections.jsonl", show, given_digest)
+    about = inspection_page.about_run(
+        inspector.fingerprint(given_digest), shlex.join(["anomalyr1", *sys.argv[1:]])
+    )
     page = inspection_page.write(out, list(zip(samples, inspections, strict=True)), about)
     outcomes = Counter(inspection_page.outcome(inspection) for inspection in inspections)
     tally = ", ".join(f"{outcomes[name]} {name}" for name in ("good", "defect", "unsure", "failed"))

@@ -130,7 +130,7 @@ def demo(
     if paths:
         samples, _ = samples_of_images(paths)
         inspections = inspect_samples(
-            Inspector.load(str(result.taught)), samples, out / "own", given="", as_json=False
+            Inspector.load(str(result.taught)), samples, out / "own", given_digest="", as_json=False
         )
     say(result.sentence)
     say(f"page: {result.page}")

@@ -29,11 +29,11 @@ def diagnose(run: Run) -> int:
     """Say what is wrong with a run and what to do; exit code 2 where something is."""
     from anomalyr1.training import diagnosis, run_folder
 
-    found = diagnosis.diagnose(run)
+    faults = diagnosis.diagnose(run)
     steps = len(run_folder.read_lines(run / run_folder.METRICS))
-    for sentence in found or [f"nothing wrong was found in {steps} logged steps"]:
+    for sentence in faults or [f"nothing wrong was found in {steps} logged steps"]:
         say(sentence[:1].upper() + sentence[1:] + ".")
-    return SOME_FAILED if found else OK
+    return SOME_FAILED if faults else OK
 
 
 def merge(

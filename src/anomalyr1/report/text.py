@@ -7,8 +7,8 @@ def visible(text: str, keep: str = "") -> str:
     r"""`text` with every character that prints nothing, moves the cursor or reorders its neighbours as an
     escape.
 
-    Such as `\x1b`, `\u202e`, `\udcff`. Characters in `keep` (e.g. line ends) stay. The rule is `str.isprintable`, so joiners
-    inside some emoji become escapes too.
+    Such as `\x1b`, `\u202e`, `\udcff`. Characters in `keep` (e.g. line ends) stay. The rule is
+    `str.isprintable`, so joiners inside some emoji become escapes too.
     """
     if text.isprintable():
         return text

@@ -160,20 +160,33 @@ class Scale(Record):
 
 
 SHORT = (
-    "held_out=[]", "turned=false", "grpo.learning_rate=5e-5", "grpo.per_device_train_batch_size=32", "grpo.report_to=none",
+    "held_out=[]",
+    "turned=false",
+    "grpo.learning_rate=5e-5",
+    "grpo.per_device_train_batch_size=32",
+    "grpo.report_to=none",
     "grpo.save_strategy='no'",
-)  # fmt: skip
+)
 """What makes a run of `nano-grpo` short and leaves the asking to others."""
 SCALES = {
     "nano": Scale(
         base="nano-grpo",
         starts={"nano-raw": "nano-raw"},
         data="drawn:dev?n=180&seed=11&references=0",
-        tests={"final classes": "drawn:final?n=96&seed=13&references=0", "seen before": "drawn:seen?n=48&seed=14&references=0"},
+        tests={
+            "final classes": "drawn:final?n=96&seed=13&references=0",
+            "seen before": "drawn:seen?n=48&seed=14&references=0",
+        },
         changes=(*SHORT, "grpo.max_steps=45"),
         sft={
-            "per_device_train_batch_size": 3, "max_steps": 45, "learning_rate": 3e-5, "lr_scheduler_type": "constant_with_warmup",
-            "bf16": False, "gradient_checkpointing": False, "report_to": "none", "save_strategy": "no",
+            "per_device_train_batch_size": 3,
+            "max_steps": 45,
+            "learning_rate": 3e-5,
+            "lr_scheduler_type": "constant_with_warmup",
+            "bf16": False,
+            "gradient_checkpointing": False,
+            "report_to": "none",
+            "save_strategy": "no",
         },
     ),
     "3b": Scale(
@@ -182,11 +195,15 @@ SCALES = {
         data="",
         changes=(f"grpo.max_steps={STEPS_3B}",),
         sft={
-            "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": STEPS_3B, "learning_rate": 1e-5,
-            "bf16": True, "gradient_checkpointing": True,
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 2,
+            "max_steps": STEPS_3B,
+            "learning_rate": 1e-5,
+            "bf16": True,
+            "gradient_checkpointing": True,
         },
     ),
-}  # fmt: skip
+}
 
 
 def recipe_of(scale: Scale, arm: Arm, stage: Stage, model: str, data: str, seed: int) -> Recipe:

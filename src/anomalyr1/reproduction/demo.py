@@ -7,10 +7,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import anomalyr1
-from anomalyr1 import report
 from anomalyr1.data import sources
 from anomalyr1.evaluation.tables import Table
 from anomalyr1.files import write_whole
@@ -18,6 +16,7 @@ from anomalyr1.images import open_image
 from anomalyr1.inspection.inspector import Inspector
 from anomalyr1.report import svg
 from anomalyr1.report.html import data_uri, render
+from anomalyr1.report.inspection_page import outcome
 from anomalyr1.report.overlays import overlay, scaled
 from anomalyr1.reproduction.arms import SHORT
 from anomalyr1.reproduction.effects import Answers, Effect, excludes_zero, in_points
@@ -28,6 +27,7 @@ from anomalyr1.training import run
 from anomalyr1.training.recipes import load_recipe
 from anomalyr1.training.run_folder import FINAL, METRICS, read_lines
 from anomalyr1.types import InputError, Inspection, Sample
+from anomalyr1.version import __version__
 
 CATEGORY = "connector"
 LEARNED, ASKED, SHOWN = 12, 60, 6
@@ -35,6 +35,12 @@ LEARNED, ASKED, SHOWN = 12, 60, 6
 STEPS = 45
 FIGURES = ("accuracy", "AUROC", "balanced yes/no", "box mIoU")
 BEFORE, AFTER = "before", "after"
+CURVES = {
+    "answers/right": "right, of rollouts",
+    "reward": "reward",
+    "kl": "distance from the start (KL)",
+}
+"""What is logged -> title of its curve."""
 MARK = "demo.txt"
 """A file in every folder that a demo made."""
 PICTURE_LONG_SIDE = 320
@@ -116,59 +122,46 @@ def _write(
 ) -> Path:
     from markupsafe import Markup
 
-    rows = []
-    for name in (*FIGURES, *answers.kinds):
-        values = [answers.figure(side, name) for side in (BEFORE, AFTER)]
-        if all(value is not None for value in values):
-            rows.append(
-                (
-                    name,
-                    *(f"{100 * value.value:.1f}" for value in values if value),
-                    in_points(answers.difference(AFTER, BEFORE, name)),
-                )
-            )
-    table = Table(
-        "Held-out drawings",
-        ("in percent", BEFORE, AFTER, "change, with 95 % interval"),
-        rows,
-        f"{len(answers.images)} drawings.",
-    )
-    lines = read_lines(out / "run" / METRICS)
-    plots = [
-        svg.chart(
-            title,
-            "step",
-            [
-                svg.Series(
-                    "", sorted(smooth([(line["step"], line[key]) for line in lines if key in line]).items())
-                )
-            ],
-        )
-        for key, title in (
-            ("answers/right", "right, of rollouts"),
-            ("reward", "reward"),
-            ("kl", "distance from the start (KL)"),
-        )
-        if any(key in line for line in lines)
-    ]
-    cards = [
-        (
-            sample,
-            data_uri(scaled(open_image(sample.image).rgb, PICTURE_LONG_SIDE)),
-            [
-                (name, model_inspections[i], _picture(sample, model_inspections[i]))
-                for name, model_inspections in inspections.items()
-            ],
-        )
-        for i, sample in enumerate(samples)
-    ]
+    cards = []
+    for i, sample in enumerate(samples):
+        pictures = [(name, of_side[i], _picture(sample, of_side[i])) for name, of_side in inspections.items()]
+        cards.append((sample, data_uri(scaled(open_image(sample.image).rgb, PICTURE_LONG_SIDE)), pictures))
     page = render(
-        "demo.html.j2", ["page.css", "evaluation_page.css"],
-        sentence=sentence, table=table, category=CATEGORY, learned=LEARNED, cards=cards,
-        plots=[Markup(plot) for plot in plots], version=anomalyr1.__version__, outcome=report.outcome,
-    )  # fmt: skip
+        "demo.html.j2",
+        ["page.css", "evaluation_page.css"],
+        sentence=sentence,
+        table=_table(answers),
+        category=CATEGORY,
+        learned=LEARNED,
+        cards=cards,
+        plots=[Markup(plot) for plot in _curves(read_lines(out / "run" / METRICS))],
+        version=__version__,
+        outcome=outcome,
+    )
     write_whole(out / "index.html", page.encode("utf-8"))
     return out / "index.html"
+
+
+def _table(answers: Answers) -> Table:
+    """A row a figure that both sides have: before, after, and the change with its interval."""
+    rows = []
+    for name in (*FIGURES, *answers.kinds):
+        before, after = (answers.figure(side, name) for side in (BEFORE, AFTER))
+        if before is not None and after is not None:
+            change = in_points(answers.difference(AFTER, BEFORE, name))
+            rows.append((name, f"{100 * before.value:.1f}", f"{100 * after.value:.1f}", change))
+    head = ("in percent", BEFORE, AFTER, "change, with 95 % interval")
+    return Table("Held-out drawings", head, rows, f"{len(answers.images)} drawings.")
+
+
+def _curves(lines: list[dict[str, Any]]) -> list[str]:
+    """What was logged while it learned, as charts."""
+    plots = []
+    for key, title in CURVES.items():
+        points = [(line["step"], line[key]) for line in lines if key in line]
+        if points:
+            plots.append(svg.chart(title, "step", [svg.Series("", sorted(smooth(points).items()))]))
+    return plots
 
 
 def _picture(sample: Sample, inspection: Inspection) -> str:

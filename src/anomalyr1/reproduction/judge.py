@@ -79,11 +79,19 @@ def _judged(test: str, scored_answer: Told, sampled: bool) -> Judged:
     if question.kind == "grounding" and sample.anomalous:
         iou = boxes.set_iou(boxes.to_array(answer.boxes or ()), boxes.to_array(sample.boxes or ()))
     return Judged(
-        test=test, sample_id=sample.id, kind=question.kind, question_id=question.id, anomalous=bool(sample.anomalous),
-        sampled=sampled, score=scored_answer.score,
-        right=bool(right(answer, question)), iou=iou, agrees=consistent(answer, question), strict=answer.status == "strict",
+        test=test,
+        sample_id=sample.id,
+        kind=question.kind,
+        question_id=question.id,
+        anomalous=bool(sample.anomalous),
+        sampled=sampled,
+        score=scored_answer.score,
+        right=bool(right(answer, question)),
+        iou=iou,
+        agrees=consistent(answer, question),
+        strict=answer.status == "strict",
         text=answer.raw,
-    )  # fmt: skip
+    )
 
 
 def main() -> None:

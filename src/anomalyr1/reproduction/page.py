@@ -178,9 +178,11 @@ def _table(
         or "none"
     )
     note = (
-        f"{len(answers.images)} images. In percent, with 95 % intervals over images and seeds; of the start and of arms with one seed "
+        f"{len(answers.images)} images. In percent, with 95 % intervals over images and seeds; of the start "
+        "and of arms with one seed "
         f"({alone}) over images alone. agrees: of right "
-        "answers to questions with options whose reasoning concludes something, those that it concludes; sampled: at temperature 1, else "
+        "answers to questions with options whose reasoning concludes something, those that it concludes; "
+        "sampled: at temperature 1, else "
         "greedy. Subtasks last."
     )
     return Table(test, ("arm", *names), rows, note)
@@ -189,7 +191,8 @@ def _table(
 def _shown(figure: Effect, name: str) -> str:
     if name == "words":
         return f"{figure.value:.1f}"
-    return f"{100 * figure.value:.1f} [{100 * max(0.0, figure.low):.1f}, {100 * min(1.0, figure.high):.1f}]"  # a share
+    low, high = max(0.0, figure.low), min(1.0, figure.high)  # it is a share
+    return f"{100 * figure.value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _costs(folders: Mapping[str, Sequence[Path]], arms: Mapping[str, Arm], seeds: int) -> Table:
@@ -203,7 +206,10 @@ def _costs(folders: Mapping[str, Sequence[Path]], arms: Mapping[str, Arm], seeds
         for name, arm in arms.items()
         if len(folders.get(name, ())) < seeds
     ]
-    note = f"An arm that goes on from SFT counts its second stage alone. Runs that are not there: {'; '.join(missing) or 'none'}."
+    note = (
+        "An arm that goes on from SFT counts its second stage alone. Runs that are not there: "
+        f"{'; '.join(missing) or 'none'}."
+    )
     return Table("What a run took", ("arm", "seeds", "seconds", "rollouts"), rows, note)
 
 
@@ -286,14 +292,15 @@ def sentences(results: Sequence[ClaimResult]) -> list[str]:
                 )
         if by_claim or outcome == "Confirmed":
             settled = outcome in ("Confirmed", "Contradicted")
-            claims_with_places = [
-                f"{claim} ({', '.join(places) if settled else f'{len(places)} of {looked_at[claim]} differences'})"
-                for claim, places in by_claim.items()
-            ]
+            claims_with_places = []
+            for claim, places in by_claim.items():
+                where = ", ".join(places) if settled else f"{len(places)} of {looked_at[claim]} differences"
+                claims_with_places.append(f"{claim} ({where})")
             sentences_by_outcome.append(f"{outcome}: {'; '.join(claims_with_places) or 'nothing'}.")
     return [
         *sentences_by_outcome,
-        f"{len(results)} differences were looked at. Where nothing differs, one in twenty intervals excludes zero by chance; those with a "
+        f"{len(results)} differences were looked at. Where nothing differs, one in twenty intervals "
+        "excludes zero by chance; those with a "
         "star stay clear of zero with Holm's correction for all of them, too.",
     ]
 
@@ -384,7 +391,8 @@ def _pairs(
         bool(plain_answer.agrees) and roam_answer.agrees is False for plain_answer, roam_answer in right_pairs
     )
     pair_counts = (
-        f"Of {len(right_pairs)} questions that the first seeds of both arms answer rightly at temperature 1, plain GRPO contradicts its reasoning "
+        f"Of {len(right_pairs)} questions that the first seeds of both arms answer rightly at temperature "
+        "1, plain GRPO contradicts its reasoning "
         f"and ROAM does not in {len(contradictions)}; the other way round in {reverse}."
     )
     return pairs, pair_counts

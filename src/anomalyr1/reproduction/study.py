@@ -82,7 +82,8 @@ class Study(Record):
         """A new one. Raises `InputError` for a start that is no model, or has a name that is taken."""
         if clash := [name for name in scale.starts if name in TAKEN]:
             raise InputError(
-                f"a start cannot be called {clash[0]!r}, the folder of the experiment has that for itself: --start NAME=MODEL"
+                f"a start cannot be called {clash[0]!r}, the folder of the experiment has that for itself: "
+                "--start NAME=MODEL"
             )
         revisions = {name: find_folder(model).revision for name, model in scale.starts.items()}
         names = tuple(arm.name for arm in arms)
@@ -194,16 +195,22 @@ class Runner:
     def _all(self, tasks: Sequence[str | ArmRun], jobs: int) -> list[BaseException]:
         """What those that failed said; they stop no other."""
         with ThreadPoolExecutor(jobs) as pool:
-            running = [
-                pool.submit(self._start if isinstance(task, str) else self._job, task) for task in tasks
-            ]  # type: ignore[arg-type]
+            running = [pool.submit(self._ask_or_run, task) for task in tasks]
             try:
-                return [error for task in running if (error := task.exception()) is not None]
+                errors = [task.exception() for task in running]
+                return [error for error in errors if error is not None]
             finally:  # nothing is left to stop unless somebody interrupts
                 pool.shutdown(wait=False, cancel_futures=True)
                 with self._lock:
                     for process in self._running:
                         process.terminate()
+
+    def _ask_or_run(self, task: str | ArmRun) -> None:
+        """Ask a start policy, or run an arm."""
+        if isinstance(task, str):
+            self._start(task)
+        else:
+            self._job(task)
 
     def _start(self, name: str) -> None:
         file = self.out / name / JUDGED
@@ -231,8 +238,8 @@ class Runner:
         model = self.study.scale.starts[job.start]
         if job.arm.after_sft:
             model = str(self.out / ArmRun(job.start, SFT, job.seed).folder / "run" / FINAL)
-        few = f"split:{self.study.split_file(self.out, job.arm.shots)}"
-        recipe = recipe_of(self.study.scale, job.arm, stage, model, few, job.seed)
+        few_shot_split = f"split:{self.study.split_file(self.out, job.arm.shots)}"
+        recipe = recipe_of(self.study.scale, job.arm, stage, model, few_shot_split, job.seed)
         file = folder / "recipe.yaml"
         write_whole(file, dump_recipe(recipe).encode("utf-8"))
         self._call(
@@ -260,7 +267,8 @@ class Runner:
         if code:
             lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             raise SetupError(
-                f"a run failed ({lines[-1] if lines else 'it said nothing'}); the whole of it is in {str(log)!r}; "
+                f"a run failed ({lines[-1] if lines else 'it said nothing'}); the whole of it is in "
+                f"{str(log)!r}; "
                 "run the same command to go on"
             )
 

@@ -13,7 +13,7 @@ from anomalyr1.images import ImageError, open_image
 from anomalyr1.report import training_page
 from anomalyr1.report.html import data_uri, render
 from anomalyr1.report.overlays import overlay
-from anomalyr1.report.training_page import Run, Written
+from anomalyr1.report.training_page import LastGroup, TrainingRun
 from anomalyr1.training import run_folder
 from anomalyr1.training.explain import gold
 from anomalyr1.training.run_folder import Group
@@ -72,7 +72,7 @@ def write_run_page(folder: Path, out: Path) -> Path:
     Raises `InputError` for a file of the run that cannot be read.
     """
     groups = [
-        Written(
+        LastGroup(
             group.step,
             group.sample_id,
             group.question.text,
@@ -83,13 +83,13 @@ def write_run_page(folder: Path, out: Path) -> Path:
     ]
     return training_page.write(
         out,
-        Run(
+        TrainingRun(
             title=str(folder),
             metrics=run_folder.read_lines(folder / run_folder.METRICS),
             evaluations=run_folder.read_lines(folder / run_folder.EVALUATIONS),
             recipe=_read_if_there(folder / run_folder.RECIPE),
             about=_read_about(folder / run_folder.RUN),
-            written=groups,
+            last_groups=groups,
             version=__version__,
         ),
     )
