@@ -92,10 +92,10 @@ def report(folder, texts):
 def training_run(folder, texts):
     texts = [real(text) for text in texts]
     lines = [{"step": step, **{text.replace("/", "|"): step for text in texts[:100]}} for step in (1, 2)]
-    written = [run.Written(1, text, text, text, [(text, None, 0.0), (text, 1.0, 1.0)]) for text in texts]
+    written = [run.LastGroup(1, text, text, text, [(text, None, 0.0), (text, 1.0, 1.0)]) for text in texts]
     about = {text: text for text in texts[:50]} | {"nested": {text: [text] for text in texts[:50]}}
     return run.write(
-        folder / "out", run.Run(texts[0], lines, lines, "\n".join(texts), about, written, texts[1])
+        folder / "out", run.TrainingRun(texts[0], lines, lines, "\n".join(texts), about, written, texts[1])
     )
 
 

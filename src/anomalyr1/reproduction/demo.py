@@ -124,7 +124,7 @@ def _write(
 
     cards = []
     for i, sample in enumerate(samples):
-        pictures = [(name, of_side[i], _picture(sample, of_side[i])) for name, of_side in inspections.items()]
+        pictures = [(name, side[i], _picture(sample, side[i])) for name, side in inspections.items()]
         cards.append((sample, data_uri(scaled(open_image(sample.image).rgb, PICTURE_LONG_SIDE)), pictures))
     page = render(
         "demo.html.j2",
