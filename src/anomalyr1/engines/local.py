@@ -26,7 +26,7 @@ from torch import Tensor
 from anomalyr1.engines.engine import GREEDY, Completion, Sampling, describe, draw_seeds, require_images, which
 from anomalyr1.engines.option_tokens import Letters
 from anomalyr1.engines.sampling import Chooser, FastChooser
-from anomalyr1.images import THREADS, Frame, ImageError, LoadedImage, fit, resize
+from anomalyr1.images import THREADS, Frame, ImageError, LoadedImage, fit, largest_cap_that_fits, resize
 from anomalyr1.policy import chat
 from anomalyr1.policy.load import Policy
 from anomalyr1.prompts import Prompt
@@ -161,15 +161,9 @@ class LocalEngine:
 
     def _way_out(self, sizes_wh: Sequence[tuple[int, int]], text_tokens: int, room: int) -> str:
         """Which pixel cap would make the prompt fit, in words."""
-        cap, step = self.policy.max_pixels, self.policy.family.factor**2
-        while cap >= self.policy.family.min_pixels:
-            try:
-                tokens = sum(self._image_tokens(sizes_wh, cap))
-            except ImageError:  # no size of this aspect lies under so small a cap
-                break
-            if text_tokens + tokens <= room:
-                return f"load the policy with max_pixels={cap} (--max-pixels) to make it fit"
-            cap = min(cap - step, cap * max(0, room - text_tokens) // max(1, tokens))
+        cap = largest_cap_that_fits(sizes_wh, self.policy.family, room - text_tokens, self.policy.max_pixels)
+        if cap is not None:
+            return f"load the policy with max_pixels={cap} (--max-pixels) to make it fit"
         return "no pixel cap makes it fit: give fewer reference images, less knowledge or a smaller max_new_tokens"
 
     def _pixels(self, images: Sequence[LoadedImage]) -> list[tuple[Tensor, Tensor, Frame]]:
