@@ -5,29 +5,16 @@
 `load` finds and loads a model, `safety` refuses folders that could do harm, `chat` writes the chat format.
 """
 
-from anomalyr1.policy.load import (
-    BUNDLED,
-    ModelFolder,
-    Policy,
-    find_configuration,
-    find_folder,
-    licence_of,
-    limits_of,
-    load_policy,
-    load_processor,
-)
+from anomalyr1.policy.load import BUNDLED, Policy, find_folder, licence_of, limits_of, load_policy
 from anomalyr1.policy.safety import check_folder, refuse_code
 
 __all__ = [
     "BUNDLED",
-    "ModelFolder",
     "Policy",
     "check_folder",
-    "find_configuration",
     "find_folder",
     "licence_of",
     "limits_of",
     "load_policy",
-    "load_processor",
     "refuse_code",
 ]

@@ -19,7 +19,7 @@ import json
 import math
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -294,17 +294,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _settings(document: object) -> Iterator[tuple[int, str, Any]]:
     """The depth, key and value of every setting in a JSON document; those in lists have the key ''."""
-    stack: list[tuple[int, object]] = [(1, document)]
-    while stack:
-        depth, parent = stack.pop()
-        children: Iterable[tuple[str, object]] = ()
-        if isinstance(parent, dict):
-            children = parent.items()
-        elif isinstance(parent, list):
-            children = (("", value) for value in parent)
+    parents: list[tuple[int, Any]] = [(1, document)] if isinstance(document, dict | list) else []
+    while parents:
+        depth, parent = parents.pop()
+        children = parent.items() if isinstance(parent, dict) else [("", value) for value in parent]
         for key, value in children:
             yield depth, key, value
-            stack.append((depth + 1, value))
+            if isinstance(value, dict | list):
+                parents.append((depth + 1, value))
 
 
 def _check_document(file: Path, document: object) -> None:
@@ -433,8 +430,8 @@ def _span(file: Path, name: str, entry: object, data_bytes: int) -> tuple[int, i
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
             bits = _DTYPE_BITS.get(dtype, 0)
             is_shape = len(shape) <= 16 and all(type(side) is int and 0 <= side < 2**48 for side in shape)
-            lies_inside = 0 <= begin <= end <= data_bytes
-            if bits and is_shape and lies_inside and (end - begin) * 8 == math.prod(shape) * bits:
+            fits = bits and is_shape and 0 <= begin <= end <= data_bytes
+            if fits and (end - begin) * 8 == math.prod(shape) * bits:
                 return begin, end, name
     raise _refusal(
         file,

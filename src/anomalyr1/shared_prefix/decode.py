@@ -230,22 +230,17 @@ def _prefill(
         attention_mask=is_token,
     )  # (3, B, P)
     # 3. One pass over all rows, with what the vision tower made of the images.
-    inputs: dict[str, Any] = {}
-    if encoded:
-        deep_layers = zip(*(image.deep for image in encoded), strict=True)
-        inputs["mm_encoder_outputs"] = {
-            "image": SimpleNamespace(
-                pooler_output=tuple(image.tokens for image in encoded),
-                deepstack_features=[tuple(layer) for layer in deep_layers],
-            )
-        }
+    vision_output = SimpleNamespace(
+        pooler_output=tuple(image.tokens for image in encoded),
+        deepstack_features=[tuple(layer) for layer in zip(*(image.deep for image in encoded), strict=True)],
+    )
     model.model(
         input_ids=ids,
         attention_mask=is_token if len({len(tree.prefix) for tree in trees}) > 1 else None,
         position_ids=positions,
         past_key_values=cache.states,
         use_cache=True,
-        **inputs,
+        **({"mm_encoder_outputs": {"image": vision_output}} if encoded else {}),
     )
     # 4. Whose columns they are, and the position behind the largest one of each row.
     cache.owners = torch.where(is_token == 1, PREFIX, PADDING)
@@ -257,6 +252,7 @@ def _read_questions(
     model: Any, cache: _RowCache, trees: Sequence[Tree], starts: Sequence[int]
 ) -> tuple[Tensor, list[_LiveCompletion]]:
     """Compute the suffixes of all questions; returns the logits (N, V) of each completion's first token."""
+    # 1. The suffixes of a row lie side by side; each goes on behind the prefix, as if it were alone.
     columns = max(tree.suffix_tokens for tree in trees)
     ids = torch.zeros((len(trees), columns), dtype=torch.long)  # (B, C)
     owners, positions = torch.full_like(ids, PADDING), torch.zeros_like(ids)
@@ -275,6 +271,7 @@ def _read_questions(
                 owner += 1
                 live.append(_LiveCompletion(index, row, question, owner, start + length, []))
                 end_columns.append(column - 1)
+    # 2. One pass, and the logits at the end of each completion's question.
     hidden = _forward(model, cache, ids, positions, cache.mask(owners.to(model.device)))
     return _logits_at(model, hidden, live, end_columns), live
 

@@ -79,14 +79,15 @@ def find_groups(
     (images, 3) hold the images of all rows one after the other, `num_images` of them a row. Rows belong
     together when prompt and images are the same to the last bit; they need not stand side by side.
     """
+    # 1. Each row's prompt without its padding, and its images.
     ids, is_token = input_ids[:, :-completion_tokens], attention_mask[:, :-completion_tokens].bool()
     prompts = [row_ids[row_is_token] for row_ids, row_is_token in zip(ids, is_token, strict=True)]
     row_pixels, row_grids = _images_of_rows(len(prompts), pixels, grids, num_images)
+    # 2. The group of each row: that of a row above with the same ids and images, or a new one.
     heads: list[int] = []  # the row in which each group begins
     groups_by_ids: dict[bytes, list[int]] = {}
     group_of: list[int] = []
     for row, prompt in enumerate(prompts):
-        # Only where the ids are equal are the images compared.
         candidates = groups_by_ids.setdefault(prompt.cpu().numpy().tobytes(), [])
         for group in candidates:
             head = heads[group]
@@ -157,13 +158,9 @@ def choose_form(
         return "branched"
     if preferred:
         return preferred
-    costs = torch.tensor(
-        [
-            _count_multiplications(config, groups, "branched"),
-            _count_multiplications(config, repeat_prompts(config, groups), "packed"),
-        ],
-        device=groups.completions.device,
-    )
+    branched = _count_multiplications(config, groups, "branched")
+    packed = _count_multiplications(config, repeat_prompts(config, groups), "packed")
+    costs = torch.tensor([branched, packed], device=groups.completions.device)
     if agree is not None:
         if groups.completions.shape[1] == 1:
             costs[0] = torch.inf  # branched would run the text model once here, and twice elsewhere

@@ -79,7 +79,7 @@ def prompts_as_groups(
     pixels = torch.as_tensor(fields.get("pixel_values", torch.empty(0, 0))).to(device)
     prompt_grids, prompt_pixels = [], []
     for prompt in prompts:
-        # The images at the head of what is left, as many as fill the prompt's image tokens.
+        # Images from the head of those that remain, as many as fill the prompt's image tokens.
         tokens, count = int((prompt == image_id).sum()), 0
         while tokens > 0:
             tokens -= int(grids[count].prod()) // merge

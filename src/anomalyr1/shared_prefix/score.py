@@ -71,13 +71,14 @@ def score_completions(
     # 3. Their log-probabilities and entropies, (K,) each.
     tokens = groups.completions[scored]
     log_probs, entropies = _apply_head(model, hidden, tokens, temperature, entropy, head_in_float32)
-    # 4. Back to their places. masked_scatter keeps the graph where no token counts, so that the backward pass
-    # runs on such a batch too.
-    shape = scored.shape
-    log_probs_table = log_probs.new_zeros(shape).masked_scatter(scored, log_probs)
-    if entropies is None:
-        return log_probs_table, None
-    return log_probs_table, entropies.new_zeros(shape).masked_scatter(scored, entropies)
+    # 4. Back to their places.
+    return _place(log_probs, scored), None if entropies is None else _place(entropies, scored)
+
+
+def _place(values: Tensor, places: Tensor) -> Tensor:
+    """(N, L) the K `values` where `places` (N, L) is true, 0 elsewhere."""
+    # masked_scatter keeps the graph where no place is true, so that the backward pass runs there too.
+    return values.new_zeros(places.shape).masked_scatter(places, values)
 
 
 def read_branched(model: PreTrainedModel, groups: Groups) -> Tensor:
