@@ -1,7 +1,7 @@
 """The engine on this machine: transformers' own modules, with one prefill for all that share a prompt.
 
 All questions about one image and all samples of one question continue from one prefix
-(`policy.shared_prefix`), and prompts about different images are computed together, by length, as far as the
+(`shared_prefix`), and prompts about different images are computed together, by length, as far as the
 budget of slots goes. The completions are those of transformers' `generate` on one prompt at a time.
 
 What holds of a completion: under greedy decoding it depends on its prompt and images alone. Sampled, it
@@ -26,12 +26,12 @@ from torch import Tensor
 from anomalyr1.engines.engine import GREEDY, Completion, Sampling, describe, draw_seeds, require_images, which
 from anomalyr1.engines.option_tokens import Letters
 from anomalyr1.engines.sampling import Chooser, FastChooser
-from anomalyr1.images import THREADS, Frame, ImageError, LoadedImage, fit, resize
+from anomalyr1.images import THREADS, Frame, ImageError, LoadedImage, fit, largest_cap_that_fits, resize
 from anomalyr1.policy import chat
 from anomalyr1.policy.load import Policy
 from anomalyr1.prompts import Prompt
-from anomalyr1.shared_prefix import decode as shared_prefix
-from anomalyr1.shared_prefix.trees import Job, Tree, batches, plant
+from anomalyr1.shared_prefix.decode import encode_images, grow_completions, require_support
+from anomalyr1.shared_prefix.trees import EncodedPrompt, Tree, batch_trees, plant_trees
 from anomalyr1.types import Fingerprint, InputError
 
 
@@ -42,7 +42,7 @@ class LocalEngine:
 
     def __init__(self, policy: Policy, batch_tokens: int | None = None) -> None:
         """Raises `SetupError` where this version of transformers or the model cannot share a prefix."""
-        shared_prefix.require_support(policy.model)
+        require_support(policy.model)
         self.policy = policy
         self._letters = Letters(policy.processor.tokenizer)
         self.batch_tokens = batch_tokens or (32_768 if policy.device.type == "cuda" else 8_192)
@@ -77,7 +77,8 @@ class LocalEngine:
         chooser = self._chooser(prompts, sampling)
         most = 1 if sampling.fast else sampling.max_new_tokens
         completions: dict[int, Completion] = {}
-        for batch in batches(plant(jobs, self._image_id, most, self.batch_tokens), most, self.batch_tokens):
+        trees = plant_trees(jobs, self._image_id, most, self.batch_tokens)
+        for batch in batch_trees(trees, most, self.batch_tokens):
             written, frames = self._grow(batch, images, chooser, most)
             for index, ids in written.items():
                 frame = frames[prompts[index].images[-1]] if prompts[index].images else None
@@ -86,9 +87,9 @@ class LocalEngine:
 
     def _jobs(
         self, prompts: Sequence[Prompt], images: Mapping[Path, LoadedImage], sampling: Sampling
-    ) -> list[Job]:
+    ) -> list[EncodedPrompt]:
         return [
-            Job(index, tuple(self._encode(prompt, images, sampling)), prompt.images)
+            EncodedPrompt(index, tuple(self._encode(prompt, images, sampling)), prompt.images)
             for index, prompt in enumerate(prompts)
         ]
 
@@ -115,11 +116,9 @@ class LocalEngine:
         """The ids of all completions of a batch, and the frame of each image; each image is encoded once, however many prompts show it."""
         paths = list(dict.fromkeys(path for tree in batch for path in tree.paths))
         prepared = self._pixels([images[path] for path in paths])
-        seen = dict(
-            zip(paths, shared_prefix.see(self.policy.model, [one[:2] for one in prepared]), strict=True)
-        )
+        seen = dict(zip(paths, encode_images(self.policy.model, [one[:2] for one in prepared]), strict=True))
         own = [[seen[path] for path in tree.paths] for tree in batch]
-        written = shared_prefix.grow(
+        written = grow_completions(
             self.policy.model, batch, own, chooser, self.policy.stop_ids, max_new_tokens
         )
         return written, {path: frame for path, (_, _, frame) in zip(paths, prepared, strict=True)}
@@ -161,15 +160,9 @@ class LocalEngine:
 
     def _way_out(self, sizes_wh: Sequence[tuple[int, int]], text_tokens: int, room: int) -> str:
         """Which pixel cap would make the prompt fit, in words."""
-        cap, step = self.policy.max_pixels, self.policy.family.factor**2
-        while cap >= self.policy.family.min_pixels:
-            try:
-                tokens = sum(self._image_tokens(sizes_wh, cap))
-            except ImageError:  # no size of this aspect lies under so small a cap
-                break
-            if text_tokens + tokens <= room:
-                return f"load the policy with max_pixels={cap} (--max-pixels) to make it fit"
-            cap = min(cap - step, cap * max(0, room - text_tokens) // max(1, tokens))
+        cap = largest_cap_that_fits(sizes_wh, self.policy.family, room - text_tokens, self.policy.max_pixels)
+        if cap is not None:
+            return f"load the policy with max_pixels={cap} (--max-pixels) to make it fit"
         return "no pixel cap makes it fit: give fewer reference images, less knowledge or a smaller max_new_tokens"
 
     def _pixels(self, images: Sequence[LoadedImage]) -> list[tuple[Tensor, Tensor, Frame]]:
@@ -194,7 +187,7 @@ class LocalEngine:
 
     def _completion(
         self,
-        job: Job,
+        job: EncodedPrompt,
         written: list[int],
         frame: Frame | None,
         prompt: Prompt,
