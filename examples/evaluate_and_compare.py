@@ -1,6 +1,6 @@
 """Evaluate two policies on the same labelled data, and say whether they differ by more than chance.
 
-    python examples/evaluate_and_compare.py        # a minute on 2 cores; the folder runs/example-evaluate
+python examples/evaluate_and_compare.py        # a minute on 2 cores; the folder runs/example-evaluate
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@ import importlib.util
 import re
 
 import pytest
-from test_structure import ORDER
 
 from anomalyr1.cli.main import app, data_verbs
 from support.places import ROOT
+from test_structure import ORDER
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -31,8 +31,7 @@ ORDER = (
 )  # fmt: skip
 
 PRONOUNS = frozenset(
-    "one found own told said some both other others given made asked known seen shown read written each every "
-    "first second last more rest two four few whole drawn taken used wanted".split()
+    ["one", "found", "own", "told", "said", "some", "both", "other", "others", "given", "made", "asked", "known", "seen", "shown", "read", "written", "each", "every", "first", "second", "last", "more", "rest", "two", "four", "few", "whole", "drawn", "taken", "used", "wanted"]
 )
 """Variables that say nothing of what they hold."""
 
