@@ -1,4 +1,4 @@
-"""The vLLM engine over a stand-in: the calls and fields of vLLM 0.30 that our engine uses, and nano behind."""
+"""The vLLM engine over a stand-in with the calls and fields of vLLM 0.30 that our engine uses, over nano."""
 
 import sys
 import types

@@ -87,14 +87,10 @@ class Connection:
     async def _answer_all(self, requests: Sequence[Request], patient: bool) -> list[Completion | ReplyError]:
         """Answer all requests at a time, as many as `concurrency` allows."""
         gate = asyncio.Semaphore(self._config.concurrency)
-
-        async def answer(client: httpx.AsyncClient, request: Request) -> Completion | ReplyError:
-            async with gate:
-                return await self._answer(client, request, patient)
-
         try:
             async with self._client() as client, asyncio.TaskGroup() as group:
-                tasks = [group.create_task(answer(client, request)) for request in requests]
+                answers = [self._answer(client, gate, request, patient) for request in requests]
+                tasks = [group.create_task(answer) for answer in answers]
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
         return [task.result() for task in tasks]
@@ -114,12 +110,12 @@ class Connection:
         )
 
     async def _answer(
-        self, client: httpx.AsyncClient, request: Request, patient: bool
+        self, client: httpx.AsyncClient, gate: asyncio.Semaphore, request: Request, patient: bool
     ) -> Completion | ReplyError:
         """One request with all its attempts, within the deadline. Raises `SetupError` when nobody answers."""
         seconds, failures = self._config.deadline_seconds, list[ReplyError]()
         try:
-            async with asyncio.timeout(seconds):
+            async with gate, asyncio.timeout(seconds):
                 completion: Completion = await self._retrying(patient, failures)(self._post, client, request)
                 return completion
         except TimeoutError:

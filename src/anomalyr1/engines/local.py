@@ -19,7 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -241,8 +240,10 @@ class LocalEngine:
         text = self._text(ids)
         answer, letter_at = parse_with_place(text, options, frame)
         scores = chooser.scores_at(index, letter_at, lambda step: len(self._text(ids[:step])))
-        finish: Literal["stop", "length"] = "stop" if ids[-1] in self.policy.stop_ids else "length"
-        return Completion(text, answer, frame, len(job.ids), len(ids), finish, scores)
+        stopped = ids[-1] in self.policy.stop_ids
+        return Completion(
+            text, answer, frame, len(job.ids), len(ids), "stop" if stopped else "length", scores
+        )
 
     def _text(self, ids: Sequence[int]) -> str:
         text: str = self.policy.processor.tokenizer.decode(

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from anomalyr1.engines import openai_format
 from anomalyr1.engines.engine import (
@@ -166,16 +166,9 @@ class VllmEngine:
         if generated.logprobs and letter_at is not None:
             places = self._places(generated.token_ids, generated.logprobs)
             scores = openai_format.option_scores(generated.text, letter_at, places, prompt.question.letters)
-        finish: Literal["stop", "length"] = "length" if generated.finish_reason == "length" else "stop"
-        return Completion(
-            generated.text,
-            answer,
-            frame,
-            len(output.prompt_token_ids),
-            len(generated.token_ids),
-            finish,
-            scores,
-        )
+        lengths = len(output.prompt_token_ids), len(generated.token_ids)
+        cut_off = generated.finish_reason == "length"
+        return Completion(generated.text, answer, frame, *lengths, "length" if cut_off else "stop", scores)
 
     def _places(self, ids: Sequence[int], logprobs: Sequence[Mapping[int, Any]]) -> list[TokenPlace]:
         """The log-probabilities in the form of the OpenAI API: each token with its likeliest alternatives."""
