@@ -1,4 +1,4 @@
-"""How physical defects are drawn: each changes a scene's colour, height and gloss in one place and says what it looks like.
+"""How physical defects are drawn: each changes a scene in one place and says what it looks like.
 
 A drawing function takes the scene (changed in place), a random generator, the place (cx, cy), the scale of
 details `s` and a strength of about 1, and returns its cover, (H, W) in 0..1, and a description. Sizes keep a
@@ -277,7 +277,7 @@ def _tone(scene: Scene, at: tuple[float, float]) -> float:
 
 
 def _line(scene: Scene, xs: Points, ys: Points, wide: float) -> Floats:
-    """Cover of a polyline `wide` pixels wide and thinner to its ends, anti-aliased by drawing it at double size."""
+    """Cover (H, W) of a polyline `wide` pixels wide and thinner to its ends, drawn at double size."""
     h, w = scene.height.shape
     canvas = np.zeros((2 * h, 2 * w), np.uint8)
     points = np.round(np.stack([xs, ys], 1) * 32).astype(np.int32)
