@@ -248,17 +248,11 @@ def rgb(*values: float) -> Colour:
 
 
 PAINT: dict[str, Colour] = {
-    "red": rgb(190, 45, 45),
-    "orange": rgb(225, 125, 40),
-    "yellow": rgb(228, 196, 60),
-    "green": rgb(50, 140, 75),
-    "blue": rgb(45, 85, 175),
-    "white": rgb(232, 232, 228),
-    "gray": rgb(135, 138, 142),
-    "black": rgb(38, 38, 42),
-    "brown": rgb(112, 72, 45),
+    "red": rgb(190, 45, 45), "orange": rgb(225, 125, 40), "yellow": rgb(228, 196, 60),
+    "green": rgb(50, 140, 75), "blue": rgb(45, 85, 175), "white": rgb(232, 232, 228),
+    "gray": rgb(135, 138, 142), "black": rgb(38, 38, 42), "brown": rgb(112, 72, 45),
     "beige": rgb(205, 185, 150),
-}
+}  # fmt: skip
 METAL: dict[str, Colour] = {
     "silver": rgb(176, 179, 184),
     "gold": rgb(204, 168, 92),
