@@ -16,16 +16,12 @@ from anomalyr1.drawn.scene import (
     Outline,
     Scene,
     Spot,
-    backdrop,
-    blank,
     block,
     circle,
     dimmed,
     grid_spots,
-    pick,
     pill,
     rgb,
-    shifted,
 )
 
 Points = NDArray[np.float64]
@@ -45,10 +41,10 @@ def circuit_board(kit: Kit) -> tuple[Scene, Facts]:
         "black": rgb(34, 36, 40),
         "red": rgb(136, 34, 38),
     }
-    name = pick(kit.design, *masks)
-    colour = shifted(kit.design, masks[name], 0.015)
+    name = kit.pick(*masks)
+    colour = kit.shifted(masks[name], 0.015)
     w, h = kit.size_wh
-    scene = blank(kit, colour, 0.22)
+    scene = kit.blank(colour, 0.22)
     scene.albedo *= (1 + 0.04 * kit.noise(5))[..., None]
     # 1. The pose of the board, and a grid of places, each a little off.
     angle = kit.pose.uniform(-0.05, 0.05)
@@ -190,11 +186,11 @@ _PAINT_COMPONENT = (_chip, _resistor, _capacitor, _diode)
 
 def connector(kit: Kit) -> tuple[Scene, Facts]:
     """A plastic socket from the front, with gold pins in rows."""
-    name = pick(kit.design, "black", "white", "blue", "gray", "orange")
-    colour = shifted(kit.design, PAINT[name], 0.02)
+    name = kit.pick("black", "white", "blue", "gray", "orange")
+    colour = kit.shifted(PAINT[name], 0.02)
     rows, columns = int(kit.design.integers(1, 4)), int(kit.design.integers(4, 8))
     backdrops = {"black": ("light", "sand"), "blue": ("dark", "sand")}.get(name, ("dark", "blue"))
-    scene = backdrop(kit, *backdrops)
+    scene = kit.backdrop(*backdrops)
     # 1. The housing, its notch, and the dark inside.
     cx, cy = kit.centre(0.04)
     angle, size = kit.pose.uniform(-0.25, 0.25), kit.unit * kit.pose.uniform(0.95, 1.03)
@@ -203,7 +199,7 @@ def connector(kit: Kit) -> tuple[Scene, Facts]:
     housing = block(half_w, half_h, 5 * kit.s)
     scene.stamp(at, housing, colour, raised=5 * kit.s, bevel=4 * kit.s, gloss=0.3, alpha=1)
     notch_at = at._replace(x=cx + half_h * np.sin(angle) * 0.98, y=cy - half_h * np.cos(angle) * 0.98)
-    notch, notch_colour = block(size * 0.09, 5 * kit.s, 2 * kit.s), shifted(kit.design, colour, 0.0)
+    notch, notch_colour = block(size * 0.09, 5 * kit.s, 2 * kit.s), kit.shifted(colour, 0.0)
     scene.stamp(notch_at, notch, notch_colour, raised=2 * kit.s, gloss=0.3, alpha=1)
     inside = block(half_w * 0.9, half_h * 0.72, 4 * kit.s)
     scene.stamp(at, inside, dimmed(colour, 0.35), raised=-5 * kit.s, bevel=4 * kit.s, gloss=0.1)

@@ -29,14 +29,10 @@ def lamp(rng: Generator) -> Light:
     way, tilt = rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 0.85)
     warm = rng.uniform(-0.04, 0.04)
     fall, turn = rng.uniform(0, 0.28), rng.uniform(0, 2 * np.pi)
-    ambient, exposure = rng.uniform(0.3, 0.5), rng.uniform(0.86, 1.12)
-    return Light(
-        (float(np.sin(tilt) * np.cos(way)), float(np.sin(tilt) * np.sin(way)), float(np.cos(tilt))),
-        float(ambient),
-        float(exposure),
-        (float(1 + warm), 1.0, float(1 - warm)),
-        (float(fall * np.cos(turn)), float(fall * np.sin(turn))),
-    )
+    ambient, exposure = float(rng.uniform(0.3, 0.5)), float(rng.uniform(0.86, 1.12))
+    direction = float(np.sin(tilt) * np.cos(way)), float(np.sin(tilt) * np.sin(way)), float(np.cos(tilt))
+    slope_xy = float(fall * np.cos(turn)), float(fall * np.sin(turn))
+    return Light(direction, ambient, exposure, (float(1 + warm), 1.0, float(1 - warm)), slope_xy)
 
 
 def shade(scene: Scene, light: Light) -> Floats:

@@ -105,14 +105,14 @@ def _parse_numbers(spec: str, query: str) -> dict[str, int]:
 
 
 def draw_spec(spec: str | DrawnSpec) -> Iterator[Drawn]:
-    """The images of a spec in order: its categories in turn, 55 % defective. Raises `InputError` for a bad spec."""
+    """The images of a spec: its categories in turn, 55 % defective. Raises `InputError` for a bad spec."""
     spec = parse_spec(spec) if isinstance(spec, str) else spec
     for i, seed in enumerate(spec.seeds):
         yield draw(seed, spec.categories[i % len(spec.categories)])
 
 
 def sample_ids(spec: str | DrawnSpec) -> list[str]:
-    """The ids that `write` gives the samples of a spec; nothing is drawn. Raises `InputError` for a bad spec."""
+    """The ids that `write` gives the samples of a spec. Raises `InputError` for a bad spec."""
     spec = parse_spec(spec) if isinstance(spec, str) else spec
     return [_sample_id(spec.split, seed) for seed in spec.seeds]
 

@@ -34,69 +34,43 @@ DEFECTS: tuple[str, ...] = (*PHYSICAL, *LOGICAL)
 """All kinds; the last four are logical: only the design tells that something is wrong."""
 
 _PAINTERS: dict[str, Painter] = {
-    "metal plate": surfaces.metal_plate,
-    "woven fabric": surfaces.woven_fabric,
-    "wood panel": surfaces.wood_panel,
-    "wire mesh": surfaces.wire_mesh,
-    "circuit board": boards.circuit_board,
-    "capsule": objects.capsule,
-    "washer": objects.washer,
-    "screw": objects.screw,
-    "bottle mouth": objects.bottle_mouth,
-    "blister pack": packages.blister_pack,
-    "casting": objects.casting,
-    "label": packages.label,
-    "ceramic tile": surfaces.ceramic_tile,
-    "bearing": objects.bearing,
-    "connector": boards.connector,
-    "leather": surfaces.leather,
-    "gear": objects.gear,
-    "cable": objects.cable,
-    UNFAMILIAR: unfamiliar.unfamiliar_part,
-}
+    "metal plate": surfaces.metal_plate, "woven fabric": surfaces.woven_fabric,
+    "wood panel": surfaces.wood_panel, "wire mesh": surfaces.wire_mesh,
+    "circuit board": boards.circuit_board, "capsule": objects.capsule, "washer": objects.washer,
+    "screw": objects.screw, "bottle mouth": objects.bottle_mouth, "blister pack": packages.blister_pack,
+    "casting": objects.casting, "label": packages.label, "ceramic tile": surfaces.ceramic_tile,
+    "bearing": objects.bearing, "connector": boards.connector, "leather": surfaces.leather,
+    "gear": objects.gear, "cable": objects.cable, UNFAMILIAR: unfamiliar.unfamiliar_part,
+}  # fmt: skip
 
 LEGAL: dict[str, tuple[str, ...]] = {
-    "metal plate": ("scratch", "stain", "hole", "dent", "contamination", "discoloration", "wear"),
-    "woven fabric": ("stain", "hole", "contamination", "discoloration", "wear"),
-    "wood panel": ("scratch", "crack", "stain", "hole", "contamination", "discoloration", "wear"),
-    "wire mesh": ("contamination", "discoloration", "missing part", "misplaced part"),
-    "circuit board": (
-        "scratch", "contamination", "discoloration", "missing part", "extra part", "misplaced part",
-    ),
-    "capsule": ("scratch", "crack", "stain", "hole", "dent", "contamination", "discoloration"),
-    "washer": ("scratch", "crack", "stain", "dent", "contamination", "discoloration", "wear"),
-    "screw": ("scratch", "stain", "contamination", "discoloration"),
-    "bottle mouth": ("scratch", "crack", "stain", "contamination"),
-    "blister pack": (
-        "scratch", "stain", "hole", "contamination",
-        "missing part", "extra part", "misplaced part", "wrong count",
-    ),
-    "casting": (
-        "scratch", "crack", "stain", "dent", "contamination", "discoloration", "wear",
-        "missing part", "misplaced part", "wrong count",
-    ),
-    "label": (
-        "scratch", "stain", "hole", "contamination", "discoloration", "wear",
-        "missing part", "extra part", "misplaced part",
-    ),
-    "ceramic tile": ("scratch", "crack", "stain", "hole", "contamination", "discoloration", "wear"),
-    "bearing": (
-        "scratch", "crack", "stain", "dent", "contamination", "discoloration", "missing part", "wrong count",
-    ),
-    "connector": (
-        "scratch", "crack", "stain", "contamination", "discoloration",
-        "missing part", "misplaced part", "wrong count",
-    ),
-    "leather": ("scratch", "stain", "hole", "contamination", "discoloration", "wear"),
-    "gear": (
-        "scratch", "crack", "stain", "dent", "contamination", "discoloration", "wear",
-        "missing part", "wrong count",
-    ),
-    "cable": (
-        "scratch", "stain", "hole", "contamination", "discoloration", "missing part", "misplaced part",
-    ),
-    UNFAMILIAR: tuple(kind for kind in DEFECTS if kind not in HELD_OUT_DEFECTS),
-}  # fmt: skip
+    category: tuple(kinds.split(", "))
+    for category, kinds in {
+        "metal plate": "scratch, stain, hole, dent, contamination, discoloration, wear",
+        "woven fabric": "stain, hole, contamination, discoloration, wear",
+        "wood panel": "scratch, crack, stain, hole, contamination, discoloration, wear",
+        "wire mesh": "contamination, discoloration, missing part, misplaced part",
+        "circuit board": "scratch, contamination, discoloration, missing part, extra part, misplaced part",
+        "capsule": "scratch, crack, stain, hole, dent, contamination, discoloration",
+        "washer": "scratch, crack, stain, dent, contamination, discoloration, wear",
+        "screw": "scratch, stain, contamination, discoloration",
+        "bottle mouth": "scratch, crack, stain, contamination",
+        "blister pack": "scratch, stain, hole, contamination, "
+        "missing part, extra part, misplaced part, wrong count",
+        "casting": "scratch, crack, stain, dent, contamination, discoloration, wear, "
+        "missing part, misplaced part, wrong count",
+        "label": "scratch, stain, hole, contamination, discoloration, wear, "
+        "missing part, extra part, misplaced part",
+        "ceramic tile": "scratch, crack, stain, hole, contamination, discoloration, wear",
+        "bearing": "scratch, crack, stain, dent, contamination, discoloration, missing part, wrong count",
+        "connector": "scratch, crack, stain, contamination, discoloration, "
+        "missing part, misplaced part, wrong count",
+        "leather": "scratch, stain, hole, contamination, discoloration, wear",
+        "gear": "scratch, crack, stain, dent, contamination, discoloration, wear, missing part, wrong count",
+        "cable": "scratch, stain, hole, contamination, discoloration, missing part, misplaced part",
+        UNFAMILIAR: ", ".join(kind for kind in DEFECTS if kind not in HELD_OUT_DEFECTS),
+    }.items()
+}
 """The kinds that make sense on each category."""
 
 _SIZES_WH = (

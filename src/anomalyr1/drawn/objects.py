@@ -18,16 +18,12 @@ from anomalyr1.drawn.scene import (
     Patch,
     Scene,
     Spot,
-    backdrop,
     block,
     circle,
-    colour_at,
     dimmed,
-    pick,
     pill,
     rgb,
     ring,
-    shifted,
 )
 
 TWO_PI = 2 * np.pi
@@ -49,10 +45,10 @@ def _around(centre_xy: tuple[float, float], radius: float, start: float, n: int)
 
 def capsule(kit: Kit) -> tuple[Scene, Facts]:
     """A two-piece hard capsule, glossy, the cap a little wider than the body."""
-    cap_name = pick(kit.design, "red", "blue", "green", "orange", "brown")
-    body_name = pick(kit.design, "white", "yellow", "beige")
-    cap, body = shifted(kit.design, PAINT[cap_name]), shifted(kit.design, PAINT[body_name])
-    scene = backdrop(kit, "dark", "blue", "gray")
+    cap_name = kit.pick("red", "blue", "green", "orange", "brown")
+    body_name = kit.pick("white", "yellow", "beige")
+    cap, body = kit.shifted(PAINT[cap_name]), kit.shifted(PAINT[body_name])
+    scene = kit.backdrop("dark", "blue", "gray")
     cx, cy = kit.centre()
     angle, size = kit.pose.uniform(0, TWO_PI), kit.pose.uniform(0.95, 1.05) * kit.unit
     radius, half = size * kit.design.uniform(0.15, 0.19), size * kit.design.uniform(0.19, 0.23)
@@ -76,9 +72,9 @@ def _half(half: float, radius: float, seam: float) -> Outline:
 
 def washer(kit: Kit) -> tuple[Scene, Facts]:
     """A turned flat ring."""
-    name = pick(kit.design, *METAL)
-    colour = shifted(kit.design, METAL[name], 0.015)
-    scene = backdrop(kit, *_contrasting(name))
+    name = kit.pick(*METAL)
+    colour = kit.shifted(METAL[name], 0.015)
+    scene = kit.backdrop(*_contrasting(name))
     cx, cy = kit.centre()
     outer = kit.unit * kit.design.uniform(0.34, 0.41) * kit.pose.uniform(0.95, 1.04)
     inner = outer * kit.design.uniform(0.38, 0.56)
@@ -102,10 +98,10 @@ def _turn(kit: Kit, scene: Scene, patch: Patch | None) -> None:
 
 def screw(kit: Kit) -> tuple[Scene, Facts]:
     """A screw from the side: head, threaded shaft, point."""
-    name = pick(kit.design, "silver", "gold", "dark gray")
-    head = pick(kit.design, "pan head", "hexagon head", "countersunk head")
-    colour = shifted(kit.design, METAL[name], 0.015)
-    scene = backdrop(kit, *_contrasting(name))
+    name = kit.pick("silver", "gold", "dark gray")
+    head = kit.pick("pan head", "hexagon head", "countersunk head")
+    colour = kit.shifted(METAL[name], 0.015)
+    scene = kit.backdrop(*_contrasting(name))
     cx, cy = kit.centre(0.04)
     size, angle = kit.unit * kit.pose.uniform(0.95, 1.05), kit.pose.uniform(0, TWO_PI)
     half, shaft = size * kit.design.uniform(0.33, 0.39), size * kit.design.uniform(0.055, 0.08)
@@ -149,9 +145,9 @@ def _between(y: Floats, half_width: Floats) -> Floats:
 def bottle_mouth(kit: Kit) -> tuple[Scene, Facts]:
     """The opening of a glass bottle from above: shoulder, lip, dark throat."""
     kinds = {"brown": rgb(96, 58, 28), "green": rgb(38, 88, 52), "colourless": rgb(150, 165, 168)}
-    name = pick(kit.design, *kinds)
-    glass = shifted(kit.design, kinds[name], 0.02)
-    scene = backdrop(kit, "light", "sand")
+    name = kit.pick(*kinds)
+    glass = kit.shifted(kinds[name], 0.02)
+    scene = kit.backdrop("light", "sand")
     cx, cy = kit.centre(0.03)
     r = kit.unit * kit.design.uniform(0.40, 0.45) * kit.pose.uniform(0.96, 1.02)
     at = Spot(cx, cy, kit.pose.uniform(0, TWO_PI))
@@ -160,7 +156,7 @@ def bottle_mouth(kit: Kit) -> tuple[Scene, Facts]:
     scene.stamp(at, circle(r), shade, dome=r * 0.35, gloss=0.8, alpha=1)
     lip = r * kit.design.uniform(0.70, 0.78)
     throat = lip * kit.design.uniform(0.62, 0.72)
-    bright = shifted(kit.design, dimmed(glass, 1.5), 0.01)
+    bright = kit.shifted(dimmed(glass, 1.5), 0.01)
     scene.stamp(at, ring(throat, lip), bright, dome=(lip - throat) * 0.42, gloss=0.9)
     # 2. The throat, through which the glass glows.
     bevel, floor = throat * 0.5, dimmed(shade, 0.35)
@@ -184,10 +180,10 @@ def cable(kit: Kit) -> tuple[Scene, Facts]:
     palette = ("brown", "blue", "green", "red", "yellow")
     n = int(kit.design.integers(3, 5))
     order = [str(name) for name in kit.design.permutation(palette)[:n]]
-    tones = {name: shifted(kit.design, PAINT[name], 0.02) for name in palette}
-    jacket_name = pick(kit.design, "black", "gray", "white")
-    jacket, copper = shifted(kit.design, PAINT[jacket_name], 0.02), shifted(kit.design, METAL["copper"], 0.02)
-    scene = backdrop(kit, *(("light", "sand") if jacket_name == "black" else ("dark", "blue")))
+    tones = {name: kit.shifted(PAINT[name], 0.02) for name in palette}
+    jacket_name = kit.pick("black", "gray", "white")
+    jacket, copper = kit.shifted(PAINT[jacket_name], 0.02), kit.shifted(METAL["copper"], 0.02)
+    scene = kit.backdrop(*(("light", "sand") if jacket_name == "black" else ("dark", "blue")))
     # 1. The jacket and the hollow in it.
     cx, cy = kit.centre()
     r = kit.unit * kit.design.uniform(0.38, 0.44) * kit.pose.uniform(0.95, 1.02)
@@ -224,10 +220,10 @@ def _core(
 
 def gear(kit: Kit) -> tuple[Scene, Facts]:
     """A spur gear from the face: teeth, web, hub and bore."""
-    name = pick(kit.design, "silver", "gold", "dark gray")
-    colour = shifted(kit.design, METAL[name], 0.015)
+    name = kit.pick("silver", "gold", "dark gray")
+    colour = kit.shifted(METAL[name], 0.015)
     teeth, holes = int(kit.design.integers(12, 21)), int(kit.design.integers(3, 7))
-    scene = backdrop(kit, *_contrasting(name))
+    scene = kit.backdrop(*_contrasting(name))
     cx, cy = kit.centre()
     r = kit.unit * kit.design.uniform(0.38, 0.43) * kit.pose.uniform(0.95, 1.02)
     turn, depth = kit.pose.uniform(0, TWO_PI), r * kit.design.uniform(0.13, 0.17)
@@ -239,9 +235,9 @@ def gear(kit: Kit) -> tuple[Scene, Facts]:
     patch = scene.stamp(at, body, colour, raised=3 * kit.s, bevel=2.5 * kit.s, gloss=0.4, alpha=1)
     _turn(kit, scene, patch)
     # 2. The web, with holes around the bore.
-    web_colour = shifted(kit.design, colour, 0.01)
+    web_colour = kit.shifted(colour, 0.01)
     scene.stamp(at, ring(r * 0.36, r * 0.70), web_colour, raised=-2.5 * kit.s, bevel=3 * kit.s)
-    behind = colour_at(scene, 2, 2)
+    behind = scene.colour_at(2, 2)
     for spot in _around((cx, cy), r * 0.53, turn, holes):
         scene.stamp(spot, circle(r * 0.11), behind, raised=-3 * kit.s, alpha=0, gloss=0.03)
     scene.stamp(at, circle(r * 0.17), behind, raised=-3 * kit.s, alpha=0, gloss=0.03)
@@ -265,16 +261,16 @@ def _toothed(radius: float, depth: float, present: Floats) -> Outline:
 
 def bearing(kit: Kit) -> tuple[Scene, Facts]:
     """A ball bearing: two rings and balls between them."""
-    name = pick(kit.design, "silver", "dark gray")
-    colour = shifted(kit.design, METAL[name], 0.015)
+    name = kit.pick("silver", "dark gray")
+    colour = kit.shifted(METAL[name], 0.015)
     n = int(kit.design.integers(7, 11))
-    scene = backdrop(kit, *_contrasting(name))
+    scene = kit.backdrop(*_contrasting(name))
     cx, cy = kit.centre()
     r = kit.unit * kit.design.uniform(0.38, 0.43) * kit.pose.uniform(0.95, 1.02)
     turn = kit.pose.uniform(0, TWO_PI)
     at, bore = Spot(cx, cy, turn), kit.design.uniform(0.32, 0.38)
-    behind = colour_at(scene, 2, 2)
-    cage = shifted(kit.design, METAL["gold"] if kit.design.random() < 0.4 else rgb(58, 60, 64), 0.02)
+    behind = scene.colour_at(2, 2)
+    cage = kit.shifted(METAL["gold"] if kit.design.random() < 0.4 else rgb(58, 60, 64), 0.02)
     # 1. The rings, and the gap between them with its cage.
     rings = ring(r * bore, r)
     patch = scene.stamp(at, rings, colour, raised=3.5 * kit.s, bevel=3 * kit.s, gloss=0.5, alpha=1)
@@ -295,10 +291,10 @@ def bearing(kit: Kit) -> tuple[Scene, Facts]:
 
 def casting(kit: Kit) -> tuple[Scene, Facts]:
     """A cast flange: rough plate, raised boss, bore and bolt holes on a circle."""
-    name = pick(kit.design, "gray", "dark gray", "beige")
-    colour = shifted(kit.design, {**PAINT, **METAL}[name], 0.02)
+    name = kit.pick("gray", "dark gray", "beige")
+    colour = kit.shifted({**PAINT, **METAL}[name], 0.02)
     n, square = int(kit.design.integers(3, 7)), bool(kit.design.random() < 0.4)
-    scene = backdrop(kit, *_contrasting(name))
+    scene = kit.backdrop(*_contrasting(name))
     cx, cy = kit.centre(0.04)
     r = kit.unit * kit.design.uniform(0.39, 0.44) * kit.pose.uniform(0.95, 1.02)
     turn = kit.pose.uniform(-0.4, 0.4)
@@ -310,14 +306,14 @@ def casting(kit: Kit) -> tuple[Scene, Facts]:
     scene.albedo *= (1 + 0.04 * rough)[..., None]
     # 2. The machined boss and its bore.
     bore, boss = r * kit.design.uniform(0.22, 0.3), r * kit.design.uniform(0.42, 0.5)
-    scene.stamp(at, circle(boss), shifted(kit.design, colour, 0.01), raised=4 * kit.s, bevel=5 * kit.s)
-    inside = dimmed(colour_at(scene, 2, 2), 0.6)
+    scene.stamp(at, circle(boss), kit.shifted(colour, 0.01), raised=4 * kit.s, bevel=5 * kit.s)
+    inside = dimmed(scene.colour_at(2, 2), 0.6)
     scene.stamp(at, circle(bore), inside, raised=-5 * kit.s, bevel=4 * kit.s, alpha=0, gloss=0.02)
     # 3. Bolt holes, each in its counterbore.
     holes, hole = kit.count(n, "bolt holes"), r * kit.design.uniform(0.075, 0.105)
     spots = _around((cx, cy), r * 0.74, turn + 0.785, holes)
     for spot in kit.arranged(spots, ("bolt hole",), r * 0.13):
-        bright = shifted(kit.design, colour, 0.0)
+        bright = kit.shifted(colour, 0.0)
         scene.stamp(spot, circle(hole * 1.5), bright, raised=-1.5 * kit.s, bevel=2 * kit.s)
         scene.stamp(spot, circle(hole), inside, raised=-4 * kit.s, bevel=3 * kit.s, alpha=0, gloss=0.02)
     shape = "rounded square" if square else "round flange"

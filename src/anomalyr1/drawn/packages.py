@@ -13,16 +13,13 @@ from anomalyr1.drawn.scene import (
     Kit,
     Scene,
     Spot,
-    backdrop,
     block,
     circle,
     dimmed,
     grid_spots,
-    pick,
     pill,
     rgb,
     ring,
-    shifted,
 )
 
 Bytes = NDArray[np.uint8]
@@ -31,11 +28,11 @@ Bars = NDArray[np.int64]
 
 def blister_pack(kit: Kit) -> tuple[Scene, Facts]:
     """A foil card with a pill in every pocket."""
-    name = pick(kit.design, "white", "yellow", "red", "blue", "orange")
-    shape = pick(kit.design, "round", "oblong")
-    colour, foil = shifted(kit.design, PAINT[name], 0.03), shifted(kit.design, METAL["silver"], 0.03)
+    name = kit.pick("white", "yellow", "red", "blue", "orange")
+    shape = kit.pick("round", "oblong")
+    colour, foil = kit.shifted(PAINT[name], 0.03), kit.shifted(METAL["silver"], 0.03)
     columns, rows = int(kit.design.integers(3, 5)), int(kit.design.integers(2, 4))
-    scene = backdrop(kit, "dark", "blue", "sand")
+    scene = kit.backdrop("dark", "blue", "sand")
     # 1. The card, embossed with dots.
     cx, cy = kit.centre(0.02)
     angle, size = kit.pose.uniform(-0.15, 0.15), kit.unit * kit.pose.uniform(0.95, 1.02)
@@ -82,10 +79,10 @@ def blister_pack(kit: Kit) -> tuple[Scene, Facts]:
 
 def label(kit: Kit) -> tuple[Scene, Facts]:
     """A printed paper label: logo, text lines and a bar code."""
-    name = pick(kit.design, "white", "yellow", "beige")
-    paper = shifted(kit.design, PAINT[name], 0.02)
-    ink_name = pick(kit.design, "red", "blue", "green", "black")
-    scene = backdrop(kit, "sand", "dark", "blue", "gray")
+    name = kit.pick("white", "yellow", "beige")
+    paper = kit.shifted(PAINT[name], 0.02)
+    ink_name = kit.pick("red", "blue", "green", "black")
+    scene = kit.backdrop("sand", "dark", "blue", "gray")
     # 1. The paper.
     cx, cy = kit.centre(0.025)
     angle = kit.pose.uniform(-0.14, 0.14)

@@ -78,6 +78,11 @@ class Scene:
         """An independent scene."""
         return Scene(self.albedo.copy(), self.height.copy(), self.gloss.copy(), self.alpha.copy())
 
+    def colour_at(self, x: int, y: int) -> Colour:
+        """The surface colour of one pixel."""
+        r, g, b = (float(v) for v in self.albedo[y, x])
+        return r, g, b
+
     def lay(
         self,
         cover: Floats,
@@ -167,6 +172,31 @@ class Kit:
     def s(self) -> float:
         """Scale of details: 1 at 224 pixels."""
         return self.unit / 224
+
+    def pick(self, *options: str) -> str:
+        """One of the options, a choice of the design."""
+        return pick(self.design, *options)
+
+    def shifted(self, colour: Colour, spread: float = 0.04) -> Colour:
+        """A colour like this one, a choice of the design."""
+        bright, offset = self.design.uniform(0.9, 1.1), self.design.uniform(-spread, spread, 3)
+        r, g, b = np.clip(np.array(colour) * bright + offset, 0.02, 0.98)
+        return float(r), float(g), float(b)
+
+    def blank(self, colour: Colour, gloss: float = 0.05, alpha: float = 1.0) -> Scene:
+        """A flat scene of one colour."""
+        w, h = self.size_wh
+        albedo = np.empty((h, w, 3), np.float32)
+        albedo[:] = colour
+        planes = (np.full((h, w), value, np.float32) for value in (0, gloss, alpha))
+        return Scene(albedo, *planes)
+
+    def backdrop(self, *names: str) -> Scene:
+        """The table, mat or belt that an object lies on; `names` restricts its colour."""
+        colour = MATS[self.pick(*(names or MATS))]
+        scene = self.blank(self.shifted(colour, 0.02), 0.04, 0.0)
+        scene.albedo *= (1 + 0.035 * self.noise(4) + 0.02 * self.noise(self.unit / 3))[..., None]
+        return scene
 
     def rotated(self, angle: float, cx: float = 0.0, cy: float = 0.0) -> tuple[Floats, Floats]:
         """Coordinates of every pixel in a frame turned by `angle` (radians) about (cx, cy)."""
@@ -261,49 +291,17 @@ METAL: dict[str, Colour] = {
 }
 
 
-def shifted(rng: Generator, colour: Colour, spread: float = 0.04) -> Colour:
-    """A colour like this one."""
-    r, g, b = np.clip(np.array(colour) * rng.uniform(0.9, 1.1) + rng.uniform(-spread, spread, 3), 0.02, 0.98)
-    return float(r), float(g), float(b)
+MATS: dict[str, Colour] = {
+    "dark": rgb(42, 44, 48), "light": rgb(212, 213, 210), "blue": rgb(62, 84, 112),
+    "sand": rgb(168, 156, 136), "gray": rgb(110, 112, 114),
+}  # fmt: skip
+"""Colours of what an object may lie on."""
 
 
 def dimmed(colour: Colour, factor: float) -> Colour:
     """A colour times a factor, at most 1 a channel."""
     r, g, b = (min(1.0, v * factor) for v in colour)
     return r, g, b
-
-
-def colour_at(scene: Scene, x: int, y: int) -> Colour:
-    """The surface colour of one pixel."""
-    r, g, b = (float(v) for v in scene.albedo[y, x])
-    return r, g, b
-
-
-def blank(kit: Kit, colour: Colour, gloss: float = 0.05, alpha: float = 1.0) -> Scene:
-    """A flat scene of one colour."""
-    w, h = kit.size_wh
-    albedo = np.empty((h, w, 3), np.float32)
-    albedo[:] = colour
-    return Scene(
-        albedo,
-        np.zeros((h, w), np.float32),
-        np.full((h, w), gloss, np.float32),
-        np.full((h, w), alpha, np.float32),
-    )
-
-
-def backdrop(kit: Kit, *names: str) -> Scene:
-    """The table, mat or belt that an object lies on; `names` restricts its colour."""
-    mats = {
-        "dark": rgb(42, 44, 48),
-        "light": rgb(212, 213, 210),
-        "blue": rgb(62, 84, 112),
-        "sand": rgb(168, 156, 136),
-        "gray": rgb(110, 112, 114),
-    }
-    scene = blank(kit, shifted(kit.design, mats[pick(kit.design, *(names or tuple(mats)))], 0.02), 0.04, 0.0)
-    scene.albedo *= (1 + 0.035 * kit.noise(4) + 0.02 * kit.noise(kit.unit / 3))[..., None]
-    return scene
 
 
 def circle(radius: float) -> Outline:

@@ -9,16 +9,16 @@ import cv2
 import numpy as np
 
 from anomalyr1.drawn.record import Facts
-from anomalyr1.drawn.scene import METAL, PAINT, Floats, Kit, Scene, blank, pick, rgb, shifted
+from anomalyr1.drawn.scene import METAL, PAINT, Floats, Kit, Scene, rgb
 
 
 def metal_plate(kit: Kit) -> tuple[Scene, Facts]:
     """A brushed plate: fine streaks, and a soft highlight across them."""
-    name = pick(kit.design, *METAL)
-    colour, strength = shifted(kit.design, METAL[name], 0.015), kit.design.uniform(0.04, 0.08)
-    angle = np.pi / 2 if pick(kit.design, "along", "across") == "across" else 0.0
+    name = kit.pick(*METAL)
+    colour, strength = kit.shifted(METAL[name], 0.015), kit.design.uniform(0.04, 0.08)
+    angle = np.pi / 2 if kit.pick("along", "across") == "across" else 0.0
     angle += kit.pose.uniform(-0.12, 0.12)
-    scene = blank(kit, colour, 0.25)
+    scene = kit.blank(colour, 0.25)
     fine, coarse = kit.streaks(angle, 0.8, 45 * kit.s), kit.streaks(angle, 0.25, 160 * kit.s)
     x, _ = kit.rotated(angle, kit.size_wh[0] / 2, kit.size_wh[1] / 2)
     band_x, band_width = kit.pose.uniform(-0.35, 0.35) * kit.unit, kit.unit * kit.pose.uniform(0.25, 0.45)
@@ -45,14 +45,14 @@ def _woven(
 
 def woven_fabric(kit: Kit) -> tuple[Scene, Facts]:
     """Cloth of round threads, plain weave or twill."""
-    name = pick(kit.design, "red", "green", "blue", "white", "gray", "black", "brown", "beige")
-    warp = np.array(shifted(kit.design, PAINT[name]), dtype=np.float32)
+    name = kit.pick("red", "green", "blue", "white", "gray", "black", "brown", "beige")
+    warp = np.array(kit.shifted(PAINT[name]), dtype=np.float32)
     weft = warp * np.float32(kit.design.uniform(0.75, 0.95))
     twill = bool(kit.design.random() < 0.4)
     pitch = max(4.5, kit.design.uniform(6.0, 10.0) * kit.s)
     i, j, over, a, b = _woven(kit, pitch, kit.pose.uniform(-0.2, 0.2), twill)
     tone = kit.grain.normal(1, 0.05, 1024).astype(np.float32)
-    scene = blank(kit, rgb(0, 0, 0), 0.03)
+    scene = kit.blank(rgb(0, 0, 0), 0.03)
     up, side = over[..., None] > 0.5, 1 - over
     thread_tone = over * tone[i.astype(np.int32) % 1024] + side * tone[j.astype(np.int32) % 1024]
     scene.albedo[:] = np.where(up, warp, weft) * thread_tone[..., None]
@@ -72,8 +72,8 @@ def wood_panel(kit: Kit) -> tuple[Scene, Facts]:
         "dark brown": rgb(112, 74, 48),
         "reddish brown": rgb(158, 92, 62),
     }
-    name = pick(kit.design, *kinds)
-    colour = np.array(shifted(kit.design, kinds[name], 0.015), dtype=np.float32)
+    name = kit.pick(*kinds)
+    colour = np.array(kit.shifted(kinds[name], 0.015), dtype=np.float32)
     angle = (np.pi / 2 if kit.design.random() < 0.5 else 0.0) + kit.pose.uniform(-0.08, 0.08)
     x, y = kit.rotated(angle)
     width = kit.design.uniform(14, 30) * kit.s
@@ -83,7 +83,7 @@ def wood_panel(kit: Kit) -> tuple[Scene, Facts]:
     rings = y / width + bend * drift + x / (kit.unit * 3)
     late = np.mod(rings, 1) ** 3 * (1 - np.mod(rings, 1) ** 24)
     fibre, pore = kit.streaks(angle, 0.9, 30 * kit.s), kit.streaks(angle, 0.7, 12 * kit.s)
-    scene = blank(kit, rgb(0, 0, 0), kit.design.uniform(0.03, 0.15))
+    scene = kit.blank(rgb(0, 0, 0), kit.design.uniform(0.03, 0.15))
     tone = 1.06 - 0.28 * late + 0.045 * fibre - 0.10 * np.clip(pore - 1.7, 0, 1) + 0.03 * kit.noise(3)
     scene.albedo[:] = colour * tone[..., None]
     scene.albedo[..., 2] *= 1 - 0.12 * late
@@ -93,18 +93,18 @@ def wood_panel(kit: Kit) -> tuple[Scene, Facts]:
 
 def ceramic_tile(kit: Kit) -> tuple[Scene, Facts]:
     """Glazed tiles with grout joints: plain, speckled or marbled."""
-    name = pick(kit.design, "white", "gray", "beige", "blue", "green", "black")
+    name = kit.pick("white", "gray", "beige", "blue", "green", "black")
     joints = {"light": rgb(190, 186, 178), "gray": rgb(120, 118, 114), "dark": rgb(70, 68, 66)}
-    glaze = shifted(kit.design, PAINT[name], 0.03)
-    joint = np.asarray(shifted(kit.design, joints[pick(kit.design, *joints)], 0.02), np.float32)
+    glaze = kit.shifted(PAINT[name], 0.03)
+    joint = np.asarray(kit.shifted(joints[kit.pick(*joints)], 0.02), np.float32)
     pitch = kit.unit * kit.design.uniform(0.42, 0.62)
-    look = pick(kit.design, "plain", "speckled", "marbled")
+    look = kit.pick("plain", "speckled", "marbled")
     angle, ox, oy = kit.pose.uniform(-0.06, 0.06), kit.pose.uniform(0, pitch), kit.pose.uniform(0, pitch)
     x, y = kit.rotated(angle)
     x, y = np.mod(x + ox + 8 * pitch, pitch), np.mod(y + oy + 8 * pitch, pitch)
     edge = np.minimum(np.minimum(x, pitch - x), np.minimum(y, pitch - y))
     half = 2.6 * kit.s
-    scene = blank(kit, glaze, 0.45)
+    scene = kit.blank(glaze, 0.45)
     if look == "speckled":
         dark_specks = np.clip((kit.noise(kit.unit / 3) - 1.3) * 2, 0, 1)
         light_specks = np.clip((kit.noise(kit.unit / 4) - 1.2) * 2, 0, 1)
@@ -121,8 +121,8 @@ def ceramic_tile(kit: Kit) -> tuple[Scene, Facts]:
 
 def leather(kit: Kit) -> tuple[Scene, Facts]:
     """Grained hide: pebbles with creases between them."""
-    name = pick(kit.design, "brown", "black", "beige", "red", "gray")
-    colour = shifted(kit.design, PAINT[name], 0.03)
+    name = kit.pick("brown", "black", "beige", "red", "gray")
+    colour = kit.shifted(PAINT[name], 0.03)
     w, h = kit.size_wh
     cell = kit.design.uniform(6.5, 11) * kit.s
     n = int(w * h / cell**2)
@@ -134,7 +134,7 @@ def leather(kit: Kit) -> tuple[Scene, Facts]:
     crease[1:, :][cells[1:, :] != cells[:-1, :]] = 0
     rise = np.minimum(cv2.distanceTransform(crease, cv2.DIST_L2, 3) / np.float32(cell * 0.35), 1)
     rise = cv2.GaussianBlur(rise, (0, 0), 0.8)
-    scene = blank(kit, colour, kit.design.uniform(0.12, 0.3))
+    scene = kit.blank(colour, kit.design.uniform(0.12, 0.3))
     scene.albedo *= (0.72 + 0.3 * rise + 0.05 * kit.noise(4) + 0.03 * kit.noise(kit.unit / 2))[..., None]
     scene.height += np.float32(2.2 * kit.s) * rise + 1.5 * kit.noise(7)
     return scene, Facts("leather", name, "grained surface")
@@ -142,15 +142,15 @@ def leather(kit: Kit) -> tuple[Scene, Facts]:
 
 def wire_mesh(kit: Kit) -> tuple[Scene, Facts]:
     """Round wires woven over and under each other, with the backdrop in the gaps."""
-    name = pick(kit.design, "silver", "gold", "copper", "dark gray")
-    colour = shifted(kit.design, METAL[name], 0.02)
+    name = kit.pick("silver", "gold", "copper", "dark gray")
+    colour = kit.shifted(METAL[name], 0.02)
     behind = rgb(28, 29, 32) if name != "dark gray" else rgb(205, 206, 204)
     pitch = kit.design.uniform(19, 28) * kit.s
     radius = kit.design.uniform(0.13, 0.19)
     angle = (np.pi / 4 if kit.design.random() < 0.35 else 0.0) + kit.pose.uniform(-0.15, 0.15)
     x, y = kit.rotated(angle)
     u, v = x / np.float32(pitch) + 64 + kit.pose.random(), y / np.float32(pitch) + 64 + kit.pose.random()
-    scene = blank(kit, shifted(kit.design, behind, 0.02), 0.03, 0.0)
+    scene = kit.blank(kit.shifted(behind, 0.02), 0.03, 0.0)
     scene.albedo *= (1 + 0.05 * kit.noise(4))[..., None]
     present, u = _edited_wires(kit, u, v)
     sheen = (0.95 + 0.05 * kit.noise(kit.unit / 3))[..., None]

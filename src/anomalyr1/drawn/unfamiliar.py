@@ -21,15 +21,11 @@ from anomalyr1.drawn.scene import (
     Outline,
     Scene,
     Spot,
-    backdrop,
-    blank,
     block,
     circle,
     dimmed,
-    pick,
     pill,
     ring,
-    shifted,
 )
 from anomalyr1.drawn.words import MATERIAL, UNFAMILIAR
 
@@ -47,24 +43,24 @@ SURFACES = 0.4
 def unfamiliar_part(kit: Kit) -> tuple[Scene, Facts]:
     """A body or a surface of a random texture, mostly with elements in rows, on a circle, or anywhere."""
     rng = kit.design
-    name = pick(rng, *COLOURS)
-    colour = shifted(rng, COLOURS[name], 0.05)
+    name = kit.pick(*COLOURS)
+    colour = kit.shifted(COLOURS[name], 0.05)
     is_surface = bool(rng.random() < SURFACES)
     cx, cy = kit.centre()
     # 1. A surface that fills the image, or a body on a backdrop.
     if is_surface:
         angle = kit.pose.uniform(-0.12, 0.12)
         at, reach = Spot(cx, cy, angle), 0.5 * float(np.hypot(*kit.size_wh)) * 0.6
-        scene, shape = blank(kit, colour, float(rng.uniform(0.03, 0.4))), "flat surface"
+        scene, shape = kit.blank(colour, float(rng.uniform(0.03, 0.4))), "flat surface"
     else:
         angle = float(rng.uniform(0, 2 * np.pi)) + kit.pose.uniform(-0.3, 0.3)
         at, reach = Spot(cx, cy, angle), 0.42 * kit.unit
-        scene, gloss = backdrop(kit), float(rng.uniform(0.03, 0.6))
+        scene, gloss = kit.backdrop(), float(rng.uniform(0.03, 0.6))
         shape, outline = _body(kit, reach)
         raised, bevel = float(rng.uniform(1, 5)) * kit.s, float(rng.uniform(2, 9)) * kit.s
         scene.stamp(at, outline, colour, raised=raised, bevel=bevel, gloss=gloss, alpha=1.0)
         for inset in np.sort(rng.uniform(0.1, 0.5, int(rng.integers(0, 3)))):
-            _step(kit, scene, at, outline, float(inset) * reach, shifted(rng, colour, 0.12))
+            _step(kit, scene, at, outline, float(inset) * reach, kit.shifted(colour, 0.12))
         reach *= 0.62  # for the elements
     # 2. Its texture.
     _texture(kit, scene, angle)
@@ -206,9 +202,9 @@ def _elements(kit: Kit, scene: Scene, at: Spot, reach: float, ground: Colour) ->
     """
     rng = kit.design
     # 1. What they are, how many, how large, and where they sit.
-    kind = pick(rng, *ELEMENTS)
+    kind = kit.pick(*ELEMENTS)
     plural = ELEMENTS[kind]
-    way = pick(rng, "in a row", "on a circle", "in rows", "at fixed places")
+    way = kit.pick("in a row", "on a circle", "in rows", "at fixed places")
     n = int(rng.integers(3, 9))
     size = (
         reach * {"in a row": 0.75 / n, "on a circle": 1.3 / n, "in rows": 0.2, "at fixed places": 0.13}[way]
@@ -221,7 +217,7 @@ def _elements(kit: Kit, scene: Scene, at: Spot, reach: float, ground: Colour) ->
     spots = kit.arranged(places, (kind,), 1.2 * size, free or (Spot(0, 0.95 * reach),))
     # 3. A colour that stands out, and how they are raised.
     contrasting = [name for name, colour in COLOURS.items() if _colour_distance(colour, ground) > UNLIKE]
-    colour = shifted(rng, COLOURS[pick(rng, *contrasting)], 0.05)
+    colour = kit.shifted(COLOURS[kit.pick(*contrasting)], 0.05)
     raised, bevel = float(rng.uniform(-3, 4)) * kit.s, float(rng.uniform(1.5, 4)) * kit.s
     dome, gloss = float(rng.choice([0, rng.uniform(1, 5)])) * kit.s, float(rng.uniform(0, 0.7))
     outlines = _element(rng, kind, size, colour)
