@@ -115,10 +115,9 @@ class LocalEngine:
         if not sampling.fast:
             seeds = draw_seeds(prompts, sampling.seed)
             return Chooser(seeds, sampling, self.policy.suppressed_ids, self._option_tokens, options)
-        letter_ids = []
-        for prompt, letters in zip(prompts, options, strict=True):
-            letter_ids.append(self._option_tokens.encode_opening(prompt.opening, letters)[1])
-        return FastChooser(letter_ids)
+        openings = [prompt.opening for prompt in prompts]
+        encoded = map(self._option_tokens.encode_opening, openings, options)
+        return FastChooser([letter_ids for _, letter_ids in encoded])
 
     def _grow(
         self,

@@ -78,14 +78,3 @@ class OptionTokens:
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
         return ids
-
-
-def likeliest_letter(scores: dict[str, float]) -> str:
-    """The letter with the largest probability; the first of equals."""
-    return max(scores, key=lambda letter: (scores[letter], -ord(letter)))
-
-
-def letter_scores(logits: Tensor, letter_ids: dict[str, int]) -> dict[str, float]:
-    """The probability of each letter's token, normalised over them, from logits (V,)."""
-    weights = logits[list(letter_ids.values())].double().softmax(0)
-    return dict(zip(letter_ids, weights.tolist(), strict=True))

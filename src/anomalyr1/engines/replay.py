@@ -68,13 +68,9 @@ class ReplayEngine:
                 )
 
     def _next_completion(self, prompt: Prompt, images: Mapping[Path, LoadedImage]) -> Completion:
-        reply = self._replies[prompt.sample_id, prompt.question.id].popleft()
-        frame = self._frame(prompt, images)
+        reply, frame = self._replies[prompt.sample_id, prompt.question.id].popleft(), None
+        if prompt.images and prompt.images[-1] in images:
+            family, max_pixels = FAMILIES[self._fingerprint.family], self._fingerprint.max_pixels
+            frame = Frame.of(images[prompt.images[-1]].size_wh, family, max_pixels)
         answer, _ = parse_with_place(reply.completion, prompt.question.options, frame)
         return Completion(reply.completion, answer, frame, 0, 0, reply.finish, reply.option_scores)
-
-    def _frame(self, prompt: Prompt, images: Mapping[Path, LoadedImage]) -> Frame | None:
-        if not prompt.images or prompt.images[-1] not in images:
-            return None
-        size_wh = images[prompt.images[-1]].size_wh
-        return Frame.of(size_wh, FAMILIES[self._fingerprint.family], self._fingerprint.max_pixels)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from anomalyr1.engines.engine import Sampling
-from anomalyr1.engines.option_tokens import OptionTokens, letter_scores, likeliest_letter
+from anomalyr1.engines.option_tokens import OptionTokens
 
 
 class _LetterStep(NamedTuple):
@@ -89,12 +89,15 @@ class FastChooser:
     def __call__(self, logits: Tensor, places: Sequence[int]) -> list[int]:
         """Logits (N, V) of the completions at `places` of the call -> the token of each likeliest letter."""
         for token_logits, place in zip(logits, places, strict=True):  # (V,)
-            self.scores[place] = letter_scores(token_logits, self._letter_ids[place])
+            letter_ids = self._letter_ids[place]
+            scores = token_logits[list(letter_ids.values())].double().softmax(0)
+            self.scores[place] = dict(zip(letter_ids, scores.tolist(), strict=True))
         return [self._letter_ids[place][self.letter(place)] for place in places]
 
     def letter(self, place: int) -> str:
-        """The likeliest letter of the completion at `place`."""
-        return likeliest_letter(self.scores[place])
+        """The likeliest letter of the completion at `place`; the first of equals."""
+        scores = self.scores[place]
+        return max(scores, key=lambda letter: (scores[letter], -ord(letter)))
 
 
 class GumbelSampler:

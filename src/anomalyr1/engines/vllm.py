@@ -174,12 +174,13 @@ class VllmEngine:
         """The log-probabilities in the form of the OpenAI API: each token with its likeliest alternatives."""
         places = []
         for id_, alternatives in zip(ids, logprobs, strict=True):
-            top = [
-                TokenLogprob(token=self._token_text(top_id), logprob=value.logprob)
+            tokens = {
+                top_id: TokenLogprob(token=self._token_text(top_id), logprob=value.logprob)
                 for top_id, value in alternatives.items()
-            ]
-            token, logprob = self._token_text(id_), alternatives[id_].logprob
-            places.append(TokenPlace(token=token, logprob=logprob, top_logprobs=top))
+            }
+            token = tokens[id_]
+            top = list(tokens.values())
+            places.append(TokenPlace(token=token.token, logprob=token.logprob, top_logprobs=top))
         return places
 
     def _token_text(self, id_: int) -> str:
