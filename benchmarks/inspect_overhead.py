@@ -46,7 +46,7 @@ PARTS = {
     "decode": [(ImageFile.ImageFile, "load")],
     "open": [(inspector, "open_image")],
     "resize": [(local, "resize")],
-    "prompt": [(prompts, "build"), (LocalEngine, "_jobs")],
+    "prompt": [(prompts, "build"), (LocalEngine, "_encode_prompts")],
     "processor": [(LocalEngine, "_pixels")],
     "parse": [(local, "parse_with_place"), (verdicts, "conclude")],
     "record": [(records.Writer, "append"), (Inspector, "_judge")],
@@ -68,7 +68,7 @@ class Without(LocalEngine):
             found = super().complete(asked, opened, sampling)
             self.said = {prompt.question.kind: one for prompt, one in zip(asked, found, strict=True)}
             return found
-        self._jobs(asked, opened, sampling)
+        self._encode_prompts(asked, opened, sampling)
         self._pixels(list(opened.values()))
         completions = [self.said[prompt.question.kind] for prompt in asked]
         for prompt, completion in zip(asked, completions, strict=True):

@@ -15,8 +15,9 @@ import argparse
 import json
 from pathlib import Path
 
-from anomalyr1.reproduction.effects import by_test, said
-from anomalyr1.reproduction.judge import choose_samples, judge, read_judged, write_records
+from anomalyr1.reproduction.effects import by_test, in_points
+from anomalyr1.reproduction.samples import choose_samples, write_records
+from anomalyr1.reproduction.judge import judge, read_judged
 from anomalyr1.reproduction.page import START
 from anomalyr1.reproduction.study import JUDGED
 from anomalyr1.training.recipes import load_recipe

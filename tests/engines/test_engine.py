@@ -115,7 +115,7 @@ def test_inputs_equal_the_processors_own(family):
     small = {"shortest_edge": policy.family.min_pixels, "longest_edge": policy.max_pixels}
     for extra in ({"do_resize": False}, {"size": small}):
         theirs = policy.processor(text=texts, images=pictures, **extra)
-        assert [list(job.ids) for job in engine._jobs(asked, IMAGES, SHORT)] == theirs["input_ids"]
+        assert [list(job.ids) for job in engine._encode_prompts(asked, IMAGES, SHORT)] == theirs["input_ids"]
         for place, name in enumerate(("pixel_values", "image_grid_thw")):
             assert torch.equal(torch.cat([one[place] for one in shown]), torch.as_tensor(theirs[name])), name
     for path, (_, _, frame) in zip(IMAGES, engine._pixels(list(IMAGES.values())), strict=True):

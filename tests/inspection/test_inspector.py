@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from anomalyr1 import answers, prompts, records
-from anomalyr1.cli import main as cli
+from anomalyr1.cli.inspect import inspect_samples
 from anomalyr1.drawn import draw as procedural
 from anomalyr1.engines.engine import Completion, Sampling
 from anomalyr1.engines.replay import ReplayEngine
@@ -318,7 +318,7 @@ def test_real_images_run_to_a_page(tmp_path, shared, monkeypatch):
                 answers.write(reasoning, boxes, frame),
             )
     recordings.record(tmp_path / "recorded.jsonl", completions)
-    results = cli._run(
+    results = inspect_samples(
         Inspector(ReplayEngine(tmp_path / "recorded.jsonl")), samples, tmp_path / "out", "", as_json=False
     )
     assert [one.error for one in results] == [None] * len(samples)
@@ -542,7 +542,7 @@ def test_ids_must_be_unique(folder):
 def run_all(folder, out):
     """What `anomalyr1 inspect` does, with recorded completions: inspections, overlays and page."""
     samples = [recordings.sample(path) for path in sorted(folder.glob("*.png"))]
-    cli._run(Inspector(ReplayEngine(folder / "recorded.jsonl")), samples, out, "", as_json=False)
+    inspect_samples(Inspector(ReplayEngine(folder / "recorded.jsonl")), samples, out, "", as_json=False)
 
 
 def start(folder, out):

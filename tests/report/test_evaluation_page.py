@@ -239,7 +239,9 @@ def test_64_formulas_stay_text():
 
 
 def opens_a_formula(cell):
-    """Whether a spreadsheet may take a cell for a formula: after blanks and control characters it begins as one."""
+    """Whether a spreadsheet may take a cell for a formula: after blanks and control characters it begins as
+    one.
+    """
     return cell.lstrip(" \t\r\n")[:1] in {*"=+-@＝＋－＠"}
 
 

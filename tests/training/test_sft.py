@@ -10,8 +10,8 @@ from anomalyr1.answers.completion import parse
 from anomalyr1.data import sources
 from anomalyr1.policy.load import load_policy
 from anomalyr1.rewards import REWARDS
-from anomalyr1.shared_prefix.groups import choose
-from anomalyr1.shared_prefix.score import install
+from anomalyr1.shared_prefix.groups import choose_form
+from anomalyr1.shared_prefix.score import install_scoring
 from anomalyr1.training import dataset, sft
 from anomalyr1.types import InputError
 from support import tiny, training_runs
@@ -33,7 +33,7 @@ def made(family, lora, checkpointing):
     policy = load_policy(
         str(tiny.folder_of(family)), max_pixels=12_544 if family == "qwen2_5_vl" else 262_144
     )
-    install(policy.model)
+    install_scoring(policy.model)
     model = policy.model
     if lora:
         torch.manual_seed(0)
@@ -102,7 +102,7 @@ def test_packed_equals_one_by_one(material, family, lora, checkpointing, form):
     batch = sft.Packer(policy)([lessons[index] for index in range(len(lessons))])
     groups = batch["groups"]
     assert len(groups.prompts) == len(lessons) < len(groups.completions)  # a prefix a sample
-    assert form == "packed" or choose(policy.model, groups, "branched") == "branched"
+    assert form == "packed" or choose_form(policy.model, groups, "branched") == "branched"
     log_probs, _ = model(groups=groups, form=form, entropy=False)
     learned = batch["labels"] != sft.IGNORED
     packed = -log_probs.sum() / learned.sum()
@@ -117,15 +117,17 @@ def test_packed_equals_one_by_one(material, family, lora, checkpointing, form):
 
 
 def test_a_broken_mask_is_seen(material, monkeypatch):
-    from anomalyr1.shared_prefix import score as shared_prefix
+    from anomalyr1.shared_prefix import score
 
     policy, model = made("qwen2_5_vl", False, True)
     lessons = sft.Lessons(material, policy, seed=0)
     groups = sft.Packer(policy)([lessons[0]])["groups"]
     right, _ = model(groups=groups, form="packed", entropy=False)
-    whole = shared_prefix.branch_mask
+    mask = score.attention_mask
     monkeypatch.setattr(
-        shared_prefix, "branch_mask", lambda segments, dtype: whole(segments.clamp(max=0), dtype)
+        score,
+        "attention_mask",
+        lambda owners, _, dtype: mask(owners.clamp(max=1), [owners.clamp(max=1)], dtype),
     )  # branches see each other
     wrong, _ = model(groups=groups, form="packed", entropy=False)
     assert float((right - wrong).abs().max()) > 1e-3

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from anomalyr1.cli.terminal import OK, SOME_FAILED, find_images, say
-from anomalyr1.types import InputError
+from anomalyr1.errors import InputError
 
 if TYPE_CHECKING:
     from anomalyr1.engines.parity import Parity

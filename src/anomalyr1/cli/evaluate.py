@@ -9,13 +9,14 @@ import typer
 
 from anomalyr1.cli.terminal import OK, SOME_FAILED, say
 from anomalyr1.data import sources
-from anomalyr1.types import Fingerprint, InputError, Inspection
+from anomalyr1.errors import InputError
 
 if TYPE_CHECKING:
     from anomalyr1.data.sources import Loaded
     from anomalyr1.evaluation.comparison import Comparison
     from anomalyr1.evaluation.run import Evaluation
     from anomalyr1.inspection.inspector import Inspector
+    from anomalyr1.types import Fingerprint, Inspection
 
 
 def evaluate(
@@ -61,7 +62,7 @@ def evaluate(
 ) -> int:
     """Figures of a model on labelled data: three scoreboards, detection, what is behind them. Run again to go on after a stop."""
     from anomalyr1 import records
-    from anomalyr1.cli.data import pairs
+    from anomalyr1.cli.terminal import loader_options as pairs
     from anomalyr1.evaluation import provenance
     from anomalyr1.evaluation import run as evaluations
 

@@ -1,4 +1,6 @@
-"""What all verbs share: exit codes, plain lines in which nothing is interpreted, the images that paths name."""
+"""What all verbs share: exit codes, plain lines in which nothing is interpreted, the images that paths
+name.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from anomalyr1.types import InputError
+from anomalyr1.errors import InputError
 
-OK, USER_ERROR, SOME_FAILED, SETUP_ERROR = 0, 1, 2, 3
-"""Exit codes: all well, the user's input, some images failed or some samples have problems, the
-environment."""
+OK, USER_ERROR, SOME_FAILED, SETUP_ERROR, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes: all well, the user's input, some images failed or some samples have problems, the environment,
+stopped by Ctrl-C."""
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".jfif"}
 )
@@ -27,7 +29,8 @@ def say(text: str, err: bool = False) -> None:
 def find_images(
     paths: Sequence[Path], out: Path | None = None, references: Sequence[Path] = ()
 ) -> list[Path]:
-    """The image files that `paths` name, each once: files as given, folders searched in sorted order, without what lies in `out`.
+    """The image files that `paths` name, each once: files as given, folders searched in sorted order, without
+    what lies in `out`.
 
     Of a folder as `folder:` reads it, with good/ and masks/, the masks are left out, and it is said how many.
     Raises `InputError` that lists all paths (and references) that do not exist, or the folders without an
@@ -36,7 +39,8 @@ def find_images(
     missing = [path for path in (*paths, *references) if not path.exists()]
     if missing:
         raise InputError(
-            f"no such file or folder, so nothing was started: {', '.join(repr(str(path)) for path in missing)}"
+            "no such file or folder, so nothing was started: "
+            f"{', '.join(repr(str(path)) for path in missing)}"
         )
     found: dict[Path, Path] = {}
     own = out.resolve() if out is not None else None
@@ -60,3 +64,19 @@ def find_images(
         for file in inside:
             found.setdefault(file.resolve(), file)
     return list(found.values())
+
+
+def loader_options(texts: Sequence[str] | None) -> dict[str, str]:
+    """Options of a data set's loader, written key=value.
+
+    Raises `InputError` for any other form, and for a key that comes twice.
+    """
+    options: dict[str, str] = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise InputError(f"an option of the loader is written key=value, got {text!r}")
+        if key in options:
+            raise InputError(f"the option {key!r} of the loader is given twice; leave one of the two out")
+        options[key] = value
+    return options

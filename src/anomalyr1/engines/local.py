@@ -35,12 +35,12 @@ from anomalyr1.engines.engine import (
 )
 from anomalyr1.engines.option_tokens import OptionTokens
 from anomalyr1.engines.sampling import Chooser, FastChooser
-from anomalyr1.images import THREADS, Frame, ImageError, LoadedImage, fit, resize
+from anomalyr1.images import THREADS, Frame, ImageError, LoadedImage, fit, largest_cap_that_fits, resize
 from anomalyr1.policy import chat
 from anomalyr1.policy.load import Policy
 from anomalyr1.prompts import Prompt
-from anomalyr1.shared_prefix import decode
-from anomalyr1.shared_prefix.trees import Job, Tree, batches, plant
+from anomalyr1.shared_prefix.decode import encode_images, grow_completions, require_support
+from anomalyr1.shared_prefix.trees import EncodedPrompt, Tree, batch_trees, plant_trees
 from anomalyr1.types import Fingerprint, InputError
 
 
@@ -54,7 +54,7 @@ class LocalEngine:
 
     def __init__(self, policy: Policy, batch_tokens: int | None = None) -> None:
         """Raises `SetupError` where this version of transformers or the model cannot share a prefix."""
-        decode.require_support(policy.model)
+        require_support(policy.model)
         self.policy = policy
         tokenizer = policy.processor.tokenizer
         self._option_tokens = OptionTokens(tokenizer)
@@ -86,27 +86,27 @@ class LocalEngine:
         which pixel cap would fit).
         """
         # 1. Every prompt as token ids.
-        jobs = self._jobs(prompts, images, sampling)
+        encoded_prompts = self._encode_prompts(prompts, images, sampling)
         chooser = self._chooser(prompts, sampling)
         max_new_tokens = 1 if sampling.fast else sampling.max_new_tokens
         # 2. Prompts that begin alike become a tree, trees of similar length a batch.
-        trees = plant(jobs, self._image_id, max_new_tokens, self.batch_tokens)
+        trees = plant_trees(encoded_prompts, self._image_id, max_new_tokens, self.batch_tokens)
         completions: dict[int, Completion] = {}
-        for batch in batches(trees, max_new_tokens, self.batch_tokens):
+        for batch in batch_trees(trees, max_new_tokens, self.batch_tokens):
             # 3. Each batch: its images once, its prefixes once, then a token of all completions at a step.
             ids_by_index, frames = self._grow(batch, images, chooser, max_new_tokens)
             # 4. Text, answer and option scores of each completion.
             for index, ids in ids_by_index.items():
                 prompt = prompts[index]
                 frame = frames[prompt.images[-1]] if prompt.images else None
-                completions[index] = self._completion(jobs[index], ids, frame, prompt, chooser)
+                completions[index] = self._completion(encoded_prompts[index], ids, frame, prompt, chooser)
         return [completions[index] for index in range(len(prompts))]
 
-    def _jobs(
+    def _encode_prompts(
         self, prompts: Sequence[Prompt], images: Mapping[Path, LoadedImage], sampling: Sampling
-    ) -> list[Job]:
+    ) -> list[EncodedPrompt]:
         return [
-            Job(index, tuple(self._encode(prompt, images, sampling)), prompt.images)
+            EncodedPrompt(index, tuple(self._encode(prompt, images, sampling)), prompt.images)
             for index, prompt in enumerate(prompts)
         ]
 
@@ -132,10 +132,10 @@ class LocalEngine:
         """
         paths = list(dict.fromkeys(path for tree in batch for path in tree.paths))
         prepared = self._pixels([images[path] for path in paths])
-        encoded = decode.see(self.policy.model, [(patches, grid) for patches, grid, _ in prepared])
+        encoded = encode_images(self.policy.model, [(patches, grid) for patches, grid, _ in prepared])
         encoded_by_path = dict(zip(paths, encoded, strict=True))
         tree_images = [[encoded_by_path[path] for path in tree.paths] for tree in batch]
-        ids_by_index = decode.grow(
+        ids_by_index = grow_completions(
             self.policy.model, batch, tree_images, chooser, self.policy.stop_ids, max_new_tokens
         )
         return ids_by_index, {path: frame for path, (_, _, frame) in zip(paths, prepared, strict=True)}
@@ -184,15 +184,9 @@ class LocalEngine:
 
     def _way_out(self, sizes_wh: Sequence[tuple[int, int]], text_tokens: int, room: int) -> str:
         """Which pixel cap would make the prompt fit, in words."""
-        cap, step = self.policy.max_pixels, self.policy.family.factor**2
-        while cap >= self.policy.family.min_pixels:
-            try:
-                tokens = sum(self._image_tokens(sizes_wh, cap))
-            except ImageError:  # no size of this aspect lies under so small a cap
-                break
-            if text_tokens + tokens <= room:
-                return f"load the policy with max_pixels={cap} (--max-pixels) to make it fit"
-            cap = min(cap - step, cap * max(0, room - text_tokens) // max(1, tokens))
+        cap = largest_cap_that_fits(sizes_wh, self.policy.family, room - text_tokens, self.policy.max_pixels)
+        if cap is not None:
+            return f"load the policy with max_pixels={cap} (--max-pixels) to make it fit"
         return (
             "no pixel cap makes it fit: "
             "give fewer reference images, less knowledge or a smaller max_new_tokens"
@@ -224,24 +218,24 @@ class LocalEngine:
 
     def _completion(
         self,
-        job: Job,
+        encoded: EncodedPrompt,
         ids: list[int],
         frame: Frame | None,
         prompt: Prompt,
         chooser: Chooser | FastChooser,
     ) -> Completion:
         """What token ids say, the stop token included."""
-        options, index = prompt.question.options, job.index
+        options, index = prompt.question.options, encoded.index
         if isinstance(chooser, FastChooser):
             text = prompt.closed(chooser.letter(index))
             answer, _ = parse_with_place(text, options, frame)
-            return Completion(text, answer, frame, len(job.ids), len(ids), "stop", chooser.scores[index])
+            return Completion(text, answer, frame, len(encoded.ids), len(ids), "stop", chooser.scores[index])
         text = self._text(ids)
         answer, letter_at = parse_with_place(text, options, frame)
         scores = chooser.scores_at(index, letter_at, lambda step: len(self._text(ids[:step])))
         stopped = ids[-1] in self.policy.stop_ids
         return Completion(
-            text, answer, frame, len(job.ids), len(ids), "stop" if stopped else "length", scores
+            text, answer, frame, len(encoded.ids), len(ids), "stop" if stopped else "length", scores
         )
 
     def _text(self, ids: Sequence[int]) -> str:

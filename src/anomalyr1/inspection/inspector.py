@@ -280,6 +280,17 @@ def require_files(samples: Sequence[Sample]) -> None:
         )
 
 
+def samples_of_images(
+    images: Sequence[Path], references: Sequence[Path] = (), knowledge: str = ""
+) -> tuple[list[Sample], str]:
+    """Samples for plain images, their paths being their ids, and the digest of what all of them are given."""
+    samples = [
+        Sample(id=path.as_posix(), image=path, knowledge=knowledge, references=tuple(references))
+        for path in images
+    ]
+    return samples, digest(knowledge, references)
+
+
 def digest(knowledge: str, references: Sequence[Path]) -> str:
     """What all samples of a run were given, for `Inspector.run`; empty when that is nothing."""
     if not knowledge and not references:

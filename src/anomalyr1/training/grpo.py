@@ -29,15 +29,22 @@ from trl.trainer.utils import (
     unsplit_pixel_values_by_grid,
 )
 
-from anomalyr1.shared_prefix.groups import Form, Groups, agreement, choose, find_groups, parts
+from anomalyr1.shared_prefix.groups import (
+    Form,
+    Groups,
+    choose_form,
+    cost_agreement,
+    find_groups,
+    split_rows,
+)
 from anomalyr1.shared_prefix.rollouts import (
-    distinct,
+    drop_repeats,
     each_image_once,
     prompts_as_groups,
     roll_out,
     whole_weights,
 )
-from anomalyr1.shared_prefix.score import FAMILIES, install, suppress
+from anomalyr1.shared_prefix.score import FAMILIES, install_scoring, suppress_tokens
 from anomalyr1.training import checkpoints
 from anomalyr1.training.zero_variance import (
     OnZeroVariance,
@@ -93,7 +100,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
         self._last_rewards: tuple[list[str], Tensor] | None = None
         self.forms: Counter[str] = Counter()
         self._form = form
-        self._agree = agreement(self.accelerator)
+        self._agree = cost_agreement(self.accelerator)
         self._logged: set[str] = set()
         self._signal = False
         self._buffered_inputs: list[dict[str, Any]] | None = (
@@ -105,8 +112,8 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
             ids = (config.image_token_id, config.video_token_id) if suppressed_ids is None else suppressed_ids
             for model in (self.model, self.ref_model):
                 if model is not None:
-                    suppress(self._base(model), ids)
-                    install(self._base(model), self.temperature, self.args.cast_lm_head_to_fp32)
+                    suppress_tokens(self._base(model), ids)
+                    install_scoring(self._base(model), self.temperature, self.args.cast_lm_head_to_fp32)
         self.add_callback(_KeepWeightsWithoutSignal(self))
 
     def _base(self, model: Any) -> Any:
@@ -186,8 +193,8 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
         if self._agree is None and len(groups.prompts) == len(groups.group_of):
             return "no two completions of a microbatch share a prompt"
         scored = []
-        for part in parts(groups, batch_size):
-            form = choose(self._base(model), part, self._form, self._agree)
+        for part in split_rows(groups, batch_size):
+            form = choose_form(self._base(model), part, self._form, self._agree)
             if form is None:
                 return "gradient checkpointing needs the packed form, whose mask this attention implementation does not take"
             with self.accelerator.autocast():
@@ -206,7 +213,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
                 prompts
             )
             return repeated
-        kept, rows = distinct(prompts)
+        kept, rows = drop_repeats(prompts)
         ids, images, fields = super()._tokenize_prompts(kept)
         # A prompt without images beside others with some: transformers' processors take [], not TRL's None.
         shown = [images[row] or [] for row in rows] if images else None

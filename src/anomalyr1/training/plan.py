@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from anomalyr1.images import Family, ImageError, fit
+from anomalyr1.images import Family, ImageError, fit, largest_cap_that_fits
 from anomalyr1.training import costs
 from anomalyr1.training.dataset import Material, Task, completion_ids, gold_completion
 from anomalyr1.training.model_size import CHARS_PER_TOKEN, Shape, read_shape
@@ -207,16 +207,10 @@ def _longest(lengths: Sequence[Length]) -> list[Length]:
 def _way_out(length: Length, material: Material, shape: Shape, room: int) -> str:
     """What does not fit, and which pixel cap would make it fit."""
     what = f"sample {length.task.sample.id!r}, question {length.task.question.id!r}: {length.tokens:,} tokens, room for {room:,}; "
-    tile, left = shape.family.factor**2, room - length.text
-    for tokens in range(left // max(1, len(length.task.prompt.images)), 0, -1):
-        cap = tokens * tile
-        if cap < shape.family.min_pixels:
-            break
-        try:
-            if _image_tokens(length.task, material, shape.family, cap) <= left:
-                return f"{what}with max_pixels: {cap} it fits"
-        except ImageError:  # no size of this aspect lies under so small a cap
-            break
+    sizes_wh = [material.pictures[path].size_wh for path in length.task.prompt.images]
+    cap = largest_cap_that_fits(sizes_wh, shape.family, room - length.text, shape.max_pixels)
+    if cap is not None:
+        return f"{what}with max_pixels: {cap} it fits"
     return (
         f"{what}no pixel cap makes it fit: give fewer reference images, less knowledge or shorter completions"
     )

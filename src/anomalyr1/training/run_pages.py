@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from PIL import Image
 
+from anomalyr1.errors import InputError
 from anomalyr1.files import write_whole
 from anomalyr1.images import ImageError, open_image
+from anomalyr1.report import training_page
 from anomalyr1.report.html import data_uri, render
-from anomalyr1.report.overlay import overlay
+from anomalyr1.report.overlays import overlay
+from anomalyr1.report.training_page import LastGroup, TrainingRun
+from anomalyr1.training import run_folder
 from anomalyr1.training.explain import gold
 from anomalyr1.training.run_folder import Group
 from anomalyr1.types import Box, Inspection
+from anomalyr1.version import __version__
 
+SHOWN_GROUPS = 6
+"""So many of the last groups of a training run are on its page."""
 LONG_SIDE = 360
 """Of a picture on the page, in pixels."""
 
@@ -49,3 +57,59 @@ def _picture(image: Image.Image, boxes: tuple[Box, ...], verdict: str = "defect"
     """The image with boxes, as part of a page; gold ones are drawn in the colour of good."""
     shown = Inspection.model_validate({"sample_id": "", "verdict": verdict, "boxes": boxes})
     return data_uri(overlay(shown, image, LONG_SIDE))
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a training run."""
+    return folder.is_dir() and any(
+        (folder / name).is_file() for name in (run_folder.METRICS, run_folder.RECIPE)
+    )
+
+
+def write_run_page(folder: Path, out: Path) -> Path:
+    """Write the page of a training run's folder, its tables and plots into `out`; returns the page's path.
+
+    Raises `InputError` for a file of the run that cannot be read.
+    """
+    groups = [
+        LastGroup(
+            group.step,
+            group.sample_id,
+            group.question.text,
+            group.question.answer or "",
+            list(zip(group.completions, group.totals(), group.advantages, strict=True)),
+        )
+        for group in run_folder.read_groups(folder)[-SHOWN_GROUPS:]
+    ]
+    return training_page.write(
+        out,
+        TrainingRun(
+            title=str(folder),
+            metrics=run_folder.read_lines(folder / run_folder.METRICS),
+            evaluations=run_folder.read_lines(folder / run_folder.EVALUATIONS),
+            recipe=_read_if_there(folder / run_folder.RECIPE),
+            about=_read_about(folder / run_folder.RUN),
+            last_groups=groups,
+            version=__version__,
+        ),
+    )
+
+
+def _read_about(path: Path) -> dict[str, object]:
+    try:
+        about = json.loads(_read_if_there(path) or "{}")
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{str(path)!r} is no JSON ({error}); restore it, or delete it to report without it"
+        ) from error
+    return about if isinstance(about, dict) else {"run": about}
+
+
+def _read_if_there(path: Path) -> str:
+    """The text of a file; empty where there is none."""
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{str(path)!r} cannot be read ({error}); restore it, or delete it to report without it"
+        ) from error

@@ -23,8 +23,8 @@ from transformers import Trainer
 from anomalyr1.images import open_image, resize
 from anomalyr1.policy import chat
 from anomalyr1.policy.load import Policy
-from anomalyr1.shared_prefix.groups import Groups, agreement, choose
-from anomalyr1.shared_prefix.score import install
+from anomalyr1.shared_prefix.groups import Groups, choose_form, cost_agreement
+from anomalyr1.shared_prefix.score import install_scoring
 from anomalyr1.training import checkpoints
 from anomalyr1.training.dataset import Material, Task, completion_ids
 from anomalyr1.types import InputError
@@ -134,13 +134,13 @@ class PackedSFTTrainer(Trainer):  # type: ignore[misc]  # transformers is not ty
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._agree = agreement(self.accelerator)
+        self._agree = cost_agreement(self.accelerator)
         self.forms: defaultdict[str, int] = defaultdict(int)
         self._metrics: dict[str, defaultdict[str, list[float]]] = {"train": defaultdict(list)}
         self._base = self.accelerator.unwrap_model(self.model)
         if hasattr(self._base, "peft_config"):
             self._base = self._base.get_base_model()
-        install(self._base)
+        install_scoring(self._base)
         self.model_accepts_loss_kwargs, self._loss_shifts_labels = (
             True,
             False,
@@ -154,7 +154,7 @@ class PackedSFTTrainer(Trainer):  # type: ignore[misc]  # transformers is not ty
             [one.to(device) for one in each] for each in (given.prompts, given.grids, given.pixels)
         )
         group_of, completions, written = (
-            one.to(device) for one in (given.group_of, given.completions, given.written)
+            one.to(device) for one in (given.group_of, given.completions, given.is_token)
         )
         labels = inputs["labels"].to(device)
         return {
@@ -171,7 +171,7 @@ class PackedSFTTrainer(Trainer):  # type: ignore[misc]  # transformers is not ty
     ) -> Tensor:
         """Minus the log-probability of the learned tokens, summed and divided by how many an optimizer step has."""
         groups = inputs["groups"]
-        form = choose(self._base, groups, agree=self._agree)
+        form = choose_form(self._base, groups, agree=self._agree)
         if form is None:
             raise InputError(
                 "gradient checkpointing needs the packed form, which this attention takes no mask for; use sdpa, or turn it off"
