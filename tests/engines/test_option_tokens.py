@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from anomalyr1.engines.option_tokens import Letters
+from anomalyr1.engines.option_tokens import OptionTokens
 
 
 class Tokens:
@@ -28,7 +28,7 @@ class Tokens:
 
 
 def test_letters_compete_after_the_same_marks():
-    letters = Letters(Tokens("A", "B", ">A", ">B", " A", "B.", "AB", "x"))
+    letters = OptionTokens(Tokens("A", "B", ">A", ">B", " A", "B.", "AB", "x"))
     logits = torch.tensor([1.0, 0.0, 5.0, 5.0, 9.0, 0.0, 9.0, 9.0])
     assert letters.scores(logits, ">", "AB") == {"A": 0.5, "B": 0.5}
     plain = letters.scores(logits, "", "AB")
@@ -38,10 +38,13 @@ def test_letters_compete_after_the_same_marks():
 
 
 def test_how_an_opening_and_a_letter_are_written():
-    assert Letters(Tokens("<a", ">", ">A", ">B", "A", "B")).forced("<a>", "AB") == ([0], {"A": 2, "B": 3})
-    assert Letters(Tokens("<a", ">", "A", "B")).forced("<a>", "AB") == ([0, 1], {"A": 2, "B": 3})
-    assert Letters(Tokens("<a", ">", ">A", "A", "B")).forced("<a>", "AB") == (
+    assert OptionTokens(Tokens("<a", ">", ">A", ">B", "A", "B")).encode_opening("<a>", "AB") == (
+        [0],
+        {"A": 2, "B": 3},
+    )
+    assert OptionTokens(Tokens("<a", ">", "A", "B")).encode_opening("<a>", "AB") == ([0, 1], {"A": 2, "B": 3})
+    assert OptionTokens(Tokens("<a", ">", ">A", "A", "B")).encode_opening("<a>", "AB") == (
         [0, 1],
         {"A": 3, "B": 4},
     )  # uneven: the letter alone
-    assert Letters(Tokens("A", "B")).forced("", "AB") == ([], {"A": 0, "B": 1})
+    assert OptionTokens(Tokens("A", "B")).encode_opening("", "AB") == ([], {"A": 0, "B": 1})

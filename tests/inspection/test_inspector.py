@@ -343,7 +343,8 @@ class Scored(ReplayEngine):
             for options in asked
         ]
         return [
-            Completion(c.text, c.frame, 0, 0, c.finish, own) for c, own in zip(spoken, scores, strict=True)
+            Completion(c.text, c.answer, c.frame, 0, 0, c.finish, own)
+            for c, own in zip(spoken, scores, strict=True)
         ]
 
 
@@ -458,7 +459,9 @@ class CutOff(ReplayEngine):
     """Replays, and says that every completion was cut off at its limit."""
 
     def complete(self, prompts, images, sampling=None):
-        return [Completion(c.text, c.frame, 0, 0, "length") for c in super().complete(prompts, images)]
+        return [
+            Completion(c.text, c.answer, c.frame, 0, 0, "length") for c in super().complete(prompts, images)
+        ]
 
 
 def test_a_completion_that_was_cut_off_is_unsure(folder):

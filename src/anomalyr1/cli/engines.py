@@ -111,20 +111,20 @@ def parity(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout, nothing else.")] = False,
 ) -> int:
     """Ask two engines the same, and compare answers, boxes, token counts and frames; exit code 2 where they saw different things."""
-    from anomalyr1.engines import loading as specs
-    from anomalyr1.engines import parity as parities
     from anomalyr1.engines.engine import Sampling
+    from anomalyr1.engines.loading import EXAMPLES, load_engine
+    from anomalyr1.engines.parity import compare_engines
     from anomalyr1.types import Sample
 
     names = [name.strip() for name in engines.split(",")]
     if len(names) != 2 or not all(names):
         raise InputError(
-            f"--engines is {engines!r}, expected two engines with a comma between; each is one of {', '.join(specs.EXAMPLES)}"
+            f"--engines is {engines!r}, expected two engines with a comma between; each is one of {', '.join(EXAMPLES)}"
         )
     images = find_images(paths)[:limit]
     samples = [Sample(id=path.as_posix(), image=path) for path in images]
-    pair = (specs.load(names[0]), specs.load(names[1]))
-    found = parities.compare(pair, samples, style, Sampling(max_new_tokens=max_new_tokens), allow_pixels)
+    pair = (load_engine(names[0]), load_engine(names[1]))
+    found = compare_engines(pair, samples, style, Sampling(max_new_tokens=max_new_tokens), allow_pixels)
     for line in [found.to_json()] if as_json else _comparison(names, found):
         say(line)
     return OK if found.same_input else SOME_FAILED

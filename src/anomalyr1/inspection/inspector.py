@@ -11,7 +11,7 @@ from importlib import metadata
 from itertools import islice
 from pathlib import Path
 
-from anomalyr1 import answers, prompts
+from anomalyr1 import prompts
 from anomalyr1.engines.engine import GREEDY, Completion, Engine, Sampling
 from anomalyr1.images import THREADS, LoadedImage, open_image
 from anomalyr1.inspection import verdicts
@@ -89,12 +89,12 @@ class Inspector:
         """
         if fast and votes > 1:
             raise InputError(f"{votes} fast scores are all the same; ask for votes or for fast, not both")
-        from anomalyr1.engines import loading as specs
+        from anomalyr1.engines.loading import load_engine
 
         prompts.style_id(style, text)  # an unknown style is refused before the weights are loaded
         sampling = Sampling(fast=True) if fast else VOTING if votes > 1 else GREEDY
         sam2 = Sam2.load() if masks == "sam2" and not fast else None
-        runs = specs.load(engine, model, revision, max_pixels)
+        runs = load_engine(engine, model, revision, max_pixels)
         return cls(runs, masks, style, text, sampling, sam2=sam2, votes=votes, threshold=threshold)
 
     def __call__(
@@ -226,7 +226,7 @@ class Inspector:
         counts: Counter[str] = Counter()
         replies = []
         for prompt, completion in zip(asked, completions, strict=True):
-            answer = answers.parse(completion.text, prompt.question.options, completion.frame)
+            answer = completion.answer
             replies.append(
                 Reply(
                     question_id=prompt.question.id,

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from transformers import TrainerCallback
 
 from anomalyr1 import prompts
-from anomalyr1.answers.completion import parse
 from anomalyr1.engines.engine import Sampling
 from anomalyr1.images import open_image
 from anomalyr1.inspection.verdicts import DEFECT
@@ -107,7 +106,7 @@ class HeldOut:
             for (sample, question), one in zip(some, engine.complete(built, images, sampling), strict=True):
                 verdict = question.kind == "anomaly detection" and one.option_scores
                 score = one.option_scores[DEFECT] if verdict and one.option_scores else None
-                told.append(Told(sample, question, parse(one.text, question.options, one.frame), score))
+                told.append(Told(sample, question, one.answer, score))
         return told
 
 
