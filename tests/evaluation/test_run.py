@@ -172,9 +172,10 @@ def test_the_verdict_is_that_of_the_yes_no_question(letter, verdict):
     assert verdicts.of_questions([boxes], [reply]).verdict == "unsure"
 
 
-def test_own_questions_are_not_voted_on(recorded):
+def test_own_questions_are_not_voted_on(recorded, tmp_path):
+    inspector = Inspector(ReplayEngine(recorded), votes=3, sampling=VOTING)
     with pytest.raises(InputError, match="asked once"):
-        Inspector(ReplayEngine(recorded), votes=3, sampling=VOTING, own_questions=True)
+        inspector.run([], tmp_path / "inspections.jsonl", own_questions=True)
 
 
 def test_a_split_is_evaluated_on_its_test_side_and_says_so(call, data, tmp_path):

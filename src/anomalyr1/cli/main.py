@@ -101,22 +101,19 @@ def inspect(
 ) -> int:
     """Inspect images: verdict, reasoning, boxes, masks, and a page to look at. Run again to go on after a stop."""
     from anomalyr1 import prompts
-    from anomalyr1.inspection.inspector import Inspector, digest
+    from anomalyr1.inspection.inspector import Inspector, samples_of_images
     from anomalyr1.inspection.thresholds import Threshold
 
     text = _read_text(knowledge)
     references = tuple(reference or ())
-    samples = [
-        Sample(id=path.as_posix(), image=path, knowledge=text, references=references)
-        for path in find_images(paths, out, references)
-    ]
+    samples, context = samples_of_images(find_images(paths, out, references), references, text)
     own_prompt = prompts.read_prompt(prompt) if prompt else None
     bounds = Threshold.read(threshold) if threshold else None
     inspector = Inspector.load(
         model, revision=revision, max_pixels=max_pixels, masks=masks, style=style, text=own_prompt, votes=votes, fast=fast, engine=engine,
         threshold=bounds,
     )  # fmt: skip
-    results = _run(inspector, samples, out, digest(text, references), as_json)
+    results = _run(inspector, samples, out, context, as_json)
     return SOME_FAILED if any(inspection.error is not None for inspection in results) else OK
 
 
