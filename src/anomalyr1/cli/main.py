@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from anomalyr1.cli import calibrate as cli_calibrate
 from anomalyr1.cli import data as cli_data
-from anomalyr1.cli import engines as cli_engines
 from anomalyr1.cli import evaluate as cli_evaluate
+from anomalyr1.cli import parity as cli_parity
 from anomalyr1.cli import report as cli_report
 from anomalyr1.cli import reproduce as cli_reproduce
 from anomalyr1.cli import runs as cli_runs
@@ -39,8 +40,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_data.app, name="data")
-app.command()(cli_engines.calibrate)
-app.command()(cli_engines.parity)
+app.command()(cli_calibrate.calibrate)
+app.command()(cli_parity.parity)
 app.command()(cli_evaluate.evaluate)
 app.command()(cli_evaluate.compare)
 app.command()(cli_report.report)

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from anomalyr1.cli.terminal import OK, say
-from anomalyr1.data import sources
 from anomalyr1.types import InputError, Sample
 
 if TYPE_CHECKING:
     from anomalyr1.evaluation.detection import Pair
-    from anomalyr1.evaluation.run import Evaluation
+    from anomalyr1.evaluation.record import Evaluation
     from anomalyr1.report.evaluation_page import Results
     from anomalyr1.report.training_page import Run
 
@@ -44,7 +43,7 @@ def report(
     ),
 ) -> int:
     """One page with tables, plots and a gallery of inspections, or with the curves of a training run; Markdown, JSON and CSV beside it."""
-    from anomalyr1.evaluation import run as evaluations
+    from anomalyr1.evaluation import record as evaluations
     from anomalyr1.report import evaluation_page as results
     from anomalyr1.report import training_page as run
 
@@ -121,7 +120,6 @@ def _inspected(
     import anomalyr1
     from anomalyr1 import records
     from anomalyr1.cli import data as cli_data
-    from anomalyr1.evaluation import pairing, provenance
     from anomalyr1.evaluation import run as evaluations
     from anomalyr1.report.evaluation_page import Results
 
@@ -134,15 +132,8 @@ def _inspected(
         pairs = [(Sample(id=one.sample_id, image=Path(one.sample_id)), one) for one in inspections]
         note = "What is true of these images is not known here, so no figure says how good the verdicts are. Name the data set with --data."
         return Results(str(path), fingerprint, pairs, None, [note], anomalyr1.__version__)
-    options = cli_data.pairs(option)
-    loaded = sources.load(data, options, out / "drawn")
-    evaluations.require_same_data(path, fingerprint, loaded.samples)
-    source = evaluations.Source(
-        spec=data, options=options, folder=str((out / "drawn").absolute()), samples=len(loaded.samples),
-        questions=provenance.questions_digest(loaded.samples, given=False), inspections=str(path.absolute()), notes=loaded.notes,
-    )  # fmt: skip
-    evaluation = evaluations.evaluate(loaded, fingerprint, inspections, source, partial=True)
-    return _results(str(path), evaluation, pairing.pair(loaded.samples, inspections).known, maps)
+    evaluation, known = evaluations.evaluate_file(path, data, cli_data.pairs(option), out)
+    return _results(str(path), evaluation, known, maps)
 
 
 def _results(title: str, evaluation: Evaluation, pairs: list[Pair], maps: Path | None) -> Results:

@@ -11,7 +11,7 @@ from anomalyr1.evaluation.breakdown import ClassRow
 from anomalyr1.evaluation.detection import FIGURES, DetectionReport
 from anomalyr1.evaluation.localisation import ACCURACY_AT, Localisation
 from anomalyr1.evaluation.mmad import AVERAGE, SUBTASKS, Board, Mmad
-from anomalyr1.evaluation.run import Evaluation
+from anomalyr1.evaluation.record import Evaluation
 from anomalyr1.evaluation.statistics import Interval
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from anomalyr1.evaluation import tables
 from anomalyr1.evaluation.detection import VERDICTS, Pair
-from anomalyr1.evaluation.run import Evaluation
+from anomalyr1.evaluation.record import Evaluation
 from anomalyr1.evaluation.tables import Table
 from anomalyr1.files import write_whole
 from anomalyr1.report import gallery, svg
