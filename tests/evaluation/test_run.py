@@ -38,7 +38,7 @@ def test_a_file_is_evaluated(call, data, recorded, tmp_path):
     assert code == 0
     assert "24 questions about 12 images: 24 strict" in out
     assert "Scoreboard, official" in out
-    found = record.read(tmp_path / "out")
+    found = record.read_evaluation(tmp_path / "out")
     assert found.mmad.boards["strict"].cells["VisA"]["Average"].value == 100
     # GoodsAD: "B" is right for its 2 good of 6 images, and for the 3 of 6 object questions whose gold is B.
     goods = found.mmad.boards["strict"].cells["GoodsAD"]
@@ -65,7 +65,7 @@ def test_failed_images_count_as_wrong_and_give_exit_code_2(call, data, tmp_path)
     code, out, _ = call("evaluate", path, "--data", data, "--out", tmp_path / "out")
     assert code == 2
     assert "failed: 1 images" in out
-    found = record.read(tmp_path / "out").mmad
+    found = record.read_evaluation(tmp_path / "out").mmad
     assert found.statuses == {"strict": 22, "no reply": 2}
     assert found.boards["strict"].average.value < 100
     assert found.boards["official"].average.value == 100
@@ -187,7 +187,7 @@ def test_a_split_is_evaluated_on_its_test_side_and_says_so(call, data, tmp_path)
     code, out, _ = call("evaluate", path, "--data", f"split:{manifest}", "--out", tmp_path / "out")
     assert code == 0
     assert "test side of a split: few-shot (1 images of each kind a class to train on), seed 0" in out
-    assert record.read(tmp_path / "out").source.samples == len(fewshot.read(manifest).test)
+    assert record.read_evaluation(tmp_path / "out").source.samples == len(fewshot.read(manifest).test)
 
 
 def test_overlap_with_the_training_data_of_a_run_folder_is_flagged(data, tmp_path):
@@ -259,7 +259,7 @@ def test_names_cannot_format_the_markdown(call, data, recorded, tmp_path):
     written = json.loads(path.read_text())
     written["run"]["model"] = "[x](http://x)\n# head | <img src=x>\x1b"
     path.write_text(json.dumps(written))
-    text = tables.markdown(record.read(tmp_path / "out"))
+    text = tables.markdown(record.read_evaluation(tmp_path / "out"))
     assert "\n# head" not in text
     assert "<img" not in text.replace("\\<img", "")
     assert "\x1b" not in text
@@ -268,16 +268,16 @@ def test_names_cannot_format_the_markdown(call, data, recorded, tmp_path):
 def test_an_evaluation_is_read_back_and_anything_else_refused(call, data, recorded, tmp_path):
     call("evaluate", recorded, "--data", data, "--out", tmp_path / "out")
     again, pairs = run.load_again(tmp_path / "out")
-    assert again == record.read(tmp_path / "out")
+    assert again == record.read_evaluation(tmp_path / "out")
     assert len(pairs) == 12
     evaluations.make(tmp_path / "mmad", 10)
     with pytest.raises(InputError, match="asks other questions"):
         run.load_again(tmp_path / "out")
     with pytest.raises(InputError, match="anomalyr1 evaluate"):
-        record.read(tmp_path)
+        record.read_evaluation(tmp_path)
     (tmp_path / "out" / "evaluation.json").write_text("{}")
     with pytest.raises(InputError, match="no evaluation of this version"):
-        record.read(tmp_path / "out")
+        record.read_evaluation(tmp_path / "out")
 
 
 # From Python.
@@ -291,7 +291,7 @@ def test_a_spec_is_evaluated_in_one_call_and_answered_in_steps(data, recorded, t
     )
     assert steps == [(done, 12) for done in range(1, 13)]
     assert asked.mmad.boards["strict"].average.value == 75
-    assert record.read(tmp_path / "asked") == asked
+    assert record.read_evaluation(tmp_path / "asked") == asked
     read = run.evaluate(data, inspections=tmp_path / "asked" / "inspections.jsonl", out=tmp_path / "read")
     assert (read.mmad, read.provenance) == (asked.mmad, asked.provenance)
     named = run.evaluate(data, engine=f"replay:{recorded}", out=tmp_path / "named")

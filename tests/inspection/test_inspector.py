@@ -649,7 +649,9 @@ def test_a_threshold_decides_and_is_part_of_the_run(tmp_path):
     run = plain.fingerprint()
     found = [one.verdict for one in plain.run(samples, tmp_path / "plain" / "inspections.jsonl")]
     assert found == ["good", "good", "good"]  # the control: by the answers alone
-    labels = calibration.LabelledScores(np.array([0.01, 0.02, 0.3, 0.5]), np.array([False, False, True, True]), {})
+    labels = calibration.LabelledScores(
+        np.array([0.01, 0.02, 0.3, 0.5]), np.array([False, False, True, True]), {}
+    )
     threshold = calibration.calibrate(labels, run, 50, 1).model_copy(update={"low": 0.05, "high": 0.2})
     judged = Inspector(ScoredById(recorded, scores), masks="box", threshold=threshold)
     results = judged.run(samples, tmp_path / "judged" / "inspections.jsonl")

@@ -82,7 +82,7 @@ def by_class(rows: Sequence[AnsweredQuestion], repeats: int, seed: int) -> tuple
 
 
 def by_subtask(values: Sequence[bool], subtasks: Sequence[str]) -> dict[str, float]:
-    """The share of each subtask's rows for which something holds, in percent; both are in the order of rows."""
+    """The share of each subtask's rows for which something holds, in percent; both in the order of rows."""
     numbers = Counter(subtasks)
     hits = Counter(name for name, value in zip(subtasks, values, strict=True) if value)
     return {name: 100 * hits[name] / number for name, number in numbers.items()}

@@ -136,8 +136,9 @@ def calibrate(
     area = curves.auroc(scores, defect)
     if area <= 0.5:
         raise InputError(
-            f"the scores do not rank defective parts above good ones (AUROC {area:.2f}), so no threshold helps; "
-            "use another model, knowledge or reference images, or check that the labels are not swapped"
+            f"the scores do not rank defective parts above good ones (AUROC {area:.2f}), so no threshold "
+            "helps; use another model, knowledge or reference images, "
+            "or check that the labels are not swapped"
         )
     # 1. The calibration, moved to the share of defects on the line.
     share = defect_n / len(defect)

@@ -1,4 +1,4 @@
-"""Two evaluations of the same data: which answers flipped, whether by more than chance, and what it would take.
+"""Two evaluations of the same data: which answers flipped, and whether by more than chance.
 
     from anomalyr1.evaluation import compare
     comparison = compare("eval1", "eval2", out="comparison")
@@ -146,7 +146,7 @@ def compare(
 
 
 def require_same(before: ComparedRun, after: ComparedRun) -> None:
-    """Raise `InputError` that names what differs when two runs are not of the same questions about the same images."""
+    """Raise `InputError` that names what differs when two runs are not of the same questions and images."""
     differences = [*_other_questions(before, after), *_other_images(before, after)]
     sources = [run.evaluation.source for run in (before, after)]
     if not differences and sources[0].questions != sources[1].questions:

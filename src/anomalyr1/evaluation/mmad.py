@@ -26,8 +26,8 @@ from anomalyr1.evaluation.statistics import Interval
 from anomalyr1.types import InputError, Record
 
 SUBTASKS = (
-    "Anomaly Detection", "Defect Classification", "Defect Localization", "Defect Description", "Defect Analysis",
-    "Object Classification", "Object Analysis",
+    "Anomaly Detection", "Defect Classification", "Defect Localization", "Defect Description",
+    "Defect Analysis", "Object Classification", "Object Analysis",
 )  # fmt: skip
 """In the order of the published tables."""
 DATASETS = ("DS-MVTec", "MVTec-AD", "MVTec-LOCO", "VisA", "GoodsAD")
@@ -214,7 +214,7 @@ def counted_officially(rows: Sequence[AnsweredQuestion]) -> OfficialCount:
 
 
 def _countable(row: AnsweredQuestion) -> bool:
-    """Whether a row has a gold answer and, if it is a verdict question, an image known to be good or anomalous."""
+    """Whether a row has a gold answer and, for a verdict question, an image known to be good or anomalous."""
     return row.gold is not None and (row.kind != "anomaly detection" or row.anomalous is not None)
 
 

@@ -1,4 +1,4 @@
-"""Where evaluated data comes from, what the model was trained on as far as its run folder says, what they share.
+"""Where evaluated data comes from, what its model was trained on, and what the two share.
 
 What is found: training data named in the run folder of the model (`RUN/recipe.yaml`, the model being
 `RUN/final` or one of its checkpoints), and all that `data.leaks` finds between it and the evaluated samples.
@@ -100,7 +100,7 @@ def training_data(model: str) -> tuple[str, ...] | None:
 
 
 def examine(model: str, loaded: sources.Loaded) -> Provenance:
-    """What is to be said about a model on these samples; opens images only when the training data is known."""
+    """What is to be said about a model on these samples; opens images where the training data is known."""
     trained_on: tuple[str, ...] = ()
     overlaps: list[Overlap] = []
     leak_free: bool | None = None

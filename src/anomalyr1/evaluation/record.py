@@ -66,7 +66,7 @@ class Evaluation(Record):
     """None = no boxes were asked for, or no true place is known."""
 
 
-def read(folder: str | Path) -> Evaluation:
+def read_evaluation(folder: str | Path) -> Evaluation:
     """The record in an evaluation's folder. Raises `InputError` when there is none."""
     path = Path(folder) / FILE
     try:

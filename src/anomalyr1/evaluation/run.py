@@ -25,7 +25,7 @@ from anomalyr1.evaluation.record import (
     SCOREBOARD,
     Evaluation,
     Source,
-    read,
+    read_evaluation,
 )
 from anomalyr1.inspection.inspector import Inspector
 from anomalyr1.types import Fingerprint, InputError, Inspection, Sample
@@ -121,7 +121,7 @@ def mmad_options(shots: int, template: str, knowledge: bool) -> dict[str, str]:
 
 
 def data_digest(samples: Sequence[Sample]) -> str:
-    """The `context` of `Inspector.run` by which a run over other questions, knowledge or references is refused."""
+    """The `context` of `Inspector.run`: resuming with other questions, knowledge or references is refused."""
     return DATA + provenance.questions_digest(samples, with_context=True)
 
 
@@ -132,8 +132,9 @@ def require_same_data(path: str | Path, run: Fingerprint, samples: Sequence[Samp
     """
     if run.given.startswith(DATA) and run.given != data_digest(samples):
         raise InputError(
-            f"{str(path)!r} was made with other questions, knowledge or reference images than the data has now; "
-            "load the same data with the same options (--shots, --template, --knowledge, -o) as when it was made"
+            f"{str(path)!r} was made with other questions, knowledge or reference images than the data has "
+            "now; load the same data with the same options (--shots, --template, --knowledge, -o) as when it "
+            "was made"
         )
 
 
@@ -154,8 +155,8 @@ def measure(
     without = pairs.left_out.get("samples without an inspection", 0)
     if without and not partial:
         raise InputError(
-            f"{without} of {len(loaded.samples)} samples have no inspection, so the figures would be those of "
-            "a part; finish the run, or evaluate what there is with --partial, which is then written down"
+            f"{without} of {len(loaded.samples)} samples have no inspection, so the figures would be those "
+            "of a part; finish the run, or evaluate what there is with --partial, which is then written down"
         )
     errors = [inspection.error for _, inspection in pairs.known if inspection.error is not None]
     answered = rows.of_pairs(pairs.known, run.style)
@@ -190,7 +191,7 @@ def load_again(folder: str | Path) -> tuple[Evaluation, list[Pair]]:
 
     Raises `InputError` when its data or inspections are gone or have changed.
     """
-    evaluation = read(folder)
+    evaluation = read_evaluation(folder)
     source = evaluation.source
     if source.spec == SAMPLES:
         samples = _read_samples(Path(folder) / SAMPLES)
