@@ -19,7 +19,7 @@ from pathlib import Path
 
 from anomalyr1 import answers, records
 from anomalyr1.data.sources import load
-from anomalyr1.evaluation.run import given
+from anomalyr1.evaluation.run import data_digest
 from anomalyr1.types import Fingerprint, Inspection, Reply
 
 KINDS = ("Anomaly Detection", "Defect Classification", "Defect Localization", "Object Analysis")
@@ -98,7 +98,7 @@ def write(root: Path) -> None:
     rng = random.Random(0)
     samples = load(f"mmad:{root}", {}, root).samples
     run = Fingerprint(
-        model="made up", family="qwen2_5_vl", style="ours", max_pixels=1, engine="none", given=given(samples)
+        model="made up", family="qwen2_5_vl", style="ours", max_pixels=1, engine="none", given=data_digest(samples)
     )
     with (root / "inspections.jsonl").open("w") as file:
         file.write(run.to_json() + "\n")

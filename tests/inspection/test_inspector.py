@@ -22,7 +22,7 @@ from anomalyr1.engines.engine import Completion, Sampling
 from anomalyr1.engines.replay import ReplayEngine
 from anomalyr1.evaluation import calibration
 from anomalyr1.images import open_image, resize
-from anomalyr1.inspection.inspector import Inspector, digest
+from anomalyr1.inspection.inspector import Inspector, samples_of_images
 from anomalyr1.inspection.verdicts import FAST, REASONED, decide
 from anomalyr1.policy.load import NANO_FOLDER
 from anomalyr1.types import Answer, Box, InputError, Inspection, Reply, SetupError
@@ -183,10 +183,23 @@ def test_what_is_done_is_not_asked_again(folder):
 
 def test_other_knowledge_is_not_resumed(folder):
     out = folder / "i.jsonl"
-    replayed(folder).run(samples_of(folder), out, given=digest("even", ()))
+    replayed(folder).run(samples_of(folder), out, context=digest("even"))
     with pytest.raises(InputError, match="given was"):
-        replayed(folder).run(samples_of(folder), out, given=digest("rough", ()))
-    assert digest("", ()) == "" and digest("a", ()) != digest("", (Path("a"),))
+        replayed(folder).run(samples_of(folder), out, context=digest("rough"))
+    assert digest("") == "" and digest("a") != digest("", [Path("a")])
+
+
+def digest(knowledge, references=()):
+    """What the samples of a run share, as its fingerprint has it."""
+    return samples_of_images(["part.png"], references, knowledge)[1]
+
+
+def test_samples_of_images_share_references_and_knowledge():
+    samples, _ = samples_of_images([Path("a/1.png"), "2.png"], ["good.png"], "Plates are even.")
+    assert [sample.id for sample in samples] == ["a/1.png", "2.png"]
+    assert {(sample.references, sample.knowledge) for sample in samples} == {
+        ((Path("good.png"),), "Plates are even.")
+    }
 
 
 def test_an_image_that_changed_under_its_name_is_not_passed_off_as_inspected(folder):
@@ -639,7 +652,9 @@ def test_a_threshold_decides_and_is_part_of_the_run(tmp_path):
     run = plain.fingerprint()
     found = [one.verdict for one in plain.run(samples, tmp_path / "plain" / "inspections.jsonl")]
     assert found == ["good", "good", "good"]  # the control: by the answers alone
-    labels = calibration.Labelled(np.array([0.01, 0.02, 0.3, 0.5]), np.array([False, False, True, True]), {})
+    labels = calibration.LabelledScores(
+        np.array([0.01, 0.02, 0.3, 0.5]), np.array([False, False, True, True]), {}
+    )
     threshold = calibration.calibrate(labels, run, 50, 1).model_copy(update={"low": 0.05, "high": 0.2})
     judged = Inspector(ScoredById(recorded, scores), masks="box", threshold=threshold)
     results = judged.run(samples, tmp_path / "judged" / "inspections.jsonl")

@@ -81,7 +81,7 @@ def evaluated(known, title="inspections.jsonl"):
 
     source = evaluate.Source(spec="folder:parts", samples=len(known), questions="", inspections="x")
     loaded = Loaded([sample for sample, _ in known], {}, None)
-    found = evaluate.evaluate(loaded, recordings.FINGERPRINT, [one for _, one in known], source, repeats=20)
+    found = evaluate.measure(loaded, recordings.FINGERPRINT, [one for _, one in known], source, repeats=20)
     return results.Results(title, recordings.FINGERPRINT, known, found, [], "0.0")
 
 

@@ -83,7 +83,7 @@ def report(folder, texts):
         spec=first, options={first: first}, samples=len(known), questions="", inspections=first
     )
     loaded = Loaded([sample for sample, _ in known], {}, None)
-    found = evaluate.evaluate(loaded, fingerprint, [one for _, one in known], source, repeats=3)
+    found = evaluate.measure(loaded, fingerprint, [one for _, one in known], source, repeats=3)
     return results.write(
         folder / "out", results.Results(texts[4], fingerprint, known, found, texts[:20], texts[5])
     )

@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from anomalyr1.cli import data, doctor, engines, evaluate, inspect, report, reproduce, runs, train
+from anomalyr1.cli import calibrate, data, doctor, evaluate, inspect, parity, report, reproduce, runs, train
 from anomalyr1.cli.terminal import INTERRUPTED, OK, SETUP_ERROR, USER_ERROR, say
 from anomalyr1.errors import InputError, SetupError
 
@@ -29,8 +29,8 @@ for verb in (
     inspect.inspect,
     reproduce.demo,
     doctor.doctor,
-    engines.calibrate,
-    engines.parity,
+    calibrate.calibrate,
+    parity.parity,
     evaluate.evaluate,
     evaluate.compare,
     report.report,

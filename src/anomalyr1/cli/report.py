@@ -37,7 +37,7 @@ def report(
     """One page with tables, plots and a gallery of inspections, or with the curves of a training run;
     Markdown, JSON and CSV beside it.
     """
-    from anomalyr1.evaluation.run import FILE, INSPECTIONS
+    from anomalyr1.evaluation.record import FILE, INSPECTIONS
     from anomalyr1.report import evaluation_page
     from anomalyr1.training import run_pages
 

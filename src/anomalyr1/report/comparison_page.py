@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from anomalyr1.evaluation.comparison import Comparison, Flip, Run
+from anomalyr1.evaluation.comparison import ComparedRun, Comparison, Flip
 from anomalyr1.files import write_whole
 from anomalyr1.images import open_image
 from anomalyr1.report.html import data_uri, render
@@ -32,7 +32,7 @@ class Card:
     """Name of the run and its reply, first and second."""
 
 
-def write(path: Path, comparison: Comparison, runs: tuple[Run, Run], version: str) -> None:
+def write(path: Path, comparison: Comparison, runs: tuple[ComparedRun, ComparedRun], version: str) -> None:
     """Write the page. Raises `SetupError` when the disk refuses."""
     gained, lost = (
         [flip for flip in comparison.flips if flip.direction == way] for way in ("gained", "lost")

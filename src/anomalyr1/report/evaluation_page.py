@@ -20,11 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anomalyr1 import records
-from anomalyr1.data import sources
 from anomalyr1.errors import InputError
-from anomalyr1.evaluation import localisation, other_detectors, pairing, provenance, run, tables
+from anomalyr1.evaluation import localisation, other_detectors, run, tables
 from anomalyr1.evaluation.detection import VERDICTS, Pair
-from anomalyr1.evaluation.run import Evaluation
+from anomalyr1.evaluation.record import Evaluation
 from anomalyr1.evaluation.tables import Table
 from anomalyr1.files import write_whole
 from anomalyr1.report import gallery, svg
@@ -352,20 +351,8 @@ def write_of_inspections(
             )
         pairs = [(Sample(id=i.sample_id, image=Path(i.sample_id)), i) for i in inspections]
         return write(out, Results(str(path), fingerprint, pairs, None, [TRUTH_UNKNOWN], __version__))
-    drawings = out / "drawn"
-    loaded = sources.load(data, options or {}, drawings)
-    run.require_same_data(path, fingerprint, loaded.samples)
-    source = run.Source(
-        spec=data,
-        options=dict(options or {}),
-        folder=str(drawings.absolute()),
-        samples=len(loaded.samples),
-        questions=provenance.questions_digest(loaded.samples, given=False),
-        inspections=str(path.absolute()),
-        notes=loaded.notes,
-    )
-    evaluation = run.evaluate(loaded, fingerprint, inspections, source, partial=True)
-    return write(out, _results(str(path), evaluation, pairing.pair(loaded.samples, inspections).known, maps))
+    evaluation, evaluated = run.evaluate_file(path, data, dict(options or {}), out)
+    return write(out, _results(str(path), evaluation, evaluated, maps))
 
 
 def _results(title: str, evaluation: Evaluation, pairs: Sequence[Pair], maps: Path | None) -> Results:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from anomalyr1.boxes import Floats
 from anomalyr1.evaluation import curves
-from anomalyr1.evaluation.calibration import BINS
 from anomalyr1.evaluation.detection import Pair, measure, scored
 from anomalyr1.report.svg import Series, chart
 
@@ -37,7 +37,7 @@ def detection_plots(pairs: Sequence[Pair]) -> dict[str, str]:
     calibrated = Series("calibrated", diagonal, "dashed", _GREY)
     trivial = Series("all good or all defect", [(0.0, 0.0), (0.5, 0.5), (1.0, 0.0)], "dashed", _GREY)
     cost = list(zip(figures.cost_x, figures.cost_y, strict=True))
-    bins = np.array_split(np.argsort(scores, kind="stable"), min(BINS, len(scores)))
+    bins = np.array_split(np.argsort(scores, kind="stable"), min(curves.BINS, len(scores)))
     reliable = [
         Series(
             "images", [(float(scores[in_bin].mean()), float(truth[in_bin].mean())) for in_bin in bins], "dots"
@@ -108,5 +108,5 @@ def run_plots(lines: Sequence[Mapping[str, object]], before: str = "", most: int
     return plots
 
 
-def _points(x: curves.Floats, y: curves.Floats) -> list[tuple[float, float]]:
+def _points(x: Floats, y: Floats) -> list[tuple[float, float]]:
     return list(zip(x.tolist(), y.tolist(), strict=True))
