@@ -10,9 +10,9 @@ import sys
 import PIL.Image
 import pytest
 
-from anomalyr1 import boxes as box_arithmetic
+from anomalyr1 import boxes
 from anomalyr1 import data
-from anomalyr1.data import mask_files as truth
+from anomalyr1.data import mask_files
 from anomalyr1.evaluation import checks
 from anomalyr1.types import InputError, Sample
 from support import layouts
@@ -61,15 +61,15 @@ def test_boxes_are_those_that_were_drawn(tmp_path, scheme):
         one = layouts.drawn(category, kind)
         if scheme in ("coco", "yolo"):
             assert (
-                box_arithmetic.set_iou(
-                    box_arithmetic.to_array(sample.boxes), box_arithmetic.to_array(one.boxes)
+                boxes.set_iou(
+                    boxes.to_array(sample.boxes), boxes.to_array(one.boxes)
                 )
                 > 0.999
             )
             continue
-        expected = one.boxes if scheme == "index" else box_arithmetic.components(one.mask, 4)
+        expected = one.boxes if scheme == "index" else boxes.components(one.mask, 4)
         assert {box.xyxy for box in sample.boxes} == {box.xyxy for box in expected}
-        assert (truth.read_mask(sample.mask) == one.mask).all()
+        assert (mask_files.read_mask(sample.mask) == one.mask).all()
         grounding = next(question for question in sample.questions if question.kind == "grounding")
         assert grounding.boxes == sample.boxes
 
@@ -250,7 +250,7 @@ def test_the_shared_image_sets(shared):
                 for box in sample.boxes
             )
             if sample.mask is not None:
-                found, mask_wh = truth.mask_boxes(sample.mask)
+                found, mask_wh = mask_files.mask_boxes(sample.mask)
                 assert mask_wh == size_wh
                 assert {box.xyxy for box in found} == {box.xyxy for box in sample.boxes}
             else:

@@ -1,4 +1,4 @@
-"""Reading manifests: entry by entry, the same as json, whatever the size of the pieces; errors that name the place."""
+"""Reading readers: entry by entry, the same as json, whatever the size of the pieces; errors that name the place."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomalyr1.data import readers as manifests
+from anomalyr1.data import readers
 from anomalyr1.types import InputError
 
 JSON = st.recursive(
@@ -32,8 +32,8 @@ def test_entries_are_what_json_reads(tmp_path_factory, value, indent, ascii_only
     if any("\ud800" <= c <= "\udfff" for c in json.dumps(value, ensure_ascii=False)) and not ascii_only:
         return  # no UTF-8
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(manifests, "_CHUNK", chunk)
-        read = list(manifests.entries(path))
+        patch.setattr(readers, "_CHUNK", chunk)
+        read = list(readers.read_json_entries(path))
     assert {key: one for key, one, _ in read} == value
     assert all(json.loads(text) == one for _, one, text in read)
 
@@ -55,16 +55,16 @@ def test_broken_files_are_named(tmp_path, text, said):
     path = tmp_path / "m.json"
     path.write_bytes(text)
     with pytest.raises(InputError, match=said) as caught:
-        list(manifests.entries(path))
+        list(readers.read_json_entries(path))
     assert "m.json" in str(caught.value)
 
 
 def test_bytes_that_are_not_utf8_come_as_surrogates_and_a_byte_order_mark_goes(tmp_path):
     path = tmp_path / "m.json"
     path.write_bytes(b'\xef\xbb\xbf{"a\xff.png": "\xff"}')
-    assert [(key, value) for key, value, _ in manifests.entries(path)] == [("a\udcff.png", "\udcff")]
+    assert [(key, value) for key, value, _ in readers.read_json_entries(path)] == [("a\udcff.png", "\udcff")]
     path.write_bytes(b'\xef\xbb\xbf{"a": "\xff"}\n\n{"b": 1}')
-    assert [(number, one) for number, one, _ in manifests.lines(path)] == [
+    assert [(number, one) for number, one, _ in readers.read_json_lines(path)] == [
         (1, {"a": "\udcff"}),
         (3, {"b": 1}),
     ]
@@ -74,13 +74,13 @@ def test_other_errors(tmp_path):
     path = tmp_path / "m"
     path.write_text("{}\n{]\n")
     with pytest.raises(InputError, match="line 2"):
-        list(manifests.lines(path))
+        list(readers.read_json_lines(path))
     with pytest.raises(InputError, match="no JSON"):
-        manifests.whole(path)
+        readers.read_json(path)
     path.write_text("a,b\n1,2\n")
-    assert list(manifests.table(path, ("b",))) == [{"b": "2"}]
+    assert list(readers.read_csv(path, ("b",))) == [{"b": "2"}]
     with pytest.raises(InputError, match="lacks the columns c"):
-        list(manifests.table(path, ("b", "c")))
-    for read in (manifests.whole, manifests.text, manifests.scan):
+        list(readers.read_csv(path, ("b", "c")))
+    for read in (readers.read_json, readers.read_text, readers.list_folder):
         with pytest.raises(InputError, match="cannot read"):
             read(tmp_path / "nowhere")

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from anomalyr1.drawn import draw as procedural
-from anomalyr1.drawn import record as drawn_record
+from anomalyr1.drawn import draw
+from anomalyr1.drawn.record import Drawn
 
 CATEGORIES = ("washer", "label")
 DEFECTS = {"washer": ("scratch", "stain"), "label": ("scratch", "hole")}
 
 
 @functools.cache
-def drawn(category: str, kind: str | None, seed: int = 3) -> drawn_record.Drawn:
-    return procedural.draw(seed, category, kind)
+def drawn(category: str, kind: str | None, seed: int = 3) -> Drawn:
+    return draw.draw(seed, category, kind)
 
 
 def put(array: np.ndarray, path: Path) -> Path:

@@ -108,9 +108,10 @@ def split(
 ) -> int:
     """Choose what to train and what to test on, and look for leaks between the two."""
     from anomalyr1.data import splits as fewshot
+    from anomalyr1.data.protocols import SplitPlan
 
     samples = load(spec, option)
-    plan = fewshot.Plan(
+    plan = SplitPlan(
         protocol="given" if test is not None else protocol or "few-shot", seed=seed, shots=shots, good_shots=good_shots, per=per,
         share=share, held_out=tuple(hold_out or ()), allow_short=allow_short, drop_leaks=drop_leaks, max_distance=max_distance,
     )  # fmt: skip
@@ -237,9 +238,9 @@ def extract(
 
 def load(spec: str, options: Sequence[str] | None) -> Samples:
     """The samples of a spec, with options as `key=value`. Raises `InputError` as `data.load` does."""
-    from anomalyr1 import data
+    from anomalyr1.data.loading import load
 
-    return data.load(spec, **pairs(options))
+    return load(spec, **pairs(options))
 
 
 def pairs(options: Sequence[str] | None) -> dict[str, str]:

@@ -70,10 +70,10 @@ def _labels(labels: str) -> dict[str, bool]:
 
     if Path(labels).is_file() or ":" not in labels:
         return read_labels(labels)
-    from anomalyr1 import data
+    from anomalyr1.data.loading import load
 
-    known = [(sample, sample.anomalous) for sample in data.load(labels)]
-    return {sample.image.as_posix(): bool(anomalous) for sample, anomalous in known if anomalous is not None}
+    samples = load(labels)
+    return {sample.image.as_posix(): sample.anomalous for sample in samples if sample.anomalous is not None}
 
 
 def _lines(threshold: Threshold) -> list[str]:

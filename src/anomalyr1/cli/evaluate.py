@@ -12,7 +12,7 @@ from anomalyr1.data import sources
 from anomalyr1.types import Fingerprint, InputError, Inspection
 
 if TYPE_CHECKING:
-    from anomalyr1.data.sources import Loaded
+    from anomalyr1.data.sources import LoadedSource
     from anomalyr1.evaluation.comparison import Comparison
     from anomalyr1.evaluation.run import Evaluation
     from anomalyr1.inspection.inspector import Inspector
@@ -71,7 +71,7 @@ def evaluate(
             f"`evaluate mmad` asks the questions of MMAD, so --data is mmad:FOLDER, not {data!r}; for other data: evaluate model"
         )
     options = pairs(option) | _for_mmad(shots, template, knowledge)
-    loaded = sources.load(data, options, out / "drawn")
+    loaded = sources.load_source(data, options, out / "drawn")
     if ask:
         from anomalyr1.inspection.inspector import Inspector
 
@@ -170,7 +170,7 @@ def _written(out: Path, found: Evaluation) -> int:
     return SOME_FAILED if found.failed else OK
 
 
-def _ask(inspector: Inspector, loaded: Loaded, path: Path) -> tuple[Fingerprint, list[Inspection]]:
+def _ask(inspector: Inspector, loaded: LoadedSource, path: Path) -> tuple[Fingerprint, list[Inspection]]:
     """Ask the model what the file does not hold yet, with a line for each hundredth and each failure."""
     from dataclasses import replace
 

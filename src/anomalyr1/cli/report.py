@@ -135,7 +135,7 @@ def _inspected(
         note = "What is true of these images is not known here, so no figure says how good the verdicts are. Name the data set with --data."
         return Results(str(path), fingerprint, pairs, None, [note], anomalyr1.__version__)
     options = cli_data.pairs(option)
-    loaded = sources.load(data, options, out / "drawn")
+    loaded = sources.load_source(data, options, out / "drawn")
     evaluations.require_same_data(path, fingerprint, loaded.samples)
     source = evaluations.Source(
         spec=data, options=options, folder=str((out / "drawn").absolute()), samples=len(loaded.samples),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from numpy.random import Generator
 
-from anomalyr1.data.multiple_choice import GIVEN, TEXTS, choice, one, some
+from anomalyr1.data.multiple_choice import DEFECT_PREMISE, QUESTION_TEXTS, choice, pick_text, pick_texts
 from anomalyr1.drawn.record import Facts
 from anomalyr1.drawn.words import (
     EFFECT,
@@ -138,7 +138,7 @@ def knowledge(category: str, facts: Facts, rng: Generator) -> str:
 
 
 def _verdict(drawn: Drawn, rng: Generator, prefix: str) -> Question:
-    text = VERDICT_TEXT if rng.random() < 0.75 else one(rng, TEXTS["anomaly detection"])
+    text = VERDICT_TEXT if rng.random() < 0.75 else pick_text(rng, QUESTION_TEXTS["anomaly detection"])
     return choice(
         rng,
         f"{prefix}/anomaly-detection",
@@ -155,7 +155,7 @@ def _object(drawn: Drawn, rng: Generator, prefix: str) -> Question:
         rng,
         f"{prefix}/object-classification",
         "object classification",
-        one(rng, TEXTS["object classification"]),
+        pick_text(rng, QUESTION_TEXTS["object classification"]),
         drawn.category,
         _named(drawn.category),
     )
@@ -170,17 +170,17 @@ def _facts(drawn: Drawn, rng: Generator, prefix: str) -> list[Question]:
             rng,
             f"{prefix}/object-analysis",
             "object analysis",
-            one(rng, _FACT_TEXTS["purpose"]),
+            pick_text(rng, _FACT_TEXTS["purpose"]),
             PURPOSE[drawn.category],
             purpose,
         )
     ]
     if drawn.category == UNFAMILIAR or rng.random() < 0.5:
-        text, gold, pool = one(rng, _FACT_TEXTS["material"]), facts.material, _materials(drawn.category)
+        text, gold, pool = pick_text(rng, _FACT_TEXTS["material"]), facts.material, _materials(drawn.category)
     else:
         group = SHAPES[drawn.category][0]
-        text, gold = one(rng, _FACT_TEXTS["shape"]), facts.shape
-        pool = [one(rng, SHAPES[name][1:]) for name in known if SHAPES[name][0] != group]
+        text, gold = pick_text(rng, _FACT_TEXTS["shape"]), facts.shape
+        pool = [pick_text(rng, SHAPES[name][1:]) for name in known if SHAPES[name][0] != group]
     result.append(choice(rng, f"{prefix}/object-structure", "object structure", text, gold, pool))
     intact = drawn.defect is None or drawn.defect not in ("missing part", "extra part", "wrong count")
     if facts.count is not None and intact and rng.random() < 0.5:
@@ -197,7 +197,7 @@ def _facts(drawn: Drawn, rng: Generator, prefix: str) -> list[Question]:
             )
         )
     else:
-        text = one(rng, _FACT_TEXTS["colour"])
+        text = pick_text(rng, _FACT_TEXTS["colour"])
         result.append(
             choice(
                 rng,
@@ -238,7 +238,7 @@ def _materials(category: str) -> list[str]:
 
 def _unlike(rng: Generator, gold: str, groups: Sequence[Sequence[str]]) -> list[str]:
     """One word from each group that does not hold the gold one."""
-    return [one(rng, group) for group in groups if gold not in group]
+    return [pick_text(rng, group) for group in groups if gold not in group]
 
 
 def _colours(rng: Generator, gold: str) -> list[str]:
@@ -263,8 +263,11 @@ def _about_defect(drawn: Drawn, rng: Generator, prefix: str) -> list[Question]:
     kinds = tuple(kind for kind in EFFECT if frozenset((kind, defect)) not in _ALIKE and kind not in hidden)
     near = [text for text in _DESCRIPTIONS[defect] if text != drawn.description]
     far = [text for kind in kinds if kind != defect for text in _DESCRIPTIONS[kind]]
-    looks = (*some(rng, near, int(rng.integers(0, 3))), *some(rng, far, 3))[:3]
-    harm = (*some(rng, HARMLESS, 2), *some(rng, [EFFECT[kind] for kind in kinds if kind != defect], 1))
+    looks = (*pick_texts(rng, near, int(rng.integers(0, 3))), *pick_texts(rng, far, 3))[:3]
+    harm = (
+        *pick_texts(rng, HARMLESS, 2),
+        *pick_texts(rng, [EFFECT[kind] for kind in kinds if kind != defect], 1),
+    )
     specific: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
         ("defect classification", defect, kinds),
         ("defect localization", place, PLACES),
@@ -273,7 +276,12 @@ def _about_defect(drawn: Drawn, rng: Generator, prefix: str) -> list[Question]:
     )
     return [
         choice(
-            rng, f"{prefix}/{kind.replace(' ', '-')}", kind, f"{GIVEN} {one(rng, TEXTS[kind])}", gold, pool
+            rng,
+            f"{prefix}/{kind.replace(' ', '-')}",
+            kind,
+            f"{DEFECT_PREMISE} {pick_text(rng, QUESTION_TEXTS[kind])}",
+            gold,
+            pool,
         )
         for kind, gold, pool in specific
     ]

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anomalyr1.data.sources import Loaded, load
+from anomalyr1.data.sources import LoadedSource, load_source
 from anomalyr1.drawn import dataset as drawn_dataset
 from anomalyr1.types import InputError, Record, Sample, SetupError
 
@@ -95,7 +95,7 @@ def training_data(model: str) -> tuple[str, ...] | None:
     return tuple(specs)
 
 
-def examine(model: str, loaded: Loaded) -> Provenance:
+def examine(model: str, loaded: LoadedSource) -> Provenance:
     """What is to be said about a model on these samples; opens images only when the training data is known."""
     references = _reference_overlaps(loaded.samples)
     common: dict[str, object] = {"protocol": _protocol(loaded.split), "trained_on": ()}
@@ -172,7 +172,7 @@ def _overlaps(trained: Sequence[str], samples: Sequence[Sample]) -> tuple[int, l
         one
         for spec in trained
         if not spec.startswith("drawn:")
-        for one in load(spec, {}, Path(), "train").samples
+        for one in load_source(spec, {}, Path(), "train").samples
     ]
     found = [Overlap(kind="exact", train=one.id, test=one.id) for one in samples if one.id in drawn]
     found += [

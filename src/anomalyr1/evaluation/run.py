@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from anomalyr1 import files, records
 from anomalyr1.data import sources
-from anomalyr1.data.sources import Loaded
+from anomalyr1.data.sources import LoadedSource
 from anomalyr1.evaluation import detection, localisation, mmad, pairing, provenance, statistics
 from anomalyr1.evaluation import rows as answered
 from anomalyr1.evaluation.provenance import Provenance
@@ -85,7 +85,7 @@ def require_same_data(path: str | Path, run: Fingerprint, samples: Sequence[Samp
 
 
 def evaluate(
-    loaded: Loaded,
+    loaded: LoadedSource,
     run: Fingerprint,
     inspections: Sequence[Inspection],
     source: Source,
@@ -154,7 +154,7 @@ def load_again(folder: str | Path) -> tuple[Evaluation, list[tuple[Sample, Inspe
     """An evaluation with its samples and inspections. Raises `InputError` when its data or inspections are gone or have changed."""
     evaluation = read(folder)
     source = evaluation.source
-    loaded = sources.load(source.spec, source.options, Path(source.folder or folder))
+    loaded = sources.load_source(source.spec, source.options, Path(source.folder or folder))
     if provenance.questions_digest(loaded.samples, given=False) != source.questions:
         raise InputError(
             f"{source.spec!r} asks other questions than when {str(folder)!r} was evaluated; restore the data, or evaluate again"

@@ -72,7 +72,7 @@ def read_judged(file: Path) -> list[Judged]:
 
 def choose_samples(spec: str, folder: Path, limit: int) -> list[Sample]:
     """At most `limit` samples of known truth, as many good as anomalous ones where there are enough, drawn by the digests of their ids."""
-    found = sources.load_samples([spec], folder, "test")
+    found = sources.load_sources([spec], folder / "drawn", "test")
     known = [_at_home(sample) for sample in found if sample.anomalous is not None]
     ranked = sorted(known, key=lambda one: hashlib.sha256(one.id.encode()).digest())
     good, bad = ([one for one in ranked if one.anomalous is side] for side in (False, True))

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple, Self
 import anomalyr1
 from anomalyr1.data import sources
 from anomalyr1.data import splits as fewshot
+from anomalyr1.data.protocols import SplitPlan
 from anomalyr1.files import lock, write_whole
 from anomalyr1.policy.load import find_folder
 from anomalyr1.reproduction import arms as known
@@ -181,9 +182,9 @@ class Runner:
         numbers = sorted({arm.shots for arm in self.study.chosen} | {known.MOST_SHOTS})
         missing = [shots for shots in numbers if not self.study.split_file(self.out, shots).exists()]
         spec = self.study.scale.data
-        samples = sources.load_samples([spec], self.out / "data" / "few") if missing else []
+        samples = sources.load_sources([spec], self.out / "data" / "few" / "drawn") if missing else []
         for shots in missing:
-            plan = fewshot.Plan(protocol="few-shot", shots=shots, drop_leaks=True)
+            plan = SplitPlan(protocol="few-shot", shots=shots, drop_leaks=True)
             fewshot.write(self.study.split_file(self.out, shots), fewshot.make(samples, plan, spec))
 
     def _all(self, todo: Sequence[str | Job], jobs: int) -> list[BaseException]:
