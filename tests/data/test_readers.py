@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anomalyr1 import data
 from anomalyr1.data import readers
 from anomalyr1.types import InputError
+from support import layouts
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=9),
@@ -84,3 +86,25 @@ def test_other_errors(tmp_path):
     for read in (readers.read_json, readers.read_text, readers.list_folder):
         with pytest.raises(InputError, match="cannot read"):
             read(tmp_path / "nowhere")
+
+
+def test_images_are_found_by_one_list_of_suffixes(tmp_path):
+    """What `inspect` takes, the loaders take: .jfif too."""
+    for name in ("good/a.jfif", "good/b.PNG", "scratch/d.jfif"):
+        layouts.image(tmp_path / name)
+    (tmp_path / "good/c.txt").write_text("no image")
+    images = readers.find_images([tmp_path]).paths
+    assert [path.name for path in images] == ["a.jfif", "b.PNG", "d.jfif"]
+    assert [sample.image for sample in data.load(f"folder:{tmp_path}")] == images
+
+
+def test_masks_and_results_are_no_images_to_inspect(tmp_path):
+    for name in ("good/a.png", "bad/b.png", "masks/bad/b.png", "out/overlay.png"):
+        layouts.image(tmp_path / name)
+    images = readers.find_images([tmp_path / "good/a.png", tmp_path], tmp_path / "out")
+    assert [path.name for path in images.paths] == ["a.png", "b.png"]
+    assert images.masks_left_out == {tmp_path / "masks": 1}
+    with pytest.raises(InputError, match=r"no such file.*gone.*nowhere"):
+        readers.find_images([tmp_path / "gone"], references=[tmp_path / "nowhere"])
+    with pytest.raises(InputError, match=r"holds no image; expected files ending in \.bmp"):
+        readers.find_images([tmp_path / "out"], tmp_path / "out")

@@ -21,11 +21,10 @@ Json = Any
 """A parsed JSON value: whoever takes it checks it."""
 
 IMAGE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pbm"}
+    {".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pbm"}
 )
 """Suffixes (lower case) of files that count as images in a folder; whether one is an image its content tells
 later."""
-_SUFFIXES = IMAGE_SUFFIXES | {".jfif"}
 
 _CHUNK = 2**20
 """Characters that are read at a time."""
@@ -247,7 +246,7 @@ def find_images(
                 masks_left_out[path / "masks"] = len(files) - len(parts)
             files = parts
         if not files:
-            suffixes = ", ".join(sorted(_SUFFIXES))
+            suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
             raise InputError(f"folder {str(path)!r} holds no image; expected files ending in {suffixes}")
         for file in files:
             images.setdefault(file.resolve(), file)
@@ -255,7 +254,9 @@ def find_images(
 
 
 def _images_below(folder: Path, out: Path | None) -> list[Path]:
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
+    files = sorted(
+        file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+    )
     if out is None:
         return files
     out = out.resolve()
