@@ -89,6 +89,12 @@ def test_leave_classes_out(many):
     assert len(sides.train) == 2 * 6 and sides.counts == {"unused": 88}
 
 
+def test_a_class_is_called_as_everywhere():
+    alone = [sample(str(i), "bolt", "bolt", defect) for i, defect in enumerate((None, "dent"))]
+    with pytest.raises(InputError, match=r"'bolt \(good: 1\)', 'bolt \(anomalous: 1\)'"):
+        divide(alone, SplitPlan(protocol="few-shot", shots=1))
+
+
 def test_leave_defects_out_shares_out_the_good_ones(many):
     sides = divide(many, SplitPlan(protocol="leave-defects-out", held_out=("dent",)))
     train, test = tally(many, sides.train), tally(many, sides.test)

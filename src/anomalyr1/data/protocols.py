@@ -100,13 +100,7 @@ def divide(samples: Iterable[Sample], plan: SplitPlan) -> Sides:
         if sample.anomalous is not None:
             defect = (sample.defect or "unnamed defect") if sample.anomalous else ""
             candidates.append(
-                _Candidate(
-                    sample.id,
-                    f"{sample.dataset}/{sample.category}" if sample.dataset else sample.category,
-                    sample.dataset,
-                    sample.category,
-                    defect,
-                )
+                _Candidate(sample.id, sample.class_name, sample.dataset, sample.category, defect)
             )
     require_unique_ids(ids)
     unlabelled = len(ids) - len(candidates)
