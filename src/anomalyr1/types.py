@@ -165,8 +165,8 @@ class Sample(Record):
     """Whether the anomaly is logical (MVTec LOCO): each part looks right, only the design tells that
     something is wrong."""
     mask: Path | None = None
-    """An image file, or a folder whose image files together are the mask (MVTec LOCO); `data.truth.read_mask`
-    opens both."""
+    """An image file, or a folder whose image files together are the mask (MVTec LOCO);
+    `data.mask_files.read_mask` opens both."""
     boxes: tuple[Box, ...] | None = None
     """True boxes in original pixels: () = clean, None = unknown."""
     questions: tuple[Question, ...] = ()

@@ -1,4 +1,4 @@
-"""Reading readers: entry by entry, the same as json, whatever the size of the pieces; errors that name the place."""
+"""Readers: entries the same as json reads them, whatever the size of the pieces; errors name the place."""
 
 from __future__ import annotations
 

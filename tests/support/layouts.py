@@ -87,7 +87,7 @@ def visa(root: Path) -> Path:
     return root
 
 
-def own(root: Path, *, masks: bool = True) -> Path:
+def labelled_folder(root: Path, *, masks: bool = True) -> Path:
     image(root / "good/a.png")
     for kind in DEFECTS["washer"]:
         image(root / kind / "b.png", kind=kind)
@@ -118,7 +118,8 @@ def yolo(root: Path) -> Path:
         image(root / f"images/train/{number}.png", kind=kind)
         h, w = drawn("washer", kind).mask.shape
         lines = [
-            f"{number - 1} {(box.x1 + box.x2) / 2 / w} {(box.y1 + box.y2) / 2 / h} {(box.x2 - box.x1) / w} {(box.y2 - box.y1) / h}"
+            f"{number - 1} {(box.x1 + box.x2) / 2 / w} {(box.y1 + box.y2) / 2 / h} "
+            f"{(box.x2 - box.x1) / w} {(box.y2 - box.y1) / h}"
             for box in drawn("washer", kind).boxes
         ]
         (root / "labels/train").mkdir(parents=True, exist_ok=True)

@@ -70,9 +70,9 @@ def _labels(labels: str) -> dict[str, bool]:
 
     if Path(labels).is_file() or ":" not in labels:
         return read_labels(labels)
-    from anomalyr1.data.loading import load
+    from anomalyr1.data.sources import load_source
 
-    samples = load(labels)
+    samples = load_source(labels, boxes="as asked").samples
     return {sample.image.as_posix(): sample.anomalous for sample in samples if sample.anomalous is not None}
 
 

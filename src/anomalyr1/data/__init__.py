@@ -1,4 +1,4 @@
-"""Data: `load` turns what is on disk into samples with questions; splits, leaks, exports and archives of data sets.
+"""Data: `load` turns what is on disk into samples with questions; splits, leaks, exports and archives.
 
     from anomalyr1 import data
     samples = data.load("mvtec:/data/mvtec", split="test", boxes=True)
@@ -21,9 +21,14 @@ if TYPE_CHECKING:
 __all__ = ["SCHEMES", "LoadedSource", "Samples", "find_images", "load", "load_source", "load_sources"]
 
 _FILES = {
-    "SCHEMES": "loading", "load": "loading", "find_images": "readers", "Samples": "samples", "LoadedSource": "sources",
-    "load_source": "sources", "load_sources": "sources",
-}  # fmt: skip
+    "SCHEMES": "loading",
+    "load": "loading",
+    "find_images": "readers",
+    "Samples": "samples",
+    "LoadedSource": "sources",
+    "load_source": "sources",
+    "load_sources": "sources",
+}
 """The file of this folder that defines each public name."""
 
 

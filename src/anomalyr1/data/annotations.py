@@ -8,7 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from anomalyr1.data.readers import Json, read_json, read_json_lines, read_text, require_folder
+from anomalyr1.data.readers import (
+    Json,
+    is_four_numbers,
+    read_json,
+    read_json_lines,
+    read_text,
+    require_folder,
+)
 from anomalyr1.data.rows import Collector, LabelledBox, LabelledRow, LoadOptions
 from anomalyr1.data.samples import Samples
 from anomalyr1.types import InputError
@@ -29,9 +36,9 @@ class AnnotationOptions(LoadOptions):
 
 
 def coco(spec: str, path: Path, options: AnnotationOptions) -> Samples:
-    """A COCO file: boxes with categories as labels of defects. Of a segmentation the box is used, and that is counted.
+    """A COCO file: boxes with categories as labels of defects.
 
-    Raises `InputError` for another form.
+    Of a segmentation the box is used, and that is counted. Raises `InputError` for another form.
     """
     content = read_json(path)
     if not isinstance(content, dict) or not all(
@@ -62,7 +69,7 @@ def coco(spec: str, path: Path, options: AnnotationOptions) -> Samples:
 
 
 def _with_area(boxes: list[LabelledBox], collector: Collector) -> list[LabelledBox]:
-    """The boxes without those that have no area, counted; the labels of those still tell that the image is anomalous."""
+    """The boxes that have an area; those without are counted, and their labels still tell a defect."""
     with_area = [box for box in boxes if box[0] < box[2] and box[1] < box[3]]
     collector.notes["boxes without an area, left out"] += len(boxes) - len(with_area)
     return with_area
@@ -71,25 +78,27 @@ def _with_area(boxes: list[LabelledBox], collector: Collector) -> list[LabelledB
 def _coco_boxes(
     path: Path, annotations: list[Json], labels: Mapping[str, str], collector: Collector
 ) -> Iterator[LabelledBox]:
-    """The boxes of annotations; those that are no box (numbers missing, infinite or absurd) as boxes without an area."""
+    """The boxes of annotations; one with missing, infinite or absurd numbers becomes one without an area."""
     for annotation in annotations:
         xywh = _field(path, annotation, "bbox")
         category_id = annotation.get("category_id")
         label = labels.get(str(category_id))
         if label is None:
             raise InputError(
-                f"{str(path)!r}: an annotation has the category {category_id!r}, which the file does not define"
+                f"{str(path)!r}: an annotation has the category {category_id!r}, "
+                "which the file does not define"
             )
         has_segmentation = bool(annotation.get("segmentation"))
         collector.notes["annotations with a segmentation, of which the box is used"] += has_segmentation
-        x, y, w, h = xywh if _are_pixels(xywh, 4) else (0, 0, 0, 0)
+        x, y, w, h = xywh if _are_pixels(xywh) else (0, 0, 0, 0)
         yield x, y, x + w, y + h, label
 
 
 def yolo(spec: str, path: Path, options: AnnotationOptions) -> Samples:
-    """A YOLO folder. Its boxes are shares of the image's size, so they are known only where images may be opened (`with_boxes`).
+    """A YOLO folder.
 
-    Raises `InputError` for another form.
+    Its boxes are shares of the image's size, so images must be opened for them (`with_boxes`). Raises
+    `InputError` for another form.
     """
     root = require_folder(path)
     collector = _collector(spec, root / "data.yaml", options)
@@ -98,7 +107,7 @@ def yolo(spec: str, path: Path, options: AnnotationOptions) -> Samples:
     for split, folder in _yolo_folders(root, config, collector):
         for image in collector.door.images(folder, collector.notes):
             row: LabelledRow = {"id": image, "image": image, "category": collector.dataset}
-            labels = root / _label_file(image)
+            labels = root / label_file(image)
             if labels.is_file():
                 boxes = list(_yolo_boxes(labels, class_names, collector))
                 row["shares"] = _with_area(boxes, collector)
@@ -128,7 +137,10 @@ def _yolo_config(root: Path) -> dict[str, Any]:
 
 
 def _yolo_folders(root: Path, config: dict[str, Any], collector: Collector) -> Iterator[tuple[str, str]]:
-    """Split and folder of images. Folders start at the folder that was named, whatever `path` says: it was written on another machine."""
+    """Split and folder of images, relative to `root`.
+
+    What `path` in data.yaml says is not used: it names a place on the machine where it was written.
+    """
     collector.notes["path in data.yaml, not used"] = int("path" in config)
     splits = [split for split in ("train", "val", "test") if config.get(split)]
     for split in splits:
@@ -159,8 +171,8 @@ def _class_names(root: Path, config: dict[str, Any]) -> dict[int, str]:
     return dict(enumerate(str(name).strip() for name in names)) if isinstance(names, list) else {}
 
 
-def _label_file(image: str) -> str:
-    """The file of an image's labels: beside it, or in labels/ where the image lies in images/."""
+def label_file(image: str) -> str:
+    """The file of an image's labels in YOLO: the last folder `images` on its path becomes `labels`."""
     parts = posixpath.splitext(image)[0].split("/")
     if "images" in parts:
         parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
@@ -168,7 +180,10 @@ def _label_file(image: str) -> str:
 
 
 def _yolo_boxes(path: Path, class_names: Mapping[int, str], collector: Collector) -> Iterator[LabelledBox]:
-    """Boxes in shares of the image. A line is a class and centre, width, height; or a class and the corners of a polygon."""
+    """Boxes in shares of the image.
+
+    A line is a class and centre, width, height; or a class and the corners of a polygon.
+    """
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         try:
             values = [float(word) for word in line.split()]
@@ -179,7 +194,8 @@ def _yolo_boxes(path: Path, class_names: Mapping[int, str], collector: Collector
         fits = len(values) == 5 or (len(values) >= 7 and len(values) % 2)
         if not fits or not values[0].is_integer() or not all(0 <= value <= 1 for value in values[1:]):
             raise InputError(
-                f"line {number} of {str(path)!r}: expected a class and shares of 0 to 1 (cx cy w h, or corners), got {line!r}"
+                f"line {number} of {str(path)!r}: expected a class and shares of 0 to 1 "
+                f"(cx cy w h, or corners), got {line!r}"
             )
         class_number = int(values[0])
         collector.notes["boxes of classes without a name"] += class_number not in class_names
@@ -196,9 +212,10 @@ def _yolo_boxes(path: Path, class_names: Mapping[int, str], collector: Collector
 
 
 def index(spec: str, path: Path, options: AnnotationOptions) -> Samples:
-    """An index file: a JSON line an image, with image and anomaly, and where known id, mask, template, width, height, defect(s), boxes.
+    """An index file: a JSON line an image, with `image` and `anomaly`.
 
-    Raises `InputError` with the number of a line of another form.
+    Where known also `id`, `mask`, `template`, `width`, `height`, `defect` or `defects`, `boxes`. Raises
+    `InputError` with the number of a line of another form.
     """
     path = path / "index.jsonl" if path.is_dir() else path
     collector = _collector(spec, path, options)
@@ -268,13 +285,9 @@ def _field(path: Path, value: Json, key: str) -> Json:
 
 
 def _is_box(value: Json) -> bool:
-    return _are_pixels(value, 4) and value[0] < value[2] and value[1] < value[3]
+    return _are_pixels(value) and value[0] < value[2] and value[1] < value[3]
 
 
-def _are_pixels(value: Json, n: int) -> bool:
-    """Whether it is a list of `n` numbers that pixels can have."""
-    return (
-        isinstance(value, list)
-        and len(value) == n
-        and all(isinstance(number, int | float) and abs(number) < _LARGEST_PIXEL for number in value)
-    )
+def _are_pixels(value: Json) -> bool:
+    """Whether it is a list of four numbers that pixels of an image can have."""
+    return is_four_numbers(value) and all(abs(number) < _LARGEST_PIXEL for number in value)

@@ -1,12 +1,13 @@
-"""Our own extractor for zip, tar, tar.gz, tar.bz2 and tar.xz: the whole archive becomes a folder, or nothing does.
+"""Our own extractor for zip, tar, tar.gz, tar.bz2 and tar.xz: the whole archive becomes a folder, or none.
 
 Only regular files and folders come out. Refused are absolute and parent paths, drive letters, backslashes,
 links, devices, sparse and encrypted members, names that a file system might take for one another (spelling,
 upper and lower case, Unicode forms, trailing dots), and what grows beyond `ArchiveLimits`. Everything is
 written into a private folder beside the target, which is renamed at the end.
 
-Tar headers are read by `tar_headers`, which says why, and not by `tarfile`. Modes, owners and times are not taken over. Not covered: the list of a zip's members is held in memory, so that costs what the archive's own length
-allows; a process killed outright leaves its hidden folder behind.
+Tar headers are read by `tar_headers`, which says why, and not by `tarfile`. Modes, owners and times are not
+taken over. Not covered: the list of a zip's members is held in memory, so that costs what the archive's own
+length allows; a process killed outright leaves its hidden folder behind.
 """
 
 from __future__ import annotations
@@ -53,7 +54,10 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 class ArchiveError(InputError):
-    """An archive that is not extracted; the message names the archive, the member and what to do. Nothing of it was kept."""
+    """An archive that is not extracted; the message names the archive, the member and what to do.
+
+    Nothing of it was kept.
+    """
 
 
 class ArchiveLimits(Record):
@@ -111,7 +115,8 @@ def extract(
         except _FAILS_WITH as error:
             reason = str(error).strip().rstrip(".") or type(error).__name__
             raise ArchiveError(
-                f"{str(archive)!r} is damaged or packed in an unknown way ({reason}); get it again from its source"
+                f"{str(archive)!r} is damaged or packed in an unknown way ({reason}); "
+                "get it again from its source"
             ) from error
         except OSError as error:
             if error.errno is None:  # a decompressor's: the system's own errors have a number
@@ -163,7 +168,8 @@ class _Tree:
 
     def refuse(self, name: str, why: str) -> ArchiveError:
         return ArchiveError(
-            f"{str(self.archive)!r}: its member {name!r} {why}; nothing was unpacked, get the archive from a source you trust"
+            f"{str(self.archive)!r}: its member {name!r} {why}; "
+            "nothing was unpacked, get the archive from a source you trust"
         )
 
     def too_large(self, name: str) -> ArchiveError:

@@ -20,17 +20,17 @@ from pydantic import ValidationError
 
 from anomalyr1.data import mask_files
 from anomalyr1.data.paths import PathDoor
-from anomalyr1.data.readers import Json, read_json_lines
+from anomalyr1.data.readers import Json, is_four_numbers, read_json_lines
 from anomalyr1.data.samples import Samples, require_some, require_unique
 from anomalyr1.types import LETTERS, Box, InputError, Kind, Question, Record, Sample, first_error
 
 _OPTION = re.compile(r"\(?([A-Z])[.):：][ \t]*(.*)")
 _KIND_WORDS: tuple[tuple[str, Kind], ...] = (
     ("any defect", "anomaly detection"), ("anomaly", "anomaly detection"), ("defective", "anomaly detection"),
-    ("type of", "defect classification"), ("kind of defect", "defect classification"), ("where", "defect localization"),
-    ("appearance", "defect description"), ("effect", "defect analysis"),
+    ("type of", "defect classification"), ("kind of defect", "defect classification"),
+    ("where", "defect localization"), ("appearance", "defect description"), ("effect", "defect analysis"),
 )  # fmt: skip
-"""Where a line does not tell the kind of its question: words of MMAD's wordings, the earliest here that fits."""
+"""Words of MMAD's wordings and the kind they tell where a line does not; the earliest that fits counts."""
 
 
 class ConversationOptions(Record):
@@ -138,7 +138,7 @@ def _questions(sample_id: str, kind: object, turns: list[Json], notes: Counter[s
 
 
 def _question(name: str, kind: object, human: str, reply: Json, notes: Counter[str]) -> Question | None:
-    """The question of a human turn with the reply as gold; None for one that has neither options nor boxes."""
+    """The question of a human turn, with the reply as gold; None without options and boxes."""
     text, options = _split_options(re.sub(r"<image>[ \t]*\n?", "", human))
     if not options:
         boxes = _boxes(reply)
@@ -159,9 +159,8 @@ def _question(name: str, kind: object, human: str, reply: Json, notes: Counter[s
 def _kind(name: object, text: str, notes: Counter[str]) -> Kind:
     """The kind that a line names, else the one that the question's words suggest."""
     folded_name = " ".join(str(name).casefold().split())
-    for kind in get_args(Kind):
-        if kind == folded_name:
-            return kind  # type: ignore[no-any-return]  # get_args does not say that it is one
+    if folded_name in get_args(Kind):
+        return folded_name  # type: ignore[return-value]  # it is one of them
     notes["kinds of questions guessed from their words"] += 1
     return next((kind for words, kind in _KIND_WORDS if words in text.casefold()), "object analysis")
 
@@ -220,25 +219,17 @@ def _boxes(reply: Json) -> tuple[Box, ...] | None:
         except (ValueError, RecursionError):
             return None
     values = reply if isinstance(reply, list) else [reply]
-    if _is_xyxy(values):
+    if is_four_numbers(values):
         values = [values]
     boxes = []
     for value in values:
         xyxy, label = value, ""
         if isinstance(value, dict):
             xyxy, label = value.get("bbox_2d"), value.get("label", "")
-        if not _is_xyxy(xyxy):
+        if not is_four_numbers(xyxy):
             return None
         boxes.append(Box(x1=xyxy[0], y1=xyxy[1], x2=xyxy[2], y2=xyxy[3], label=str(label)))
     return tuple(boxes)
-
-
-def _is_xyxy(value: Json) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 4
-        and all(isinstance(number, int | float) for number in value)
-    )
 
 
 def _verdict(questions: tuple[Question, ...]) -> bool | None:

@@ -24,10 +24,10 @@ class ElpvOptions(LoadOptions):
 
 
 def elpv(spec: str, path: Path, options: ElpvOptions) -> Samples:
-    """ELPV (Deitsch et al.): 2,624 electroluminescence images of solar cells, each with a probability that it is defective; no masks.
+    """ELPV (Deitsch et al.): 2,624 electroluminescence images of solar cells, without masks.
 
-    Raises `SetupError` when the package is not installed, `InputError` for a path in the spec and for a damaged
-    package.
+    Each has a probability that the cell is defective. Raises `SetupError` when the package is not installed,
+    `InputError` for a path in the spec and for a damaged package.
     """
     if path != Path():
         raise InputError(f"{spec!r}: elpv takes no path, it is the installed package; write it as 'elpv'")
@@ -41,7 +41,8 @@ def elpv(spec: str, path: Path, options: ElpvOptions) -> Samples:
         fields = line.split()
         if len(fields) != 3 or fields[2] not in _CELLS:
             raise InputError(
-                f"line {number} of {str(table)!r}: expected image, probability and mono or poly; install it again"
+                f"line {number} of {str(table)!r}: expected image, probability and mono or poly; "
+                "install it again"
             )
         image, probability, cell = fields
         collector.door.check(image)

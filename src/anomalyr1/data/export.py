@@ -1,4 +1,4 @@
-"""Samples as COCO, YOLO, our own JSON lines or a Hugging Face data set: a new folder with the images copied into it.
+"""Samples as COCO, YOLO, our own JSON lines or a Hugging Face data set, in a new folder with the images.
 
 Every field that a format can hold is written. What it cannot hold is counted by field in `Exported.dropped`,
 and a sample that would come back with another meaning (an anomalous one without boxes reads as good in COCO
@@ -8,8 +8,8 @@ and YOLO) is left out and counted in `Exported.left_out`.
 |---|---|---|
 | `jsonl` | everything | nothing |
 | `hf` | everything; masks in several files become one | nothing but bytes that are not UTF-8 |
-| `coco` | images, boxes with labels, masks as the segmentation inside each box | ids, references, knowledge, categories, questions |
-| `yolo` | images, boxes with labels | the same, and masks |
+| `coco` | images, labelled boxes, masks inside each box | ids, references, knowledge, categories, questions |
+| `yolo` | images, labelled boxes | the same, and masks |
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from anomalyr1.boxes import Bools, encode_mask
+from anomalyr1.data.annotations import label_file
 from anomalyr1.data.mask_files import boxes_of, read_mask
 from anomalyr1.data.readers import Json
 from anomalyr1.data.samples import Samples, listed
@@ -114,7 +115,7 @@ def export(samples: Sequence[Sample], to: str, folder: str | Path) -> Exported:
 
 
 def _require_files(samples: Sequence[Sample], to: str) -> None:
-    """Raise `InputError` that lists the missing files among those that the format needs; no image is opened."""
+    """Raise `InputError` that lists the missing files that the format needs; no image is opened."""
     missing: dict[str, None] = {}  # each once, in order
     for sample in samples.without_opening() if isinstance(samples, Samples) else samples:
         paths = [sample.image]
@@ -209,7 +210,7 @@ def _yolo(samples: Iterable[Sample], folder: Path, dropped: Counter[str], left_o
     classes: dict[str, int] = {}  # numbers by label
     count = 0
     for sample, boxes in _markable(samples, copier, left_out):
-        labels = folder / _label_file(copier.place(sample.image))
+        labels = folder / label_file(copier.place(sample.image))
         if labels.exists():
             left_out["named like another image but for its suffix, so both would share their labels"] += 1
             continue
@@ -238,13 +239,6 @@ def _yolo_lines(
         if x1 < x2 and y1 < y2:
             number = classes.setdefault(box.label or UNNAMED, len(classes))
             yield f"{number} {(x1 + x2) / 2!r} {(y1 + y2) / 2!r} {x2 - x1!r} {y2 - y1!r}\n"
-
-
-def _label_file(image: str) -> str:
-    """Where YOLO looks for the labels of an image: the last folder `images` becomes `labels`."""
-    parts = list(PurePosixPath(image).with_suffix(".txt").parts)
-    parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
-    return PurePosixPath(*parts).as_posix()
 
 
 def _markable(
@@ -292,23 +286,14 @@ def _hf(samples: Sequence[Sample], folder: Path, dropped: Counter[str], left_out
     string, boolean = datasets.Value("string"), datasets.Value("bool")
     box = dict.fromkeys(("x1", "y1", "x2", "y2"), datasets.Value("float64")) | {"label": string}
     boxes = {"known": boolean, "boxes": datasets.List(box)}
-    question = {
-        **dict.fromkeys(("id", "kind", "text"), string),
-        "options": datasets.List(string),
-        "answer": string,
-        "boxes": boxes,
-    }
+    question = dict.fromkeys(("id", "kind", "text"), string)
+    question |= {"options": datasets.List(string), "answer": string, "boxes": boxes}
     features = datasets.Features(
-        {
-            **dict.fromkeys(("id", "dataset", "category", "defect", "knowledge"), string),
-            "anomalous": boolean,
-            "logical": boolean,
-            "image": datasets.Image(),
-            "mask": datasets.Image(),
-            "references": datasets.List(datasets.Image()),
-            "boxes": boxes,
-            "questions": datasets.List(question),
-        }
+        dict.fromkeys(("id", "dataset", "category", "defect", "knowledge"), string)
+        | dict.fromkeys(("anomalous", "logical"), boolean)
+        | dict.fromkeys(("image", "mask"), datasets.Image())
+        | {"references": datasets.List(datasets.Image())}
+        | {"boxes": boxes, "questions": datasets.List(question)}
     )
     cache = folder / "cache"
     quiet = not datasets.is_progress_bar_enabled()
@@ -374,9 +359,7 @@ def _utf_8(value: Json) -> Json:
         return value.encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, dict):
         return {key: _utf_8(member) for key, member in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_utf_8(member) for member in value)
-    return value
+    return type(value)(_utf_8(member) for member in value) if isinstance(value, list | tuple) else value
 
 
 def _copiers(samples: Iterable[Sample], folder: Path) -> dict[str, _Copier]:
@@ -395,10 +378,7 @@ def _copiers(samples: Iterable[Sample], folder: Path) -> dict[str, _Copier]:
 
 
 FORMATS: dict[str, Callable[[Sequence[Sample], Path, Counter[str], Counter[str]], int]] = {
-    "coco": _coco,
-    "yolo": _yolo,
-    "jsonl": _jsonl,
-    "hf": _hf,
-}
+    "coco": _coco, "yolo": _yolo, "jsonl": _jsonl, "hf": _hf,
+}  # fmt: skip
 """What writes each format: samples, folder, what is dropped, what is left out -> how many samples were
 written."""

@@ -42,20 +42,20 @@ def loco(spec: str, path: Path, options: FolderOptions) -> Samples:
 
 
 def goodsad(spec: str, path: Path, options: FolderOptions) -> Samples:
-    """GoodsAD: the layout of MVTec AD with masks that have their image's name. Raises `InputError` for another layout."""
+    """GoodsAD: the layout of MVTec AD with masks that have their image's name.
+
+    Raises `InputError` for another layout.
+    """
     return _mvtec_like(spec, path, options, "GoodsAD")
 
 
 def visa(spec: str, path: Path, options: FolderOptions) -> Samples:
-    """VisA as published (Data/Images, split_csv/1cls.csv, image_anno.csv), or converted to the layout of MVTec AD.
+    """VisA as published (Data/Images, split_csv/1cls.csv, image_anno.csv), or in the layout of MVTec AD.
 
     Raises `InputError` for another layout.
     """
     root = require_folder(path)
-    if (root / "Data").is_dir():
-        categories = [""]
-    else:
-        categories = [name for name in subfolder_names(root) if (root / name / "Data").is_dir()]
+    categories = _category_folders(root, ("Data",))
     if not categories:
         return _mvtec_like(spec, path, options, "VisA", _VISA_EXPECTED)
     collector = Collector(spec, "VisA", root, root, options)
@@ -82,9 +82,9 @@ def labelled_folder(spec: str, path: Path, options: FolderOptions) -> Samples:
         for image in collector.door.images(label, collector.notes):
             if not good and not GOOD.isdisjoint(image.casefold().split("/")[1:-1]):
                 raise InputError(
-                    f"{str(root)!r}: {image!r} is below a folder of good images inside {label!r}, which would "
-                    "be read as a defect; name the folder that holds good/ itself, or load the layouts of "
-                    "MVTec AD as mvtec:FOLDER"
+                    f"{str(root)!r}: {image!r} is below a folder of good images inside {label!r}, "
+                    "which would be read as a defect; name the folder that holds good/ itself, "
+                    "or load the layouts of MVTec AD as mvtec:FOLDER"
                 )
             row: LabelledRow = {"id": image, "image": image, "category": category, "anomalous": not good}
             if not good:
@@ -103,48 +103,50 @@ def _mvtec_like(
     spec: str, path: Path, options: FolderOptions, dataset: str, expected: str = _MVTEC_EXPECTED
 ) -> Samples:
     root = require_folder(path)
-    if _has_parts(root):
-        categories = [""]
-    else:
-        categories = [name for name in subfolder_names(root) if _has_parts(root / name)]
     collector = Collector(spec, dataset, root, root, options)
-    for folder in categories:
+    for folder in _category_folders(root, _PARTS):
         _add_mvtec_category(collector, folder)
     return collector.samples(expected)
 
 
-def _has_parts(folder: Path) -> bool:
-    return any((folder / part).is_dir() for part in _PARTS)
+def _category_folders(root: Path, parts: tuple[str, ...]) -> list[str]:
+    """Names of the folders that hold any of the parts of a category; "" where `root` itself is one."""
+
+    def is_category(folder: Path) -> bool:
+        return any((folder / part).is_dir() for part in parts)
+
+    return [""] if is_category(root) else [name for name in subfolder_names(root) if is_category(root / name)]
 
 
 def _add_mvtec_category(collector: Collector, folder: str) -> None:
     """Add the rows of a category's folder; "" where the root itself is the category."""
     prefix = f"{folder}/" if folder else ""
-    category = folder or collector.root.resolve().name
     masks = _masks_by_stem(collector.door.images(f"{prefix}ground_truth"))
     for part in _PARTS:
         for image in collector.door.images(f"{prefix}{part}", collector.notes):
-            label, inside, _ = image.removeprefix(f"{prefix}{part}/").partition("/")
+            name = image.removeprefix(f"{prefix}{part}/")
+            label, inside, _ = name.partition("/")
             if not inside:
                 collector.notes[_OUTSIDE] += 1
                 continue
-            good = label.casefold() in GOOD
-            row: LabelledRow = {
-                "id": f"{collector.dataset}/{category}/{image.removeprefix(prefix)}",
-                "image": image,
-                "category": category,
-                "anomalous": not good,
-            }
-            if not good:
+            row = _row(collector, folder, image, label)
+            if row["anomalous"]:
                 row["defects"] = [label]
                 row["logical"] = label == _LOGICAL
-                stem = posixpath.splitext(f"{prefix}ground_truth/{image.removeprefix(f'{prefix}{part}/')}")[0]
+                stem = posixpath.splitext(f"{prefix}ground_truth/{name}")[0]
                 _set_mask(collector, row, masks, [f"{stem}_mask", stem])
             collector.add(row, part)
 
 
+def _row(collector: Collector, folder: str, image: str, label: str) -> LabelledRow:
+    """What every image of a category has; `label` is the name of its folder: good, or a kind of defect."""
+    category = folder or collector.root.resolve().name
+    sample_id = f"{collector.dataset}/{category}/{image.removeprefix(f'{folder}/') if folder else image}"
+    return {"id": sample_id, "image": image, "category": category, "anomalous": label.casefold() not in GOOD}
+
+
 def _masks_by_stem(paths: list[str]) -> dict[str, str]:
-    """Mask files by their path without suffix, and the folders that hold them by their own path (LOCO: a folder is one mask)."""
+    """Masks by path without suffix: the files, and the folders that hold them (LOCO: a folder is a mask)."""
     folders = {posixpath.dirname(path): posixpath.dirname(path) for path in paths}
     return folders | {posixpath.splitext(path)[0]: path for path in paths}
 
@@ -185,19 +187,12 @@ def _visa_defects(root: Path, prefix: str) -> dict[str, list[str]]:
 def _add_visa_category(collector: Collector, folder: str, splits: dict[str, str]) -> None:
     """Add the rows of a category's folder; "" where the root itself is the category."""
     prefix = f"{folder}/" if folder else ""
-    category = folder or collector.root.resolve().name
     masks = _masks_by_stem(collector.door.images(f"{prefix}Data/Masks"))
     defects = _visa_defects(collector.root, prefix)
     for image in collector.door.images(f"{prefix}Data/Images", collector.notes):
         name = _folder_and_name(image)
-        good = name.partition("/")[0].casefold() in GOOD
-        row: LabelledRow = {
-            "id": f"VisA/{category}/{image.removeprefix(prefix)}",
-            "image": image,
-            "category": category,
-            "anomalous": not good,
-        }
-        if not good:
+        row = _row(collector, folder, image, name.partition("/")[0])
+        if row["anomalous"]:
             row["defects"] = list(dict.fromkeys(defects.get(name, ["bad"])))
             _set_mask(collector, row, masks, [posixpath.splitext(f"{prefix}Data/Masks/{name}")[0]])
         collector.add(row, splits.get(image, ""))

@@ -1,13 +1,15 @@
-"""What a test set shares with a training set: the same files, the same pictures, the same series, the same reference images.
+"""What a test set shares with a training set: files, pictures, series, reference images.
 
 Each way is a kind of `Leak`, and each test sample is named once a kind, with the training sample that is
 nearest to it:
 
 - `exact`: the image files have the same bytes;
-- `perceptual`: perceptual hashes of 256 bits (DCT, `imagehash.phash` of size 16) differ in at most `MAX_DISTANCE` bits. That finds copies
-  that were saved again, scaled or slightly brightened, and a part that was photographed again in the same pose; not what was cut, turned
-  or mirrored. The usual 64 bits are too few: parts under one camera look alike (docs/data-splits.md has the figures);
-- `neighbour`: the ids say that both are frames of one sequence, pictures of one place over time, or cuts of one photograph;
+- `perceptual`: perceptual hashes of 256 bits (DCT, `imagehash.phash` of size 16) differ in at most
+  `MAX_DISTANCE` bits. That finds copies that were saved again, scaled or slightly brightened, and a part
+  that was photographed again in the same pose; not what was cut, turned or mirrored. The usual 64 bits are
+  too few: parts under one camera look alike (docs/data-splits.md has the figures);
+- `neighbour`: the ids say that both are frames of one sequence, pictures of one place over time, or cuts of
+  one photograph;
 - `reference`: an image of one side is a reference image of the other;
 - `shared_reference`: both sides are compared with the same reference image.
 """
@@ -129,9 +131,9 @@ def perceptual_hash(path: Path) -> NDArray[np.uint64]:
 def nearest(
     train: NDArray[np.uint64], test: NDArray[np.uint64]
 ) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
-    """For each of (M, 4) test hashes the index of the nearest of (N, 4) training hashes and its distance in bits.
+    """For each of (M, 4) test hashes the index of the nearest of (N, 4) training hashes, and its distance.
 
-    Both are (M,); N >= 1.
+    Both are (M,), the distance in bits; N >= 1.
     """
     index, distance = np.zeros(len(test), np.intp), np.zeros(len(test), np.int64)
     step = max(1, (1 << 22) // len(train))  # test hashes at a time, which bounds the memory
@@ -207,14 +209,6 @@ def _perceptual(
             yield Leak(kind="perceptual", train=train[i].id, test=sample.id, detail=detail)
 
 
-class _Neighbour(NamedTuple):
-    """A training sample near a test sample in a series; the nearest compares least."""
-
-    apart: float
-    train: str
-    key: str
-
-
 def _neighbours(train: Sequence[Sample], test: Sequence[Sample]) -> Iterator[Leak]:
     # 1. Positions and ids of the training samples of each series of each data set, in order.
     members: dict[tuple[str, str], list[tuple[float, str]]] = {}
@@ -225,19 +219,18 @@ def _neighbours(train: Sequence[Sample], test: Sequence[Sample]) -> Iterator[Lea
         positions.sort()
     # 2. The nearest of them, within reach, to each test sample.
     for sample in test:
-        neighbours: list[_Neighbour] = []
+        neighbours: list[tuple[float, str, str]] = []  # how far apart, training id, key of the series
         for standing in series(sample.id):
             positions = members.get((sample.dataset, standing.key), [])
             place = bisect.bisect_left(positions, (standing.position, ""))
             for position, train_id in positions[max(place - 1, 0) : place + 1]:
                 apart = abs(position - standing.position)
                 if apart <= standing.reach:
-                    neighbours.append(_Neighbour(apart, train_id, standing.key))
+                    neighbours.append((apart, train_id, standing.key))
         if neighbours:
             apart, train_id, key = min(neighbours)
-            yield Leak(
-                kind="neighbour", train=train_id, test=sample.id, detail=f"series {key}, {apart:g} apart"
-            )
+            detail = f"series {key}, {apart:g} apart"
+            yield Leak(kind="neighbour", train=train_id, test=sample.id, detail=detail)
 
 
 def _references(train: Sequence[Sample], test: Sequence[Sample], digests: dict[Path, str]) -> Iterator[Leak]:

@@ -62,9 +62,8 @@ def load(spec: str, **options: object) -> Samples:
     known_options = options_class.model_fields
     for key in options:
         if key not in known_options:
-            raise InputError(
-                f"{name} has no option {key!r}{_did_you_mean(key, known_options)}; known: {', '.join(known_options)}"
-            )
+            hint = _did_you_mean(key, known_options)
+            raise InputError(f"{name} has no option {key!r}{hint}; known: {', '.join(known_options)}")
     try:
         checked_options = options_class(**options)
     except ValidationError as error:

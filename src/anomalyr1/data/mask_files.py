@@ -33,20 +33,24 @@ def read_mask(path: Path) -> Bools:
         part = _read_file(file)
         if part.shape != mask.shape:
             raise ImageError(
-                f"{str(file)!r} differs in size from {files[0].name!r}; the masks of one image must have its size"
+                f"{str(file)!r} differs in size from {files[0].name!r}; "
+                "the masks of one image must have its size"
             )
         mask |= part
     return mask
 
 
 def mask_boxes(path: Path, label: str = "") -> tuple[tuple[Box, ...], tuple[int, int]]:
-    """The box of each component of a mask, largest first, and the mask's width and height. Raises as `read_mask` does."""
+    """The box of each component of a mask, largest first, and the mask's width and height.
+
+    Boxes are in the mask's pixels. Raises as `read_mask` does.
+    """
     mask = read_mask(path)
     return components(mask, LEAST_PIXELS, label), (mask.shape[1], mask.shape[0])
 
 
 def boxes_of(sample: Sample) -> tuple[Box, ...] | None:
-    """The true boxes of a sample: those it has, () for a good one, those of its mask; None when there is no way to know.
+    """The true boxes of a sample: those it has, () for a good one, those of its mask; None where unknown.
 
     Raises as `read_mask` does.
     """

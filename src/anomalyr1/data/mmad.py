@@ -1,4 +1,4 @@
-"""MMAD (Jiang et al., ICLR 2025): its questions as published, and its known faults, reported and mended on demand.
+"""MMAD (Jiang et al., ICLR 2025): its questions as published; its known faults, mended on demand.
 
 Layout: `mmad.json` beside the folders DS-MVTec, MVTec-AD, MVTec-LOCO, VisA and GoodsAD, and
 `domain_knowledge.json`. One entry per image: `conversation` (a list of `Question`, `Answer`, `Options`,
@@ -76,7 +76,8 @@ class MmadOptions(Record):
 def load(spec: str, path: Path, options: MmadOptions) -> Samples:
     """The samples of `mmad.json`, or of the file itself. What is noteworthy is in `notes`, mended or not.
 
-    Raises `InputError` for another form, unknown types of questions, refused paths, and images that come twice.
+    Raises `InputError` for another form, unknown types of questions, refused paths, and images that come
+    twice.
     """
     path = path / "mmad.json" if path.is_dir() else path
     knowledge = _read_knowledge(path.parent / "domain_knowledge.json") if options.knowledge else {}
@@ -88,14 +89,18 @@ def load(spec: str, path: Path, options: MmadOptions) -> Samples:
             continue
         _require_form(path, key, value)
         entry = MmadEntry(key, value)
-        _check_paths(entry, door)
+        for template in (*entry.templates("random"), *entry.templates("similar")):
+            door.check(template)
+        if entry.mask_path is not None and door.check(entry.mask_path, entry.mask_folder):
+            door.check(entry.mask(False))
         _count(entry, options, knowledge, notes)
         unknown_types.update(dict.fromkeys(entry.unknown_types()))
         if not (entry.shows_metal_nut and "pill" in options.fix):
             rows.append((key, text))
     if unknown_types:
         raise InputError(
-            f"{str(path)!r}: unknown question types {', '.join(map(repr, unknown_types))}; known: {', '.join(_KINDS)}"
+            f"{str(path)!r}: unknown question types {', '.join(map(repr, unknown_types))}; "
+            f"known: {', '.join(_KINDS)}"
         )
     require_unique((key for key, _ in rows), str(path))
     door.close()
@@ -190,13 +195,6 @@ def _is_question(value: Json) -> bool:
     )
 
 
-def _check_paths(entry: MmadEntry, door: PathDoor) -> None:
-    for template in (*entry.templates("random"), *entry.templates("similar")):
-        door.check(template)
-    if entry.mask_path is not None and door.check(entry.mask_path, entry.mask_folder):
-        door.check(entry.mask(False))
-
-
 def _count(
     entry: MmadEntry, options: MmadOptions, knowledge: dict[Subject, str], notes: Counter[str]
 ) -> None:
@@ -224,7 +222,7 @@ def _count(
 
 @dataclass(frozen=True)
 class _MmadBuilder:
-    """Builds the samples from rows: the key of an entry, and its JSON text, a third of the memory of its objects."""
+    """Builds the samples from rows: the key of an entry and its JSON text, a third of its objects' memory."""
 
     root: Path
     options: MmadOptions
@@ -306,11 +304,11 @@ def _folded(kind: str) -> str:
 def _read_knowledge(path: Path) -> dict[Subject, str]:
     """All texts of each class, joined by line ends, as the benchmark does."""
     content = read_json(path)
-    knowledge: dict[Subject, str] = {}
     try:
-        for dataset, classes in content.items():
-            for category, texts in classes.items():
-                knowledge[dataset, category] = "\n".join(texts.values())
+        return {
+            (dataset, category): "\n".join(texts.values())
+            for dataset, classes in content.items()
+            for category, texts in classes.items()
+        }
     except (AttributeError, TypeError) as error:
         raise InputError(f"{str(path)!r}: expected texts by data set, class and defect ({error})") from error
-    return knowledge

@@ -1,6 +1,7 @@
-"""A question with options from a gold answer and a pool of wrong ones, and the questions that MMAD's manner of asking words.
+"""A question with options from a gold answer and a pool of wrong ones, and the wordings of such questions.
 
-These are questions of data sets, as MMAD brings its own; how a question is put to a model is in `prompts`.
+They are questions of data sets that have none, worded in the manner of MMAD, which brings its own. How a
+question is put to a model is the business of `prompts`.
 """
 
 from __future__ import annotations

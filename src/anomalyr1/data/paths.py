@@ -1,4 +1,4 @@
-"""The one door for paths of data sets: files under one folder, or a refusal that lists every path it concerns.
+"""The one door for paths of data sets: files below one folder, or a refusal that lists the paths concerned.
 
 Covered: what names another place by its text (absolute paths, parent folders, drive letters, UNC, URLs), what
 no file can be called (NUL, too many bytes, half a surrogate pair), and symbolic links that lead out of the
@@ -28,13 +28,19 @@ class PathDoor:
     """Checks the paths of one data set; `close` raises one error for all that are refused."""
 
     def __init__(self, root: Path, source: Path, *, links: bool = False) -> None:
-        """`root` is where paths start, `source` the manifest or folder that names them; `links` lets symbolic links lead out of it."""
+        """`root` is where paths start, `source` the manifest or folder that names them.
+
+        `links` lets symbolic links lead out of it.
+        """
         self.root, self._source, self._links = root, source, links
         self._accepted: set[str] = set()
         self._refused: dict[str, str] = {}  # path as Python writes it -> why
 
     def check(self, path: object, under: str = "") -> bool:
-        """Take note of a path as a manifest writes it, below the folder `under` ("" or with its slash); False when it is refused."""
+        """Take note of a path as a manifest writes it; False when it is refused.
+
+        It starts at the folder `under`, which is "" or ends in a slash.
+        """
         if not isinstance(path, str):
             self._refused[repr(path)] = "is no text"
             return False
@@ -50,11 +56,11 @@ class PathDoor:
         return True
 
     def images(self, under: str, notes: dict[str, int] | None = None) -> list[str]:
-        """Images below a folder at any depth, as paths from the root with slashes, sorted; none when the folder is not there.
+        """Images below a folder at any depth, as paths from the root with slashes, sorted.
 
-        A linked folder that leads out of the root is refused, not entered; one that leads back to a folder
-        above it is not entered again. What is no image is counted in `notes`. Raises `InputError` for a folder
-        that cannot be read.
+        There are none when the folder is not there. A linked folder that leads out of the root is refused,
+        not entered; one that leads back to a folder above it is not entered again. What is no image is
+        counted in `notes`. Raises `InputError` for a folder that cannot be read.
         """
         images: list[str] = []
         folders = [(under, frozenset[str]())]
@@ -78,7 +84,7 @@ class PathDoor:
         return sorted(images)
 
     def close(self) -> None:
-        """Look for symbolic links that lead out of the root, then raise `InputError` when anything was refused."""
+        """Look for symbolic links that lead out of the root; raise `InputError` when anything was refused."""
         if not self._links:
             self._check_links()
         if not self._refused:
@@ -141,7 +147,10 @@ def _inside(path: str, root: str) -> bool:
 
 
 def _links_in(folder: Path) -> set[str]:
-    """Names of the symbolic links in a folder; none where it cannot be read, which `data check` reports file by file."""
+    """Names of the symbolic links in a folder.
+
+    None where it cannot be read, which `data check` reports file by file.
+    """
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries if entry.is_symlink()}

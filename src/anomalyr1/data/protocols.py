@@ -3,11 +3,12 @@
 A protocol works within each class (dataset and category) and each defect type, so that both sides hold every
 kind in proportion:
 
-- `few-shot`: k good and k anomalous images of each class (the anomalous ones from as many defect types as there are), or k anomalous
-  of each defect type; all others are the test set;
+- `few-shot`: k good and k anomalous images of each class (the anomalous ones from as many defect types as
+  there are), or k anomalous of each defect type; all others are the test set;
 - `share`: a share of the images to train on, 0.2 by default (20/80);
-- `leave-classes-out`, `leave-defects-out`, `leave-datasets-out`: what is named is tested on, all else trained on. Good images belong to no
-  defect, so for `leave-defects-out` each class's good images are shared out as its anomalous ones are;
+- `leave-classes-out`, `leave-defects-out`, `leave-datasets-out`: what is named is tested on, all else
+  trained on. Good images belong to no defect, so for `leave-defects-out` each class's good images are
+  shared out as its anomalous ones are;
 - `given`: two specs, one to train on and one to test on; nothing is drawn.
 
 A draw ranks samples by the SHA-256 of seed and id, so it depends neither on their order nor on what else is
@@ -86,10 +87,11 @@ class _Candidate(NamedTuple):
 
 
 def divide(samples: Iterable[Sample], plan: SplitPlan) -> Sides:
-    """The ids to train and to test on. Samples that are not known to be good or anomalous are left out and counted.
+    """The ids to train and to test on.
 
-    Raises `InputError` for ids that come twice, what the protocol makes no use of, names that do not exist,
-    classes with too few images, and an empty side.
+    Samples that are not known to be good or anomalous are left out and counted. Raises `InputError` for ids
+    that come twice, what the protocol makes no use of, names that do not exist, classes with too few
+    images, and an empty side.
     """
     require_fields_used(plan)
     # 1. Keep what the protocols need to know of each sample.
@@ -111,24 +113,17 @@ def divide(samples: Iterable[Sample], plan: SplitPlan) -> Sides:
             "the protocol 'given' takes two sets as they are: give the second one, e.g. --test SPEC"
         )
     if plan.protocol in ("few-shot", "share"):
-        train = (
-            _few_shot(candidates, plan, counts) if plan.protocol == "few-shot" else _share(candidates, plan)
-        )
+        few_shot = plan.protocol == "few-shot"
+        train = _shots(candidates, plan, counts, leave=1) if few_shot else _share(candidates, plan)
         test = {candidate.id for candidate in candidates} - train
     else:
-        train, test = _leave_out(candidates, plan)
-        if plan.shots is not None:
-            shots = _shots(
-                [candidate for candidate in candidates if candidate.id in train], plan, counts, leave=0
-            )
-            if len(train) > len(shots):
-                counts["unused"] = len(train) - len(shots)
-            train = shots
+        train, test = _leave_out(candidates, plan, counts)
     # 3. Refuse an empty side, and give both in the order of the samples.
     for name, side in (("train", train), ("test", test)):
         if not side:
             raise InputError(
-                f"the split leaves nothing to {name} on; {len(candidates)} labelled samples were given; change the plan"
+                f"the split leaves nothing to {name} on; {len(candidates)} labelled samples were given; "
+                "change the plan"
             )
     return Sides(
         [sample_id for sample_id in ids if sample_id in train],
@@ -137,14 +132,10 @@ def divide(samples: Iterable[Sample], plan: SplitPlan) -> Sides:
     )
 
 
-def _few_shot(candidates: Sequence[_Candidate], plan: SplitPlan, counts: dict[str, int]) -> set[str]:
-    if plan.shots is None:
-        raise InputError("a few-shot split needs to know how many images to take: give shots, e.g. --shots 4")
-    return _shots(candidates, plan, counts, leave=1)
-
-
 def _shots(candidates: Sequence[_Candidate], plan: SplitPlan, counts: dict[str, int], leave: int) -> set[str]:
     """The ids of the shots of each class or defect type; `leave` so many in each group to test on."""
+    if plan.shots is None:
+        raise InputError("a few-shot split needs to know how many images to take: give shots, e.g. --shots 4")
     groups: dict[tuple[str, str], list[_Candidate]] = {}
     for candidate in candidates:
         kind = "anomalous" if candidate.defect else "good"
@@ -154,15 +145,16 @@ def _shots(candidates: Sequence[_Candidate], plan: SplitPlan, counts: dict[str, 
     ids: set[str] = set()
     short_groups: list[str] = []
     for (class_name, kind), members in groups.items():
-        shots = plan.good_shots if kind == "good" and plan.good_shots is not None else plan.shots or 0
+        shots = plan.good_shots if kind == "good" and plan.good_shots is not None else plan.shots
         if shots > len(members) - leave:
             short_groups.append(f"{class_name} ({kind}: {len(members)})")
             shots = len(members) - leave
         ids.update(candidate.id for candidate in _defects_in_turn(members, plan.seed)[:shots])
     if short_groups and not plan.allow_short:
         raise InputError(
-            f"{len(short_groups)} groups have fewer images than the split takes and leaves to test: {listed(short_groups)}; "
-            "take fewer shots, or let such groups give what they have with --allow-short"
+            f"{len(short_groups)} groups have fewer images than the split takes and leaves to test: "
+            f"{listed(short_groups)}; take fewer shots, "
+            "or let such groups give what they have with --allow-short"
         )
     with_good = {candidate.class_name for candidate in candidates if not candidate.defect}
     with_anomalous = {candidate.class_name for candidate in candidates if candidate.defect}
@@ -189,7 +181,10 @@ def _defects_in_turn(members: Sequence[_Candidate], seed: int) -> list[_Candidat
 
 
 def _share(candidates: Iterable[_Candidate], plan: SplitPlan) -> set[str]:
-    """The ids of the share of each class and defect type; what rounding leaves over goes on to the next, so that the sum is right too."""
+    """The ids of the share of each class and defect type.
+
+    What rounding leaves over goes on to the next, so that the sum is right too.
+    """
     groups: dict[tuple[str, str], list[_Candidate]] = {}
     for candidate in candidates:
         groups.setdefault((candidate.class_name, candidate.defect), []).append(candidate)
@@ -224,11 +219,14 @@ def require_fields_used(plan: SplitPlan) -> None:
             flag = "--" + name.replace("held_out", "hold_out").replace("_", "-")
             without = " without --shots" if name in _FIELDS_OF[plan.protocol] else ""
             raise InputError(
-                f"the protocol {plan.protocol!r} makes no use of {flag}{without}; leave it out, or choose another protocol"
+                f"the protocol {plan.protocol!r} makes no use of {flag}{without}; "
+                "leave it out, or choose another protocol"
             )
 
 
-def _leave_out(candidates: Sequence[_Candidate], plan: SplitPlan) -> tuple[set[str], set[str]]:
+def _leave_out(
+    candidates: Sequence[_Candidate], plan: SplitPlan, counts: dict[str, int]
+) -> tuple[set[str], set[str]]:
     """The ids to train and to test on, tested being what the plan names."""
     names_by_id = {candidate.id: _names(candidate, plan.protocol) for candidate in candidates}
     known_names: set[str] = set().union(*names_by_id.values())
@@ -236,7 +234,13 @@ def _leave_out(candidates: Sequence[_Candidate], plan: SplitPlan) -> tuple[set[s
     test = {sample_id for sample_id, names in names_by_id.items() if not names.isdisjoint(plan.held_out)}
     if plan.protocol == "leave-defects-out":
         test |= _good_share(candidates, test, plan.seed)
-    return set(names_by_id) - test, test
+    train = set(names_by_id) - test
+    if plan.shots is None:
+        return train, test
+    shots = _shots([candidate for candidate in candidates if candidate.id in train], plan, counts, leave=0)
+    if train > shots:
+        counts["unused"] = len(train) - len(shots)
+    return shots, test
 
 
 def _good_share(candidates: Sequence[_Candidate], test: set[str], seed: int) -> set[str]:
@@ -284,6 +288,7 @@ def require_unique_ids(ids: Iterable[str]) -> None:
     for sample_id in ids:
         if sample_id in earlier:
             raise InputError(
-                f"two samples have the id {sample_id!r}, so a split cannot name them; see: anomalyr1 data check SPEC"
+                f"two samples have the id {sample_id!r}, so a split cannot name them; "
+                "see: anomalyr1 data check SPEC"
             )
         earlier.add(sample_id)

@@ -1,12 +1,15 @@
-"""Questions for data sets that have none, in the manner of MMAD: only what the labels and boxes prove, with distractors from other labels.
+"""Questions for data sets that have none, in the manner of MMAD.
 
-Each question depends on the sample's id, its kind and the seed alone. What is asked, and when:
+They ask only what the labels and boxes prove, with distractors from other labels. Each question depends on
+the sample's id, its kind and the seed alone. What is asked, and when:
 
 - anomaly detection: where the verdict is known;
 - object classification: where the data set has other categories;
-- defect classification: where a label names a type of defect and there are others, never one that might also be right;
+- defect classification: where a label names a type of defect and there are others, never one that might
+  also be right;
 - defect localization: where boxes are known; wrong regions hold no part of any box;
-- defect description: from a text of the annotation, else from the label and a size that is plainly small or large;
+- defect description: from a text of the annotation, else from the label and a size that is plainly small or
+  large;
 - grounding: where boxes are known, () for a good sample.
 """
 
@@ -26,8 +29,8 @@ from anomalyr1.prompts import GROUNDING_TEXT, VERDICT_OPTIONS, VERDICT_TEXT
 from anomalyr1.types import PLACES, Box, Kind, Question, Sample
 
 NO_TYPE = frozenset(
-    ("", "anomalies", "anomaly", "anomalous", "bad", "combined", "defect", "defective", "defects", "logical anomalies", "ng", "nok",
-     "other", "others", "structural anomalies", "unknown")
+    ("", "anomalies", "anomaly", "anomalous", "bad", "combined", "defect", "defective", "defects",
+     "logical anomalies", "ng", "nok", "other", "others", "structural anomalies", "unknown")
 )  # fmt: skip
 """Labels that name no type of defect."""
 
@@ -91,27 +94,22 @@ def _verdict(sample: Sample, seed: int) -> Question | None:
 
 
 def _object(sample: Sample, labels: Labels, seed: int) -> Question | None:
-    kind: Kind = "object classification"
     gold = option_text(sample.category)
-    return _question(sample, kind, QUESTION_TEXTS[kind][0], gold, labels.categories, seed)
+    return _question(sample, "object classification", gold, labels.categories, seed)
 
 
 def _type(sample: Sample, truth: Truth, labels: Labels, seed: int) -> Question | None:
-    kind: Kind = "defect classification"
-    types = [option_text(label) for label in truth.defects if _names_a_type(label)]
+    types = _types(truth.defects)
     if not types or len(types) < len(truth.defects):
         return None
     gold = types[int(_rng(sample, "gold", seed).integers(len(types)))]
     pool = [label for label in _other_types(sample, labels) if not any(_alike(label, name) for name in types)]
-    text = QUESTION_TEXTS[kind][0]
-    if len(types) > 1:
-        text = "Which of these types of defect does the object have?"
-    return _question(sample, kind, f"{DEFECT_PREMISE} {text}", gold, pool, seed)
+    text = "Which of these types of defect does the object have?" if len(types) > 1 else None
+    return _question(sample, "defect classification", gold, pool, seed, text=text)
 
 
 def _place(sample: Sample, truth: Truth, seed: int) -> Question | None:
     """The region of the largest box; where two are largest, the region would be a guess."""
-    kind: Kind = "defect localization"
     if not sample.boxes or truth.size_wh is None:
         return None
     largest = _largest(sample.boxes)
@@ -119,46 +117,55 @@ def _place(sample: Sample, truth: Truth, seed: int) -> Question | None:
         return None
     regions = zip(PLACES, _regions(truth.size_wh), strict=True)
     pool = [name for name, region in regions if not _touched(region, sample.boxes)]
-    text = QUESTION_TEXTS[kind][0] if len(sample.boxes) == 1 else "Where is the largest defect?"
     gold = place(largest, truth.size_wh)
-    return _question(sample, kind, f"{DEFECT_PREMISE} {text}", gold, pool, seed, alike=True)
+    text = "Where is the largest defect?" if len(sample.boxes) > 1 else None
+    return _question(sample, "defect localization", gold, pool, seed, text=text, alike=True)
 
 
 def _description(sample: Sample, truth: Truth, labels: Labels, seed: int) -> Question | None:
     kind: Kind = "defect description"
-    text = f"{DEFECT_PREMISE} {QUESTION_TEXTS[kind][0]}"
     if truth.description:
-        return _question(sample, kind, text, truth.description, labels.descriptions, seed)
-    if len(truth.defects) != 1 or not _names_a_type(truth.defects[0]):
-        return None
-    if not sample.boxes or truth.size_wh is None:
+        return _question(sample, kind, truth.description, labels.descriptions, seed)
+    types = _types(truth.defects)
+    if len(truth.defects) != 1 or not types or not sample.boxes or truth.size_wh is None:
         return None
     share = max(box.area for box in sample.boxes) / (truth.size_wh[0] * truth.size_wh[1])
     if _SMALL < share < _LARGE:
         return None
     sizes = ("small", "large") if share <= _SMALL else ("large", "small")
-    defect = option_text(truth.defects[0])
-    pool = [label for label in _other_types(sample, labels) if not _alike(defect, label)]
-    names = [defect, *pick_texts(_rng(sample, "other type", seed), pool, 1)]
+    pool = [label for label in _other_types(sample, labels) if not _alike(types[0], label)]
+    types += pick_texts(_rng(sample, "other type", seed), pool, 1)
     # Every label with every size, so that no option stands out.
-    gold, *wrong = (f"{size} {name}" for name in names for size in sizes)
-    return _question(sample, kind, text, gold, wrong, seed, alike=True)
+    gold, *wrong = (f"{size} {label}" for label in types for size in sizes)
+    return _question(sample, kind, gold, wrong, seed, alike=True)
 
 
 def _question(
-    sample: Sample, kind: Kind, text: str, gold: str, pool: Sequence[str], seed: int, *, alike: bool = False
+    sample: Sample,
+    kind: Kind,
+    gold: str,
+    pool: Sequence[str],
+    seed: int,
+    *,
+    text: str | None = None,
+    alike: bool = False,
 ) -> Question | None:
-    """The question, or None when no wrong option is left; unless `alike`, options that might pass for the gold one are left out."""
+    """The question, or None without a wrong option; `text` is the wording where it is not the usual one.
+
+    Unless `alike`, options that might pass for the gold one are left out.
+    """
     wrong = [
         label for label in map(option_text, pool) if label != gold and (alike or not _alike(label, gold))
     ]
     if not (wrong and gold):
         return None
+    premise = "" if kind == "object classification" else f"{DEFECT_PREMISE} "
+    text = premise + (text or QUESTION_TEXTS[kind][0])
     return choice(_rng(sample, kind, seed), _id(sample, kind), kind, text, gold, wrong)
 
 
 def _other_types(sample: Sample, labels: Labels) -> list[str]:
-    """Types of defect for distractors: those of the sample's category, and where they are few those of all categories."""
+    """Types of defect for distractors: of the sample's category; where they are few, of all categories."""
     of_category = _types(labels.defects.get(sample.category, ()))
     if len(of_category) > 3:
         return of_category
@@ -167,6 +174,7 @@ def _other_types(sample: Sample, labels: Labels) -> list[str]:
 
 
 def _types(labels: Sequence[str]) -> list[str]:
+    """The labels that name a type of defect, as options show them."""
     return [option_text(label) for label in labels if _names_a_type(label)]
 
 
@@ -175,7 +183,7 @@ def _names_a_type(label: str) -> bool:
 
 
 def _alike(a: str, b: str) -> bool:
-    """Whether the words of one label are among those of the other, numbers and plurals aside: both might be right."""
+    """Whether one label's words are among the other's, numbers and plurals aside: both might be right."""
     words_a, words_b = _words(a), _words(b)
     return words_a <= words_b or words_b <= words_a
 
@@ -207,7 +215,7 @@ def _id(sample: Sample, kind: str) -> str:
 
 
 def _rng(sample: Sample, purpose: str, seed: int) -> Generator:
-    """Each purpose has a generator to itself, so that a question stays the same whichever others are asked."""
+    """A generator for this purpose alone, so that a question stays the same whichever others are asked."""
     return np.random.default_rng(
         [seed, zlib.crc32(sample.id.encode("utf-8", "surrogatepass")), zlib.crc32(purpose.encode())]
     )

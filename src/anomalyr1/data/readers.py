@@ -1,7 +1,8 @@
 """Reading manifests (JSON, JSON lines, CSV) and listing folders; errors name the file and the place.
 
-Large JSON objects are read entry by entry with our own reader, because `ijson` turns lone surrogates into "?",
-refuses names that are not UTF-8, and takes memory in the square of the depth, so that a nested file kills it.
+Large JSON objects are read entry by entry with our own reader, because `ijson` turns lone surrogates into
+"?", refuses names that are not UTF-8, and takes memory in the square of the depth, so a deeply nested file
+kills it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _CHUNK = 2**20
 """Characters that are read at a time."""
 _LONGEST_ENTRY = 2**24
 """Characters of one entry or line."""
-_BLANK = re.compile(r"[ \t\n\r]*")
+_NOT_BLANK = re.compile(r"[^ \t\n\r]")
 _JSON_FAILS_WITH = (ValueError, RecursionError)
 """`json.JSONDecodeError` is a ValueError, and so is a number of too many digits."""
 
@@ -38,8 +39,8 @@ _JSON_FAILS_WITH = (ValueError, RecursionError)
 def read_json_entries(path: Path) -> Iterator[tuple[str, Json, str]]:
     """Key, value and the value's JSON text of each entry of a JSON file that is one object.
 
-    Memory is that of one entry. Bytes that are not UTF-8 come as surrogates, as Python gives file names. Raises
-    `InputError` for anything else, and for a file that cannot be read.
+    Memory is that of one entry. Bytes that are not UTF-8 come as surrogates, as Python gives file names.
+    Raises `InputError` for anything else, and for a file that cannot be read.
     """
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -83,16 +84,23 @@ class _JsonText:
     def peek(self) -> str:
         """The next character that is not blank, left in place; empty at the end of the file."""
         while True:
-            self._position = _BLANK.match(self._buffer, self._position).end()  # type: ignore[union-attr]  # it matches the empty text
-            if self._position < len(self._buffer) or not self._read_on():
-                return self._buffer[self._position : self._position + 1]
+            match = _NOT_BLANK.search(self._buffer, self._position)
+            if match:
+                self._position = match.start()
+                return match[0]
+            self._position = len(self._buffer)
+            if not self._read_on():
+                return ""
 
     def skip(self) -> None:
         """Go past one character."""
         self._position += 1
 
     def read_value(self) -> tuple[Json, str]:
-        """The JSON value that starts at the next character, and its text. Raises `InputError` where there is none."""
+        """The JSON value that starts at the next character, and its text.
+
+        Raises `InputError` where there is none.
+        """
         self.peek()
         while True:
             try:
@@ -114,7 +122,7 @@ class _JsonText:
         return InputError(f"{str(self.path)!r}, near character {place}: {what}; mend or fetch the file again")
 
     def _read_on(self) -> bool:
-        """Read as much again as is waiting, so that a long entry is not tried too often; False at the end of the file."""
+        """Read as much again as is waiting, so that a long entry is not tried too often; False at the end."""
         waiting = self._buffer[self._position :]
         addition = self._file.read(max(_CHUNK, len(waiting)))
         self._dropped += self._position
@@ -154,8 +162,16 @@ def read_json(path: Path) -> Json:
         raise InputError(f"{str(path)!r} is no JSON ({error}); mend or fetch the file again") from error
 
 
+def is_four_numbers(value: Json) -> bool:
+    """Whether a JSON value is a list of four numbers, as boxes are written."""
+    return isinstance(value, list) and len(value) == 4 and all(isinstance(n, int | float) for n in value)
+
+
 def read_text(path: Path) -> str:
-    """The text of a small file; bytes that are not UTF-8 come as surrogates. Raises `InputError` when it cannot be read."""
+    """The text of a small file; bytes that are not UTF-8 come as surrogates.
+
+    Raises `InputError` when it cannot be read.
+    """
     try:
         return _decode(path.read_bytes())
     except OSError as error:
@@ -163,14 +179,18 @@ def read_text(path: Path) -> str:
 
 
 def read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    """The rows of a CSV file with a header. Raises `InputError` when a column is missing or the file cannot be read."""
+    """The rows of a CSV file with a header.
+
+    Raises `InputError` when a column is missing or the file cannot be read.
+    """
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             reader = csv.DictReader(file)
             missing = [name for name in columns if name not in (reader.fieldnames or ())]
             if missing:
                 raise InputError(
-                    f"{str(path)!r} lacks the columns {', '.join(missing)}; expected the header {','.join(columns)}"
+                    f"{str(path)!r} lacks the columns {', '.join(missing)}; "
+                    f"expected the header {','.join(columns)}"
                 )
             for row in reader:
                 yield {name: row[name] or "" for name in columns}
@@ -225,17 +245,16 @@ class ImageFiles(NamedTuple):
 def find_images(
     paths: Sequence[Path], out: Path | None = None, references: Sequence[Path] = ()
 ) -> ImageFiles:
-    """The image files that `paths` name, each once; folders are searched in sorted order, without what lies in `out`.
+    """The image files that `paths` name, each once.
 
-    A file named outright may have any suffix. Of a folder as `folder:` reads it, with good/ and masks/, the
-    masks are left out. Raises `InputError` that lists all paths (and references) that do not exist, or the
-    folder without an image.
+    Folders are searched in sorted order, without what lies in `out`. A file named outright may have any
+    suffix. Of a folder as `folder:` reads it, with good/ and masks/, the masks are left out. Raises
+    `InputError` that lists all paths (and references) that do not exist, or the folder without an image.
     """
     missing = [path for path in (*paths, *references) if not path.exists()]
     if missing:
-        raise InputError(
-            f"no such file or folder, so nothing was started: {', '.join(repr(str(path)) for path in missing)}"
-        )
+        names = ", ".join(repr(str(path)) for path in missing)
+        raise InputError(f"no such file or folder, so nothing was started: {names}")
     images: dict[Path, Path] = {}
     masks_left_out: dict[Path, int] = {}
     for path in paths:

@@ -1,4 +1,4 @@
-"""Data sets that have labels, masks or boxes but no questions: the rows of their samples, and how a row becomes a sample."""
+"""Data sets that have labels, masks or boxes but no questions: their rows, and how a row becomes a sample."""
 
 from __future__ import annotations
 
@@ -76,7 +76,10 @@ class SampleBuilder:
     """Whether nothing but the verdict is asked."""
 
     def __call__(self, row: LabelledRow, open_files: bool) -> Sample:
-        """The sample of a row; with `open_files` its mask is opened for the boxes. Raises `images.ImageError` when that fails."""
+        """The sample of a row; with `open_files` its mask is opened for the boxes.
+
+        Raises `images.ImageError` when that fails.
+        """
         defects = row.get("defects", [])
         true = self._true_boxes(row, open_files)
         sample = Sample(
@@ -157,10 +160,11 @@ class Collector:
         self._rows.append(row)
 
     def samples(self, expected: str, *, unmarked_verdict_only: bool = False) -> Samples:
-        """The samples of the rows; `unmarked_verdict_only` asks for the verdict alone where no row has a mask or boxes.
+        """The samples of the rows.
 
-        Raises `InputError` for a split that is not there, refused paths, no rows (`expected` says what the
-        layout looks like) and ids that come twice.
+        `unmarked_verdict_only` asks for the verdict alone where no row has a mask or boxes. Raises
+        `InputError` for a split that is not there, refused paths, no rows (`expected` says what the layout
+        looks like) and ids that come twice.
         """
         split = self.options.split
         if split is not None and split not in self._splits:

@@ -10,8 +10,9 @@ from typing import Any, Self, overload
 from anomalyr1.types import InputError, Sample
 
 BuildSample = Callable[[Any, bool], Sample]
-"""A row, and whether files may be opened for its boxes -> the sample. What a row is, the loader decides. A plain
-object, so that it can be sent to workers."""
+"""A row, and whether files may be opened for its boxes -> the sample.
+
+What a row is, the loader decides. A plain object, so that it can be sent to workers."""
 
 
 class Samples(Sequence[Sample]):
@@ -43,7 +44,7 @@ class Samples(Sequence[Sample]):
 
     @property
     def notes(self) -> Mapping[str, int]:
-        """What was found while loading the whole data set, counted under its name; a selection keeps them all."""
+        """What was found while loading the data set, counted under its name; a selection keeps all of it."""
         return MappingProxyType(self._notes)
 
     def __len__(self) -> int:
@@ -70,13 +71,17 @@ class Samples(Sequence[Sample]):
         return f"<{len(self)} samples of {self.spec!r}>"
 
     def select(self, indices: Iterable[int]) -> Self:
-        """The samples at these positions, in this order. Raises `IndexError` for a position that is not there."""
+        """The samples at these positions, in this order.
+
+        Raises `IndexError` for a position that is not there.
+        """
         return self._with([self._rows[index] for index in indices], self._open_files)
 
     def with_boxes(self) -> Self:
-        """The same samples with boxes and the questions about them; a mask is opened each time its sample is built.
+        """The same samples with boxes and the questions about them.
 
-        Building a sample then raises `images.ImageError` when its mask cannot be read.
+        A mask is opened each time its sample is built. Building a sample then raises `images.ImageError`
+        when its mask cannot be read.
         """
         return self._with(self._rows, True)
 
@@ -99,7 +104,8 @@ def require_unique(ids: Iterable[str], where: str) -> None:
     repeated = [name for name, times in Counter(ids).items() if times > 1]
     if repeated:
         raise InputError(
-            f"{where!r}: {len(repeated)} ids come more than once: {listed(repeated)}; give each sample its own"
+            f"{where!r}: {len(repeated)} ids come more than once: {listed(repeated)}; "
+            "give each sample its own"
         )
 
 

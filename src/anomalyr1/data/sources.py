@@ -1,4 +1,4 @@
-"""Which samples a spec names: a data set, one side of a split, or drawn parts, which are drawn into a folder."""
+"""Which samples a spec names: a data set, one side of a split, or parts that are drawn into a folder."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ LICENCES = {
 """Licences of the data, by the scheme of its spec."""
 
 Boxes = Literal["always", "unless MMAD", "as asked"]
-"""Whether masks are opened for boxes: always; unless the options say how, or the data is MMAD, which asks for no
-boxes and may be there without its images and masks; or where the options say so alone."""
+"""When masks are opened for boxes.
+
+Always; or unless the options say how, or the data is MMAD, which asks for no boxes and may be there without
+its images and masks; or only where the options ask for it."""
 
 
 class LoadedSource(NamedTuple):
@@ -48,17 +50,18 @@ def load_source(
     side: Side = "test",
     boxes: Boxes = "unless MMAD",
 ) -> LoadedSource:
-    """The samples of a data set, or one `side` of a split (`split:FILE`); drawn parts are drawn into `folder`.
+    """The samples of a data set, or one `side` of a split (`split:FILE`); parts are drawn into `folder`.
 
-    Raises `InputError` as `loading.load` and `splits.select` do, and for options that the split sets itself.
+    `boxes` says when masks are opened for boxes. Raises `InputError` as `loading.load` and `splits.select`
+    do, and for options that the split sets itself.
     """
     loader_options = dict(options or {})
     if spec.startswith(SPLIT):
         manifest = splits.read(spec.removeprefix(SPLIT))
         split_spec, split_options = manifest.source(side)
-        overruled = sorted(split_options.keys() & loader_options.keys())
-        if overruled:
-            raise InputError(f"{spec!r} sets {', '.join(overruled)} itself; leave the option out")
+        conflicts = sorted(split_options.keys() & loader_options.keys())
+        if conflicts:
+            raise InputError(f"{spec!r} sets {', '.join(conflicts)} itself; leave the option out")
         source = load_source(split_spec, split_options | loader_options, folder, side, boxes)
         return LoadedSource(splits.select(manifest, source.samples, side), source.notes, manifest)
     scheme = spec.partition(":")[0]
@@ -71,7 +74,7 @@ def load_source(
 
 
 def load_sources(specs: Sequence[str], folder: Path, side: Side = "train") -> list[Sample]:
-    """The samples of several specs, all with boxes from their masks; drawn parts are drawn into `folder`.
+    """The samples of several specs, all with boxes from their masks; parts are drawn into `folder`.
 
     Raises `InputError` as `load_source` does, and for ids that come twice.
     """

@@ -1,7 +1,7 @@
 """Splits: what to train on and what to test on, written down with the hash of every image.
 
-`protocols` draws the two sides. A split whose test set leaks into the training set (`leaks`) is refused, unless
-leaks are allowed; with `drop_leaks` test samples that leak are left out of the test set and counted.
+`protocols` draws the two sides. A split whose test set leaks into the training set (`leaks`) is refused,
+unless leaks are allowed; with `drop_leaks` test samples that leak are left out of the test set and counted.
 """
 
 from __future__ import annotations
@@ -78,9 +78,8 @@ def make(
     are allowed.
     """
     sides = divide(samples, plan)
-    train_ids, test_ids = set(sides.train), set(sides.test)
-    train = [sample for sample in samples if sample.id in train_ids]
-    test = [sample for sample in samples if sample.id in test_ids]
+    by_id = {sample.id: sample for sample in samples}
+    train, test = ([by_id[sample_id] for sample_id in ids] for ids in (sides.train, sides.test))
     sources = {"spec": spec, "options": options or {}}
     return _manifest(train, test, plan, sides.counts, allow_leaks, sources)
 
@@ -93,7 +92,10 @@ def pair(
     options: tuple[dict[str, str], dict[str, str]] | None = None,
     allow_leaks: bool = False,
 ) -> Manifest:
-    """The manifest of two sets as they are; of a plan of the protocol `given` only what concerns leaks counts. Raises as `make` does."""
+    """The manifest of two sets as they are.
+
+    Of a plan of the protocol `given` only what concerns leaks counts. Raises as `make` does.
+    """
     require_fields_used(plan)
     for side in (train, test):
         require_unique_ids(sample.id for sample in side)
@@ -101,19 +103,17 @@ def pair(
             raise InputError(
                 "a split needs samples to train on and samples to test on; one of the two specs holds none"
             )
-    spec, test_spec = specs
-    train_options, test_options = options or ({}, {})
-    sources = {
-        "spec": spec,
-        "test_spec": test_spec,
-        "options": train_options,
-        "test_options": test_options,
-    }
+    sources: dict[str, Any] = {"spec": specs[0], "test_spec": specs[1]}
+    if options is not None:
+        sources |= {"options": options[0], "test_options": options[1]}
     return _manifest(train, test, plan, {}, allow_leaks, sources)
 
 
 def write(path: str | Path, manifest: Manifest) -> None:
-    """Write a manifest; the same plan on the same data gives the same bytes. Raises `SetupError` when the disk refuses."""
+    """Write a manifest; the same plan on the same data gives the same bytes.
+
+    Raises `SetupError` when the disk refuses.
+    """
     text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=True)
     write_whole(Path(path), text.encode("ascii") + b"\n")
 
@@ -156,7 +156,8 @@ def select(manifest: Manifest, samples: Iterable[Sample], side: Side, verify: bo
         ]
         if changed:
             raise InputError(
-                f"{len(changed)} images are not those the split was made of: {listed(changed)}; restore them, or split anew"
+                f"{len(changed)} images are not those the split was made of: {listed(changed)}; "
+                "restore them, or split anew"
             )
     return [sample_by_id[sample_id] for sample_id in sha256_by_id]
 
@@ -178,7 +179,8 @@ def _manifest(
             counts = counts | {"left_out_of_test_as_leaks": len(leaking_ids)}
         if not test:
             raise InputError(
-                f"all {len(leaking_ids)} test samples leak into the training set, so none is left; choose another protocol"
+                f"all {len(leaking_ids)} test samples leak into the training set, so none is left; "
+                "choose another protocol"
             )
     leak_counts = leaks.counts(leaks_found)
     if leaks_found and not allow_leaks:
@@ -198,7 +200,7 @@ def _leaks_message(leaks_found: Sequence[leaks.Leak], leak_counts: dict[str, int
     kinds = ", ".join(f"{kind} {count}" for kind, count in leak_counts.items())
     leak = leaks_found[0]
     return (
-        f"the test set leaks into the training set ({kinds}; the first is {leak.kind}: {leak.test!r} and {leak.train!r}), so no split was "
-        "made; clean the data, leave such samples out of the test set with --drop-leaks, or take the leaks "
-        "knowingly with --allow-leaks, which is then written down"
+        f"the test set leaks into the training set ({kinds}; the first is {leak.kind}: {leak.test!r} and "
+        f"{leak.train!r}), so no split was made; clean the data, leave such samples out of the test set with "
+        "--drop-leaks, or take the leaks knowingly with --allow-leaks, which is then written down"
     )

@@ -1,8 +1,9 @@
-"""Reads tar headers (POSIX ustar and pax, GNU long names), forwards only; whatever is no regular file or folder is refused.
+"""Reads tar headers (POSIX ustar and pax, GNU long names), forwards only.
 
-Not read, but refused: links, devices, sparse files, global names and sizes, and the nameless format before
-POSIX.1-1988. Python's `tarfile` is not used, because before the mended releases of 3.11 it can be made to write
-outside the target (CVE-2025-4517) and to loop for ever (CVE-2025-8194).
+Whatever is no regular file or folder is not read but refused: links, devices, sparse files, global names
+and sizes, and the nameless format before POSIX.1-1988. Python's `tarfile` is not used, because before the
+mended releases of 3.11 it can be made to write outside the target (CVE-2025-4517) and to loop for ever
+(CVE-2025-8194).
 """
 
 from __future__ import annotations

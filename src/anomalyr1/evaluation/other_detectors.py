@@ -29,7 +29,7 @@ from anomalyr1.types import Fingerprint, InputError, Inspection, Verdict
 
 VERDICTS: dict[str, Verdict] = {"good": "good", "defect": "defect", "unsure": "unsure"}
 LEAST_PIXELS = 4
-"""A smaller spot of a map is no box, as in masks of data sets (`data.truth`)."""
+"""A smaller spot of a map is no box, as in masks of data sets (`data.mask_files`)."""
 
 
 class Row(NamedTuple):
