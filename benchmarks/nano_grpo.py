@@ -15,7 +15,7 @@ import argparse
 import json
 from pathlib import Path
 
-from anomalyr1.reproduction.effects import by_test
+from anomalyr1.reproduction.effects import by_test, in_points
 from anomalyr1.reproduction.judge import judge, read_judged
 from anomalyr1.reproduction.page import START
 from anomalyr1.reproduction.samples import choose_samples, write_records

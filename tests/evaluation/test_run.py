@@ -193,7 +193,7 @@ def test_a_split_is_evaluated_on_its_test_side_and_says_so(call, data, tmp_path)
 def test_overlap_with_the_training_data_of_a_run_folder_is_flagged(data, tmp_path):
     run = tmp_path / "run"
     (run / "final").mkdir(parents=True)
-    loaded = sources.load(data, {}, tmp_path)
+    loaded = sources.load_source(data, {}, tmp_path)
     (run / "recipe.yaml").write_text(yaml.safe_dump({"data": [data]}))
     found = provenance.examine(str(run / "final"), loaded)
     assert found.leak_free is False
@@ -212,11 +212,11 @@ def test_overlap_with_the_training_data_of_a_run_folder_is_flagged(data, tmp_pat
 def test_drawn_training_data_is_told_by_its_ids(tmp_path):
     (tmp_path / "final").mkdir()
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"data": ["drawn:seen?n=100000&seed=3"]}))
-    loaded = sources.load("drawn:seen?n=2&seed=3", {}, tmp_path / "drawn")
+    loaded = sources.load_source("drawn:seen?n=2&seed=3", {}, tmp_path / "drawn")
     assert [one.id for one in loaded.samples] == drawn_dataset.sample_ids("drawn:seen?n=2&seed=3")
     found = provenance.examine(str(tmp_path / "final"), loaded)
     assert (found.leak_free, found.overlaps) == (False, {"exact": 2})
-    other = sources.load("drawn:seen?n=2&seed=4", {}, tmp_path / "other")
+    other = sources.load_source("drawn:seen?n=2&seed=4", {}, tmp_path / "other")
     assert provenance.examine(str(tmp_path / "final"), other).leak_free is True
 
 
@@ -229,7 +229,7 @@ def draw_noise(path, seed):
 
 
 def test_a_model_without_a_run_folder_is_not_called_leak_free(data, tmp_path):
-    loaded = sources.load(data, {}, tmp_path)
+    loaded = sources.load_source(data, {}, tmp_path)
     found = provenance.examine("some/model", loaded)
     assert found.leak_free is None
     assert "cannot be ruled out" in found.statement
@@ -240,7 +240,7 @@ def test_a_model_without_a_run_folder_is_not_called_leak_free(data, tmp_path):
 
 
 def test_an_image_shown_as_good_that_is_evaluated_too_is_flagged(data, tmp_path):
-    loaded = sources.load(data, {}, tmp_path)
+    loaded = sources.load_source(data, {}, tmp_path)
     first, second, *rest = loaded.samples
     shown = first.model_copy(update={"references": (second.image,)})
     found = provenance.examine("some/model", loaded._replace(samples=[shown, second, *rest]))
@@ -301,7 +301,7 @@ def test_a_spec_is_evaluated_in_one_call_and_answered_in_steps(data, recorded, t
 
 
 def test_samples_of_a_program_are_evaluated_and_loaded_again(data, recorded, tmp_path):
-    samples = sources.load(data, {}, tmp_path).samples[:6]
+    samples = sources.load_source(data, {}, tmp_path).samples[:6]
     evaluation = run.evaluate(samples, Inspector(ReplayEngine(recorded)), out=tmp_path / "out")
     assert (evaluation.source.spec, evaluation.source.samples) == ("samples.jsonl", 6)
     again, pairs = run.load_again(tmp_path / "out")

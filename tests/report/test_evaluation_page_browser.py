@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from anomalyr1.data.sources import Loaded
+from anomalyr1.data.sources import LoadedSource
 from anomalyr1.evaluation import run as evaluate
 from anomalyr1.report import evaluation_page as results
 from anomalyr1.report import training_page as run
@@ -82,7 +82,7 @@ def report(folder, texts):
     source = evaluate.Source(
         spec=first, options={first: first}, samples=len(known), questions="", inspections=first
     )
-    loaded = Loaded([sample for sample, _ in known], {}, None)
+    loaded = LoadedSource([sample for sample, _ in known], {}, None)
     found = evaluate.measure(loaded, fingerprint, [one for _, one in known], source, repeats=3)
     return results.write(
         folder / "out", results.Results(texts[4], fingerprint, known, found, texts[:20], texts[5])

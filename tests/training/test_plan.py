@@ -21,7 +21,7 @@ MACHINE = costs.Machine("CPU, a made-up one", 1e11, 1e10, 10**12)
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory):
-    return sources.load_samples(["drawn:dev?n=3&seed=0"], tmp_path_factory.mktemp("drawn"))
+    return sources.load_sources(["drawn:dev?n=3&seed=0"], tmp_path_factory.mktemp("drawn"))
 
 
 @pytest.fixture(autouse=True)

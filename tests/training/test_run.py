@@ -263,13 +263,14 @@ def test_resume_refuses_other_held_out_data(tmp_path):
 
 def test_the_licence_of_a_split_is_that_of_its_data(tmp_path):
     from anomalyr1.data import splits as fewshot
+    from anomalyr1.data.protocols import SplitPlan
     from anomalyr1.training.run_record import _licence
 
     assert _licence("drawn:dev?n=3&seed=0").startswith("drawn by this package")
     no_leaks = fewshot.FoundLeaks(allowed=False, counts={}, found=())
     specs = {"spec": "drawn:dev?n=9&seed=0", "test_spec": "mvtec:/data/mvtec"}
     split = fewshot.Manifest(
-        **specs, plan=fewshot.Plan(protocol="given"), train=(), test=(), counts={}, leaks=no_leaks
+        **specs, plan=SplitPlan(protocol="given"), train=(), test=(), counts={}, leaks=no_leaks
     )
     fewshot.write(tmp_path / "parts.json", split)
     assert _licence(f"split:{tmp_path / 'parts.json'}").startswith("drawn by this package")

@@ -20,7 +20,7 @@ from support import tiny, training_runs
 @pytest.fixture(scope="module")
 def material(tmp_path_factory):
     recipe = training_runs.recipe("sft")
-    whole = dataset.gather(sources.load_samples(recipe.data, tmp_path_factory.mktemp("drawn"))[:2], recipe)
+    whole = dataset.gather(sources.load_sources(recipe.data, tmp_path_factory.mktemp("drawn"))[:2], recipe)
     few = [[task for task in whole.tasks if task.sample.id == sample.id][:3] for sample in whole.samples]
     return dataset.Material(
         whole.samples, [task for own in few for task in own], whole.pictures, whole.counts

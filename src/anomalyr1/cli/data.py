@@ -105,9 +105,10 @@ def split(
 ) -> int:
     """Choose what to train and what to test on, and look for leaks between the two."""
     from anomalyr1.data import splits as fewshot
+    from anomalyr1.data.protocols import SplitPlan
 
     samples = load(spec, option)
-    plan = fewshot.Plan(
+    plan = SplitPlan(
         protocol="given" if test is not None else protocol or "few-shot",
         seed=seed,
         shots=shots,
@@ -246,9 +247,9 @@ def extract(
 
 def load(spec: str, options: Sequence[str] | None) -> Samples:
     """The samples of a spec, with options as `key=value`. Raises `InputError` as `data.load` does."""
-    from anomalyr1 import data
+    from anomalyr1.data import loading
 
-    return data.load(spec, **loader_options(options))
+    return loading.load(spec, **loader_options(options))
 
 
 def _say_notes(notes: Mapping[str, int]) -> None:

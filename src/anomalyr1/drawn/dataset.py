@@ -7,7 +7,6 @@ samples[0].image, samples[0].boxes, samples[0].questions
 from __future__ import annotations
 
 import io
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from anomalyr1.data.samples import Packer, Samples
+from anomalyr1.data.samples import Samples
 from anomalyr1.drawn.defects import LOGICAL
 from anomalyr1.drawn.draw import draw, reference
 from anomalyr1.drawn.questions import questions
@@ -181,11 +180,8 @@ def load(spec: str, path: Path, options: DrawnOptions) -> Samples:
     parsed = parse_spec(spec)
     if options.folder is None:
         raise InputError(f"{spec!r} needs a folder to write the images to: load({spec!r}, folder=...)")
-    packer = Packer()
-    for sample in write(parsed, options.folder, GROUNDING_TEXT):
-        packer.add_text(sample.to_json())
-    return Samples(spec, "drawn", packer.done(), _as_written, Counter())
+    return Samples(spec, "drawn", write(parsed, options.folder, GROUNDING_TEXT), _as_written, {})
 
 
-def _as_written(row: dict[str, object], open_files: bool) -> Sample:
-    return Sample.model_validate(row)
+def _as_written(sample: Sample, open_files: bool) -> Sample:
+    return sample

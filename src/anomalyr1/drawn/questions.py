@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from numpy.random import Generator
 
-from anomalyr1.data import multiple_choice
-from anomalyr1.data.multiple_choice import GIVEN, TEXTS
+from anomalyr1.data.multiple_choice import DEFECT_PREMISE, QUESTION_TEXTS, choice, pick_text, pick_texts
 from anomalyr1.drawn.record import Drawn, Facts
 from anomalyr1.drawn.words import (
     EFFECT,
@@ -106,14 +105,14 @@ def drawn_id(drawing: Drawn) -> str:
 
 def knowledge(category: str, facts: Facts, rng: Generator) -> str:
     """What is known about a class: look of a good part, material, use, and what decides logical defects."""
-    look = multiple_choice.one(rng, GOOD_LOOK[category])
+    look = pick_text(rng, GOOD_LOOK[category])
     openings = (
         f"The object is a {category}. A good one shows {look}.",
         f"This is a {category}. Good parts show {look}.",
         f"Inspected part: {category}. Expected look: {look}.",
         f"A good {category} has {look}.",
     )
-    opening = multiple_choice.one(rng, openings)
+    opening = pick_text(rng, openings)
     use = f"It is made of {facts.material} and used for {PURPOSE[category]}."
     return f"{opening} {use} {facts.layout}".strip()
 
@@ -121,17 +120,17 @@ def knowledge(category: str, facts: Facts, rng: Generator) -> str:
 def _ask(rng: Generator, prefix: str, kind: Kind, text: str, gold: str, pool: Sequence[str]) -> Question:
     """A question whose id ends in its kind, with at most four options."""
     question_id = f"{prefix}/{kind.replace(' ', '-')}"
-    return multiple_choice.choice(rng, question_id, kind, text, gold, pool)
+    return choice(rng, question_id, kind, text, gold, pool)
 
 
 def _ask_verdict(drawing: Drawn, rng: Generator, prefix: str) -> Question:
-    text = VERDICT_TEXT if rng.random() < 0.75 else multiple_choice.one(rng, TEXTS["anomaly detection"])
+    text = VERDICT_TEXT if rng.random() < 0.75 else pick_text(rng, QUESTION_TEXTS["anomaly detection"])
     gold = "No." if drawing.defect is None else "Yes."
     return _ask(rng, prefix, "anomaly detection", text, gold, ("Yes.", "No."))
 
 
 def _ask_category(drawing: Drawn, rng: Generator, prefix: str) -> Question:
-    text = multiple_choice.one(rng, TEXTS["object classification"])
+    text = pick_text(rng, QUESTION_TEXTS["object classification"])
     return _ask(rng, prefix, "object classification", text, drawing.category, _named(drawing.category))
 
 
@@ -139,15 +138,15 @@ def _ask_facts(drawing: Drawn, rng: Generator, prefix: str) -> list[Question]:
     """Object questions; counts only where the part shows the specified number."""
     facts, category = drawing.facts, drawing.category
     # 1. What it is for.
-    text = multiple_choice.one(rng, _FACT_TEXTS["purpose"])
+    text = pick_text(rng, _FACT_TEXTS["purpose"])
     pool = [PURPOSE[name] for name in _named(category)]
     purpose = _ask(rng, prefix, "object analysis", text, PURPOSE[category], pool)
     # 2. Its material or its shape.
     if category == UNFAMILIAR or rng.random() < 0.5:
-        text, gold = multiple_choice.one(rng, _FACT_TEXTS["material"]), facts.material
+        text, gold = pick_text(rng, _FACT_TEXTS["material"]), facts.material
         pool = _materials(category)
     else:
-        text, gold = multiple_choice.one(rng, _FACT_TEXTS["shape"]), facts.shape
+        text, gold = pick_text(rng, _FACT_TEXTS["shape"]), facts.shape
         pool = _shapes(rng, category)
     structure = _ask(rng, prefix, "object structure", text, gold, pool)
     # 3. How many elements it has, or its colour.
@@ -157,7 +156,7 @@ def _ask_facts(drawing: Drawn, rng: Generator, prefix: str) -> list[Question]:
         text, gold = f"How many {name} does the object have?", str(n)
         pool = [str(n + step) for step in (-4, -3, -2, 2, 3, 4) if n + step > 0]
     else:
-        text, gold = multiple_choice.one(rng, _FACT_TEXTS["colour"]), facts.colour
+        text, gold = pick_text(rng, _FACT_TEXTS["colour"]), facts.colour
         pool = _colours(rng, facts.colour)
     return [purpose, structure, _ask(rng, prefix, "object details", text, gold, pool)]
 
@@ -189,14 +188,14 @@ def _shapes(rng: Generator, category: str) -> list[str]:
     """Shapes of other categories that nobody takes for this one's."""
     group = SHAPES[category][0]
     names = [name for name in _named(category) if SHAPES[name][0] != group]
-    return [multiple_choice.one(rng, SHAPES[name][1:]) for name in names]
+    return [pick_text(rng, SHAPES[name][1:]) for name in names]
 
 
 def _colours(rng: Generator, gold: str) -> list[str]:
     """Other colours, one of each group without the gold one; for a part of two colours, other pairs."""
     gold_cap, is_pair, _ = gold.partition(" and ")
     if not is_pair:
-        return [multiple_choice.one(rng, group) for group in _COLOURS if gold not in group]
+        return [pick_text(rng, group) for group in _COLOURS if gold not in group]
     warm = {"red", "orange", "brown"}
     caps = [
         cap
@@ -218,10 +217,10 @@ def _ask_about_defect(drawing: Drawn, rng: Generator, prefix: str) -> list[Quest
     # 2. Wrong descriptions of this kind and of others, harmless effects and those of other kinds.
     near = [text for text in _DESCRIPTIONS[defect] if text != drawing.description]
     far = [text for kind in wrong_kinds for text in _DESCRIPTIONS[kind]]
-    looks = multiple_choice.some(rng, near, int(rng.integers(0, 3)))
-    looks = [*looks, *multiple_choice.some(rng, far, 3)][:3]
-    effects = multiple_choice.some(rng, HARMLESS, 2)
-    effects += multiple_choice.some(rng, [EFFECT[kind] for kind in wrong_kinds], 1)
+    looks = pick_texts(rng, near, int(rng.integers(0, 3)))
+    looks = [*looks, *pick_texts(rng, far, 3)][:3]
+    effects = pick_texts(rng, HARMLESS, 2)
+    effects += pick_texts(rng, [EFFECT[kind] for kind in wrong_kinds], 1)
     # 3. The questions.
     asked_for: tuple[tuple[Kind, str, Sequence[str]], ...] = (
         ("defect classification", defect, kinds),
@@ -230,6 +229,6 @@ def _ask_about_defect(drawing: Drawn, rng: Generator, prefix: str) -> list[Quest
         ("defect analysis", EFFECT[defect], effects),
     )
     return [
-        _ask(rng, prefix, kind, f"{GIVEN} {multiple_choice.one(rng, TEXTS[kind])}", gold, pool)
+        _ask(rng, prefix, kind, f"{DEFECT_PREMISE} {pick_text(rng, QUESTION_TEXTS[kind])}", gold, pool)
         for kind, gold, pool in asked_for
     ]

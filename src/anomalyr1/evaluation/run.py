@@ -139,7 +139,7 @@ def require_same_data(path: str | Path, run: Fingerprint, samples: Sequence[Samp
 
 
 def measure(
-    loaded: sources.Loaded,
+    loaded: sources.LoadedSource,
     run: Fingerprint,
     inspections: Sequence[Inspection],
     source: Source,
@@ -196,7 +196,7 @@ def load_again(folder: str | Path) -> tuple[Evaluation, list[Pair]]:
     if source.spec == SAMPLES:
         samples = _read_samples(Path(folder) / SAMPLES)
     else:
-        samples = sources.load(source.spec, source.options, Path(source.folder or folder)).samples
+        samples = sources.load_source(source.spec, source.options, Path(source.folder or folder)).samples
     if provenance.questions_digest(samples, with_context=False) != source.questions:
         raise InputError(
             f"{source.spec!r} asks other questions than when {str(folder)!r} was evaluated; "
@@ -208,13 +208,13 @@ def load_again(folder: str | Path) -> tuple[Evaluation, list[Pair]]:
 
 def _load(
     data: str | Sequence[Sample], options: Mapping[str, object], folder: Path
-) -> tuple[sources.Loaded, Source]:
+) -> tuple[sources.LoadedSource, Source]:
     """The samples, and what is to be written down of them; samples of a program are kept in the folder."""
     drawings = folder / "drawn"
     if isinstance(data, str):
-        loaded = sources.load(data, options, drawings)
+        loaded = sources.load_source(data, options, drawings)
     else:
-        loaded = sources.Loaded(list(data), {}, None)
+        loaded = sources.LoadedSource(list(data), {}, None)
         lines = [sample.to_json() + "\n" for sample in data]
         files.write_whole(folder / SAMPLES, "".join(lines).encode("ascii"))
     source = Source(

@@ -6,7 +6,7 @@ import re
 
 from numpy.random import Generator
 
-from anomalyr1.data.multiple_choice import one
+from anomalyr1.data.multiple_choice import pick_text
 from anomalyr1.drawn.words import GOOD_LOOK, MATERIAL, PURPOSE
 from anomalyr1.types import LETTERS, Question, Sample
 
@@ -76,13 +76,15 @@ ONSETS, RHYMES = ("b", "br", "d", "f", "g", "k", "kl", "l", "m", "n", "p", "r", 
 def name(rng: Generator) -> str:
     """One or two words, or one that does not exist."""
     if rng.random() < 0.3:
-        return "".join(one(rng, ONSETS) + one(rng, RHYMES) for _ in range(int(rng.integers(2, 4))))
+        return "".join(
+            pick_text(rng, ONSETS) + pick_text(rng, RHYMES) for _ in range(int(rng.integers(2, 4)))
+        )
     return _words(rng, 2)
 
 
 def purpose(rng: Generator) -> str:
     """What an object may be used for."""
-    return f"{one(rng, ACTS)} {_words(rng, 3)}"
+    return f"{pick_text(rng, ACTS)} {_words(rng, 3)}"
 
 
 def material(rng: Generator) -> str:
@@ -91,7 +93,7 @@ def material(rng: Generator) -> str:
 
 
 def _words(rng: Generator, most: int) -> str:
-    return " ".join(one(rng, _WORDS) for _ in range(int(rng.integers(1, most + 1))))
+    return " ".join(pick_text(rng, _WORDS) for _ in range(int(rng.integers(1, most + 1))))
 
 
 def renamed(sample: Sample, rng: Generator) -> Sample:

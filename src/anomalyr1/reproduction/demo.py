@@ -68,7 +68,9 @@ def demo(out: Path, say: Callable[[str], None], model: str = "nano") -> Outcome:
     for name in ("data", "run", "own"):
         shutil.rmtree(out / name, ignore_errors=True)  # what else somebody put into the folder stays
     write_whole(out / MARK, b"anomalyr1 demo\n")
-    samples = sources.load_samples([f"drawn:{CATEGORY}?n={ASKED}&seed=1&references=0"], out / "data")
+    samples = sources.load_sources(
+        [f"drawn:{CATEGORY}?n={ASKED}&seed=1&references=0"], out / "data" / "drawn"
+    )
     write_records(out / "samples.jsonl", samples)
     say(f"asking {model} about {len(samples)} drawings of a {CATEGORY}, which it has never seen")
     learned = f"drawn:{CATEGORY}?n={LEARNED}&seed=0&references=0"

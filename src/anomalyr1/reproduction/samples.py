@@ -15,7 +15,7 @@ def choose_samples(spec: str, folder: Path, limit: int) -> list[Sample]:
     """At most `limit` samples of known truth, as many good as anomalous ones where there are enough, drawn by
     the digests of their ids.
     """
-    samples = sources.load_samples([spec], folder, "test")
+    samples = sources.load_sources([spec], folder / "drawn", "test")
     labelled = [_at_home(sample) for sample in samples if sample.anomalous is not None]
     ranked = sorted(labelled, key=lambda sample: hashlib.sha256(sample.id.encode()).digest())
     good, anomalous = ([sample for sample in ranked if sample.anomalous is side] for side in (False, True))

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from anomalyr1.data import sources, splits
+from anomalyr1.data.protocols import SplitPlan
 from anomalyr1.files import lock, write_whole
 from anomalyr1.policy.load import find_folder
 from anomalyr1.reproduction.arms import MOST_SHOTS, SFT, Arm, Scale, Stage, choose_arms, recipe_of
@@ -187,9 +188,9 @@ class Runner:
         numbers = sorted({arm.shots for arm in self.study.arms_to_run} | {MOST_SHOTS})
         missing = [shots for shots in numbers if not self.study.split_file(self.out, shots).exists()]
         spec = self.study.scale.data
-        samples = sources.load_samples([spec], self.out / "data" / "few") if missing else []
+        samples = sources.load_sources([spec], self.out / "data" / "few" / "drawn") if missing else []
         for shots in missing:
-            plan = splits.Plan(protocol="few-shot", shots=shots, drop_leaks=True)
+            plan = SplitPlan(protocol="few-shot", shots=shots, drop_leaks=True)
             splits.write(self.study.split_file(self.out, shots), splits.make(samples, plan, spec))
 
     def _all(self, tasks: Sequence[str | ArmRun], jobs: int) -> list[BaseException]:

@@ -127,10 +127,10 @@ def _start(recipe: Recipe, out: Path, resume: bool) -> _Start:
 def _planned(recipe: Recipe, folder: Path, say: Say) -> tuple[dataset.Material, list[Sample], Plan]:
     """What is learned from, what is held out, and the plan, which is said."""
     rewards = {name: load_reward(name) for name in recipe.rewards} if recipe.section == "grpo" else None
-    samples = sources.load_samples(recipe.data, folder)
+    samples = sources.load_sources(recipe.data, folder / "drawn")
     samples += turned(samples, folder / "turned") if recipe.turned else []
     material = dataset.gather(samples, recipe, rewards)
-    held_out = sources.load_samples(recipe.held_out, folder, "test") if recipe.held_out else []
+    held_out = sources.load_sources(recipe.held_out, folder / "drawn", "test") if recipe.held_out else []
     dataset.require_apart(material, held_out)
     if held_out:
         from anomalyr1.training.held_out import known
