@@ -11,9 +11,9 @@ from anomalyr1 import boxes
 from anomalyr1.data import sources
 from anomalyr1.files import write_whole
 from anomalyr1.rewards import consistent, right
-from anomalyr1.training import dataset
-from anomalyr1.training.held_out import HeldOut, Told
+from anomalyr1.training.held_out import HeldOut, HeldOutAnswer
 from anomalyr1.training.recipes import Recipe, load_recipe
+from anomalyr1.training.resolved import prompt_style
 from anomalyr1.types import InputError, Record, Sample
 
 LIMIT = 256
@@ -51,11 +51,11 @@ def judge(model: str, tests: dict[str, Path], file: Path, recipe: Recipe, sample
     from anomalyr1.policy.load import load_policy
 
     policy = load_policy(model, max_pixels=recipe.max_pixels)
-    style, text = dataset.prompt_style(recipe)
+    style, text = prompt_style(recipe)
     policy.model.eval()
     found: list[Judged] = []
     for name, path in tests.items():
-        asked = HeldOut(read_samples(path), policy, style, text, every=True)
+        asked = HeldOut(read_samples(path), policy, style, text, all_questions=True)
         found += [_judged(name, one, sampled=False) for one in asked.ask(policy.model, LIMIT)]
         if sampled:
             found += [
@@ -109,7 +109,7 @@ def _at_home(sample: Sample) -> Sample:
     )
 
 
-def _judged(test: str, told: Told, sampled: bool) -> Judged:
+def _judged(test: str, told: HeldOutAnswer, sampled: bool) -> Judged:
     sample, question, answer = told.sample, told.question, told.answer
     iou = None
     if question.kind == "grounding" and sample.anomalous:

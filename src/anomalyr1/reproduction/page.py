@@ -332,7 +332,7 @@ def _pairs(out: Path, study: Study, runs: Mapping[str, Sequence[Sequence[Judged]
     for one, other in shown[:MOST_PAIRS]:
         sample = samples[one.sample_id]
         question = next(
-            asked for asked in questions_about(sample, 0, every=True) if asked.id == one.question_id
+            asked for asked in questions_about(sample, 0, all_questions=True) if asked.id == one.question_id
         )
         picture = data_uri(scaled(open_image(sample.image).rgb.convert("RGB"), PICTURE_LONG_SIDE))
         found.append(Pair(one.sample_id, question, picture, one.text, other.text))
