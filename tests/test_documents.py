@@ -35,7 +35,10 @@ def test_the_readme_names_every_verb_and_no_other():
 
 def test_the_readme_lists_every_room_in_order():
     listing = section("Layout")
-    told = re.findall(r"(?<![\w/])([a-z_]+)(?:/|\.py)(?=\s)", listing.partition("src/anomalyr1/")[2].partition("benchmarks/")[0])
+    told = re.findall(
+        r"(?<![\w/])([a-z_]+)(?:/|\.py)(?=\s)",
+        listing.partition("src/anomalyr1/")[2].partition("benchmarks/")[0],
+    )
     assert set(told) == {*ORDER, "recipes"}
 
 
@@ -62,5 +65,7 @@ def test_commands_of_measured_figures_are_there():
 
 def test_docs_mention_files_that_are_there():
     for page in PAGES:
-        for name in re.findall(r"`((?:tests|benchmarks|docs)/[\w/.-]+\.(?:py|md))`", page.read_text(encoding="utf-8")):
+        for name in re.findall(
+            r"`((?:tests|benchmarks|docs)/[\w/.-]+\.(?:py|md))`", page.read_text(encoding="utf-8")
+        ):
             assert (ROOT / name).is_file(), f"{page.name}: {name}"

@@ -31,7 +31,40 @@ ORDER = (
 )  # fmt: skip
 
 PRONOUNS = frozenset(
-    ["one", "found", "own", "told", "said", "some", "both", "other", "others", "given", "made", "asked", "known", "seen", "shown", "read", "written", "each", "every", "first", "second", "last", "more", "rest", "two", "four", "few", "whole", "drawn", "taken", "used", "wanted"]
+    [
+        "one",
+        "found",
+        "own",
+        "told",
+        "said",
+        "some",
+        "both",
+        "other",
+        "others",
+        "given",
+        "made",
+        "asked",
+        "known",
+        "seen",
+        "shown",
+        "read",
+        "written",
+        "each",
+        "every",
+        "first",
+        "second",
+        "last",
+        "more",
+        "rest",
+        "two",
+        "four",
+        "few",
+        "whole",
+        "drawn",
+        "taken",
+        "used",
+        "wanted",
+    ]
 )
 """Variables that say nothing of what they hold."""
 
@@ -140,9 +173,9 @@ def test_file(path):
 
 
 def test_the_checks_of_a_file_see_a_breach():
-    assert out_of_order("boxes", rooms(imports(ast.parse("def f():\n    from anomalyr1.answers import parse")))) == [
-        "answers"
-    ]
+    assert out_of_order(
+        "boxes", rooms(imports(ast.parse("def f():\n    from anomalyr1.answers import parse")))
+    ) == ["answers"]
     assert out_of_order("boxes", rooms(imports(ast.parse("from anomalyr1 import cli, types")))) == ["cli"]
     assert nested_ternaries(ast.parse("x = 1 if a else 2 if b else 3")) == [1]
     assert crowded_comprehensions(ast.parse("[x for y in z for x in y if x]")) == [1]

@@ -18,9 +18,9 @@ def explain(
     group: Annotated[int, typer.Option(min=1, help="Which group of that step.")] = 1,
 ) -> int:
     """Show one group: what the parser saw, which row of ROAM that is, each reward, and the advantages."""
-    from anomalyr1.training import explain as explaining
+    from anomalyr1.training.explain import explain_group
 
-    for line in explaining.explain(run, step, group):
+    for line in explain_group(run, step, group):
         say(line)
     return OK
 
@@ -51,9 +51,9 @@ def merge(
     """Write a model with an adapter merged into its weights, as every tool for transformers' models loads
     it.
     """
-    from anomalyr1.training.merge import merge as merging
+    from anomalyr1.training.merge import merge_adapter
 
-    say(f"merged: {merging(source, out, model, revision, say)}")
+    say(f"merged: {merge_adapter(source, out, model, revision, say)}")
     return OK
 
 

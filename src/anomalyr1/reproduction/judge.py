@@ -10,9 +10,9 @@ from pathlib import Path
 from anomalyr1 import boxes
 from anomalyr1.reproduction.samples import read_samples, write_records
 from anomalyr1.rewards import consistent, right
-from anomalyr1.training import dataset
-from anomalyr1.training.held_out import HeldOut, Told
+from anomalyr1.training.held_out import HeldOut, HeldOutAnswer
 from anomalyr1.training.recipes import Recipe, load_recipe
+from anomalyr1.training.resolved import prompt_style
 from anomalyr1.types import Record
 
 LIMIT = 256
@@ -50,11 +50,11 @@ def judge(model: str, tests: dict[str, Path], file: Path, recipe: Recipe, sample
     from anomalyr1.policy.load import load_policy
 
     policy = load_policy(model, max_pixels=recipe.max_pixels)
-    style, text = dataset.prompt_style(recipe)
+    style, text = prompt_style(recipe)
     policy.model.eval()
     judged_answers: list[Judged] = []
     for name, path in tests.items():
-        questions = HeldOut(read_samples(path), policy, style, text, every=True)
+        questions = HeldOut(read_samples(path), policy, style, text, all_questions=True)
         judged_answers += [
             _judged(name, scored_answer, sampled=False)
             for scored_answer in questions.ask(policy.model, LIMIT)
@@ -73,7 +73,7 @@ def read_judged(file: Path) -> list[Judged]:
     return [Judged.from_json(line) for line in file.read_text(encoding="ascii").splitlines()]
 
 
-def _judged(test: str, scored_answer: Told, sampled: bool) -> Judged:
+def _judged(test: str, scored_answer: HeldOutAnswer, sampled: bool) -> Judged:
     sample, question, answer = scored_answer.sample, scored_answer.question, scored_answer.answer
     iou = None
     if question.kind == "grounding" and sample.anomalous:

@@ -354,9 +354,7 @@ def _pairs(
     """
     if not {"answer", "roam"} <= runs.keys():
         return [], ""
-    samples = {
-        plain_answer.id: plain_answer for plain_answer in read_samples(study.samples_file(out, FEW_SHOT))
-    }
+    samples = {sample.id: sample for sample in read_samples(study.samples_file(out, FEW_SHOT))}
     plain, roam = (
         [
             plain_answer
@@ -378,11 +376,8 @@ def _pairs(
     pairs: list[ContradictionPair] = []
     for plain_answer, roam_answer in contradictions[:MOST_PAIRS]:
         sample = samples[plain_answer.sample_id]
-        question = next(
-            question_asked
-            for question_asked in questions_about(sample, 0, every=True)
-            if question_asked.id == plain_answer.question_id
-        )
+        questions = questions_about(sample, 0, all_questions=True)
+        question = next(question for question in questions if question.id == plain_answer.question_id)
         picture = data_uri(scaled(open_image(sample.image).rgb.convert("RGB"), PICTURE_LONG_SIDE))
         pairs.append(
             ContradictionPair(plain_answer.sample_id, question, picture, plain_answer.text, roam_answer.text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -17,17 +18,20 @@ from anomalyr1.report.training_page import LastGroup, TrainingRun
 from anomalyr1.training import run_folder
 from anomalyr1.training.explain import gold
 from anomalyr1.training.run_folder import Group
-from anomalyr1.types import Box, Inspection
+from anomalyr1.types import Answer, Box, Inspection
 from anomalyr1.version import __version__
 
 SHOWN_GROUPS = 6
 """So many of the last groups of a training run are on its page."""
 LONG_SIDE = 360
-"""Of a picture on the page, in pixels."""
+"""The longer side of a picture on the page, in pixels."""
 
 
-def write_page(path: Path, group: Group) -> None:
-    """Write the page of a group; where the image can no longer be read, it says so and has no pictures."""
+def write_page(path: Path, group: Group, answers: Sequence[Answer]) -> None:
+    """Write the page of a group, whose completions say `answers`; where the image cannot be read, it says so and has no pictures.
+
+    Raises `SetupError` when the disk refuses.
+    """
     image, missing = None, ""
     try:
         image = open_image(group.image).rgb
@@ -35,28 +39,35 @@ def write_page(path: Path, group: Group) -> None:
         missing = str(error)
     rows = [
         {
-            "number": number,
+            "number": i + 1,
             "answer": answer,
-            "picture": None if image is None or answer.boxes is None else _picture(image, answer.boxes),
-            "rewards": {name: values[number - 1] for name, values in group.rewards.items()},
+            "picture": _picture(image, answer.boxes),
+            "rewards": group.rewards_of(i),
             "total": total,
             "advantage": advantage,
         }
-        for number, (answer, total, advantage) in enumerate(
-            zip(group.answers(), group.totals(), group.advantages, strict=True), start=1
+        for i, (answer, total, advantage) in enumerate(
+            zip(answers, group.totals(), group.advantages, strict=True)
         )
     ]
     page = render(
-        "group.html.j2", ["page.css", "group.css"], group=group, rows=rows, missing=missing, gold=gold(group.question),
-        picture=None if image is None else _picture(image, group.question.boxes or (), "good"),
-    )  # fmt: skip
+        "group.html.j2",
+        ["page.css", "group.css"],
+        group=group,
+        rows=rows,
+        missing=missing,
+        gold=gold(group.question),
+        picture=_picture(image, group.question.boxes or (), "good"),
+    )
     write_whole(path, page.encode("utf-8", "backslashreplace"))
 
 
-def _picture(image: Image.Image, boxes: tuple[Box, ...], verdict: str = "defect") -> str:
-    """The image with boxes, as part of a page; gold ones are drawn in the colour of good."""
-    shown = Inspection.model_validate({"sample_id": "", "verdict": verdict, "boxes": boxes})
-    return data_uri(overlay(shown, image, LONG_SIDE))
+def _picture(image: Image.Image | None, boxes: tuple[Box, ...] | None, verdict: str = "defect") -> str | None:
+    """The image with boxes, as part of a page, None without either; gold ones are drawn in the colour of good."""
+    if image is None or boxes is None:
+        return None
+    inspection = Inspection.model_validate({"sample_id": "", "verdict": verdict, "boxes": boxes})
+    return data_uri(overlay(inspection, image, LONG_SIDE))
 
 
 def is_run(folder: Path) -> bool:
