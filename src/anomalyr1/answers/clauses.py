@@ -17,11 +17,14 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Sequence
-from functools import cache
-from itertools import accumulate
+from collections.abc import Iterable, Sequence
+from functools import cache, cached_property
+from itertools import accumulate, pairwise
+from typing import TypeVar
 
 from anomalyr1.answers.wording import tables, word_list
+
+Item = TypeVar("Item")
 
 _ITEM = re.compile(r"!?\(|[)|?*+^$]|\{[\d,]+\}|<\w+>|[^\s()|?*+{}^$<>]+")
 _SPECIAL = {
@@ -38,9 +41,17 @@ class Clause:
 
     def __init__(self, words: Sequence[str]) -> None:
         self.words = list(words)
-        self._text = "".join(f"{word} " for word in words)
-        self._mirrored = "".join(f"{word} " for word in reversed(words))
-        self._offsets = list(accumulate((len(word) + 1 for word in words), initial=0))
+        self._text = " ".join([*words, ""])
+
+    @cached_property
+    def _mirrored(self) -> str:
+        """The words from last to first."""
+        return " ".join([*self.words[::-1], ""])
+
+    @cached_property
+    def _offsets(self) -> list[int]:
+        """The character of the text at which each word starts, and its end."""
+        return list(accumulate((len(word) + 1 for word in self.words), initial=0))
 
     def holds(self, pattern: str) -> bool:
         """Whether a pattern is anywhere in the clause."""
@@ -74,10 +85,9 @@ class Clause:
         return self if text == self._text else Clause(text.split())
 
 
-def cut(words: Sequence[str], opens: Callable[[Clause, int], bool]) -> list[int]:
-    """Where a sentence is cut into clauses: the index of the word that opens each, and the end."""
-    clause = Clause(words)
-    return [0, *(i for i in range(1, len(words)) if opens(clause, i)), len(words)]
+def cut(items: Sequence[Item], starts: Iterable[int]) -> list[Sequence[Item]]:
+    """A sequence in pieces, cut before the items at these indexes."""
+    return [items[start:end] for start, end in pairwise([0, *starts, len(items)]) if start < end]
 
 
 @cache

@@ -80,7 +80,7 @@ def _standing_claims(reasoning: Sequence[list[Token]], texts: Sequence[list[str]
     return claims
 
 
-def _judge(part: list[Token], texts: Sequence[list[str]]) -> tuple[set[str], list[_Claim]]:
+def _judge(part: Sequence[Token], texts: Sequence[list[str]]) -> tuple[set[str], list[_Claim]]:
     """The letters that a part of a sentence speaks against, and its claims for one."""
     groups = grouped(part, mentions(part, texts))
     clause = Clause(symbols(part, groups))
@@ -200,12 +200,10 @@ def _label_text(pair: Sequence[Token], texts: Sequence[list[str]], marks: str = 
     return texts[at] if 0 <= at < len(texts) else []
 
 
-def _parts(sentence: list[Token]) -> list[list[Token]]:
-    """A sentence cut where it turns ("but", "however", ", so")."""
-    at = cut([token.word for token in sentence], _turns)
-    return [sentence[start:end] for start, end in itertools.pairwise(at)]
-
-
-def _turns(clause: Clause, i: int) -> bool:
-    """Whether a sentence turns with a word: not with "all but B", "it's actually B"."""
-    return clause.words[i] in _CUTS and clause.precedes(_CUTS[clause.words[i]], i)
+def _parts(sentence: Sequence[Token]) -> list[Sequence[Token]]:
+    """A sentence cut where it turns: at "but", ", so"; not at "all but B", "it's actually B"."""
+    clause = Clause([token.word for token in sentence])
+    turns = [
+        i for i, word in enumerate(clause.words) if i and word in _CUTS and clause.precedes(_CUTS[word], i)
+    ]
+    return cut(sentence, turns)

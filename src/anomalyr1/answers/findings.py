@@ -28,7 +28,7 @@ def says_defect(reasoning: str) -> bool | None:
     True, unless a later sentence takes every defect back; "no scratches" alone takes back scratches only, and
     means False when nothing else is found.
     """
-    return find_defect(sentences(reasoning))
+    return find_defect([cut_sentence(sentence) for sentence in sentences(reasoning)])
 
 
 def place(reasoning: str) -> str | None:
@@ -36,15 +36,23 @@ def place(reasoning: str) -> str | None:
 
     None when it names no place, or two in one sentence.
     """
-    return find_place(sentences(reasoning))
+    return find_place([cut_sentence(sentence) for sentence in sentences(reasoning)])
 
 
-def find_defect(reasoning: Sequence[list[Token]]) -> bool | None:
-    """Whether the sentences of a reasoning say that there is a defect, as `says_defect` gives it."""
+def cut_sentence(sentence: Sequence[Token]) -> list[Clause]:
+    """A sentence in clauses, cut at turns and at a comma that opens a new clause."""
+    words = [token.word for token in sentence]
+    starts = [start for start, _ in Clause(words).runs("(<turn>|, (<new_clause>|and|showing))")]
+    return [Clause(piece) for piece in cut(words, starts)]
+
+
+def find_defect(sentences_cut: Sequence[list[Clause]]) -> bool | None:
+    """Whether the clauses of each sentence say that there is a defect, as `says_defect` gives it."""
     defect: bool | None = None
-    for sentence in reasoning:
-        concludes = any(token.word in word_list("concluding") for token in sentence[:6])
-        for clause in _clauses(sentence):
+    for clauses in sentences_cut:
+        opening = [word for clause in clauses for word in clause.words][:6]
+        concludes = not word_list("concluding").isdisjoint(opening)
+        for clause in clauses:
             statement = clause_defect(clause)
             limited = statement is False and defect is True and not concludes and not _speaks_of_all(clause)
             if statement is not None and not limited:
@@ -52,11 +60,11 @@ def find_defect(reasoning: Sequence[list[Token]]) -> bool | None:
     return defect
 
 
-def find_place(reasoning: Sequence[list[Token]]) -> str | None:
-    """Where the sentences of a reasoning put the defect, as `place` gives it."""
+def find_place(sentences_cut: Sequence[list[Clause]]) -> str | None:
+    """Where the clauses of each sentence put the defect, as `place` gives it."""
     located: str | None = None
     fallback: str | None = None
-    for clause in itertools.chain.from_iterable(map(_clauses, reasoning)):
+    for clause in itertools.chain.from_iterable(sentences_cut):
         names = {name for name, index in _places(clause) if not negated(clause, index)}
         defect = clause_defect(clause)
         if not names or defect is False or clause.holds("(<question>|if|whether|<clean>)"):
@@ -122,13 +130,6 @@ def _speaks_of_all(clause: Clause) -> bool:
     return clause.holds("(<any_defect>|<clean>|<fine>)") and not clause.holds(
         "(<region>|<vertical>|<sideways>)"
     )
-
-
-def _clauses(sentence: list[Token]) -> list[Clause]:
-    """A sentence cut at turns, and at a comma that opens a new clause."""
-    words = [token.word for token in sentence]
-    at = cut(words, lambda clause, i: clause.starts("(<turn>|, (<new_clause>|and|showing))", i))
-    return [Clause(words[start:end]) for start, end in itertools.pairwise(at)]
 
 
 def _places(clause: Clause) -> list[tuple[str, int]]:

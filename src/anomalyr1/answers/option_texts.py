@@ -6,7 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from anomalyr1.answers.clauses import Clause
-from anomalyr1.answers.findings import clause_defect, denied_after, find_defect, judges_part, negated
+from anomalyr1.answers.findings import (
+    clause_defect,
+    cut_sentence,
+    denied_after,
+    find_defect,
+    judges_part,
+    negated,
+)
 from anomalyr1.answers.wording import Token, find, word_list
 from anomalyr1.types import LETTERS
 
@@ -28,7 +35,7 @@ class _Statement(NamedTuple):
     end: int
 
 
-def stated_option(sentence: list[Token], texts: Sequence[list[str]]) -> str | None:
+def stated_option(sentence: Sequence[Token], texts: Sequence[list[str]]) -> str | None:
     """The letter of the one option whose text a sentence states; None in a question or a supposition.
 
     The longest of overlapping texts counts. Where the options are a yes and a no, the sentence must decide
@@ -79,7 +86,7 @@ def _statements(clause: Clause, text: list[str], option: int, stem: Callable[[st
     return statements
 
 
-def _means_part(clause: Clause, sentence: list[Token], statement: _Statement, text: list[str]) -> bool:
+def _means_part(clause: Clause, sentence: Sequence[Token], statement: _Statement, text: list[str]) -> bool:
     """Whether an option is said of the part: not "clear-cut", "left out", "no way", "normal light"."""
     start, word = statement.start, text[0]
     if all(part in word_list("place_text") for part in text):
@@ -140,12 +147,12 @@ def _yes_no(texts: Sequence[list[str]]) -> dict[bool, str] | None:
     return None
 
 
-def _yes_or_no(clause: Clause, sentence: list[Token]) -> bool | None:
+def _yes_or_no(clause: Clause, sentence: Sequence[Token]) -> bool | None:
     """What a sentence answers to the question whether there is a defect."""
     for index, word in enumerate(clause.words):
         if word in {"yes", "no"} and clause.surrounds(_ALONE, index):
             return word == "yes"
-    return find_defect([sentence])
+    return find_defect([cut_sentence(sentence)])
 
 
 def _singular(word: str) -> str:

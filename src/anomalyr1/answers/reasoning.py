@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from anomalyr1.answers.conclusion import conclude
-from anomalyr1.answers.findings import find_defect, find_place
+from anomalyr1.answers.findings import cut_sentence, find_defect, find_place
 from anomalyr1.answers.wording import sentences
 
 
@@ -24,4 +24,5 @@ class Reasoning(NamedTuple):
 def read_reasoning(text: str, options: Sequence[str]) -> Reasoning:
     """What a reasoning says about a question with these options, () for boxes. Never raises."""
     reasoning = sentences(text)
-    return Reasoning(conclude(reasoning, options), find_defect(reasoning), find_place(reasoning))
+    clauses = [cut_sentence(sentence) for sentence in reasoning]
+    return Reasoning(conclude(reasoning, options), find_defect(clauses), find_place(clauses))

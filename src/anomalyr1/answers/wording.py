@@ -178,7 +178,7 @@ def _latin(word: str) -> str:
     """A word without the accents of Latin letters; other scripts stay as they are."""
     if word.isascii():
         return word
-    bare = unicodedata.normalize("NFKD", word).encode("ascii", "ignore").decode()
+    bare = unicodedata.normalize("NFKD", word).encode("ascii", "ignore").decode().lower()
     return bare if len(bare) == len(word) else word
 
 
