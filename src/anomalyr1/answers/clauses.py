@@ -100,7 +100,14 @@ def _sides(pattern: str) -> tuple[str, str]:
 @cache
 def _compiled(pattern: str, mirrored: bool = False) -> re.Pattern[str]:
     """A pattern as a regular expression over words with a blank after each; mirrored = from last to first."""
-    return re.compile(rf"(?<!\S)(?:{_expression(deque(_ITEM.findall(pattern)), mirrored)})")
+    return re.compile(rf"(?<!\S)(?:{_expression(_items(pattern), mirrored)})")
+
+
+def _items(pattern: str) -> deque[str]:
+    items = deque(_ITEM.findall(pattern))
+    if "".join(items) != "".join(pattern.split()):
+        raise ValueError(f"expected words, lists and signs as in `clauses`, got {pattern!r}")
+    return items
 
 
 def _expression(items: deque[str], mirrored: bool) -> str:
@@ -127,7 +134,7 @@ def _unit(item: str, items: deque[str], mirrored: bool) -> str:
     if item in _SPECIAL:
         return _SPECIAL[item]
     if item[1:-1] in tables()["fragments"]:
-        return _expression(deque(_ITEM.findall(tables()["fragments"][item[1:-1]])), mirrored)
+        return _expression(_items(tables()["fragments"][item[1:-1]]), mirrored)
     phrases = sorted(word_list(item[1:-1])) if item[0] == "<" and len(item) > 1 else [item]
     return "|".join(_phrase(phrase, mirrored) for phrase in phrases)
 

@@ -72,19 +72,31 @@ def _standing_claims(reasoning: Sequence[list[Token]], texts: Sequence[list[str]
         clause = Clause([token.word for token in part])
         against, new_claims = _judge(part, texts)
         corrects = bool(new_claims) and len(reasoning) > 1 and clause.starts("(actually|no|hmm|well)")
-        if corrects or Clause(clause.words[:14]).holds("<taken_back>"):
+        if corrects or Clause(clause.words[:14]).holds("(<taken_back>|<retreat>)"):
             claims = []
-        turn += clause.starts("(but|however|yet|actually|no|hmm|well)") or clause.holds("<correction>")
-        claims = [claim for claim in claims if claim.letter not in against]
+        turn += _corrects(clause) and not (new_claims and clause.holds("<likewise>"))
+        denies = clause.starts("<contrast>") or clause.holds("(no|not|<denier>)")
+        claims = [
+            claim
+            for claim in claims
+            if claim.letter not in against and not (denies and claim.verdict is Verdict.HINT)
+        ]
         claims += [claim._replace(turn=turn) for claim in new_claims]
     return claims
+
+
+def _corrects(clause: Clause) -> bool:
+    """Whether a part shows a sign that what was said before is corrected."""
+    return clause.starts("(but|however|yet|actually|no|hmm|well)") or clause.holds("<correction>")
 
 
 def _judge(part: Sequence[Token], texts: Sequence[list[str]]) -> tuple[set[str], list[_Claim]]:
     """The letters that a part of a sentence speaks against, and its claims for one."""
     groups = grouped(part, mentions(part, texts))
     clause = Clause(symbols(part, groups))
-    clause = clause.without("<find_out> if", "even").without("<resolved_if>").without("because if", "because")
+    clause = clause.without("(even|as|because) if", "as").without("<resolved_if>")
+    clause = clause.without("(<find_out>|find out) if", "whether")
+    clause = clause.without("(answer|question) (to|of)? whether", "answer")
     if not groups:
         return set(), _claim_by_text(clause, texts)
     # 1. What is spoken against becomes Z; "X rather than Z" becomes X.
@@ -121,6 +133,7 @@ def _claim(clause: Clause, place: int, mention: Mention) -> _Claim | None:
     if rule is None or rule.verdict is Verdict.NOTHING or first_rule(DOUBTS, clause, place):
         return None
     marked = rule.concludes or clause.precedes("<marker> <any_word>{0,11}", place)
+    marked = marked and not clause.holds("<likewise>")
     return _Claim(mention.letter, rule.verdict, marked)
 
 
@@ -128,7 +141,7 @@ def _claim_by_text(clause: Clause, texts: Sequence[list[str]]) -> list[_Claim]:
     """An option quoted by its text right after "the answer is"."""
     words = clause.words
     for i in range(len(words) - 1, 1, -1):
-        if not clause.precedes("(answer|option|choice) !(<clause_stop>){0,2} (is|:|be|=)", i):
+        if not clause.precedes("(answer|option|choice) !(<clause_stop>){0,8} (is|:|be|=)", i):
             continue
         start = next((k for k in range(i, len(words)) if words[k] not in word_list("introducing")), i)
         ends = [run_end(words, text, start) or run_end(words, text, i) for text in texts]
@@ -169,13 +182,16 @@ def _stated(final: list[Token], texts: Sequence[list[str]], listed: bool) -> str
 
 
 def _join_labels(reasoning: Sequence[list[Token]], texts: Sequence[list[str]]) -> list[list[Token]]:
-    """The sentences, joined where one was cut after a label: "the options are A. | Crack, B. | Scratch"."""
+    """The sentences, joined where they were cut after a label: "A. | Crack, B. | Scratch", "A? | No."."""
     result: list[list[Token]] = []
     for sentence in reasoning:
-        text = _label_text(result[-1][-2:], texts) if result else []
+        label = result[-1] if result else []
+        text = _label_text(label[-2:], texts)
         starts = run_end([token.word for token in sentence], text, 0) is not None
-        if starts and len(result[-1]) + len(sentence) <= MAX_SENTENCE_TOKENS:
-            result[-1] = result[-1] + sentence
+        if starts and len(label) + len(sentence) <= MAX_SENTENCE_TOKENS:
+            result[-1] = label + sentence
+        elif len(label) == 2 and _label_text(label, texts, "?") and sentence[0].word in {"yes", "no"}:
+            result[-1] = [*label[:-1], label[-1]._replace(word=":"), *sentence]
         else:
             result.append(sentence)
     return result

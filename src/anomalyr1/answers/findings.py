@@ -77,7 +77,7 @@ def find_place(sentences_cut: Sequence[list[Clause]]) -> str | None:
 
 def clause_defect(clause: Clause) -> bool | None:
     """Whether one clause states a defect (True), its absence (False) or nothing (None)."""
-    if clause.holds("<question>"):
+    if clause.holds("(<question>|may or may not|<not_excluded>)"):
         return None
     statement: bool | None = None
     opened = False

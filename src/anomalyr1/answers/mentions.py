@@ -150,11 +150,11 @@ def _is_option(part: Sequence[Token], mention: Mention) -> bool:
         return _word(part, mention.at - 2) not in word_list("naming")
     if before and before[0].isalnum() and before not in _before_letter():
         return False
-    if part[mention.at].raw.islower():
-        return _is_small_option(part, mention)
     named = before in word_list("named")
     if mention.letter == "I" and not named:
         return False
+    if part[mention.at].raw.islower():
+        return _is_small_option(part, mention)
     ends = not after or not after[0].isalnum() or mention.own_text
     return (
         ends
@@ -165,14 +165,15 @@ def _is_option(part: Sequence[Token], mention: Mention) -> bool:
 
 
 def _is_small_option(part: Sequence[Token], mention: Mention) -> bool:
-    """Whether a lower-case letter means an option: "b.", "the answer is b", "option b is right"."""
+    """Whether a lower-case letter means an option: "b.", "the answer is b", "b is right"; not "a crack"."""
     before, after = _word(part, mention.at - 1), _word(part, mention.at + 1)
-    ends = not after or not after[0].isalnum()
-    if not before:
-        return ends and len(part) <= 2
     if before in word_list("named") and (mention.own_text or after in word_list("after_letter")):
         return True
-    return ends and after != "'" and before != "(" and before in word_list("before_small_letter")
+    if after and after[0].isalnum():
+        return after in word_list("after_small_a" if mention.letter == "A" else "after_letter")
+    if not before:
+        return len(part) <= 2 or _word(part, mention.at + 2) in word_list("reason")
+    return after != "'" and before in _before_letter() - word_list("not_before_small_letter")
 
 
 def _before_letter() -> frozenset[str]:

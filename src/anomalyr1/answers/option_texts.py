@@ -42,7 +42,7 @@ def stated_option(sentence: Sequence[Token], texts: Sequence[list[str]]) -> str 
     whether there is a defect.
     """
     clause = Clause([token.word for token in sentence])
-    if clause.holds("(<question>|<supposition>|<states_nothing>)"):
+    if clause.holds("(<question>|<supposition>|<states_nothing>|<undecidable>)"):
         return None
     yes_no = _yes_no(texts)
     if yes_no is not None:
@@ -93,6 +93,8 @@ def _means_part(clause: Clause, sentence: Sequence[Token], statement: _Statement
         unclear = clause.holds("<view>") and clause_defect(clause) is not True
         if unclear or clause.surrounds("<seen> ... from _? X", start):
             return False
+    if clause.precedes("<elsewhere>", start):
+        return False
     if len(text) > 1:
         return True
     compound = start > 1 and sentence[start].glued and clause.precedes("-", start)
@@ -134,7 +136,7 @@ def _is_guess(clause: Clause, start: int, end: int) -> bool:
     if clause.starts("would", end):
         return True
     is_seen = clause.precedes("(seen|found|observed|noticed|visible) _{0,4}", start)
-    return not is_seen and clause.precedes("(could|might|may) _? <seems> _{0,3}", start)
+    return not is_seen and clause.precedes("(could|might|may) _? <seems> _{0,6}", start)
 
 
 def _yes_no(texts: Sequence[list[str]]) -> dict[bool, str] | None:
