@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 from anomalyr1.answers.clauses import Clause, cut
 from anomalyr1.answers.mentions import Mention, grouped, mentions, symbols
-from anomalyr1.answers.option_texts import stated_option
+from anomalyr1.answers.option_texts import opening_answer, stated_option
 from anomalyr1.answers.rules import CLAIMS, DENIALS, DOUBTS, Verdict, first_rule
 from anomalyr1.answers.wording import MAX_SENTENCE_TOKENS, Token, content, run_end, sentences, word_list
 from anomalyr1.types import LETTERS
 
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 _CUTS = {
     "but": "(, _{0,3}|(^|!(<every>|<none>)){4})",
     "however": "_",
@@ -53,7 +54,7 @@ def conclude(reasoning: Sequence[list[Token]], options: Sequence[str]) -> str | 
     if not options or not reasoning:
         return None
     texts = [content(option) for option in options]
-    reasoning = _join_labels(reasoning, texts)
+    reasoning = _join_labels([_with_letters(sentence, len(texts)) for sentence in reasoning], texts)
     claims = _standing_claims(reasoning, texts)
     listed = _lists_options(reasoning, texts)
     if listed:
@@ -61,12 +62,13 @@ def conclude(reasoning: Sequence[list[Token]], options: Sequence[str]) -> str | 
     stated = _stated(reasoning[-1], texts, listed)
     if claims and not (stated and mentions(reasoning[-1], texts)):
         return _settle(claims)
-    return stated
+    return stated or opening_answer(reasoning, texts)
 
 
 def _standing_claims(reasoning: Sequence[list[Token]], texts: Sequence[list[str]]) -> list[_Claim]:
     """What a reasoning claims and does not take back."""
     claims: list[_Claim] = []
+    denied: set[str] = set()
     turn = 0
     for part in itertools.chain.from_iterable(map(_parts, reasoning)):
         clause = Clause([token.word for token in part])
@@ -79,10 +81,11 @@ def _standing_claims(reasoning: Sequence[list[Token]], texts: Sequence[list[str]
         claims = [
             claim
             for claim in claims
-            if claim.letter not in against and not (denies and claim.verdict is Verdict.HINT)
+            if claim.letter not in against and not (denies and claim.verdict in {Verdict.NAMED, Verdict.HINT})
         ]
+        denied |= against
         claims += [claim._replace(turn=turn) for claim in new_claims]
-    return claims
+    return [claim for claim in claims if denied - {claim.letter} or claim.verdict is not Verdict.NAMED]
 
 
 def _corrects(clause: Clause) -> bool:
@@ -94,7 +97,7 @@ def _judge(part: Sequence[Token], texts: Sequence[list[str]]) -> tuple[set[str],
     """The letters that a part of a sentence speaks against, and its claims for one."""
     groups = grouped(part, mentions(part, texts))
     clause = Clause(symbols(part, groups))
-    clause = clause.without("(even|as|because) if", "as").without("<resolved_if>")
+    clause = clause.without("(even|as|because) if", "as").without("(<resolved_if>|<undoubted>)")
     clause = clause.without("(<find_out>|find out) if", "whether")
     clause = clause.without("(answer|question) (to|of)? whether", "answer")
     if not groups:
@@ -179,6 +182,18 @@ def _stated(final: list[Token], texts: Sequence[list[str]], listed: bool) -> str
     if consequence[0].word in word_list("consequence") and (letter := stated_option(consequence, texts)):
         return letter
     return stated_option(final, texts)
+
+
+def _with_letters(sentence: list[Token], options: int) -> list[Token]:
+    """A sentence with "option B" for "second option"."""
+    result = list(sentence)
+    for i in range(len(sentence) - 1):
+        ordinal, noun = sentence[i : i + 2]
+        counted = ordinal.word in _ORDINALS[:options] and noun.word in {"option", "alternative"}
+        if counted and sentence[max(0, i - 1)].word not in {"my", "our", "at"}:
+            letter = LETTERS[_ORDINALS.index(ordinal.word)]
+            result[i : i + 2] = [noun, Token(letter.lower(), letter, False)]
+    return result
 
 
 def _join_labels(reasoning: Sequence[list[Token]], texts: Sequence[list[str]]) -> list[list[Token]]:

@@ -41,9 +41,9 @@ def place(reasoning: str) -> str | None:
 
 def cut_sentence(sentence: Sequence[Token]) -> list[Clause]:
     """A sentence in clauses, cut at turns and at a comma that opens a new clause."""
-    words = [token.word for token in sentence]
-    starts = [start for start, _ in Clause(words).runs("(<turn>|, (<new_clause>|and|showing))")]
-    return [Clause(piece) for piece in cut(words, starts)]
+    clause = Clause([token.word for token in sentence]).without("<asserting>")
+    starts = [start for start, _ in clause.runs("(<turn>|, (<new_clause>|and|showing))")]
+    return [Clause(words) for words in cut(clause.words, starts)]
 
 
 def find_defect(sentences_cut: Sequence[list[Clause]]) -> bool | None:

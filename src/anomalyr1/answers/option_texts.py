@@ -65,12 +65,28 @@ def stated_option(sentence: Sequence[Token], texts: Sequence[list[str]]) -> str 
     return None
 
 
+def opening_answer(reasoning: Sequence[Sequence[Token]], texts: Sequence[list[str]]) -> str | None:
+    """The letter of the yes or the no that a sentence opens with: "Yes. One strand sticks out."."""
+    yes_no = _yes_no(texts)
+    clauses = [Clause([token.word for token in sentence]) for sentence in reasoning]
+    if yes_no is None or any(
+        clause.holds("(<question>|<supposition>|<undecidable>|<taken_back>)") for clause in clauses
+    ):
+        return None
+    answers = {clause.words[0] for clause in clauses if clause.surrounds(_ALONE, 0)} & {"yes", "no"}
+    if len(answers) != 1 or ({"yes", "no"} - answers) & set(clauses[-1].words):
+        return None
+    return yes_no["yes" in answers]
+
+
 def _statements(clause: Clause, text: list[str], option: int, stem: Callable[[str], str]) -> list[_Statement]:
     """Every place where a clause states an option's text, not denied."""
     articles = word_list("article")
     phrase = [stem(word) for word in text if word not in articles]
     while len(phrase) > 1 and phrase[0] in {"it", "there", "they"}:
         phrase = phrase[1:]
+    if len(set(phrase) & word_list("place")) > 1 and word_list("place_text").issuperset(phrase):
+        phrase = [word for word in phrase if word in word_list("place")]  # of the "bottom right corner"
     if not phrase:
         return []
     kept = [i for i, word in enumerate(clause.words) if word[0].isalnum() and word not in articles]
@@ -133,7 +149,7 @@ def _in_longer_place(clause: Clause, start: int, end: int) -> bool:
 
 def _is_guess(clause: Clause, start: int, end: int) -> bool:
     """Whether an option's text is only what something could be."""
-    if clause.starts("would", end):
+    if clause.starts("<generic>", end):
         return True
     is_seen = clause.precedes("(seen|found|observed|noticed|visible) _{0,4}", start)
     return not is_seen and clause.precedes("(could|might|may) _? <seems> _{0,6}", start)

@@ -19,7 +19,8 @@ class Verdict(Enum):
 
     ANSWER = "is said to be the answer"
     FITS = "is said to fit"
-    HINT = 'is said to name what is seen, which a "but" takes back'
+    NAMED = "is said to name what is seen, which counts where another option is spoken against"
+    HINT = 'alone is said to name what is seen, which a "but" takes back'
     LABEL = "stands before its text, like an item of a list"
     AGAINST = "is spoken against"
     NOTHING = "is neither"
@@ -42,7 +43,7 @@ class Rule(NamedTuple):
     """What the `Mention` must be."""
 
 
-ANSWER, FITS, HINT, LABEL, AGAINST, NOTHING = Verdict
+ANSWER, FITS, NAMED, HINT, LABEL, AGAINST, NOTHING = Verdict
 
 
 def first_rule(
@@ -156,6 +157,8 @@ CLAIMS = (
          "only <filler>* X <speaks>", alone=True),
     Rule("X alone mentions it", HINT, "Option B alone speaks of a line.",
          "X (alone|only) <speaks>", alone=True),
+    Rule("X describes the", NAMED, "Not A: it is thin. B describes the line.",
+         "X <tells> the !(as)* $", alone=True),
     # A verdict before it
     Rule("options are X", NOTHING, "The options are B: Scratch",
          "((^|<clause_stop>) !(<of>){0,2}|!(<of>){3}) <options> <subject> (are|:) <filler>* X"),
@@ -180,7 +183,7 @@ CLAIMS = (
     Rule("list: X", NOTHING, "Next to A: B",
          ": <filler>* X"),
     Rule("it is what X says", FITS, "This is what option B says.",
-         "(this|that|which|it|see) (<equals>|<support>)? _{0,2} what <filler>* X <speaks>"),
+         "(<equals>|<support>|see) _{0,2} what <filler>* X <speaks>"),
     Rule("it is a case of X", FITS, "This is a clear case of B.",
          "<equals> (a|an) _? (case|example|instance) of <filler>* X"),
     Rule("is X", FITS, "What remains is B.",
@@ -198,9 +201,9 @@ CLAIMS = (
     Rule("choose X", ANSWER, "I choose B.",
          "<choose> <filler>* X", concludes=True),
     Rule("I answer X", ANSWER, "That is why I answer B.",
-         "(i|we) <filler>* answer <filler>* X", concludes=True),
-    Rule("I guess X", ANSWER, "I would guess B.",
-         "(i|we|i'd) <filler>* would? guess <filler>* X", concludes=True),
+         "(i|we|i'd|i'll|would|will) <filler>* (answer|guess) <filler>* X", concludes=True),
+    Rule("sure of X", FITS, "I'm fairly confident in B.",
+         "(confident|certain|sure) (in|of|about) <filler>* X", concludes=True),
     Rule("we end up with X", FITS, "We end up with B.",
          "(end|ends|ended) up <filler>* X"),
     Rule("in favour of X", FITS, "All of this speaks in favour of B.",
@@ -219,6 +222,8 @@ CLAIMS = (
          "^ <adverb>* X <end>", concludes=True, alone=True, form="own_text"),
     Rule("option X", FITS, "Option B.",
          "^ option X <end>", alone=True),
+    Rule("X, clearly", FITS, "B, definitely.",
+         "^ <adverb>* X ,? (<adverb>|(for sure))+ <end>", concludes=True, alone=True),
     Rule("clearly X", FITS, "Clearly b.",
          "^ <adverb>* X <end>", concludes=True, alone=True),
     Rule("X: text", LABEL, "B: a thin line is visible",
