@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from anomalyr1.answers.clauses import Clause, cut
+from anomalyr1.answers.findings import cut_sentence, find_defect
 from anomalyr1.answers.mentions import Mention, grouped, mentions, symbols
 from anomalyr1.answers.option_texts import opening_answer, stated_option
 from anomalyr1.answers.rules import CLAIMS, DENIALS, DOUBTS, Verdict, first_rule
@@ -43,6 +44,11 @@ class _Claim(NamedTuple):
     turn: int = 0
     """How many signs of a correction ("however", "looking again") stand before it."""
 
+    @property
+    def hinted(self) -> bool:
+        """Whether it holds only as long as nothing is said against it."""
+        return self.verdict in {Verdict.NAMED, Verdict.HINT}
+
 
 def read_conclusion(reasoning: str, options: Sequence[str]) -> str | None:
     """The letter of the option that the reasoning concludes, None when it names none. Never raises."""
@@ -70,21 +76,22 @@ def _standing_claims(reasoning: Sequence[list[Token]], texts: Sequence[list[str]
     claims: list[_Claim] = []
     denied: set[str] = set()
     turn = 0
-    for part in itertools.chain.from_iterable(map(_parts, reasoning)):
-        clause = Clause([token.word for token in part])
-        against, new_claims = _judge(part, texts)
-        corrects = bool(new_claims) and len(reasoning) > 1 and clause.starts("(actually|no|hmm|well)")
-        if corrects or Clause(clause.words[:14]).holds("(<taken_back>|<retreat>)"):
-            claims = []
-        turn += _corrects(clause) and not (new_claims and clause.holds("<likewise>"))
-        denies = clause.starts("<contrast>") or clause.holds("(no|not|<denier>)")
-        claims = [
-            claim
-            for claim in claims
-            if claim.letter not in against and not (denies and claim.verdict in {Verdict.NAMED, Verdict.HINT})
-        ]
-        denied |= against
-        claims += [claim._replace(turn=turn) for claim in new_claims]
+    for sentence in reasoning:
+        if find_defect([cut_sentence(sentence)]) is not True and not mentions(sentence, texts):
+            claims = [claim for claim in claims if not claim.hinted]
+        for part in _parts(sentence):
+            clause = Clause([token.word for token in part])
+            against, new_claims = _judge(part, texts)
+            corrects = bool(new_claims) and len(reasoning) > 1 and clause.starts("(actually|no|hmm|well)")
+            if corrects or Clause(clause.words[:14]).holds("(<taken_back>|<retreat>)"):
+                claims = []
+            turn += _corrects(clause) and not (new_claims and clause.holds("<likewise>"))
+            limits = clause.starts("<contrast>") or clause.holds("(no|not|<denier>)")
+            claims = [
+                claim for claim in claims if claim.letter not in against and not (limits and claim.hinted)
+            ]
+            denied |= against
+            claims += [claim._replace(turn=turn) for claim in new_claims]
     return [claim for claim in claims if denied - {claim.letter} or claim.verdict is not Verdict.NAMED]
 
 

@@ -41,7 +41,7 @@ def place(reasoning: str) -> str | None:
 
 def cut_sentence(sentence: Sequence[Token]) -> list[Clause]:
     """A sentence in clauses, cut at turns and at a comma that opens a new clause."""
-    clause = Clause([token.word for token in sentence]).without("<asserting>")
+    clause = Clause([token.word for token in sentence]).without("<asserting>").without("<not> _? free (of|from)", "with")
     starts = [start for start, _ in clause.runs("(<turn>|, (<new_clause>|and|showing))")]
     return [Clause(words) for words in cut(clause.words, starts)]
 
@@ -77,7 +77,7 @@ def find_place(sentences_cut: Sequence[list[Clause]]) -> str | None:
 
 def clause_defect(clause: Clause) -> bool | None:
     """Whether one clause states a defect (True), its absence (False) or nothing (None)."""
-    if clause.holds("(<question>|may or may not|<not_excluded>)"):
+    if clause.holds("(<question>|may or may not|<not_excluded>|<undecidable>)"):
         return None
     statement: bool | None = None
     opened = False

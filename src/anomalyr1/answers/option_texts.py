@@ -42,7 +42,7 @@ def stated_option(sentence: Sequence[Token], texts: Sequence[list[str]]) -> str 
     whether there is a defect.
     """
     clause = Clause([token.word for token in sentence])
-    if clause.holds("(<question>|<supposition>|<states_nothing>|<undecidable>)"):
+    if clause.holds("(<question>|<supposition>|<states_nothing>|<undecidable>|<either>)"):
         return None
     yes_no = _yes_no(texts)
     if yes_no is not None:
@@ -81,15 +81,15 @@ def opening_answer(reasoning: Sequence[Sequence[Token]], texts: Sequence[list[st
 
 def _statements(clause: Clause, text: list[str], option: int, stem: Callable[[str], str]) -> list[_Statement]:
     """Every place where a clause states an option's text, not denied."""
-    articles = word_list("article")
-    phrase = [stem(word) for word in text if word not in articles]
+    skipped = word_list("skipped")
+    phrase = [stem(word) for word in text if word not in skipped]
     while len(phrase) > 1 and phrase[0] in {"it", "there", "they"}:
         phrase = phrase[1:]
     if len(set(phrase) & word_list("place")) > 1 and word_list("place_text").issuperset(phrase):
         phrase = [word for word in phrase if word in word_list("place")]  # of the "bottom right corner"
     if not phrase:
         return []
-    kept = [i for i, word in enumerate(clause.words) if word[0].isalnum() and word not in articles]
+    kept = [i for i, word in enumerate(clause.words) if word[0].isalnum() and word not in skipped]
     line = [stem(clause.words[i]) for i in kept]
     statements = []
     at = find(line, phrase)
@@ -141,7 +141,7 @@ def _within(statement: _Statement, rival: _Statement) -> bool:
 
 def _in_longer_place(clause: Clause, start: int, end: int) -> bool:
     """Whether "bottom" was found in "bottom right"."""
-    words = set(clause.words[start:end]) - word_list("article")
+    words = set(clause.words[start:end]) - word_list("skipped")
     return words <= word_list("place") and (
         clause.precedes("<place>", start) or clause.starts("(<place>|- _)", end)
     )

@@ -90,6 +90,7 @@ def word_list(name: str) -> frozenset[str]:
 def plain(text: str) -> str:
     """The end of a text without markdown, LaTeX boxes, full-width forms and phrases of unspaced scripts."""
     text = text[-TAIL_CHARS:].translate(_CHARS)
+    text = text.replace("__", "")
     text = _LATEX.sub(lambda macro: " answer is " if macro[1] else " ", _TAG.sub("", text))
     if text.isascii():
         return text
