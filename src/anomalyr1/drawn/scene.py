@@ -152,11 +152,16 @@ class Kit:
 
     size_wh: tuple[int, int]
     design: Generator
+    """Draws what a reference image shares: colours, shapes, numbers."""
     pose: Generator
+    """Draws where the part lies."""
     grain: Generator
+    """Draws the grain of materials."""
     edit: Edit | None = None
+    """The logical defect to apply; None = a good part."""
     xx: Floats = field(init=False)
     yy: Floats = field(init=False)
+    """(H, W) each, the coordinates of the pixels' centres."""
 
     def __post_init__(self) -> None:
         w, h = self.size_wh
@@ -209,34 +214,30 @@ class Kit:
         dx, dy = self.pose.uniform(-shift, shift, 2) * self.unit
         return self.size_wh[0] / 2 + float(dx), self.size_wh[1] / 2 + float(dy)
 
-    def noise(self, cells: float, rng: Generator | None = None) -> Floats:
-        """Smooth noise, mean 0 and deviation about 1, `cells` bumps along the shorter side."""
+    def noise(self, cells: float) -> Floats:
+        """Smooth noise (H, W), mean 0 and deviation about 1, `cells` bumps along the shorter side."""
         w, h = self.size_wh
         n = max(2, round(cells * h / self.unit)), max(2, round(cells * w / self.unit))
-        grid = (rng or self.grain).standard_normal(n, dtype=np.float32)
+        grid = self.grain.standard_normal(n, dtype=np.float32)
         return np.asarray(cv2.resize(grid, (w, h), interpolation=cv2.INTER_CUBIC), dtype=np.float32)
 
     def streaks(self, angle: float, fineness: float, length: float) -> Floats:
-        """Noise drawn out along `angle`: `fineness` streaks a pixel across, `length` pixels long."""
+        """Noise (H, W) stretched along `angle`: `fineness` streaks a pixel across, `length` pixels long."""
         w, h = self.size_wh
         side = int(np.hypot(w, h)) + 2
-        grid = self.grain.standard_normal(
-            (max(2, int(side * fineness)), max(2, int(side / length) + 2)), dtype=np.float32
-        )
-        flat = cv2.resize(
-            grid, (side, side), interpolation=cv2.INTER_CUBIC if fineness < 0.1 else cv2.INTER_LINEAR
-        )
+        n = max(2, int(side * fineness)), max(2, int(side / length) + 2)
+        interpolation = cv2.INTER_CUBIC if fineness < 0.1 else cv2.INTER_LINEAR
+        grid = self.grain.standard_normal(n, dtype=np.float32)
+        streaks = cv2.resize(grid, (side, side), interpolation=interpolation)
         if abs(angle) < 1e-3:
-            return np.asarray(flat[:h, :w], dtype=np.float32)
+            return np.asarray(streaks[:h, :w], dtype=np.float32)
         turn = cv2.getRotationMatrix2D((side / 2, side / 2), -np.degrees(angle), 1.0)
         turn[:, 2] -= (side - w) / 2, (side - h) / 2
-        return np.asarray(
-            cv2.warpAffine(flat, turn, (w, h), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT),
-            dtype=np.float32,
-        )
+        streaks = cv2.warpAffine(streaks, turn, (w, h), borderMode=cv2.BORDER_REFLECT)
+        return np.asarray(streaks, dtype=np.float32)
 
     def count(self, n: int, name: str, step: int = 1) -> int:
-        """`n`, or another number when the edit is "wrong count"; `name` is the plural."""
+        """`n`, or `step` more or fewer when the edit is "wrong count"; `name` is the plural."""
         if self.edit is None or self.edit.kind != "wrong count":
             return n
         too_many = bool(self.edit.rng.random() < 0.5)
@@ -289,8 +290,6 @@ METAL: dict[str, Colour] = {
     "copper": rgb(196, 122, 84),
     "dark gray": rgb(104, 107, 112),
 }
-
-
 MATS: dict[str, Colour] = {
     "dark": rgb(42, 44, 48), "light": rgb(212, 213, 210), "blue": rgb(62, 84, 112),
     "sand": rgb(168, 156, 136), "gray": rgb(110, 112, 114),

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 from PIL import Image
 from pydantic import Field
 
-from anomalyr1 import answers
+from anomalyr1.answers.completion import choice_at, parse
 from anomalyr1.images import Family, Frame, ImageError, LoadedImage, resize
 from anomalyr1.prompts import Prompt
 from anomalyr1.types import Answer, Fingerprint, InputError, Record
@@ -92,7 +92,7 @@ def parse_with_place(
     text: str, options: Sequence[str], frame: Frame | None = None
 ) -> tuple[Answer, int | None]:
     """What a completion says, and at which character its option letter stands; None = it has none."""
-    return answers.parse(text, options, frame), answers.choice_at(text, options)
+    return parse(text, options, frame), choice_at(text, options)
 
 
 def make_fingerprint(
