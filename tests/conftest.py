@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from support.pages import Canary
 from support.places import SHARED
 
 # One thread for torch, here and in the processes that tests start: tiny models gain nothing from more, and
@@ -41,3 +42,11 @@ def call(monkeypatch, capsys):
         return stopped.value.code, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def canary():
+    one = Canary()
+    yield one
+    one.server.shutdown()
+    one.server.server_close()

@@ -108,7 +108,7 @@ class Llm:
 
 @pytest.fixture
 def vllm_engine(monkeypatch):
-    from anomalyr1.engines.engine import vllm
+    from anomalyr1.engines import vllm
 
     monkeypatch.setitem(sys.modules, "vllm", types.SimpleNamespace(LLM=Llm, SamplingParams=Params))
     monkeypatch.setattr(vllm, "version", lambda name: "0.30.0")

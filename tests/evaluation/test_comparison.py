@@ -7,8 +7,6 @@ import pytest
 from support import evaluations
 from support import pages as browser
 
-canary = browser.canary  # a fixture
-
 
 @pytest.fixture
 def evaluated(call, tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image
 from anomalyr1.drawn import dataset as drawn_dataset
 from anomalyr1.report import dataset_page as dataset
 from anomalyr1.types import Box, Question, Sample
-from support.pages import CHROMIUM, LIVE, PAYLOADS, Dom, browse, canary, real  # noqa: F401  # canary is a fixture
+from support.pages import CHROMIUM, LIVE, PAYLOADS, Dom, browse, real
 
 
 def sample(name="a", **changes):
@@ -156,7 +156,7 @@ def test_names_cannot_reorder_or_hide(tmp_path):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install chromium")
-def test_in_a_browser_payloads_do_nothing(tmp_path, canary):  # noqa: F811
+def test_in_a_browser_payloads_do_nothing(tmp_path, canary):
     (tmp_path / "page.html").write_text(hostile([*PAYLOADS, *LIVE], tmp_path), encoding="utf-8")
     dom = browse(tmp_path / "page.html", tmp_path / "profile", canary)
     assert (

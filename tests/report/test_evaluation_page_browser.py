@@ -10,9 +10,8 @@ from anomalyr1.report import evaluation_page as results
 from anomalyr1.report import training_page as run
 from anomalyr1.types import Answer, Box, Inspection, Question, Reply, Sample
 from support import recordings
-from support.pages import CHROMIUM, LIVE, PAYLOADS, browse, canary, real
+from support.pages import CHROMIUM, LIVE, PAYLOADS, browse, real
 
-__all__ = ["canary"]
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install chromium")
 
 
@@ -86,7 +85,7 @@ def training_run(folder, texts):
 @pytest.mark.parametrize(
     ("write", "title"), [(report, "Report on 300 images"), (training_run, "Training run")]
 )
-def test_300_payloads_do_nothing(tmp_path, canary, write, title):  # a fixture
+def test_300_payloads_do_nothing(tmp_path, canary, write, title):
     assert len(PAYLOADS) == 300
     dom = browse(write(tmp_path / "hostile", PAYLOADS), tmp_path / "profile", canary)
     assert dom.title == title
@@ -97,7 +96,7 @@ def test_300_payloads_do_nothing(tmp_path, canary, write, title):  # a fixture
 
 
 @pytest.mark.parametrize("keep_policy", [True, False])
-def test_the_policy_alone_stops_payloads_and_without_it_they_fire(tmp_path, canary, keep_policy):  # a fixture
+def test_the_policy_alone_stops_payloads_and_without_it_they_fire(tmp_path, canary, keep_policy):
     page = report(tmp_path, [f"x{i}" for i in range(30)])
     html = page.read_text(encoding="utf-8").replace("</main>", "".join(LIVE) + "</main>")
     page.write_text(

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from anomalyr1 import boxes, report
-from anomalyr1.report import inspection_page as page_function
-from anomalyr1.report.inspection_page import card, overlay_name
+from anomalyr1.report.inspection_page import card, overlay_name, page
 from anomalyr1.report.overlay import BOX, close_up
 from anomalyr1.types import Answer, Box, InputError, Inspection, Reply, Sample
 from support import recordings
@@ -157,7 +156,7 @@ def test_a_page_holds_everything_and_loads_nothing(tmp_path):
     [(["strict"] * 4 + ["lenient"], False), (["strict"] * 3 + ["lenient"], True), ([], False)],
 )
 def test_a_page_explains_many_replies_in_another_form(statuses, explained):
-    html = page_function([], [inspection(f"{i}", status=status) for i, status in enumerate(statuses)], ABOUT)
+    html = page([], [inspection(f"{i}", status=status) for i, status in enumerate(statuses)], ABOUT)
     assert ("Fine-tuning" in html) == explained
 
 
@@ -192,7 +191,7 @@ def test_every_text_is_escaped():
     )
     image = Image.new("RGB", (8, 8))
     about = report.About(fingerprint, hostile, hostile, hostile, hostile)
-    html = page_function([card(known, one, image), card(known, failed, None)], [one, failed], about)
+    html = page([card(known, one, image), card(known, failed, None)], [one, failed], about)
     assert "<script>" not in html and "<img src=x" not in html
     assert "{{ 7*7 }}" in html  # shown, not computed
     assert html.count("&lt;script&gt;") >= 15

@@ -7,8 +7,6 @@ from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import pytest
-
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 TEMPLATES = (
     "<script>{js}</script>",
@@ -95,14 +93,6 @@ class Canary:
     def hits(self):
         """Requests of payloads; the browser's own are not counted."""
         return [path for path in self.asked if "canary" in path]
-
-
-@pytest.fixture
-def canary():
-    one = Canary()
-    yield one
-    one.server.shutdown()
-    one.server.server_close()
 
 
 class Dom(HTMLParser):

@@ -37,7 +37,7 @@ def recipe(section="grpo", family="qwen2_5_vl", **changes):
         section: {**settings, **own[section], **changes.pop("settings", {})},
     }
     if section == "grpo":
-        base["rewards"] = {"training_runs:reward": 1.0}
+        base["rewards"] = {"support.training_runs:reward": 1.0}
     return Recipe(**{**base, **changes})
 
 

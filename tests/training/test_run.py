@@ -65,13 +65,13 @@ def test_groups_are_what_the_rewards_saw(whole):
     groups = read_groups(out)
     assert len(groups) == 4 * 2
     for group in groups:
-        assert len(group.completions) == 4 and set(group.rewards) == {"training_runs:reward"}
+        assert len(group.completions) == 4 and set(group.rewards) == {"support.training_runs:reward"}
         expected = [runs.reward(answer, group.question) for answer in group.answers()]
-        assert list(group.rewards["training_runs:reward"]) == pytest.approx(expected)
+        assert list(group.rewards["support.training_runs:reward"]) == pytest.approx(expected)
         assert abs(sum(group.advantages)) < 1e-4
     logged = [one["reward"] for one in runs.lines(out / "metrics.jsonl")]
     means = [
-        sum(sum(group.rewards["training_runs:reward"]) for group in groups if group.step == step) / 8
+        sum(sum(group.rewards["support.training_runs:reward"]) for group in groups if group.step == step) / 8
         for step in (1, 2, 3, 4)
     ]
     assert logged == pytest.approx(means)
