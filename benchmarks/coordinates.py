@@ -30,9 +30,7 @@ def main() -> None:
     """Print one row a family and size: mean IoU mapped and unmapped, and the largest error in units of what
     the model can write.
     """
-    print(
-        f"{'family':12}{'size':26}{'seen at':>12}{'IoU mapped':>12}{'IoU as is':>11}{'largest error, units':>22}"
-    )
+    print(f"{'family':12}{'size':26}{'seen at':>12}{'IoU mapped':>12}{'IoU as is':>11}{'largest error':>22}")
     for family in FAMILIES.values():
         for name, size in SIZES.items():
             rng = np.random.default_rng(0)

@@ -1,7 +1,7 @@
 """One GRPO step of `SharedPrefixGRPOTrainer` beside one of TRL's own trainer: the same model, data, seeds and
 settings, in turn.
 
-    OMP_NUM_THREADS=2 python benchmarks/grpo_step.py [--corner 8x290x64xnano ...] [--steps 3] [--out runs/grpo_step.json]
+    OMP_NUM_THREADS=2 python benchmarks/grpo_step.py [--corner 8x290x64xnano ...] [--steps 3] [--out FILE]
 
 A corner is completions a group x prompt tokens x completion tokens x size of the model, with +checkpointing
 where it says so. Every completion has the full length. Each trainer lives in a process of its own; the two
@@ -37,8 +37,13 @@ from typing import Any, NamedTuple
 
 TRAINERS = ("ours", "TRL")
 CORNERS = (
-    "8x290x64xnano", "16x1060x64xnano", "16x290x256xnano", "8x1000x256xnano", "16x290x256xnano+checkpointing", "8x1000x64x0.2B",
-)  # fmt: skip
+    "8x290x64xnano",
+    "16x1060x64xnano",
+    "16x290x256xnano",
+    "8x1000x256xnano",
+    "16x290x256xnano+checkpointing",
+    "8x1000x64x0.2B",
+)
 PHASES = {"rollouts": "#4878a8", "reference": "#e0a33a", "rest": "#8a9aa8"}
 """With their colours."""
 PASSES = 5
@@ -244,11 +249,23 @@ class Step:
             lambda batch: {k: [v] * len(batch["row"]) for k, v in self._asked.items()}
         )
         settings = GRPOConfig(
-            output_dir=str(folder / name), per_device_train_batch_size=corner.size, gradient_accumulation_steps=1,
-            num_generations=corner.size, max_completion_length=corner.completion, beta=0.04, temperature=1.0, max_steps=100,
-            generation_kwargs={"min_new_tokens": corner.completion}, bf16=False, use_cpu=True,
-            gradient_checkpointing=corner.checkpointing, report_to=[], save_strategy="no", disable_tqdm=True, seed=0,
-        )  # fmt: skip
+            output_dir=str(folder / name),
+            per_device_train_batch_size=corner.size,
+            gradient_accumulation_steps=1,
+            num_generations=corner.size,
+            max_completion_length=corner.completion,
+            beta=0.04,
+            temperature=1.0,
+            max_steps=100,
+            generation_kwargs={"min_new_tokens": corner.completion},
+            bf16=False,
+            use_cpu=True,
+            gradient_checkpointing=corner.checkpointing,
+            report_to=[],
+            save_strategy="no",
+            disable_tqdm=True,
+            seed=0,
+        )
         self.trainer = {"ours": SharedPrefixGRPOTrainer, "TRL": GRPOTrainer}[name](
             model=self._policy.model,
             reward_funcs=lambda completion_ids, **_: [sum(ids) % 7 / 7 for ids in completion_ids],

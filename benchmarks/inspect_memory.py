@@ -1,7 +1,7 @@
 """Whether inspecting many images adds memory: the resident memory of the real inspector after every 100
 images.
 
-    python benchmarks/inspect_memory.py [--images 1000] [--warm 200] [--model nano] [--threads 2] [--fast] [--hold]
+    python benchmarks/inspect_memory.py [--images 1000] [--warm 200] [--model nano] [--fast] [--hold]
 
 100 drawn parts are inspected again and again under new names, so that each hundred asks for the same sizes.
 Before a mark malloc_trim gives back what is free but in pieces: what still grows is held by something. The

@@ -1,7 +1,7 @@
 """How well the anomaly score ranks, what votes add to greedy verdicts, and what calibration mends: drawn
 parts and real images.
 
-    python benchmarks/inspect_scores.py [--count 80] [--shared DIR] [--sets seen,dev,magnetic_tile,bsdata,elpv] [--out scores] [--json FILE]
+    python benchmarks/inspect_scores.py [--count 80] [--shared DIR] [--sets seen,dev,elpv] [--json FILE]
 
 Drawn parts are held out: seeds that neither training nor development has used, of the seen categories and of
 those for development; the final ones are never drawn here. Real sets are half good, half defective:

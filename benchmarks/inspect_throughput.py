@@ -1,7 +1,7 @@
 """Throughput of inspection: our local engine against transformers' `generate` at batch 1 and 16, and its
 continuous batching.
 
-    python benchmarks/inspect_throughput.py [--model nano] [--images 16] [--image-tokens 1000] [--new-tokens 32] [--threads 2]
+    python benchmarks/inspect_throughput.py [--images 16] [--image-tokens 1000] [--new-tokens 32]
 
 Two jobs: `questions` (1 image, 5 questions with options, greedy) and `votes` (1 image, 1 question, 8
 samples). Every contender gets the same model, images and prompts and writes exactly `--new-tokens` tokens

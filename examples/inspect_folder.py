@@ -1,6 +1,6 @@
 """Inspect a folder of images, and write the page: what `anomalyr1 inspect` does, in Python.
 
-    python examples/inspect_folder.py [FOLDER]     # without a folder, drawn parts; the results go to runs/example-inspect
+    python examples/inspect_folder.py [FOLDER]     # default: drawn parts; results in runs/example-inspect
 
 Ten seconds on 2 cores with the bundled policy, which knows drawn parts only; name a real model for real ones.
 """

@@ -27,10 +27,29 @@ MODULES = sorted(
 
 # The rooms in reading order: a module imports only from rooms above its own, or from its own.
 ORDER = (
-    "version", "errors", "types", "files", "records", "boxes", "images", "prompts", "answers", "rewards", "policy",
-    "shared_prefix", "data", "drawn", "engines", "inspection", "evaluation", "report", "training", "nano",
-    "reproduction", "cli",
-)  # fmt: skip
+    "version",
+    "errors",
+    "types",
+    "files",
+    "records",
+    "boxes",
+    "images",
+    "prompts",
+    "answers",
+    "rewards",
+    "policy",
+    "shared_prefix",
+    "data",
+    "drawn",
+    "engines",
+    "inspection",
+    "evaluation",
+    "report",
+    "training",
+    "nano",
+    "reproduction",
+    "cli",
+)
 
 PRONOUNS = frozenset(
     [

@@ -253,7 +253,7 @@ def test_the_formula_check_sees_formulas():
 @pytest.mark.parametrize("title", ["plain", "<script>alert(1)</script>", "\u202e&\"'\x00", "x" * 300])
 def test_charts_are_whole_svg(title):
     lines = [
-        svg.Series(title, [(0, 0), (0.5, float("nan")), (1, 1)], look)
+        svg.Curve(title, [(0, 0), (0.5, float("nan")), (1, 1)], look)
         for look in ("line", "dashed", "dots", "bars")
     ]
     drawn = svg.chart(title, title, lines, (0, 1), (0, 1))
@@ -274,11 +274,11 @@ def test_charts_are_whole_svg(title):
     "values", [[], [(0, 1)], [(5, 3), (6, 3)], [(0, 1e-9), (1e9, -4)], [(0, float("inf"))]]
 )
 def test_any_range_has_axes(values):
-    ElementTree.fromstring(svg.chart("t", "x", [svg.Series("s", values)]))
+    ElementTree.fromstring(svg.chart("t", "x", [svg.Curve("s", values)]))
 
 
 def test_long_lines_are_thinned():
-    drawn = svg.chart("t", "x", [svg.Series("s", [(i, i) for i in range(100_000)])])
+    drawn = svg.chart("t", "x", [svg.Curve("s", [(i, i) for i in range(100_000)])])
     assert len(drawn) < 12_000
 
 

@@ -118,10 +118,20 @@ class Dom(HTMLParser):
 def browse(page: Path, profile: Path, canary: Canary) -> Dom:
     """The document after the browser has loaded it and let 2 s of its time pass."""
     flags = [
-        "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-        "--disable-sync", f"--user-data-dir={profile}", f"--proxy-server=127.0.0.1:{canary.server.server_port}",
-        "--proxy-bypass-list=<-loopback>", "--virtual-time-budget=2000", "--autoplay-policy=no-user-gesture-required", "--dump-dom",
-    ]  # fmt: skip
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={profile}",
+        f"--proxy-server=127.0.0.1:{canary.server.server_port}",
+        "--proxy-bypass-list=<-loopback>",
+        "--virtual-time-budget=2000",
+        "--autoplay-policy=no-user-gesture-required",
+        "--dump-dom",
+    ]
     run = subprocess.run(
         [CHROMIUM, *flags, page.resolve().as_uri()], capture_output=True, timeout=100, check=True
     )

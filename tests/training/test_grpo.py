@@ -79,9 +79,16 @@ def test_each_loss_moves_weights_as_trls_does(tmp_path, loss, monkeypatch):
 
     monkeypatch.setattr("trl.trainer.grpo_trainer.shuffle_sequence_dict", whole_groups)
     settings = {
-        "max_steps": 2, "num_iterations": 2, "gradient_accumulation_steps": 1, "loss_type": loss, "optim": "sgd", "learning_rate": 0.05,
-        "weight_decay": 0.0, "max_grad_norm": 0.0, **LOSSES[loss],
-    }  # fmt: skip
+        "max_steps": 2,
+        "num_iterations": 2,
+        "gradient_accumulation_steps": 1,
+        "loss_type": loss,
+        "optim": "sgd",
+        "learning_rate": 0.05,
+        "weight_decay": 0.0,
+        "max_grad_norm": 0.0,
+        **LOSSES[loss],
+    }
     made = {}
     for kind, own in ((GRPOTrainer, None), (SharedPrefixGRPOTrainer, {"suppressed_ids": ()})):
         one = made[kind] = trainer(kind, tmp_path, own=own, **settings)
@@ -334,9 +341,13 @@ def test_groups_without_signal(tmp_path, way):
         return [0.1 if i // SIZE % 2 else sum(ids) % 7 / 7 for i, ids in enumerate(completion_ids)]
 
     made = trainer(
-        SharedPrefixGRPOTrainer, tmp_path, reward=half, beta=0.04, max_steps=1,
+        SharedPrefixGRPOTrainer,
+        tmp_path,
+        reward=half,
+        beta=0.04,
+        max_steps=1,
         own={"zero_variance": way, "on_group": seen.append, "suppressed_ids": ()},
-    )  # fmt: skip
+    )
     made.model.train()
     scored = made._generate_and_score_completions(
         [{**rows()[i], "row": i} for i in range(4) for _ in range(SIZE)]

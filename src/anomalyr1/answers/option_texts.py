@@ -49,12 +49,10 @@ def stated_option(sentence: Sequence[Token], texts: Sequence[list[str]]) -> str 
         answer = _yes_or_no(clause, sentence)
         return None if answer is None else yes_no[answer]
     for stem in (_singular, _stem):
-        statements = [
-            statement
-            for option, text in enumerate(texts)
-            for statement in _statements(clause, text, option, stem)
-            if _means_part(clause, sentence, statement, text)
-        ]
+        statements = []
+        for option, text in enumerate(texts):
+            stated = _statements(clause, text, option, stem)
+            statements += [part for part in stated if _means_part(clause, sentence, part, text)]
         named = {
             statement.option
             for statement in statements

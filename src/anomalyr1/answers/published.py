@@ -84,8 +84,10 @@ def roam(completion: str, gold: str) -> float:
     thought, answer = last_element(completion, "think"), last_element(completion, "answer")
     t = read_letter(thought.strip()) if thought is not None else None
     a = read_letter(answer.strip()) if answer is not None else None
+    if t is None and a is None:
+        return 0.0
     if t is None:
-        return 0.0 if a is None else 0.8 if a == gold else 0.05
+        return 0.8 if a == gold else 0.05
     if t == gold and a == gold:
         return 1.0
     return 0.1 if t == a else 0.0

@@ -21,7 +21,7 @@ PICTURE_LONG_SIDE = 360
 
 
 @dataclass(frozen=True)
-class Card:
+class FlipCard:
     """One flip as the page shows it."""
 
     flip: Flip
@@ -80,13 +80,13 @@ def _card(
     image: Path,
     pictures: dict[Path, str],
     replies: tuple[tuple[str, Reply | None], ...],
-) -> Card:
+) -> FlipCard:
     if image not in pictures:
         try:
             pictures[image] = data_uri(scaled(open_image(image).rgb.convert("RGB"), PICTURE_LONG_SIDE))
         except (InputError, OSError):
             pictures[image] = ""
-    return Card(flip, questions[flip.question_id], pictures[image], replies)
+    return FlipCard(flip, questions[flip.question_id], pictures[image], replies)
 
 
 def _in_turn(gained: Sequence[Flip], lost: Sequence[Flip]) -> list[Flip]:

@@ -88,8 +88,9 @@ class Summary:
         in_turn = [
             sample for place in range(_KEPT) for _, kept in kinds for sample in kept[place : place + 1]
         ]
-        chosen = {id(sample) for sample in in_turn[:most]}
-        return [sample for _, kept in kinds for sample in kept if id(sample) in chosen]
+        examples_shown = {id(sample) for sample in in_turn[:most]}
+        by_kind = [sample for _, kept in kinds for sample in kept]
+        return [sample for sample in by_kind if id(sample) in examples_shown]
 
 
 @dataclass(frozen=True)

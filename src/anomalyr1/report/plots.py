@@ -9,7 +9,7 @@ import numpy as np
 from anomalyr1.boxes import Floats
 from anomalyr1.evaluation import curves
 from anomalyr1.evaluation.detection import Pair, measure, scored
-from anomalyr1.report.svg import Series, chart
+from anomalyr1.report.svg import Curve, chart
 
 UNIT = (0.0, 1.0)
 _BARS = 20
@@ -32,14 +32,14 @@ def detection_plots(pairs: Sequence[Pair]) -> dict[str, str]:
         verdicts["anomalous"]["defect"] / max(figures.anomalous, 1),
     )
     diagonal, base = [(0.0, 0.0), (1.0, 1.0)], float(truth.mean())
-    chance = Series("chance", diagonal, "dashed", _GREY)
-    always = Series("share of anomalous", [(0.0, base), (1.0, base)], "dashed", _GREY)
-    calibrated = Series("calibrated", diagonal, "dashed", _GREY)
-    trivial = Series("all good or all defect", [(0.0, 0.0), (0.5, 0.5), (1.0, 0.0)], "dashed", _GREY)
+    chance = Curve("chance", diagonal, "dashed", _GREY)
+    always = Curve("share of anomalous", [(0.0, base), (1.0, base)], "dashed", _GREY)
+    calibrated = Curve("calibrated", diagonal, "dashed", _GREY)
+    trivial = Curve("all good or all defect", [(0.0, 0.0), (0.5, 0.5), (1.0, 0.0)], "dashed", _GREY)
     cost = list(zip(figures.cost_x, figures.cost_y, strict=True))
     bins = np.array_split(np.argsort(scores, kind="stable"), min(curves.BINS, len(scores)))
     reliable = [
-        Series(
+        Curve(
             "images", [(float(scores[in_bin].mean()), float(truth[in_bin].mean())) for in_bin in bins], "dots"
         ),
         calibrated,
@@ -50,15 +50,15 @@ def detection_plots(pairs: Sequence[Pair]) -> dict[str, str]:
         np.histogram(np.clip(scores[kind], 0, 1), edges)[0] / kind.sum() for kind in (~truth, truth)
     )
     bars = [
-        Series("good", _points(middles - 0.012, good), "bars", 2),
-        Series("anomalous", _points(middles + 0.012, anomalous), "bars", 1),
+        Curve("good", _points(middles - 0.012, good), "bars", 2),
+        Curve("anomalous", _points(middles + 0.012, anomalous), "bars", 1),
     ]
     roc = [
-        Series("score", _points(counts.fallout, counts.recall)),
+        Curve("score", _points(counts.fallout, counts.recall)),
         chance,
-        Series("verdicts", [at], "dots", 1),
+        Curve("verdicts", [at], "dots", 1),
     ]
-    precise = [Series("score", _points(counts.recall[1:], counts.precision[1:])), always]
+    precise = [Curve("score", _points(counts.recall[1:], counts.precision[1:])), always]
     highest = float(max(good.max(), anomalous.max())) * 1.05
     return {
         "roc": chart("ROC: found against false alarms", "false-positive rate", roc, UNIT, UNIT),
@@ -69,7 +69,7 @@ def detection_plots(pairs: Sequence[Pair]) -> dict[str, str]:
         "cost": chart(
             "Least cost over all thresholds",
             "weight of misses in the cost",
-            [Series("score", cost), trivial],
+            [Curve("score", cost), trivial],
             UNIT,
             (0.0, 0.5),
         ),
@@ -101,7 +101,7 @@ def run_plots(lines: Sequence[Mapping[str, object]], before: str = "", most: int
                 title,
                 "step",
                 [
-                    Series(name.rpartition("/")[2] if len(plotted_names) > 1 else "", values[name])
+                    Curve(name.rpartition("/")[2] if len(plotted_names) > 1 else "", values[name])
                     for name in plotted_names
                 ],
             )

@@ -18,7 +18,7 @@ COLOURS = ("#2f7fe0", "#d9483b", "#1c9a62", "#a06ad8", "#c98500", "#4aa3b8", "#d
 _MOST_POINTS = 400
 
 
-class Series(NamedTuple):
+class Curve(NamedTuple):
     """Points of one curve, (x, y) each."""
 
     label: str
@@ -32,7 +32,7 @@ class Series(NamedTuple):
 def chart(
     title: str,
     x_label: str,
-    series: Sequence[Series],
+    series: Sequence[Curve],
     x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
 ) -> str:
@@ -109,7 +109,7 @@ class _Area(NamedTuple):
         )
 
 
-def _curve(line: Series, colour: str, area: _Area) -> str:
+def _curve(line: Curve, colour: str, area: _Area) -> str:
     if line.look == "bars":
         return _bars(line, colour, area)
     step = max(1, math.ceil(len(line.points) / _MOST_POINTS))
@@ -125,7 +125,7 @@ def _curve(line: Series, colour: str, area: _Area) -> str:
     )
 
 
-def _bars(line: Series, colour: str, area: _Area) -> str:
+def _bars(line: Curve, colour: str, area: _Area) -> str:
     width = (WIDTH - _LEFT - _RIGHT) / max(len(line.points), 1) * 0.46
     bars = []
     for x, y in line.points:
@@ -138,7 +138,7 @@ def _bars(line: Series, colour: str, area: _Area) -> str:
     return "".join(bars)
 
 
-def _legend(series: Sequence[Series]) -> list[list[tuple[str, str, int]]]:
+def _legend(series: Sequence[Curve]) -> list[list[tuple[str, str, int]]]:
     """Rows of (label, colour, left edge) that fit beside each other."""
     rows: list[list[tuple[str, str, int]]] = []
     x = WIDTH
@@ -170,7 +170,7 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
     return (low, high) if high > low else (low - apart, high + apart)
 
 
-def _colour(line: Series, place: int) -> str:
+def _colour(line: Curve, place: int) -> str:
     return COLOURS[(place if line.colour is None else line.colour) % len(COLOURS)]
 
 

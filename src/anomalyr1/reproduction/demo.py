@@ -162,7 +162,7 @@ def _curves(lines: list[dict[str, Any]]) -> list[str]:
     for key, title in CURVES.items():
         points = [(line["step"], line[key]) for line in lines if key in line]
         if points:
-            plots.append(svg.chart(title, "step", [svg.Series("", sorted(smooth(points).items()))]))
+            plots.append(svg.chart(title, "step", [svg.Curve("", sorted(smooth(points).items()))]))
     return plots
 
 

@@ -327,7 +327,7 @@ def _curves(folders: Mapping[str, Sequence[Path]], arms: Mapping[str, Arm]) -> l
                 for step in sorted(common)
             ]
             if points:
-                series.append(svg.Series(arms[arm].name, points))
+                series.append(svg.Curve(arms[arm].name, points))
         if series:
             plots += [
                 svg.chart(title, "step", series[i : i + len(svg.COLOURS)])

@@ -283,7 +283,8 @@ class SharedPrefixGRPOTrainer(SealedTrainer, GRPOTrainer):  # type: ignore[misc]
             ) as model,
             self._dist.summon_full_params(self.model_wrapped, recurse=False),
             whole_weights(self.model_wrapped),
-            self.accelerator.autocast(),  # parts of the model are called, which accelerate has not wrapped in it
+            # Parts of the model are called, which accelerate has not wrapped in it
+            self.accelerator.autocast(),
         ):
             base = self._base(model)
             merge = base.config.vision_config.spatial_merge_size**2

@@ -277,7 +277,8 @@ def _write_policy(trainer: Any, policy: Policy, recipe: Recipe, out: Path) -> No
     if is_peft_model(model):
         with _replacing(out / ADAPTER) as folder:
             model.save_pretrained(folder, state_dict=state)
-        unset_hf_deepspeed_config()  # else transformers would load the base in shards, and wait for the others
+        # Else transformers would load the base in shards, and wait for the others
+        unset_hf_deepspeed_config()
         model, state = merged(out / ADAPTER, recipe.model, recipe.revision, recipe.max_pixels)[0], None
     with _replacing(out / FINAL) as folder:
         model.save_pretrained(folder, state_dict=state)
