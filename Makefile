@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
-# With glibc's allocator training gets slower and slower (docs/nano.md); tcmalloc is taken where it is installed
+# With glibc's allocator training gets slower and slower (docs/lab/nano.md); tcmalloc is taken where it is installed
 TCMALLOC := $(addprefix LD_PRELOAD=,$(firstword $(wildcard /usr/lib/*/libtcmalloc_minimal.so.4 /usr/lib*/libtcmalloc_minimal.so.4)))
 
 SHARED ?= ../shared

@@ -1,4 +1,5 @@
-"""How far apart perceptual hashes lie: of copies, and of different images. What docs/data-splits.md says of
+"""How far apart perceptual hashes lie: of copies, and of different images. What docs/guide/data-splits.md
+says of
 `leaks.MAX_DISTANCE`.
 
 python benchmarks/leaks.py --shared DIR    # DIR/data holds magnetic_tile, bsdata and deeppcb; ELPV is taken

@@ -2,9 +2,9 @@
 
     python benchmarks/zero_shot.py --shared DIR [--count 120] [--threads 2]
 
-`DIR/data` holds `magnetic_tile`, `bsdata` and `deeppcb`, each with an `index.jsonl` (see docs/data.md for its
-form). Where all images are defective, as in deeppcb, their templates are the good ones; those have none of
-their own, so with a reference only defects are asked about.
+`DIR/data` holds `magnetic_tile`, `bsdata` and `deeppcb`, each with an `index.jsonl` (see docs/guide/data.md
+for its form). Where all images are defective, as in deeppcb, their templates are the good ones; those have
+none of their own, so with a reference only defects are asked about.
 """
 
 from __future__ import annotations

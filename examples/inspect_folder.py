@@ -26,11 +26,11 @@ def main(folder: Path | None = None, out: Path = OUT) -> Counter[str]:
         folder = out / "parts" / "images"
         anomalyr1.load("drawn:seen?n=8&seed=2&references=0", folder=out / "parts")
     # 1. The images, and what is known about the product
-    images, _ = find_images([folder])
-    samples, given = samples_of_images(images, knowledge="")
+    images = find_images([folder]).paths
+    samples, context = samples_of_images(images, knowledge="")
     # 2. Each is asked for its verdict and for boxes; a run that was stopped goes on where it was
     inspector = anomalyr1.Inspector.load("nano")
-    inspections = inspector.run(samples, out / "inspections.jsonl", given=given)
+    inspections = inspector.run(samples, out / "inspections.jsonl", context=context)
     for inspection in inspections:
         boxes = [[round(value) for value in box.xyxy] for box in inspection.boxes or ()]
         print(
@@ -38,7 +38,7 @@ def main(folder: Path | None = None, out: Path = OUT) -> Counter[str]:
         )
         print(f"        {inspection.reason}")
     # 3. The page for people
-    about = about_run(inspector.fingerprint(given), "python examples/inspect_folder.py")
+    about = about_run(inspector.fingerprint(context), "python examples/inspect_folder.py")
     print("page:", report.write(out, list(zip(samples, inspections, strict=True)), about))
     return Counter(inspection.verdict for inspection in inspections)
 

@@ -207,7 +207,7 @@ def _find_fault(text: str) -> str | None:
     if _PLACEHOLDER.search(system) or "{request}" in user:
         return (
             "above {user} there are no placeholders, and {request} is for built-in styles only; "
-            "see docs/prompts.md"
+            "see docs/guide/prompts.md"
         )
     for line in user.split("\n"):
         names = set(_PLACEHOLDER.findall(line))
@@ -218,7 +218,7 @@ def _find_fault(text: str) -> str | None:
             )
     for name in ("{image}", "{question}"):
         if user.count(name) != 1:
-            return f"a prompt needs {name} exactly once in its user part; see docs/prompts.md"
+            return f"a prompt needs {name} exactly once in its user part; see docs/guide/prompts.md"
     if text.find("{references}") > text.find("{image}"):
         return (
             "{references} must stand before {image} in the user part, since the inspected image is the "

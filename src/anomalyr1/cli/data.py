@@ -104,7 +104,7 @@ def split(
     ] = None,
 ) -> int:
     """Choose what to train and what to test on, and look for leaks between the two."""
-    from anomalyr1.data import splits as fewshot
+    from anomalyr1.data import splits
     from anomalyr1.data.protocols import SplitPlan
 
     samples = load(spec, option)
@@ -121,12 +121,12 @@ def split(
         max_distance=max_distance,
     )
     if test is None:
-        manifest = fewshot.make(samples, plan, spec, loader_options(option), allow_leaks)
+        manifest = splits.make(samples, plan, spec, loader_options(option), allow_leaks)
     elif protocol is not None:
         raise InputError("--test takes both sets as they are, so it goes without --protocol")
     else:
         test_samples = load(test, test_option)
-        manifest = fewshot.pair(
+        manifest = splits.pair(
             samples,
             test_samples,
             plan,
@@ -134,7 +134,7 @@ def split(
             (loader_options(option), loader_options(test_option)),
             allow_leaks,
         )
-    fewshot.write(out, manifest)
+    splits.write(out, manifest)
     for name, number in (
         ("train", len(manifest.train)),
         ("test", len(manifest.test)),
@@ -181,11 +181,11 @@ def export(
 ) -> int:
     """Write samples in another format; what it cannot hold is counted and named."""
     from anomalyr1.data import export as exports
-    from anomalyr1.data import splits as fewshot
+    from anomalyr1.data import splits
 
     loaded = load(spec, option).with_boxes()
     samples: Sequence[Sample] = (
-        loaded if split_file is None else fewshot.select(fewshot.read(split_file), loaded, side)
+        loaded if split_file is None else splits.select(splits.read(split_file), loaded, side)
     )
     done = exports.export(samples, to, out)
     say(f"{done.samples} of {len(samples)} samples exported to {out}")

@@ -44,7 +44,7 @@ def evaluate(
         bool, typer.Option("--fast", help="No reasoning, no boxes: one forward pass a question.")
     ] = False,
     engine: Annotated[
-        str, typer.Option(help="local, vllm, or endpoint:FILE for a server (docs/engines.md).")
+        str, typer.Option(help="local, vllm, or endpoint:FILE for a server (docs/guide/engines.md).")
     ] = "local",
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", help="Option of the loader as key=value.")

@@ -59,7 +59,7 @@ def inspect(
         bool, typer.Option("--fast", help="No reasoning, no boxes: one forward pass, the score alone.")
     ] = False,
     engine: Annotated[
-        str, typer.Option(help="local, vllm, or endpoint:FILE for a server (docs/engines.md).")
+        str, typer.Option(help="local, vllm, or endpoint:FILE for a server (docs/guide/engines.md).")
     ] = "local",
     threshold: Annotated[
         Path | None, typer.Option(help="File of `anomalyr1 calibrate`: decide by the score.")

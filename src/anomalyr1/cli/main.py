@@ -42,7 +42,7 @@ for verb in (
     app.command()(verb)
 
 data_verbs = typer.Typer(
-    help="Check, split, look at and export data sets; SPEC is e.g. mvtec:FOLDER (docs/data.md).",
+    help="Check, split, look at and export data sets; SPEC is e.g. mvtec:FOLDER (docs/guide/data.md).",
     no_args_is_help=True,
 )
 for data_verb in (data.check, data.split, data.stats, data.export, data.show, data.extract):

@@ -14,7 +14,8 @@ from anomalyr1.cli.terminal import OK, USER_ERROR, say
 
 def train(
     recipe: Annotated[
-        str, typer.Argument(help="A shipped recipe such as nano-grpo, or a YAML file (docs/training.md).")
+        str,
+        typer.Argument(help="A shipped recipe such as nano-grpo, or a YAML file (docs/guide/training.md)."),
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Values to change, e.g. train.learning_rate=1e-6 model=FOLDER.")

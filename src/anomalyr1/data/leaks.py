@@ -7,7 +7,7 @@ nearest to it:
 - `perceptual`: perceptual hashes of 256 bits (DCT, `imagehash.phash` of size 16) differ in at most
   `MAX_DISTANCE` bits. That finds copies that were saved again, scaled or slightly brightened, and a part
   that was photographed again in the same pose; not what was cut, turned or mirrored. The usual 64 bits are
-  too few: parts under one camera look alike (docs/data-splits.md has the figures);
+  too few: parts under one camera look alike (docs/guide/data-splits.md has the figures);
 - `neighbour`: the ids say that both are frames of one sequence, pictures of one place over time, or cuts of
   one photograph;
 - `reference`: an image of one side is a reference image of the other;
@@ -40,8 +40,8 @@ MAX_DISTANCE = 16
 """Bits of 256 in which two hashes of one picture may differ.
 
 Copies saved as JPEG at quality 60 or at half size differ by 0 to 16, and so do pictures of one part taken
-again. All 32 pairs that were viewed (of ELPV and magnetic_tile) showed one part; docs/data-splits.md has the
-figures."""
+again. All 32 pairs that were viewed (of ELPV and magnetic_tile) showed one part; docs/guide/data-splits.md
+has the figures."""
 BURST_SECONDS = 60
 """Pictures whose names hold nothing but a time are neighbours within so many seconds."""
 

@@ -103,11 +103,14 @@ class EndpointConfig(Record):
             data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
             raise InputError(
-                f"{str(path)!r}: the endpoint's configuration cannot be read ({error}); see docs/engines.md"
+                (
+                    f"{str(path)!r}: the endpoint's configuration cannot be read ({error}); see "
+                    "docs/guide/engines.md"
+                )
             ) from error
         if not isinstance(data, dict):
             raise InputError(
-                f"{str(path)!r}: expected fields such as url, model and family; see docs/engines.md"
+                f"{str(path)!r}: expected fields such as url, model and family; see docs/guide/engines.md"
             )
         for name in data:
             if name not in cls.model_fields:
@@ -119,7 +122,7 @@ class EndpointConfig(Record):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise InputError(f"{str(path)!r}: {first_error(error)}; see docs/engines.md") from error
+            raise InputError(f"{str(path)!r}: {first_error(error)}; see docs/guide/engines.md") from error
 
     def key(self) -> str:
         """The key, from the environment; empty when none is named.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from anomalyr1.data.splits import Manifest
 
 NANO = ("nano", "nano-raw")
-NANO_DATA = "The bundled nano policy was trained on drawn parts (docs/nano.md) and on no photograph."
+NANO_DATA = "The bundled nano policy was trained on drawn parts (docs/lab/nano.md) and on no photograph."
 UNKNOWN_DATA = (
     "The model has no run folder of ours: what it was trained on is not known here, "
     "so overlaps cannot be ruled out."

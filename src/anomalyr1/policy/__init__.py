@@ -3,18 +3,10 @@
     policy = load_policy("nano")
 
 `load` finds and loads a model, `safety` refuses folders that could do harm, `chat` writes the chat format.
+
+What is public stands in `__init__.pyi`; it is loaded when it is first used.
 """
 
-from anomalyr1.policy.load import BUNDLED, Policy, find_folder, licence_of, limits_of, load_policy
-from anomalyr1.policy.safety import check_folder, refuse_code
+import lazy_loader
 
-__all__ = [
-    "BUNDLED",
-    "Policy",
-    "check_folder",
-    "find_folder",
-    "licence_of",
-    "limits_of",
-    "load_policy",
-    "refuse_code",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -10,29 +10,10 @@
 `layout` says how such rows lie and which token looks at which. For answers, `trees` finds what prompts share
 and `decode` grows their completions. For training, `groups` finds which completions answer which prompt,
 `score` gives their log-probabilities, and `rollouts` samples them.
+
+What is public stands in `__init__.pyi`; it is loaded when it is first used.
 """
 
-from __future__ import annotations
+import lazy_loader
 
-from importlib import import_module
-
-_FILES = {
-    "layout": ("attention_mask", "pad_left"),
-    "trees": ("Branch", "EncodedPrompt", "Tree", "batch_trees", "count_slots", "plant_trees"),
-    "decode": ("EncodedImage", "encode_images", "grow_completions", "require_support"),
-    "groups": ("Groups", "choose_form", "cost_agreement", "find_groups", "repeat_prompts", "split_rows"),
-    "score": ("install_scoring", "score_completions", "suppress_tokens"),
-    "rollouts": ("drop_repeats", "each_image_once", "prompts_as_groups", "roll_out", "whole_weights"),
-}
-"""The public names by the file that holds them; torch is loaded with the first use of one."""
-
-_FILE_OF = {name: file for file, names in _FILES.items() for name in names}
-
-__all__ = list(_FILE_OF)
-
-
-def __getattr__(name: str) -> object:
-    """Load what is asked for, when it is asked for (PEP 562)."""
-    if name not in _FILE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_FILE_OF[name]}"), name)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -129,7 +129,8 @@ def _require_one_device(args: Any) -> None:
     """
     if args.n_gpu > 1:
         raise SetupError(
-            f"one process sees {args.n_gpu} GPUs; start one a GPU with accelerate launch (docs/runs.md says "
+            f"one process sees {args.n_gpu} GPUs; start one a GPU with accelerate launch "
+            "(docs/guide/runs.md says "
             "how), "
             "or show it a single one with CUDA_VISIBLE_DEVICES=0"
         )

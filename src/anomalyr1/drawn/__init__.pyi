@@ -1,0 +1,12 @@
+from .dataset import DrawnSpec as DrawnSpec
+from .dataset import draw_spec as draw_spec
+from .dataset import parse_spec as parse_spec
+from .dataset import sample_ids as sample_ids
+from .dataset import write as write
+from .draw import DEFECTS as DEFECTS
+from .draw import LEGAL as LEGAL
+from .draw import reference as reference
+from .record import Drawn as Drawn
+from .record import Facts as Facts
+from .words import HELD_OUT_DEFECTS as HELD_OUT_DEFECTS
+from .words import SPLITS as SPLITS

@@ -1,0 +1,13 @@
+from .endpoint import EndpointEngine as EndpointEngine
+from .endpoint_config import EndpointConfig as EndpointConfig
+from .engine import GREEDY as GREEDY
+from .engine import Completion as Completion
+from .engine import Engine as Engine
+from .engine import Sampling as Sampling
+from .loading import EXAMPLES as EXAMPLES
+from .loading import load_engine as load_engine
+from .local import LocalEngine as LocalEngine
+from .parity import Parity as Parity
+from .parity import compare_engines as compare_engines
+from .replay import ReplayEngine as ReplayEngine
+from .vllm import VllmEngine as VllmEngine

@@ -1,0 +1,9 @@
+from .diagnosis import diagnose as diagnose
+from .explain import explain_group as explain_group
+from .grpo import SharedPrefixGRPOTrainer as SharedPrefixGRPOTrainer
+from .merge import merge_adapter as merge_adapter
+from .recipes import Recipe as Recipe
+from .recipes import load_recipe as load_recipe
+from .reward_functions import reward_functions as reward_functions
+from .run import plan_run as plan_run
+from .run import train as train
