@@ -52,8 +52,9 @@ def rows(found):
     """The same answers as our rows."""
     return [
         AnsweredQuestion(
-            one["image"], f"{one['image']}#{place}", one["question_type"].lower(), one["image"].split("/")[0], "", one["correct_answer"],
-            None, None, one["gpt_answer"], "lenient", None, "good" not in one["image"], False,
+            one["image"], f"{one['image']}#{place}", one["question_type"].lower(),
+            one["image"].split("/")[0], "", one["correct_answer"], "good" not in one["image"], False,
+            official=one["gpt_answer"], status="lenient",
         )
         for place, one in enumerate(found)
     ]  # fmt: skip

@@ -1,5 +1,5 @@
 from .calibration import calibrate as calibrate
-from .calibration import calibrate_file as calibrate_file
+from .calibration import gather_files as gather_files
 from .checks import check as check
 from .comparison import Comparison as Comparison
 from .comparison import compare as compare

@@ -65,9 +65,8 @@ def evaluate(
     """
     settings = (revision, max_pixels, style, fast, engine)
     has_settings = settings != (None, None, prompts.DEFAULT_STYLE, False, "local")
-    folder = Path(out)
     # 1. The samples.
-    loaded, source = _load(data, options or {}, folder)
+    loaded, source = _load(data, options or {}, Path(out), inspections)
     # 2. Their inspections.
     if inspections is not None:
         if has_settings or model != "nano":
@@ -75,20 +74,23 @@ def evaluate(
                 f"{str(inspections)!r} is taken as an inspections file, which has its own model and prompt; "
                 "leave their options out"
             )
-        source = source.model_copy(update={"inspections": str(Path(inspections).absolute())})
-        fingerprint, inspected = _read_inspections(inspections, loaded.samples)
+        fingerprint, inspected = _read(inspections, loaded.samples)
     else:
-        _require_questions(loaded.samples, source.spec)
+        if not any(sample.questions for sample in loaded.samples):
+            raise InputError(
+                f"{source.spec!r} asks no question, so there is nothing to evaluate; "
+                "give labelled data (anomalyr1 data show SPEC ID)"
+            )
         if isinstance(model, str):
             model = Inspector.load(
                 model, revision=revision, max_pixels=max_pixels, style=style, fast=fast, engine=engine
             )
         elif has_settings:
             raise InputError("an inspector has its own model and prompt; leave their options out")
-        fingerprint, inspected = _ask(model, loaded.samples, folder / INSPECTIONS, progress)
+        fingerprint, inspected = _ask(model, loaded.samples, Path(out) / INSPECTIONS, progress)
     # 3. The figures.
     evaluation = measure(loaded, fingerprint, inspected, source, partial)
-    write(folder, evaluation)
+    write(Path(out), evaluation)
     return evaluation
 
 
@@ -100,9 +102,8 @@ def evaluate_file(
     Nothing is written, except that drawn parts are drawn into `folder`. Raises `InputError` when the file or
     the data cannot be read, or do not belong together.
     """
-    loaded, source = _load(data, options or {}, folder)
-    source = source.model_copy(update={"inspections": str(Path(inspections).absolute())})
-    fingerprint, inspected = _read_inspections(inspections, loaded.samples)
+    loaded, source = _load(data, options or {}, folder, inspections)
+    fingerprint, inspected = _read(inspections, loaded.samples)
     evaluation = measure(loaded, fingerprint, inspected, source, partial=True)
     return evaluation, pairing.pair(loaded.samples, inspected).known
 
@@ -151,28 +152,28 @@ def measure(
 
     Raises `InputError` when samples have no inspection, unless `partial`; they are counted then.
     """
-    pairs = pairing.pair(loaded.samples, inspections)
-    without = pairs.left_out.get("samples without an inspection", 0)
+    pairs, left_out = pairing.pair(loaded.samples, inspections)
+    without = left_out.get("samples without an inspection", 0)
     if without and not partial:
         raise InputError(
             f"{without} of {len(loaded.samples)} samples have no inspection, so the figures would be those "
             "of a part; finish the run, or evaluate what there is with --partial, which is then written down"
         )
-    errors = [inspection.error for _, inspection in pairs.known if inspection.error is not None]
-    answered = rows.of_pairs(pairs.known, run.style)
-    scoreable = any(row.gold is not None and row.status != "no reply" for row in answered)
-    labelled = any(sample.anomalous is not None for sample, _ in pairs.known)
-    located = any(_says_where(sample, inspection) for sample, inspection in pairs.known)
+    errors = [inspection.error for _, inspection in pairs if inspection.error is not None]
+    answered = rows.of_pairs(pairs, run.style)
+    scorable = any(row.gold is not None and row.status != "no reply" for row in answered)
+    labelled = any(sample.anomalous is not None for sample, _ in pairs)
+    located = any(_boxes_were_asked(sample, inspection) for sample, inspection in pairs)
     return Evaluation(
         source=source,
         run=run,
         provenance=provenance.examine(run.model, loaded),
-        left_out=pairs.left_out,
+        left_out=left_out,
         failed=len(errors),
         errors=tuple(dict.fromkeys(errors))[:5],
-        mmad=mmad.evaluate(answered, repeats, seed) if scoreable else None,
-        detection=detection.detect(pairs.known, repeats, seed) if labelled else None,
-        localisation=localisation.localise(pairs.known, repeats=repeats, seed=seed) if located else None,
+        mmad=mmad.evaluate(answered, repeats, seed) if scorable else None,
+        detection=detection.detect(pairs, repeats, seed) if labelled else None,
+        localisation=localisation.localise(pairs, repeats=repeats, seed=seed) if located else None,
     )
 
 
@@ -207,23 +208,23 @@ def load_again(folder: str | Path) -> tuple[Evaluation, list[Pair]]:
 
 
 def _load(
-    data: str | Sequence[Sample], options: Mapping[str, object], folder: Path
+    data: str | Sequence[Sample], options: Mapping[str, object], folder: Path, inspections: str | Path | None
 ) -> tuple[sources.Loaded, Source]:
-    """The samples, and what is to be written down of them; samples of a program are kept in the folder."""
-    drawings = folder / "drawn"
+    """The samples, and how to load them again; samples of a program are kept in the folder."""
     if isinstance(data, str):
-        loaded = sources.load(data, options, drawings)
+        spec, loaded = data, sources.load(data, options, folder / "drawn")
     else:
-        loaded = sources.Loaded(list(data), {}, None)
-        lines = [sample.to_json() + "\n" for sample in data]
-        files.write_whole(folder / SAMPLES, "".join(lines).encode("ascii"))
+        spec, loaded = SAMPLES, sources.Loaded(list(data), {}, None)
+        files.write_whole(
+            folder / SAMPLES, "".join(sample.to_json() + "\n" for sample in data).encode("ascii")
+        )
     source = Source(
-        spec=data if isinstance(data, str) else SAMPLES,
+        spec=spec,
         options={name: str(value) for name, value in options.items()},
-        folder=str(drawings.absolute()),
+        folder=str((folder / "drawn").absolute()),
         samples=len(loaded.samples),
         questions=provenance.questions_digest(loaded.samples, with_context=False),
-        inspections=INSPECTIONS,
+        inspections=INSPECTIONS if inspections is None else str(Path(inspections).absolute()),
         notes=loaded.notes,
     )
     return loaded, source
@@ -236,35 +237,25 @@ def _read_samples(path: Path) -> list[Sample]:
         raise InputError(f"the samples {str(path)!r} cannot be read ({error}); evaluate again") from error
 
 
-def _require_questions(samples: Sequence[Sample], spec: str) -> None:
-    if not any(sample.questions for sample in samples):
-        raise InputError(
-            f"{spec!r} asks no question, so there is nothing to evaluate; "
-            "give labelled data (anomalyr1 data show SPEC ID)"
-        )
-
-
 def _ask(
     inspector: Inspector, samples: Sequence[Sample], path: Path, progress: Progress
 ) -> tuple[Fingerprint, list[Inspection]]:
     """Ask the model what the file does not hold yet."""
-    digest = data_digest(samples)
-    inspections = inspector.run(
-        samples,
-        path,
-        lambda done, inspection: progress(done, len(samples), inspection),
-        context=digest,
-        own_questions=True,
-    )
-    return inspector.fingerprint(digest), inspections
+
+    def report(done: int, inspection: Inspection) -> None:
+        progress(done, len(samples), inspection)
+
+    context = data_digest(samples)
+    inspections = inspector.run(samples, path, report, context, own_questions=True)
+    return inspector.fingerprint(context), inspections
 
 
-def _read_inspections(path: str | Path, samples: Sequence[Sample]) -> tuple[Fingerprint, list[Inspection]]:
+def _read(path: str | Path, samples: Sequence[Sample]) -> tuple[Fingerprint, list[Inspection]]:
+    """The inspections of a file that answers what the samples ask."""
     fingerprint, inspections = records.read(path)
     require_same_data(Path(path), fingerprint, samples)
     return fingerprint, inspections
 
 
-def _says_where(sample: Sample, inspection: Inspection) -> bool:
-    """Whether boxes were asked for."""
+def _boxes_were_asked(sample: Sample, inspection: Inspection) -> bool:
     return inspection.boxes is not None or any(question.kind == "grounding" for question in sample.questions)
