@@ -1,4 +1,6 @@
-"""The verdict is fail-safe, failures become records, a killed run resumes to the same files, and the answer depends on the picture."""
+"""The verdict is fail-safe, failures become records, a killed run resumes to the same files, and the answer
+depends on the picture.
+"""
 
 import hashlib
 import json
@@ -16,7 +18,7 @@ import pytest
 from PIL import Image
 
 from anomalyr1 import answers, prompts, records
-from anomalyr1.cli import main as cli
+from anomalyr1.cli.inspect import inspect_samples
 from anomalyr1.drawn import draw as procedural
 from anomalyr1.engines.engine import Completion, Sampling
 from anomalyr1.engines.replay import ReplayEngine
@@ -331,7 +333,7 @@ def test_real_images_run_to_a_page(tmp_path, shared, monkeypatch):
                 answers.write(reasoning, boxes, frame),
             )
     recordings.record(tmp_path / "recorded.jsonl", completions)
-    results = cli._run(
+    results = inspect_samples(
         Inspector(ReplayEngine(tmp_path / "recorded.jsonl")), samples, tmp_path / "out", "", as_json=False
     )
     assert [one.error for one in results] == [None] * len(samples)
@@ -356,7 +358,8 @@ class Scored(ReplayEngine):
             for options in asked
         ]
         return [
-            Completion(c.text, c.frame, 0, 0, c.finish, own) for c, own in zip(spoken, scores, strict=True)
+            Completion(c.text, c.answer, c.frame, 0, 0, c.finish, own)
+            for c, own in zip(spoken, scores, strict=True)
         ]
 
 
@@ -471,7 +474,9 @@ class CutOff(ReplayEngine):
     """Replays, and says that every completion was cut off at its limit."""
 
     def complete(self, prompts, images, sampling=None):
-        return [Completion(c.text, c.frame, 0, 0, "length") for c in super().complete(prompts, images)]
+        return [
+            Completion(c.text, c.answer, c.frame, 0, 0, "length") for c in super().complete(prompts, images)
+        ]
 
 
 def test_a_completion_that_was_cut_off_is_unsure(folder):
@@ -552,7 +557,7 @@ def test_ids_must_be_unique(folder):
 def run_all(folder, out):
     """What `anomalyr1 inspect` does, with recorded completions: inspections, overlays and page."""
     samples = [recordings.sample(path) for path in sorted(folder.glob("*.png"))]
-    cli._run(Inspector(ReplayEngine(folder / "recorded.jsonl")), samples, out, "", as_json=False)
+    inspect_samples(Inspector(ReplayEngine(folder / "recorded.jsonl")), samples, out, "", as_json=False)
 
 
 def start(folder, out):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from anomalyr1.cli.terminal import OK, SOME_FAILED, say
+from anomalyr1.cli.terminal import OK, SOME_FAILED, loader_options, say
+from anomalyr1.errors import InputError
 
 if TYPE_CHECKING:
     from anomalyr1.evaluation.comparison import Comparison
@@ -58,29 +59,34 @@ def evaluate(
     """Figures of a model on labelled data: three scoreboards, detection, what is behind them. Run again to go
     on after a stop.
     """
-    from anomalyr1.cli.data import pairs
     from anomalyr1.evaluation import record, run, tables
-    from anomalyr1.types import InputError
 
     if what == "mmad" and not data.startswith(("mmad:", "split:")):
         raise InputError(
             f"`evaluate mmad` asks the questions of MMAD, so --data is mmad:FOLDER, not {data!r}; "
             "for other data: evaluate model"
         )
-    evaluation = run.evaluate(
-        data,
-        model,
-        inspections=None if what in ("mmad", "model") else what,
-        out=out,
-        options=pairs(option) | run.mmad_options(shots, template, knowledge),
-        partial=partial,
-        progress=_say_progress,
-        revision=revision,
-        max_pixels=max_pixels,
-        style=style,
-        fast=fast,
-        engine=engine,
-    )
+    options = loader_options(option) | run.mmad_options(shots, template, knowledge)
+    if what in ("mmad", "model"):
+        evaluation = run.evaluate(
+            model,
+            data,
+            out=out,
+            options=options,
+            progress=_say_progress,
+            revision=revision,
+            max_pixels=max_pixels,
+            style=style,
+            fast=fast,
+            engine=engine,
+        )
+    else:
+        if (model, revision, max_pixels, style, fast, engine) != ("nano", None, None, "ours", False, "local"):
+            raise InputError(
+                f"{what!r} is taken as an inspections file, which has its own model and prompt; "
+                "leave their options out"
+            )
+        evaluation = run.evaluate_file(what, data, out=out, options=options, partial=partial)
     for line in tables.text(evaluation):
         say(line)
     say(f"evaluation: {out / record.FILE}")
@@ -100,9 +106,9 @@ def compare(
     """Which answers of the second run flipped, whether that is more than chance, and how many questions would
     show it.
     """
-    from anomalyr1 import __version__
     from anomalyr1.evaluation import comparison
     from anomalyr1.report import comparison_page
+    from anomalyr1.version import __version__
 
     runs = comparison.open_run(first), comparison.open_run(second)
     result = comparison.compare(*runs, reading, out)

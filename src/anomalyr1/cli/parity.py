@@ -33,7 +33,7 @@ def parity(
     """
     from anomalyr1.engines import loading
     from anomalyr1.engines.engine import Sampling
-    from anomalyr1.engines.parity import compare
+    from anomalyr1.engines.parity import compare_engines
     from anomalyr1.inspection.inspector import samples_of_images
     from anomalyr1.types import InputError
 
@@ -44,8 +44,8 @@ def parity(
             f"each is one of {', '.join(loading.EXAMPLES)}"
         )
     samples, _ = samples_of_images(find_images(paths)[:limit])
-    pair = (loading.load(names[0]), loading.load(names[1]))
-    result = compare(pair, samples, style, Sampling(max_new_tokens=max_new_tokens), allow_pixels)
+    pair = (loading.load_engine(names[0]), loading.load_engine(names[1]))
+    result = compare_engines(pair, samples, style, Sampling(max_new_tokens=max_new_tokens), allow_pixels)
     for line in [result.to_json()] if as_json else _describe(names, result):
         say(line)
     return OK if result.same_input else SOME_FAILED

@@ -8,3 +8,4 @@ from .other_detectors import save_anomalib as save_anomalib
 from .record import Evaluation as Evaluation
 from .record import read_evaluation as read_evaluation
 from .run import evaluate as evaluate
+from .run import evaluate_file as evaluate_file

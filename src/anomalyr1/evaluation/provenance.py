@@ -101,7 +101,7 @@ def training_data(model: str) -> tuple[str, ...] | None:
     return tuple(specs)
 
 
-def examine(model: str, loaded: sources.Loaded) -> Provenance:
+def examine(model: str, loaded: sources.LoadedSource) -> Provenance:
     """What is to be said about a model on these samples; opens images where the training data is known."""
     trained_on: tuple[str, ...] = ()
     overlaps: list[Overlap] = []
@@ -170,7 +170,7 @@ def _overlaps(specs: Sequence[str], samples: Sequence[Sample]) -> tuple[int, lis
         if spec.startswith("drawn:"):
             drawn_ids.update(drawn_dataset.sample_ids(spec))
         else:
-            learned += sources.load(spec, {}, Path(), "train").samples
+            learned += sources.load_source(spec, {}, Path(), "train").samples
     overlaps = [
         Overlap(kind="exact", train=sample.id, test=sample.id) for sample in samples if sample.id in drawn_ids
     ]

@@ -1,7 +1,7 @@
 """An evaluation in one call: data and a model, or the inspections of an earlier run -> figures, in a folder.
 
     from anomalyr1.evaluation import evaluate
-    evaluation = evaluate("drawn:dev?n=64", "nano", out="evaluation")
+    evaluation = evaluate("nano", "drawn:dev?n=64", out="evaluation")
     evaluation.detection.overall.auroc
 
 `record` says what lies in the folder.
@@ -38,13 +38,11 @@ Progress = Callable[[int, int, Inspection], None]
 
 
 def evaluate(
+    model: str | Inspector,
     data: str | Sequence[Sample],
-    model: str | Inspector = "nano",
     *,
-    inspections: str | Path | None = None,
     out: str | Path = "evaluation",
     options: Mapping[str, object] | None = None,
-    partial: bool = False,
     progress: Progress = lambda done, total, inspection: None,
     revision: str | None = None,
     max_pixels: int | None = None,
@@ -54,57 +52,64 @@ def evaluate(
 ) -> Evaluation:
     """Figures of a model on labelled data, written into the folder `out`; run again to go on after a stop.
 
-    `data` is samples, or a spec such as "mmad:FOLDER" or "split:FILE" with the `options` of its loader. The
-    model is asked the data's own questions; it is an inspector, or the name of a model, which is loaded as
-    `Inspector.load` does with `revision`, `max_pixels`, `style`, `fast` and `engine`. With `inspections`, the
-    file of an earlier run is evaluated instead. `partial` allows samples without an inspection, and counts
-    them.
+    The model is asked the data's own questions; it is an inspector, or the name of a model, which is loaded
+    as `Inspector.load` does with `revision`, `max_pixels`, `style`, `fast` and `engine`. `data` is samples,
+    or a spec such as "mmad:FOLDER" or "split:FILE" with the `options` of its loader.
 
-    Raises `InputError` for data, inspections and settings that do not go together, `SetupError` for what is
-    not installed.
+    Raises `InputError` for data that asks nothing or cannot be read, and for a model that cannot be used;
+    `SetupError` for what is not installed.
     """
-    settings = (revision, max_pixels, style, fast, engine)
-    has_settings = settings != (None, None, prompts.DEFAULT_STYLE, False, "local")
-    # 1. The samples.
-    loaded, source = _load(data, options or {}, Path(out), inspections)
-    # 2. Their inspections.
-    if inspections is not None:
-        if has_settings or model != "nano":
-            raise InputError(
-                f"{str(inspections)!r} is taken as an inspections file, which has its own model and prompt; "
-                "leave their options out"
-            )
-        fingerprint, inspected = _read(inspections, loaded.samples)
-    else:
-        if not any(sample.questions for sample in loaded.samples):
-            raise InputError(
-                f"{source.spec!r} asks no question, so there is nothing to evaluate; "
-                "give labelled data (anomalyr1 data show SPEC ID)"
-            )
-        if isinstance(model, str):
-            model = Inspector.load(
-                model, revision=revision, max_pixels=max_pixels, style=style, fast=fast, engine=engine
-            )
-        elif has_settings:
-            raise InputError("an inspector has its own model and prompt; leave their options out")
-        fingerprint, inspected = _ask(model, loaded.samples, Path(out) / INSPECTIONS, progress)
-    # 3. The figures.
-    evaluation = measure(loaded, fingerprint, inspected, source, partial)
+    loaded, source = _load(data, options or {}, Path(out), INSPECTIONS)
+    if not any(sample.questions for sample in loaded.samples):
+        raise InputError(
+            f"{source.spec!r} asks no question, so there is nothing to evaluate; "
+            "give labelled data (anomalyr1 data show SPEC ID)"
+        )
+    if isinstance(model, str):
+        model = Inspector.load(
+            model, revision=revision, max_pixels=max_pixels, style=style, fast=fast, engine=engine
+        )
+    elif (revision, max_pixels, style, fast, engine) != (None, None, prompts.DEFAULT_STYLE, False, "local"):
+        raise InputError("an inspector has its own model and prompt; leave their options out")
+    fingerprint, inspected = _ask(model, loaded.samples, Path(out) / INSPECTIONS, progress)
+    evaluation = measure(loaded, fingerprint, inspected, source)
     write(Path(out), evaluation)
     return evaluation
 
 
 def evaluate_file(
-    inspections: str | Path, data: str, options: Mapping[str, object] | None, folder: Path
-) -> tuple[Evaluation, list[Pair]]:
-    """Figures of an inspections file that need not hold all samples, and the samples with their inspections.
+    inspections: str | Path,
+    data: str | Sequence[Sample],
+    *,
+    out: str | Path = "evaluation",
+    options: Mapping[str, object] | None = None,
+    partial: bool = False,
+) -> Evaluation:
+    """Figures of the inspections file of an earlier run on labelled data, written into the folder `out`.
 
-    Nothing is written, except that drawn parts are drawn into `folder`. Raises `InputError` when the file or
-    the data cannot be read, or do not belong together.
+    `partial` allows samples without an inspection, and counts them. Raises `InputError` when the file or the
+    data cannot be read, or do not belong together.
     """
-    loaded, source = _load(data, options or {}, folder, inspections)
-    fingerprint, inspected = _read(inspections, loaded.samples)
-    evaluation = measure(loaded, fingerprint, inspected, source, partial=True)
+    evaluation, _ = measure_file(inspections, data, options or {}, Path(out), partial)
+    write(Path(out), evaluation)
+    return evaluation
+
+
+def measure_file(
+    inspections: str | Path,
+    data: str | Sequence[Sample],
+    options: Mapping[str, object],
+    folder: Path,
+    partial: bool = True,
+) -> tuple[Evaluation, list[Pair]]:
+    """Figures of an inspections file, and the samples with their inspections; drawn parts go into `folder`.
+
+    Raises as `evaluate_file` does.
+    """
+    loaded, source = _load(data, options, folder, str(Path(inspections).absolute()))
+    fingerprint, inspected = records.read(inspections)
+    _require_same_data(Path(inspections), fingerprint, loaded.samples)
+    evaluation = measure(loaded, fingerprint, inspected, source, partial)
     return evaluation, pairing.pair(loaded.samples, inspected).known
 
 
@@ -126,21 +131,8 @@ def data_digest(samples: Sequence[Sample]) -> str:
     return DATA + provenance.questions_digest(samples, with_context=True)
 
 
-def require_same_data(path: str | Path, run: Fingerprint, samples: Sequence[Sample]) -> None:
-    """Raise `InputError` when the file answers other questions than the samples ask.
-
-    Files of `anomalyr1 inspect` answer none of them, and pass.
-    """
-    if run.given.startswith(DATA) and run.given != data_digest(samples):
-        raise InputError(
-            f"{str(path)!r} was made with other questions, knowledge or reference images than the data has "
-            "now; load the same data with the same options (--shots, --template, --knowledge, -o) as when it "
-            "was made"
-        )
-
-
 def measure(
-    loaded: sources.Loaded,
+    loaded: sources.LoadedSource,
     run: Fingerprint,
     inspections: Sequence[Inspection],
     source: Source,
@@ -197,7 +189,7 @@ def load_again(folder: str | Path) -> tuple[Evaluation, list[Pair]]:
     if source.spec == SAMPLES:
         samples = _read_samples(Path(folder) / SAMPLES)
     else:
-        samples = sources.load(source.spec, source.options, Path(source.folder or folder)).samples
+        samples = sources.load_source(source.spec, source.options, Path(source.folder or folder)).samples
     if provenance.questions_digest(samples, with_context=False) != source.questions:
         raise InputError(
             f"{source.spec!r} asks other questions than when {str(folder)!r} was evaluated; "
@@ -208,13 +200,13 @@ def load_again(folder: str | Path) -> tuple[Evaluation, list[Pair]]:
 
 
 def _load(
-    data: str | Sequence[Sample], options: Mapping[str, object], folder: Path, inspections: str | Path | None
-) -> tuple[sources.Loaded, Source]:
+    data: str | Sequence[Sample], options: Mapping[str, object], folder: Path, inspections: str
+) -> tuple[sources.LoadedSource, Source]:
     """The samples, and how to load them again; samples of a program are kept in the folder."""
     if isinstance(data, str):
-        spec, loaded = data, sources.load(data, options, folder / "drawn")
+        spec, loaded = data, sources.load_source(data, options, folder / "drawn")
     else:
-        spec, loaded = SAMPLES, sources.Loaded(list(data), {}, None)
+        spec, loaded = SAMPLES, sources.LoadedSource(list(data), {}, None)
         files.write_whole(
             folder / SAMPLES, "".join(sample.to_json() + "\n" for sample in data).encode("ascii")
         )
@@ -224,7 +216,7 @@ def _load(
         folder=str((folder / "drawn").absolute()),
         samples=len(loaded.samples),
         questions=provenance.questions_digest(loaded.samples, with_context=False),
-        inspections=INSPECTIONS if inspections is None else str(Path(inspections).absolute()),
+        inspections=inspections,
         notes=loaded.notes,
     )
     return loaded, source
@@ -250,11 +242,17 @@ def _ask(
     return inspector.fingerprint(context), inspections
 
 
-def _read(path: str | Path, samples: Sequence[Sample]) -> tuple[Fingerprint, list[Inspection]]:
-    """The inspections of a file that answers what the samples ask."""
-    fingerprint, inspections = records.read(path)
-    require_same_data(Path(path), fingerprint, samples)
-    return fingerprint, inspections
+def _require_same_data(path: Path, run: Fingerprint, samples: Sequence[Sample]) -> None:
+    """Raise `InputError` when the file answers other questions than the samples ask.
+
+    Files of `anomalyr1 inspect` answer none of them, and pass.
+    """
+    if run.given.startswith(DATA) and run.given != data_digest(samples):
+        raise InputError(
+            f"{str(path)!r} was made with other questions, knowledge or reference images than the data has "
+            "now; load the same data with the same options (--shots, --template, --knowledge, -o) as when it "
+            "was made"
+        )
 
 
 def _boxes_were_asked(sample: Sample, inspection: Inspection) -> bool:

@@ -11,7 +11,7 @@ from importlib import metadata
 from itertools import islice
 from pathlib import Path
 
-from anomalyr1 import answers, prompts
+from anomalyr1 import prompts
 from anomalyr1.engines.engine import GREEDY, Completion, Engine, Sampling
 from anomalyr1.files import sha256_of_file
 from anomalyr1.images import THREADS, LoadedImage, open_image
@@ -86,14 +86,14 @@ class Inspector:
         """
         if fast and votes > 1:
             raise InputError(f"{votes} fast scores are all the same; ask for votes or for fast, not both")
-        from anomalyr1.engines import loading
+        from anomalyr1.engines.loading import load_engine
 
         prompts.style_id(style, text)  # an unknown style is refused before the weights are loaded
         sampling = VOTING if votes > 1 else GREEDY
         if fast:
             sampling = Sampling(fast=True)
         sam2 = Sam2.load() if masks == "sam2" and not fast else None
-        runner = loading.load(engine, model, revision, max_pixels)
+        runner = load_engine(engine, model, revision, max_pixels)
         return cls(runner, masks, style, text, sampling, sam2=sam2, votes=votes, threshold=threshold)
 
     def __call__(
@@ -308,7 +308,7 @@ def _require_unchanged(samples: Sequence[Sample], done: Mapping[str, Inspection]
 
 def _read_reply(prompt: prompts.Prompt, completion: Completion, counts: Counter[str]) -> Reply:
     """A completion as a reply; what is to be counted is added to `counts`."""
-    answer = answers.parse(completion.text, prompt.question.options, completion.frame)
+    answer = completion.answer
     counts.update(answer.counts)
     counts.update(prompt.counts)
     counts.update({answer.status: 1, "cut_off": int(completion.finish == "length")})

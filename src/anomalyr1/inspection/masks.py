@@ -7,7 +7,6 @@ Every mask says what made it, and every fallback is counted under a name. A *win
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from anomalyr1.boxes import Bools, Floats, clip, encode_mask, iou, to_array
+from anomalyr1.policy.safety import refuse_code
 from anomalyr1.types import Box, InputError, Mask, MaskSource, SetupError
 
 if TYPE_CHECKING:
@@ -54,11 +54,6 @@ ROUNDS = 5
 MIN_CONTRAST = 1.0
 """Spread of colour, in CIELAB units (2 can just be seen), below which a crop is flat and its box is
 filled."""
-
-CODE_SUFFIXES = frozenset(
-    {".py", ".pyc", ".so", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"}
-)
-"""Files that can run code when they are loaded; a SAM2 folder needs none of them."""
 
 
 def masks_for(
@@ -268,7 +263,9 @@ def choose(candidates: Bools, scores: Floats, xyxy: Floats) -> NDArray[np.intp]:
 
 
 def fault(mask: Bools, xyxy: ArrayLike) -> str | None:
-    """Why a mask (H, W) cannot be what a box (xyxy) holds: "empty", "left_box", "filled_box"; None when it can."""
+    """Why a mask (H, W) cannot be what a box (xyxy) holds: "empty", "left_box", "filled_box"; None when it
+    can.
+    """
     area = int(mask.sum())
     if area == 0:
         return "empty"
@@ -277,31 +274,6 @@ def fault(mask: Bools, xyxy: ArrayLike) -> str | None:
     if part.sum() < MIN_INSIDE * area:
         return "left_box"
     return "filled_box" if part.sum() >= MAX_FILL * part.size else None
-
-
-def refuse_code(folder: Path) -> None:
-    """Raise `InputError` if a model folder holds files, or settings (`auto_map`), that can run code."""
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in CODE_SUFFIXES:
-            raise InputError(
-                f"{path}: files of this kind can run code when loaded; expected only JSON and safetensors, so remove it"
-            )
-        if path.suffix.lower() == ".json" and path.is_file() and _names_code(path):
-            raise InputError(
-                f"{path}: `auto_map` names code to run; expected a model that transformers knows, so remove the entry"
-            )
-
-
-def _names_code(path: Path) -> bool:
-    found: list[str] = []
-    try:
-        # The hook sees every object at any depth, with its escapes resolved.
-        json.loads(
-            path.read_bytes(), object_pairs_hook=lambda pairs: found.extend(str(name) for name, _ in pairs)
-        )
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected JSON, got {error}; download the model again") from error
-    return "auto_map" in found
 
 
 @cache
