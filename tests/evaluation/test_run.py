@@ -287,50 +287,40 @@ def test_a_spec_is_evaluated_in_one_call_and_answered_in_steps(data, recorded, t
     steps = []
     inspector = Inspector(ReplayEngine(recorded))
     asked = run.evaluate(
-        data, inspector, out=tmp_path / "asked", progress=lambda done, total, _: steps.append((done, total))
+        inspector, data, out=tmp_path / "asked", progress=lambda done, total, _: steps.append((done, total))
     )
     assert steps == [(done, 12) for done in range(1, 13)]
     assert asked.mmad.boards["strict"].average.value == 75
     assert record.read_evaluation(tmp_path / "asked") == asked
-    read = run.evaluate(data, inspections=tmp_path / "asked" / "inspections.jsonl", out=tmp_path / "read")
-    assert (read.mmad, read.provenance) == (asked.mmad, asked.provenance)
-    named = run.evaluate(data, engine=f"replay:{recorded}", out=tmp_path / "named")
+    path = tmp_path / "asked" / "inspections.jsonl"
+    filed = run.evaluate_file(path, data, out=tmp_path / "filed")
+    assert (filed.mmad, filed.provenance) == (asked.mmad, asked.provenance)
+    named = run.evaluate("nano", data, engine=f"replay:{recorded}", out=tmp_path / "named")
     assert named.mmad == asked.mmad
-    both, pairs = run.evaluate_file(recorded, data, None, tmp_path)
-    assert (both.mmad, len(pairs)) == (asked.mmad, 12)
+    with pytest.raises(InputError, match="an inspector has its own model"):
+        run.evaluate(inspector, data, fast=True, out=tmp_path / "fast")
 
 
 def test_samples_of_a_program_are_evaluated_and_loaded_again(data, recorded, tmp_path):
     samples = sources.load_source(data, {}, tmp_path).samples[:6]
-    evaluation = run.evaluate(samples, Inspector(ReplayEngine(recorded)), out=tmp_path / "out")
+    inspector = Inspector(ReplayEngine(recorded))
+    evaluation = run.evaluate(inspector, samples, out=tmp_path / "out")
     assert (evaluation.source.spec, evaluation.source.samples) == ("samples.jsonl", 6)
     again, pairs = run.load_again(tmp_path / "out")
     assert again == evaluation
     assert [sample for sample, _ in pairs] == samples
     (tmp_path / "out" / "samples.jsonl").write_text("{}")
-    with pytest.raises(InputError, match=r"samples\.jsonl"):
+    with pytest.raises(InputError, match="samples '.*' cannot be read"):
         run.load_again(tmp_path / "out")
     asking_nothing = [sample.model_copy(update={"questions": ()}) for sample in samples]
     with pytest.raises(InputError, match="asks no question"):
-        run.evaluate(asking_nothing, Inspector(ReplayEngine(recorded)), out=tmp_path / "nothing")
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"fast": True}, "an inspector has its own model"),
-        ({"inspections": "inspections.jsonl"}, "is taken as an inspections file"),
-    ],
-)
-def test_an_inspector_has_its_own_settings(data, recorded, tmp_path, settings, message):
-    with pytest.raises(InputError, match=message):
-        run.evaluate(data, Inspector(ReplayEngine(recorded)), out=tmp_path / "out", **settings)
+        run.evaluate(inspector, asking_nothing, out=tmp_path / "nothing")
 
 
 def test_two_folders_are_compared_in_one_call(data, recorded, tmp_path):
     evaluations.inspect(data, tmp_path / "right.jsonl", lambda s, q: evaluations.says(q.answer))
     for name in ("inspections", "right"):
-        run.evaluate(data, inspections=tmp_path / f"{name}.jsonl", out=tmp_path / name)
+        run.evaluate_file(tmp_path / f"{name}.jsonl", data, out=tmp_path / name)
     result = compare(tmp_path / "inspections", tmp_path / "right", out=tmp_path / "compared")
     assert (result.groups[0].paired.gained, result.groups[0].paired.lost) == (7, 0)
     written = (tmp_path / "compared" / "comparison.json").read_text()

@@ -14,16 +14,9 @@ DATASETS = {
     "GoodsAD": "food_box/test",
 }
 KINDS = (
-    "Anomaly Detection",
-    "Defect Classification",
-    "Defect Localization",
-    "Defect Description",
-    "Defect Analysis",
-    "Object Classification",
-    "Object Analysis",
-    "Object Structure",
-    "Object Details",
-)
+    "Anomaly Detection", "Defect Classification", "Defect Localization", "Defect Description", "Defect Analysis",
+    "Object Classification", "Object Analysis", "Object Structure", "Object Details",
+)  # fmt: skip
 INVALID = ("", "F", "a", "None", "I cannot tell.", "AB")
 
 
@@ -61,22 +54,12 @@ def rows(found):
     """The same answers as our rows."""
     return [
         AnsweredQuestion(
-            one["image"],
-            f"{one['image']}#{place}",
-            one["question_type"].lower(),
-            one["image"].split("/")[0],
-            "",
-            one["correct_answer"],
-            None,
-            None,
-            one["gpt_answer"],
-            "lenient",
-            None,
-            "good" not in one["image"],
-            False,
+            one["image"], f"{one['image']}#{place}", one["question_type"].lower(),
+            one["image"].split("/")[0], "", one["correct_answer"], "good" not in one["image"], False,
+            official=one["gpt_answer"], status="lenient",
         )
         for place, one in enumerate(found)
-    ]
+    ]  # fmt: skip
 
 
 def line(found):

@@ -42,8 +42,9 @@ def calibrate(
     """Fit scores to labelled parts, and choose the threshold of least expected cost."""
     from anomalyr1.evaluation import calibration
 
-    threshold = calibration.calibrate_file(
-        inspections, labels, cost_miss, cost_false_alarm, method, defect_rate, claim, seed
+    labelled, run = calibration.gather_files(inspections, labels)
+    threshold = calibration.calibrate(
+        labelled, run, cost_miss, cost_false_alarm, method, defect_rate, claim, seed
     )
     threshold.write(out)
     for line in _describe(threshold):

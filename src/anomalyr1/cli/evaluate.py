@@ -66,20 +66,27 @@ def evaluate(
             f"`evaluate mmad` asks the questions of MMAD, so --data is mmad:FOLDER, not {data!r}; "
             "for other data: evaluate model"
         )
-    evaluation = run.evaluate(
-        data,
-        model,
-        inspections=None if what in ("mmad", "model") else what,
-        out=out,
-        options=loader_options(option) | run.mmad_options(shots, template, knowledge),
-        partial=partial,
-        progress=_say_progress,
-        revision=revision,
-        max_pixels=max_pixels,
-        style=style,
-        fast=fast,
-        engine=engine,
-    )
+    options = loader_options(option) | run.mmad_options(shots, template, knowledge)
+    if what in ("mmad", "model"):
+        evaluation = run.evaluate(
+            model,
+            data,
+            out=out,
+            options=options,
+            progress=_say_progress,
+            revision=revision,
+            max_pixels=max_pixels,
+            style=style,
+            fast=fast,
+            engine=engine,
+        )
+    else:
+        if (model, revision, max_pixels, style, fast, engine) != ("nano", None, None, "ours", False, "local"):
+            raise InputError(
+                f"{what!r} is taken as an inspections file, which has its own model and prompt; "
+                "leave their options out"
+            )
+        evaluation = run.evaluate_file(what, data, out=out, options=options, partial=partial)
     for line in tables.text(evaluation):
         say(line)
     say(f"evaluation: {out / record.FILE}")

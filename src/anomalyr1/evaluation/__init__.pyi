@@ -1,5 +1,5 @@
 from .calibration import calibrate as calibrate
-from .calibration import calibrate_file as calibrate_file
+from .calibration import gather_files as gather_files
 from .checks import check as check
 from .comparison import Comparison as Comparison
 from .comparison import compare as compare
@@ -8,3 +8,4 @@ from .other_detectors import save_anomalib as save_anomalib
 from .record import Evaluation as Evaluation
 from .record import read_evaluation as read_evaluation
 from .run import evaluate as evaluate
+from .run import evaluate_file as evaluate_file

@@ -62,25 +62,15 @@ class LabelledScores(NamedTuple):
     """Inspections and labels that could not be used, by reason."""
 
 
-def calibrate_file(
-    inspections: str | Path,
-    labels: str | Path,
-    cost_miss: float,
-    cost_false_alarm: float,
-    method: Method = "platt",
-    defect_rate: float | None = None,
-    claim: float = 0.01,
-    seed: int = 0,
-) -> Threshold:
-    """`calibrate` on the inspections file of a run over labelled parts.
+def gather_files(inspections: str | Path, labels: str | Path) -> tuple[LabelledScores, Fingerprint]:
+    """The scores in the inspections file of a run over labelled parts, and what made them.
 
     `labels` is a CSV file or a data set, as `thresholds.labels_of` takes them. Raises `InputError` as
-    `calibrate`, `gather` and the readers do.
+    `gather` and the readers do.
     """
     truths = labels_of(labels)
     run, inspected = records.read(inspections)
-    labelled = gather(inspected, truths)
-    return calibrate(labelled, run, cost_miss, cost_false_alarm, method, defect_rate, claim, seed)
+    return gather(inspected, truths), run
 
 
 def gather(inspections: Sequence[Inspection], labels: Mapping[str, bool]) -> LabelledScores:
@@ -132,7 +122,12 @@ def calibrate(
     _require_possible(cost_miss, cost_false_alarm, defect_rate, claim)
     scores, defect, left_out = labelled
     good_n, defect_n = int((~defect).sum()), int(defect.sum())
-    _require_enough(good_n, defect_n, left_out)
+    if min(good_n, defect_n) < LEAST_OF_EACH:
+        reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.items())
+        raise InputError(
+            f"{good_n} good and {defect_n} defective parts with a score, at least {LEAST_OF_EACH} of each "
+            "are needed" + (f" ({reasons})" if reasons else "")
+        )
     area = curves.auroc(scores, defect)
     if area <= 0.5:
         raise InputError(
@@ -193,16 +188,6 @@ def _require_possible(
     for name, share in (("--defect-rate", defect_rate), ("--claim", claim)):
         if share is not None and not 0 < share < 1:
             raise InputError(f"{name} is {share:g}, expected a share between 0 and 1")
-
-
-def _require_enough(good: int, defect: int, left_out: Mapping[str, int]) -> None:
-    if min(good, defect) >= LEAST_OF_EACH:
-        return
-    reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.items())
-    raise InputError(
-        f"{good} good and {defect} defective parts with a score, at least {LEAST_OF_EACH} of each are needed"
-        + (f" ({reasons})" if reasons else "")
-    )
 
 
 def fit(scores: Floats, defect: Bools, method: Method = "platt") -> Calibration:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from itertools import chain
 from math import ceil, floor
 from pathlib import Path
 from typing import NamedTuple
@@ -44,6 +44,10 @@ LEAST_IOU = 0.5
 """Below this set IoU a gold box, rounded to what a model can write, no longer counts as right."""
 
 
+Finding = tuple[str, str]
+"""What is wrong with a sample, and what to do about it, in words."""
+
+
 class Problem(NamedTuple):
     """One thing wrong with a sample, and what to do about it."""
 
@@ -54,8 +58,7 @@ class Problem(NamedTuple):
     """What to do about it, in words."""
 
 
-@dataclass(frozen=True)
-class _Gold:
+class _Gold(NamedTuple):
     """A gold answer as a model would write it."""
 
     question: Question
@@ -81,15 +84,15 @@ def check(
     for sample in samples:
         times_of[sample.id] += 1
         knowledge.add(sample)
-        problems += _check_files(sample, files)
-        problems += _check_labels(sample)
-        problems += _check_sample(sample, family, max_pixels)
+        findings = (
+            _check_files(sample, files),
+            _check_labels(sample),
+            _check_sample(sample, family, max_pixels),
+        )
+        problems += [Problem(sample.id, *finding) for finding in chain(*findings)]
     fix = "give each sample its own id: inspections are stored by it"
-    repeated_ids = [
-        Problem(sample_id, f"{times} samples have this id", fix)
-        for sample_id, times in times_of.items()
-        if times > 1
-    ]
+    repeated = [(sample_id, times) for sample_id, times in times_of.items() if times > 1]
+    repeated_ids = [Problem(sample_id, f"{times} samples have this id", fix) for sample_id, times in repeated]
     return [*repeated_ids, *knowledge.problems(), *problems]
 
 
@@ -106,25 +109,26 @@ def readable(samples: Samples) -> Iterator[Sample]:
             yield plain[place]
 
 
-def _check_sample(sample: Sample, family: str, max_pixels: int | None) -> Iterator[Problem]:
-    size_wh = None
+def _check_sample(sample: Sample, family: str, max_pixels: int | None) -> Iterator[Finding]:
+    """Mask, boxes and questions beside the image."""
+    size_wh = frame = None
     if sample.image.is_file():
         try:
             size_wh = open_image(sample.image).size_wh
         except ImageError as error:
-            yield Problem(sample.id, str(error), "replace the image")
+            yield str(error), "replace the image"
     if size_wh is not None:
         yield from _check_mask(sample, size_wh)
-        yield from _check_boxes(sample.id, "the sample", sample.boxes, size_wh)
-    frame = None
-    if size_wh is not None:
+        yield from _check_boxes("the sample", sample.boxes, size_wh)
         try:
             frame = Frame.of(size_wh, FAMILIES[family], max_pixels)
         except ImageError as error:
-            yield Problem(sample.id, f"{sample.image}: {error}", "cut the image, or leave it out")
-    yield from _check_question_ids(sample)
+            yield f"{sample.image}: {error}", "cut the image, or leave it out"
+    for question_id, times in Counter(question.id for question in sample.questions).items():
+        if times > 1:
+            yield f"{times} questions have the id {question_id!r}", "give each question its own id"
     for question in sample.questions:
-        yield from _check_question(sample.id, question, size_wh, frame)
+        yield from _check_question(question, size_wh, frame)
         yield from _check_verdict(sample, question)
 
 
@@ -145,47 +149,47 @@ class _Files:
         return self.digests[path]
 
 
-def _check_files(sample: Sample, files: _Files) -> Iterator[Problem]:
+def _check_files(sample: Sample, files: _Files) -> Iterator[Finding]:
+    """Files that are missing or broken, and images that are another sample's, or their own reference."""
     for path in (sample.image, *sample.references, *([sample.mask] if sample.mask else [])):
         if not (path.is_file() or (path == sample.mask and path.is_dir())):
-            yield Problem(sample.id, f"{path} is missing", "restore the file or correct its path")
+            yield f"{path} is missing", "restore the file or correct its path"
     for path in sample.references:
         if path in files.digests or not path.is_file():
             continue
         try:
             open_image(path)
         except ImageError as error:
-            yield Problem(sample.id, f"its reference image: {error}", "replace the image")
+            yield f"its reference image: {error}", "replace the image"
     digest = files.digest(sample.image)
     if digest is None:
         return
     for path in sample.references:
         if files.digest(path) == digest:
-            what = f"its reference image {path} is the image itself"
-            yield Problem(sample.id, what, "give it the image of another, good part")
+            yield f"its reference image {path} is the image itself", "give it the image of another, good part"
     owner = files.sample_of.setdefault(digest, sample)
     if owner.id != sample.id and owner.image != sample.image:
         what = f"{sample.image} holds the same image as {owner.image} of sample {owner.id!r}"
         if owner.anomalous != sample.anomalous:
             what += ", and one is called good, the other anomalous"
-        yield Problem(sample.id, what, "leave one of them out: in two splits it would be a leak")
+        yield what, "leave one of them out: in two splits it would be a leak"
 
 
-def _check_labels(sample: Sample) -> Iterator[Problem]:
+def _check_labels(sample: Sample) -> Iterator[Finding]:
     """Labels that contradict each other, or say nothing."""
     unexplained = (sample.mask, sample.boxes, sample.defect) == (None, None, None) and not sample.questions
     if sample.anomalous and unexplained:
-        what = "it is anomalous, and nothing says how or where"
-        yield Problem(sample.id, what, "add a defect's name, a mask, boxes or questions")
+        fix = "add a defect's name, a mask, boxes or questions"
+        yield "it is anomalous, and nothing says how or where", fix
     if sample.anomalous is False and sample.boxes:
-        what = f"it has {len(sample.boxes)} boxes, but the sample is good"
-        yield Problem(sample.id, what, "correct the label, or drop the boxes")
+        fix = "correct the label, or drop the boxes"
+        yield f"it has {len(sample.boxes)} boxes, but the sample is good", fix
     if sample.anomalous is False and sample.defect is not None:
-        what = f"it has the defect {sample.defect!r}, but the sample is good"
-        yield Problem(sample.id, what, "correct the label, or drop the defect")
+        fix = "correct the label, or drop the defect"
+        yield f"it has the defect {sample.defect!r}, but the sample is good", fix
 
 
-def _check_verdict(sample: Sample, question: Question) -> Iterator[Problem]:
+def _check_verdict(sample: Sample, question: Question) -> Iterator[Finding]:
     """A gold that says the opposite of what the sample is."""
     says: bool | None = None
     if question.kind == "anomaly detection" and question.answer is not None:
@@ -195,13 +199,11 @@ def _check_verdict(sample: Sample, question: Question) -> Iterator[Problem]:
     if says is not None and sample.anomalous is not None and says != sample.anomalous:
         truth = "anomalous" if sample.anomalous else "good"
         what = f"question {question.id!r}: its gold contradicts the sample, which is {truth}"
-        yield Problem(sample.id, what, "correct one of the two")
+        yield what, "correct one of the two"
 
 
 def _verdict(question: Question) -> bool | None:
-    """Whether the gold of a yes/no question says that there is a defect; None for another form of
-    question.
-    """
+    """Whether the gold of a yes/no question says that there is a defect; None for other forms of question."""
     words = question.text.casefold()
     options = [option.casefold().strip(" .!") for option in question.options]
     if sorted(options) != ["no", "yes"] or not _DEFECT.search(words) or _NEGATED.search(words):
@@ -262,34 +264,35 @@ def _plain_words(text: str) -> str:
     return text.casefold().replace("_", " ")
 
 
-def _check_mask(sample: Sample, size_wh: tuple[int, int]) -> Iterator[Problem]:
+def _check_mask(sample: Sample, size_wh: tuple[int, int]) -> Iterator[Finding]:
+    """A mask that cannot be read, has another size, or does not mark what the sample is said to be."""
     if sample.mask is None or not sample.mask.exists():
         return
     try:
         mask = read_mask(sample.mask)
     except ImageError as error:
-        yield Problem(sample.id, f"its mask: {error}", "replace the mask")
+        yield f"its mask: {error}", "replace the mask"
         return
     mask_wh = (mask.shape[1], mask.shape[0])
     if mask_wh != size_wh:
         what = f"{sample.mask} is {_size(mask_wh)}, its image {_size(size_wh)}"
-        yield Problem(sample.id, what, "export the mask at the image's size")
+        yield what, "export the mask at the image's size"
     marked = int(mask.sum())
     if marked < LEAST_PIXELS and sample.anomalous:
         amount = f"{marked} pixel{'s' if marked > 1 else ''}" if marked else "nothing"
         what = f"{sample.mask} marks {amount}, but the sample is anomalous"
-        yield Problem(sample.id, what, "mark the defect, or drop the mask")
+        yield what, "mark the defect, or drop the mask"
     if marked and sample.anomalous is False:
         what = f"{sample.mask} marks a defect, but the sample is good"
-        yield Problem(sample.id, what, "correct the label, or drop the mask")
+        yield what, "correct the label, or drop the mask"
     if marked > MOST_MARKED * mask.size:
         what = f"{sample.mask} marks {marked / mask.size:.0%} of the image"
-        yield Problem(sample.id, what, "see whether the mask is inverted")
+        yield what, "see whether the mask is inverted"
     elif marked >= LEAST_PIXELS and mask_wh == size_wh and sample.boxes is not None:
-        yield from _check_boxes_of_mask(sample, mask, sample.boxes)
+        yield from _check_boxes_of_mask(sample.mask, mask, sample.boxes)
 
 
-def _check_boxes_of_mask(sample: Sample, mask: Bools, gold: Sequence[Box]) -> Iterator[Problem]:
+def _check_boxes_of_mask(path: Path, mask: Bools, gold: Sequence[Box]) -> Iterator[Finding]:
     """Boxes and mask (H, W) must mean the same places.
 
     That is: little of the mask lies outside the boxes, and every box is about as large as what it holds.
@@ -297,59 +300,47 @@ def _check_boxes_of_mask(sample: Sample, mask: Bools, gold: Sequence[Box]) -> It
     stray = mask.copy()
     for box in gold:
         rows, columns = slice(max(0, floor(box.y1)), ceil(box.y2)), slice(max(0, floor(box.x1)), ceil(box.x2))
-        inside = mask[rows, columns]
+        ys, xs = np.nonzero(mask[rows, columns])
         stray[rows, columns] = False
-        ys, xs = np.nonzero(inside)
         tight = (np.ptp(ys) + 1) * (np.ptp(xs) + 1) if len(ys) else 0
         share = tight / box.area
         if share < LEAST_FILLED:
-            what = (
-                f"its box {box.xyxy} is not where {sample.mask} marks a defect "
-                f"(what is marked there fills {share:.0%} of it)"
-            )
-            yield Problem(sample.id, what, "draw one from the other, or correct the one that is wrong")
+            what = f"its box {box.xyxy} is not where {path} marks a defect"
+            fix = "draw one from the other, or correct the one that is wrong"
+            yield f"{what} (what is marked there fills {share:.0%} of it)", fix
     if stray.sum() > MOST_STRAY * mask.sum():
-        what = f"{stray.sum() / mask.sum():.0%} of what {sample.mask} marks lies outside its boxes"
-        yield Problem(sample.id, what, "add the missing boxes, or correct the mask")
+        what = f"{stray.sum() / mask.sum():.0%} of what {path} marks lies outside its boxes"
+        yield what, "add the missing boxes, or correct the mask"
 
 
-def _check_boxes(
-    sample_id: str, whose: str, gold: Sequence[Box] | None, size_wh: tuple[int, int]
-) -> Iterator[Problem]:
-    w, h = size_wh
+def _check_boxes(whose: str, gold: Sequence[Box] | None, size_wh: tuple[int, int]) -> Iterator[Finding]:
     for box in gold or ():
-        if box.x1 < 0 or box.y1 < 0 or box.x2 > w or box.y2 > h:
+        if box.x1 < 0 or box.y1 < 0 or box.x2 > size_wh[0] or box.y2 > size_wh[1]:
             what = f"{whose} has a box {box.xyxy} outside its image of {_size(size_wh)}"
-            yield Problem(sample_id, what, "clip the box, or check its frame")
-
-
-def _check_question_ids(sample: Sample) -> Iterator[Problem]:
-    for question_id, times in Counter(question.id for question in sample.questions).items():
-        if times > 1:
-            what = f"{times} questions have the id {question_id!r}"
-            yield Problem(sample.id, what, "give each question its own id")
+            yield what, "clip the box, or check its frame"
 
 
 def _check_question(
-    sample_id: str, question: Question, size_wh: tuple[int, int] | None, frame: Frame | None
-) -> Iterator[Problem]:
+    question: Question, size_wh: tuple[int, int] | None, frame: Frame | None
+) -> Iterator[Finding]:
+    """Options that cannot be told apart, and a gold answer that is absent, impossible or not rewarded."""
     name = f"question {question.id!r}"
-    texts = Counter(" ".join(option.casefold().split()).rstrip(".") for option in question.options)
-    if len(question.options) == 1:
-        yield Problem(sample_id, f"{name} has one option", "add wrong options")
-    if any(times > 1 for times in texts.values()) or "" in texts:
+    texts = [" ".join(option.casefold().split()).rstrip(".") for option in question.options]
+    if len(texts) == 1:
+        yield f"{name} has one option", "add wrong options"
+    if len(set(texts)) < len(texts) or "" in texts:
         what = f"{name} has options that read the same or are empty: {list(question.options)}"
-        yield Problem(sample_id, what, "make the options differ")
+        yield what, "make the options differ"
         return
     if question.options and question.answer is None:
-        yield Problem(sample_id, f"{name} has no gold answer", "add the letter of the right option")
+        yield f"{name} has no gold answer", "add the letter of the right option"
     if not question.options and question.boxes is None:
-        yield Problem(sample_id, f"{name} has no gold boxes", "add the boxes, or () for a clean sample")
+        yield f"{name} has no gold boxes", "add the boxes, or () for a clean sample"
     if size_wh is not None:
-        yield from _check_boxes(sample_id, name, question.boxes, size_wh)
+        yield from _check_boxes(name, question.boxes, size_wh)
     gold = _gold(question, size_wh, frame)
     if gold is not None:
-        yield from _check_gold(sample_id, gold, frame)
+        yield from _check_gold(gold, frame)
 
 
 def _gold(question: Question, size_wh: tuple[int, int] | None, frame: Frame | None) -> _Gold | None:
@@ -374,7 +365,7 @@ def _gold(question: Question, size_wh: tuple[int, int] | None, frame: Frame | No
     return _Gold(question, f"There is a defect at the {boxes.place(largest, size_wh)}.", question.boxes)
 
 
-def _check_gold(sample_id: str, gold: _Gold, frame: Frame | None) -> Iterator[Problem]:
+def _check_gold(gold: _Gold, frame: Frame | None) -> Iterator[Finding]:
     """The gold answer must earn full reward.
 
     Only `localisation` may lose what rounding to the model's units costs.
@@ -383,7 +374,7 @@ def _check_gold(sample_id: str, gold: _Gold, frame: Frame | None) -> Iterator[Pr
     try:
         completion = answers.write(gold.reasoning, gold.answer, frame)
     except InputError as error:
-        yield Problem(sample_id, f"{name} cannot be written: {error}", "correct the annotation")
+        yield f"{name} cannot be written: {error}", "correct the annotation"
         return
     answer = answers.parse(completion, gold.question.options, frame)
     notes = ", ".join(f"{note} {times}" for note, times in answer.counts.items()) or "nothing dropped"
@@ -392,7 +383,7 @@ def _check_gold(sample_id: str, gold: _Gold, frame: Frame | None) -> Iterator[Pr
         value = reward(answer, gold.question)
         least = LEAST_IOU if reward_name.startswith("localisation") else 1.0
         if value is not None and value < least:
-            yield Problem(sample_id, f"{name} earns {value:.2f} from {reward_name} ({notes})", fix)
+            yield f"{name} earns {value:.2f} from {reward_name} ({notes})", fix
 
 
 def _size(size_wh: tuple[int, int]) -> str:

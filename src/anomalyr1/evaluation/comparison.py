@@ -173,16 +173,14 @@ def _other_questions(before: ComparedRun, after: ComparedRun) -> list[str]:
     golds, new_golds = (
         {(row.sample_id, row.question_id): row.gold for row in run.rows} for run in (before, after)
     )
-    only = {
-        before.name: [key[1] for key in golds if key not in new_golds],
-        after.name: [key[1] for key in new_golds if key not in golds],
-    }
-    differences = [
-        f"{len(ids)} questions only in {name!r}: {listed(ids, 3)}" for name, ids in only.items() if ids
-    ]
-    changed = [key[1] for key in golds.keys() & new_golds.keys() if golds[key] != new_golds[key]]
+    differences = []
+    for run, there, elsewhere in ((before, golds, new_golds), (after, new_golds, golds)):
+        lone = [question_id for sample_id, question_id in there if (sample_id, question_id) not in elsewhere]
+        if lone:
+            differences.append(f"{len(lone)} questions only in {run.name!r}: {listed(lone, 3)}")
+    changed = sorted(key[1] for key in golds.keys() & new_golds.keys() if golds[key] != new_golds[key])
     if changed:
-        differences.append(f"{len(changed)} questions with another gold answer: {listed(sorted(changed), 3)}")
+        differences.append(f"{len(changed)} questions with another gold answer: {listed(changed, 3)}")
     return differences
 
 
@@ -192,8 +190,9 @@ def _other_images(before: ComparedRun, after: ComparedRun) -> list[str]:
         {sample.id: inspection.image_sha256 for sample, inspection in run.pairs if inspection.image_sha256}
         for run in (before, after)
     )
-    changed = [name for name in digests.keys() & new_digests.keys() if digests[name] != new_digests[name]]
-    return [f"{len(changed)} images with other content: {listed(sorted(changed), 3)}"] if changed else []
+    common = digests.keys() & new_digests.keys()
+    changed = sorted(name for name in common if digests[name] != new_digests[name])
+    return [f"{len(changed)} images with other content: {listed(changed, 3)}"] if changed else []
 
 
 def _percent_right(answers: Sequence[AnsweredQuestion], reading: Reading) -> float:

@@ -104,9 +104,9 @@ def balanced_accuracy(counts: Counts) -> Floats:
     return balanced
 
 
-def fallout_at(counts: Counts, recall: float = RECALL) -> Floats:
-    """(...) the lowest false-positive rate at which at least a share `recall` of the positives is found."""
-    enough = counts.recall >= recall - 1e-12
+def lowest_fallout(counts: Counts) -> Floats:
+    """(...) the lowest false-positive rate at which at least a share `RECALL` of the positives is found."""
+    enough = counts.recall >= RECALL - 1e-12
     lowest: Floats = np.where(enough, counts.fallout, np.inf).min(axis=-1)
     return np.where(np.isfinite(lowest), lowest, np.nan)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from anomalyr1.boxes import Bools, Floats
 from anomalyr1.evaluation import curves
 from anomalyr1.evaluation.curves import Counts
-from anomalyr1.evaluation.statistics import LEVEL, REPEATS, Interval, batch_sizes, draw_counts, interval
+from anomalyr1.evaluation.statistics import REPEATS, Interval, batch_sizes, draw_counts, interval
 from anomalyr1.types import Inspection, Record, Sample, Verdict
 
 Pair = tuple[Sample, Inspection]
@@ -88,35 +88,33 @@ SCORE_FIGURES: dict[str, Callable[[Counts], Floats]] = {
     "average_precision": curves.average_precision,
     "f1_max": lambda counts: curves.f1(counts).max(axis=-1),
     "balanced_accuracy_max": lambda counts: curves.balanced_accuracy(counts).max(axis=-1),
-    "fpr_at_95_tpr": curves.fallout_at,
+    "fpr_at_95_tpr": curves.lowest_fallout,
 }
 
 
-def detect(
-    pairs: Sequence[Pair], repeats: int = REPEATS, seed: int = 0, level: float = LEVEL
-) -> DetectionReport:
+def detect(pairs: Sequence[Pair], repeats: int = REPEATS, seed: int = 0) -> DetectionReport:
     """Figures of samples with their inspections; intervals are percentile bootstraps over images."""
     labelled = [pair for pair in pairs if pair[0].anomalous is not None]
     groups: dict[str, list[Pair]] = {}
     for pair in labelled:
         groups.setdefault(pair[0].class_name, []).append(pair)
-    categories = {name: measure(group, repeats, seed, level) for name, group in sorted(groups.items())}
+    categories = {name: measure(group, repeats, seed) for name, group in sorted(groups.items())}
     return DetectionReport(
-        overall=measure(labelled, repeats, seed, level),
+        overall=measure(labelled, repeats, seed),
         categories=categories,
         category_means=_means(list(categories.values())),
         without_truth=len(pairs) - len(labelled),
     )
 
 
-def measure(pairs: Sequence[Pair], repeats: int = REPEATS, seed: int = 0, level: float = LEVEL) -> Detection:
+def measure(pairs: Sequence[Pair], repeats: int = REPEATS, seed: int = 0) -> Detection:
     """Figures of one group, whose truth is known."""
     truth = np.array([bool(sample.anomalous) for sample, _ in pairs], dtype=np.bool_)
     verdicts = np.array([inspection.verdict for _, inspection in pairs], dtype=np.str_)
     scores, positive = scored(pairs)
     figures: dict[str, object] = {
-        **_verdict_figures(truth, verdicts, repeats, seed, level),
-        **_score_figures(scores, positive, repeats, seed, level),
+        **_verdict_figures(truth, verdicts, repeats, seed),
+        **_score_figures(scores, positive, repeats, seed),
     }
     if "f1_max" in figures:
         counts = curves.count(scores, positive)
@@ -160,9 +158,7 @@ def _tally(verdicts: NDArray[np.str_]) -> dict[Verdict, int]:
     return {verdict: int((verdicts == verdict).sum()) for verdict in VERDICTS}
 
 
-def _score_figures(
-    scores: Floats, truth: Bools, repeats: int, seed: int, level: float
-) -> dict[str, Interval]:
+def _score_figures(scores: Floats, truth: Bools, repeats: int, seed: int) -> dict[str, Interval]:
     """The figures of (N,) scores; none when all images are alike."""
     if not (truth.any() and (~truth).any()):
         return {}
@@ -180,11 +176,11 @@ def _score_figures(
             resampled[name].append(figure(counts))
         resampled["calibration_error"].append(curves.calibration_errors(scores, truth, times))
     # 3. Intervals.
-    return {name: interval(value, np.concatenate(resampled[name]), level) for name, value in values.items()}
+    return {name: interval(value, np.concatenate(resampled[name])) for name, value in values.items()}
 
 
 def _verdict_figures(
-    truth: Bools, verdicts: NDArray[np.str_], repeats: int, seed: int, level: float
+    truth: Bools, verdicts: NDArray[np.str_], repeats: int, seed: int
 ) -> dict[str, Interval]:
     """The figures of (N,) verdicts that are defined."""
     if not len(truth):
@@ -202,9 +198,7 @@ def _verdict_figures(
     with np.errstate(invalid="ignore", divide="ignore"):
         values, bounds = _verdict_rates(total), _verdict_rates(resampled)
     return {
-        name: interval(float(value), bounds[name], level)
-        for name, value in values.items()
-        if np.isfinite(value)
+        name: interval(float(value), bounds[name]) for name, value in values.items() if np.isfinite(value)
     }
 
 

@@ -19,7 +19,7 @@ from anomalyr1.data import mask_files
 from anomalyr1.evaluation import pixels
 from anomalyr1.evaluation.detection import Pair
 from anomalyr1.evaluation.pixels import Map, MapItem, PixelFigures
-from anomalyr1.evaluation.statistics import LEVEL, REPEATS, Interval, bootstrap_ratio
+from anomalyr1.evaluation.statistics import REPEATS, Interval, bootstrap_ratio
 from anomalyr1.images import ImageError, open_image
 from anomalyr1.types import Box, InputError, Inspection, Record, Sample
 
@@ -40,7 +40,6 @@ class TruePlace(NamedTuple):
 class Located(NamedTuple):
     """One anomalous image with a known place."""
 
-    sample_id: str
     size: str
     """One of `pixels.SIZES`; empty where the image's size is not known."""
     box_iou: float | None
@@ -95,7 +94,6 @@ def localise(
     bins: int | None = None,
     repeats: int = REPEATS,
     seed: int = 0,
-    level: float = LEVEL,
 ) -> Localisation | None:
     """Figures of samples with their inspections; `maps` (H, W) by the inspection's sample id.
 
@@ -134,17 +132,15 @@ def localise(
         unsaid=unsaid,
         good=len(good),
         false_boxes=sum(bool(inspection.boxes) for inspection in good),
-        sizes={name: summarise(images, repeats, seed, level) for name, images in sizes.items()},
+        sizes={name: summarise(images, repeats, seed) for name, images in sizes.items()},
         coco=coco_ap([(gold, *_confident_boxes(inspection)) for gold, inspection in with_gold]),
         coco_unscored=sum(bool(inspection.boxes) and inspection.score is None for _, inspection in with_gold),
-        maps=pixels.measure(scaled.items, bins, repeats, seed, level),
+        maps=pixels.measure(scaled.items, bins, repeats, seed),
         maps_scaled=scaled.count,
     )
 
 
-def summarise(
-    located: Sequence[Located], repeats: int = REPEATS, seed: int = 0, level: float = LEVEL
-) -> SizeFigures:
+def summarise(located: Sequence[Located], repeats: int = REPEATS, seed: int = 0) -> SizeFigures:
     """Means over images, with intervals by image."""
     box_ious = np.array([image.box_iou for image in located if image.box_iou is not None])
     mask_ious = np.array([image.mask_iou for image in located if image.mask_iou is not None])
@@ -155,7 +151,7 @@ def summarise(
     def ratio(top: Floats, bottom: Floats) -> Interval | None:
         if not len(top):
             return None
-        return bootstrap_ratio(top, bottom, np.arange(len(top)), repeats, seed, level)
+        return bootstrap_ratio(top, bottom, np.arange(len(top)), repeats, seed)
 
     accuracies = {f"{at:g}": (box_ious >= at).astype(np.float64) for at in ACCURACY_AT}
     shares = {at: ratio(reached, np.ones_like(box_ious)) for at, reached in accuracies.items()}
@@ -222,7 +218,7 @@ def _locate(sample: Sample, inspection: Inspection, truth: TruePlace) -> Located
         mask_iou = counts[0] / sum(counts) if any(counts) else 1.0
     share = _share(sample, inspection, truth)
     size = "" if share is None else pixels.size_of(share)
-    return Located(sample.id, size, box_iou, mask_iou, counts)
+    return Located(size, box_iou, mask_iou, counts)
 
 
 def _confident_boxes(inspection: Inspection) -> tuple[tuple[Box, ...], float]:

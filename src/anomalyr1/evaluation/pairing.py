@@ -15,9 +15,7 @@ class Pairs(NamedTuple):
     known: list[tuple[Sample, Inspection]]
     """Samples that have an inspection, in the order of the samples."""
     left_out: dict[str, int]
-    """What found no partner, by reason."""
-    strangers: list[Inspection]
-    """Inspections without a sample."""
+    """How many samples and inspections found no partner, by reason."""
 
 
 def pair(samples: Iterable[Sample], inspections: Sequence[Inspection]) -> Pairs:
@@ -48,12 +46,11 @@ def pair(samples: Iterable[Sample], inspections: Sequence[Inspection]) -> Pairs:
             f"none of {len(inspections)} inspections belongs to one of {len(samples)} samples "
             f"(the first is {example!r}); name the data set that was inspected, from the same folder"
         )
-    strangers = [inspection for inspection in inspections if inspection.sample_id not in paired_ids]
     left_out = {
-        "inspections without a sample": len(strangers),
+        "inspections without a sample": len(inspections) - len(pairs),
         "samples without an inspection": len(samples) - len(pairs),
     }
-    return Pairs(pairs, {reason: n for reason, n in left_out.items() if n}, strangers)
+    return Pairs(pairs, {reason: n for reason, n in left_out.items() if n})
 
 
 def _absolute(path: str) -> str:

@@ -23,7 +23,7 @@ from pydantic import Field
 from anomalyr1.boxes import Bools, Floats
 from anomalyr1.evaluation import curves
 from anomalyr1.evaluation.curves import Counts
-from anomalyr1.evaluation.statistics import LEVEL, REPEATS, Interval, interval, resampled_sums
+from anomalyr1.evaluation.statistics import REPEATS, Interval, interval, resampled_sums
 from anomalyr1.types import InputError, Record
 
 Map = NDArray[np.float32]
@@ -109,7 +109,6 @@ def measure(
     bins: int | None = None,
     repeats: int = REPEATS,
     seed: int = 0,
-    level: float = LEVEL,
 ) -> PixelFigures | None:
     """Figures of the maps, which are gone through at most four times; None without maps.
 
@@ -142,7 +141,7 @@ def measure(
         name: Interval(value=value, low=value, high=value) for name, value in figures.items()
     }
     if figures and images > 1 and repeats:
-        fields |= _intervals(items, total, figures, (repeats, seed, level))
+        fields |= _intervals(items, total, figures, repeats, seed)
     if "f1_max" in figures:
         fields["f1_threshold"] = float(total.levels[int(np.nanargmax(curves.f1(total.counts))) - 1])
     if "aupro" in figures:
@@ -252,11 +251,11 @@ def _aupro(tally: _Tally) -> float:
 def _intervals(
     items: Callable[[], Iterator[MapItem]],
     total: _Tally,
-    figures: dict[str, float],
-    bootstrap: tuple[int, int, float],
+    figures: Mapping[str, float],
+    repeats: int,
+    seed: int,
 ) -> dict[str, object]:
-    """Percentile intervals over images; `bootstrap` is repeats, seed and level."""
-    repeats, seed, level = bootstrap
+    """Percentile intervals over images."""
     # 1. Few levels: quantiles of the good and of the defective pixels.
     quantiles = [_quantiles(total.levels, total.good), _quantiles(total.levels, total.defect)]
     rising = np.unique(np.concatenate([*quantiles, total.levels[-1:]]))  # (V,)
@@ -274,7 +273,7 @@ def _intervals(
     intervals: dict[str, object] = {}
     for name, value in figures.items():
         shifted = np.array([sample.get(name, np.nan) for sample in resampled]) + value - coarse[name]
-        intervals[name] = interval(value, np.clip(shifted, 0, 1), level)
+        intervals[name] = interval(value, np.clip(shifted, 0, 1))
     return intervals
 
 

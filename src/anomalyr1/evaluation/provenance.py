@@ -82,19 +82,21 @@ def training_data(model: str) -> tuple[str, ...] | None:
     """
     import yaml
 
-    recipe_path = _recipe_of(Path(model))
-    if recipe_path is None:
+    folder = Path(model)
+    paths = [folder / "recipe.yaml", folder.parent / "recipe.yaml"] if folder.is_dir() else []
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
         return None
     try:
-        recipe = yaml.safe_load(recipe_path.read_text(encoding="utf-8"))
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(
-            f"{str(recipe_path)!r} cannot be read ({error}), so it is not known what was trained on"
+            f"{str(path)!r} cannot be read ({error}), so it is not known what was trained on"
         ) from error
     specs = recipe.get("data") if isinstance(recipe, dict) else None
     if not isinstance(specs, list) or not all(isinstance(spec, str) for spec in specs):
         raise InputError(
-            f"{str(recipe_path)!r} has no list of specs under data, so it is not known what was trained on"
+            f"{str(path)!r} has no list of specs under data, so it is not known what was trained on"
         )
     return tuple(specs)
 
@@ -123,14 +125,6 @@ def examine(model: str, loaded: sources.LoadedSource) -> Provenance:
         overlaps=dict(Counter(overlap.kind for overlap in overlaps)),
         examples=tuple(overlaps[:EXAMPLES]),
     )
-
-
-def _recipe_of(folder: Path) -> Path | None:
-    """The recipe of the run that a model folder belongs to: in it, or in the folder that holds it."""
-    if not folder.is_dir():
-        return None
-    paths = (folder / "recipe.yaml", folder.parent / "recipe.yaml")
-    return next((path for path in paths if path.is_file()), None)
 
 
 def _protocol(split: Manifest | None) -> str:

@@ -28,17 +28,17 @@ class AnsweredQuestion(NamedTuple):
     class_name: str
     gold: str | None
     """The right letter; None = unknown."""
-    strict: str | None
-    lenient: str | None
-    official: str | None
-    """The letter that each reader takes; None = it reads none."""
-    status: Literal["strict", "lenient", "unparseable", "no reply"]
-    conclusion: str | None
-    """The letter on which the reasoning ends; None = it names none."""
     anomalous: bool | None
     """Whether the image is anomalous; None = unknown."""
     logical: bool
     """Whether its anomaly is logical."""
+    strict: str | None = None
+    lenient: str | None = None
+    official: str | None = None
+    """The letter that each reader takes; None = it reads none."""
+    status: Literal["strict", "lenient", "unparseable", "no reply"] = "no reply"
+    conclusion: str | None = None
+    """The letter on which the reasoning ends; None = it names none."""
 
     def right(self, reading: Reading) -> bool:
         """Whether a reader takes the gold letter."""
@@ -65,7 +65,8 @@ def _of_sample(sample: Sample, inspection: Inspection, untagged: bool) -> Iterat
     replies = {reply.question_id: reply for reply in inspection.replies}
     asked_by_data = {question.id for question in sample.questions}
     for question_id in replies:
-        if question_id not in asked_by_data and not _of_inspect(question_id):
+        asked_by_inspect = question_id.endswith(("#verdict", "#grounding"))
+        if question_id not in asked_by_data and not asked_by_inspect:
             raise InputError(
                 f"sample {sample.id!r} was asked {question_id!r}, which the data does not ask; "
                 "load the data with the options it was asked with"
@@ -75,30 +76,12 @@ def _of_sample(sample: Sample, inspection: Inspection, untagged: bool) -> Iterat
             yield _row(sample, question, replies.get(question.id), untagged)
 
 
-def _of_inspect(question_id: str) -> bool:
-    """Whether `inspect` asks that question of every image."""
-    return question_id.endswith(("#verdict", "#grounding"))
-
-
 def _row(sample: Sample, question: Question, reply: Reply | None, untagged: bool) -> AnsweredQuestion:
     anomalous = sample.anomalous
     if anomalous is None and question.kind == "anomaly detection" and question.answer is not None:
         anomalous = question.answer == verdicts.defect_letter(question)
-    row = AnsweredQuestion(
-        sample_id=sample.id,
-        question_id=question.id,
-        kind=question.kind,
-        dataset=sample.dataset,
-        class_name=sample.class_name,
-        gold=question.answer,
-        strict=None,
-        lenient=None,
-        official=None,
-        status="no reply",
-        conclusion=None,
-        anomalous=anomalous,
-        logical=sample.logical,
-    )
+    names = (sample.id, question.id, question.kind, sample.dataset, sample.class_name)
+    row = AnsweredQuestion(*names, question.answer, anomalous, sample.logical)
     if reply is None:
         return row
     answer = reply.answer

@@ -1,7 +1,7 @@
 """An evaluation in one call: data and a model, or the inspections of an earlier run -> figures, in a folder.
 
     from anomalyr1.evaluation import evaluate
-    evaluation = evaluate("drawn:dev?n=64", "nano", out="evaluation")
+    evaluation = evaluate("nano", "drawn:dev?n=64", out="evaluation")
     evaluation.detection.overall.auroc
 
 `record` says what lies in the folder.
@@ -38,13 +38,11 @@ Progress = Callable[[int, int, Inspection], None]
 
 
 def evaluate(
+    model: str | Inspector,
     data: str | Sequence[Sample],
-    model: str | Inspector = "nano",
     *,
-    inspections: str | Path | None = None,
     out: str | Path = "evaluation",
     options: Mapping[str, object] | None = None,
-    partial: bool = False,
     progress: Progress = lambda done, total, inspection: None,
     revision: str | None = None,
     max_pixels: int | None = None,
@@ -54,56 +52,64 @@ def evaluate(
 ) -> Evaluation:
     """Figures of a model on labelled data, written into the folder `out`; run again to go on after a stop.
 
-    `data` is samples, or a spec such as "mmad:FOLDER" or "split:FILE" with the `options` of its loader. The
-    model is asked the data's own questions; it is an inspector, or the name of a model, which is loaded as
-    `Inspector.load` does with `revision`, `max_pixels`, `style`, `fast` and `engine`. With `inspections`, the
-    file of an earlier run is evaluated instead. `partial` allows samples without an inspection, and counts
-    them.
+    The model is asked the data's own questions; it is an inspector, or the name of a model, which is loaded
+    as `Inspector.load` does with `revision`, `max_pixels`, `style`, `fast` and `engine`. `data` is samples,
+    or a spec such as "mmad:FOLDER" or "split:FILE" with the `options` of its loader.
 
-    Raises `InputError` for data, inspections and settings that do not go together, `SetupError` for what is
-    not installed.
+    Raises `InputError` for data that asks nothing or cannot be read, and for a model that cannot be used;
+    `SetupError` for what is not installed.
     """
-    settings = (revision, max_pixels, style, fast, engine)
-    has_settings = settings != (None, None, prompts.DEFAULT_STYLE, False, "local")
-    folder = Path(out)
-    # 1. The samples.
-    loaded, source = _load(data, options or {}, folder)
-    # 2. Their inspections.
-    if inspections is not None:
-        if has_settings or model != "nano":
-            raise InputError(
-                f"{str(inspections)!r} is taken as an inspections file, which has its own model and prompt; "
-                "leave their options out"
-            )
-        source = source.model_copy(update={"inspections": str(Path(inspections).absolute())})
-        fingerprint, inspected = _read_inspections(inspections, loaded.samples)
-    else:
-        _require_questions(loaded.samples, source.spec)
-        if isinstance(model, str):
-            model = Inspector.load(
-                model, revision=revision, max_pixels=max_pixels, style=style, fast=fast, engine=engine
-            )
-        elif has_settings:
-            raise InputError("an inspector has its own model and prompt; leave their options out")
-        fingerprint, inspected = _ask(model, loaded.samples, folder / INSPECTIONS, progress)
-    # 3. The figures.
-    evaluation = measure(loaded, fingerprint, inspected, source, partial)
-    write(folder, evaluation)
+    loaded, source = _load(data, options or {}, Path(out), INSPECTIONS)
+    if not any(sample.questions for sample in loaded.samples):
+        raise InputError(
+            f"{source.spec!r} asks no question, so there is nothing to evaluate; "
+            "give labelled data (anomalyr1 data show SPEC ID)"
+        )
+    if isinstance(model, str):
+        model = Inspector.load(
+            model, revision=revision, max_pixels=max_pixels, style=style, fast=fast, engine=engine
+        )
+    elif (revision, max_pixels, style, fast, engine) != (None, None, prompts.DEFAULT_STYLE, False, "local"):
+        raise InputError("an inspector has its own model and prompt; leave their options out")
+    fingerprint, inspected = _ask(model, loaded.samples, Path(out) / INSPECTIONS, progress)
+    evaluation = measure(loaded, fingerprint, inspected, source)
+    write(Path(out), evaluation)
     return evaluation
 
 
 def evaluate_file(
-    inspections: str | Path, data: str, options: Mapping[str, object] | None, folder: Path
-) -> tuple[Evaluation, list[Pair]]:
-    """Figures of an inspections file that need not hold all samples, and the samples with their inspections.
+    inspections: str | Path,
+    data: str | Sequence[Sample],
+    *,
+    out: str | Path = "evaluation",
+    options: Mapping[str, object] | None = None,
+    partial: bool = False,
+) -> Evaluation:
+    """Figures of the inspections file of an earlier run on labelled data, written into the folder `out`.
 
-    Nothing is written, except that drawn parts are drawn into `folder`. Raises `InputError` when the file or
-    the data cannot be read, or do not belong together.
+    `partial` allows samples without an inspection, and counts them. Raises `InputError` when the file or the
+    data cannot be read, or do not belong together.
     """
-    loaded, source = _load(data, options or {}, folder)
-    source = source.model_copy(update={"inspections": str(Path(inspections).absolute())})
-    fingerprint, inspected = _read_inspections(inspections, loaded.samples)
-    evaluation = measure(loaded, fingerprint, inspected, source, partial=True)
+    evaluation, _ = measure_file(inspections, data, options or {}, Path(out), partial)
+    write(Path(out), evaluation)
+    return evaluation
+
+
+def measure_file(
+    inspections: str | Path,
+    data: str | Sequence[Sample],
+    options: Mapping[str, object],
+    folder: Path,
+    partial: bool = True,
+) -> tuple[Evaluation, list[Pair]]:
+    """Figures of an inspections file, and the samples with their inspections; drawn parts go into `folder`.
+
+    Raises as `evaluate_file` does.
+    """
+    loaded, source = _load(data, options, folder, str(Path(inspections).absolute()))
+    fingerprint, inspected = records.read(inspections)
+    _require_same_data(Path(inspections), fingerprint, loaded.samples)
+    evaluation = measure(loaded, fingerprint, inspected, source, partial)
     return evaluation, pairing.pair(loaded.samples, inspected).known
 
 
@@ -125,19 +131,6 @@ def data_digest(samples: Sequence[Sample]) -> str:
     return DATA + provenance.questions_digest(samples, with_context=True)
 
 
-def require_same_data(path: str | Path, run: Fingerprint, samples: Sequence[Sample]) -> None:
-    """Raise `InputError` when the file answers other questions than the samples ask.
-
-    Files of `anomalyr1 inspect` answer none of them, and pass.
-    """
-    if run.given.startswith(DATA) and run.given != data_digest(samples):
-        raise InputError(
-            f"{str(path)!r} was made with other questions, knowledge or reference images than the data has "
-            "now; load the same data with the same options (--shots, --template, --knowledge, -o) as when it "
-            "was made"
-        )
-
-
 def measure(
     loaded: sources.LoadedSource,
     run: Fingerprint,
@@ -151,28 +144,28 @@ def measure(
 
     Raises `InputError` when samples have no inspection, unless `partial`; they are counted then.
     """
-    pairs = pairing.pair(loaded.samples, inspections)
-    without = pairs.left_out.get("samples without an inspection", 0)
+    pairs, left_out = pairing.pair(loaded.samples, inspections)
+    without = left_out.get("samples without an inspection", 0)
     if without and not partial:
         raise InputError(
             f"{without} of {len(loaded.samples)} samples have no inspection, so the figures would be those "
             "of a part; finish the run, or evaluate what there is with --partial, which is then written down"
         )
-    errors = [inspection.error for _, inspection in pairs.known if inspection.error is not None]
-    answered = rows.of_pairs(pairs.known, run.style)
-    scoreable = any(row.gold is not None and row.status != "no reply" for row in answered)
-    labelled = any(sample.anomalous is not None for sample, _ in pairs.known)
-    located = any(_says_where(sample, inspection) for sample, inspection in pairs.known)
+    errors = [inspection.error for _, inspection in pairs if inspection.error is not None]
+    answered = rows.of_pairs(pairs, run.style)
+    scorable = any(row.gold is not None and row.status != "no reply" for row in answered)
+    labelled = any(sample.anomalous is not None for sample, _ in pairs)
+    located = any(_boxes_were_asked(sample, inspection) for sample, inspection in pairs)
     return Evaluation(
         source=source,
         run=run,
         provenance=provenance.examine(run.model, loaded),
-        left_out=pairs.left_out,
+        left_out=left_out,
         failed=len(errors),
         errors=tuple(dict.fromkeys(errors))[:5],
-        mmad=mmad.evaluate(answered, repeats, seed) if scoreable else None,
-        detection=detection.detect(pairs.known, repeats, seed) if labelled else None,
-        localisation=localisation.localise(pairs.known, repeats=repeats, seed=seed) if located else None,
+        mmad=mmad.evaluate(answered, repeats, seed) if scorable else None,
+        detection=detection.detect(pairs, repeats, seed) if labelled else None,
+        localisation=localisation.localise(pairs, repeats=repeats, seed=seed) if located else None,
     )
 
 
@@ -207,23 +200,23 @@ def load_again(folder: str | Path) -> tuple[Evaluation, list[Pair]]:
 
 
 def _load(
-    data: str | Sequence[Sample], options: Mapping[str, object], folder: Path
+    data: str | Sequence[Sample], options: Mapping[str, object], folder: Path, inspections: str
 ) -> tuple[sources.LoadedSource, Source]:
-    """The samples, and what is to be written down of them; samples of a program are kept in the folder."""
-    drawings = folder / "drawn"
+    """The samples, and how to load them again; samples of a program are kept in the folder."""
     if isinstance(data, str):
-        loaded = sources.load_source(data, options, drawings)
+        spec, loaded = data, sources.load_source(data, options, folder / "drawn")
     else:
-        loaded = sources.LoadedSource(list(data), {}, None)
-        lines = [sample.to_json() + "\n" for sample in data]
-        files.write_whole(folder / SAMPLES, "".join(lines).encode("ascii"))
+        spec, loaded = SAMPLES, sources.LoadedSource(list(data), {}, None)
+        files.write_whole(
+            folder / SAMPLES, "".join(sample.to_json() + "\n" for sample in data).encode("ascii")
+        )
     source = Source(
-        spec=data if isinstance(data, str) else SAMPLES,
+        spec=spec,
         options={name: str(value) for name, value in options.items()},
-        folder=str(drawings.absolute()),
+        folder=str((folder / "drawn").absolute()),
         samples=len(loaded.samples),
         questions=provenance.questions_digest(loaded.samples, with_context=False),
-        inspections=INSPECTIONS,
+        inspections=inspections,
         notes=loaded.notes,
     )
     return loaded, source
@@ -236,35 +229,31 @@ def _read_samples(path: Path) -> list[Sample]:
         raise InputError(f"the samples {str(path)!r} cannot be read ({error}); evaluate again") from error
 
 
-def _require_questions(samples: Sequence[Sample], spec: str) -> None:
-    if not any(sample.questions for sample in samples):
-        raise InputError(
-            f"{spec!r} asks no question, so there is nothing to evaluate; "
-            "give labelled data (anomalyr1 data show SPEC ID)"
-        )
-
-
 def _ask(
     inspector: Inspector, samples: Sequence[Sample], path: Path, progress: Progress
 ) -> tuple[Fingerprint, list[Inspection]]:
     """Ask the model what the file does not hold yet."""
-    digest = data_digest(samples)
-    inspections = inspector.run(
-        samples,
-        path,
-        lambda done, inspection: progress(done, len(samples), inspection),
-        context=digest,
-        own_questions=True,
-    )
-    return inspector.fingerprint(digest), inspections
+
+    def report(done: int, inspection: Inspection) -> None:
+        progress(done, len(samples), inspection)
+
+    context = data_digest(samples)
+    inspections = inspector.run(samples, path, report, context, own_questions=True)
+    return inspector.fingerprint(context), inspections
 
 
-def _read_inspections(path: str | Path, samples: Sequence[Sample]) -> tuple[Fingerprint, list[Inspection]]:
-    fingerprint, inspections = records.read(path)
-    require_same_data(Path(path), fingerprint, samples)
-    return fingerprint, inspections
+def _require_same_data(path: Path, run: Fingerprint, samples: Sequence[Sample]) -> None:
+    """Raise `InputError` when the file answers other questions than the samples ask.
+
+    Files of `anomalyr1 inspect` answer none of them, and pass.
+    """
+    if run.given.startswith(DATA) and run.given != data_digest(samples):
+        raise InputError(
+            f"{str(path)!r} was made with other questions, knowledge or reference images than the data has "
+            "now; load the same data with the same options (--shots, --template, --knowledge, -o) as when it "
+            "was made"
+        )
 
 
-def _says_where(sample: Sample, inspection: Inspection) -> bool:
-    """Whether boxes were asked for."""
+def _boxes_were_asked(sample: Sample, inspection: Inspection) -> bool:
     return inspection.boxes is not None or any(question.kind == "grounding" for question in sample.questions)

@@ -11,7 +11,7 @@ right or all are wrong.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +25,9 @@ Clusters = Sequence[str] | NDArray[np.generic]
 
 REPEATS = 2000
 LEVEL = 0.95
+"""How sure intervals are."""
+POWER = 0.8
+"""The chance with which a difference is to be shown."""
 _MOST_NUMBERS = 1 << 21
 """Numbers in memory together."""
 
@@ -95,34 +98,6 @@ def batch_sizes(repeats: int, width: int) -> Iterator[int]:
         yield min(step, repeats - start)
 
 
-def cluster_bootstrap(
-    metric: Callable[[Indices], float],
-    clusters: Clusters,
-    repeats: int = REPEATS,
-    seed: int = 0,
-    level: float = LEVEL,
-) -> Interval:
-    """The percentile bootstrap of any figure: `metric` of the rows of as many images, drawn with replacement.
-
-    `metric` gets an index array of rows, each as often as its image was drawn, and gives NaN where the figure
-    has no value. `clusters` names the image of each row, (N,). Raises `InputError` without rows, or when the
-    figure of all rows has no value.
-    """
-    codes, images = _codes(clusters)
-    value = metric(np.arange(len(codes), dtype=np.intp))
-    if not math.isfinite(value):
-        raise InputError(
-            "the figure of all rows has no value, so it has no interval; ask for it only where it is defined"
-        )
-    rows_of = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
-    resampled = [
-        metric(np.concatenate([rows_of[image] for image in resample]))
-        for draws in draw_images(images, repeats, seed)
-        for resample in draws
-    ]
-    return interval(value, np.array(resampled), level)
-
-
 def resampled_sums(
     values: ArrayLike, clusters: Clusters, repeats: int = REPEATS, seed: int = 0
 ) -> tuple[Floats, Floats]:
@@ -151,7 +126,6 @@ def bootstrap_ratio(
     clusters: Clusters,
     repeats: int = REPEATS,
     seed: int = 0,
-    level: float = LEVEL,
 ) -> Interval:
     """The bootstrap of the ratio of two sums, each row's (N,); of a mean when all denominators are 1.
 
@@ -165,13 +139,13 @@ def bootstrap_ratio(
         )
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = resampled[:, 0] / resampled[:, 1]
-    return interval(float(total[0] / total[1]), ratios, level)
+    return interval(float(total[0] / total[1]), ratios)
 
 
-def interval(value: float, resampled: Floats, level: float = LEVEL) -> Interval:
+def interval(value: float, resampled: Floats) -> Interval:
     """The percentile interval of resampled values (repeats,); what is not finite is counted and left out."""
     defined = resampled[np.isfinite(resampled)]
-    tail = (1 - level) / 2
+    tail = (1 - LEVEL) / 2
     low, high = np.quantile(defined, [tail, 1 - tail]) if len(defined) else (value, value)
     undefined = len(resampled) - len(defined)
     return Interval(value=float(value), low=float(low), high=float(high), undefined=undefined)
@@ -253,14 +227,9 @@ def intra_cluster_correlation(values: ArrayLike, clusters: Clusters) -> float:
 
 
 def questions_needed(
-    points: float,
-    discordance: float,
-    correlation: float = 0.0,
-    per_image: float = 1.0,
-    power: float = 0.8,
-    level: float = LEVEL,
+    points: float, discordance: float, correlation: float = 0.0, per_image: float = 1.0
 ) -> int:
-    """How many questions show a difference of `points` percentage points, with a chance of `power`.
+    """How many questions show a difference of `points` percentage points, with a chance of `POWER`.
 
     `discordance` is the share of questions on which the two runs differ, `correlation` that of the
     differences within an image, `per_image` the number of questions an image. Source: Connor 1987 for
@@ -275,7 +244,7 @@ def questions_needed(
             f"runs that differ on {discordance:.1%} of the questions can be more than 0 and at most "
             f"{100 * discordance:.3g} points apart, not {points:g}; ask for a smaller difference"
         )
-    quantile, reach = float(norm.ppf(1 - (1 - level) / 2)), float(norm.ppf(power))
+    quantile, reach = float(norm.ppf(1 - (1 - LEVEL) / 2)), float(norm.ppf(POWER))
     single = ((quantile * math.sqrt(discordance) + reach * math.sqrt(discordance - share**2)) / share) ** 2
     return math.ceil(single * (1 + max(per_image - 1, 0.0) * max(correlation, 0.0)))
 

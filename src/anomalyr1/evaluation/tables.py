@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from anomalyr1.evaluation.detection import FIGURES, DetectionReport
@@ -14,6 +14,7 @@ from anomalyr1.evaluation.record import Evaluation
 from anomalyr1.evaluation.statistics import Interval
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_BLANKS = str.maketrans("\n\r\t", "   ")
 _MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_[]<>|#"})
 
 
@@ -154,9 +155,8 @@ def _board(board: Board) -> Table:
     columns = [name for name in (*SUBTASKS, AVERAGE) if any(name in cells for cells in board.cells.values())]
     rows = []
     for name, cells in board.cells.items():
-        figures = [cells.get(column) for column in columns]
-        figures += [board.overkill.get(name), board.miss.get(name)]
-        rows.append((name, *("-" if figure is None else f"{figure.value:.1f}" for figure in figures)))
+        figures = [*map(cells.get, columns), board.overkill.get(name), board.miss.get(name)]
+        rows.append((name, *_cells(figures, _short)))
     note = (
         f"average {percent(board.average)}; "
         "overkill and miss: verdict questions about good and anomalous images not answered right"
@@ -166,18 +166,13 @@ def _board(board: Board) -> Table:
 
 
 def _classes(mmad: Mmad) -> Table:
-    rows = [
-        (
-            row.name,
-            str(row.images),
-            str(row.questions),
-            _class_figure(row.strict, row.images),
-            _class_figure(row.lenient, row.images),
-            _rate(row.overkill),
-            _rate(row.miss),
+    rows = []
+    for row in mmad.classes:
+        form = percent if row.images > 1 else _short  # a single image has no interval
+        rates = ["-" if rate is None else f"{rate:.1f}" for rate in (row.overkill, row.miss)]
+        rows.append(
+            (row.name, str(row.images), str(row.questions), form(row.strict), form(row.lenient), *rates)
         )
-        for row in mmad.classes
-    ]
     head = ("class", "images", "questions", "strict", "lenient", "overkill", "miss")
     return Table("Classes, in percent", head, rows)
 
@@ -186,16 +181,10 @@ def _anomalies(mmad: Mmad) -> list[Table]:
     """Logical and structural anomalies apart, where there are both."""
     if not mmad.anomalies:
         return []
-    rows = [
-        (
-            row.sort,
-            str(row.images),
-            "-" if row.found is None else percent(row.found),
-            str(row.questions),
-            percent(row.right),
-        )
-        for row in mmad.anomalies
-    ]
+    rows = []
+    for row in mmad.anomalies:
+        verdicts, answers = _cells([row.found, row.right], percent)
+        rows.append((row.sort, str(row.images), verdicts, str(row.questions), answers))
     head = ("anomalies", "images", "found", "questions", "answered right")
     title, note = "Logical and structural anomalies, in percent", "read leniently; data sets that have both"
     return [Table(title, head, rows, note)]
@@ -223,7 +212,7 @@ def _detection_classes(report: DetectionReport) -> list[Table]:
     rows = []
     for label, category in report.categories.items():
         figures: list[Interval | None] = [getattr(category, name) for name in names]
-        cells = ["-" if figure is None else f"{figure.value:.3f}" for figure in figures]
+        cells = _cells(figures, lambda figure: f"{figure.value:.3f}")
         rows.append((label, str(category.good), str(category.anomalous), *cells))
     head = ("class", "good", "anomalous", *(FIGURES[name] for name in names))
     return [Table("Detection by class", head, rows)]
@@ -233,18 +222,16 @@ def _localisation(localisation: Localisation) -> Table:
     thresholds = [f"{at:g}" for at in ACCURACY_AT]
     rows = []
     for name, size in localisation.sizes.items():
-        accuracies = [size.accuracy_at.get(at) for at in thresholds]
-        figures = (size.box_miou, *accuracies, size.mask_iou, size.mask_f1)
-        cells = ["-" if figure is None else _interval(figure) for figure in figures]
-        rows.append((name, str(size.images), *cells))
+        figures = [size.box_miou, *map(size.accuracy_at.get, thresholds), size.mask_iou, size.mask_f1]
+        rows.append((name, str(size.images), *_cells(figures, _interval)))
     note = (
         f"{localisation.unsaid} of {localisation.images} without readable boxes; "
         f"{localisation.false_boxes} of {localisation.good} good images have a box"
     )
     if localisation.coco is not None:
         note += "; " + ", ".join(f"{name} {value:.3f}" for name, value in localisation.coco.items())
-    accuracy_columns = [f"ACC@{at}" for at in thresholds]
-    head = ("defect size", "images", "box mIoU", *accuracy_columns, "mask IoU", "mask F1")
+    accuracies = [f"ACC@{at}" for at in thresholds]
+    head = ("defect size", "images", "box mIoU", *accuracies, "mask IoU", "mask F1")
     return Table("Localisation", head, rows, note)
 
 
@@ -280,17 +267,16 @@ def percent(figure: Interval) -> str:
     return f"{figure.value:.1f} [{figure.low:.1f}, {figure.high:.1f}]"
 
 
-def _class_figure(figure: Interval, images: int) -> str:
-    """A percentage of a class; a single image has no interval."""
-    return percent(figure) if images > 1 else f"{figure.value:.1f}"
+def _cells(figures: Iterable[Interval | None], form: Callable[[Interval], str]) -> list[str]:
+    return ["-" if figure is None else form(figure) for figure in figures]
+
+
+def _short(figure: Interval) -> str:
+    return f"{figure.value:.1f}"
 
 
 def _interval(figure: Interval) -> str:
     return f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
-
-
-def _rate(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -299,12 +285,6 @@ def _line(cells: Sequence[str]) -> str:
 
 def _plain(text: str) -> str:
     """Text as one line in which nothing formats and nothing is invisible."""
-    characters = []
-    for character in text:
-        if character in "\n\r\t":
-            characters.append(" ")
-        elif character.isprintable():
-            characters.append(character)
-        else:
-            characters.append(character.encode("unicode_escape").decode("ascii"))
-    return "".join(characters).translate(_MARKS)
+    characters = text.translate(_BLANKS)
+    printable = [c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in characters]
+    return "".join(printable).translate(_MARKS)

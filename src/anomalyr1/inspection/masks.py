@@ -157,13 +157,9 @@ def position_prior(size_wh: tuple[int, int], at_border: tuple[bool, bool, bool, 
 class Sam2:
     """SAM2 with box prompts: the image is embedded once, and all its boxes are decoded in one call."""
 
-    def __init__(
-        self, model: Sam2Model, image_processor: Sam2ImageProcessor, name: str = "", revision: str = ""
-    ) -> None:
+    def __init__(self, model: Sam2Model, image_processor: Sam2ImageProcessor) -> None:
         self.model = model.eval()
         self.image_processor = image_processor
-        self.name = name
-        self.revision = revision
 
     @classmethod
     def load(cls, model: str | Path = DEFAULT_SAM2, revision: str | None = None, device: str = "cpu") -> Sam2:
@@ -198,7 +194,7 @@ class Sam2:
         if info["missing_keys"]:
             missing = ", ".join(sorted(info["missing_keys"])[:5])
             raise InputError(f"{model}: the weights lack {missing}; download the SAM2 model again")
-        return cls(loaded.to(device), processor, str(model), revision or "")
+        return cls(loaded.to(device), processor)
 
     def masks(self, rgb: Image.Image, xyxy: Floats, counts: Counter[str]) -> list[Bools | None]:
         """(H, W) masks of boxes (N, 4) inside the image; None where SAM2's mask cannot be what the box holds.

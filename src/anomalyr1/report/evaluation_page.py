@@ -351,7 +351,7 @@ def write_of_inspections(
             )
         pairs = [(Sample(id=i.sample_id, image=Path(i.sample_id)), i) for i in inspections]
         return write(out, Results(str(path), fingerprint, pairs, None, [TRUTH_UNKNOWN], __version__))
-    evaluation, evaluated = run.evaluate_file(path, data, dict(options or {}), out)
+    evaluation, evaluated = run.measure_file(path, data, options or {}, out)
     return write(out, _results(str(path), evaluation, evaluated, maps))
 
 
