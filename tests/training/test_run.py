@@ -360,7 +360,8 @@ def test_a_kill_while_the_record_is_written_leaves_a_folder_that_may_be_begun(tm
 def test_no_memory_on_the_cpu(tmp_path, monkeypatch):
     def no_memory(*_, **__):
         raise RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+            "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you "
+            "tried"
         )
 
     monkeypatch.setattr("anomalyr1.training.trainers.make_trainer", no_memory)

@@ -1,4 +1,7 @@
-"""What a run will take, before its first step: tokens, what does not fit, memory by part, time. Nothing is ever cut off to fit."""
+"""What a run will take, before its first step: tokens, what does not fit, memory by part, time.
+
+Nothing is ever cut off to make it fit.
+"""
 
 from __future__ import annotations
 
@@ -121,8 +124,8 @@ class Plan:
     def _time(self) -> str:
         if self.hours is None:
             return (
-                f"time: not known on {self.device}, since no run on a GPU was ever timed; the run says from its "
-                "first step on how long is left"
+                f"time: not known on {self.device}, since no run on a GPU was ever timed; the run says from "
+                "its first step on how long is left"
             )
         seconds = self.hours * 3600
         if seconds < 120:
@@ -141,8 +144,8 @@ class Plan:
         """Raise `InputError` when a prompt does not fit the model."""
         if self.too_long:
             raise InputError(
-                f"{len(self.too_long)} prompts are longer than the model can read, and nothing is cut off; see "
-                f"the plan. {self.too_long[0]}"
+                f"{len(self.too_long)} prompts are longer than the model can read, and nothing is cut off; "
+                f"see the plan. {self.too_long[0]}"
             )
 
 
@@ -214,7 +217,7 @@ def _length(task: Task, training_set: TrainingSet, resolved: Resolved) -> Prompt
 
 
 def _completion_tokens(task: Task, training_set: TrainingSet, resolved: Resolved) -> int:
-    """The most that GRPO lets be written, or the tokens of what SFT teaches, estimated without a tokenizer."""
+    """The most that GRPO lets be written, or the tokens of what SFT teaches (estimated without tokenizer)."""
     if resolved.grpo:
         return int(resolved.settings["max_completion_length"])
     model_size, seed = resolved.model_size, resolved.recipe.seed
@@ -243,7 +246,8 @@ def _describe_too_long(
 ) -> str:
     """What does not fit, and which pixel cap would make it fit."""
     task = length.task
-    prompt = f"sample {task.sample.id!r}, question {task.question.id!r}: {length.tokens:,} tokens, room for {room:,}"
+    prompt = f"sample {task.sample.id!r}, question {task.question.id!r}"
+    prompt += f": {length.tokens:,} tokens, room for {room:,}"
     pixels_a_token, image_room = model_size.family.factor**2, room - length.text
     for tokens in range(image_room // max(1, len(task.prompt.images)), 0, -1):
         cap = tokens * pixels_a_token
@@ -254,7 +258,8 @@ def _describe_too_long(
                 return f"{prompt}; with max_pixels: {cap} it fits"
         except ImageError:  # no size of this aspect lies under so small a cap
             break
-    return f"{prompt}; no pixel cap makes it fit: give fewer reference images, less knowledge or shorter completions"
+    remedy = "give fewer reference images, less knowledge or shorter completions"
+    return f"{prompt}; no pixel cap makes it fit: {remedy}"
 
 
 def _step_load(
@@ -287,8 +292,8 @@ def _warnings(resolved: Resolved, machine: costs.Machine, peak: float) -> list[s
     if resolved.grpo and settings["per_device_train_batch_size"] % settings["num_generations"]:
         warnings.append(
             f"groups of {settings['num_generations']} do not fit a microbatch of "
-            f"{settings['per_device_train_batch_size']} completions, so prompts are read more than once; make "
-            "per_device_train_batch_size a multiple of num_generations"
+            f"{settings['per_device_train_batch_size']} completions, so prompts are read more than once; "
+            "make per_device_train_batch_size a multiple of num_generations"
         )
     if machine.memory is not None and peak > machine.memory:
         warnings.append(
@@ -307,14 +312,14 @@ def _warnings(resolved: Resolved, machine: costs.Machine, peak: float) -> list[s
         )
     if resolved.model_size.tokenizer is None:
         warnings.append(
-            f"tokens of text are estimated at {CHARS_PER_TOKEN} characters each: the model's tokenizer is not "
-            "here"
+            f"tokens of text are estimated at {CHARS_PER_TOKEN} characters each: the model's tokenizer is "
+            "not here"
         )
     return warnings
 
 
 def _lopsided(samples: Sequence[Sample]) -> list[str]:
-    """A warning where the category alone tells most verdicts: a policy that cannot see the defect learns that instead."""
+    """A warning where the category alone tells most verdicts, which is then learned instead of defects."""
     # 1. Good and defective samples of each category, and how many a guess by category gets right.
     counts: dict[str, list[int]] = {}
     for sample in samples:
@@ -333,8 +338,8 @@ def _lopsided(samples: Sequence[Sample]) -> list[str]:
     if len(sides) > LONGEST:
         sides = [*sides[:LONGEST], "..."]
     return [
-        f"{guesser} is right about {guessed} of {total} samples without a look ({', '.join(sides)}), and that "
-        "may be what is learned; take as many good as defective ones of each category"
+        f"{guesser} is right about {guessed} of {total} samples without a look ({', '.join(sides)}), and "
+        "that may be what is learned; take as many good as defective ones of each category"
     ]
 
 
