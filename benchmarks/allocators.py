@@ -1,4 +1,5 @@
-"""What the memory allocator does to training on a CPU: seconds a step at the start and later, and memory, the same steps turn by turn.
+"""What the memory allocator does to training on a CPU: seconds a step and memory, the same steps turn by
+turn.
 
     python benchmarks/allocators.py [--turns 12] [--threads 1]
 
@@ -21,9 +22,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from anomalyr1.nano import loop
-from anomalyr1.nano import make as nano
+from anomalyr1.nano import loop, make
 from anomalyr1.nano.pool import draw_shard
+from anomalyr1.nano.recipe import NanoRecipe
+from anomalyr1.nano.stage_losses import StageLosses
 from anomalyr1.reproduction.study import KEEP_MEMORY
 
 TCMALLOC = "libtcmalloc_minimal.so.4"
@@ -31,30 +33,29 @@ TCMALLOC = "libtcmalloc_minimal.so.4"
 
 def allocators() -> dict[str, dict[str, str]]:
     """The environment of each allocator."""
-    found = {"glibc": {}, "glibc, kept": KEEP_MEMORY}
-    libraries = [
-        *Path("/usr/lib").glob(f"*/{TCMALLOC}"),
-        *Path("/usr").glob(f"lib*/{TCMALLOC}"),
-    ]  # where the Makefile looks
-    return found | ({"tcmalloc": {"LD_PRELOAD": str(libraries[0])}} if libraries else {})
+    environments = {"glibc": {}, "glibc, kept": KEEP_MEMORY}
+    # where the Makefile looks
+    libraries = [*Path("/usr/lib").glob(f"*/{TCMALLOC}"), *Path("/usr").glob(f"lib*/{TCMALLOC}")]
+    if libraries:
+        environments["tcmalloc"] = {"LD_PRELOAD": str(libraries[0])}
+    return environments
 
 
 def steps(out: Path, count: int, threads: int) -> None:
-    """Train the last stage `count` steps for each line of the input, and print the seconds a step and the memory in MB."""
-    from anomalyr1.nano.stages import Stages
-
+    """Train the last stage `count` steps for each line of the input; print seconds a step and memory in
+    MB.
+    """
     torch.set_num_threads(threads)
-    recipe = nano.Recipe()
-    stages = Stages(out, recipe)
-    master = loop.Master(dict(stages.studio.named_parameters()), recipe.both, torch.bfloat16)
+    recipe = NanoRecipe()
+    losses = StageLosses(out, recipe)
+    master = loop.MasterWeights(dict(losses.module.named_parameters()), recipe.both, torch.bfloat16)
     for turn, _ in enumerate(sys.stdin):
         begin = time.perf_counter()
         for step in range(count):
-            stages.both(np.random.default_rng([turn, step]))["total"].backward()
+            losses.both(np.random.default_rng([turn, step]))["total"].backward()
             master.step(1e-5)
-        resident = next(
-            line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")
-        )
+        status = Path("/proc/self/status").read_text().splitlines()
+        resident = next(line for line in status if line.startswith("RssAnon"))
         print(f"{(time.perf_counter() - begin) / count} {int(resident.split()[1]) / 1024}", flush=True)
 
 
@@ -65,42 +66,35 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="in a turn")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.inside is not None:
-        steps(given.inside, given.steps, given.threads)
+    options = parser.parse_args()
+    if options.inside is not None:
+        steps(options.inside, options.steps, options.threads)
         return
     print(" ".join(platform.libc_ver()))
     with tempfile.TemporaryDirectory() as folder:
-        recipe = nano.Recipe()
+        recipe = NanoRecipe()
         for number in range(2):
             draw_shard(Path(folder) / "pool", number, recipe.shard, recipe.shape.max_pixels)
-        nano._prepare(Path(folder), recipe)
-        command = [
-            sys.executable,
-            __file__,
-            "--inside",
-            folder,
-            "--steps",
-            str(given.steps),
-            "--threads",
-            str(given.threads),
+        make._prepare_start(Path(folder), recipe)
+        numbers = ["--steps", str(options.steps), "--threads", str(options.threads)]
+        command = [sys.executable, __file__, "--inside", folder, *numbers]
+        plain = {key: value for key, value in os.environ.items() if key not in (*KEEP_MEMORY, "LD_PRELOAD")}
+        environments = allocators()
+        processes = [
+            subprocess.Popen(command, env=plain | more, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            for more in environments.values()
         ]
-        rest = {key: value for key, value in os.environ.items() if key not in (*KEEP_MEMORY, "LD_PRELOAD")}
-        ways = allocators()
-        running = [
-            subprocess.Popen(command, env=rest | one, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-            for one in ways.values()
-        ]
-        turns = np.array(
-            [[_turn(process) for process in running] for _ in range(given.turns)]
-        )  # (turns, allocators, 2)
-        for process in running:
+        rounds = [[_turn(process) for process in processes] for _ in range(options.turns)]
+        for process in processes:
             process.communicate()
+    turns = np.array(rounds)  # (turns, allocators, 2)
     quarters = [part.mean(0) for part in np.array_split(turns, 4)]
-    for i, name in enumerate(ways):
+    for i, name in enumerate(environments):
         seconds = ", ".join(f"{part[i, 0]:.2f}" for part in quarters)
+        total = options.turns * options.steps
         print(
-            f"{name}: {seconds} s a step in each quarter of {given.turns * given.steps} steps, {turns[-1, i, 1]:.0f} MB at the end"
+            f"{name}: {seconds} s a step in each quarter of {total} steps, {turns[-1, i, 1]:.0f} MB at the "
+            "end"
         )
 
 

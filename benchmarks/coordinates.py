@@ -1,4 +1,5 @@
-"""What happens to a perfect box on its way through a model's text: with our frames, and with the shortcut of reading it as original pixels.
+"""What happens to a perfect box on its way through a model's text: with our frames, and with the shortcut of
+reading it as original pixels.
 
     python benchmarks/coordinates.py
 
@@ -26,7 +27,9 @@ BOXES = 200
 
 
 def main() -> None:
-    """Print one row a family and size: mean IoU mapped and unmapped, and the largest error in units of what the model can write."""
+    """Print one row a family and size: mean IoU mapped and unmapped, and the largest error in units of what
+    the model can write.
+    """
     print(
         f"{'family':12}{'size':26}{'seen at':>12}{'IoU mapped':>12}{'IoU as is':>11}{'largest error, units':>22}"
     )

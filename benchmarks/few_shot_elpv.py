@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,23 +19,29 @@ from few_shot_tuning import photograph, tune
 
 from anomalyr1 import data
 from anomalyr1.data import leaks
-from anomalyr1.nano import exam, lessons
-from anomalyr1.nano import model as nano_model
-from anomalyr1.nano.pool import Example
-from anomalyr1.policy.load import NANO_FOLDER
+from anomalyr1.engines.local import LocalEngine
+from anomalyr1.nano import exam
+from anomalyr1.nano.lessons import RowWriter
+from anomalyr1.nano.model import load_model
+from anomalyr1.nano.pool import FAMILY, ImageExample
+from anomalyr1.policy.load import NANO_FOLDER, Policy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
 
 MAX_PIXELS = 224 * 224
 TEST, SHOTS = 400, 64
 
 
-def examined(model: object, teacher: lessons.Teacher, examples: list[Example], name: str) -> float:
+def examine(
+    model: PreTrainedModel, processor: ProcessorMixin, examples: list[ImageExample], name: str
+) -> float:
     """Balanced accuracy, printed with the share of defective cells found and of good cells passed."""
-    figures = exam.examine(model, teacher, examples, extras=0, prompt="plain", boxes=False)
+    engine = LocalEngine(Policy(model.eval(), processor, FAMILY, MAX_PIXELS, "nano", ""))
+    figures = exam.examine(engine, examples, extras=0, prompt="plain", boxes=False)
     balanced = float(figures["balanced accuracy"])
-    print(
-        f"{name}: balanced accuracy {balanced:.3f} (defective {figures['defect found']}, good {figures['good passed']})",
-        flush=True,
-    )
+    shares = f"defective {figures['defect found']}, good {figures['good passed']}"
+    print(f"{name}: balanced accuracy {balanced:.3f} ({shares})", flush=True)
     return balanced
 
 
@@ -45,40 +52,33 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=NANO_FOLDER)
     parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--threads", type=int, default=2)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    known = [sample for sample in data.load("elpv") if sample.anomalous is not None]
-    mixed = [known[int(i)] for i in np.random.default_rng(0).permutation(len(known))]
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    samples = [sample for sample in data.load("elpv") if sample.anomalous is not None]
+    mixed = [samples[int(i)] for i in np.random.default_rng(0).permutation(len(samples))]
     sides = [[sample for sample in mixed if sample.anomalous is truth] for truth in (True, False)]
-    held = [sample for side in sides for sample in side[: TEST // 2]]
-    alike = {
-        leak.test for leak in leaks.find(held, [sample for side in sides for sample in side[TEST // 2 :]])
-    }
-    free = [[sample for sample in side[TEST // 2 :] if sample.id not in alike] for side in sides]
-    print(
-        f"{len(alike)} cells look like a test cell and are left out, {sum(map(len, free))} are there to learn from"
-    )
-    test = [photograph(sample, MAX_PIXELS) for sample in held]
-    model, processor = nano_model.load(given.model)
-    teacher = lessons.Teacher(processor)
-    examined(model, teacher, test, "zero-shot")
-    found = []
+    held_out = [sample for side in sides for sample in side[: TEST // 2]]
+    candidates = [side[TEST // 2 :] for side in sides]
+    alike = {leak.test for leak in leaks.find(held_out, [s for side in candidates for s in side])}
+    free = [[sample for sample in side if sample.id not in alike] for side in candidates]
+    count = sum(len(side) for side in free)
+    print(f"{len(alike)} cells look like a test cell and are left out, {count} are there to learn from")
+    test = [photograph(sample, MAX_PIXELS) for sample in held_out]
+    model, processor = load_model(options.model)
+    writer = RowWriter(processor)
+    examine(model, processor, test, "zero-shot")
+    accuracies = []
     for seed in range(3):
-        model, _ = nano_model.load(given.model)
+        model, _ = load_model(options.model)
         rng = np.random.default_rng([seed, 1])
-        chosen = [side[int(i)] for side in free for i in rng.choice(len(side), SHOTS // 2, replace=False)]
+        shots = [side[int(i)] for side in free for i in rng.choice(len(side), SHOTS // 2, replace=False)]
+        examples = [photograph(sample, MAX_PIXELS) for sample in shots]
         begin = time.monotonic()
-        tune(
-            model,
-            teacher,
-            [photograph(sample, MAX_PIXELS) for sample in chosen],
-            given.steps,
-            given.rate,
-            seed=seed,
-        )
+        tune(model, writer, examples, options.steps, options.rate, seed=seed)
         seconds = time.monotonic() - begin
-        found.append(examined(model.eval(), teacher, test, f"seed {seed}, trained in {seconds:.0f} s"))
-    print(f"mean of 3 seeds: {np.mean(found):.3f}")
+        name = f"seed {seed}, trained in {seconds:.0f} s"
+        accuracies.append(examine(model, processor, test, name))
+    print(f"mean of 3 seeds: {np.mean(accuracies):.3f}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A few labelled images of real parts taught to a small policy, with the packed forward pass it was made with."""
+"""A few labelled images of real parts taught to a small policy, by the forward pass that made it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from numpy.random import Generator
 
 from anomalyr1.images import open_image, resize
 from anomalyr1.nano import loop
-from anomalyr1.nano.lessons import Teacher, grid_of
-from anomalyr1.nano.packing import CELL, hidden, logits, pack, vision
-from anomalyr1.nano.pool import FAMILY, Example
+from anomalyr1.nano.lessons import RowWriter, token_grid
+from anomalyr1.nano.packing import encode_images, hidden_states, learned_logits, pack
+from anomalyr1.nano.pool import FAMILY, ImageExample
 from anomalyr1.prompts import gold_inspection_questions
+from anomalyr1.training import completions
 from anomalyr1.types import Sample
 
 if TYPE_CHECKING:
@@ -28,67 +29,76 @@ LIGHT = 0.1
 brightness."""
 
 
-def photograph(sample: Sample, max_pixels: int) -> Example:
-    """The example of a sample on disk; its first reference image is brought to the same size."""
-    picture, frame = resize(open_image(sample.image).rgb, FAMILY, max_pixels)
-    other = None
+def photograph(sample: Sample, max_pixels: int) -> ImageExample:
+    """The example of a sample on disk; its leading reference image is brought to the same size."""
+    image, frame = resize(open_image(sample.image).rgb, FAMILY, max_pixels)
+    reference = None
     if sample.references:
-        other = np.asarray(open_image(sample.references[0]).rgb.resize(frame.model_wh))
-    h, w = frame.model_wh[1] // CELL, frame.model_wh[0] // CELL
-    return Example(sample, frame, np.asarray(picture), other, np.zeros((2 * h, 2 * w), np.float32), "", ())
+        reference = np.asarray(open_image(sample.references[0]).rgb.resize(frame.model_wh))
+    h, w = token_grid(frame.model_wh)
+    cover = np.zeros((2 * h, 2 * w), np.float32)
+    return ImageExample(sample, frame, np.asarray(image), reference, cover, "", ())
 
 
 def tune(
-    model: PreTrainedModel, teacher: Teacher, examples: Sequence[Example], steps: int,
-    learning_rate: float = 3e-4, batch: int = 8, seed: int = 0,
-) -> None:  # fmt: skip
-    """Teach verdicts (and boxes where they are known) on `examples`, half of a batch anomalous; changes `model`.
+    model: PreTrainedModel,
+    writer: RowWriter,
+    examples: Sequence[ImageExample],
+    steps: int,
+    learning_rate: float = 3e-4,
+    batch: int = 8,
+    seed: int = 0,
+) -> None:
+    """Teach verdicts (and boxes where they are known) on `examples`, half of a batch anomalous; changes
+    `model`.
 
-    Each is shown mirrored, turned and under other light, at random.
-
-    All examples must have the same size and a known verdict. The model is float32 afterwards.
+    Each is shown mirrored, turned and under other light, at random. All examples must have the same size and
+    a known verdict. The model is float32 afterwards.
     """
-    import torch
     from torch.nn import functional
 
-    of = {truth: [e for e in examples if e.sample.anomalous is truth] for truth in (True, False)}
+    sides = {truth: [e for e in examples if e.sample.anomalous is truth] for truth in (True, False)}
 
     def lesson(rng: Generator) -> dict[str, Tensor]:
-        chosen = [of[i % 2 == 0][int(rng.integers(len(of[i % 2 == 0])))] for i in range(batch)]
-        shown = [_varied(one, rng) for one in chosen]
+        halves = [sides[i % 2 == 0] for i in range(batch)]
+        picked = [half[int(rng.integers(len(half)))] for half in halves]
+        varied = [_vary(example, rng) for example in picked]
         rows = []
-        for one in shown:
-            asked = [
+        for example in varied:
+            questions = [
                 question
-                for question in gold_inspection_questions(one.sample)
+                for question in gold_inspection_questions(example.sample)
                 if question.answer is not None or question.boxes is not None
             ]
-            gold = [teacher.gold(one.sample, question, one.look, one.frame, rng) for question in asked]
-            rows.append(teacher.row(one.sample, asked, grid_of(one.frame.model_wh), gold))
-        packed = pack(rows, model.model, teacher.ids.image, teacher.ids.pad)
-        seen = vision(model.model.visual, [one.image for one in shown])
-        scored = logits(model, hidden(model, packed, list(seen))[0], packed)
-        each = functional.cross_entropy(scored, packed.targets, reduction="none")
-        return {"total": (each * packed.weights).sum() / packed.weights.sum()}
+            gold = [
+                completions.gold(example.sample, question, example.look, example.frame, rng)
+                for question in questions
+            ]
+            rows.append(writer.row(example.sample, questions, token_grid(example.frame.model_wh), gold))
+        packed = pack(rows, model)
+        tokens = encode_images(model.model.visual, [example.image for example in varied])
+        states, _ = hidden_states(model, packed, list(tokens))
+        logits = learned_logits(model, states, packed)
+        losses = functional.cross_entropy(logits, packed.targets, reduction="none")
+        return {"total": (losses * packed.weights).sum() / packed.weights.sum()}
 
-    plan = loop.Plan(learning_rate=learning_rate, minutes=0, steps=steps, warmup=10, seed=seed)
+    plan = loop.StagePlan(learning_rate=learning_rate, minutes=0, steps=steps, warmup=10, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         loop.run("few", Path(folder), plan, model, lesson)
-    model.to(torch.float32)
+    model.float()
 
 
-def _varied(one: Example, rng: Generator) -> Example:
-    """Under other light; mirrored and, if square, turned, but with boxes only as it is, since words tell their place."""
-    image = one.image
-    if not one.sample.boxes:
+def _vary(example: ImageExample, rng: Generator) -> ImageExample:
+    """Under other light; mirrored and, if square, turned, unless it has boxes, since words tell their
+    place.
+    """
+    image = example.image
+    if not example.sample.boxes:
         for axis in (0, 1):
             image = np.flip(image, axis) if rng.random() < 0.5 else image
         if image.shape[0] == image.shape[1] and rng.random() < 0.5:
             image = np.rot90(image)
     mean = float(image.mean())
-    lit = (
-        mean
-        + (image.astype(np.float32) - mean) * np.exp(rng.normal(0, LIGHT))
-        + 255 * rng.normal(0, LIGHT / 2)
-    )
-    return replace(one, image=np.clip(lit, 0, 255).astype(np.uint8))
+    contrast, brightness = np.exp(rng.normal(0, LIGHT)), 255 * rng.normal(0, LIGHT / 2)
+    lit = mean + (image.astype(np.float32) - mean) * contrast + brightness
+    return replace(example, image=np.clip(lit, 0, 255).astype(np.uint8))

@@ -1,4 +1,5 @@
-"""One GRPO step of `SharedPrefixGRPOTrainer` beside one of TRL's own trainer: the same model, data, seeds and settings, in turn.
+"""One GRPO step of `SharedPrefixGRPOTrainer` beside one of TRL's own trainer: the same model, data, seeds and
+settings, in turn.
 
     OMP_NUM_THREADS=2 python benchmarks/grpo_step.py [--corner 8x290x64xnano ...] [--steps 3] [--out runs/grpo_step.json]
 
@@ -328,7 +329,9 @@ class Step:
 
 
 def write_model(folder: Path, size: str) -> None:
-    """A folder with random weights of a size and the bundled policy's processor, for images of any size here."""
+    """A folder with random weights of a size and the bundled policy's processor, for images of any size
+    here.
+    """
     from anomalyr1.nano import model as nano_model
     from anomalyr1.policy.load import NANO_FOLDER
 
@@ -409,7 +412,10 @@ def peak_gflops(side: int = 2048) -> dict[str, float]:
 def table(found: dict[str, Any]) -> str:
     """All corners as Markdown."""
     lines = [
-        "| G x prompt x completion, model | ours: s | GB | TFLOP, of the least | share of the machine | TRL: s | GB | TFLOP | faster |",
+        (
+            "| G x prompt x completion, model | ours: s | GB | TFLOP, of the least | share of the machine | "
+            "TRL: s | GB | TFLOP | faster |"
+        ),
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in found.items():
@@ -456,13 +462,17 @@ def plot(found: dict[str, Any], width: int = 760) -> str:
                 )
                 x += long
             parts.append(
-                f'<text x="{x + 6:.1f}" y="{y}">{row[one]["seconds"]:.2f} s, {row[one]["peak GB"]:.2f} GB</text>'
+                f'<text x="{x + 6:.1f}" y="{y}">{row[one]["seconds"]:.2f} s, {row[one]["peak GB"]:.2f} '
+                "GB</text>"
             )
         y += 34
     for number, (phase, colour) in enumerate(PHASES.items()):
         parts.append(f'<rect x="{70 + 120 * number}" y="{y - 12}" width="14" height="14" fill="{colour}"/>')
         parts.append(f'<text x="{90 + 120 * number}" y="{y}">{phase}</text>')
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{y + 14}" font-family="sans-serif" font-size="13">'
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{y + 14}" '
+        'font-family="sans-serif" font-size="13">'
+    )
     return "\n".join([head, '<rect width="100%" height="100%" fill="white"/>', *parts, "</svg>\n"])
 
 

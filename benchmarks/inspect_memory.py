@@ -1,4 +1,5 @@
-"""Whether inspecting many images adds memory: the resident memory of the real inspector after every 100 images.
+"""Whether inspecting many images adds memory: the resident memory of the real inspector after every 100
+images.
 
     python benchmarks/inspect_memory.py [--images 1000] [--warm 200] [--model nano] [--threads 2] [--fast] [--hold]
 
@@ -34,7 +35,9 @@ MOST_MB = 1.0
 
 
 def resident_mb() -> float:
-    """Resident memory of this process that is its own; pages of libraries come as they are first used, and are no leak."""
+    """Resident memory of this process that is its own; pages of libraries come as they are first used, and
+    are no leak.
+    """
     (line,) = (
         line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon:")
     )
@@ -101,7 +104,10 @@ def main() -> None:
             ctypes.CDLL(None).malloc_trim(0)
             marks.append((done, before, resident_mb()))
             print(
-                f"{done:6} images {time.perf_counter() - began:7.1f} s {before:9.1f} MB, trimmed {marks[-1][2]:9.1f} MB",
+                (
+                    f"{done:6} images {time.perf_counter() - began:7.1f} s {before:9.1f} MB, trimmed "
+                    f"{marks[-1][2]:9.1f} MB"
+                ),
                 flush=True,
             )
 

@@ -1,4 +1,5 @@
-"""How well the anomaly score ranks, what votes add to greedy verdicts, and what calibration mends: drawn parts and real images.
+"""How well the anomaly score ranks, what votes add to greedy verdicts, and what calibration mends: drawn
+parts and real images.
 
     python benchmarks/inspect_scores.py [--count 80] [--shared DIR] [--sets seen,dev,magnetic_tile,bsdata,elpv] [--out scores] [--json FILE]
 
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 from anomalyr1 import Inspector, data, prompts
 from anomalyr1.drawn import dataset as drawn_dataset
 from anomalyr1.engines.engine import GREEDY, Sampling
-from anomalyr1.evaluation import calibration
+from anomalyr1.evaluation import calibration, curves
 from anomalyr1.inspection.inspector import VOTING
 from anomalyr1.types import InputError, Inspection, Sample, SetupError
 
@@ -43,7 +44,9 @@ Arrays = NDArray[Any]
 
 
 def samples_of(name: str, count: int, shared: Path | None, folder: Path) -> list[Sample]:
-    """`count` samples of a set, without reference images. Raises `InputError` or `SetupError` where it cannot be had."""
+    """`count` samples of a set, without reference images. Raises `InputError` or `SetupError` where it cannot
+    be had.
+    """
     if name in DRAWN:
         drawn = drawn_dataset.write(DRAWN[name].format(count), folder / name, prompts.GROUNDING_TEXT)
         return [sample.model_copy(update={"references": ()}) for sample in drawn]
@@ -82,7 +85,9 @@ def balanced(right: Arrays, defect: Arrays) -> float:
 def interval(
     measure: Callable[[Arrays], float], defect: Arrays, draws: int = DRAWS
 ) -> tuple[float, float, float]:
-    """`measure` of all places, and the ends of its 95 % bootstrap interval; both kinds are drawn again by themselves."""
+    """`measure` of all places, and the ends of its 95 % bootstrap interval; both kinds are drawn again by
+    themselves.
+    """
     generator = np.random.default_rng(0)
     kinds = [np.flatnonzero(defect), np.flatnonzero(~defect)]
     drawn = [
@@ -96,7 +101,7 @@ def measured(ways: dict[str, dict[str, Arrays]], defect: Arrays) -> dict[str, An
     """AUROC and balanced accuracy of every way, and how votes and fast differ from greedy."""
 
     def area(way: str, at: Arrays) -> float:
-        return calibration.auroc(ways[way]["score"][at], defect[at])
+        return curves.auroc(ways[way]["score"][at], defect[at])
 
     def accuracy(way: str, at: Arrays) -> float:
         return balanced(ways[way]["right"][at], defect[at])
@@ -132,7 +137,7 @@ def calibrated(scores: Arrays, defect: Arrays) -> dict[str, dict[str, float]]:
                 if method == "before"
                 else calibration.fit(scores[fitted], defect[fitted], method)(scores[test])
             )
-            errors.append(calibration.calibration_error(after, defect[test]))
+            errors.append(curves.calibration_error(after, defect[test]))
             briers.append(float(((after - defect[test]) ** 2).mean()))
         result[method] = {"error": float(np.mean(errors)), "Brier": float(np.mean(briers))}
     return result
@@ -152,7 +157,10 @@ def report(name: str, found: dict[str, Any]) -> None:
                 [f"{one[what]:.3f}" for one in own["calibration"].values()] for what in ("error", "Brier")
             )
             shown += f"  unsure {own['unsure']:.2f}, {own['without a score']} without a score"
-            shown += f"  error {' / '.join(error)}, Brier {' / '.join(brier)}  {found['seconds'][way]:.2f} s an image"
+            shown += (
+                f"  error {' / '.join(error)}, Brier {' / '.join(brier)}  {found['seconds'][way]:.2f} "
+                "s an image"
+            )
         print(f"{name:14} {way:15} {shown}", flush=True)
 
 

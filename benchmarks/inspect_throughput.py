@@ -1,4 +1,5 @@
-"""Throughput of inspection: our local engine against transformers' `generate` at batch 1 and 16, and its continuous batching.
+"""Throughput of inspection: our local engine against transformers' `generate` at batch 1 and 16, and its
+continuous batching.
 
     python benchmarks/inspect_throughput.py [--model nano] [--images 16] [--image-tokens 1000] [--new-tokens 32] [--threads 2]
 
@@ -59,7 +60,9 @@ VOTES = 8
 def job(
     policy: Policy, name: str, images: int, image_tokens: int
 ) -> tuple[list[Prompt], dict[Path, LoadedImage]]:
-    """The prompts of a job and their images, drawn as noise; each image becomes about `image_tokens` tokens."""
+    """The prompts of a job and their images, drawn as noise; each image becomes about `image_tokens`
+    tokens.
+    """
     side = round(math.sqrt(image_tokens)) * policy.family.factor
     asked, opened = [], {}
     for number in range(images):
@@ -172,8 +175,10 @@ def counted(model: nn.Module) -> Iterator[dict[str, float]]:
 
 
 def floor(policy: Policy, asked: list[Prompt], opened: dict[Path, LoadedImage], sampling: Sampling) -> float:
-    """The least operations of a job: each image encoded once, each shared token and each new one computed once."""
-    from anomalyr1.shared_prefix.trees import plant
+    """The least operations of a job: each image encoded once, each shared token and each new one computed
+    once.
+    """
+    from anomalyr1.shared_prefix.trees import plant_trees
 
     engine, model = LocalEngine(policy), policy.model
     text, vision = model.config.get_text_config(), model.config.vision_config
@@ -185,7 +190,7 @@ def floor(policy: Policy, asked: list[Prompt], opened: dict[Path, LoadedImage], 
     per_pair = 4 * text.num_hidden_layers * text.num_attention_heads * size
     new = sampling.max_new_tokens
     total = 0.0
-    for tree in plant(engine._jobs(asked, opened, sampling), engine._image_id, new, 10**9):
+    for tree in plant_trees(engine._jobs(asked, opened, sampling), engine._image_id, new, 10**9):
         p = len(tree.prefix)
         tokens, pairs = p, p * (p + 1) / 2
         for branch in tree.branches:
@@ -279,13 +284,17 @@ def main() -> None:
             done = subprocess.run(call, capture_output=True, text=True, check=False)
             if done.returncode:
                 print(
-                    f"{name:10} {contender:12} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1][:200]}",
+                    (
+                        f"{name:10} {contender:12} failed: "
+                        f"{(done.stderr.strip().splitlines() or ['no message'])[-1][:200]}"
+                    ),
                     flush=True,
                 )
                 continue
             one = json.loads(done.stdout.splitlines()[-1])
             print(
-                f"{name:10} {contender:12} {one['images_s']:8.3f} {one['seconds']:8.1f} {one['peak_mb']:8.0f} {one['tokens']:8} "
+                f"{name:10} {contender:12} {one['images_s']:8.3f} {one['seconds']:8.1f} "
+                f"{one['peak_mb']:8.0f} {one['tokens']:8} "
                 f"{one['gflop']:6.0f} {one['gflop'] / one['floor_gflop']:8.2f}",
                 flush=True,
             )

@@ -1,4 +1,5 @@
-"""How far apart perceptual hashes lie: of copies, and of different images. What docs/data-splits.md says of `leaks.MAX_DISTANCE`.
+"""How far apart perceptual hashes lie: of copies, and of different images. What docs/data-splits.md says of
+`leaks.MAX_DISTANCE`.
 
 python benchmarks/leaks.py --shared DIR    # DIR/data holds magnetic_tile, bsdata and deeppcb; ELPV is taken
 where it is installed
@@ -18,6 +19,7 @@ from PIL import Image
 from anomalyr1 import data
 from anomalyr1.data import leaks
 from anomalyr1.data import splits as fewshot
+from anomalyr1.data.protocols import SplitPlan
 from anomalyr1.images import open_image
 from anomalyr1.types import SetupError
 
@@ -77,20 +79,23 @@ def examine(spec: str) -> None:
     for name, bits in copied.items():
         low, middle, high, most = np.quantile(bits, [0, 0.5, 0.9, 1])
         print(
-            f"  copies, {name}: {len(bits)}, bits of 256: least {low:g}, median {middle:g}, nine of ten {high:g}, most {most:g}"
+            f"  copies, {name}: {len(bits)}, bits of 256: least {low:g}, median {middle:g}, nine of ten "
+            f"{high:g}, most {most:g}"
         )
     apart = distances(long)
     pairs = {limit: int((apart <= limit).sum()) // 2 for limit in (4, 10, 16, 24)}
     print(f"  other images, 256 bits: nearest {apart.min()}, pairs within {pairs}")
     print(
-        f"  other images, 64 bits: {int((distances(short).min(axis=1) <= 4).sum())} images have another within 4"
+        f"  other images, 64 bits: {int((distances(short).min(axis=1) <= 4).sum())} images have another "
+        "within 4"
     )
     started = time.perf_counter()
-    manifest = fewshot.make(samples, fewshot.Plan(protocol="share"), spec, allow_leaks=True)
+    manifest = fewshot.make(samples, SplitPlan(protocol="share"), spec, allow_leaks=True)
     leaking = len({leak.test for leak in manifest.leaks.found})
     seconds = time.perf_counter() - started
     print(
-        f"  20/80: {leaking} of {len(manifest.test)} test samples leak {manifest.leaks.counts}, {seconds:.1f} s"
+        f"  20/80: {leaking} of {len(manifest.test)} test samples leak {manifest.leaks.counts}, "
+        f"{seconds:.1f} s"
     )
 
 

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 import torch
 
-from anomalyr1.nano import exam
-from anomalyr1.nano import model as nano_model
-from anomalyr1.nano.lessons import Teacher
-from anomalyr1.nano.make import Recipe
+from anomalyr1.engines.local import LocalEngine
+from anomalyr1.nano.exam import examine_at_length
+from anomalyr1.nano.recipe import NanoRecipe
 from anomalyr1.nano.stages import final_examples
-from anomalyr1.policy.load import NANO_FOLDER
+from anomalyr1.policy.load import load_policy
 
 
 def main() -> None:
@@ -27,16 +25,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", type=Path, default=NANO_FOLDER)
+    parser.add_argument("--model", default="nano")
     parser.add_argument(
-        "--images", type=int, nargs=2, default=Recipe().final_images, metavar=("SEEN", "DEVELOPMENT")
+        "--images", type=int, nargs=2, default=NanoRecipe().final_images, metavar=("SEEN", "DEVELOPMENT")
     )
     parser.add_argument("--threads", type=int, default=2)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    model, processor = nano_model.load(given.model)
-    seen, dev = final_examples(Recipe(final_images=tuple(given.images)))
-    results, controls = exam.at_length(model, Teacher(processor), seen, dev)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    familiar, unseen = final_examples(NanoRecipe(final_images=tuple(options.images)))
+    engine = LocalEngine(load_policy(options.model, device="cpu"))
+    results, controls = examine_at_length(engine, familiar, unseen)
     print(json.dumps({**results, "controls": controls}, indent=1))
 
 

@@ -1,4 +1,4 @@
-"""What nano costs: drawings a second, loading, one image inspected, peak memory, and what its layers gain over the built-in ones.
+"""What nano costs: drawings a second, loading, one inspection, peak memory, and what its layers gain.
 
     python benchmarks/nano_speed.py
 
@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from anomalyr1 import Inspector
-from anomalyr1.drawn import draw as procedural
+from anomalyr1.drawn.draw import draw
 from anomalyr1.nano import layers
 
 IMAGES = 120
@@ -28,12 +28,12 @@ IMAGES = 120
 
 def median_seconds(work: Callable[[], object], times: int) -> float:
     """Of `times` runs."""
-    found = []
+    seconds = []
     for _ in range(times):
         begin = time.perf_counter()
         work()
-        found.append(time.perf_counter() - begin)
-    return statistics.median(found)
+        seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds)
 
 
 def gains() -> dict[str, float]:
@@ -41,25 +41,27 @@ def gains() -> dict[str, float]:
     functional, kind = torch.nn.functional, torch.bfloat16
     q, k, v = (torch.randn(10, 3, 450, 64, dtype=kind, requires_grad=True) for _ in range(3))
     mask = torch.zeros(10, 1, 450, 450, dtype=kind)
-    x, weight = (
-        torch.randn(10, 450, 192, dtype=kind, requires_grad=True),
-        torch.ones(192, dtype=kind, requires_grad=True),
-    )
+    x = torch.randn(10, 450, 192, dtype=kind, requires_grad=True)
+    weight = torch.ones(192, dtype=kind, requires_grad=True)
     pairs = {
-        "norm": (lambda: functional.rms_norm(x, (192,), weight, 1e-6), lambda: layers.rms_norm(x, weight, 1e-6)),
-        "attention": (
-            lambda: functional.scaled_dot_product_attention(q, k, v, attn_mask=mask), lambda: layers.attention(q, k, v, mask)[0],
+        "norm": (
+            lambda: functional.rms_norm(x, (192,), weight, 1e-6),
+            lambda: layers.rms_norm(x, weight, 1e-6),
         ),
-    }  # fmt: skip
-    found = {}
+        "attention": (
+            lambda: functional.scaled_dot_product_attention(q, k, v, attn_mask=mask),
+            lambda: layers.attention(q, k, v, mask)[0],
+        ),
+    }
+    ratios = {}
     for name, pair in pairs.items():
         seconds = [
-            [median_seconds(lambda one=one: one().sum().backward(), 1) for one in pair] for _ in range(31)
+            [median_seconds(lambda layer=layer: layer().sum().backward(), 1) for layer in pair]
+            for _ in range(31)
         ]
-        found[name] = statistics.median(theirs for theirs, _ in seconds) / statistics.median(
-            ours for _, ours in seconds
-        )
-    return found
+        theirs, ours = (statistics.median(column) for column in zip(*seconds, strict=True))
+        ratios[name] = theirs / ours
+    return ratios
 
 
 def main() -> None:
@@ -67,18 +69,18 @@ def main() -> None:
     cv2.setNumThreads(1)
     begin = time.perf_counter()
     for seed in range(IMAGES):
-        procedural.draw(seed)
+        draw(seed)
     print(f"drawing: {IMAGES / (time.perf_counter() - begin):.0f} images a second, one core")
     torch.set_num_threads(2)
     begin = time.perf_counter()
     inspector = Inspector.load("nano")
-    first = time.perf_counter() - begin
+    loading = time.perf_counter() - begin
     again = median_seconds(lambda: Inspector.load("nano"), 3)
-    print(f"first load, imports included: {first:.2f} s; again: {again:.2f} s")
-    seed = next(seed for seed in range(1000) if procedural.draw(seed).image.shape == (224, 224, 3))
+    print(f"first load, imports included: {loading:.2f} s; again: {again:.2f} s")
+    seed = next(seed for seed in range(1000) if draw(seed).image.shape == (224, 224, 3))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "part.png"
-        Image.fromarray(procedural.draw(seed).image).save(path)
+        Image.fromarray(draw(seed).image).save(path)
         inspector(path)
         print(f"one image, verdict and boxes: {median_seconds(lambda: inspector(path), 15):.2f} s")
     print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")

@@ -1,4 +1,5 @@
-"""What ROAM adds to the answer reward in logged completions, how its letters are read, and how alike the reasonings are.
+"""What ROAM adds to the answer reward in logged completions, how its letters are read, and how alike the
+reasonings are.
 
     python benchmarks/roam_signal.py RUN [RUN ...]
 
@@ -49,7 +50,8 @@ def main() -> None:
         f"within groups, answer + ROAM and the answer alone correlate {correlation(right + ours, right):.2f}"
     )
     print(
-        f"groups in which the answers earn the same and ROAM differs: {alone.mean():.1%}; no signal at all: {nothing:.1%}"
+        f"groups in which the answers earn the same and ROAM differs: {alone.mean():.1%}; no signal at all: "
+        f"{nothing:.1%}"
     )
     read = [
         (answer.conclusion, released.read_letter(thought(answer.raw)))
@@ -60,27 +62,33 @@ def main() -> None:
     print(f"reasoning concludes a letter: ours {share(read, 0)}, released {share(read, 1)}")
     print(f"they differ: {other:.1%}; released reads A where ours does not: {false:.1%}")
     print(
-        f"ROAM differs: {np.mean(ours != theirs):.1%}; mean ours {ours.mean():.3f}, released {theirs.mean():.3f}"
+        f"ROAM differs: {np.mean(ours != theirs):.1%}; mean ours {ours.mean():.3f}, released "
+        f"{theirs.mean():.3f}"
     )
     articles = np.mean([bool(ARTICLE.search(text)) for text in texts])
     changed = np.mean(without != theirs)
     print(
-        f"with the article 'A': {articles:.1%}; released ROAM without articles {without.mean():.3f}, differs in {changed:.1%}"
+        f"with the article 'A': {articles:.1%}; released ROAM without articles {without.mean():.3f}, "
+        f"differs in {changed:.1%}"
     )
     print(
-        f"within groups, ours and released correlate {correlation(ours, theirs):.2f}, with and without {correlation(theirs, without):.2f}"
+        f"within groups, ours and released correlate {correlation(ours, theirs):.2f}, with and without "
+        f"{correlation(theirs, without):.2f}"
     )
     begun = Counter(
         " ".join(s.split()[:BEGINNING]) for text in texts for s in SENTENCE.findall(thought(text))
     )
     common = sum(count for _, count in begun.most_common(COMMONEST)) / max(1, begun.total())
     print(
-        f"sentences of reasoning: the {COMMONEST} commonest beginnings of {BEGINNING} words begin {common:.1%} of them"
+        f"sentences of reasoning: the {COMMONEST} commonest beginnings of {BEGINNING} words begin "
+        f"{common:.1%} of them"
     )
 
 
 def values(group: Group) -> tuple[list[float], list[float], list[float], list[float]]:
-    """Of each completion of a group: whether it is right, ROAM, the released ROAM, and that without articles."""
+    """Of each completion of a group: whether it is right, ROAM, the released ROAM, and that without
+    articles.
+    """
     gold, texts, answers = group.question.answer or "", group.completions, group.answers()
     return (
         [accuracy(answer, group.question) or 0.0 for answer in answers],

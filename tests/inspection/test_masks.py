@@ -21,9 +21,9 @@ from anomalyr1.inspection.masks import (
     masks_for,
     position_prior,
     posterior,
-    refuse_code,
     window,
 )
+from anomalyr1.policy.safety import CODE, PICKLES, refuse_code
 from anomalyr1.types import Box, InputError, SetupError
 from support.places import ROOT
 
@@ -204,7 +204,9 @@ def test_default_beats_the_baselines_on_real_images(shared, name, jitter, margin
 
 @pytest.fixture(scope="module")
 def tiny_sam2():
-    """The classes of the real model with its four stages, pooling and window attention, at 128 pixels and with weights that react."""
+    """The classes of the real model with its four stages, pooling and window attention, at 128 pixels and
+    with weights that react.
+    """
     import torch
     from transformers import Sam2Config, Sam2ImageProcessor, Sam2Model
     from transformers.models.sam2 import configuration_sam2 as parts
@@ -252,7 +254,9 @@ def sam2_case(size_wh, count):
 
 
 def by_the_library(sam2, image, xyxy):
-    """What transformers' own processor, model and post-processing give: logits (N, 3, H, W) and predicted IoUs (N, 3)."""
+    """What transformers' own processor, model and post-processing give: logits (N, 3, H, W) and predicted
+    IoUs (N, 3).
+    """
     import torch
     from transformers import Sam2Processor
 
@@ -374,7 +378,16 @@ def test_a_saved_model_loads_and_gives_the_same(tiny_sam2, folder):
     assert (loaded.decode(image, xyxy)[0] == tiny_sam2.decode(image, xyxy)[0]).all()
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "sam2.PT", "modeling.py", "deep/optimizer.pkl"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pytorch_model.bin",
+        "sam2.PT",
+        "modeling.py",
+        "deep/optimizer.pkl",
+        *(f"weights{suffix}" for suffix in sorted(CODE | PICKLES)),  # all that a policy's folder may not hold
+    ],
+)
 def test_files_that_run_code_are_refused(folder, name):
     refuse_code(folder)  # the folder is fine without them
     (folder / name).parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Defects on strange grounds keep their truth, decoys stand on both images, and invented objects are told by their knowledge alone."""
+"""Defects on strange grounds keep their truth; decoys stand on both images; knowledge tells objects."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from anomalyr1.drawn.words import MATERIAL, PURPOSE, SPLITS
-from anomalyr1.nano import augmentation as strange
-from anomalyr1.nano import invented_names as invented
-from anomalyr1.nano import square_lessons as crops
+from anomalyr1.nano import augmentation
+from anomalyr1.nano.invented_names import rename_object
 from anomalyr1.nano.pool import Pool, draw_shard
+from anomalyr1.nano.square_lessons import cut_squares
 from anomalyr1.types import LETTERS
 
-GROUNDS = strange.grounds(6)
+GROUNDS = augmentation.draw_textures(6)
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +23,14 @@ def pool(tmp_path_factory):
 
 
 def test_grounds_are_the_same_for_a_seed_and_differ_among_themselves():
-    assert all((one == two).all() for one, two in zip(GROUNDS, strange.grounds(6), strict=True))
+    assert all((one == two).all() for one, two in zip(GROUNDS, augmentation.draw_textures(6), strict=True))
     assert len({one.tobytes() for one in GROUNDS}) == 6
-    assert {one.shape for one in GROUNDS} == {(strange.GROUND_SIDE, strange.GROUND_SIDE, 3)}
+    assert {one.shape for one in GROUNDS} == {(augmentation.TEXTURE_SIDE, augmentation.TEXTURE_SIDE, 3)}
 
 
 def test_moved_squares_differ_where_their_truth_says(pool):
-    found = crops.crops(pool, 60, 2, np.random.default_rng(0))
-    moved = strange.squares(found, GROUNDS, np.random.default_rng(1))
+    found = cut_squares(pool, 60, 2, np.random.default_rng(0))
+    moved = augmentation.move_squares(found, GROUNDS, np.random.default_rng(1))
     assert [one.truth for one in found] == [one.truth for one in moved]
     inside, outside = [], []
     for bad, good, old in zip(moved[::2], moved[1::2], found[1::2], strict=True):
@@ -58,9 +58,9 @@ def test_a_batch_holds_the_share_of_good_parts_asked_for(pool):
 def test_a_decoy_stands_on_both_images(pool):
     rng = np.random.default_rng(2)
     examples = pool.batch(rng, 200, with_reference=True)
-    marks = pool.marks(rng, examples[0].frame.model_wh, len(examples))
+    marks = pool.residuals(rng, examples[0].frame.model_wh, len(examples))
     for one, mark in zip(examples, marks, strict=True):
-        two = strange.with_decoy(one, mark, rng)
+        two = augmentation.add_decoy(one, mark, rng)
         assert two.sample == one.sample
         for before, after in ((one.image, two.image), (one.reference, two.reference)):
             assert (before != after).any() == (mark != 0).any()
@@ -69,7 +69,8 @@ def test_a_decoy_stands_on_both_images(pool):
 def test_a_strange_look_is_the_same_on_image_and_reference(pool):
     rng = np.random.default_rng(3)
     one = pool.batch(rng, 200, with_reference=True, aligned=True)[0]
-    two = strange.example(one, [np.full((strange.GROUND_SIDE, strange.GROUND_SIDE, 3), 200, np.uint8)], rng)
+    side = augmentation.TEXTURE_SIDE
+    two = augmentation.restyle(one, [np.full((side, side, 3), 200, np.uint8)], rng)
     same = (one.image == one.reference).all(axis=2)
     assert same.mean() > 0.5
     assert (two.image == two.reference).all(axis=2)[same].all()
@@ -78,7 +79,7 @@ def test_a_strange_look_is_the_same_on_image_and_reference(pool):
 
 def test_a_part_photographed_again_is_nearly_the_same(pool):
     image = pool.batch(np.random.default_rng(4), 100, with_reference=False)[0].image
-    again = strange.retaken(image, np.random.default_rng(5))
+    again = augmentation.photograph_again(image, np.random.default_rng(5))
     assert again.shape == image.shape and (again != image).any()
     assert np.corrcoef(image[..., 0].ravel(), again[..., 0].ravel())[0, 1] > 0.5
 
@@ -87,7 +88,7 @@ def test_invented_objects_are_told_by_their_knowledge(pool):
     rng = np.random.default_rng(6)
     unseen = {PURPOSE[name] for split in ("dev", "final") for name in SPLITS[split]}
     for sample in pool.samples(24):
-        other = invented.renamed(sample, rng)
+        other = rename_object(sample, rng)
         assert other.category != sample.category and other.category in other.knowledge
         assert not any(purpose in other.knowledge for purpose in unseen)
         assert sample.category not in other.knowledge.split(".")[0]

@@ -1,4 +1,4 @@
-"""The packed forward pass against Hugging Face's, resume against an uninterrupted run, what is taught, and the shipped policy."""
+"""The packed forward pass against Hugging Face's, resumed runs, what is taught, and the shipped policy."""
 
 from __future__ import annotations
 
@@ -6,38 +6,37 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import few_shot_tuning as few_shot
+import few_shot_tuning
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from anomalyr1 import answers, boxes, prompts
-from anomalyr1.drawn import draw as procedural
 from anomalyr1.drawn.defects import LOGICAL
-from anomalyr1.nano import exam, layers, lessons, loop, packing
-from anomalyr1.nano import helper_losses as hints_module
-from anomalyr1.nano import initial_weights as start
-from anomalyr1.nano import make as nano
-from anomalyr1.nano import model as nano_model
-from anomalyr1.nano import square_lessons as crops
-from anomalyr1.nano import stages as nano_stages
-from anomalyr1.nano.helper_losses import Code, SightHints, cells
-from anomalyr1.nano.packing import Branch, Row
-from anomalyr1.nano.pool import Pool, draw_shard, example
-from anomalyr1.policy.load import BUNDLED
+from anomalyr1.drawn.draw import LEGAL, draw
+from anomalyr1.drawn.words import SPLITS
+from anomalyr1.engines.local import LocalEngine
+from anomalyr1.nano import exam, helper_losses, initial_weights, layers, lessons, loop, make, packing
+from anomalyr1.nano.helper_losses import SightCode, SightLosses, cell_targets
+from anomalyr1.nano.model import NanoShape, load_model, make_model, make_processor, make_tokenizer
+from anomalyr1.nano.packing import PrefixRow, QuestionBranch
+from anomalyr1.nano.pool import FAMILY, Pool, draw_example, draw_shard
+from anomalyr1.nano.recipe import NanoRecipe, add_to_curve
+from anomalyr1.nano.square_lessons import cut_squares
+from anomalyr1.policy.load import BUNDLED, Policy, load_policy
 from anomalyr1.training import completions, scoring
 from anomalyr1.types import LETTERS, InputError, Sample
 
 SHIPPED = BUNDLED["nano"]
-TINY = nano_model.Shape(
+TINY = NanoShape(
     text_width=128, text_layers=2, text_mlp=96, sight_width=48, sight_layers=3, sight_mlp=96, vocabulary=400
 )
 SEEDS = 9_000_000_000  # met neither in training nor in its examinations
 
 
 def drawn(count, category=None, with_reference=True):
-    return [example(SEEDS + i, category, with_reference, TINY.max_pixels) for i in range(count)]
+    return [draw_example(SEEDS + i, category, with_reference, TINY.max_pixels) for i in range(count)]
 
 
 @pytest.fixture(scope="module")
@@ -48,24 +47,24 @@ def tiny():
         prompts.GROUNDING_TEXT,
         "This means: Yes, so the answer is A. 0123456789",
     ] * 5
-    tokenizer = nano_model.make_tokenizer(texts, TINY.vocabulary)
-    model = nano_model.make_model(tokenizer, TINY)
+    tokenizer = make_tokenizer(texts, TINY.vocabulary)
+    model = make_model(tokenizer, TINY)
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.15 * torch.randn(parameter.shape, generator=draw))
-    return model.eval(), nano_model.make_processor(tokenizer, TINY)
+    return model.eval(), make_processor(tokenizer, TINY)
 
 
-def rows_of(teacher, examples, reference, rng):
-    samples = [exam.given(one, knowledge=True, reference=reference) for one in examples]
-    asked = [lessons.choose(sample, 3, rng) for sample in samples]
+def rows_of(writer, examples, reference, rng):
+    samples = [one.sample_in_prompt(knowledge=True, reference=reference) for one in examples]
+    asked = [lessons.choose_questions(sample, 3, rng) for sample in samples]
     gold = [
-        [teacher.gold(sample, question, one.look, one.frame, rng) for question in questions]
+        [completions.gold(sample, question, one.look, one.frame, rng) for question in questions]
         for one, sample, questions in zip(examples, samples, asked, strict=True)
     ]
     rows = [
-        teacher.row(sample, questions, lessons.grid_of(one.frame.model_wh), texts)
+        writer.row(sample, questions, lessons.token_grid(one.frame.model_wh), texts)
         for one, sample, questions, texts in zip(examples, samples, asked, gold, strict=True)
     ]
     return rows, samples, asked
@@ -81,17 +80,17 @@ def hf_inputs(processor, sample, question, images, completion=""):
 
 
 def branch_differences(model, processor, reference, batch_change=None):
-    """Largest difference of each branch's logits from those of Hugging Face's forward of that branch alone."""
-    teacher, rng = lessons.Teacher(processor), np.random.default_rng(1)
+    """Largest difference of each branch's logits from those of Hugging Face's forward of the branch alone."""
+    writer, rng = lessons.RowWriter(processor), np.random.default_rng(1)
     examples = drawn(3)
-    rows, samples, asked = rows_of(teacher, examples, reference, rng)
-    pictures = [exam.pictures(one, sample) for one, sample in zip(examples, samples, strict=True)]
-    batch = packing.pack(rows, model.model, teacher.ids.image, teacher.ids.pad)
+    rows, samples, asked = rows_of(writer, examples, reference, rng)
+    pictures = [one.images_in_prompt(reference) for one in examples]
+    batch = packing.pack(rows, model)
     batch = batch if batch_change is None else batch_change(batch)
     found, at = [], 0
     with torch.inference_mode():
-        seen = packing.see(model, [image for some in pictures for image in some])
-        mine = packing.logits(model, packing.hidden(model, batch, seen)[0], batch)
+        seen = [packing.encode_images(model.model.visual, [image])[0] for some in pictures for image in some]
+        mine = packing.learned_logits(model, packing.hidden_states(model, batch, seen)[0], batch)
         for row, sample, questions, images in zip(rows, samples, asked, pictures, strict=True):
             for branch, question in zip(row.branches, questions, strict=True):
                 n = len(branch.completion)
@@ -141,24 +140,21 @@ def test_packing_without_its_guards_differs(tiny, change):
     assert max(branch_differences(*tiny, False, change)) > 1e-2
 
 
-def test_generate_writes_what_hugging_face_writes(tiny):
+def test_an_examination_reads_what_hugging_face_writes(tiny, monkeypatch):
+    monkeypatch.setattr(exam, "MAX_NEW_TOKENS", 12)
     model, processor = tiny
-    teacher = lessons.Teacher(processor)
+    policy = Policy(model, processor, FAMILY, TINY.max_pixels, "tiny", "")
     one = drawn(1)[0]
-    sample = exam.given(one, knowledge=False, reference=True)
+    sample = one.sample_in_prompt(knowledge=False, reference=True)
     asked = list(prompts.gold_inspection_questions(sample))
-    row = teacher.row(sample, asked, lessons.grid_of(one.frame.model_wh), None)
-    rows = [Row(row.prefix, row.grids_hw, [branch]) for branch in row.branches]
-    with torch.inference_mode():
-        seen = packing.see(model, exam.pictures(one, sample)) * 2
-    mine = packing.generate(model, rows, seen, (teacher.ids.image, teacher.ids.pad, teacher.ids.end), 12)
-    for question, ids in zip(asked, mine, strict=True):
-        inputs = hf_inputs(processor, sample, question, exam.pictures(one, sample))
+    mine = exam.ask(LocalEngine(policy), [exam.ExamQuestion(one, sample, question) for question in asked])
+    for question, answer in zip(asked, mine, strict=True):
+        inputs = hf_inputs(processor, sample, question, one.images_in_prompt(reference=True))
         whole = model.generate(
-            **inputs, max_new_tokens=12, do_sample=False, suppress_tokens=[teacher.ids.image]
+            **inputs, max_new_tokens=12, do_sample=False, suppress_tokens=list(policy.suppressed_ids)
         )
-        theirs = whole[0, inputs["input_ids"].shape[1] :].tolist()
-        assert ids == theirs[: theirs.index(teacher.ids.end)] if teacher.ids.end in theirs else ids == theirs
+        theirs = whole[0, inputs["input_ids"].shape[1] :]
+        assert answer.raw == processor.tokenizer.decode(theirs, skip_special_tokens=True)
 
 
 class Killed(Exception):
@@ -167,7 +163,7 @@ class Killed(Exception):
 
 def run_tiny(folder, tokenizer, kill_at=None, average=0.0):
     """Four steps of a tiny text model on fixed rows; `kill_at` ends it before that step."""
-    model = nano_model.make_model(tokenizer, TINY, seed=3)
+    model = make_model(tokenizer, TINY, seed=3)
     calls = []
 
     def lesson(rng):
@@ -175,17 +171,17 @@ def run_tiny(folder, tokenizer, kill_at=None, average=0.0):
             raise Killed
         calls.append(1)
         rows = [
-            Row(
+            PrefixRow(
                 rng.integers(20, 200, 9).tolist(),
                 (),
-                [Branch(rng.integers(20, 200, 4).tolist(), rng.integers(20, 200, 6).tolist())],
+                [QuestionBranch(rng.integers(20, 200, 4).tolist(), rng.integers(20, 200, 6).tolist())],
             )
         ]
-        batch = packing.pack(rows * 2, model.model, model.config.image_token_id, 0)
-        scored = packing.logits(model, packing.hidden(model, batch, [])[0], batch)
+        batch = packing.pack(rows * 2, model)
+        scored = packing.learned_logits(model, packing.hidden_states(model, batch, [])[0], batch)
         return {"total": torch.nn.functional.cross_entropy(scored, batch.targets)}
 
-    plan = loop.Plan(
+    plan = loop.StagePlan(
         learning_rate=1e-2, minutes=0, steps=4, warmup=2, save_minutes=0, log_every=1, average=average
     )
     loop.run("text", folder, plan, model.model.language_model, lesson)
@@ -217,8 +213,8 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tiny, tmp_path, aver
 
 def test_what_is_left_is_the_running_mean():
     weight = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
-    master = loop.Master(
-        {"weight": weight}, loop.Plan(learning_rate=0.1, minutes=1, average=0.75), torch.bfloat16
+    master = loop.MasterWeights(
+        {"weight": weight}, loop.StagePlan(learning_rate=0.1, minutes=1, average=0.75), torch.bfloat16
     )
     states = [master.masters[0].detach().clone()]
     for _ in range(3):
@@ -238,15 +234,15 @@ def test_what_is_left_is_the_running_mean():
 
 
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
-    (tmp_path / "recipe.json").write_text(nano.Recipe().model_dump_json())
+    (tmp_path / "recipe.json").write_text(NanoRecipe().model_dump_json())
     with pytest.raises(InputError, match="--resume"):
-        nano.train(tmp_path, nano.Recipe())
+        make.train(tmp_path, NanoRecipe())
     with pytest.raises(InputError, match="questions"):
-        nano.train(tmp_path, nano.Recipe(questions=9), resume=True)
+        make.train(tmp_path, NanoRecipe(questions=9), resume=True)
 
 
 def test_minutes_stretch_every_stage():
-    recipe = nano.Recipe().scaled(6)
+    recipe = NanoRecipe().scaled(6)
     assert recipe.both.minutes + max(recipe.text.minutes, recipe.sight.minutes) == pytest.approx(6)
 
 
@@ -281,25 +277,27 @@ def test_unknown_truth_is_not_written_about():
 
 
 def test_drills_and_tags_point_at_the_right_letters(tiny):
-    teacher, rng = lessons.Teacher(tiny[1]), np.random.default_rng(2)
-    question = lessons.made_up(rng, ["red", "ring", "bolt", "edge", "wide"])
-    row = teacher.drill(drawn(1, "washer")[0].sample, question, rng)
+    writer, rng = lessons.RowWriter(tiny[1]), np.random.default_rng(2)
+    question = lessons.make_up_question(rng, ["red", "ring", "bolt", "edge", "wide"])
+    row = writer.drill(drawn(1, "washer")[0].sample, question, rng)
     assert len(row.branches) == len(question.options)
     for branch, letter in zip(row.branches, question.letters, strict=True):
         counted = [token for token, weight in zip(branch.completion, branch.weights, strict=True) if weight]
-        assert [teacher.decode([token]).strip() for token in counted] == [letter]
-    numbers = teacher.option_numbers(
+        assert [writer.tokenizer.decode([token]).strip() for token in counted] == [letter]
+    numbers = writer.option_numbers(
         np.array([[*row.prefix, *row.branches[0].prompt, *row.branches[0].completion]])
     )[0]
     for i, option in enumerate(question.options):
-        told = teacher.decode([token for token, n in zip(row.prefix, numbers, strict=False) if n == i])
-        assert told == f"{LETTERS[i]}. {option}"
+        text = writer.tokenizer.decode(
+            [token for token, n in zip(row.prefix, numbers, strict=False) if n == i]
+        )
+        assert text == f"{LETTERS[i]}. {option}"
 
 
 def test_shuffled_options_keep_their_answer():
     rng = np.random.default_rng(0)
     for question in drawn(1)[0].sample.questions:
-        other = lessons.shuffled(question, rng)
+        other = lessons.shuffle_options(question, rng)
         if question.answer is not None:
             assert (
                 other.options[LETTERS.index(other.answer)] == question.options[LETTERS.index(question.answer)]
@@ -308,16 +306,16 @@ def test_shuffled_options_keep_their_answer():
 
 def test_cells_follow_the_boxes():
     one = next(e for e in drawn(20) if e.sample.anomalous and e.sample.defect not in LOGICAL)
-    found = cells([one.truth])
+    found = cell_targets([one.truth])
     defective = found.kind[0] > 0
     assert bool(defective.any())
     x1, y1, x2, y2 = (float(n) for n in one.truth.boxes_xyxy[0])
     assert found.edges[0][defective].tolist().count([x1, y1, x2, y2]) >= 1
     row, column = (int(n) for n in found.place[int(defective.nonzero()[0])])
     assert x1 < 28 * (column + 1) and y1 < 28 * (row + 1) and x2 > 28 * column and y2 > 28 * row
-    code = Code(64).tokens([one.truth], found)
+    code = SightCode(64).tokens([one.truth], found)
     assert code.shape == (1, found.kind.shape[1], 64)
-    assert set(SightHints(64, 32, 12, 12)(code, found)) == {"kind", "category", "quarter", "reach"}
+    assert set(SightLosses(64, 32, 12, 12)(code, found)) == {"kind", "category", "quarter", "reach"}
 
 
 def test_unreliable_reasoning_contradicts_or_is_silent_as_often_as_it_says():
@@ -355,7 +353,7 @@ def pool(tmp_path_factory):
 
 def test_crops_show_what_their_truth_says(pool):
     tower_side = TINY.window // packing.CELL
-    found = crops.crops(pool, 60, tower_side, np.random.default_rng(0))
+    found = cut_squares(pool, 60, tower_side, np.random.default_rng(0))
     assert len(found) == 120
     assert {one.image.shape for one in found} == {(TINY.window, TINY.window, 3)}
     assert sum(one.truth.kind > 0 for one in found[::2]) > 40
@@ -376,8 +374,8 @@ def test_a_tower_sees_a_square_alone_as_within_its_image(tiny):
     tower, size = tiny[0].model.visual, TINY.window
     one = next(e for e in drawn(30) if min(e.image.shape[:2]) >= 2 * size)
     with torch.inference_mode():
-        whole = packing.vision(tower, [one.image])[0].view(*lessons.grid_of(one.frame.model_wh), -1)
-        alone = packing.vision(tower, [np.ascontiguousarray(one.image[size : 2 * size, :size])])[0]
+        whole = packing.encode_images(tower, [one.image])[0].view(*lessons.token_grid(one.frame.model_wh), -1)
+        alone = packing.encode_images(tower, [np.ascontiguousarray(one.image[size : 2 * size, :size])])[0]
     cells_of_side = size // packing.CELL
     assert torch.allclose(
         whole[cells_of_side : 2 * cells_of_side, :cells_of_side].flatten(0, 1), alone, atol=1e-4
@@ -385,15 +383,15 @@ def test_a_tower_sees_a_square_alone_as_within_its_image(tiny):
 
 
 def test_the_start_whitens_patches_and_looks_at_neighbours():
-    tokenizer = nano_model.make_tokenizer(["abc 0123456789"] * 5, 300)
-    tower = nano_model.make_model(tokenizer, TINY).model.visual
+    tokenizer = make_tokenizer(["abc 0123456789"] * 5, 300)
+    tower = make_model(tokenizer, TINY).model.visual
     some = packing.patches([drawn(1, "washer")[0].image], TINY.patch)[0]
-    start.whiten(tower, some)
+    initial_weights.whiten(tower, some)
     seen = some @ tower.patch_embed.proj.weight.sum(2).flatten(1).T
     second = (seen.T @ seen / len(seen)).detach()
     assert torch.allclose(second, torch.diag(second.diagonal()), atol=1e-3)  # uncorrelated
     assert 0.5 < float(second.diagonal()[0]) <= 1.001
-    start.look_around(tower)
+    initial_weights.look_around(tower)
     q, k, _ = tower.blocks[0].attn.qkv.bias.view(3, -1, TINY.sight_head).detach()
     places = layers.rotary(packing._axial_angles(tower, (2, 2)), 1, torch.float32)
     side = TINY.window // TINY.patch
@@ -401,28 +399,25 @@ def test_the_start_whitens_patches_and_looks_at_neighbours():
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     order = [axis.view(2, 4, 2, 4).permute(0, 2, 1, 3).flatten() for axis in (rows, columns)]
     looked = (turned[0] @ turned[1].T).argmax(1)
-    step = start.NEIGHBOURS[0]
+    step = initial_weights.NEIGHBOURS[0]
     inner = [i for i in range(len(looked)) if 2 <= order[0][i] < side - 2 and 2 <= order[1][i] < side - 2]
     assert all((order[0][looked[i]] - order[0][i], order[1][looked[i]] - order[1][i]) == step for i in inner)
 
 
 def test_heads_tell_rows_and_columns_from_the_start():
-    model, teacher = fresh_policy()
-    language = model.model.language_model
-    start.tell_place(
-        language, teacher.ids.vision_start, teacher.tokenizer.convert_tokens_to_ids("<|im_start|>")
-    )
+    model, writer = new_policy()
+    initial_weights.tell_place(model)
     one = drawn(1)[0]
-    h, w = lessons.grid_of(one.frame.model_wh)
-    row = teacher.row(
-        exam.given(one, True, False), [prompts.gold_inspection_questions(one.sample)[0]], (h, w), None
+    h, w = lessons.token_grid(one.frame.model_wh)
+    row = writer.row(
+        one.sample_in_prompt(True, False), [prompts.gold_inspection_questions(one.sample)[0]], (h, w), None
     )
-    batch = packing.pack([row], model.model, teacher.ids.image, teacher.ids.pad)
+    batch = packing.pack([row], model)
     tokens = 0.6 * torch.randn(h * w, TINY.text_width, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        _, inside = packing.hidden(model, batch, [tokens])
-    opening = row.prefix.index(teacher.ids.vision_start)
-    looks = inside[0].looks[0, :, batch.last_image_at[1], opening].view(-1, h, w)
+        _, inside = packing.hidden_states(model, batch, [tokens])
+    opening = row.prefix.index(model.config.vision_start_token_id)
+    looks = inside[0].attention[0, :, batch.last_image_at[1], opening].view(-1, h, w)
     assert (looks[0].mean(1).diff() < 0).all() and (
         looks[1].mean(0).diff() < 0
     ).all()  # less, row by row and column by column
@@ -430,60 +425,55 @@ def test_heads_tell_rows_and_columns_from_the_start():
 
 
 def test_equal_words_find_each_other_from_the_start():
-    model, teacher = fresh_policy()
+    model, writer = new_policy()
     language = model.model.language_model
-    ids = torch.tensor([teacher.encode("0 7 3 9 4 5 2 8 3")])
+    ids = torch.tensor([writer.encode("0 7 3 9 4 5 2 8 3")])
     before, after = [], []
     for found in (before, after):
-        batch = packing.pack([Row(ids[0].tolist(), (), [])], model.model, teacher.ids.image, teacher.ids.pad)
+        batch = packing.pack([PrefixRow(ids[0].tolist(), (), [])], model)
         with torch.inference_mode():
-            _, inside = packing.hidden(model, batch, [])
-        looks, same = inside[1].looks[0, 0, -1, :-1], ids[0, :-1] == ids[0, -1]
+            _, inside = packing.hidden_states(model, batch, [])
+        looks, same = inside[1].attention[0, 0, -1, :-1], ids[0, :-1] == ids[0, -1]
         found.append(float(looks[same].mean() / looks[~same].mean()))
-        start.tell_place(
-            language, teacher.ids.vision_start, teacher.tokenizer.convert_tokens_to_ids("<|im_start|>")
-        )
-        start.match_words(language)
+        initial_weights.tell_place(model)
+        initial_weights.match_words(language)
     assert before[0] < 1.5 and after[0] > 3
 
 
 def test_what_followed_a_word_before_is_written_again_from_the_start():
-    model, teacher = fresh_policy(192)
+    model, writer = new_policy(192)
     language = model.model.language_model
-    start.tell_place(
-        language, teacher.ids.vision_start, teacher.tokenizer.convert_tokens_to_ids("<|im_start|>")
-    )
-    start.match_words(language)
-    digits = [teacher.encode(digit)[0] for digit in "0123456789"]
+    initial_weights.tell_place(model)
+    initial_weights.match_words(language)
+    digits = [writer.encode(digit)[0] for digit in "0123456789"]
 
     def continued():
-        """In how many of ten random orders of digits, ended by one again, the digit that followed it is the likeliest of the others."""
+        """In how many of ten orders of digits, ended by one of them, what followed it is the likeliest."""
         found = 0
         for seed in range(10):
             order = [digits[i] for i in np.random.default_rng(seed).permutation(10)]
-            batch = packing.pack(
-                [Row([*order, order[2]], (), [])], model.model, teacher.ids.image, teacher.ids.pad
-            )
+            batch = packing.pack([PrefixRow([*order, order[2]], (), [])], model)
             with torch.inference_mode():
-                scores = packing.hidden(model, batch, [])[0][0, -1] @ language.embed_tokens.weight[order].T
+                states, _ = packing.hidden_states(model, batch, [])
+                scores = states[0, -1] @ language.embed_tokens.weight[order].T
             likely = scores.argsort(descending=True).tolist()
             found += next(i for i in likely if i != 2) == 3  # 2 is the word itself: embeddings are tied
         return found
 
     before = continued()
-    start.copy_words(language)
+    initial_weights.copy_words(language)
     assert before <= 3 and continued() >= 8
 
 
-def pair_of(model, teacher, one):
-    """A packed prompt with a reference, and image tokens of which the inspected image's are the reference's in another order."""
-    row = teacher.row(
-        exam.given(one, True, True),
+def pair_of(model, writer, one):
+    """A packed prompt with a reference, and image tokens: those inspected are the reference's, shuffled."""
+    row = writer.row(
+        one.sample_in_prompt(True, True),
         [prompts.gold_inspection_questions(one.sample)[0]],
-        lessons.grid_of(one.frame.model_wh),
+        lessons.token_grid(one.frame.model_wh),
         None,
     )
-    batch = packing.pack([row], model.model, teacher.ids.image, teacher.ids.pad)
+    batch = packing.pack([row], model)
     draw = torch.Generator().manual_seed(0)
     tokens = torch.randn(len(batch.last_image_at[1]), TINY.text_width, generator=draw)
     order = torch.randperm(len(tokens), generator=draw)
@@ -491,73 +481,66 @@ def pair_of(model, teacher, one):
 
 
 def test_cells_find_their_like_in_the_reference_from_the_start():
-    model, teacher = fresh_policy(192)
-    batch, tokens, order = pair_of(model, teacher, drawn(1)[0])
+    model, writer = new_policy(192)
+    batch, tokens, order = pair_of(model, writer, drawn(1)[0])
     tokens = [torch.cat([one, one.flip(1)[:, :64]], 1) for one in tokens]  # to the width of 192
     columns = batch.image_at[1].view(2, -1)
 
     def found():
-        """The share of cells that look most at their like in the reference, and of their looks that go to their own image."""
+        """Share of cells that look most at their like in the reference, and of looks that stay inside."""
         with torch.inference_mode():
-            looks = packing.hidden(model, batch, tokens)[1][start.COMPARERS[0]].looks[0, 1, columns[1]]
-        return float((looks[:, columns[0]].argmax(1) == order).float().mean()), float(
-            looks[:, columns[1]].sum(1).mean()
-        )
+            _, outputs = packing.hidden_states(model, batch, tokens)
+        looks = outputs[initial_weights.COMPARERS[0]].attention[0, 1, columns[1]]
+        hit = (looks[:, columns[0]].argmax(1) == order).float().mean()
+        return float(hit), float(looks[:, columns[1]].sum(1).mean())
 
     before = found()[0]
-    start.compare_images(model.model.language_model)
+    initial_weights.compare_images(model.model.language_model)
     hit, own = found()
     assert before < 0.5 and hit > 0.9 and own < 0.05
 
 
 def test_the_comparing_head_is_told_where_to_look():
-    model, teacher = fresh_policy()
+    model, writer = new_policy()
     one = drawn(1)[0]
-    batch, _, _ = pair_of(model, teacher, one)
-    truths, columns = cells([one.truth]), batch.image_at[1].view(2, -1)
+    batch, _, _ = pair_of(model, writer, one)
+    truths, columns = cell_targets([one.truth]), batch.image_at[1].view(2, -1)
     looks = torch.zeros(1, 2, batch.ids.shape[1], batch.ids.shape[1])
     looks[0, 0, columns[1], columns[0]] = 1
-    right = nano_stages._comparing(looks, batch, truths)["compare"]
-    wrong = nano_stages._comparing(looks.roll(len(columns[0]) // 2, -1), batch, truths)["compare"]
+    right = helper_losses.comparing_loss(looks, batch, truths)["compare"]
+    wrong = helper_losses.comparing_loss(looks.roll(len(columns[0]) // 2, -1), batch, truths)["compare"]
     assert float(right) < 0.01 and float(wrong) > 4
-    row = teacher.row(
-        exam.given(one, True, False),
+    row = writer.row(
+        one.sample_in_prompt(True, False),
         [prompts.gold_inspection_questions(one.sample)[0]],
-        lessons.grid_of(one.frame.model_wh),
+        lessons.token_grid(one.frame.model_wh),
         None,
     )
-    assert (
-        nano_stages._comparing(
-            looks, packing.pack([row], model.model, teacher.ids.image, teacher.ids.pad), truths
-        )
-        == {}
-    )
+    assert helper_losses.comparing_loss(looks, packing.pack([row], model), truths) == {}
 
 
 def test_tones_are_read_from_the_images():
-    hints = SightHints(64, 32, 12, 12)
-    images = [np.full((56, 84, 3), 255 * hints_module.TONE_MEAN, np.float32).round().astype(np.uint8)] * 2
+    hints = SightLosses(64, 32, 12, 12)
+    images = [np.full((56, 84, 3), 255 * helper_losses.TONE_MEAN, np.float32).round().astype(np.uint8)] * 2
     hints.requires_grad_(False).tone.bias.zero_()
     tokens = torch.zeros(2, 6, 64)
     assert float(hints.tones(tokens, images)) < 1e-4
     images = [image.copy() for image in images]
     images[1][14:28, 28:42] = 255  # one quarter of twelve cells
     assert float(hints.tones(tokens, images)) == pytest.approx(
-        (0.55 / hints_module.TONE_SPREAD - 0.5) / 48, rel=0.02
+        (0.55 / helper_losses.TONE_SPREAD - 0.5) / 48, rel=0.02
     )
 
 
-def fresh_policy(text_width=TINY.text_width):
+def new_policy(text_width=TINY.text_width):
     texts = [prompts.STYLES["ours"].text, "This means: Yes, so the answer is A. 0123456789"] * 5
-    tokenizer = nano_model.make_tokenizer(texts, TINY.vocabulary)
+    tokenizer = make_tokenizer(texts, TINY.vocabulary)
     shape = TINY.model_copy(update={"text_layers": 6, "text_width": text_width})
-    return nano_model.make_model(tokenizer, shape), lessons.Teacher(
-        nano_model.make_processor(tokenizer, shape)
-    )
+    return make_model(tokenizer, shape), lessons.RowWriter(make_processor(tokenizer, shape))
 
 
-def test_controls_tell_one_who_looks_and_reads_from_one_who_does_not(tiny, monkeypatch):
-    """Who looks is wrong about another image, and names an object that the knowledge names; who does not is as right as before."""
+def test_controls_tell_one_who_looks_and_reads_from_one_who_does_not(monkeypatch):
+    """Who looks is wrong about another image, and names an object that the knowledge names."""
     known = drawn(8, "washer")
     size = known[0].image.shape
     known = [replace(one, image=np.resize(one.image, size), frame=known[0].frame) for one in known]
@@ -574,7 +557,7 @@ def test_controls_tell_one_who_looks_and_reads_from_one_who_does_not(tiny, monke
         return question.answer if question.kind == "anomaly detection" else "A"
 
     def controls(policy):
-        def ask(model, teacher, asked, seed=None):
+        def ask(engine, asked, seed=None):
             letters = [policy(*one) for one in asked]
             return [
                 answers.parse(
@@ -584,7 +567,7 @@ def test_controls_tell_one_who_looks_and_reads_from_one_who_does_not(tiny, monke
             ]
 
         monkeypatch.setattr(exam, "ask", ask)
-        return exam.controls(tiny[0], lessons.Teacher(tiny[1]), known, drawn(2, "bearing"))
+        return exam.measure_controls(None, known, drawn(2, "bearing"))
 
     looked, guessed = controls(seeing), controls(blind)
     assert (
@@ -597,16 +580,16 @@ def test_controls_tell_one_who_looks_and_reads_from_one_who_does_not(tiny, monke
     ) == (0, 1)
 
 
-def test_what_is_read_leniently_is_wrong_in_an_examination(tiny, monkeypatch):
+def test_what_is_read_leniently_is_wrong_in_an_examination(monkeypatch):
     (one, two), gold = drawn(2, "bearing"), {True: "A", False: "B"}
     texts = {True: "<think>Seen.</think><answer>{}</answer>", False: "The answer is ({})."}
     for strict in (True, False):
-        said = lambda model, teacher, asked, seed, strict=strict: [  # noqa: E731
+        said = lambda engine, asked, seed, strict=strict: [  # noqa: E731
             answers.parse(texts[strict].format(gold[bool(sample.anomalous)]), question.options)
             for _, sample, question in asked
         ]
         monkeypatch.setattr(exam, "ask", said)
-        found = exam.examine(tiny[0], lessons.Teacher(tiny[1]), [one, two], extras=0, boxes=False)
+        found = exam.examine(None, [one, two], extras=0, boxes=False)
         assert found["strict"] == strict
         assert {found[name] for name in ("defect found", "good passed") if name in found} == {float(strict)}
 
@@ -621,7 +604,7 @@ def test_balanced_accuracy_needs_both_kinds():
 def test_a_point_of_the_curve_stands_once(tmp_path):
     for step, value in ((5, 0.1), (5, 0.2), (9, 0.3)):
         for split in ("seen", "dev"):
-            nano.examined(tmp_path, loop.Clock(step, 60.0 * step), {"split": split, "value": value})
+            add_to_curve(tmp_path, loop.Clock(step, 60.0 * step), {"split": split, "value": value})
     lines = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
     assert [(one["step"], one["split"], one["value"]) for one in lines] == [
         (5, "seen", 0.2), (5, "dev", 0.2), (9, "seen", 0.3), (9, "dev", 0.3),
@@ -630,9 +613,9 @@ def test_a_point_of_the_curve_stands_once(tmp_path):
 
 def test_a_resumed_run_may_be_longer_but_not_another(tmp_path):
     note = tmp_path / "recipe.json"
-    begun = nano.Recipe()
+    begun = NanoRecipe()
     note.write_text(begun.model_dump_json())
-    nano._same_recipe(note, begun.scaled(200))
+    make._require_same_recipe(note, begun.scaled(200))
     for stage, change in (
         ("both", {"average": 0.5}),
         ("text", {"learning_rate": 1e-3}),
@@ -640,17 +623,17 @@ def test_a_resumed_run_may_be_longer_but_not_another(tmp_path):
     ):
         other = begun.model_copy(update={stage: getattr(begun, stage).model_copy(update=change)})
         with pytest.raises(InputError, match=f"other values of {stage}.{next(iter(change))};"):
-            nano._same_recipe(note, other)
+            make._require_same_recipe(note, other)
     with pytest.raises(InputError, match=r"other values of reference_share, shape\.text_layers;"):
         changed = {"shape": begun.shape.model_copy(update={"text_layers": 4}), "reference_share": 0.1}
-        nano._same_recipe(note, begun.model_copy(update=changed))
+        make._require_same_recipe(note, begun.model_copy(update=changed))
 
 
 def test_a_process_that_draws_and_fails_stops_the_run(tmp_path, monkeypatch):
     """Its shards would be missing, whatever the other one draws."""
-    broken = nano.Recipe(images=8, shard=4, first_images=8, shape=TINY.model_copy(update={"max_pixels": -1}))
+    broken = NanoRecipe(images=8, shard=4, first_images=8, shape=TINY.model_copy(update={"max_pixels": -1}))
     with pytest.raises(RuntimeError, match="a process that draws has failed"):
-        nano._start_drawing(tmp_path, broken)
+        make._start_drawing(tmp_path, broken)
 
 
 def test_raw_needs_a_finished_run_and_its_recipe(tmp_path, capsys):
@@ -659,7 +642,7 @@ def test_raw_needs_a_finished_run_and_its_recipe(tmp_path, capsys):
         (["--minutes", "5"], "takes neither --minutes nor --recipe"),
     ):
         with pytest.raises(SystemExit):
-            nano.main(["--out", str(tmp_path), "--raw", *more])
+            make.main(["--out", str(tmp_path), "--raw", *more])
         assert message in capsys.readouterr().err
 
 
@@ -669,8 +652,9 @@ def test_few_images_move_the_policy(tiny):
     examples = [replace(e, image=np.resize(e.image, size), frame=examples[0].frame) for e in examples]
 
     def tuned(steps):
-        model = nano_model.make_model(tiny[1].tokenizer, TINY, seed=5)
-        few_shot.tune(model, lessons.Teacher(tiny[1]), examples, steps=steps, learning_rate=1e-2, batch=2)
+        model = make_model(tiny[1].tokenizer, TINY, seed=5)
+        writer = lessons.RowWriter(tiny[1])
+        few_shot_tuning.tune(model, writer, examples, steps=steps, learning_rate=1e-2, batch=2)
         return model.state_dict()
 
     one, again, four = tuned(1), tuned(1), tuned(4)
@@ -696,7 +680,7 @@ def test_the_shipped_folders_are_small_and_plain(folder):
 
 
 def test_the_raw_policy_sees_what_the_other_sees():
-    ours, raw = (nano_model.load(folder)[0].model.visual.state_dict() for folder in BUNDLED.values())
+    ours, raw = (load_model(folder)[0].model.visual.state_dict() for folder in BUNDLED.values())
     assert all(torch.equal(ours[name], raw[name]) for name in ours)
 
 
@@ -706,7 +690,7 @@ def test_the_shipped_policy_answers_in_plain_transformers():
     processor = AutoProcessor.from_pretrained(SHIPPED)
     model = AutoModelForImageTextToText.from_pretrained(SHIPPED, dtype=torch.float32)
     assert (type(processor).__name__, model.config.model_type) == ("Qwen2_5_VLProcessor", "qwen2_5_vl")
-    image = Image.fromarray(procedural.draw(SEEDS).image)
+    image = Image.fromarray(draw(SEEDS).image)
     sample = Sample(id="x", image=Path("x.png"))
     messages = prompts.build(sample, prompts.inspection_questions("x")[0]).messages
     messages[-1]["content"] = [
@@ -723,21 +707,17 @@ def test_the_shipped_policy_answers_in_plain_transformers():
 
 
 def test_the_shipped_policy_sees():
-    model, processor = nano_model.load(SHIPPED)
-    kinds = (
-        "stain",
-        "contamination",
-        "discoloration",
-    )  # what it sees best: the bounds are generous, the examination is elsewhere
+    # what it sees best: the bounds are generous, the examination is elsewhere
+    kinds = ("stain", "contamination", "discoloration")
     examples = []
     for i in range(24):
-        category = procedural.SPLITS["seen"][i % 12]
-        legal = [kind for kind in kinds if kind in procedural.LEGAL[category]]
+        category = SPLITS["seen"][i % 12]
+        legal = [kind for kind in kinds if kind in LEGAL[category]]
         examples.append(
-            example(
+            draw_example(
                 SEEDS + 100 + i, category, False, TINY.max_pixels, legal[i % len(legal)] if i % 2 else None
             )
         )
-    figures = exam.examine(model, lessons.Teacher(processor), examples, extras=0)
+    figures = exam.examine(LocalEngine(load_policy(str(SHIPPED))), examples, extras=0)
     assert figures["strict"] >= 0.95
     assert figures["balanced accuracy"] >= 0.6

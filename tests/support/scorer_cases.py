@@ -1,9 +1,11 @@
-"""Random answer files as MMAD's scorer reads them, 0 to 40 % of the answers invalid; the same seed gives the same file anywhere."""
+"""Random answer files as MMAD's scorer reads them, 0 to 40 % of the answers invalid; the same seed gives the
+same file anywhere.
+"""
 
 import json
 import random
 
-from anomalyr1.evaluation.rows import Row
+from anomalyr1.evaluation.rows import AnsweredQuestion
 
 DATASETS = {
     "DS-MVTec": "bottle/image",
@@ -51,7 +53,7 @@ def answers(seed):
 def rows(found):
     """The same answers as our rows."""
     return [
-        Row(
+        AnsweredQuestion(
             one["image"], f"{one['image']}#{place}", one["question_type"].lower(), one["image"].split("/")[0], "", one["correct_answer"],
             None, None, one["gpt_answer"], "lenient", None, "good" not in one["image"], False,
         )

@@ -1,4 +1,6 @@
-"""What a run learns from: questions with known answers, nothing twice, nothing held out, all left-out counted."""
+"""What a run learns from: questions with known answers, nothing twice, nothing held out, all left-out
+counted.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from PIL import Image
 from anomalyr1 import data
 from anomalyr1.data import sources
 from anomalyr1.data import splits as fewshot
+from anomalyr1.data.protocols import SplitPlan
 from anomalyr1.rewards import REWARDS
 from anomalyr1.training import dataset
 from anomalyr1.training.orientations import turn_samples
@@ -28,7 +31,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def drawn(folder):
-    return sources.load_samples(["drawn:dev?n=4&seed=0"], folder)
+    return sources.load_sources(["drawn:dev?n=4&seed=0"], folder)
 
 
 def kinds(material):
@@ -93,9 +96,10 @@ def test_a_split_gives_its_two_sides(folder, tmp_path):
     samples = data.load("drawn:dev?n=12&seed=3", folder=folder / "drawn")
     path = tmp_path / "split.json"
     fewshot.write(
-        path, fewshot.make(samples, fewshot.Plan(protocol="share", share=0.5), "drawn:dev?n=12&seed=3", {})
+        path,
+        fewshot.make(samples, SplitPlan(protocol="share", share=0.5), "drawn:dev?n=12&seed=3", {}),
     )
-    train, test = (sources.load_samples([f"split:{path}"], folder, side) for side in ("train", "test"))
+    train, test = (sources.load_sources([f"split:{path}"], folder, side) for side in ("train", "test"))
     assert train and test and not {one.id for one in train} & {one.id for one in test}
     material = runs.gathered(train, runs.recipe("sft"))
     dataset.require_apart(material, test)
@@ -105,7 +109,7 @@ def test_a_split_gives_its_two_sides(folder, tmp_path):
 
 def test_the_fingerprint_is_of_content_not_of_place(drawn, tmp_path):
     rewards = {"format": REWARDS["format"]}
-    elsewhere = sources.load_samples(["drawn:dev?n=4&seed=0"], tmp_path)
+    elsewhere = sources.load_sources(["drawn:dev?n=4&seed=0"], tmp_path)
     one, other = (
         dataset.fingerprint(runs.gathered(samples, runs.recipe(), rewards)) for samples in (drawn, elsewhere)
     )
@@ -233,7 +237,7 @@ def test_a_recipe_with_turned_plans_eight_orientations(tmp_path, capsys):
 
 
 def test_own_questions_for_boxes_turn_along(tmp_path):
-    sample = next(one for one in sources.load_samples(["drawn:dev?n=6&seed=3"], tmp_path) if one.boxes)
+    sample = next(one for one in sources.load_sources(["drawn:dev?n=6&seed=3"], tmp_path) if one.boxes)
     own = Question(id="where", kind="grounding", text="Where?", boxes=sample.boxes)
     found = turn_samples([sample.model_copy(update={"questions": (own,)})], tmp_path / "turned")
     assert [one.questions[0].boxes for one in found] == [one.boxes for one in found]
@@ -242,7 +246,7 @@ def test_own_questions_for_boxes_turn_along(tmp_path):
 
 def test_what_a_prompt_does_not_show_is_counted(tmp_path):
     """The released prompt has a place for neither knowledge nor references."""
-    samples = sources.load_samples(["drawn:dev?n=4&seed=3&references=1"], tmp_path)
+    samples = sources.load_sources(["drawn:dev?n=4&seed=3&references=1"], tmp_path)
     told = {
         style: runs.gathered(samples, runs.recipe("sft", prompt=style)).counts
         for style in ("ours", "released")

@@ -49,7 +49,10 @@ def test_a_question_with_options(run):
 
 def test_boxes_and_what_does_not_apply(tmp_path):
     question = Question(id="g", kind="grounding", text="Where?", boxes=(Box(x1=0, y1=0, x2=20, y2=20),))
-    boxes = '<think>There is a defect in the top left.</think><answer>[{"bbox_2d": [0, 0, 10, 20], "label": "dent"}]</answer>'
+    boxes = (
+        '<think>There is a defect in the top left.</think><answer>[{"bbox_2d": [0, 0, 10, 20], "label": '
+        '"dent"}]</answer>'
+    )
     log = RunLog(tmp_path)
     rewards = {"roam_boxes": [1.0, 0.0], "accuracy": [None, None]}
     frame = Frame((60, 60), (60, 60), "pixels")

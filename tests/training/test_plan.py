@@ -1,4 +1,6 @@
-"""The plan: tokens as the processor counts them, what does not fit and what would make it fit, memory by part, every shipped recipe."""
+"""The plan: tokens as the processor counts them, what does not fit and what would make it fit, memory by
+part, every shipped recipe.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ PUBLISHED_PARAMETERS = {
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory):
-    return sources.load_samples(["drawn:dev?n=3&seed=0"], tmp_path_factory.mktemp("drawn"))
+    return sources.load_sources(["drawn:dev?n=3&seed=0"], tmp_path_factory.mktemp("drawn"))
 
 
 @pytest.fixture(autouse=True)

@@ -149,7 +149,9 @@ def test_frozen_vision_without_adapters(tmp_path):
 
 @pytest.mark.parametrize("lora", [False, True])
 def test_the_policy_of_a_run_under_zero_3(tmp_path, lora):
-    """DeepSpeed itself is not here: accelerate's own gathering meets a stand-in for its engine, the only thing that it can ask."""
+    """DeepSpeed itself is not here: accelerate's own gathering meets a stand-in for its engine, the only
+    thing that it can ask.
+    """
     from accelerate import Accelerator
     from accelerate.utils import DistributedType
     from peft import LoraConfig, get_peft_model
@@ -248,7 +250,10 @@ def test_what_cannot_be_begun_or_resumed(whole, tmp_path):
         train(runs.recipe(), out)
     with pytest.raises(
         InputError,
-        match=r"begun with another recipe, so it cannot be resumed: grpo.learning_rate: 0.001 -> 0.002; seed: 42 -> 1",
+        match=(
+            r"begun with another recipe, so it cannot be resumed: grpo.learning_rate: 0.001 -> 0.002; "
+            r"seed: 42 -> 1"
+        ),
     ):
         train(runs.recipe(seed=1, settings={"learning_rate": 2e-3}), out, resume=True)
     with pytest.raises(InputError, match="there is no run in"):
@@ -282,13 +287,14 @@ def test_resume_refuses_other_held_out_data(tmp_path):
 
 def test_the_licence_of_a_split_is_that_of_its_data(tmp_path):
     from anomalyr1.data import splits as fewshot
+    from anomalyr1.data.protocols import SplitPlan
     from anomalyr1.training.run_record import _licence
 
     assert _licence("drawn:dev?n=3&seed=0").startswith("drawn by this package")
     no_leaks = fewshot.FoundLeaks(allowed=False, counts={}, found=())
     specs = {"spec": "drawn:dev?n=9&seed=0", "test_spec": "mvtec:/data/mvtec"}
     split = fewshot.Manifest(
-        **specs, plan=fewshot.Plan(protocol="given"), train=(), test=(), counts={}, leaks=no_leaks
+        **specs, plan=SplitPlan(protocol="given"), train=(), test=(), counts={}, leaks=no_leaks
     )
     fewshot.write(tmp_path / "parts.json", split)
     assert _licence(f"split:{tmp_path / 'parts.json'}").startswith("drawn by this package")
@@ -439,7 +445,8 @@ def _inode(path):
 
 
 def killed(context, out, chance, in_save):
-    """Start or resume the run and kill it: inside one of its next saves, or at a random moment, mostly after it has made a step.
+    """Start or resume the run and kill it: inside one of its next saves, or at a random moment, mostly after
+    it has made a step.
 
     Gives whether the kill left an unfinished checkpoint; None = the run ended before.
     """

@@ -1,4 +1,6 @@
-"""SFT: the packed loss and its gradients are those of questions asked one by one; only completions are learned."""
+"""SFT: the packed loss and its gradients are those of questions asked one by one; only completions are
+learned.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ from anomalyr1.answers.completion import parse
 from anomalyr1.data import sources
 from anomalyr1.policy.load import load_policy
 from anomalyr1.rewards import REWARDS
-from anomalyr1.shared_prefix.groups import choose
-from anomalyr1.shared_prefix.score import install
+from anomalyr1.shared_prefix.groups import choose_form
+from anomalyr1.shared_prefix.score import install_scoring
 from anomalyr1.training import dataset, sft
 from anomalyr1.types import InputError
 from support import tiny, training_runs
@@ -21,7 +23,7 @@ from support import tiny, training_runs
 def material(tmp_path_factory):
     recipe = training_runs.recipe("sft")
     whole = training_runs.gathered(
-        sources.load_samples(recipe.data, tmp_path_factory.mktemp("drawn"))[:2], recipe
+        sources.load_sources(recipe.data, tmp_path_factory.mktemp("drawn"))[:2], recipe
     )
     few = [[task for task in whole.tasks if task.sample.id == sample.id][:3] for sample in whole.samples]
     return dataset.TrainingSet(
@@ -35,7 +37,7 @@ def made(family, lora, checkpointing):
     policy = load_policy(
         str(tiny.folder_of(family)), max_pixels=12_544 if family == "qwen2_5_vl" else 262_144
     )
-    install(policy.model)
+    install_scoring(policy.model)
     model = policy.model
     if lora:
         torch.manual_seed(0)
@@ -104,7 +106,7 @@ def test_packed_equals_one_by_one(material, family, lora, checkpointing, form):
     batch = sft.PrefixCollator(policy)([lessons[index] for index in range(len(lessons))])
     groups = batch["groups"]
     assert len(groups.prompts) == len(lessons) < len(groups.completions)  # a prefix a sample
-    assert form == "packed" or choose(policy.model, groups, "branched") == "branched"
+    assert form == "packed" or choose_form(policy.model, groups, "branched") == "branched"
     log_probs, _ = model(groups=groups, form=form, entropy=False)
     learned = batch["labels"] != sft.IGNORED
     packed = -log_probs.sum() / learned.sum()

@@ -29,11 +29,11 @@ def diagnose(run: Run) -> int:
     """Say what is wrong with a run and what to do; exit code 2 where something is."""
     from anomalyr1.training import diagnosis, run_folder
 
-    found = diagnosis.diagnose(run)
+    faults = diagnosis.diagnose(run)
     steps = len(run_folder.read_lines(run / run_folder.METRICS))
-    for sentence in found or [f"nothing wrong was found in {steps} logged steps"]:
+    for sentence in faults or [f"nothing wrong was found in {steps} logged steps"]:
         say(sentence[:1].upper() + sentence[1:] + ".")
-    return SOME_FAILED if found else OK
+    return SOME_FAILED if faults else OK
 
 
 def merge(
@@ -48,7 +48,9 @@ def merge(
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Its commit on the hub.")] = None,
 ) -> int:
-    """Write a model with an adapter merged into its weights, as every tool for transformers' models loads it."""
+    """Write a model with an adapter merged into its weights, as every tool for transformers' models loads
+    it.
+    """
     from anomalyr1.training.merge import merge_adapter
 
     say(f"merged: {merge_adapter(source, out, model, revision, say)}")

@@ -1,4 +1,6 @@
-"""How a policy begins, so that it learns from few images: patches told apart, heads that look around, know their place, and match words.
+"""How a policy begins, so that it learns from few images.
+
+Patches are told apart; heads look around, know their place, match and copy words, and compare images.
 
 Transformers learn what convolutions have by construction only after many images. Two starting points spare
 most of that: patch embeddings that whiten patches of real inputs (as in Coates and Ng, 2012), and attention
@@ -13,14 +15,16 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLAttention
 
 RIDGE = 0.05
 """Added to the variances, in units of their mean: directions that are mostly noise stay quiet."""
 SHARPNESS = 5.0
-"""How strongly heads of the first two layers prefer their neighbour; the others begin at 0.7 of it and look
+"""How strongly heads of the lowest two layers prefer their neighbour; those above begin at 0.7 of it and look
 twice as far."""
 NEIGHBOURS = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1))
 """Steps in patches down and to the right, one a head."""
@@ -30,16 +34,16 @@ LOUD = 8.0
 VOICE = 0.18
 """Size of what they write, beside image tokens of about unit size."""
 MATCHING = 3.3
-"""Factor on the queries and keys of heads that look at tokens like the own one."""
+"""Factor on the queries and keys of heads that look at tokens like their own."""
 MATCHERS = ((1, 0), (1, 1), (4, 0))
-"""Their layers and heads."""
+"""Layers and heads of the heads that look at tokens like their own."""
 
 COMPARERS = (2, (1, 2))
 """The layer and its heads that find the like of an image's cell in the image before."""
 BETWEEN = 70
 """Steps of the rotary time axis from an image to the next, about: knowledge stands between them."""
 LIKENESS, ELSEWHERE = 3.0, 12.0
-"""How firmly cells find their like, and how firmly they look at another image than their own."""
+"""How firmly cells find their like, and how firmly they look at an image that is not their own."""
 
 COPIERS = ((0, 2), (1, 2))
 """Layers and heads that copy: the one that looks at the token before, and the one that continues what it
@@ -47,25 +51,27 @@ finds."""
 SLOW = 0.006
 """Radians a token: the rotary frequencies below it hardly tell distances of a prompt's length."""
 STEP_BACK, TELLING, FINDING, COPYING = 6.0, 0.4, 1.8, 1.0
-"""How firmly the first looks one token back, how loud it tells, how firmly the second finds, how loud it
-continues."""
+"""How firmly the lower copier looks one token back, how loud it tells what it saw, how firmly the upper one
+finds that, how loud it continues."""
 
 
 @torch.no_grad()
-def whiten(tower: PreTrainedModel, patches: torch.Tensor) -> None:
-    """Set the patch embedding to the principal directions of `patches`, (N, 3 * p * p) normalised ones, each of unit variance."""
+def whiten(tower: PreTrainedModel, patches: Tensor) -> None:
+    """Set the patch embedding to the principal directions of (N, 3 * p * p) normalised `patches`.
+
+    Each direction gets unit variance.
+    """
     weight = tower.patch_embed.proj.weight  # (width, 3, 2, p, p)
     x = patches.double()
     variances, directions = torch.linalg.eigh(x.T @ x / len(x))
     variances, directions = variances.flip(0), directions.flip(1)
     count = min(len(weight), len(variances))
-    kept = variances[:count]
-    rows = (directions[:, :count] / torch.sqrt(kept + RIDGE * kept.mean())).T
-    if count < len(weight):
-        mix = torch.randn(
-            len(weight) - count, count, dtype=torch.double, generator=torch.Generator().manual_seed(3)
-        )
-        rows = torch.cat([rows, mix @ rows / count**0.5])
+    variances = variances[:count]
+    rows = (directions[:, :count] / torch.sqrt(variances + RIDGE * variances.mean())).T
+    if count < len(weight):  # mixtures of the directions fill the width
+        shape, generator = (len(weight) - count, count), torch.Generator().manual_seed(3)
+        mixture = torch.randn(shape, dtype=torch.double, generator=generator)
+        rows = torch.cat([rows, mixture @ rows / count**0.5])
     frames = weight.shape[2]  # a still image stands in all of them
     weight.copy_((rows / frames).view(len(weight), 3, 1, *weight.shape[3:]).expand_as(weight).float())
 
@@ -87,129 +93,144 @@ def look_around(tower: PreTrainedModel) -> None:
 
 
 @torch.no_grad()
-def tell_place(language: PreTrainedModel, anchor_id: int, rest_id: int) -> None:
-    """Let the first two heads of the text model's first layer tell image tokens their row and their column.
+def tell_place(model: PreTrainedModel) -> None:
+    """Let the lowest two heads of the text model tell image tokens their row and their column.
 
     A transformer with rotary embeddings knows distances only. Each of these heads weighs the token that opens
-    the image (`anchor_id`) against tokens that stand anywhere (`rest_id`); how much it looks at the first
-    falls with the rows or columns between, and that is written to the residual stream. Without this start,
-    boxes wait for the text model to find it.
+    the image against the token that opens a turn, which stands anywhere; how much it looks at the image's
+    opening falls with the rows or columns between, and that is written to the residual stream. Without this
+    start, boxes wait for the text model to find it.
     """
-    attend, config = language.layers[0].self_attn, language.config
+    language, config = model.model.language_model, model.model.language_model.config
+    attend, frequencies = language.layers[0].self_attn, language.rotary_emb.inv_freq.float()
     size = attend.head_dim
-    anchor, rest = (e / e.norm() for e in (language.embed_tokens.weight[i] for i in (anchor_id, rest_id)))
+    ids = (model.config.vision_start_token_id, config.bos_token_id)
+    anchor, turn = (e / e.norm() for e in (language.embed_tokens.weight[i] for i in ids))
     key = LOUD / config.hidden_size**0.5  # times a normed embedding gives LOUD
     axes = _axes(config.rope_parameters["mrope_section"])
-    draw = torch.Generator().manual_seed(4)
+    generator = torch.Generator().manual_seed(4)
     for head, axis, slow, phase, power in ((0, 1, 0.1, 0.8, 4.0), (1, 2, 0.06, 1.1, 6.0)):
-        frequency = language.rotary_emb.inv_freq.float()
-        fitting = [i for i, own in enumerate(axes) if own == axis]
-        pair = min(fitting, key=lambda i: abs(float(frequency[i]) - slow))
+        rows = _rows_of_head(attend, head)
+        # 1. The query turns with the way from the image's opening along the axis, or not at all.
+        pair = _nearest_frequency(frequencies, axes, axis, slow)
         constant = size // 2 - 1  # turns too slowly to matter
-        first = head * size
-        q, k = attend.q_proj.bias, attend.k_proj.weight
-        q[first + pair], q[first + pair + size // 2] = power * math.cos(phase), power * math.sin(phase)
-        q[first + constant] = LOUD
-        k[first + pair] = key * anchor
-        k[first + constant] = key * (anchor + rest)
-        told = torch.randn(size, generator=draw) * VOICE
-        attend.v_proj.weight[first : first + size] = told[:, None] * anchor
+        query = attend.q_proj.bias[rows]
+        query[pair], query[pair + size // 2] = power * math.cos(phase), power * math.sin(phase)
+        query[constant] = LOUD
+        # 2. The image's opening answers to it, and so do, always alike, both tokens.
+        keys = attend.k_proj.weight[rows]
+        keys[pair] = key * anchor
+        keys[constant] = key * (anchor + turn)
+        # 3. Only the image's opening says something.
+        attend.v_proj.weight[rows] = (torch.randn(size, generator=generator) * VOICE)[:, None] * anchor
 
 
 @torch.no_grad()
 def match_words(language: PreTrainedModel) -> None:
-    """Let heads of the second and fifth layer (`MATCHERS`) look at tokens like the own one, which finds an option by its words.
+    """Let heads of the second and fifth layer (`MATCHERS`) look at tokens like their own.
 
-    Call it after `tell_place`: these heads do not see what that writes.
+    That finds an option by its words. Call it after `tell_place`: these heads do not see what that writes.
     """
-    first, width = language.layers[0].self_attn, language.config.hidden_size
-    size = first.head_dim
+    lowest, width = language.layers[0].self_attn, language.config.hidden_size
     places = [
-        first.o_proj.weight[:, h * size : (h + 1) * size]
-        @ first.v_proj.weight[h * size : (h + 1) * size].sum(1)
-        for h in (0, 1)
+        lowest.o_proj.weight[:, rows] @ lowest.v_proj.weight[rows].sum(1)
+        for rows in (_rows_of_head(lowest, head) for head in (0, 1))
     ]
     basis = torch.linalg.qr(torch.stack(places, 1))[0]  # (width, 2)
     blind = torch.eye(width) - basis @ basis.T
     for number, head in MATCHERS:
         attend = language.layers[number].self_attn
-        rows = slice(head * size, (head + 1) * size)
+        rows = _rows_of_head(attend, head)
         attend.q_proj.weight[rows] = MATCHING * attend.q_proj.weight[rows] @ blind
         attend.k_proj.weight[rows] = attend.q_proj.weight[rows]
 
 
 @torch.no_grad()
 def copy_words(language: PreTrainedModel) -> None:
-    """Wire two heads to copy: one tells each token what stands before it, the next looks behind the last place where the own token stood.
+    """Wire two heads to copy.
 
-    Together they continue a word that was read before (the "induction heads" of Elhage et al., 2021, and
-    Olsson et al., 2022). Training alone did not find them in the time there is, and without them a name that
-    only the knowledge tells cannot be written.
+    The lower tells each token what stands before it; the upper looks behind the nearest place where its own
+    token stood. Together they continue a word that stood before (the "induction heads" of Elhage et al.,
+    2021, and Olsson et al., 2022). Training alone did not find them in the time there is, and without them a
+    name that only the knowledge tells cannot be copied.
     """
-    config, frequency = language.config, language.rotary_emb.inv_freq.float()
-    width, size = config.hidden_size, language.layers[0].self_attn.head_dim
-    half, (before, behind) = size // 2, COPIERS
-    mixed = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(5)))[0]
-    turned = _slow(frequency)  # what hardly turns with distance compares content
-    read, written, said = mixed[: len(turned)], mixed[len(turned) : 2 * len(turned)], mixed[-size:]
+    frequencies = language.rotary_emb.inv_freq.float()
+    lower, upper = ((language.layers[number].self_attn, head) for number, head in COPIERS)
+    width, size = language.config.hidden_size, lower[0].head_dim
+    directions = _random_directions(width, seed=5)
+    slow = _slow_entries(frequencies)  # what hardly turns with distance compares content
+    content, note, voice = directions[: len(slow)], directions[len(slow) : 2 * len(slow)], directions[-size:]
 
-    number, head = before
-    attend, rows = language.layers[number].self_attn, slice(head * size, (head + 1) * size)
-    for part in (attend.q_proj, attend.k_proj):
-        part.weight[rows] *= 0.1
-    attend.q_proj.bias[rows] = STEP_BACK * torch.cat([frequency.cos(), -frequency.sin()])
-    attend.k_proj.bias[rows] = STEP_BACK * torch.cat([torch.ones(half), torch.zeros(half)])
+    # 1. The lower head looks one token back and notes its content.
+    attend, rows = lower[0], _rows_of_head(*lower)
+    for projection in (attend.q_proj, attend.k_proj):
+        projection.weight[rows] *= 0.1
+    attend.q_proj.bias[rows] = STEP_BACK * torch.cat([frequencies.cos(), -frequencies.sin()])
+    attend.k_proj.bias[rows] = STEP_BACK * torch.cat([torch.ones(size // 2), torch.zeros(size // 2)])
     attend.v_proj.weight[rows] = 0
-    attend.v_proj.weight[rows][: len(turned)] = read
+    attend.v_proj.weight[rows][: len(slow)] = content
     attend.o_proj.weight[:, rows] = 0
-    attend.o_proj.weight[:, rows][:, : len(turned)] = TELLING * written.T
+    attend.o_proj.weight[:, rows][:, : len(slow)] = TELLING * note.T
 
-    number, head = behind
-    attend, rows = language.layers[number].self_attn, slice(head * size, (head + 1) * size)
-    for part, seen in ((attend.q_proj, read), (attend.k_proj, written)):
-        part.weight[rows] *= 0.1
-        part.weight[rows][turned] = FINDING * seen
-    attend.v_proj.weight[rows] = said
-    attend.o_proj.weight[:, rows] = COPYING * said.T
+    # 2. The upper head looks for its own content among the notes, and says what stands there.
+    attend, rows = upper[0], _rows_of_head(*upper)
+    for projection, source in ((attend.q_proj, content), (attend.k_proj, note)):
+        projection.weight[rows] *= 0.1
+        projection.weight[rows][slow] = FINDING * source
+    attend.v_proj.weight[rows] = voice
+    attend.o_proj.weight[:, rows] = COPYING * voice.T
 
 
 @torch.no_grad()
 def compare_images(language: PreTrainedModel) -> None:
-    """Let heads of the third layer (`COMPARERS`) look from each cell of an image at the cells like it in the image before.
+    """Let heads of the third layer (`COMPARERS`) look from each cell of an image at its like in another one.
 
-    A defect is what the reference has nothing like; nearest neighbours in a memory of good parts are how
-    PatchCore (Roth et al., 2022) finds it.
+    The other one is the image before it. A defect is what the reference has nothing like; nearest neighbours
+    in a memory of good parts are how PatchCore (Roth et al., 2022) finds it.
     """
-    config, frequency = language.config, language.rotary_emb.inv_freq.float()
-    attend, half, width = (
-        language.layers[COMPARERS[0]].self_attn,
-        language.layers[0].self_attn.head_dim // 2,
-        config.hidden_size,
-    )
-    turned = _slow(frequency)
-    in_time = [i for i, axis in enumerate(_axes(config.rope_parameters["mrope_section"])) if axis == 0]
-    pair = min(in_time, key=lambda i: abs(float(frequency[i]) * BETWEEN - 2.1))
-    angle = float(frequency[pair]) * BETWEEN
-    for head in COMPARERS[1]:
-        rows = slice(2 * half * head, 2 * half * (head + 1))
-        mixed = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(6 + head)))[
-            0
-        ]
-        for part in (attend.q_proj, attend.k_proj):
-            part.weight[rows] *= 0.1
-            part.weight[rows][turned] = LIKENESS * mixed[: len(turned)]
-            part.bias[rows] = 0
-        attend.q_proj.bias[rows][[pair, pair + half]] = ELSEWHERE * torch.tensor(
-            [math.cos(angle), -math.sin(angle)]
-        )
+    config, frequencies = language.config, language.rotary_emb.inv_freq.float()
+    layer, heads = COMPARERS
+    attend = language.layers[layer].self_attn
+    slow = _slow_entries(frequencies)
+    pair = _nearest_frequency(frequencies * BETWEEN, _axes(config.rope_parameters["mrope_section"]), 0, 2.1)
+    angle = float(frequencies[pair]) * BETWEEN
+    turned_by_an_image = torch.tensor([math.cos(angle), -math.sin(angle)])
+    for head in heads:
+        rows = _rows_of_head(attend, head)
+        directions = _random_directions(config.hidden_size, seed=6 + head)
+        # 1. Queries and keys compare content.
+        for projection in (attend.q_proj, attend.k_proj):
+            projection.weight[rows] *= 0.1
+            projection.weight[rows][slow] = LIKENESS * directions[: len(slow)]
+            projection.bias[rows] = 0
+        # 2. They fit best at a distance in time of one image.
+        attend.q_proj.bias[rows][[pair, pair + len(frequencies)]] = ELSEWHERE * turned_by_an_image
         attend.k_proj.bias[rows][pair] = ELSEWHERE
-        attend.v_proj.weight[rows] = mixed[-2 * half :]
+        attend.v_proj.weight[rows] = directions[-attend.head_dim :]
 
 
-def _slow(frequency: torch.Tensor) -> torch.Tensor:
+def _rows_of_head(attend: Qwen2_5_VLAttention, head: int) -> slice:
+    """The rows of a head in the weights of queries, keys and values."""
+    return slice(head * attend.head_dim, (head + 1) * attend.head_dim)
+
+
+def _random_directions(width: int, seed: int) -> Tensor:
+    """(width, width) orthonormal rows, the same for a seed."""
+    noise = torch.randn(width, width, generator=torch.Generator().manual_seed(seed))
+    directions: Tensor = torch.linalg.qr(noise)[0]
+    return directions
+
+
+def _nearest_frequency(frequencies: Tensor, axes: list[int], axis: int, target: float) -> int:
+    """The number of the frequency nearest to `target` among those that follow an axis."""
+    candidates = [i for i, followed in enumerate(axes) if followed == axis]
+    return min(candidates, key=lambda i: abs(float(frequencies[i]) - target))
+
+
+def _slow_entries(frequencies: Tensor) -> Tensor:
     """The entries of a head that hardly turn with the distance of tokens."""
-    slow = [i for i in range(len(frequency)) if float(frequency[i]) < SLOW]
-    return torch.tensor([*slow, *(i + len(frequency) for i in slow)])
+    slow = [i for i in range(len(frequencies)) if float(frequencies[i]) < SLOW]
+    return torch.tensor([*slow, *(i + len(frequencies) for i in slow)])
 
 
 def _axes(sections: list[int]) -> list[int]:

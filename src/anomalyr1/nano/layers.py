@@ -1,4 +1,4 @@
-"""Norm, rotary embedding and attention as Qwen2.5-VL has them, written so that they train fast on CPUs in bfloat16.
+"""Norm, rotary embedding and attention as Qwen2.5-VL has them, fast to train on CPUs in bfloat16.
 
 The built-in norm takes several times as long there with its gradient (`benchmarks/nano_speed.py`).
 """
@@ -27,30 +27,29 @@ class Rotary(NamedTuple):
 def rotary(angles: Tensor, heads: int, dtype: torch.dtype) -> Rotary:
     """The embedding by (..., S, D / 2) angles, the same for every head."""
     cos, sin = angles.cos(), angles.sin()
-    every = [1] * (angles.ndim - 1) + [heads]
-    swap = _swap(heads, angles.shape[-1], dtype)
+    once_a_head = [1] * (angles.ndim - 1) + [heads]
     return Rotary(
-        torch.cat([cos, cos], -1).repeat(every).to(dtype),
-        torch.cat([-sin, sin], -1).repeat(every).to(dtype),
-        swap,
+        torch.cat([cos, cos], -1).repeat(once_a_head).to(dtype),
+        torch.cat([-sin, sin], -1).repeat(once_a_head).to(dtype),
+        _swap(heads, angles.shape[-1], dtype),
     )
 
 
 @cache
 def _swap(heads: int, half: int, dtype: torch.dtype) -> Tensor:
-    """The permutation of a `Rotary`, made once: decoding asks for it at every token."""
+    """The permutation of a `Rotary`, computed once: decoding asks for it at every token."""
     with torch.inference_mode(False):  # training uses it, too
-        here = torch.arange(2 * half * heads)
-        swap = torch.zeros(len(here), len(here), dtype=dtype)
-        swap[here, here.view(heads, 2, half).flip(1).flatten()] = 1
+        columns = torch.arange(2 * half * heads)
+        swap = torch.zeros(len(columns), len(columns), dtype=dtype)
+        swap[columns, columns.view(heads, 2, half).flip(1).flatten()] = 1
     return swap
 
 
 def rotate(x: Tensor, by: Rotary) -> Tensor:
-    """(..., S, F) queries or keys with their places; F may be that of fewer heads than `by` was made for."""
+    """(..., S, F) queries or keys with their places; F may be that of fewer heads than `by` is for."""
     width = x.shape[-1]
-    turned: Tensor = _Rotate.apply(x, by.cos[..., :width], by.sin[..., :width], by.swap[:width, :width])
-    return turned
+    rotated: Tensor = _Rotate.apply(x, by.cos[..., :width], by.sin[..., :width], by.swap[:width, :width])
+    return rotated
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -60,14 +59,17 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Softmax attention written out, and how much each query looks at each key; `mask` is added to the logits."""
+    """Softmax attention written out: (..., Q, D) outputs and (..., Q, K) attention weights.
+
+    `q` is (..., Q, D), `k` and `v` are (..., K, D); `mask` is added to the (..., Q, K) logits.
+    """
     logits = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
-    looks = torch.softmax(logits if mask is None else logits + mask, -1)
-    return torch.matmul(looks, v), looks
+    weights = torch.softmax(logits if mask is None else logits + mask, -1)
+    return torch.matmul(weights, v), weights
 
 
 class _Rotate(torch.autograd.Function):
-    """x * cos + swapped(x) * sin; the swap is a product with a permutation, which is faster than moving narrow halves."""
+    """x * cos + swapped(x) * sin; a product with a permutation swaps faster than moving narrow halves."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, cos: Tensor, sin: Tensor, swap: Tensor) -> Tensor:
@@ -96,6 +98,6 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx: NestedIOFunction, *grads: Tensor) -> tuple[Tensor | None, ...]:
         normed, scale, weight = ctx.saved_tensors
         (grad,) = grads
-        both = (grad * normed).reshape(-1, len(weight))
-        mean = torch.mv(both, weight).view(scale.shape).div_(len(weight))
-        return (grad * weight).addcmul_(normed, mean, value=-1).mul_(scale), both.sum(0), None
+        products = (grad * normed).reshape(-1, len(weight))
+        mean = torch.mv(products, weight).view(scale.shape).div_(len(weight))
+        return (grad * weight).addcmul_(normed, mean, value=-1).mul_(scale), products.sum(0), None

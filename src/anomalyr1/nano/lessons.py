@@ -1,18 +1,21 @@
-"""From a sample with known truth to rows of tokens: the library's own prompt, gold reasoning and answer, and how much each token counts."""
+"""From a sample with known truth to rows of tokens: the package's own prompt, gold reasoning and answer.
+
+Each token of a completion has a weight, by what it decides.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import NDArray
 
 from anomalyr1 import answers, boxes, prompts
-from anomalyr1.nano import invented_names as invented
-from anomalyr1.nano.packing import CELL, Branch, Row
+from anomalyr1.nano.helper_losses import LETTERS_READ
+from anomalyr1.nano.invented_names import WORDS
+from anomalyr1.nano.packing import CELL, Ints, PrefixRow, QuestionBranch
 from anomalyr1.prompts import gold_inspection_questions
 from anomalyr1.training import completions
 from anomalyr1.types import LETTERS, Box, Question, Sample
@@ -23,52 +26,33 @@ if TYPE_CHECKING:
     from anomalyr1.nano.pool import Pool
 
 LETTER_WEIGHT = 3.0
+"""How much letters that name an option count: few tokens decide whether a text is right."""
 EVIDENCE_WEIGHT = 4.0
+"""How much the words of the evidence count."""
 DIGIT_WEIGHT = 10.0
-"""How much letters that name an option, the words of the evidence, and digits of boxes count: few tokens
-decide whether a text is right."""
+"""How much digits of boxes count."""
 
 
-@dataclass(frozen=True)
-class Ids:
-    """Token numbers that training needs to know."""
-
-    image: int
-    pad: int
-    end: int
-    vision_start: int
-    vision_end: int
-    letters: frozenset[int]
-    """Option letters, with and without a space before them."""
-    after_letter: frozenset[int]
-    """What stands behind a letter that names an option."""
-    digits: frozenset[int]
-    line: int
-    """The line break."""
-    stop: int
-    """The full stop."""
-
-
-class Teacher:
+class RowWriter:
     """Writes samples and questions as rows of tokens."""
 
     def __init__(self, processor: ProcessorMixin) -> None:
         """Keep the processor's tokenizer and chat template."""
         self.processor = processor
         self.tokenizer = processor.tokenizer
-        number = self.tokenizer.convert_tokens_to_ids
-        letters = [self.encode(f"{space}{letter}") for letter in LETTERS[:8] for space in ("", " ")]
-        self.ids = Ids(
-            image=number("<|image_pad|>"), pad=number("<|endoftext|>"), end=number("<|im_end|>"),
-            vision_start=number("<|vision_start|>"), vision_end=number("<|vision_end|>"),
-            letters=frozenset(ids[0] for ids in letters if len(ids) == 1),
-            after_letter=frozenset((self.encode(".")[0], number("</answer>"))),
-            line=self.encode("\n")[0], stop=self.encode(".")[0],
-            digits=frozenset(self.encode(digit)[0] for digit in "0123456789"),
-        )  # fmt: skip
-        self.option_of = {self.encode(letter)[0]: i for i, letter in enumerate(LETTERS[:8])}
-        self.told_option = {self.encode(f" {letter}")[0]: i for i, letter in enumerate(LETTERS[:8])}
-        self._memory: dict[str, list[int]] = {}
+        names = ["<|image_pad|>", "<|im_end|>", "</answer>"]
+        self.image_id, self.end_id, closing_id = self.tokenizer.convert_tokens_to_ids(names)
+        self.line_id, self.stop_id = self.encode("\n")[0], self.encode(".")[0]
+        # option letters where a line of the prompt begins, and within a text
+        letters = LETTERS[:LETTERS_READ]
+        self.option_of = {self.encode(letter)[0]: i for i, letter in enumerate(letters)}
+        self.concluded_option = {self.encode(f" {letter}")[0]: i for i, letter in enumerate(letters)}
+        spellings = [self.encode(f"{space}{letter}") for letter in letters for space in ("", " ")]
+        self.letter_ids = {ids[0] for ids in spellings if len(ids) == 1}
+        self.ids_after_letter = {self.stop_id, closing_id}
+        self.digit_ids = {self.encode(digit)[0] for digit in "0123456789"}
+        # prefixes and questions come again and again
+        self._encode_cached = lru_cache(20_000)(self.encode)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text as it stands."""
@@ -81,102 +65,106 @@ class Teacher:
         questions: Sequence[Question],
         grid_hw: tuple[int, int],
         gold: Sequence[str] | None,
-    ) -> Row:
-        """One prefix (all images on the same grid) with a branch a question; `gold` completions in the same order, None = to be written."""
+    ) -> PrefixRow:
+        """One prefix, all images on the same grid, with a branch a question.
+
+        `gold` are the completions in the questions' order; None = they are to be written.
+        """
         texts = [self._chat(sample, question) for question in questions]
         head, mark, _ = texts[0].rpartition("<|vision_end|>")
         tails = [text.rpartition("<|vision_end|>")[2] for text in texts]
-        run = [self.ids.image] * (grid_hw[0] * grid_hw[1])
+        image_tokens = [self.image_id] * (grid_hw[0] * grid_hw[1])
         prefix: list[int] = []
-        for token in self._remember(head) + self._remember(mark):
-            prefix += run if token == self.ids.image else [token]
+        for token in self._encode_cached(head) + self._encode_cached(mark):
+            prefix += image_tokens if token == self.image_id else [token]
         branches = [self._branch(tail, None if gold is None else gold[i]) for i, tail in enumerate(tails)]
-        return Row(prefix, (grid_hw,) * (len(sample.references) + 1), branches)
+        return PrefixRow(prefix, (grid_hw,) * (len(sample.references) + 1), branches)
 
-    def drill(self, sample: Sample, question: Question, rng: Generator) -> Row:
-        """A short row without image and instructions, a branch for every option: what leads to it, and only its first letter counts."""
+    def drill(self, sample: Sample, question: Question, rng: Generator) -> PrefixRow:
+        """A short row without image and instructions, with a branch for every option.
+
+        A branch is what leads to the option; only the letter at its end counts.
+        """
         text = self._chat(sample, question)
         prompt = self.encode(f"<|im_start|>user{text.rpartition('<|vision_end|>')[2]}")
+        evidence = f"{completions.evidence(sample, '', None, rng)} " if rng.random() < 0.4 else ""
         branches = []
-        seen = f"{completions.evidence(sample, '', None, rng)} " if rng.random() < 0.4 else ""
         for option, letter in zip(question.options, question.letters, strict=True):
-            follows = completions.FOLLOWS[int(rng.integers(len(completions.FOLLOWS)))].format(
-                completions.quoted(option), letter
-            )
-            said = self.encode(f"<think>{seen}{follows}")
-            first = next(i for i, weight in enumerate(self.weights(said)) if weight == LETTER_WEIGHT)
-            branches.append(Branch(prompt[-1:], said[: first + 1], [0.0] * first + [1.0]))
-        return Row(prompt[:-1], (), branches)
+            wording = completions.FOLLOWS[int(rng.integers(len(completions.FOLLOWS)))]
+            conclusion = wording.format(completions.quoted(option), letter)
+            completion = self.encode(f"<think>{evidence}{conclusion}")
+            end = self.weights(completion).index(LETTER_WEIGHT)
+            branches.append(QuestionBranch(prompt[-1:], completion[: end + 1], [0.0] * end + [1.0]))
+        return PrefixRow(prompt[:-1], (), branches)
 
-    def recital(self, sample: Sample, questions: Sequence[Question], rng: Generator) -> Row:
-        """A row without image, about what knowledge alone tells; what only the image would tell does not count."""
+    def recital(self, sample: Sample, questions: Sequence[Question], rng: Generator) -> PrefixRow:
+        """A row without image about what knowledge alone says; what only images would say does not count."""
         head, _, _ = self._chat(sample, questions[0]).rpartition("<|vision_start|>")
         branches = []
         for question in questions:
             tail = self._chat(sample, question).rpartition("<|vision_end|>")[2]
             text = completions.reasoning(sample, question, "", None, rng)
-            said = [*self.encode(answers.write(text, question.answer or "")), self.ids.end]
-            stops = [i for i, token in enumerate(said) if token == self.ids.stop][:2]
-            seen = range(stops[0] + 1, stops[1]) if len(stops) == 2 else range(0)
-            weights = [0.0 if i in seen else weight for i, weight in enumerate(self.weights(said))]
-            branches.append(Branch(self.encode(tail), said, weights))
-        return Row(self.encode(head), (), branches)
-
-    gold = staticmethod(completions.gold)
+            completion = [*self.encode(answers.write(text, question.answer or "")), self.end_id]
+            weights = self.weights(completion)
+            for i in self._evidence(completion):
+                weights[i] = 0.0
+            branches.append(QuestionBranch(self.encode(tail), completion, weights))
+        return PrefixRow(self.encode(head), (), branches)
 
     def weights(self, completion: Sequence[int]) -> list[float]:
-        """The loss weight of each token: by what it decides. Evidence is the second sentence."""
-        following = [*completion[1:], -1]
-        stops = [i for i, token in enumerate(completion) if token == self.ids.stop][:2]
-        evidence = range(stops[0] + 1, stops[1]) if len(stops) == 2 else range(0)
-        return [
-            LETTER_WEIGHT if token in self.ids.letters and after in self.ids.after_letter
-            else DIGIT_WEIGHT if token in self.ids.digits
-            else EVIDENCE_WEIGHT if i in evidence else 1.0
-            for i, (token, after) in enumerate(zip(completion, following, strict=True))
-        ]  # fmt: skip
+        """The loss weight of each token of a completion, by what it decides."""
+        weights = [1.0] * len(completion)
+        for i in self._evidence(completion):
+            weights[i] = EVIDENCE_WEIGHT
+        for i, (token, following) in enumerate(zip(completion, [*completion[1:], -1], strict=True)):
+            if token in self.letter_ids and following in self.ids_after_letter:
+                weights[i] = LETTER_WEIGHT
+            elif token in self.digit_ids:
+                weights[i] = DIGIT_WEIGHT
+        return weights
 
-    def option_numbers(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(B, S) for (B, S) token ids: which option a token of a prompt's options belongs to, 0 = A, and -1 elsewhere."""
+    def _evidence(self, completion: Sequence[int]) -> range:
+        """Where the evidence stands in a completion: it is the sentence after the one about the object."""
+        stops = [i for i, token in enumerate(completion) if token == self.stop_id][:2]
+        return range(stops[0] + 1, stops[1]) if len(stops) == 2 else range(0)
+
+    def option_numbers(self, ids: Ints) -> Ints:
+        """(B, S) for (B, S) token ids: which option of the prompt a token is part of, 0 = A, -1 elsewhere."""
+        line, stop, end = self.line_id, self.stop_id, self.end_id
         numbers = np.full(ids.shape, -1, dtype=np.int64)
         for row, marks in zip(ids, numbers, strict=True):
-            now = -1
+            option = -1
             for i in range(1, len(row) - 1):
-                if row[i - 1] == self.ids.line or row[i] in (self.ids.end, self.ids.line):
-                    now = (
-                        self.option_of.get(int(row[i]), -1)
-                        if row[i - 1] == self.ids.line and row[i + 1] == self.ids.stop
-                        else -1
-                    )
-                marks[i] = now
+                begins_line = row[i - 1] == line
+                if begins_line and row[i + 1] == stop:
+                    option = self.option_of.get(int(row[i]), -1)
+                elif begins_line or row[i] in (end, line):
+                    option = -1
+                marks[i] = option
         return numbers
 
-    def quoted_numbers(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(B, S) for (B, S) token ids: which option the tokens quote that reasoning ends on, 0 = A, and -1 elsewhere."""
+    def quoted_numbers(self, ids: Ints) -> Ints:
+        """(B, S) for (B, S) token ids: the option that concluding tokens quote, 0 = A, -1 elsewhere."""
         numbers = np.full(ids.shape, -1, dtype=np.int64)
-        told, mark = self.encode(", so the answer is"), self.encode("This means:")[-1]
-        n = len(told)
+        phrase, mark = self.encode(", so the answer is"), self.encode("This means:")[-1]
+        n = len(phrase)
         for row, marks in zip(ids, numbers, strict=True):
-            for i in np.nonzero(row[: len(row) - n] == told[0])[0]:
-                if row[i : i + n].tolist() != told or int(row[i + n]) not in self.told_option:
+            for i in np.nonzero(row[: len(row) - n] == phrase[0])[0]:
+                option = self.concluded_option.get(int(row[i + n]))
+                if row[i : i + n].tolist() != phrase or option is None:
                     continue
                 start = int(i) - 1
                 while start > 0 and row[start] != mark:
                     start -= 1
-                marks[start + 1 : i] = self.told_option[int(row[i + n])]
+                marks[start + 1 : i] = option
         return numbers
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of a completion."""
-        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text
-
-    def _branch(self, tail: str, gold: str | None) -> Branch:
-        prompt = self._remember(tail)
+    def _branch(self, tail: str, gold: str | None) -> QuestionBranch:
+        prompt = self._encode_cached(tail)
         if gold is None:
-            return Branch(prompt, [])
-        completion = [*self.encode(gold), self.ids.end]
-        return Branch(prompt, completion, self.weights(completion))
+            return QuestionBranch(prompt, [])
+        completion = [*self.encode(gold), self.end_id]
+        return QuestionBranch(prompt, completion, self.weights(completion))
 
     def _chat(self, sample: Sample, question: Question) -> str:
         prompt = prompts.build(sample, question)
@@ -185,26 +173,18 @@ class Teacher:
         )
         return text
 
-    def _remember(self, text: str) -> list[int]:
-        """`encode`, remembered: prefixes and questions come again and again."""
-        if text not in self._memory:
-            if len(self._memory) > 20_000:
-                self._memory.clear()
-            self._memory[text] = self.encode(text)
-        return self._memory[text]
 
+def make_up_question(rng: Generator, words: Sequence[str]) -> Question:
+    """A question about nothing whose options are random words.
 
-def made_up(rng: Generator, words: Sequence[str]) -> Question:
-    """A question about nothing whose options are random words, so that finding a letter does not hang on known texts."""
+    With such questions, finding a letter does not hang on familiar texts.
+    """
     count = int(rng.integers(2, 5))
     options: list[str] = []
     while len(options) < count:
         option = " ".join(words[int(i)] for i in rng.integers(len(words), size=int(rng.integers(1, 3))))
-        options += (
-            [f"{option}{'.' if rng.random() < 0.5 else ''}"]
-            if option not in [o.rstrip(".") for o in options]
-            else []
-        )
+        if option not in [text.rstrip(".") for text in options]:
+            options.append(f"{option}." if rng.random() < 0.5 else option)
     return Question(
         id="drill",
         kind="object details",
@@ -214,21 +194,22 @@ def made_up(rng: Generator, words: Sequence[str]) -> Question:
     )
 
 
-def grid_of(size_wh: tuple[int, int]) -> tuple[int, int]:
+def token_grid(size_wh: tuple[int, int]) -> tuple[int, int]:
     """Rows and columns of image tokens for an image of the model's frame."""
     return size_wh[1] // CELL, size_wh[0] // CELL
 
 
-def choose(sample: Sample, count: int, rng: Generator) -> list[Question]:
-    """`count` questions for a row: the two of `inspect` more often than any other."""
-    verdict, grounding = gold_inspection_questions(sample)
-    pool = [verdict, grounding, *(q for q in sample.questions if q.answer is not None or q.boxes is not None)]
-    chances = np.array([1.6, 2.2, *([3.2 / max(1, len(pool) - 2)] * (len(pool) - 2))])
-    picked = rng.choice(len(pool), size=min(count, len(pool)), replace=False, p=chances / chances.sum())
-    return [pool[int(i)] if i < 2 else shuffled(pool[int(i)], rng) for i in picked]
+def choose_questions(sample: Sample, count: int, rng: Generator) -> list[Question]:
+    """At most `count` questions for a row: the two of `inspect` more often than those of the sample."""
+    answerable = [q for q in sample.questions if q.answer is not None or q.boxes is not None]
+    questions = [*gold_inspection_questions(sample), *answerable]
+    chances = np.array([1.6, 2.2, *([3.2 / max(1, len(answerable))] * len(answerable))])
+    count = min(count, len(questions))
+    numbers = rng.choice(len(questions), size=count, replace=False, p=chances / chances.sum())
+    return [questions[int(i)] if i < 2 else shuffle_options(questions[int(i)], rng) for i in numbers]
 
 
-def shuffled(question: Question, rng: Generator) -> Question:
+def shuffle_options(question: Question, rng: Generator) -> Question:
     """The same question with its options in another order."""
     if question.answer is None:
         return question
@@ -237,10 +218,10 @@ def shuffled(question: Question, rng: Generator) -> Question:
     return question.model_copy(update={"options": tuple(options), "answer": LETTERS[options.index(gold)]})
 
 
-def corpus(pool: Pool, seed: int) -> Iterator[str]:
+def tokenizer_corpus(pool: Pool, seed: int) -> Iterator[str]:
     """Prompts and completions as a tokenizer should know them; the instructions count once."""
     rng = np.random.default_rng([seed, 5])
-    yield from 3 * [f"a {' '.join(invented.WORDS.split())}"]
+    yield from 3 * [f"a {' '.join(WORDS)}"]
     for i, sample in enumerate(pool.samples(3000)):
         for question in (*gold_inspection_questions(sample), *sample.questions):
             if i == 0:
@@ -251,8 +232,7 @@ def corpus(pool: Pool, seed: int) -> Iterator[str]:
             )
             yield "\n".join((f"Knowledge: {sample.knowledge}", question.text, *options))
             place = boxes.place(sample.boxes[0], (224, 224)) if sample.boxes else None
-            yield completions.reasoning(
-                sample, question, sample.boxes[0].label if sample.boxes else "", place, rng
-            )
-            found = [Box(x1=1, y1=2, x2=30, y2=40, label=sample.defect or "")]
-            yield answers.write("", found if question.answer is None else question.answer)
+            look = sample.boxes[0].label if sample.boxes else ""
+            yield completions.reasoning(sample, question, look, place, rng)
+            box = Box(x1=1, y1=2, x2=30, y2=40, label=sample.defect or "")
+            yield answers.write("", [box] if question.answer is None else question.answer)

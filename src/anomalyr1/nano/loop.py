@@ -1,14 +1,17 @@
-"""The training loop of the nano policy: bfloat16 weights with float32 masters, a schedule by time or by steps, checkpoints, resume."""
+"""The training loop of the nano policy: a schedule by time or by steps, checkpoints, resume.
+
+Weights are bfloat16 with float32 masters.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
-import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ import torch
 from numpy.random import Generator
 from torch import Tensor, nn
 
+from anomalyr1.files import write_whole
 from anomalyr1.types import Record
 
 log = logging.getLogger(__name__)
@@ -25,7 +29,7 @@ Lesson = Callable[[Generator], dict[str, Tensor]]
 """One batch: losses by name; the one called "total" is minimised."""
 
 
-class Plan(Record):
+class StagePlan(Record):
     """How long and how fast one stage learns."""
 
     learning_rate: float
@@ -46,20 +50,31 @@ class Plan(Record):
     exam_minutes: float = 8.0
 
 
-class Master:
-    """Float32 masters of bfloat16 weights, where small updates would vanish: Muon for matrices of layers, AdamW for the rest."""
+class MasterWeights:
+    """Float32 masters of bfloat16 weights, where small updates would vanish.
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], plan: Plan, dtype: torch.dtype) -> None:
-        """Copy the masters from the weights, whose names tell what lies within a layer, then round the weights to `dtype`."""
+    Muon trains the matrices within layers, AdamW all else.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], plan: StagePlan, dtype: torch.dtype) -> None:
+        """Copy the masters from the weights, then round the weights to `dtype`.
+
+        The weights' names tell what lies within a layer.
+        """
         self.weights = list(parameters.values())
         self.masters = [p.detach().float().clone().requires_grad_() for p in self.weights]
-        inner = [".blocks." in name or ".layers." in name for name in parameters]
-        matrices = [m for m, within in zip(self.masters, inner, strict=True) if within and m.ndim == 2]
-        chosen = {id(m) for m in matrices}
-        others = [m for m in self.masters if id(m) not in chosen]
+        matrices: list[Tensor] = []
+        tables: list[Tensor] = []
+        vectors: list[Tensor] = []
+        for name, master in zip(parameters, self.masters, strict=True):
+            in_layer = ".blocks." in name or ".layers." in name
+            if in_layer and master.ndim == 2:
+                matrices.append(master)
+            else:
+                (tables if master.ndim > 1 else vectors).append(master)
         groups = [
-            {"params": [m for m in others if m.ndim > 1], "weight_decay": plan.weight_decay},
-            {"params": [m for m in others if m.ndim <= 1], "weight_decay": 0.0},
+            {"params": tables, "weight_decay": plan.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
         ]
         self.keep = plan.average
         self.means = [m.detach().clone() for m in self.masters] if self.keep else []
@@ -93,24 +108,24 @@ class Master:
 
     @torch.no_grad()
     def publish(self, mean: bool = False) -> None:
-        """Round the masters into the weights, or their running mean where there is one."""
-        for weight, master in zip(
-            self.weights, self.means if mean and self.means else self.masters, strict=True
-        ):
+        """Round the masters into the weights; with `mean` on their running mean, where there is one."""
+        published = self.means if mean and self.means else self.masters
+        for weight, master in zip(self.weights, published, strict=True):
             weight.copy_(master)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        kept = {"masters": [m.detach() for m in self.masters], "means": self.means}
-        return {**kept, "optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+        masters = [master.detach() for master in self.masters]
+        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
+        return {"masters": masters, "means": self.means, "optimizers": optimizers}
 
+    @torch.no_grad()
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint."""
-        with torch.no_grad():
-            for master, saved in zip(
-                (*self.masters, *self.means), (*state["masters"], *state["means"]), strict=True
-            ):
-                master.copy_(saved)
+        for master, saved in zip(self.masters, state["masters"], strict=True):
+            master.copy_(saved)
+        for mean, saved in zip(self.means, state["means"], strict=True):
+            mean.copy_(saved)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.publish()
@@ -123,55 +138,66 @@ class Clock:
     step: int = 0
     seconds: float = 0.0
 
-    def progress(self, plan: Plan) -> float:
-        """0 at the start, 1 at the end."""
+    def progress(self, plan: StagePlan) -> float:
+        """0 at the start of the plan, 1 at its end."""
         return self.step / plan.steps if plan.steps is not None else self.seconds / (60 * plan.minutes)
 
+    def stamp(self) -> dict[str, Any]:
+        """When something happened, for the log."""
+        minutes = round(self.seconds / 60, 2)
+        return {"step": self.step, "minutes": minutes, "clock": time.strftime("%H:%M:%S")}
 
-def rate(plan: Plan, clock: Clock) -> float:
-    """The learning rate: a short warm-up, then a cosine down to the floor."""
+
+Exam = Callable[[Clock], None]
+"""Examines the weights as they are."""
+
+
+def learning_rate(plan: StagePlan, clock: Clock) -> float:
+    """The learning rate of a step: a short warm-up, then a cosine down to the floor."""
+    warm = min(1.0, (clock.step + 1) / plan.warmup)
     falling = 0.5 * (1 + math.cos(math.pi * min(1.0, clock.progress(plan))))
-    return (
-        plan.learning_rate
-        * min(1.0, (clock.step + 1) / plan.warmup)
-        * (plan.floor + (1 - plan.floor) * falling)
-    )
+    return plan.learning_rate * warm * (plan.floor + (1 - plan.floor) * falling)
 
 
 def run(
-    name: str, folder: Path, plan: Plan, trained: nn.Module, lesson: Lesson,
-    exam: Callable[[Clock], None] | None = None, dtype: torch.dtype = torch.bfloat16,
-) -> Clock:  # fmt: skip
-    """Train `trained` (its parameters that ask for gradients) until the plan ends, from the last checkpoint in `folder` if there is one.
+    name: str,
+    out: Path,
+    plan: StagePlan,
+    module: nn.Module,
+    lesson: Lesson,
+    exam: Exam | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+) -> Clock:
+    """Train a module until the plan ends, from the stage's checkpoint in the folder `out` if there is one.
 
-    Batch number n of a stage is drawn from the seed and n alone, so a resumed run sees what an uninterrupted
-    one would.
+    Its parameters that ask for gradients are trained. Batch number n of a stage is drawn from the seed and n
+    alone, so that a resumed run draws what an uninterrupted one would. Raises `SetupError` when a checkpoint
+    cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    master = Master({key: p for key, p in trained.named_parameters() if p.requires_grad}, plan, dtype)
+    out.mkdir(parents=True, exist_ok=True)
+    master = MasterWeights({key: p for key, p in module.named_parameters() if p.requires_grad}, plan, dtype)
     clock = Clock()
-    checkpoint = folder / f"{name}.pt"
+    checkpoint = out / f"{name}.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         master.restore(state["master"])
         clock = Clock(**state["clock"])
         log.info("%s: going on from step %d (%.1f minutes)", name, clock.step, clock.seconds / 60)
-    sums: dict[str, float] = {}
+    since_log: dict[str, list[float]] = {}
     saved, examined = clock.seconds, clock.seconds
-    trained.train()
+    module.train()
     while clock.progress(plan) < 1:
         begin = time.monotonic()
         losses = lesson(np.random.default_rng([plan.seed, sum(name.encode()), clock.step]))
         losses["total"].backward()  # type: ignore[no-untyped-call]
-        master.step(rate(plan, clock))
+        master.step(learning_rate(plan, clock))
         clock.step += 1
         clock.seconds += time.monotonic() - begin
         for key, value in losses.items():
-            sums[key] = sums.get(key, 0.0) + float(value.detach())
-            sums[f"#{key}"] = sums.get(f"#{key}", 0.0) + 1
+            since_log.setdefault(key, []).append(float(value.detach()))
         if clock.step % plan.log_every == 0:
-            _log(name, folder, clock, sums)
-            sums = {}
+            _log_losses(name, out, clock, since_log)
+            since_log = {}
         if clock.seconds - saved > 60 * plan.save_minutes:
             save(checkpoint, master, clock)
             saved = clock.seconds
@@ -180,30 +206,21 @@ def run(
             exam(clock)
             master.publish()
             examined = clock.seconds
-            trained.train()
+            module.train()
     save(checkpoint, master, clock)
     master.publish(mean=True)
     return clock
 
 
-def save(path: Path, master: Master, clock: Clock) -> None:
-    """Write a checkpoint under a temporary name, then rename it: there is always a whole one."""
-    fresh = path.with_suffix(".tmp")
-    with fresh.open("wb") as file:
-        torch.save({"master": master.state(), "clock": {"step": clock.step, "seconds": clock.seconds}}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+def save(path: Path, master: MasterWeights, clock: Clock) -> None:
+    """Write a checkpoint; there is always a whole one. Raises `SetupError` when the disk refuses."""
+    buffer = io.BytesIO()
+    torch.save({"master": master.state(), "clock": asdict(clock)}, buffer)
+    write_whole(path, buffer.getvalue())
 
 
-def _log(name: str, folder: Path, clock: Clock, sums: Mapping[str, float]) -> None:
-    means = {key: round(value / sums[f"#{key}"], 4) for key, value in sums.items() if not key.startswith("#")}
-    line = {
-        "stage": name,
-        "step": clock.step,
-        "minutes": round(clock.seconds / 60, 2),
-        "clock": time.strftime("%H:%M:%S"),
-        **means,
-    }
-    with (folder / "losses.jsonl").open("a", encoding="utf-8") as file:
+def _log_losses(name: str, out: Path, clock: Clock, losses: Mapping[str, Sequence[float]]) -> None:
+    means = {key: round(sum(values) / len(values), 4) for key, values in losses.items()}
+    line = {"stage": name, **clock.stamp(), **means}
+    with (out / "losses.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")

@@ -1,12 +1,14 @@
-"""The parts of the nano policy: tokenizer, processor, chat template and an untrained Qwen2.5-VL, all in the classes of the 3B model."""
+"""The parts of nano in the classes of the 3B model: tokenizer, processor and an untrained Qwen2.5-VL."""
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from anomalyr1.files import write_whole
 from anomalyr1.nano.packing import CELL, MEAN, STD
 from anomalyr1.policy.chat import CHAT_TEMPLATE
 from anomalyr1.types import Record
@@ -21,13 +23,12 @@ SPECIAL = (
 TAGS = ("<think>", "</think>", "<answer>", "</answer>", "bbox_2d")
 """Single tokens, and text for whoever decodes: not special."""
 
-
 EMBEDDING_GAIN = 16.0
 """Factor on the token embeddings at the start; the last norm takes it back, so that first logits stay
 small."""
 
 
-class Shape(Record):
+class NanoShape(Record):
     """The size of the network."""
 
     text_width: int = 192
@@ -37,7 +38,7 @@ class Shape(Record):
     sight_layers: int = 5
     sight_mlp: int = 256
     sight_head: int = 16
-    """Many narrow heads: each starts out looking at one neighbour (`start.look_around`)."""
+    """Many narrow heads: each starts out looking at one neighbour (`initial_weights.look_around`)."""
     patch: int = 7
     """Pixels of a patch; 28 / patch squared patches make one image token."""
     window: int = 56
@@ -76,54 +77,47 @@ def make_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizer
     tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in TAGS])
 
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>",
-        additional_special_tokens=list(SPECIAL[1:]), model_max_length=4096, clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=list(SPECIAL[1:]),
+        model_max_length=4096,
+        clean_up_tokenization_spaces=False,
+    )
 
 
-def make_processor(tokenizer: PreTrainedTokenizerFast, shape: Shape) -> ProcessorMixin:
+def make_processor(tokenizer: PreTrainedTokenizerFast, shape: NanoShape) -> ProcessorMixin:
     """The Qwen2.5-VL processor around a tokenizer."""
     from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
     sizes = {"shortest_edge": shape.min_pixels, "longest_edge": shape.max_pixels}
     grid = {"patch_size": shape.patch, "merge_size": CELL // shape.patch, "temporal_patch_size": 2}
-    same = {**grid, "image_mean": list(MEAN), "image_std": list(STD)}
+    pixels = {"size": sizes, **grid, "image_mean": list(MEAN), "image_std": list(STD)}
     return Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(size=sizes, **same),
+        image_processor=Qwen2VLImageProcessor(**pixels),
         tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(size=sizes, **same),
+        video_processor=Qwen2VLVideoProcessor(**pixels),
         chat_template=CHAT_TEMPLATE,
     )
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast, shape: Shape, seed: int = 0) -> PreTrainedModel:
+def make_model(tokenizer: PreTrainedTokenizerFast, shape: NanoShape, seed: int = 0) -> PreTrainedModel:
     """A Qwen2.5-VL with fresh weights, float32, on the CPU; the same weights for the same seed."""
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    number = dict(zip(SPECIAL, tokenizer.convert_tokens_to_ids(list(SPECIAL)), strict=True))
-    heads = shape.text_width // shape.text_head
-    text = {
-        "vocab_size": len(tokenizer), "hidden_size": shape.text_width, "intermediate_size": shape.text_mlp,
-        "num_hidden_layers": shape.text_layers, "num_attention_heads": heads, "num_key_value_heads": heads, "max_position_embeddings": 4096,
-        # Time, height and width take turns over the frequencies: with whole blocks and a large theta the
-        # width axis would hardly turn.
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2] * (shape.text_head // 4)},
-        "bos_token_id": number["<|im_start|>"], "eos_token_id": number["<|im_end|>"], "pad_token_id": number["<|endoftext|>"],
-        "tie_word_embeddings": True,
-    }  # fmt: skip
-    sight = {
-        "depth": shape.sight_layers, "hidden_size": shape.sight_width, "intermediate_size": shape.sight_mlp,
-        "num_heads": shape.sight_width // shape.sight_head, "out_hidden_size": shape.text_width, "patch_size": shape.patch,
-        "spatial_merge_size": CELL // shape.patch, "temporal_patch_size": 2,
-        "window_size": shape.window, "fullatt_block_indexes": [],
-        "rope_parameters": {"rope_type": "axial", "rope_theta": 100.0},
-    }  # fmt: skip
+    ids = dict(zip(SPECIAL, tokenizer.convert_tokens_to_ids(list(SPECIAL)), strict=True))
+    names = {"bos_token_id": "<|im_start|>", "eos_token_id": "<|im_end|>", "pad_token_id": "<|endoftext|>"}
+    ends = {role: ids[name] for role, name in names.items()}
     config = Qwen2_5_VLConfig(
-        text_config=text, vision_config=sight, tie_word_embeddings=True,
-        image_token_id=number["<|image_pad|>"], video_token_id=number["<|video_pad|>"],
-        vision_start_token_id=number["<|vision_start|>"], vision_end_token_id=number["<|vision_end|>"],
-    )  # fmt: skip
+        text_config={**_text_config(shape), **ends, "vocab_size": len(tokenizer)},
+        vision_config=_vision_config(shape),
+        tie_word_embeddings=True,
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+    )
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(config)
     with torch.no_grad():
@@ -131,35 +125,52 @@ def make_model(tokenizer: PreTrainedTokenizerFast, shape: Shape, seed: int = 0) 
         # is hardly learned.
         model.model.language_model.embed_tokens.weight.mul_(EMBEDDING_GAIN)
         model.model.language_model.norm.weight.div_(EMBEDDING_GAIN)
-    model.generation_config.update(
-        do_sample=False,
-        eos_token_id=number["<|im_end|>"],
-        pad_token_id=number["<|endoftext|>"],
-        bos_token_id=number["<|im_start|>"],
-    )
+    model.generation_config.update(do_sample=False, **ends)
     return model
 
 
-def save(model: PreTrainedModel, processor: ProcessorMixin, folder: Path, card: str | None = None) -> None:
-    """Write the policy as bfloat16 safetensors with its processor and card; each file replaces its forerunner at once."""
-    import copy
+def _text_config(shape: NanoShape) -> dict[str, Any]:
+    heads = shape.text_width // shape.text_head
+    # Time, height and width take turns over the frequencies: with blocks and a large theta the width axis
+    # would hardly turn.
+    turns = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2] * (shape.text_head // 4)}
+    return {
+        "hidden_size": shape.text_width, "intermediate_size": shape.text_mlp,
+        "num_hidden_layers": shape.text_layers, "num_attention_heads": heads, "num_key_value_heads": heads,
+        "max_position_embeddings": 4096, "rope_parameters": turns, "tie_word_embeddings": True,
+    }  # fmt: skip
 
+
+def _vision_config(shape: NanoShape) -> dict[str, Any]:
+    return {
+        "depth": shape.sight_layers, "hidden_size": shape.sight_width, "intermediate_size": shape.sight_mlp,
+        "num_heads": shape.sight_width // shape.sight_head, "out_hidden_size": shape.text_width,
+        "patch_size": shape.patch, "spatial_merge_size": CELL // shape.patch, "temporal_patch_size": 2,
+        "window_size": shape.window, "fullatt_block_indexes": [],
+        "rope_parameters": {"rope_type": "axial", "rope_theta": 100.0},
+    }  # fmt: skip
+
+
+def save_model(
+    model: PreTrainedModel, processor: ProcessorMixin, folder: Path, card: str | None = None
+) -> None:
+    """Write the policy as bfloat16 safetensors with its processor and card, each file whole.
+
+    Raises `SetupError` when the disk refuses.
+    """
     import torch
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
-        fresh = Path(name)
-        copy.deepcopy(model).to(torch.bfloat16).save_pretrained(fresh)
-        processor.save_pretrained(fresh)
-        if card is not None:
-            (fresh / "README.md").write_text(card, encoding="utf-8")
-        for path in sorted(fresh.iterdir()):
-            path.chmod(0o644)  # a temporary folder's files are private
-            path.replace(folder / path.name)
+    with tempfile.TemporaryDirectory() as temporary:
+        copy.deepcopy(model).to(torch.bfloat16).save_pretrained(temporary)
+        processor.save_pretrained(temporary)
+        for path in sorted(Path(temporary).iterdir()):
+            write_whole(folder / path.name, path.read_bytes())
+    if card is not None:
+        write_whole(folder / "README.md", card.encode("utf-8"))
 
 
-def load(folder: Path) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """The model and processor of a folder that `save` wrote, float32."""
+def load_model(folder: Path) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The model and processor of a folder that `save_model` wrote, float32."""
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 

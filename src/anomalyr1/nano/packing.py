@@ -1,7 +1,9 @@
-"""Several questions behind one image prefix: the packed batch and the forward pass of a Qwen2.5-VL that trains on it.
+"""Several questions behind one image prefix: the packed batch, and a Qwen2.5-VL's forward pass over it.
 
 The forward runs on the weights of the Hugging Face modules and equals their forward (a test holds that to
-1e-4), but it takes whole batches of equally sized images, a float 4-D mask, and the parts of `layers`.
+1e-4), but it takes batches of equally sized images, a float 4-D mask, and the parts of `layers`, gives the
+hidden states and attention weights that helper losses need, and is faster on a CPU: `nano_forward.py` among
+the benchmarks compares it with the forward of transformers.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from anomalyr1.nano.layers import Rotary, attention, rms_norm, rotary, rotate
+from anomalyr1.shared_prefix.layout import PADDING, PREFIX, attention_mask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,7 +38,7 @@ HIDDEN = -1e4
 
 
 @dataclass(frozen=True)
-class Branch:
+class QuestionBranch:
     """One question behind the prefix of its row."""
 
     prompt: list[int]
@@ -47,20 +50,25 @@ class Branch:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One prefix with its images and branches."""
+class PrefixRow:
+    """One prefix with its images, and the questions behind it."""
 
     prefix: list[int]
     """Token ids; each image already stands as its run of image tokens."""
     grids_hw: tuple[tuple[int, int], ...]
     """Rows and columns of image tokens of each image, in order."""
-    branches: list[Branch]
-    unheard: bool = False
-    """Whether the object has an invented name (`invented`)."""
+    branches: list[QuestionBranch]
+    invented: bool = False
+    """Whether the object has an invented name (`invented_names`)."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prefix and of all branches."""
+        return len(self.prefix) + sum(len(b.prompt) + len(b.completion) for b in self.branches)
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedBatch:
     """A batch of rows as tensors; B rows of at most S tokens, K learned tokens, T image tokens in all."""
 
     ids: Tensor
@@ -70,84 +78,81 @@ class Packed:
     mask: Tensor
     """(B, 1, S, S) bool: the prefix and itself are what a branch sees."""
     image_at: tuple[Tensor, Tensor]
-    """Row and column of each of the T image tokens."""
+    """(T,) rows and columns of the image tokens."""
     last_image_at: tuple[Tensor, Tensor]
-    """The same for the tokens of each row's last image, the inspected one."""
+    """The same of each row's last image, the inspected one."""
     learned_at: tuple[Tensor, Tensor]
-    """Row and column of the K tokens whose next token is learned."""
+    """(K,) rows and columns of the tokens whose next token is learned."""
     targets: Tensor
     """(K,) the tokens to learn."""
     weights: Tensor
     """(K,) their loss weights."""
 
 
-def pack(rows: Sequence[Row], rope: PreTrainedModel, image_id: int, pad_id: int) -> Packed:
-    """The tensors of a batch; `rope` is the `Qwen2_5_VLModel`, whose `get_rope_index` gives the positions of each prefix."""
-    length = max(
-        len(row.prefix) + sum(len(b.prompt) + len(b.completion) for b in row.branches) for row in rows
-    )
-    ids: Ints = np.full((len(rows), length), pad_id, dtype=np.int64)
-    segment: Ints = np.full((len(rows), length), -2, dtype=np.int64)
-    positions: Ints = np.zeros((3, len(rows), length), dtype=np.int64)
-    row_at: list[int] = []
-    column_at: list[int] = []
+def pack(rows: Sequence[PrefixRow], model: PreTrainedModel) -> PackedBatch:
+    """The tensors of a batch for `model`, padded on the right."""
+    shape = len(rows), max(row.length for row in rows)
+    ids: Ints = np.full(shape, model.config.get_text_config().pad_token_id, dtype=np.int64)
+    owners: Ints = np.full(shape, PADDING, dtype=np.int64)
+    positions: Ints = np.zeros((3, *shape), dtype=np.int64)
+    inspected: list[tuple[int, int]] = []
+    learned: list[tuple[int, int]] = []
     targets: list[int] = []
     weights: list[float] = []
     for i, row in enumerate(rows):
-        at = len(row.prefix)
-        ids[i, :at], segment[i, :at] = row.prefix, -1
-        positions[:, i, :at] = prefix_positions(row, rope, image_id)
-        restart = int(positions[:, i, :at].max()) + 1
-        for j, branch in enumerate(row.branches):
+        # 1. The prefix, with the model's own positions.
+        end = len(row.prefix)
+        ids[i, :end], owners[i, :end] = row.prefix, PREFIX
+        positions[:, i, :end] = _prefix_positions(row, model)
+        restart = int(positions[:, i, :end].max()) + 1
+        if row.grids_hw:
+            h, w = row.grids_hw[-1]
+            image_columns = np.flatnonzero(ids[i] == model.config.image_token_id)
+            inspected += [(i, int(column)) for column in image_columns[-h * w :]]
+        # 2. Its branches one behind the other, each as if it stood right behind the prefix.
+        for j, branch in enumerate(row.branches, start=1):
             tokens = branch.prompt + branch.completion
-            ids[i, at : at + len(tokens)], segment[i, at : at + len(tokens)] = tokens, j
-            positions[:, i, at : at + len(tokens)] = restart + np.arange(len(tokens))
-            first = at + len(branch.prompt) - 1
-            column_at += range(first, first + len(branch.completion))
-            row_at += [i] * len(branch.completion)
+            start, end = end, end + len(tokens)
+            ids[i, start:end], owners[i, start:end] = tokens, j
+            positions[:, i, start:end] = restart + np.arange(len(tokens))
+            learned += [(i, column) for column in range(start + len(branch.prompt) - 1, end - 1)]
             targets += branch.completion
             weights += branch.weights or [1.0] * len(branch.completion)
-            at += len(tokens)
-    images = np.nonzero(ids == image_id)
-    last = [i for i in range(len(images[0])) if _in_last_image(rows[images[0][i]], int(images[1][i]))]
-    return Packed(
+    owner = torch.from_numpy(owners)
+    return PackedBatch(
         ids=torch.from_numpy(ids),
         positions=torch.from_numpy(positions),
-        mask=_branch_mask(torch.from_numpy(segment)),
-        image_at=(torch.from_numpy(images[0]), torch.from_numpy(images[1])),
-        last_image_at=(torch.from_numpy(images[0][last]), torch.from_numpy(images[1][last])),
-        learned_at=(torch.tensor(row_at), torch.tensor(column_at)),
+        mask=attention_mask(owner, [owner], torch.float32) == 0,
+        image_at=_as_indices(np.argwhere(ids == model.config.image_token_id)),
+        last_image_at=_as_indices(inspected),
+        learned_at=_as_indices(learned),
         targets=torch.tensor(targets),
         weights=torch.tensor(weights),
     )
 
 
-def prefix_positions(row: Row, rope: PreTrainedModel, image_id: int) -> Ints:
+def _as_indices(places: Sequence[tuple[int, int]] | Ints) -> tuple[Tensor, Tensor]:
+    """(N,) rows and (N,) columns of N places."""
+    rows, columns = torch.tensor(places, dtype=torch.long).view(-1, 2).T.contiguous()
+    return rows, columns
+
+
+def _prefix_positions(row: PrefixRow, model: PreTrainedModel) -> Ints:
     """(3, P) positions of a prefix, from the model's own `get_rope_index`."""
     ids = torch.tensor([row.prefix])
-    merge = rope.config.vision_config.spatial_merge_size
+    merge = model.config.vision_config.spatial_merge_size
     grids = torch.tensor([[1, merge * h, merge * w] for h, w in row.grids_hw]) if row.grids_hw else None
-    positions, _ = rope.get_rope_index(ids, (ids == image_id).int(), image_grid_thw=grids)
+    image_tokens = (ids == model.config.image_token_id).int()
+    positions, _ = model.model.get_rope_index(ids, image_tokens, image_grid_thw=grids)
     array: Ints = positions[:, 0].numpy()
     return array
 
 
-def _in_last_image(row: Row, column: int) -> bool:
-    """Whether an image token belongs to the last image: only the closing vision token and text stand behind that."""
-    h, w = row.grids_hw[-1]
-    end = len(row.prefix) - 1
-    while row.prefix[end] != row.prefix[column]:
-        end -= 1
-    return column > end - h * w
-
-
-def _branch_mask(segment: Tensor) -> Tensor:
-    visible = (segment[:, None, :] == -1) | (segment[:, None, :] == segment[:, :, None])
-    return (visible & torch.ones(visible.shape[1:], dtype=torch.bool).tril())[:, None]
-
-
 def patches(images: Sequence[Pixels], patch: int) -> Tensor:
-    """(B, N, 3 * patch * patch) normalised patches of equally sized images, in the merged-block order of Qwen2-VL's image processor."""
+    """(B, N, 3 * patch * patch) normalised patches of equally sized images.
+
+    They stand in the merged-block order of Qwen2-VL's image processor.
+    """
     x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
     x = (x - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
     b, _, height, width = x.shape
@@ -156,29 +161,18 @@ def patches(images: Sequence[Pixels], patch: int) -> Tensor:
     return x.reshape(b, h * w * merge**2, 3 * patch**2)
 
 
-def see(model: PreTrainedModel, images: Sequence[Pixels]) -> list[Tensor]:
-    """The image tokens, (h * w, D) each, of images whose sides are multiples of 28 pixels; equal sizes run as one batch."""
-    found: list[Tensor | None] = [None] * len(images)
-    for shape in sorted({image.shape for image in images}):
-        which = [i for i, image in enumerate(images) if image.shape == shape]
-        tokens = vision(model.model.visual, [images[i] for i in which])
-        for i, one in zip(which, tokens, strict=True):
-            found[i] = one
-    return [one for one in found if one is not None]
-
-
-def vision(tower: PreTrainedModel, images: Sequence[Pixels]) -> Tensor:
+def encode_images(tower: PreTrainedModel, images: Sequence[Pixels]) -> Tensor:
     """(B, h * w, D) image tokens of B equally sized images whose sides are multiples of 28 pixels."""
-    return merged(tower, fine(tower, images))
+    return merge_patches(tower, patch_states(tower, images))
 
 
-def merged(tower: PreTrainedModel, states: Tensor) -> Tensor:
-    """(B, h * w, D) image tokens of the states of patches that `fine` gives."""
+def merge_patches(tower: PreTrainedModel, states: Tensor) -> Tensor:
+    """(B, h * w, D) image tokens of the states of patches that `patch_states` gives."""
     tokens: Tensor = tower.merger.mlp(_norm(states, tower.merger.ln_q).flatten(2))
     return tokens
 
 
-def fine(tower: PreTrainedModel, images: Sequence[Pixels]) -> Tensor:
+def patch_states(tower: PreTrainedModel, images: Sequence[Pixels]) -> Tensor:
     """(B, h * w, m * m, width) states of all patches before they are merged, m * m to a token."""
     weight = tower.patch_embed.proj.weight.sum(2).flatten(1)  # both frames of a still image are the same
     x = functional.linear(patches(images, tower.config.patch_size).to(weight.dtype), weight)
@@ -202,7 +196,10 @@ def fine(tower: PreTrainedModel, images: Sequence[Pixels]) -> Tensor:
 
 
 class _Windows:
-    """Cuts (B, heads, N, D) states into (B, windows, heads, patches, D) squares of `side` x `side` tokens; those at the edge are padded."""
+    """Cuts (B, heads, N, D) states into (B, windows, heads, patches, D) squares of `side` x `side` tokens.
+
+    Those at the edge are padded.
+    """
 
     def __init__(self, grid_hw: tuple[int, int], unit: int, side: int) -> None:
         self.grid_hw, self.unit, self.side = grid_hw, unit, side
@@ -251,74 +248,41 @@ def _norm(x: Tensor, module: Qwen2_5_VLRMSNorm) -> Tensor:
 
 
 def text_rotary(language: PreTrainedModel, positions: Tensor, dtype: torch.dtype) -> Rotary:
-    """The embedding of (3, B, S) positions: sections of the frequencies take time, height and width in turn."""
+    """The embedding of (3, B, S) positions: sections of frequencies take time, height and width in turn."""
     angles = positions[..., None].float() * language.rotary_emb.inv_freq.float()
     sections = angles.split(language.rotary_emb.mrope_section, -1)
     angles = torch.cat([section[i % 3] for i, section in enumerate(sections)], -1)
     return rotary(angles, language.config.num_attention_heads, dtype)
 
 
-class Inside(NamedTuple):
+class LayerOutput(NamedTuple):
     """What a layer of the text model computed."""
 
     states: Tensor
     """(B, S, D) after it, not normed."""
-    looks: Tensor
-    """(B, heads, S, keys) how much each token looked at each."""
+    attention: Tensor
+    """(B, heads, S, keys) attention weights."""
 
 
-class Cache:
-    """Keys and values of every layer, room for `length` tokens, filled up to `at`."""
-
-    def __init__(self, language: PreTrainedModel, batch: int, length: int) -> None:
-        """Empty, in the type of the model's weights."""
-        attend = language.layers[0].self_attn
-        shape = (batch, attend.k_proj.out_features // attend.head_dim, length, attend.head_dim)
-        dtype = language.embed_tokens.weight.dtype
-        self.at = 0
-        self.layers = [
-            (torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)) for _ in language.layers
-        ]
-
-    def add(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys and values of a layer, the new ones included."""
-        end = self.at + k.shape[2]
-        keys, values = self.layers[layer]
-        keys[:, :, self.at : end], values[:, :, self.at : end] = k, v
-        return keys[:, :, :end], values[:, :, :end]
-
-
-def read(
-    language: PreTrainedModel, x: Tensor, places: Rotary, mask: Tensor, cache: Cache | None = None
-) -> tuple[Tensor, list[Inside]]:
-    """(B, S, D) embeddings through the text model: the normed last hidden states, and what helper losses see of each layer."""
+def run_text_model(
+    language: PreTrainedModel, x: Tensor, places: Rotary, mask: Tensor
+) -> tuple[Tensor, list[LayerOutput]]:
+    """(B, S, D) normed last hidden states of (B, S, D) embeddings, and the output of each layer."""
     b, s, _ = x.shape
-    inside: list[Inside] = []
-    for i, layer in enumerate(language.layers):
+    outputs: list[LayerOutput] = []
+    for layer in language.layers:
         attend = layer.self_attn
         h = _norm(x, layer.input_layernorm)
         flat = rotate(attend.q_proj(h), places), rotate(attend.k_proj(h), places), attend.v_proj(h)
         q, k, v = (part.view(b, s, -1, attend.head_dim).transpose(1, 2) for part in flat)
-        if cache is not None:
-            k, v = cache.add(i, k, v)
         if attend.num_key_value_groups > 1:
             k, v = (part.repeat_interleave(attend.num_key_value_groups, 1) for part in (k, v))
-        y, looks = attention(q, k, v, mask)
+        y, weights = attention(q, k, v, mask)
         x = x + attend.o_proj(y.transpose(1, 2).reshape(b, s, -1))
         h = _norm(x, layer.post_attention_layernorm)
         x = x + layer.mlp.down_proj(functional.silu(layer.mlp.gate_proj(h)) * layer.mlp.up_proj(h))
-        inside.append(Inside(x, looks))
-    if cache is not None:
-        cache.at += s
-    return _norm(x, language.norm), inside
-
-
-def embed(
-    model: PreTrainedModel, ids: Tensor, image_at: tuple[Tensor, Tensor], tokens: Sequence[Tensor]
-) -> Tensor:
-    """(B, S, D) embeddings with the image tokens (in reading order) put in their places."""
-    x: Tensor = model.model.language_model.embed_tokens(ids)
-    return x.index_put(image_at, torch.cat(list(tokens)).to(x.dtype)) if tokens else x
+        outputs.append(LayerOutput(x, weights))
+    return _norm(x, language.norm), outputs
 
 
 def float_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
@@ -326,68 +290,21 @@ def float_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, HIDDEN)
 
 
-def hidden(model: PreTrainedModel, batch: Packed, tokens: Sequence[Tensor]) -> tuple[Tensor, list[Inside]]:
-    """(B, S, D) hidden states of a packed batch as `read` gives them; `tokens` are its images in reading order (rows, then images)."""
+def hidden_states(
+    model: PreTrainedModel, batch: PackedBatch, tokens: Sequence[Tensor]
+) -> tuple[Tensor, list[LayerOutput]]:
+    """(B, S, D) hidden states of a packed batch as `run_text_model` gives them.
+
+    `tokens` are its images' in reading order: rows, then images.
+    """
     language = model.model.language_model
-    x = embed(model, batch.ids, batch.image_at, tokens)
-    return read(language, x, text_rotary(language, batch.positions, x.dtype), float_mask(batch.mask, x.dtype))
+    x: Tensor = language.embed_tokens(batch.ids)
+    if tokens:
+        x = x.index_put(batch.image_at, torch.cat(list(tokens)).to(x.dtype))
+    places = text_rotary(language, batch.positions, x.dtype)
+    return run_text_model(language, x, places, float_mask(batch.mask, x.dtype))
 
 
-def logits(model: PreTrainedModel, states: Tensor, batch: Packed) -> Tensor:
+def learned_logits(model: PreTrainedModel, states: Tensor, batch: PackedBatch) -> Tensor:
     """(K, vocabulary) logits of the learned tokens."""
     return functional.linear(states[batch.learned_at], model.lm_head.weight).float()
-
-
-@torch.inference_mode()
-def generate(
-    model: PreTrainedModel, rows: Sequence[Row], tokens: Sequence[Tensor], special: tuple[int, int, int], limit: int,
-    draw: torch.Generator | None = None,
-) -> list[list[int]]:  # fmt: skip
-    """Completions (token ids without the end) of rows with one branch each; `special` = ids of image, padding and end.
-
-    Greedy, or sampled at temperature 1 when `draw` is given.
-
-    Rows of different lengths are padded on the right and each token goes on from its own row's position.
-    """
-    image_id, pad_id, end_id = special
-    language, weight = model.model.language_model, model.lm_head.weight
-    batch = pack(
-        [Row(r.prefix, r.grids_hw, [Branch(r.branches[0].prompt, [])]) for r in rows],
-        model.model,
-        image_id,
-        pad_id,
-    )
-    b, s = batch.ids.shape
-    lengths = torch.tensor([len(r.prefix) + len(r.branches[0].prompt) for r in rows])
-    cache = Cache(language, b, s + limit)
-    x = embed(model, batch.ids, batch.image_at, tokens)
-    states, _ = read(
-        language, x, text_rotary(language, batch.positions, x.dtype), float_mask(batch.mask, x.dtype), cache
-    )
-    last = states[torch.arange(b), lengths - 1]
-    position = batch.positions[0].gather(1, lengths[:, None] - 1)  # (B, 1)
-    seen = torch.ones(b, 1, 1, s + limit, dtype=torch.bool)
-    seen[:, 0, 0, :s] = torch.arange(s) < lengths[:, None]
-    mask = float_mask(seen, x.dtype)
-    written: list[Tensor] = []
-    done = torch.zeros(b, dtype=torch.bool)
-    for step in range(limit):
-        scores = functional.linear(last, weight)
-        scores[:, image_id] = float("-inf")
-        chosen = (
-            scores.argmax(-1)
-            if draw is None
-            else torch.multinomial(scores.float().softmax(-1), 1, generator=draw)[:, 0]
-        )
-        token = torch.where(done, end_id, chosen)
-        written.append(token)
-        done = done | (token == end_id)
-        if bool(done.all()) or step == limit - 1:
-            break
-        places = text_rotary(language, (position + step + 1).expand(3, -1, -1), x.dtype)
-        states, _ = read(
-            language, language.embed_tokens(token[:, None]), places, mask[..., : s + step + 1], cache
-        )
-        last = states[:, 0]
-    found: list[list[int]] = torch.stack(written, 1).tolist()
-    return [ids[: ids.index(end_id)] if end_id in ids else ids for ids in found]

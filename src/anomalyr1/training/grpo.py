@@ -27,15 +27,15 @@ from trl.trainer.utils import (
     unsplit_pixel_values_by_grid,
 )
 
-from anomalyr1.shared_prefix.groups import Form, Groups, agreement, choose, find_groups, parts
+from anomalyr1.shared_prefix.groups import Form, Groups, choose_form, cost_agreement, find_groups, split_rows
 from anomalyr1.shared_prefix.rollouts import (
-    distinct,
+    drop_repeats,
     each_image_once,
     prompts_as_groups,
     roll_out,
     whole_weights,
 )
-from anomalyr1.shared_prefix.score import FAMILIES, install, suppress
+from anomalyr1.shared_prefix.score import FAMILIES, install_scoring, suppress_tokens
 from anomalyr1.training.group_order import ResumableSampler, reorder, shuffle_groups
 from anomalyr1.training.reward_functions import ROW, text_of
 from anomalyr1.training.sealed_trainer import SealedTrainer
@@ -106,7 +106,7 @@ class SharedPrefixGRPOTrainer(SealedTrainer, GRPOTrainer):  # type: ignore[misc]
         self._newest_rewards: tuple[list[str], Tensor] | None = None
         self.forms: Counter[str] = Counter()
         self._form = form
-        self._agree = agreement(self.accelerator)
+        self._agree = cost_agreement(self.accelerator)
         self._logged: set[str] = set()
         self._signal = False
         # TRL's own: the microbatches of a generation batch.
@@ -117,8 +117,8 @@ class SharedPrefixGRPOTrainer(SealedTrainer, GRPOTrainer):  # type: ignore[misc]
             ids = (config.image_token_id, config.video_token_id) if suppressed_ids is None else suppressed_ids
             for model in (self.model, self.ref_model):
                 if model is not None:
-                    suppress(self._base(model), ids)
-                    install(self._base(model), self.temperature, self.args.cast_lm_head_to_fp32)
+                    suppress_tokens(self._base(model), ids)
+                    install_scoring(self._base(model), self.temperature, self.args.cast_lm_head_to_fp32)
         self.add_callback(_KeepWeightsWithoutSignal(self))
 
     def _base(self, model: Any) -> Any:
@@ -199,8 +199,8 @@ class SharedPrefixGRPOTrainer(SealedTrainer, GRPOTrainer):  # type: ignore[misc]
         if self._agree is None and len(groups.prompts) == len(groups.group_of):
             return "no two completions of a microbatch share a prompt"
         log_probs, entropies = [], []  # (batch_size, L) each
-        for part in parts(groups, batch_size):
-            form = choose(self._base(model), part, self._form, self._agree)
+        for part in split_rows(groups, batch_size):
+            form = choose_form(self._base(model), part, self._form, self._agree)
             if form is None:
                 return (
                     "gradient checkpointing needs the packed form, whose mask this attention implementation "
@@ -224,7 +224,7 @@ class SharedPrefixGRPOTrainer(SealedTrainer, GRPOTrainer):  # type: ignore[misc]
                 prompts
             )
             return repeated
-        distinct_prompts, rows = distinct(prompts)
+        distinct_prompts, rows = drop_repeats(prompts)
         ids, images, fields = super()._tokenize_prompts(distinct_prompts)
         # A prompt without images beside others with some: transformers' processors take [], not TRL's None.
         row_images = [images[row] or [] for row in rows] if images else None

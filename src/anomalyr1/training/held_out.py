@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from transformers import TrainerCallback
 
 from anomalyr1 import prompts
-from anomalyr1.answers.completion import parse
 from anomalyr1.engines.engine import Sampling
 from anomalyr1.images import open_image
 from anomalyr1.inspection.verdicts import DEFECT
@@ -126,9 +125,9 @@ class HeldOut:
             batch = [prompts.build(sample, question, self._style, self._text) for sample, question in pairs]
             completions = engine.complete(batch, images, sampling)
             for (sample, question), completion in zip(pairs, completions, strict=True):
-                answer = parse(completion.text, question.options, completion.frame)
                 scores = completion.option_scores if question.kind == "anomaly detection" else None
-                answers.append(HeldOutAnswer(sample, question, answer, scores[DEFECT] if scores else None))
+                score = scores[DEFECT] if scores else None
+                answers.append(HeldOutAnswer(sample, question, completion.answer, score))
         return answers
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from anomalyr1.images import Family, ImageError, fit
+from anomalyr1.images import ImageError, fit, largest_cap_that_fits
 from anomalyr1.training import costs
 from anomalyr1.training.arguments import prompts_of, steps_of
 from anomalyr1.training.dataset import Task, TrainingSet, completion_ids, gold_completion
@@ -206,13 +206,16 @@ def make_plan(resolved: Resolved, training_set: TrainingSet, machine: costs.Mach
 
 
 def _length(task: Task, training_set: TrainingSet, resolved: Resolved) -> PromptLength:
-    model_size = resolved.model_size
+    """Tokens of a prompt, as the model will see it. Raises `ImageError` for an image that it cannot see."""
+    model_size, paths = resolved.model_size, task.prompt.images
+    sizes_wh = [training_set.pictures[path].size_wh for path in paths]
     try:
-        images = _image_tokens(task, training_set, model_size.family, model_size.max_pixels)
+        fitted_wh = [fit(size_wh, model_size.family, model_size.max_pixels) for size_wh in sizes_wh]
     except ImageError as error:
-        paths = [str(path) for path in task.prompt.images]
-        raise ImageError(f"sample {task.sample.id!r}, images {paths}: {error}") from error
-    text = model_size.count_text_tokens(task.prompt.messages) - len(task.prompt.images)
+        names = [str(path) for path in paths]
+        raise ImageError(f"sample {task.sample.id!r}, images {names}: {error}") from error
+    images = sum(w * h for w, h in fitted_wh) // model_size.family.factor**2
+    text = model_size.count_text_tokens(task.prompt.messages) - len(paths)
     return PromptLength(task, text, images, _completion_tokens(task, training_set, resolved))
 
 
@@ -225,12 +228,6 @@ def _completion_tokens(task: Task, training_set: TrainingSet, resolved: Resolved
     if model_size.tokenizer is None:
         return round(len(gold_completion(task, frame, seed).encode()) / CHARS_PER_TOKEN) + 1
     return len(completion_ids(model_size.tokenizer, task, frame, seed))
-
-
-def _image_tokens(task: Task, training_set: TrainingSet, family: Family, max_pixels: int) -> int:
-    """Tokens of the images of a prompt."""
-    sizes_wh = [fit(training_set.pictures[path].size_wh, family, max_pixels) for path in task.prompt.images]
-    return sum(w * h for w, h in sizes_wh) // family.factor**2
 
 
 def _longest_by_sample(lengths: Sequence[PromptLength]) -> list[PromptLength]:
@@ -248,16 +245,10 @@ def _describe_too_long(
     task = length.task
     prompt = f"sample {task.sample.id!r}, question {task.question.id!r}"
     prompt += f": {length.tokens:,} tokens, room for {room:,}"
-    pixels_a_token, image_room = model_size.family.factor**2, room - length.text
-    for tokens in range(image_room // max(1, len(task.prompt.images)), 0, -1):
-        cap = tokens * pixels_a_token
-        if cap < model_size.family.min_pixels:
-            break
-        try:
-            if _image_tokens(task, training_set, model_size.family, cap) <= image_room:
-                return f"{prompt}; with max_pixels: {cap} it fits"
-        except ImageError:  # no size of this aspect lies under so small a cap
-            break
+    sizes_wh = [training_set.pictures[path].size_wh for path in task.prompt.images]
+    cap = largest_cap_that_fits(sizes_wh, model_size.family, room - length.text, model_size.max_pixels)
+    if cap is not None:
+        return f"{prompt}; with max_pixels: {cap} it fits"
     remedy = "give fewer reference images, less knowledge or shorter completions"
     return f"{prompt}; no pixel cap makes it fit: {remedy}"
 

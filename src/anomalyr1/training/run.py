@@ -176,11 +176,11 @@ def _prepare(recipe: Recipe, folder: Path, out: Path, say: Say) -> Preparation:
     """Settle all that can be settled without weights; drawn parts go to `folder`. The plan is said."""
     resolved = resolve(recipe)
     # 1. What is learned from, and what is held out.
-    samples = sources.load_samples(recipe.data, folder)
+    samples = sources.load_sources(recipe.data, folder / "drawn")
     if recipe.turned:
         samples += turn_samples(samples, folder / "turned")
     training_set = gather(samples, resolved)
-    held_out = sources.load_samples(recipe.held_out, folder, "test") if recipe.held_out else []
+    held_out = sources.load_sources(recipe.held_out, folder / "drawn", "test") if recipe.held_out else []
     require_apart(training_set, held_out)
     if held_out:
         from anomalyr1.training.held_out import require_both_kinds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,12 +10,17 @@ from PIL import Image
 
 from anomalyr1.files import write_whole
 from anomalyr1.images import ImageError, open_image
+from anomalyr1.report import training_page
 from anomalyr1.report.html import data_uri, render
-from anomalyr1.report.overlay import overlay
+from anomalyr1.report.overlays import overlay
+from anomalyr1.report.training_page import LastGroup, TrainingRun
 from anomalyr1.training.explain import gold
-from anomalyr1.training.run_folder import Group
-from anomalyr1.types import Answer, Box, Inspection
+from anomalyr1.training.run_folder import EVALUATIONS, METRICS, RECIPE, RUN, Group, read_groups, read_lines
+from anomalyr1.types import Answer, Box, InputError, Inspection
+from anomalyr1.version import __version__
 
+SHOWN_GROUPS = 6
+"""So many of the last groups of a training run are on its page."""
 LONG_SIDE = 360
 """The longer side of a picture on the page, in pixels."""
 
@@ -60,3 +66,57 @@ def _picture(image: Image.Image | None, boxes: tuple[Box, ...] | None, verdict: 
         return None
     inspection = Inspection.model_validate({"sample_id": "", "verdict": verdict, "boxes": boxes})
     return data_uri(overlay(inspection, image, LONG_SIDE))
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a training run."""
+    return folder.is_dir() and any((folder / name).is_file() for name in (METRICS, RECIPE))
+
+
+def write_run_page(folder: Path, out: Path) -> Path:
+    """Write the page of a training run's folder, its tables and plots into `out`; returns the page's path.
+
+    Raises `InputError` for a file of the run that cannot be read.
+    """
+    groups = [
+        LastGroup(
+            group.step,
+            group.sample_id,
+            group.question.text,
+            group.question.answer or "",
+            list(zip(group.completions, group.totals(), group.advantages, strict=True)),
+        )
+        for group in read_groups(folder)[-SHOWN_GROUPS:]
+    ]
+    return training_page.write(
+        out,
+        TrainingRun(
+            title=str(folder),
+            metrics=read_lines(folder / METRICS),
+            evaluations=read_lines(folder / EVALUATIONS),
+            recipe=_read_if_there(folder / RECIPE),
+            about=_read_about(folder / RUN),
+            last_groups=groups,
+            version=__version__,
+        ),
+    )
+
+
+def _read_about(path: Path) -> dict[str, object]:
+    try:
+        about = json.loads(_read_if_there(path) or "{}")
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{str(path)!r} is no JSON ({error}); restore it, or delete it to report without it"
+        ) from error
+    return about if isinstance(about, dict) else {"run": about}
+
+
+def _read_if_there(path: Path) -> str:
+    """The text of a file; empty where there is none."""
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{str(path)!r} cannot be read ({error}); restore it, or delete it to report without it"
+        ) from error

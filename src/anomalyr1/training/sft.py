@@ -20,8 +20,8 @@ from torch.nn.utils.rnn import pad_sequence
 from anomalyr1.images import open_image, resize
 from anomalyr1.policy import chat
 from anomalyr1.policy.load import Policy
-from anomalyr1.shared_prefix.groups import Groups, agreement, choose
-from anomalyr1.shared_prefix.score import install
+from anomalyr1.shared_prefix.groups import Groups, choose_form, cost_agreement
+from anomalyr1.shared_prefix.score import install_scoring
 from anomalyr1.training.dataset import Task, TrainingSet, completion_ids
 from anomalyr1.training.sealed_trainer import SealedTrainer
 from anomalyr1.types import InputError
@@ -138,13 +138,13 @@ class PackedSFTTrainer(SealedTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._agree = agreement(self.accelerator)
+        self._agree = cost_agreement(self.accelerator)
         self.forms: defaultdict[str, int] = defaultdict(int)
         self._metrics: dict[str, defaultdict[str, list[float]]] = {"train": defaultdict(list)}
         self._base = self.accelerator.unwrap_model(self.model)
         if hasattr(self._base, "peft_config"):
             self._base = self._base.get_base_model()
-        install(self._base)
+        install_scoring(self._base)
         # We divide by `num_items_in_batch` ourselves, and our labels are not shifted.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = False
@@ -166,7 +166,7 @@ class PackedSFTTrainer(SealedTrainer):
     ) -> Tensor:
         """Minus the summed log-probability of the learned tokens, by how many of them a step has."""
         groups = inputs["groups"]
-        form = choose(self._base, groups, agree=self._agree)
+        form = choose_form(self._base, groups, agree=self._agree)
         if form is None:
             raise InputError(
                 "gradient checkpointing needs the packed form, which this attention takes no mask for; use "

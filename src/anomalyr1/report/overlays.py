@@ -47,7 +47,9 @@ def overlay(
 
 
 def draw_on(canvas: Image.Image, inspection: Inspection, size_wh: tuple[int, int]) -> Image.Image:
-    """The same on a picture that is scaled already, which is drawn over; `size_wh` is the size of the inspected image."""
+    """The same on a picture that is scaled already, which is drawn over; `size_wh` is the size of the
+    inspected image.
+    """
     pen = _Pen(
         BOX[inspection.verdict],
         max(1, round(max(canvas.size) / 320)),
@@ -56,7 +58,8 @@ def draw_on(canvas: Image.Image, inspection: Inspection, size_wh: tuple[int, int
     for mask in inspection.masks or ():
         if mask.size_wh != size_wh:
             raise InputError(
-                f"a mask of {inspection.sample_id!r} is {mask.size_wh}, the image {size_wh}; give the inspected image itself"
+                f"a mask of {inspection.sample_id!r} is {mask.size_wh}, the image {size_wh}; give the "
+                "inspected image itself"
             )
         canvas = _draw_mask(canvas, mask, pen)
     draw = ImageDraw.Draw(canvas)
@@ -121,7 +124,9 @@ def _on_canvas(
 def _draw_box(
     draw: ImageDraw.ImageDraw, corners: tuple[int, int, int, int], size_wh: tuple[int, int], pen: _Pen
 ) -> None:
-    """A frame around the box, so that nothing of a small defect is covered; at the image's edge it lies on the last pixels inside."""
+    """A frame around the box, so that nothing of a small defect is covered; at the image's edge it lies on
+    the last pixels inside.
+    """
     for grow, width, colour in ((pen.line + 1, 1, CASING), (pen.line, pen.line, pen.colour)):
         left, top = (max(corner - grow, 0) for corner in corners[:2])
         right, bottom = (
