@@ -42,8 +42,8 @@ def test_a_question_with_options(run):
     assert "ROAM: wrong, as the reasoning concludes (0.1)" in told
     assert (
         "read: unparseable; the reasoning concludes nothing; the answer is not readable\n  ROAM: malformed: "
-        "not read strictly (0)"
-    ) in told
+        "not read strictly (0)" in told
+    )
     assert "counted: no_tags 1" in told
 
 
@@ -70,8 +70,8 @@ def test_boxes_and_what_does_not_apply(tmp_path):
     told = "\n".join(explain_group(tmp_path, 4))
     assert (
         "the reasoning says there is a defect in the top left; the answer is [0, 0, 10, 20] dent (set IoU "
-        "0.50)"
-    ) in told
+        "0.50)" in told
+    )
     assert "completion 1: reward 2, advantage +0.700" in told
     assert "rewards: roam_boxes 1 x 2, accuracy none x 1" in told
     assert "says neither defect nor clean; the answer is no box" in told
@@ -83,10 +83,8 @@ def test_boxes_and_what_does_not_apply(tmp_path):
         ("roam_released", "ROAM as released, which reads letters in a way of its own: 0.8"),
         (
             "roam_unchecked",
-            (
-                "ROAM unchecked, where whatever the reasoning concludes agrees: right, as the reasoning "
-                "concludes (1)"
-            ),
+            "ROAM unchecked, where whatever the reasoning concludes agrees: right, as the reasoning "
+            "concludes (1)",
         ),
         ("accuracy", "ROAM, not paid here: right, but the reasoning concludes something else (0)"),
         ("roam/shuffled", "ROAM, not paid here: right, but the reasoning concludes something else (0)"),

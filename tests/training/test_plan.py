@@ -18,7 +18,7 @@ from anomalyr1.types import InputError
 from support import tiny
 from support import training_runs as runs
 
-MACHINE = costs.Machine("CPU, a made-up one", 1e11, 1e10, 10**12)
+MACHINE = costs.Machine("CPU, a made-up one", 1e11, 10**12)
 PUBLISHED_PARAMETERS = {
     "Qwen/Qwen2.5-VL-3B-Instruct": 3_754_622_976,
     "Qwen/Qwen2.5-VL-7B-Instruct": 8_292_166_656,
@@ -162,7 +162,7 @@ def test_warnings(samples):
         dtype="bfloat16",
         settings={"per_device_train_batch_size": 6, "num_generations": 4, "gradient_accumulation_steps": 2},
     )
-    made = plan_for(recipe, runs.gathered(samples, recipe), costs.Machine("CPU, small", 1e11, 1e10, 10**6))
+    made = plan_for(recipe, runs.gathered(samples, recipe), costs.Machine("CPU, small", 1e11, 10**6))
     text = "\n".join(made.lines())
     for part in (
         "groups of 4 do not fit a microbatch of 6",
@@ -262,7 +262,7 @@ def test_steps_are_those_of_the_trainer(samples, tmp_path):
 
 def test_hours_are_not_told_of_a_gpu_that_was_never_timed(samples):
     recipe = runs.recipe()
-    planned = plan_for(recipe, runs.gathered(samples, recipe), costs.Machine("A GPU", None, None, 10**12))
+    planned = plan_for(recipe, runs.gathered(samples, recipe), costs.Machine("A GPU", None, 10**12))
     assert planned.hours is None and "time: not known on A GPU" in "\n".join(planned.lines())
 
 
@@ -424,8 +424,8 @@ def test_verdicts_that_the_category_alone_tells(samples):
     text = warned(*gears, *screws)
     assert (
         "who knows the category is right about 6 of 8 samples without a look (3 good and 1 defective of "
-        "'gear'"
-    ) in text
+        "'gear'" in text
+    )
     assert "who always says the same is right about 3 of 4" in warned(*gears)
     assert "without a look" not in warned(
         *[(name, i % 2 == 0) for name in ("gear", "screw") for i in range(4)]

@@ -1,4 +1,7 @@
-"""Tuning a policy: a recipe in, a run folder out; SFT, and GRPO on shared prefixes.
+"""Teaching policies from labelled parts, by SFT or by GRPO with ROAM: a recipe in, a run folder out.
+
+    from anomalyr1.training import load_recipe, train
+    train(load_recipe("nano-grpo"), Path("runs/mine"))
 
 What is public stands in `__init__.pyi`; it is loaded when it is first used.
 """

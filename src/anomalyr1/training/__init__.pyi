@@ -3,7 +3,12 @@ from .explain import explain_group as explain_group
 from .grpo import SharedPrefixGRPOTrainer as SharedPrefixGRPOTrainer
 from .merge import merge_adapter as merge_adapter
 from .recipes import Recipe as Recipe
+from .recipes import dump_recipe as dump_recipe
 from .recipes import load_recipe as load_recipe
-from .reward_functions import reward_functions as reward_functions
+from .reward_functions import CompletionReader as CompletionReader
+from .reward_functions import TrainingQuestion as TrainingQuestion
 from .run import plan_run as plan_run
 from .run import train as train
+from .run_folder import Group as Group
+from .run_folder import read_groups as read_groups
+from .sft import PackedSFTTrainer as PackedSFTTrainer

@@ -1,12 +1,11 @@
-"""TRL's configuration of a run: what the settings come to over the data, and what of it could not be
-resumed.
-"""
+"""TRL's configuration of a run: what the settings come to over the data, and what could not be resumed."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,7 @@ def argument_values(recipe: Recipe, settings: Mapping[str, Any], rows: int, proc
     if recipe.zero_variance == "resample" and processes > 1:
         raise InputError(
             "zero_variance: resample draws different groups again in each process, which cannot wait for "
-            "each "
-            "other; use skip"
+            "each other; use skip"
         )
     # 2. When checkpoints are written, unless the recipe says so.
     values = our_defaults()
@@ -42,9 +40,8 @@ def argument_values(recipe: Recipe, settings: Mapping[str, Any], rows: int, proc
     if grpo and settings["sync_ref_model"] and (settings["beta"] == 0 or recipe.lora is not None):
         raise InputError(
             "section grpo of the recipe: sync_ref_model needs a reference model of its own, so a beta that "
-            "is "
-            "not 0, and no lora, whose reference is the policy without adapters; set one of them, or leave "
-            "sync_ref_model out"
+            "is not 0, and no lora, whose reference is the policy without adapters; set one of them, or "
+            "leave sync_ref_model out"
         )
     if grpo and settings["save_strategy"] == "steps":
         _require_used_up(settings, save_steps, steps_of(settings, rows, processes))
@@ -61,17 +58,24 @@ def build_arguments(section: str, values: Mapping[str, Any], out: Path) -> Any:
     Raises `InputError` with TRL's words where it refuses `values`.
     """
     try:
-        with warnings.catch_warnings():
-            # TRL still uses names that transformers is giving up.
-            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+        with old_names_allowed():
             return trl_config_class(section)(**values, output_dir=str(out))
     except (ValueError, TypeError) as error:
         raise InputError(f"section {section} of the recipe: {error}") from error
 
 
+@contextmanager
+def old_names_allowed() -> Iterator[None]:
+    """No warning of transformers about names that it is giving up, and that TRL still uses."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+        yield
+
+
 def steps_of(settings: Mapping[str, Any], rows: int, processes: int = 1, grpo: bool = True) -> int:
-    """Optimizer steps of a run over `rows` rows of data. Raises `InputError` where they do not fill one
-    batch.
+    """Optimizer steps of a run over `rows` rows of data.
+
+    Raises `InputError` where they do not fill one batch.
     """
     batch = settings["per_device_train_batch_size"] * processes
     if grpo:
@@ -107,8 +111,9 @@ def _default_save_steps(settings: Mapping[str, Any], steps: int, grpo: bool) -> 
 
 
 def _require_used_up(settings: Mapping[str, Any], save_steps: float, steps: int) -> None:
-    """Raise `InputError` where a checkpoint would fall between the steps of a generation batch: none would be
-    written there.
+    """Raise `InputError` where a checkpoint would fall between the steps of a generation batch.
+
+    None would be written there.
     """
     save_steps = math.ceil(steps * save_steps) if save_steps < 1 else int(save_steps)
     unit = _steps_to_use_up(settings)
@@ -126,8 +131,9 @@ def _steps_to_use_up(settings: Mapping[str, Any]) -> int:
 
 
 def _require_logged(settings: Mapping[str, Any], save_steps: float) -> None:
-    """Raise `InputError` where a checkpoint can fall between two logged steps: a run resumed there lacks the
-    metrics before it.
+    """Raise `InputError` where a checkpoint can fall between two logged steps.
+
+    A run resumed there would lack the metrics before it.
     """
     logging_steps = settings["logging_steps"]
     when_logged, when_saved = settings["logging_strategy"], settings["save_strategy"]
@@ -137,6 +143,5 @@ def _require_logged(settings: Mapping[str, Any], save_steps: float) -> None:
         return
     raise InputError(
         f"a run with logging_steps: {logging_steps} and save_steps: {save_steps} could not be resumed with "
-        "all "
-        "its metrics; make save_steps a multiple of logging_steps, or log every step"
+        "all its metrics; make save_steps a multiple of logging_steps, or log every step"
     )

@@ -1,5 +1,4 @@
-"""What a policy should learn to write: reasoning in many wordings, then the answer, for any question about a
-sample with known truth.
+"""What a policy should learn to write about a sample of known truth: reasoning, then the answer.
 
 Every text names the object, what is seen, where, and what follows, so that `answers.parse` can read a
 conclusion, a place, and whether there is a defect. Grounding names no letter.
@@ -63,8 +62,7 @@ def quoted(option: str) -> str:
 def gold(
     sample: Sample, question: Question, look: str, frame: Frame, rng: Generator, doubtful: bool = False
 ) -> str:
-    """The completion that earns full reward, in one of many wordings; the place is that of the sample's
-    leading box.
+    """The completion that earns full reward, in one of many wordings; it tells the place of the leading box.
 
     With `doubtful` on the reasoning may contradict the answer or be silent.
     """
@@ -76,9 +74,7 @@ def gold(
 
 
 def reasoning(sample: Sample, question: Question, look: str, place: str | None, rng: Generator) -> str:
-    """A text that leads to the gold answer of `question`; `look` and `place` say what the defect looks like
-    and where it is.
-    """
+    """A text that leads to the gold answer; `look` and `place` say how the defect looks and where it is."""
     parts = [evidence(sample, look, place, rng)]
     if question.answer is not None:
         parts.append(conclusion(question.option_text(question.answer), question.answer, rng))
@@ -86,9 +82,7 @@ def reasoning(sample: Sample, question: Question, look: str, place: str | None, 
 
 
 def unreliable(sample: Sample, question: Question, look: str, place: str | None, rng: Generator) -> str:
-    """Reasoning as base models write it, before the right answer: a quarter contradicts it, a tenth says
-    nothing of it.
-    """
+    """Reasoning as base models write it: a quarter contradicts the answer, a tenth says nothing of it."""
     fate = rng.random()
     if fate < CONTRADICTING_SHARE:
         return _contradicting(sample, question, look, rng)
@@ -112,8 +106,9 @@ def _contradicting(sample: Sample, question: Question, look: str, rng: Generator
 
 
 def evidence(sample: Sample, look: str, place: str | None, rng: Generator) -> str:
-    """Object and what is seen: a defect and its place, or that there is none. Raises `InputError` for a
-    sample of unknown truth.
+    """Object and what is seen: a defect and its place, or that there is none.
+
+    Raises `InputError` for a sample of unknown truth.
     """
     if sample.anomalous is None:
         raise InputError(

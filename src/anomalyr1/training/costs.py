@@ -1,17 +1,17 @@
-"""Predicted memory of a training run as a table of bytes, and its time on a CPU: from counted parameters,
-tokens and operations.
+"""Predicted memory of a training run as a table of bytes, and its time on a CPU.
 
-A prediction, not a promise: the terms are those that matter for the shared forms of `shared_prefix`, with
-AdamW, on one device. Sharding (ZeRO-3, FSDP) divides weights, gradients and optimizer by the number of
-processes. What transformers, libraries and the allocator hold beside tensors stands as "the program". No GPU
-was ever timed against it, so time is predicted for CPUs alone.
+Both follow from counted parameters, tokens and operations. A prediction, not a promise: the terms are those
+that matter for the shared forms of `shared_prefix`, with AdamW, on one device. Sharding (ZeRO-3, FSDP)
+divides weights, gradients and optimizer by the number of processes. What transformers, libraries and the
+allocator hold beside tensors stands as "the program". No GPU was ever timed against it, so time is predicted
+for CPUs alone.
 """
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Mapping
+import timeit
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,17 +45,13 @@ class Machine:
     """The name of the device."""
     operations: float | None
     """Floating-point operations a second of large matrix products, measured; None on a GPU."""
-    bandwidth: float | None
-    """Bytes a second that can be read, measured; None on a GPU."""
     memory: int | None
     """Bytes of the device; None = not known."""
 
 
 @dataclass(frozen=True)
 class StepLoad:
-    """What an optimizer step has to do, in tokens: a generation batch and a microbatch of GRPO, or a
-    microbatch of SFT.
-    """
+    """What an optimizer step does: a generation batch and a microbatch of GRPO, or a microbatch of SFT."""
 
     prompts: int
     """Prompts of a generation batch; for SFT, prefixes of a microbatch."""
@@ -83,11 +79,11 @@ def memory(
     masters: bool = False,
     gpu_bytes: int = 0,
 ) -> dict[str, float]:
-    """Bytes by part, "peak" at the end. Rollouts and the training pass do not overlap, so the larger of the
-    two counts.
+    """Bytes by part, "peak" at the end.
 
-    `masters`: bfloat16 weights that learn have float32 copies, on which the optimizer works, as under ZeRO-3
-    and FSDP2. `gpu_bytes` is what vLLM takes its share of, on the GPU that it has in common with training.
+    Rollouts and the training pass do not overlap, so the larger of the two counts. `masters`: bfloat16
+    weights that learn have float32 copies, on which the optimizer works, as under ZeRO-3 and FSDP2.
+    `gpu_bytes` is what vLLM takes its share of, on the GPU that it has in common with training.
     """
     # 1. Weights, and what learning keeps beside them.
     weight_bytes = 2 if dtype == "bfloat16" else 4
@@ -143,8 +139,7 @@ def _activations(
     query_width = int(text.num_attention_heads) * model_size.head_dim
     key_width = int(text.num_key_value_heads) * model_size.head_dim
     # 1. A layer of the text model: two norms in float32, projections before and after rotation, attention,
-    # the
-    # gated product.
+    # the gated product.
     tokens = load.micro_prompts * load.prompt_tokens + load.micro_completions * load.completion_tokens
     values = 8 * hidden * 4 / value_bytes + 3 * query_width + 4 * key_width + 4 * inner + 2 * hidden
     layer = values * value_bytes * tokens
@@ -174,10 +169,8 @@ def hours(
     machine: Machine,
     grpo: bool,
 ) -> float | None:
-    """Hours of the whole run, every completion as long as it may be; None where the machine was not
-    measured.
-    """
-    if machine.operations is None or machine.bandwidth is None:
+    """Hours of the run, every completion as long as it may be; None where the machine was not measured."""
+    if machine.operations is None:
         return None
     text = model_size.text
     matrices = model_size.parameters + model_size.adapters - model_size.vision - model_size.embedding
@@ -200,10 +193,7 @@ def hours(
     if not grpo:
         return float(steps * training / 3600)
     # 2. A generation batch: prompts read, tokens written one by one, the reference policy.
-    weight_bytes = (model_size.parameters - model_size.vision) * (2 if settings["bf16"] else 4)
-    token_seconds = max(
-        2 * matrices * load.completions / speed, weight_bytes / machine.bandwidth, layers * DISPATCH_SECONDS
-    )
+    token_seconds = max(2 * matrices * load.completions / speed, layers * DISPATCH_SECONDS)
     reference = forward(load.prompts, load.completions) / speed if settings["beta"] != 0 else 0.0
     batch = forward(load.prompts, 0) / speed + load.completion_tokens * token_seconds + reference
     per_step = batch * accumulated / (settings["steps_per_generation"] * settings["num_iterations"])
@@ -211,28 +201,16 @@ def hours(
 
 
 def measure() -> Machine:
-    """The device that a run would use; a CPU is measured for a moment, by matrix products and by copying."""
+    """The device that a run would use; a CPU is measured for a moment, by matrix products."""
     import torch
 
     if torch.cuda.is_available():
         facts = torch.cuda.get_device_properties(0)
-        return Machine(facts.name, None, None, int(facts.total_memory))
+        return Machine(facts.name, None, int(facts.total_memory))
     side = 1024
     matrix = torch.randn(side, side)
-    block = torch.zeros(64 * 2**20 // 4)
-    operations = 2 * side**3 / _fastest_seconds(lambda: matrix @ matrix)
-    bandwidth = 2 * block.numel() * 4 / _fastest_seconds(block.clone)
-    return Machine(f"CPU, {torch.get_num_threads()} threads", operations, bandwidth, _cpu_memory())
-
-
-def _fastest_seconds(work: Callable[[], object]) -> float:
-    """The least time of five that `work` takes."""
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    seconds = min(timeit.repeat(lambda: matrix @ matrix, number=1, repeat=5))
+    return Machine(f"CPU, {torch.get_num_threads()} threads", 2 * side**3 / seconds, _cpu_memory())
 
 
 def _cpu_memory() -> int | None:

@@ -1,6 +1,4 @@
-"""The order in which groups are learned from: that of an uninterrupted run, and whole groups in every
-microbatch.
-"""
+"""The order in which groups are learned from: that of an uninterrupted run, and whole in every microbatch."""
 
 from __future__ import annotations
 
@@ -13,9 +11,7 @@ from trl.trainer.utils import RepeatSampler
 
 
 class ResumableSampler(RepeatSampler):  # type: ignore[misc]  # TRL is not typed
-    """TRL's sampler, whose order in an epoch does not depend on whether this process ran the epochs before
-    it.
-    """
+    """TRL's sampler, whose order in an epoch does not depend on which epochs this process ran before."""
 
     def __init__(self, sampler: RepeatSampler, epoch: Callable[[], float]) -> None:
         super().__init__(
@@ -37,8 +33,9 @@ class ResumableSampler(RepeatSampler):  # type: ignore[misc]  # TRL is not typed
 
 
 def shuffle_groups(rows: int, size: int) -> Tensor:
-    """(rows,) an order in which blocks of `size` stay whole, drawn as TRL draws its own: as its permutation
-    meets the blocks.
+    """(rows,) an order in which blocks of `size` stay whole.
+
+    It is drawn as TRL draws its own: the blocks come as its permutation of rows meets them.
     """
     permutation = torch.randperm(rows)  # (rows,)
     if rows % size:

@@ -1,9 +1,8 @@
-"""What the policy in training can do on samples it never learns from: asked greedily, now and then, by the
-engine that inspects.
+"""What the policy in training can do on samples it never learns from: asked greedily, now and then.
 
-The engine runs the trainer's own model: there is no second copy of the weights, no random number is drawn,
-and training goes on as if nothing had happened. In a run of several processes each asks the same, so that
-sharded weights can be gathered, and the main one writes.
+The engine that inspects runs the trainer's own model: there is no second copy of the weights, no random
+number is drawn, and training goes on as if nothing had happened. In a run of several processes each asks the
+same, so that sharded weights can be gathered, and the main one writes.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from numpy.typing import NDArray
 from transformers import TrainerCallback
 
 from anomalyr1 import prompts
-from anomalyr1.answers.completion import parse
 from anomalyr1.engines.engine import Sampling
 from anomalyr1.images import open_image
 from anomalyr1.inspection.verdicts import DEFECT
@@ -69,8 +67,7 @@ def require_both_kinds(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def questions_about(sample: Sample, number: int, all_questions: bool) -> list[Question]:
-    """What is asked about the sample in place `number`: verdict, boxes where they are known, and other
-    questions.
+    """What is asked about the sample in place `number`: verdict, boxes where they are known, and others.
 
     Of the others one, in turn, so that all kinds are heard; with `all_questions` on all.
     """
@@ -86,9 +83,7 @@ def questions_about(sample: Sample, number: int, all_questions: bool) -> list[Qu
 
 
 class HeldOut:
-    """Held-out samples, each asked for its verdict, its boxes where they are known, and one other question
-    where it has one.
-    """
+    """Held-out samples, each asked for its verdict, its boxes where known, and one other question."""
 
     def __init__(
         self,
@@ -103,17 +98,16 @@ class HeldOut:
         Raises `InputError` where good or defective ones are absent.
         """
         labelled = require_both_kinds(samples)
-        self.left_out = len(samples) - len(labelled)
         self._policy, self._style, self._text = policy, style, text
         self._samples = [
             (sample, questions_about(sample, number, all_questions)) for number, sample in enumerate(labelled)
         ]
 
     def ask(self, model: Any, max_new_tokens: int = 256, temperature: float = 0.0) -> list[HeldOutAnswer]:
-        """What `model` answers, in the order of the samples; it is the policy's own or that of a trainer,
-        without wrappers.
+        """What `model` answers, in the order of the samples.
 
-        At temperature 0 greedily, else drawn; the same every time.
+        It is the policy's own or that of a trainer, without wrappers. At temperature 0 greedily, else drawn;
+        the same every time.
         """
         from anomalyr1.engines.local import LocalEngine
 
@@ -131,18 +125,17 @@ class HeldOut:
             batch = [prompts.build(sample, question, self._style, self._text) for sample, question in pairs]
             completions = engine.complete(batch, images, sampling)
             for (sample, question), completion in zip(pairs, completions, strict=True):
-                answer = parse(completion.text, question.options, completion.frame)
                 scores = completion.option_scores if question.kind == "anomaly detection" else None
                 score = scores[DEFECT] if scores else None
-                answers.append(HeldOutAnswer(sample, question, answer, score))
+                answers.append(HeldOutAnswer(sample, question, completion.answer, score))
         return answers
 
 
 def measure(answers: Sequence[HeldOutAnswer]) -> dict[str, float]:
-    """The figures of `scoring.figures`, and the AUROC of the anomaly score; a verdict without one counts as
-    0.5 and is counted.
+    """The figures of `scoring.figures`, and the AUROC of the anomaly score.
 
-    The AUROC is absent where all samples are good, or all defective.
+    A verdict without a score counts as 0.5, and how many there are is a figure, too. The AUROC is absent
+    where all samples are good, or all defective.
     """
     questions = [(answer.sample, answer.question) for answer in answers]
     figures: dict[str, float] = scoring.figures(questions, [answer.answer for answer in answers])
@@ -154,8 +147,9 @@ def measure(answers: Sequence[HeldOutAnswer]) -> dict[str, float]:
 
 
 def intervals(answers: Sequence[HeldOutAnswer], seed: int = 0) -> dict[str, tuple[float, float]]:
-    """95 % percentile intervals of the main figures, by a bootstrap over samples (Efron and Tibshirani, 1993,
-    chapter 13).
+    """95 % percentile intervals of the main figures, by a bootstrap over samples.
+
+    Source: Efron and Tibshirani, 1993, chapter 13.
     """
     # 1. What the answers about each sample count as.
     by_sample: dict[str, list[HeldOutAnswer]] = {}
@@ -212,9 +206,7 @@ def _auroc(truths: NDArray[np.bool_], scores: NDArray[np.float64]) -> float | No
 
 
 class Examiner(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
-    """Asks before training, every `eval_steps` steps and at the end, which gets intervals; add it with
-    `attach`.
-    """
+    """Asks before training, every `eval_steps` steps and at the end, which gets intervals; see `attach`."""
 
     def __init__(self, held_out: HeldOut, trainer: Any, log: RunLog, limit: int, seed: int) -> None:
         self._held_out, self._trainer, self._log = held_out, trainer, log
@@ -259,19 +251,16 @@ def _interval(eval_steps: float | None, max_steps: int) -> int:
 
 
 def attach(trainer: Any, held_out: HeldOut, log: RunLog, limit: int, seed: int = 0) -> None:
-    """Let `held_out` be asked while `trainer` trains, at most `limit` tokens long; figures go to `log`, and
-    to TRL's trackers.
+    """Let `held_out` be asked while `trainer` trains, at most `limit` tokens long.
 
-    `seed` is that of the bootstrap.
+    Figures go to `log`, and to TRL's trackers. `seed` is that of the bootstrap.
     """
     trainer.add_callback(Examiner(held_out, trainer, log, limit, seed))
 
 
 @contextmanager
 def lent(trainer: Any) -> Iterator[Any]:
-    """The trainer's model without wrappers, whole, and in evaluation mode; each module is put back into the
-    mode it was in.
-    """
+    """The trainer's model without wrappers, whole, and in evaluation mode, which each module leaves again."""
     from accelerate.utils import is_peft_model
     from trl.models import unwrap_model_for_generation
 

@@ -48,10 +48,10 @@ def merge_adapter(
 
 
 def merged(adapter: Path, name: str, revision: str | None, max_pixels: int | None) -> tuple[Any, Any]:
-    """The model `name` at `revision` with the adapter in its weights, and its processor, which caps images at
-    `max_pixels`.
+    """The model `name` at `revision` with the adapter in its weights, and its processor.
 
-    Raises `InputError` for an adapter whose tensors do not fit; `merge_adapter` says what types are kept.
+    The processor caps images at `max_pixels`. Raises `InputError` for an adapter whose tensors do not fit;
+    `merge_adapter` says what types are kept.
     """
     import torch
     from peft import PeftModel
@@ -78,8 +78,7 @@ def merged(adapter: Path, name: str, revision: str | None, max_pixels: int | Non
     if missing:
         raise InputError(
             f"{str(adapter)!r} does not fit {name!r}, which has no place for {missing[0]!r}; name its model "
-            "with "
-            "--model"
+            "with --model"
         )
     # 3. Their sum.
     return adapted.merge_and_unload(safe_merge=True).to(dtype), policy.processor
@@ -98,17 +97,14 @@ def _saved_name(parameter: str) -> str:
 
 
 def _find_adapter(source: Path, say: Callable[[str], None]) -> Path:
-    """The folder of the adapter that `source` means. Raises `InputError` where there is none that may be
-    used.
-    """
+    """The folder of the adapter that `source` means. Raises `InputError` where none may be used."""
     if not source.is_dir():
         raise InputError(f"{str(source)!r} is not a folder; name a run, a checkpoint or an adapter")
     is_checkpoint = source.name.startswith("checkpoint-") and (source.parent / RECIPE).is_file()
     if is_checkpoint and (reason := checkpoints.fault(source)):
         raise InputError(
             f"{str(source)!r} is no complete checkpoint ({reason}); name its run, and the newest complete "
-            "one is "
-            "taken"
+            "one is taken"
         )
     newest, notes = checkpoints.newest(source)
     candidates = [source, source / ADAPTER, source / FINAL, *([newest] if newest else [])]
@@ -116,8 +112,7 @@ def _find_adapter(source: Path, say: Callable[[str], None]) -> Path:
     if folder is None:
         raise InputError(
             f"{str(source)!r} holds no adapter ({CONFIG}); weights that were trained whole need no merging, "
-            "load "
-            "them as they are"
+            "load them as they are"
         )
     if not (folder / WEIGHTS).is_file():
         raise InputError(

@@ -1,6 +1,4 @@
-"""How large a model is, from its configuration alone: it is built without memory for its weights, and its
-parameters are counted.
-"""
+"""How large a model is, from its configuration alone: it is built without memory, and counted."""
 
 from __future__ import annotations
 
@@ -18,11 +16,6 @@ from anomalyr1.types import InputError, SetupError
 CHARS_PER_TOKEN = 3.5
 """Of English text in Qwen's tokenizer, on the low side, so that an estimate is rather too long."""
 
-_QWEN2_5_VISION = {
-    "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "patch_size": 14,
-    "spatial_merge_size": 2, "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31],
-}  # fmt: skip
-
 KNOWN_CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "Qwen/Qwen2.5-VL-3B-Instruct": {
         "model_type": "qwen2_5_vl",
@@ -32,35 +25,32 @@ KNOWN_CONFIGURATIONS: dict[str, dict[str, Any]] = {
             "num_attention_heads": 16, "num_key_value_heads": 2, "vocab_size": 151936,
             "max_position_embeddings": 128000, "tie_word_embeddings": True,
         },
-        "vision_config": {**_QWEN2_5_VISION, "out_hidden_size": 2048},
+        "vision_config": {"hidden_size": 1280, "out_hidden_size": 2048},
     },
     "Qwen/Qwen2.5-VL-7B-Instruct": {
         "model_type": "qwen2_5_vl",
-        "tie_word_embeddings": False,
         "text_config": {
             "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
-            "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064,
-            "max_position_embeddings": 128000, "tie_word_embeddings": False,
+            "num_attention_heads": 28, "num_key_value_heads": 4, "max_position_embeddings": 128000,
         },
-        "vision_config": {**_QWEN2_5_VISION, "out_hidden_size": 3584},
+        "vision_config": {"hidden_size": 1280},
     },
     "Qwen/Qwen3-VL-4B-Instruct": {
         "model_type": "qwen3_vl",
         "tie_word_embeddings": True,
         "text_config": {
             "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36,
-            "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936,
-            "max_position_embeddings": 262144, "tie_word_embeddings": True,
+            "num_key_value_heads": 8, "max_position_embeddings": 262144, "tie_word_embeddings": True,
         },
         "vision_config": {
-            "depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "num_heads": 16,
-            "out_hidden_size": 2560, "patch_size": 16, "spatial_merge_size": 2,
-            "num_position_embeddings": 2304, "deepstack_visual_indexes": [5, 11, 17],
+            "depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "out_hidden_size": 2560,
+            "deepstack_visual_indexes": [5, 11, 17],
         },
     },
 }  # fmt: skip
 """Values of the published `config.json` files of the models that the shipped recipes name, for planning where
-the hub cannot be reached; what is not listed is the default of transformers' class."""
+the hub cannot be reached; what is not listed is the
+default of transformers' class."""
 
 
 @dataclass(frozen=True)
@@ -188,15 +178,12 @@ def _adapt(model: Any, lora: Any) -> Any:
     except ValueError as error:
         raise InputError(
             f"section lora of the recipe: {str(error).splitlines()[0].rstrip('.')}; name the modules that "
-            "get "
-            "adapters, such as lora.target_modules=[q_proj,k_proj,v_proj,o_proj]"
+            "get adapters, such as lora.target_modules=[q_proj,k_proj,v_proj,o_proj]"
         ) from error
 
 
 def _estimate_tokens(messages: Sequence[Mapping[str, Any]]) -> int:
-    """Tokens of a chat by the length of its text; 3 for its end, 4 a message and 3 an image for the
-    format.
-    """
+    """Tokens of a chat by the length of its text; 3 for its end, 4 a message and 3 an image for the form."""
     total = 3
     for message in messages:
         content = message["content"]

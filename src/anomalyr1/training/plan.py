@@ -1,5 +1,6 @@
-"""What a run will take, before its first step: tokens, what does not fit, memory by part, time. Nothing is
-ever cut off to fit.
+"""What a run will take, before its first step: tokens, what does not fit, memory by part, time.
+
+Nothing is ever cut off to make it fit.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from anomalyr1.images import Family, ImageError, fit, largest_cap_that_fits
+from anomalyr1.images import ImageError, fit, largest_cap_that_fits
 from anomalyr1.training import costs
 from anomalyr1.training.arguments import prompts_of, steps_of
 from anomalyr1.training.dataset import Task, TrainingSet, completion_ids, gold_completion
@@ -124,8 +125,7 @@ class Plan:
         if self.hours is None:
             return (
                 f"time: not known on {self.device}, since no run on a GPU was ever timed; the run says from "
-                "its "
-                "first step on how long is left"
+                "its first step on how long is left"
             )
         seconds = self.hours * 3600
         if seconds < 120:
@@ -145,8 +145,7 @@ class Plan:
         if self.too_long:
             raise InputError(
                 f"{len(self.too_long)} prompts are longer than the model can read, and nothing is cut off; "
-                "see "
-                f"the plan. {self.too_long[0]}"
+                f"see the plan. {self.too_long[0]}"
             )
 
 
@@ -207,20 +206,21 @@ def make_plan(resolved: Resolved, training_set: TrainingSet, machine: costs.Mach
 
 
 def _length(task: Task, training_set: TrainingSet, resolved: Resolved) -> PromptLength:
-    model_size = resolved.model_size
+    """Tokens of a prompt, as the model will see it. Raises `ImageError` for an image that it cannot see."""
+    model_size, paths = resolved.model_size, task.prompt.images
+    sizes_wh = [training_set.pictures[path].size_wh for path in paths]
     try:
-        images = _image_tokens(task, training_set, model_size.family, model_size.max_pixels)
+        fitted_wh = [fit(size_wh, model_size.family, model_size.max_pixels) for size_wh in sizes_wh]
     except ImageError as error:
-        paths = [str(path) for path in task.prompt.images]
-        raise ImageError(f"sample {task.sample.id!r}, images {paths}: {error}") from error
-    text = model_size.count_text_tokens(task.prompt.messages) - len(task.prompt.images)
+        names = [str(path) for path in paths]
+        raise ImageError(f"sample {task.sample.id!r}, images {names}: {error}") from error
+    images = sum(w * h for w, h in fitted_wh) // model_size.family.factor**2
+    text = model_size.count_text_tokens(task.prompt.messages) - len(paths)
     return PromptLength(task, text, images, _completion_tokens(task, training_set, resolved))
 
 
 def _completion_tokens(task: Task, training_set: TrainingSet, resolved: Resolved) -> int:
-    """The most that GRPO lets be written, or the tokens of what SFT teaches, estimated without a
-    tokenizer.
-    """
+    """The most that GRPO lets be written, or the tokens of what SFT teaches (estimated without tokenizer)."""
     if resolved.grpo:
         return int(resolved.settings["max_completion_length"])
     model_size, seed = resolved.model_size, resolved.recipe.seed
@@ -228,12 +228,6 @@ def _completion_tokens(task: Task, training_set: TrainingSet, resolved: Resolved
     if model_size.tokenizer is None:
         return round(len(gold_completion(task, frame, seed).encode()) / CHARS_PER_TOKEN) + 1
     return len(completion_ids(model_size.tokenizer, task, frame, seed))
-
-
-def _image_tokens(task: Task, training_set: TrainingSet, family: Family, max_pixels: int) -> int:
-    """Tokens of the images of a prompt."""
-    sizes_wh = [fit(training_set.pictures[path].size_wh, family, max_pixels) for path in task.prompt.images]
-    return sum(w * h for w, h in sizes_wh) // family.factor**2
 
 
 def _longest_by_sample(lengths: Sequence[PromptLength]) -> list[PromptLength]:
@@ -249,18 +243,14 @@ def _describe_too_long(
 ) -> str:
     """What does not fit, and which pixel cap would make it fit."""
     task = length.task
-    prompt = (
-        f"sample {task.sample.id!r}, question {task.question.id!r}: {length.tokens:,} tokens, room for "
-        f"{room:,}"
-    )
+    prompt = f"sample {task.sample.id!r}, question {task.question.id!r}"
+    prompt += f": {length.tokens:,} tokens, room for {room:,}"
     sizes_wh = [training_set.pictures[path].size_wh for path in task.prompt.images]
     cap = largest_cap_that_fits(sizes_wh, model_size.family, room - length.text, model_size.max_pixels)
     if cap is not None:
         return f"{prompt}; with max_pixels: {cap} it fits"
-    return (
-        f"{prompt}; no pixel cap makes it fit: give fewer reference images, less knowledge or shorter "
-        "completions"
-    )
+    remedy = "give fewer reference images, less knowledge or shorter completions"
+    return f"{prompt}; no pixel cap makes it fit: {remedy}"
 
 
 def _step_load(
@@ -294,8 +284,7 @@ def _warnings(resolved: Resolved, machine: costs.Machine, peak: float) -> list[s
         warnings.append(
             f"groups of {settings['num_generations']} do not fit a microbatch of "
             f"{settings['per_device_train_batch_size']} completions, so prompts are read more than once; "
-            "make "
-            "per_device_train_batch_size a multiple of num_generations"
+            "make per_device_train_batch_size a multiple of num_generations"
         )
     if machine.memory is not None and peak > machine.memory:
         warnings.append(
@@ -315,16 +304,13 @@ def _warnings(resolved: Resolved, machine: costs.Machine, peak: float) -> list[s
     if resolved.model_size.tokenizer is None:
         warnings.append(
             f"tokens of text are estimated at {CHARS_PER_TOKEN} characters each: the model's tokenizer is "
-            "not "
-            "here"
+            "not here"
         )
     return warnings
 
 
 def _lopsided(samples: Sequence[Sample]) -> list[str]:
-    """A warning where the category alone tells most verdicts: a policy that cannot see the defect learns that
-    instead.
-    """
+    """A warning where the category alone tells most verdicts, which is then learned instead of defects."""
     # 1. Good and defective samples of each category, and how many a guess by category gets right.
     counts: dict[str, list[int]] = {}
     for sample in samples:
@@ -344,8 +330,7 @@ def _lopsided(samples: Sequence[Sample]) -> list[str]:
         sides = [*sides[:LONGEST], "..."]
     return [
         f"{guesser} is right about {guessed} of {total} samples without a look ({', '.join(sides)}), and "
-        "that "
-        "may be what is learned; take as many good as defective ones of each category"
+        "that may be what is learned; take as many good as defective ones of each category"
     ]
 
 

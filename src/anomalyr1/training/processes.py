@@ -1,6 +1,4 @@
-"""The processes of a run, as their launcher (`accelerate launch`) describes them in the environment; one
-without it.
-"""
+"""The processes of a run, as `accelerate launch` describes them in the environment; one without it."""
 
 from __future__ import annotations
 

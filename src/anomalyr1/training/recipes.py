@@ -145,12 +145,8 @@ def check_keys(keys: Iterable[str], valid_keys: Iterable[str], where: str) -> No
         if key in valid_names:
             continue
         nearest = nearest_name(str(key), valid_names)
-        if nearest is not None:
-            hint = f"did you mean {nearest!r}?"
-        elif len(valid_names) < 30:
-            hint = f"known: {', '.join(valid_names)}"
-        else:
-            hint = "known: see its documentation"
+        choices = ", ".join(valid_names) if len(valid_names) < 30 else "see its documentation"
+        hint = f"did you mean {nearest!r}?" if nearest else f"known: {choices}"
         raise InputError(f"{where} has no key {key!r}; {hint}")
 
 
@@ -171,12 +167,11 @@ def check_settings(recipe: Recipe, valid_keys: Iterable[str]) -> None:
 def differences(before: Recipe, after: Recipe) -> list[str]:
     """Where two recipes differ, a line a key: "grpo.beta: 0.04 -> 0.0"."""
     values_before, values_after = (dict(_flatten(recipe.model_dump())) for recipe in (before, after))
-    lines = []
-    for key in sorted(values_before.keys() | values_after.keys()):
-        value_before, value_after = values_before.get(key), values_after.get(key)
-        if value_before != value_after:
-            lines.append(f"{key}: {value_before!r} -> {value_after!r}")
-    return lines
+    return [
+        f"{key}: {values_before.get(key)!r} -> {values_after.get(key)!r}"
+        for key in sorted(values_before.keys() | values_after.keys())
+        if values_before.get(key) != values_after.get(key)
+    ]
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from anomalyr1.data import sources
 from anomalyr1.files import new_folder
 from anomalyr1.training import checkpoints
-from anomalyr1.training.arguments import argument_values, build_arguments
+from anomalyr1.training.arguments import argument_values, build_arguments, old_names_allowed
 from anomalyr1.training.dataset import TrainingSet, gather, require_apart
 from anomalyr1.training.orientations import turn_samples
 from anomalyr1.training.plan import Plan, make_plan
@@ -82,21 +81,18 @@ class Preparation:
 
     @property
     def answer_limit(self) -> int:
-        """Tokens of a held-out answer: as many as GRPO's completions may have, and after SFT twice as
-        many.
-        """
+        """Most tokens of a held-out answer: those of GRPO's completions, or twice the longest of SFT's."""
         tokens = self.plan.completion_tokens
         return tokens if self.resolved.grpo else max(SFT_ANSWERS, 2 * tokens)
 
 
 def train(recipe: Recipe, out: Path, *, resume: bool = False, say: Say = print, command: str = "") -> Path:
-    """Run `recipe` into the new folder `out`, or go on with the run that is there; gives the folder of the
-    trained policy.
+    """Run `recipe` into the new folder `out`, or go on with the run that is there.
 
-    `resume` takes the newest complete checkpoint and says which ones it passes over; with none, the run
-    begins anew. Raises `InputError` for a folder that holds a run already (without `resume`), another recipe,
-    other data or another model than the run began with, for prompts that do not fit, and for all that
-    `plan_run` refuses; `SetupError` where memory or weights are lacking.
+    Gives the folder of the trained policy. `resume` takes the newest complete checkpoint and says which ones
+    it passes over; with none, the run begins anew. Raises `InputError` for a folder that holds a run already
+    (without `resume`), another recipe, other data or another model than the run began with, for prompts that
+    do not fit, and for all that `plan_run` refuses; `SetupError` where memory or weights are lacking.
     """
     from anomalyr1.policy.load import quiet
     from anomalyr1.training.run_log import RunLog
@@ -114,7 +110,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, say: Say = print, 
         # 2. The policy.
         policy = _load_policy(prepared.resolved)
         # 3. The trainer; only once it has taken all settings the folder becomes a run.
-        with closing(RunLog(out)) as log, quiet(), _warnings_ignored(), _memory_errors_explained():
+        with closing(RunLog(out)) as log, quiet(), old_names_allowed(), _memory_errors_explained():
             trainer = _make_trainer(prepared, policy, log)
             record = record_of(
                 prepared.resolved, prepared.training_set, prepared.held_out, policy, prepared.plan, command
@@ -169,9 +165,7 @@ def _resume_point(recipe: Recipe, out: Path, resume: bool) -> ResumePoint:
 
 
 def _may_begin_in(out: Path) -> bool:
-    """Whether there is nothing in a folder but what a run leaves that never began, or was killed as it
-    did.
-    """
+    """Whether there is nothing in a folder but what a run leaves that was refused, or killed as it began."""
     unfinished = (f".{RUN}.", f".{RECIPE}.")  # as `write_whole` calls files that it has not renamed yet
     return out.is_dir() and all(
         path.name in (DATA, RUN) or path.name.startswith(unfinished) for path in out.iterdir()
@@ -203,9 +197,7 @@ def _prepare(recipe: Recipe, folder: Path, out: Path, say: Say) -> Preparation:
 
 
 def _load_policy(resolved: Resolved) -> Policy:
-    """The policy to train; its processor takes images as `images.fit` sizes them, so that nothing is resized
-    again.
-    """
+    """The policy to train; its processor takes images as `images.fit` sizes them."""
     from anomalyr1.policy.load import load_policy
 
     recipe = resolved.recipe
@@ -216,9 +208,7 @@ def _load_policy(resolved: Resolved) -> Policy:
 
 
 def _make_trainer(prepared: Preparation, policy: Policy, log: RunLog) -> Any:
-    """The trainer, with an optimizer that is known to be installed. Raises `InputError` and `SetupError`
-    where it refuses.
-    """
+    """The trainer, with an optimizer that is installed. Raises `InputError` and `SetupError` as it does."""
     from anomalyr1.training import trainers
 
     resolved = prepared.resolved
@@ -248,8 +238,9 @@ def _run_trainer(trainer: Any, start: ResumePoint) -> None:
 
 
 def _leave_out_steps(trainer: Any) -> None:
-    """Let `train` load the checkpoint and end: transformers 5.23 goes into the epoch and makes a step,
-    whatever `max_steps` says.
+    """Let `train` load the checkpoint and end.
+
+    transformers 5.23 goes into the epoch and makes a step, whatever `max_steps` says.
     """
 
     def run_epoch(**_: object) -> None:
@@ -273,14 +264,16 @@ def _write_policy(trainer: Any, policy: Policy, recipe: Recipe, out: Path) -> No
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if not is_main_process():
         return
+    for folder in (out / ADAPTER, out / FINAL):  # as a killed run may have left them
+        shutil.rmtree(folder, ignore_errors=True)
     model = trainer.accelerator.unwrap_model(trainer.model)
     if is_peft_model(model):
-        with _replacing(out / ADAPTER) as folder:
+        with new_folder(out / ADAPTER) as folder:
             model.save_pretrained(folder, state_dict=state)
-        # Else transformers would load the base in shards, and wait for the others
+        # Else transformers would load the base in shards, and wait for the other processes.
         unset_hf_deepspeed_config()
         model, state = merged(out / ADAPTER, recipe.model, recipe.revision, recipe.max_pixels)[0], None
-    with _replacing(out / FINAL) as folder:
+    with new_folder(out / FINAL) as folder:
         model.save_pretrained(folder, state_dict=state)
         policy.processor.save_pretrained(folder)
 
@@ -320,27 +313,8 @@ def _memory_errors_explained() -> Iterator[None]:
 
 
 @contextmanager
-def _warnings_ignored() -> Iterator[None]:
-    """TRL still uses names that transformers is giving up."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-        yield
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """A new folder to fill in place of what a killed run may have left there."""
-    if target.exists():
-        shutil.rmtree(target)
-    with new_folder(target) as folder:
-        yield folder
-
-
-@contextmanager
 def _data_folder(out: Path) -> Iterator[Path]:
-    """Where drawn parts go: into the run, and for its other processes, which draw the same, into a folder
-    that vanishes.
-    """
+    """Where drawn parts go: into the run; its other processes draw the same into a folder that vanishes."""
     if is_main_process():
         yield out / DATA
         return

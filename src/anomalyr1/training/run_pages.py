@@ -8,17 +8,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from anomalyr1.errors import InputError
 from anomalyr1.files import write_whole
 from anomalyr1.images import ImageError, open_image
 from anomalyr1.report import training_page
 from anomalyr1.report.html import data_uri, render
 from anomalyr1.report.overlays import overlay
 from anomalyr1.report.training_page import LastGroup, TrainingRun
-from anomalyr1.training import run_folder
 from anomalyr1.training.explain import gold
-from anomalyr1.training.run_folder import Group
-from anomalyr1.types import Answer, Box, Inspection
+from anomalyr1.training.run_folder import EVALUATIONS, METRICS, RECIPE, RUN, Group, read_groups, read_lines
+from anomalyr1.types import Answer, Box, InputError, Inspection
 from anomalyr1.version import __version__
 
 SHOWN_GROUPS = 6
@@ -28,10 +26,9 @@ LONG_SIDE = 360
 
 
 def write_page(path: Path, group: Group, answers: Sequence[Answer]) -> None:
-    """Write the page of a group, whose completions say `answers`; where the image cannot be read, it says so
-    and has no pictures.
+    """Write the page of a group, whose completions say `answers`.
 
-    Raises `SetupError` when the disk refuses.
+    Where the image cannot be read, it says so and has no pictures. Raises `SetupError` when the disk refuses.
     """
     image, missing = None, ""
     try:
@@ -64,9 +61,7 @@ def write_page(path: Path, group: Group, answers: Sequence[Answer]) -> None:
 
 
 def _picture(image: Image.Image | None, boxes: tuple[Box, ...] | None, verdict: str = "defect") -> str | None:
-    """The image with boxes, as part of a page, None without either; gold ones are drawn in the colour of
-    good.
-    """
+    """The image with boxes, as part of a page, None without either; gold ones have the colour of good."""
     if image is None or boxes is None:
         return None
     inspection = Inspection.model_validate({"sample_id": "", "verdict": verdict, "boxes": boxes})
@@ -75,9 +70,7 @@ def _picture(image: Image.Image | None, boxes: tuple[Box, ...] | None, verdict: 
 
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a training run."""
-    return folder.is_dir() and any(
-        (folder / name).is_file() for name in (run_folder.METRICS, run_folder.RECIPE)
-    )
+    return folder.is_dir() and any((folder / name).is_file() for name in (METRICS, RECIPE))
 
 
 def write_run_page(folder: Path, out: Path) -> Path:
@@ -93,16 +86,16 @@ def write_run_page(folder: Path, out: Path) -> Path:
             group.question.answer or "",
             list(zip(group.completions, group.totals(), group.advantages, strict=True)),
         )
-        for group in run_folder.read_groups(folder)[-SHOWN_GROUPS:]
+        for group in read_groups(folder)[-SHOWN_GROUPS:]
     ]
     return training_page.write(
         out,
         TrainingRun(
             title=str(folder),
-            metrics=run_folder.read_lines(folder / run_folder.METRICS),
-            evaluations=run_folder.read_lines(folder / run_folder.EVALUATIONS),
-            recipe=_read_if_there(folder / run_folder.RECIPE),
-            about=_read_about(folder / run_folder.RUN),
+            metrics=read_lines(folder / METRICS),
+            evaluations=read_lines(folder / EVALUATIONS),
+            recipe=_read_if_there(folder / RECIPE),
+            about=_read_about(folder / RUN),
             last_groups=groups,
             version=__version__,
         ),

@@ -1,6 +1,4 @@
-"""`run.json`: what a run was made of, so that its figures can be trusted and the run resumed on the same
-ground.
-"""
+"""`run.json`: what a run was made of, so that it can be trusted, and resumed on the same ground."""
 
 from __future__ import annotations
 
@@ -77,10 +75,10 @@ def record_of(
 
 
 def write_record(out: Path, record: dict[str, Any], recipe: Recipe, checkpoint: Path | None) -> list[str]:
-    """Write `run.json`, then the recipe, which makes the folder a run; a resumed one keeps its record and
-    adds to it.
+    """Write `run.json`, then the recipe, which makes the folder a run.
 
-    Gives notes. Raises `InputError` when the ground of the run has changed.
+    A resumed run keeps its record and adds to it. Gives notes. Raises `InputError` when the ground of the run
+    has changed.
     """
     notes: list[str] = []
     if (out / RECIPE).is_file():
@@ -108,24 +106,17 @@ def _require_same_ground(out: Path, original: dict[str, Any], record: dict[str, 
     ]
     if changes:
         raise InputError(
-            f"{str(out)!r} was begun on other ground, so it cannot be resumed: {'; '.join(changes)}. "
-            "Restore it, "
-            "or begin anew"
+            f"{str(out)!r} was begun on other ground, so it cannot be resumed: {'; '.join(changes)}. Restore "
+            "it, or begin anew"
         )
 
 
 def _version_notes(original: dict[str, str], current: dict[str, str]) -> list[str]:
-    changes = [
-        f"{name} {original[name]} -> {version}"
-        for name, version in current.items()
-        if original[name] != version
-    ]
-    if not changes:
-        return []
-    return [
-        "note: other versions than the run began with, so it may not end with the same bits: "
-        + ", ".join(changes)
-    ]
+    """A note that names the versions that have changed since the run began; none where none has."""
+    pairs = [(name, original[name], version) for name, version in current.items()]
+    changes = ", ".join(f"{name} {before} -> {now}" for name, before, now in pairs if before != now)
+    note = f"note: other versions than the run began with, so it may not end with the same bits: {changes}"
+    return [note] if changes else []
 
 
 def _licence(spec: str, side: Side = "train") -> str:

@@ -13,10 +13,10 @@ from anomalyr1.types import Answer, Question, Sample
 
 
 def figures(questions: Sequence[tuple[Sample, Question]], answers: Sequence[Answer]) -> dict[str, Any]:
-    """Shares and means over answers: of the verdict (options as `prompts.inspection_questions` has them),
-    boxes, other questions.
+    """Shares and means over answers: of the verdict, the boxes, other questions.
 
-    An answer that cannot be read is a wrong one. A figure that nothing was asked for is left out.
+    Options of the verdict are those of `prompts.inspection_questions`. An answer that cannot be read is a
+    wrong one. A figure that nothing was asked for is left out.
     """
     images = {sample.id for sample, question in questions if question.kind == "anomaly detection"}
     means = {name: float(np.mean(values)) for name, values in sorted(hits(questions, answers).items())}
@@ -24,8 +24,9 @@ def figures(questions: Sequence[tuple[Sample, Question]], answers: Sequence[Answ
 
 
 def summary(means: Mapping[str, Any]) -> dict[str, Any]:
-    """The means of `hits`, with balanced accuracy, and the mean accuracy of all kinds of other questions;
-    numbers, or arrays of them.
+    """The means of `hits`, with balanced accuracy, and the mean accuracy of all kinds of other questions.
+
+    They are numbers, or arrays of them.
     """
     figures = dict(means)
     if {"defect found", "good passed"} <= means.keys():

@@ -1,6 +1,4 @@
-"""The trainer of a recipe: `SharedPrefixGRPOTrainer` or `PackedSFTTrainer`, with data, rewards, adapters and
-what stays frozen.
-"""
+"""The trainer of a recipe, for GRPO or SFT, with data, rewards, adapters and what stays frozen."""
 
 from __future__ import annotations
 
@@ -29,11 +27,10 @@ def make_trainer(
     policy: Policy,
     log: RunLog,
 ) -> Any:
-    """The trainer of a recipe over its training set; groups of GRPO go to `log`, and checkpoints to its
-    folder.
+    """The trainer of a recipe over its training set.
 
-    Changes the policy's model. `argument_values` are those of `arguments.argument_values`. Raises
-    `SetupError` where this process sees several GPUs.
+    Groups of GRPO go to `log`, and checkpoints to its folder. Changes the policy's model. `argument_values`
+    are those of `arguments.argument_values`. Raises `SetupError` where this process sees several GPUs.
     """
     from transformers import set_seed
 
@@ -124,13 +121,12 @@ def group_record(
 
 
 def _require_one_device(args: Any) -> None:
-    """Raise `SetupError` where this process sees several GPUs: transformers would run copies of the model
-    that share no prefixes.
+    """Raise `SetupError` where this process sees several GPUs.
+
+    transformers would run copies of the model that share no prefixes.
     """
     if args.n_gpu > 1:
         raise SetupError(
             f"one process sees {args.n_gpu} GPUs; start one a GPU with accelerate launch "
-            "(docs/guide/runs.md says "
-            "how), "
-            "or show it a single one with CUDA_VISIBLE_DEVICES=0"
+            "(docs/guide/runs.md says how), or show it a single one with CUDA_VISIBLE_DEVICES=0"
         )

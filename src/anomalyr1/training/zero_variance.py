@@ -1,6 +1,4 @@
-"""Which groups carry a signal: in one whose completions all earn the same, none is better than another, and
-nothing is learned.
-"""
+"""Which groups carry a signal: where all completions earn the same, nothing can be learned."""
 
 from __future__ import annotations
 
