@@ -1,4 +1,6 @@
-"""Time and memory of loading a large manifest in MMAD's form; run with `python benchmarks/load_manifest.py [--samples N]`.
+"""Time and memory of loading a large manifest in MMAD's form.
+
+Run with `python benchmarks/load_manifest.py [--samples N]`.
 
 Writes a manifest of N samples with five questions each (no images) into a temporary folder, loads it in a
 process of its own, and prints seconds and peak memory of that process, imports included. Must hold for
@@ -22,9 +24,11 @@ TYPES = (
     "Defect Analysis",
 )
 WORDS = (
-    "A jagged break along the upper rim of the part.", "A shallow scratch that runs across the printed surface.",
-    "A dark stain beside the left edge, about as wide as the label.", "A missing element in the second row from the bottom.",
-)  # fmt: skip
+    "A jagged break along the upper rim of the part.",
+    "A shallow scratch that runs across the printed surface.",
+    "A dark stain beside the left edge, about as wide as the label.",
+    "A missing element in the second row from the bottom.",
+)
 LOAD = """
 import resource, sys, time
 from anomalyr1 import data
@@ -35,7 +39,8 @@ peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 start = time.perf_counter()
 questions = sum(len(samples[i].questions) for i in range(0, len(samples), 100))
 each = (time.perf_counter() - start) / len(range(0, len(samples), 100))
-print(f"{len(samples):,} samples, {questions * 100:,} questions: {loaded:.1f} s, peak {peak:.0f} MB; {each * 1e3:.2f} ms to build a sample")
+print(f"{len(samples):,} samples, {questions * 100:,} questions: {loaded:.1f} s, peak {peak:.0f} MB;",
+      f"{each * 1e3:.2f} ms to build a sample")
 """
 
 
