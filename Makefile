@@ -5,7 +5,9 @@ READY := .venv/.ready
 # With glibc's allocator training gets slower and slower (docs/nano.md); tcmalloc is taken where it is installed
 TCMALLOC := $(addprefix LD_PRELOAD=,$(firstword $(wildcard /usr/lib/*/libtcmalloc_minimal.so.4 /usr/lib*/libtcmalloc_minimal.so.4)))
 
-.PHONY: help demo test check figures nano
+SHARED ?= ../shared
+
+.PHONY: help demo test check figures figures-nano figures-photographs figures-engines figures-training figures-roam nano
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,11 +24,33 @@ check: $(READY)  ## ruff, mypy --strict, structure test
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_structure.py
 
-figures: $(READY)  ## print the figures that README and docs cite
+figures: $(READY)  ## print the first table of docs/measured.md; figures-nano, -photographs, -engines, -training and -roam the others
 	$(BIN)/python benchmarks/coordinates.py
 	$(BIN)/python benchmarks/parser_scaling.py
-	$(BIN)/python benchmarks/masks.py
-	$(BIN)/python benchmarks/leaks.py
+	$(BIN)/python benchmarks/masks.py --shared $(SHARED)
+	$(BIN)/python benchmarks/leaks.py --shared $(SHARED)
+
+figures-nano: $(READY)
+	$(BIN)/python benchmarks/nano_exam.py
+	$(BIN)/python benchmarks/nano_speed.py
+
+figures-photographs: $(READY)
+	$(BIN)/python benchmarks/zero_shot.py --shared $(SHARED) --count 80
+	$(BIN)/python benchmarks/few_shot_elpv.py
+	$(BIN)/python benchmarks/inspect_scores.py --shared $(SHARED)
+
+figures-engines: $(READY)
+	$(BIN)/python benchmarks/inspect_throughput.py --images 8 --threads 1
+	$(BIN)/python benchmarks/inspect_overhead.py
+	$(BIN)/python benchmarks/inspect_memory.py
+	$(BIN)/python benchmarks/evaluate_speed.py
+
+figures-training: $(READY)
+	$(BIN)/python benchmarks/grpo_step.py
+	$(BIN)/python benchmarks/nano_grpo.py --out runs/nano-grpo-figures
+
+figures-roam: $(READY)
+	$(BIN)/anomalyr1 reproduce roam --limit 144
 
 nano: $(READY)  ## train the bundled policies again from scratch (97 minutes on 2 cores, then a long exam and nano-raw; goes on from its last checkpoint)
 	$(TCMALLOC) $(BIN)/python -m anomalyr1.nano.make --out runs/nano --resume

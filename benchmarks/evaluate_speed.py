@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 
 from anomalyr1 import answers, records
-from anomalyr1.data.sources import load
-from anomalyr1.evaluation.run import given
+from anomalyr1.data.sources import load_source
+from anomalyr1.evaluation.run import data_digest
 from anomalyr1.types import Fingerprint, Inspection, Reply
 
 KINDS = ("Anomaly Detection", "Defect Classification", "Defect Localization", "Object Analysis")
@@ -96,9 +96,9 @@ def entry(key: str) -> dict[str, object]:
 def write(root: Path) -> None:
     """Inspections of all images."""
     rng = random.Random(0)
-    samples = load(f"mmad:{root}", {}, root).samples
+    samples = load_source(f"mmad:{root}", {}, root).samples
     run = Fingerprint(
-        model="made up", family="qwen2_5_vl", style="ours", max_pixels=1, engine="none", given=given(samples)
+        model="made up", family="qwen2_5_vl", style="ours", max_pixels=1, engine="none", given=data_digest(samples)
     )
     with (root / "inspections.jsonl").open("w") as file:
         file.write(run.to_json() + "\n")

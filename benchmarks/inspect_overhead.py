@@ -29,9 +29,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageFile
 
-from anomalyr1 import answers, prompts, records
+from anomalyr1 import prompts, records
 from anomalyr1.drawn import draw as procedural
-from anomalyr1.engines.engine import Completion, Sampling, local
+from anomalyr1.engines import local
+from anomalyr1.engines.engine import Completion, Sampling
 from anomalyr1.engines.local import LocalEngine
 from anomalyr1.images import LoadedImage
 from anomalyr1.inspection import inspector, verdicts
@@ -45,9 +46,9 @@ PARTS = {
     "decode": [(ImageFile.ImageFile, "load")],
     "open": [(inspector, "open_image")],
     "resize": [(local, "resize")],
-    "prompt": [(prompts, "build"), (LocalEngine, "_jobs")],
+    "prompt": [(prompts, "build"), (LocalEngine, "_encode_prompts")],
     "processor": [(LocalEngine, "_pixels")],
-    "parse": [(answers, "parse"), (verdicts, "conclude")],
+    "parse": [(local, "parse_with_place"), (verdicts, "conclude")],
     "record": [(records.Writer, "append"), (Inspector, "_judge")],
     "fsync": [(os, "fsync")],
 }
@@ -67,9 +68,12 @@ class Without(LocalEngine):
             found = super().complete(asked, opened, sampling)
             self.said = {prompt.question.kind: one for prompt, one in zip(asked, found, strict=True)}
             return found
-        self._jobs(asked, opened, sampling)
+        self._encode_prompts(asked, opened, sampling)
         self._pixels(list(opened.values()))
-        return [self.said[prompt.question.kind] for prompt in asked]
+        completions = [self.said[prompt.question.kind] for prompt in asked]
+        for prompt, completion in zip(asked, completions, strict=True):
+            local.parse_with_place(completion.text, prompt.question.options, completion.frame)
+        return completions
 
 
 class Clock:

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from anomalyr1 import Inspector, data, prompts
 from anomalyr1.drawn import dataset as drawn_dataset
 from anomalyr1.engines.engine import GREEDY, Sampling
-from anomalyr1.evaluation import calibration
+from anomalyr1.evaluation import calibration, curves
 from anomalyr1.inspection.inspector import VOTING
 from anomalyr1.types import InputError, Inspection, Sample, SetupError
 
@@ -96,7 +96,7 @@ def measured(ways: dict[str, dict[str, Arrays]], defect: Arrays) -> dict[str, An
     """AUROC and balanced accuracy of every way, and how votes and fast differ from greedy."""
 
     def area(way: str, at: Arrays) -> float:
-        return calibration.auroc(ways[way]["score"][at], defect[at])
+        return curves.auroc(ways[way]["score"][at], defect[at])
 
     def accuracy(way: str, at: Arrays) -> float:
         return balanced(ways[way]["right"][at], defect[at])
@@ -132,7 +132,7 @@ def calibrated(scores: Arrays, defect: Arrays) -> dict[str, dict[str, float]]:
                 if method == "before"
                 else calibration.fit(scores[fitted], defect[fitted], method)(scores[test])
             )
-            errors.append(calibration.calibration_error(after, defect[test]))
+            errors.append(curves.calibration_error(after, defect[test]))
             briers.append(float(((after - defect[test]) ** 2).mean()))
         result[method] = {"error": float(np.mean(errors)), "Brier": float(np.mean(briers))}
     return result

@@ -173,7 +173,7 @@ def counted(model: nn.Module) -> Iterator[dict[str, float]]:
 
 def floor(policy: Policy, asked: list[Prompt], opened: dict[Path, LoadedImage], sampling: Sampling) -> float:
     """The least operations of a job: each image encoded once, each shared token and each new one computed once."""
-    from anomalyr1.shared_prefix.trees import plant
+    from anomalyr1.shared_prefix.trees import plant_trees
 
     engine, model = LocalEngine(policy), policy.model
     text, vision = model.config.get_text_config(), model.config.vision_config
@@ -185,7 +185,7 @@ def floor(policy: Policy, asked: list[Prompt], opened: dict[Path, LoadedImage], 
     per_pair = 4 * text.num_hidden_layers * text.num_attention_heads * size
     new = sampling.max_new_tokens
     total = 0.0
-    for tree in plant(engine._jobs(asked, opened, sampling), engine._image_id, new, 10**9):
+    for tree in plant_trees(engine._jobs(asked, opened, sampling), engine._image_id, new, 10**9):
         p = len(tree.prefix)
         tokens, pairs = p, p * (p + 1) / 2
         for branch in tree.branches:

@@ -18,6 +18,7 @@ from PIL import Image
 from anomalyr1 import data
 from anomalyr1.data import leaks
 from anomalyr1.data import splits as fewshot
+from anomalyr1.data.protocols import SplitPlan
 from anomalyr1.images import open_image
 from anomalyr1.types import SetupError
 
@@ -86,7 +87,7 @@ def examine(spec: str) -> None:
         f"  other images, 64 bits: {int((distances(short).min(axis=1) <= 4).sum())} images have another within 4"
     )
     started = time.perf_counter()
-    manifest = fewshot.make(samples, fewshot.Plan(protocol="share"), spec, allow_leaks=True)
+    manifest = fewshot.make(samples, SplitPlan(protocol="share"), spec, allow_leaks=True)
     leaking = len({leak.test for leak in manifest.leaks.found})
     seconds = time.perf_counter() - started
     print(

@@ -15,9 +15,10 @@ import argparse
 import json
 from pathlib import Path
 
-from anomalyr1.reproduction.effects import by_test, said
-from anomalyr1.reproduction.judge import choose_samples, judge, read_judged, write_records
+from anomalyr1.reproduction.effects import by_test, in_points
+from anomalyr1.reproduction.judge import judge, read_judged
 from anomalyr1.reproduction.page import START
+from anomalyr1.reproduction.samples import choose_samples, write_records
 from anomalyr1.reproduction.study import JUDGED
 from anomalyr1.training.recipes import load_recipe
 from anomalyr1.training.run import train
@@ -69,8 +70,8 @@ def main() -> None:
             start = found.figure(START, name)
             print(f"{test}, {name}: start {100 * start.value:.1f}" if start else name)
             for arm in given.arms:
-                seeds = "; ".join(said(one) for one in found.by_seed(arm, START, name))
-                print(f"  {arm}: {seeds}; mean {said(found.difference(arm, START, name))}")
+                seeds = "; ".join(in_points(one) for one in found.by_seed(arm, START, name))
+                print(f"  {arm}: {seeds}; mean {in_points(found.difference(arm, START, name))}")
 
 
 def require_same(out: Path, settings: dict[str, object]) -> None:

@@ -322,7 +322,7 @@ def test_warnings_as_errors_are_still_typed(tmp_path):
     not Path("/proc/self/status").exists(), reason="peak memory of one process is read from Linux's /proc"
 )
 def test_bomb_costs_no_memory(tmp_path):
-    """In a process of its own: the limit keeps the memory where it was; control: Pillow alone takes far more for the same file."""
+    """In a process of its own: the limit keeps the memory where it was; Pillow alone takes far more."""
     path = saved(tmp_path, bomb())
     assert path.stat().st_size < 18_000
     code = """
@@ -331,7 +331,8 @@ from pathlib import Path
 from PIL import Image
 from anomalyr1.images import ImageError, open_image
 warnings.simplefilter("ignore")
-peak = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024  # getrusage would inherit ours
+status = Path("/proc/self/status")  # getrusage would inherit ours
+peak = lambda: int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
 Image.preinit(); Image.init()
 before, started = peak(), time.process_time()
 try:
@@ -715,6 +716,52 @@ def test_the_processor_finds_nothing_left_to_resize(size, family):
     _, rows, columns = (int(n) for n in out["image_grid_thw"][0])
     assert (columns * family.factor // 2, rows * family.factor // 2) == image.size == frame.model_wh
     assert frame.original_wh == size
+
+
+def brute_force_cap(sizes_wh, family, room_tokens, max_pixels):
+    """Every multiple of a token's pixels, the smallest first; the last one that fits."""
+    tile, best = family.factor**2, None
+    for cap in range(tile, max_pixels + 1, tile):
+        if cap < family.min_pixels:
+            continue
+        try:
+            tokens = sum(w * h // tile for w, h in (fit(size_wh, family, cap) for size_wh in sizes_wh))
+        except ImageError:
+            continue
+        if tokens <= room_tokens:
+            best = cap
+    return best
+
+
+SIDES = st.one_of(st.integers(1, 9000), st.integers(1, 60))
+
+
+@given(
+    st.lists(st.tuples(SIDES, SIDES), max_size=4),
+    st.sampled_from(sorted(FAMILIES)),
+    st.integers(-5, 400),
+    st.integers(1, 200 * 28**2),
+)
+@settings(max_examples=300, deadline=None)
+def test_the_largest_cap_that_fits_is_that_of_brute_force(sizes_wh, name, room_tokens, max_pixels):
+    family = FAMILIES[name]
+    expected = brute_force_cap(sizes_wh, family, room_tokens, max_pixels)
+    assert images.largest_cap_that_fits(sizes_wh, family, room_tokens, max_pixels) == expected
+
+
+@pytest.mark.parametrize(
+    ("sizes_wh", "room_tokens", "tokens"),
+    [
+        ([(1000, 1000)], 100, 120),  # 120 tokens is the last cap under which this square takes 10 x 10 tokens
+        ([(1000, 1000), (28, 28)], 104, 120),  # a small picture takes 4 and leaves the room to the large one
+        ([(1000, 1000)] * 2, 100, 63),  # half of the room each: 7 x 7 tokens
+        ([(1000, 1000)], 3, None),  # less than the least that the family takes
+        ([], -1, None),  # the text alone is too long
+    ],
+)
+def test_caps_that_fit(sizes_wh, room_tokens, tokens):
+    cap = images.largest_cap_that_fits(sizes_wh, FAMILIES["qwen2_5_vl"], room_tokens, 1280 * 784)
+    assert cap == (None if tokens is None else tokens * 784)
 
 
 @st.composite

@@ -117,7 +117,8 @@ def test_own_prompt_is_taken_as_it_is(tmp_path):
     )
     prompt = prompts.build(SAMPLE, OPTIONS, text=prompts.read_prompt(path))
     assert flat(prompt) == (
-        "system: Be brief.\nuser: Refs [image][image]\n[image]\nQ: What type? / {question-like}\nA. Scratch.\nB. Dent."
+        "system: Be brief.\nuser: Refs [image][image]\n[image]\n"
+        "Q: What type? / {question-like}\nA. Scratch.\nB. Dent."
     )
     assert prompt.counts == {"unused_knowledge": 1}
 

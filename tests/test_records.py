@@ -129,7 +129,8 @@ from anomalyr1 import records, types
 path, fingerprint, item = sys.argv[1:]
 writer = records.Writer(path, types.Fingerprint.from_json(fingerprint))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (__import__("os").path.getsize(path) + 20,) * 2)  # room for half a line
+room = __import__("os").path.getsize(path) + 20  # half a line more
+resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
 writer.append(types.Inspection.from_json(item))
 """
 
@@ -147,7 +148,10 @@ def test_a_full_disk_is_said_and_leaves_whole_lines(tmp_path):
 
 def test_a_second_writer_is_refused(tmp_path):
     path = tmp_path / "i.jsonl"
-    script = f"from anomalyr1 import records, types; records.Writer({str(path)!r}, types.Fingerprint.from_json({FINGERPRINT.to_json()!r}))"
+    script = (
+        "from anomalyr1 import records, types; "
+        f"records.Writer({str(path)!r}, types.Fingerprint.from_json({FINGERPRINT.to_json()!r}))"
+    )
     with records.Writer(path, FINGERPRINT):
         second = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert "InputError: another process is writing" in second.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import math
 
 import pytest
@@ -157,7 +158,10 @@ def test_giou_pays_for_coming_nearer_where_iou_does_not():
 
 
 def test_length_and_repetition():
-    prose = "The rim of the bottle is broken at the top left, where a piece of glass is missing. The rest of it looks clean and even."
+    prose = (
+        "The rim of the bottle is broken at the top left, where a piece of glass is missing. "
+        "The rest of it looks clean and even."
+    )
     assert rewards.length(Answer(status="strict", raw=prose), CHOICE) == 1.0
     assert rewards.length(Answer(status="strict", raw="x" * 1800), CHOICE) == pytest.approx(0.5)
     assert rewards.length(Answer(status="strict", raw="x" * 9000), CHOICE) == 0.0
@@ -231,3 +235,7 @@ def test_combine_refuses_what_is_not_finite(value):
 def test_combine_refuses_a_reward_without_weight():
     with pytest.raises(InputError, match="no weight"):
         combine({"mine": 1.0}, {}, "s")
+
+
+def test_the_examples_in_the_docstrings_hold():
+    assert doctest.testmod(rewards, raise_on_error=True).attempted >= 5

@@ -3,29 +3,9 @@
     from anomalyr1 import Inspector
     inspection = Inspector.load("nano")("part.png")
 
-Importing the package loads no model library; the first use does.
+What is public stands in `__init__.pyi`; importing the package loads no model library, the first use does.
 """
 
-from __future__ import annotations
+import lazy_loader
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from anomalyr1.inspection.inspector import Inspector
-
-    __version__: str
-
-__all__ = ["Inspector", "__version__"]
-
-
-def __getattr__(name: str) -> object:
-    """Load what is asked for, when it is asked for (PEP 562)."""
-    if name == "Inspector":
-        from anomalyr1.inspection.inspector import Inspector
-
-        return Inspector
-    if name == "__version__":
-        from anomalyr1.version import __version__
-
-        return __version__
-    raise AttributeError(f"module 'anomalyr1' has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""Files and folders written whole: temporary name, sync, rename; locks and digests."""
+"""Files and folders that are written whole or not at all: temporary name, sync, rename; locks and digests."""
 
 from __future__ import annotations
 
@@ -17,49 +17,58 @@ log = logging.getLogger(__name__)
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, sync and rename it, so that a reader sees the old or the new file, never half of one."""
+    """Write `data` so that a reader sees the old or the new file, never half of one; folders are made.
+
+    Raises `SetupError` when the disk refuses.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with _setup_error_for(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise SetupError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
 
 @contextlib.contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `target` when the block ends well and vanishes when it does not; its own files need no renaming.
+    """A folder to fill, which becomes `target` when the block ends well, and vanishes when it does not.
 
-    Raises `InputError` when there is something at `target`, and `SetupError` when the disk refuses; errors of
-    the block pass through. A process that is killed outright leaves a hidden folder behind.
+    The files in it need no renaming of their own. Raises `InputError` when there is something at `target`,
+    and `SetupError` when the disk refuses; errors of the block pass through. A process that is killed
+    outright leaves a hidden folder behind.
     """
     _require_absent(target)
-    try:
+    with _setup_error_for(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        waiting = Path(tempfile.mkdtemp(prefix=".unfinished-", suffix=".part", dir=target.parent))
-    except OSError as error:
-        raise SetupError(f"cannot write {str(target)!r}: {error.strerror}") from error
+        unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", suffix=".part", dir=target.parent))
     try:
-        yield waiting
+        yield unfinished
         if hasattr(os, "sync"):
             os.sync()  # one wait for all files instead of one each
         umask = os.umask(0)
         os.umask(umask)
-        try:
-            waiting.chmod(0o777 & ~umask)
+        with _setup_error_for(target):
+            unfinished.chmod(0o777 & ~umask)
             _require_absent(target)
-            waiting.rename(target)
+            unfinished.rename(target)
             sync_folder(target.parent)
-        except OSError as error:
-            raise SetupError(f"cannot write {str(target)!r}: {error.strerror}") from error
     finally:
-        shutil.rmtree(waiting, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _setup_error_for(target: Path) -> Iterator[None]:
+    """Turn what the disk refuses inside into a `SetupError` that names `target`."""
+    try:
+        yield
+    except OSError as error:
+        raise SetupError(f"cannot write {str(target)!r}: {error.strerror}") from error
 
 
 def _require_absent(target: Path) -> None:
@@ -68,7 +77,10 @@ def _require_absent(target: Path) -> None:
 
 
 def lock(descriptor: int, path: Path) -> None:
-    """Keep other processes away from what an open file stands for, until it is closed. Raises `InputError` where one was first."""
+    """Keep other processes away from what an open file stands for, until it is closed.
+
+    Raises `InputError` where another process holds the lock already.
+    """
     try:
         import fcntl
     except ImportError:  # Windows has no advisory locks of this kind
@@ -97,7 +109,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sha256_of_file(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
+    """The SHA-256 of a file's bytes, 64 hexadecimal digits. Raises `OSError` when it cannot be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -109,9 +121,9 @@ def append_synced(descriptor: int, path: Path, line: bytes) -> None:
     """
     end = os.lseek(descriptor, 0, os.SEEK_END)
     try:
-        written = 0
-        while written < len(line):
-            written += os.write(descriptor, line[written:])
+        offset = 0
+        while offset < len(line):
+            offset += os.write(descriptor, line[offset:])
         os.fsync(descriptor)
     except OSError as error:
         os.ftruncate(descriptor, end)

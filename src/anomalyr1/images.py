@@ -1,16 +1,16 @@
 """The one door for images, and the one place that knows the size the model saw.
 
-`open_image` turns a file into 8-bit RGB or refuses it with an `ImageError`. What it does, always in this
-order:
+`open_image` turns a file into 8-bit RGB or refuses it with an `ImageError`, always in this order:
 
-1. limits, from the file's length and header, before a pixel is decoded: bytes, pixels, aspect ratio, exactly one frame (of a phone's JPEG
-   with further pictures behind the first, format MPO, the first is taken, as every viewer does);
+1. limits, from the file's length and header, before a pixel is decoded: bytes, pixels, aspect ratio, exactly
+   one frame (of a phone's JPEG with further pictures behind the first, format MPO, the first is taken, as
+   every viewer does);
 2. one full decode (a header that opens says nothing about the pixels behind it);
-3. to 8-bit RGB. Grey of more than 8 bits is mapped linearly, the image's own smallest value to 0 and its largest to 255, so nothing
-   is clipped and faint images stay visible; the price is that one hot pixel compresses the rest, and that two images of one camera
-   may get different windows (`LoadedImage.window` says which). Colour of 16 bits keeps its upper 8 bits; when its brightest value
-   leaves the upper two bits empty (a 12-bit camera in a 16-bit file), it is refused instead. Transparency is composited on white.
-   CMYK is converted without its ICC profile, as are all other profiles;
+3. to 8-bit RGB. Grey of more than 8 bits is mapped linearly, the image's own smallest value to 0 and its
+   largest to 255, so nothing is clipped and faint images stay visible; the price is that one hot pixel
+   compresses the rest, and that two images of one camera may get different windows. Colour of 16 bits keeps
+   its upper 8 bits; when its brightest value leaves the upper two bits empty (a 12-bit camera in a 16-bit
+   file), it is refused instead. Transparency is composited on white. No ICC profile is applied;
 4. EXIF orientation applied, all metadata dropped.
 
 Not covered: damage that a decoder cannot notice (zeroed blocks inside JPEG data are grey), and decoding time
@@ -24,10 +24,9 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import re
 import stat
-import struct
 import sys
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,80 +44,53 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 
 Units = Literal["pixels", "thousandths"]
 
-_PILLOW_FAILS_WITH = (
-    *(
-        OSError,
-        SyntaxError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        LookupError,
-        ArithmeticError,
-        EOFError,
-        AssertionError,
-        RuntimeError,
-    ),
-    *(ImportError, MemoryError, BufferError, struct.error, zlib.error, Image.DecompressionBombError, Warning),
-)
-"""Everything a decoder was seen or is known to raise on damaged data; `Warning` for when Python runs with -W
-error."""
-
 _ORIENTATION_TAG, _BITS_TAG, _PHOTOMETRIC_TAG, _PLANAR_TAG, _SAMPLE_FORMAT_TAG = 0x0112, 258, 262, 284, 339
-_T = Image.Transpose
-_TRANSPOSE = dict(
-    enumerate(
-        (
-            _T.FLIP_LEFT_RIGHT,
-            _T.ROTATE_180,
-            _T.FLIP_TOP_BOTTOM,
-            _T.TRANSPOSE,
-            _T.ROTATE_270,
-            _T.TRANSVERSE,
-            _T.ROTATE_90,
-        ),
-        start=2,
-    )
-)
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 """EXIF orientation -> what makes the picture upright (EXIF 2.32, tag 0x0112)."""
 
 _COPY = "copy it again from its source, or save it again as 8-bit PNG or JPEG"
-_SIGNATURES = (
-    (b"PK\x03\x04", "a ZIP archive", "unpack it and give the image inside"),
-    (b"\x1f\x8b", "a gzip archive", "unpack it and give the image inside"),
-    (b"%PDF", "a PDF document", "export the page as PNG"),
-    (b"\x00\x00\x00\x0cjP", "a JPEG 2000 image", "convert it to PNG"),
-    (b"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull` to get the image itself"),
+_LOGIN = "the download failed or needs a login; fetch the image itself"
+_DAMAGED = "an image whose header is damaged, cut off or unsupported"
+_CONTENTS = (
+    (rb"PK\x03\x04", "a ZIP archive", "unpack it and give the image inside"),
+    (rb"\x1f\x8b", "a gzip archive", "unpack it and give the image inside"),
+    (rb"%PDF", "a PDF document", "export the page as PNG"),
+    (rb"\x00\x00\x00\x0cjP", "a JPEG 2000 image", "convert it to PNG"),
+    (rb"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull` to get the image itself"),
+    (rb"(?s)....ftyp", "a HEIC, AVIF or video file", "convert it to JPEG"),
+    (rb"(?i)[\xef\xbb\xbf \t\r\n]*<(!doctype|html|head|\?xml|svg)", "a web page or other markup", _LOGIN),
+    (rb"\xff\xd8|\x89PNG|RIFF|BM|II\*|MM\0\*|GIF8|P[1-6]", _DAMAGED, _COPY),
+    (rb"", "something else", "convert it to PNG or JPEG"),
 )
-_IMAGE_SIGNATURES = (
-    b"\xff\xd8",
-    b"\x89PNG",
-    b"RIFF",
-    b"BM",
-    b"II*",
-    b"MM\0*",
-    b"GIF8",
-    *(b"P%d" % n for n in range(1, 7)),
-)
-_MARKUP = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<svg")
+"""How a file begins that no allowed decoder takes, what it then is, and what to do; the topmost that fits."""
 
 
 class ImageError(InputError):
-    """An image that cannot be used; the message names the file (where there is one), what was expected, what came and what to do."""
+    """An image that cannot be used; the message says which, what was expected, what came and what to do."""
 
 
 class Limits(Record):
     """What an image may cost, checked before it is decoded."""
 
     max_pixels: int = Field(default=64_000_000, gt=0, le=178_956_970)
-    """Width times height; the upper bound is where Pillow's own bomb check ends."""
+    """The most pixels, width times height; the upper bound is where Pillow's own bomb check ends."""
     max_bytes: int = Field(default=32 * 2**20, gt=0)
-    """Length of the file."""
+    """The greatest length of the file."""
     max_aspect: float = Field(default=200, ge=1)
-    """Longer side over shorter side; 200 is what the models' own resizing takes."""
+    """The greatest ratio of the longer to the shorter side; 200 is what the models' own resizing takes."""
 
 
 DEFAULT_LIMITS = Limits()
-THREADS = 4  # images decoded or resized at a time
+THREADS = 4
+"""How many images are decoded or resized at a time."""
 
 
 @dataclass(frozen=True)
@@ -126,14 +98,18 @@ class LoadedImage:
     """An image ready for use, and what was done to it on the way in."""
 
     path: Path
-    rgb: Image.Image  # mode RGB, upright, without metadata
-    format: str  # Pillow's name of the file format, from the content
-    mode: str  # Pillow's name of the pixel format as stored
-    orientation: int  # EXIF orientation 1..8, already applied
+    rgb: Image.Image
+    """The picture in mode RGB: upright, without metadata."""
+    format: str
+    """Pillow's name of the file format, from the content."""
+    mode: str
+    """Pillow's name of the pixel format as stored."""
+    orientation: int
+    """The EXIF orientation, 1..8, already applied."""
     window: tuple[float, float] | None
-    """The stored values mapped to 0 and 255 (reversed where 0 is white), where more than 8 bits were
-    stored."""
-    sha256: str = ""  # of the file; empty where the image came from no file
+    """The stored values that became 0 and 255 (reversed where 0 is white); None where 8 bits were stored."""
+    sha256: str = ""
+    """The SHA-256 of the file; empty where the image came from no file."""
 
     @property
     def size_wh(self) -> tuple[int, int]:
@@ -144,7 +120,7 @@ class LoadedImage:
 class _Stored(NamedTuple):
     """What the header says and decoding forgets."""
 
-    orientation: int
+    orientation: int  # EXIF, 1..8; 1 where only the decoded image can tell
     raw_mode: str  # Pillow's word for how samples lie in the file; "" when unknown
     white_is_zero: bool
     unsigned_32: bool
@@ -159,7 +135,8 @@ def open_image(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> LoadedImage
     """
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise SetupError(
-            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on, so damaged images would pass as good ones; set it back to False"
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on, so damaged images would pass as good ones; "
+            "set it back to False"
         )
     path = Path(path)
     data = _read(path, limits)
@@ -170,120 +147,97 @@ def open_image(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> LoadedImage
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError(_not_an_image(path, data)) from error
+        _, content, remedy = next(row for row in _CONTENTS if re.match(row[0], data[:512]))
+        raise _refusal(path, f"an image ({', '.join(FORMATS)})", content, remedy) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(
-            f"{str(path)!r}: expected at most {limits.max_pixels:,} pixels, got more ({error}); scale it down"
-        ) from error
-    except _PILLOW_FAILS_WITH as error:
+        expected = f"at most {limits.max_pixels:,} pixels"
+        raise _refusal(path, expected, f"more ({error})", "scale it down") from error
+    except Exception as error:  # a decoder raises anything on damaged data, and warnings under -W error
         reason = str(error).strip().rstrip(".") or type(error).__name__
-        raise ImageError(
-            f"{str(path)!r}: expected a whole image, got one that cannot be decoded ({reason}); {_COPY}"
-        ) from error
+        raise _refusal(path, "a whole image", f"one that cannot be decoded ({reason})", _COPY) from error
+
+
+def _refusal(path: Path, expected: str, actual: str, remedy: str) -> ImageError:
+    """The error to raise; the name is escaped, since whoever made the file chose it."""
+    return ImageError(f"{str(path)!r}: expected {expected}, got {actual}; {remedy}")
 
 
 def _read(path: Path, limits: Limits) -> bytes:
-    """Read the bytes of a regular file within the limit."""
+    """The bytes of a regular file within the limit."""
     try:
         info = path.stat()
-        if not stat.S_ISREG(info.st_mode):
-            kind = "a folder" if stat.S_ISDIR(info.st_mode) else "a device or pipe"
-            raise ImageError(f"{str(path)!r}: expected an image file, got {kind}; name a regular file")
-        with path.open("rb") as file:
-            data = file.read(
-                min(info.st_size, limits.max_bytes) + 1
-            )  # memory for what is there, not for the limit
-            data += file.read(limits.max_bytes + 1 - len(data)) if len(data) > info.st_size else b""
-    except ImageError:
-        raise
+        data = b""
+        if stat.S_ISREG(info.st_mode):
+            with path.open("rb") as file:
+                # Memory for what is there, not for the limit; a file may grow while it is read.
+                data = file.read(min(info.st_size, limits.max_bytes) + 1)
+                data += file.read(limits.max_bytes + 1 - len(data)) if len(data) > info.st_size else b""
     except (OSError, ValueError) as error:
-        why = (isinstance(error, OSError) and error.strerror) or error
-        raise ImageError(
-            f"{str(path)!r}: expected a readable local file, got {str(why)!r}; check the path and its permissions"
-        ) from error
+        why = repr(str(getattr(error, "strerror", None) or error))
+        raise _refusal(path, "a readable local file", why, "check the path and its permissions") from error
+    if not stat.S_ISREG(info.st_mode):
+        kind = "a folder" if stat.S_ISDIR(info.st_mode) else "a device or pipe"
+        raise _refusal(path, "an image file", kind, "name a regular file")
     if not data:
-        raise ImageError(
-            f"{str(path)!r}: expected an image, got an empty file; copy it again from its source"
-        )
+        raise _refusal(path, "an image", "an empty file", "copy it again from its source")
     if len(data) > limits.max_bytes:
-        raise ImageError(
-            f"{str(path)!r}: expected at most {limits.max_bytes:,} bytes, got {max(info.st_size, len(data)):,}; "
-            "save it smaller (crop, scale down, compress) or raise the limit max_bytes"
-        )
+        expected, actual = f"at most {limits.max_bytes:,} bytes", f"{max(info.st_size, len(data)):,}"
+        remedy = "save it smaller (crop, scale down, compress) or raise the limit max_bytes"
+        raise _refusal(path, expected, actual, remedy)
     return data
-
-
-def _not_an_image(path: Path, data: bytes) -> str:
-    """Say what the content is that none of the allowed decoders takes."""
-    what, fix = "something else", "convert it to PNG or JPEG"
-    if data[4:8] == b"ftyp":
-        what, fix = "a HEIC, AVIF or video file", "convert it to JPEG"
-    elif data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_MARKUP):
-        what, fix = (
-            "a web page or other markup",
-            "the download failed or needs a login; fetch the image itself",
-        )
-    elif data.startswith(_IMAGE_SIGNATURES):
-        what, fix = "an image whose header is damaged, cut off or unsupported", _COPY
-    for signature, name, advice in _SIGNATURES:
-        if data.startswith(signature):
-            what, fix = name, advice
-    return f"{str(path)!r}: expected an image ({', '.join(FORMATS)}), got {what}; {fix}"
 
 
 def _check_header(path: Path, image: Image.Image, limits: Limits) -> None:
     """Refuse by what the header says, before decoding."""
     w, h = image.size
     if min(w, h) < 1:
-        expected, got, fix = "at least 1 x 1 pixels", "none", _COPY
+        expected, actual, remedy = "at least 1 x 1 pixels", "none", _COPY
     elif w * h > limits.max_pixels:
-        expected, got = f"at most {limits.max_pixels:,} pixels", f"{w * h:,}"
-        fix = "crop it, scale it down or raise the limit max_pixels"
+        expected, actual = f"at most {limits.max_pixels:,} pixels", f"{w * h:,}"
+        remedy = "crop it, scale it down or raise the limit max_pixels"
     elif max(w, h) > limits.max_aspect * min(w, h):
-        expected, got = f"an aspect ratio of at most {limits.max_aspect:g}", f"{max(w, h) / min(w, h):.4g}"
-        fix = "cut it into shorter pieces"
+        expected, actual = f"an aspect ratio of at most {limits.max_aspect:g}", f"{max(w, h) / min(w, h):.4g}"
+        remedy = "cut it into shorter pieces"
     elif getattr(image, "is_animated", False) and image.format != "MPO":
-        expected, got = (
-            "exactly one frame",
-            f"an animation, or several pages or pictures in one {image.format} file",
-        )
-        fix = "save the frame you mean as a file of its own"
+        expected = "exactly one frame"
+        actual = f"an animation, or several pages or pictures in one {image.format} file"
+        remedy = "save the frame you mean as a file of its own"
     else:
         return
-    raise ImageError(f"{str(path)!r}: expected {expected}, got {got} ({w} x {h}); {fix}")
+    raise _refusal(path, expected, f"{actual} ({w} x {h})", remedy)
 
 
 def _decode(path: Path, image: ImageFile.ImageFile) -> LoadedImage:
-    """Decode fully and convert. Whatever this raises, `open_image` makes typed."""
+    """Decode fully and convert; `open_image` makes an `ImageError` of whatever this raises."""
     stored = _header_facts(image)
     mode = image.mode
     image.load()
     rgb, window = _to_rgb(image, stored)
-    # Pillow turns TIFF upright while decoding and PNG may state its orientation behind the pixels: what is
-    # left to do shows only now.
-    left = _orientation(image)
-    if left in _TRANSPOSE:
-        rgb = rgb.transpose(_TRANSPOSE[left])
+    # Pillow turns TIFF upright while decoding and PNG may state its orientation behind the pixels: what
+    # remains to be done shows only now.
+    remaining = _orientation(image)
+    if remaining in _TRANSPOSE:
+        rgb = rgb.transpose(_TRANSPOSE[remaining])
     rgb.info = {}
-    orientation = left if left != 1 else stored.orientation
+    orientation = remaining if remaining != 1 else stored.orientation
     return LoadedImage(path, rgb, str(image.format), mode, orientation, window)
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation; 1 when absent or not one of the eight defined values (cameras write 0 for "unknown")."""
+    """EXIF orientation; 1 when absent or none of the eight defined values (cameras write 0 for "unknown")."""
     value = image.getexif().get(_ORIENTATION_TAG, 1)
     return value if isinstance(value, int) and value in _TRANSPOSE else 1
 
 
 def _header_facts(image: ImageFile.ImageFile) -> _Stored:
     """What to keep before decoding. Raises `ValueError` for layouts that Pillow decodes wrongly or slowly."""
-    args: Any = image.tile[0].args if image.tile else ""
-    raw_mode = next(
-        (part for part in (args if isinstance(args, tuple) else (args,)) if isinstance(part, str)), ""
-    )
+    args: Any = image.tile[0].args if image.tile else ()
+    args = args if isinstance(args, tuple) else (args,)
+    raw_mode = next((argument for argument in args if isinstance(argument, str)), "")
     if image.format == "PPM" and image.tile[0].codec_name != "raw":
         raise ValueError(
-            "text samples, or a largest value that is not 255 (65535 for grey), which take seconds a megapixel"
+            "text samples, or a largest value that is not 255 (65535 for grey), "
+            "which take seconds a megapixel"
         )
     tags: Any = getattr(image, "tag_v2", {})
     if tags.get(_PLANAR_TAG) == 2 and max(tags.get(_BITS_TAG, (1,))) > 8:
@@ -298,7 +252,7 @@ def _header_facts(image: ImageFile.ImageFile) -> _Stored:
 
 
 def _to_rgb(image: Image.Image, stored: _Stored) -> tuple[Image.Image, tuple[float, float] | None]:
-    """Convert a decoded image to 8-bit RGB, with the window where more bits were stored. Raises `ValueError` for what is unclear."""
+    """8-bit RGB, and the window where more bits were stored; raises `ValueError` for what is unclear."""
     deep_colour = ";16" in stored.raw_mode and image.mode in {"RGB", "RGBA", "CMYK"}
     deep_grey = image.mode in {"I", "F"} or image.mode.startswith("I;16")
     if "transparency" in image.info and (deep_colour or deep_grey or stored.raw_mode in {"L;2", "L;4"}):
@@ -306,9 +260,8 @@ def _to_rgb(image: Image.Image, stored: _Stored) -> tuple[Image.Image, tuple[flo
     if deep_grey:
         return _deep_grey(image, stored)
     if deep_colour and (brightest := int(np.asarray(image.convert("RGB")).max())) < 64:
-        raise ValueError(
-            f"16-bit colour that stays below {(brightest + 1) * 256} of 65536; stretch it to the full range"
-        )
+        limit = (brightest + 1) * 256
+        raise ValueError(f"16-bit colour that stays below {limit} of 65536; stretch it to the full range")
     window = (0.0, 65535.0) if deep_colour else None
     if not image.has_transparency_data:
         return image.convert("RGB"), window
@@ -322,7 +275,7 @@ def _to_rgb(image: Image.Image, stored: _Stored) -> tuple[Image.Image, tuple[flo
 
 
 def _deep_grey(image: Image.Image, stored: _Stored) -> tuple[Image.Image, tuple[float, float]]:
-    """Grey of 16 or 32 bits, integer or float, mapped by the window from its smallest to its largest value."""
+    """Grey of 16 or 32 bits, integer or float, mapped from its smallest to its largest value; and these."""
     values: NDArray[Any] = np.asarray(image)  # (H, W)
     if image.mode == "I" and stored.unsigned_32:
         values = values.view(np.uint32)
@@ -343,14 +296,18 @@ def _deep_grey(image: Image.Image, stored: _Stored) -> tuple[Image.Image, tuple[
 class Family:
     """What a family of models does with sizes and coordinates."""
 
-    name: str  # the model type in Hugging Face configurations
-    factor: int  # both sides of a resized image are multiples of it; factor**2 pixels become one token
-    units: Units  # what the model writes for a coordinate: pixels of the resized image, or thousandths of its side
-    min_pixels: int  # smaller images are enlarged to it
+    name: str
+    """The model type in Hugging Face configurations."""
+    factor: int
+    """Both sides of a resized image are multiples of it; `factor ** 2` pixels become one token."""
+    units: Units
+    """What the model writes for a coordinate: pixels of the resized image, or thousandths of its side."""
+    min_pixels: int
+    """Images of fewer pixels are enlarged to it."""
 
     @property
     def max_pixels(self) -> int:
-        """The default cap: 1,280 tokens."""
+        """The default pixel cap, of 1,280 tokens."""
         return 1280 * self.factor**2
 
 
@@ -358,38 +315,59 @@ FAMILIES = {
     "qwen2_5_vl": Family("qwen2_5_vl", factor=28, units="pixels", min_pixels=56 * 56),
     "qwen3_vl": Family("qwen3_vl", factor=32, units="thousandths", min_pixels=256 * 256),
 }
-"""By model type; `min_pixels` as in the published preprocessor_config.json of Qwen2.5-VL-3B-Instruct and
-Qwen3-VL-4B-Instruct."""
+"""The families by model type; `min_pixels` as in the published preprocessor_config.json of
+Qwen2.5-VL-3B-Instruct and Qwen3-VL-4B-Instruct."""
 
 _MAX_QWEN_ASPECT, _MAX_STEPS, _HUGE = 200, 32, sys.float_info.max
 
 
 def fit(size_wh: tuple[int, int], family: Family, max_pixels: int | None = None) -> tuple[int, int]:
-    """Width and height at which the model sees an image of `size_wh`: the fixed point of the processor's own resizing rule.
+    """Width and height in pixels at which the model sees an image of `size_wh`.
 
-    One step of that rule is not always enough for a narrow image. Without `max_pixels` the family's default
-    holds. Raises `ImageError` for an aspect ratio above 200 (also after rounding to the grid), and when no
-    size lies between `family.min_pixels` and `max_pixels`.
+    That is the fixed point of the processor's own resizing rule, of which one step is not always enough for
+    a narrow image. Without `max_pixels` the family's default holds. Raises `ImageError` for an aspect ratio
+    above 200 (also after rounding to the grid), and when no size lies between `family.min_pixels` and
+    `max_pixels`.
     """
     cap = family.max_pixels if max_pixels is None else max_pixels
     size = size_wh
     for _ in range(_MAX_STEPS):
         if min(size) < 1 or max(size) > _MAX_QWEN_ASPECT * min(size):
             raise ImageError(
-                f"expected sides with a ratio of at most {_MAX_QWEN_ASPECT}, got {size_wh[0]} x {size_wh[1]}, "
-                f"for the model {size[0]} x {size[1]}; cut the image into shorter pieces"
+                f"expected sides with a ratio of at most {_MAX_QWEN_ASPECT}, got {size_wh[0]} x "
+                f"{size_wh[1]}, for the model {size[0]} x {size[1]}; cut the image into shorter pieces"
             )
         if (step := _resize_step(size, family.factor, family.min_pixels, cap)) == size:
             return size
         size = step
     raise ImageError(
-        f"expected a size for {size_wh[0]} x {size_wh[1]} in tiles of {family.factor} pixels between {family.min_pixels:,} and {cap:,} "
-        f"pixels, got none; raise max_pixels to at least {4 * family.min_pixels:,}"
+        f"expected a size for {size_wh[0]} x {size_wh[1]} in tiles of {family.factor} pixels between "
+        f"{family.min_pixels:,} and {cap:,} pixels, got none; "
+        f"raise max_pixels to at least {4 * family.min_pixels:,}"
     )
 
 
+def largest_cap_that_fits(
+    sizes_wh: Sequence[tuple[int, int]], family: Family, room_tokens: int, max_pixels: int
+) -> int | None:
+    """The largest pixel cap at which images of these sizes take at most `room_tokens` tokens together.
+
+    It is a multiple of a token's pixels and at most `max_pixels`; None = there is none. Every such cap is
+    tried, since under some of them a narrow image has no size.
+    """
+    pixels_a_token = family.factor**2
+    for cap in range(max_pixels // pixels_a_token * pixels_a_token, family.min_pixels - 1, -pixels_a_token):
+        try:
+            fitted_wh = [fit(size_wh, family, cap) for size_wh in sizes_wh]
+        except ImageError:  # no size of this aspect ratio lies under this cap
+            continue
+        if sum(w * h for w, h in fitted_wh) <= room_tokens * pixels_a_token:
+            return cap
+    return None
+
+
 def _resize_step(size_wh: tuple[int, int], factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """One application of Qwen-VL's smart-resize: sides to multiples of `factor`, area into bounds, aspect roughly kept."""
+    """One step of Qwen-VL's smart-resize: sides to multiples of `factor`, area into bounds, aspect kept."""
     w, h = size_wh
     grid_w, grid_h = (round(side / factor) * factor for side in size_wh)
     if grid_w * grid_h > max_pixels:
@@ -403,33 +381,31 @@ def _resize_step(size_wh: tuple[int, int], factor: int, min_pixels: int, max_pix
 
 @dataclass(frozen=True)
 class Frame:
-    """The way between pixels of the original image and the coordinates a model writes; both half-open xyxy, origin at the top left."""
+    """The way between original pixels and what a model writes; both xyxy, half-open, from the top left."""
 
     original_wh: tuple[int, int]
-    model_wh: tuple[int, int]  # at which the model saw the image
+    """Width and height of the original image in pixels."""
+    model_wh: tuple[int, int]
+    """Width and height in pixels at which the model saw the image."""
     units: Units
 
     @classmethod
     def of(cls, size_wh: tuple[int, int], family: Family, max_pixels: int | None = None) -> Frame:
-        """The frame of an image of this size when it is resized by us for a model of the family.
-
-        Raises `ImageError` where `fit` does.
-        """
+        """The frame of an image of this size that is resized by us; raises `ImageError` as `fit` does."""
         return cls(size_wh, fit(size_wh, family, max_pixels), family.units)
 
     @property
     def _extent_wh(self) -> tuple[int, int]:
-        """The right and bottom edge of the image in the model's units."""
+        """The right and the bottom edge of the image in the model's units."""
         return self.model_wh if self.units == "pixels" else (1000, 1000)
 
     def to_model(self, xyxy: Sequence[float]) -> tuple[int, ...]:
-        """Give the integers that a model should write for a box in original pixels; always x1 < x2 and y1 < y2.
+        """The four integers that a model should write for a box in original pixels: x1 < x2 and y1 < y2.
 
-        A side of at least one unit is rounded, so each coordinate is at most half a unit off (as
-        `to_original` reads it back). A thinner side may round to nothing, which cannot be read back as a box;
-        it then becomes one unit wide, by the edge that has less far to go, which is off by at most one unit
-        minus half the side's width. Raises `InputError` unless the box is finite and in order. Boxes are not
-        clipped.
+        A side of at least one unit is rounded, so each coordinate is at most half a unit off. A thinner side
+        may round to nothing, which is no box; it then becomes one unit wide, by the edge that has less far to
+        go, which is off by at most one unit minus half the side's width. Nothing is clipped. Raises
+        `InputError` unless the box is finite and in order.
         """
         x1, y1, x2, y2 = (float(value) for value in xyxy)
         if not (-math.inf < x1 < x2 < math.inf and -math.inf < y1 < y2 < math.inf):
@@ -442,7 +418,7 @@ class Frame:
         return left, top, right, bottom
 
     def to_original(self, xyxy: Sequence[float]) -> tuple[float, ...]:
-        """Four finite numbers in the model's units as original pixels: not ordered, not clipped to the image, always finite."""
+        """Four finite numbers in the model's units as original pixels: finite, not ordered, not clipped."""
         w, h = self.original_wh
         extent_w, extent_h = self._extent_wh
         scales = (w / extent_w, h / extent_h) * 2
@@ -452,23 +428,23 @@ class Frame:
 
 
 def _round_side(low: float, high: float) -> tuple[int, int]:
-    """Both ends to integers, halves up: Python's round() sends 0.5 and 2.5 to even numbers and would make sides of one unit vanish."""
-    a, b = math.floor(low + 0.5), math.floor(high + 0.5)
-    if a < b:
-        return a, b
+    """Both ends of a side to integers that are at least one apart."""
+    # Halves go up: round() sends 0.5 and 2.5 to even numbers and would make sides of one unit vanish.
+    start, end = math.floor(low + 0.5), math.floor(high + 0.5)
+    if start < end:
+        return start, end
     # The nearer edge moves; for a side inside the image that is never across the image's edge.
-    return (a - 1, a) if low - (a - 1) < (a + 1) - high else (a, a + 1)
+    return (end - 1, end) if low - (end - 1) < (end + 1) - high else (end, end + 1)
 
 
 def resize(image: Image.Image, family: Family, max_pixels: int | None = None) -> tuple[Image.Image, Frame]:
-    """The image at the size that `fit` gives, by the processor's own filter, and the frame that maps boxes back; raises as `fit` does."""
+    """The image at the size of `fit`, by the processor's own filter, and its frame; raises as `fit` does."""
     import torch
 
-    w, h = fit(image.size, family, max_pixels)
-    pixels = torch.from_numpy(np.array(image)).view(1, image.height, image.width, -1).permute(0, 3, 1, 2)
-    small = (
-        torch.nn.functional.interpolate(pixels, (h, w), mode="bicubic", antialias=True)[0]
-        .permute(1, 2, 0)
-        .squeeze(-1)
-    )
-    return Image.fromarray(small.contiguous().numpy()), Frame(image.size, (w, h), family.units)
+    frame = Frame.of(image.size, family, max_pixels)
+    pixels = torch.from_numpy(np.array(image)).view(image.height, image.width, -1)  # (H, W, C)
+    resized = torch.nn.functional.interpolate(
+        pixels.permute(2, 0, 1)[None], frame.model_wh[::-1], mode="bicubic", antialias=True
+    )  # (1, C, h, w)
+    picture = resized[0].permute(1, 2, 0).squeeze(-1).contiguous()  # (h, w, C), or (h, w) of one channel
+    return Image.fromarray(picture.numpy()), frame

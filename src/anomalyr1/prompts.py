@@ -49,9 +49,10 @@ class Style:
 STYLES: dict[str, Style] = {
     # Reason, then answer. One instruction for both kinds of question keeps the prefix common.
     "ours": Style(
-        "You inspect industrial parts. Look at the image, compare it with what is known about good parts, and reason inside "
-        "<think></think>: name the object, what you see, where it is, and what follows. Then answer inside <answer></answer> with the "
-        'letter of one option, or, when boxes are asked for, with JSON: [{"bbox_2d": [x1, y1, x2, y2], "label": "defect"}].\n'
+        "You inspect industrial parts. Look at the image, compare it with what is known about good parts, "
+        "and reason inside <think></think>: name the object, what you see, where it is, and what follows. "
+        "Then answer inside <answer></answer> with the letter of one option, or, when boxes are asked for, "
+        'with JSON: [{"bbox_2d": [x1, y1, x2, y2], "label": "defect"}].\n'
         "{user}\n"
         "Good reference: {references}\n"
         "Knowledge: {knowledge}\n"
@@ -70,16 +71,18 @@ STYLES: dict[str, Style] = {
         "{options}\n"
         "{request}",
         "Reply with nothing but the letter of the right option.",
-        'Reply with nothing but JSON: [{"bbox_2d": [x1, y1, x2, y2], "label": "defect"}], or [] if there is none.',
+        'Reply with nothing but JSON: [{"bbox_2d": [x1, y1, x2, y2], "label": "defect"}], '
+        "or [] if there is none.",
         opening="",
     ),
     # Image, question and the request for a format in one user turn, as the released training code asks; no
     # references, no knowledge.
     "released": Style(
         "You are a helpful assistant.\n{user}\n{image}\n{question}\n{options}\n{request}",
-        "Think about the question step by step between <think> and </think>, then put the letter of your choice between <answer> "
-        "and </answer>.",
-        "Think about the question step by step between <think> and </think>, then put between <answer> and </answer> the JSON "
+        "Think about the question step by step between <think> and </think>, "
+        "then put the letter of your choice between <answer> and </answer>.",
+        "Think about the question step by step between <think> and </think>, "
+        "then put between <answer> and </answer> the JSON "
         '[{"bbox_2d": [x1, y1, x2, y2], "label": "defect"}], or [] if there is none.',
     ),
 }
@@ -97,14 +100,16 @@ class Prompt:
     """What an engine needs to ask one question about one sample."""
 
     sample_id: str
+    """The id of the sample that is asked about."""
     question: Question
+    """The question that is asked."""
     messages: list[dict[str, Any]]
     """Chat messages in the form of transformers' chat templates; `{"type": "image"}` stands for the next
     image."""
     images: tuple[Path, ...]
-    """Image files in the order of their placeholders; the inspected one is last."""
+    """The image files in the order of their placeholders; the inspected one comes at the end."""
     counts: dict[str, int] = field(default_factory=dict)
-    """What was broken up or left unused, under its name."""
+    """How often something was broken up, replaced or left unused, under its name."""
     opening: str = Style.opening
     """What a completion without reasoning opens with (`Sampling.fast`)."""
 
@@ -118,7 +123,7 @@ def build(sample: Sample, question: Question, style: str = DEFAULT_STYLE, text: 
 
     Raises `InputError` for an unknown style.
     """
-    chosen = Style(text) if text is not None else _style(style)
+    wording = _find_style(style, text)
     counts: dict[str, int] = {}
     values = {
         "{knowledge}": neutralise(sample.knowledge, counts).strip(),
@@ -126,44 +131,56 @@ def build(sample: Sample, question: Question, style: str = DEFAULT_STYLE, text: 
         "{options}": "\n".join(
             f"{LETTERS[i]}. {neutralise(option, counts)}" for i, option in enumerate(question.options)
         ),
-        "{request}": chosen.option_request if question.options else chosen.box_request,
+        "{request}": wording.option_request if question.options else wording.box_request,
     }
     pictures = {"{references}": sample.references, "{image}": (sample.image,)}
-    for name, given in (("references", len(sample.references)), ("knowledge", int(bool(sample.knowledge)))):
-        if given and f"{{{name}}}" not in chosen.text:
-            counts[f"unused_{name}"] = given
-    system, _, user = chosen.text.rpartition("{user}")
-    images: list[Path] = []
+    if sample.references and "{references}" not in wording.text:
+        counts["unused_references"] = len(sample.references)
+    if sample.knowledge and "{knowledge}" not in wording.text:
+        counts["unused_knowledge"] = 1
+    system, _, user = wording.text.rpartition("{user}")
+    pieces = _fill(user.strip("\n"), values, pictures)
     messages: list[dict[str, Any]] = []
     if system.strip():
         messages.append({"role": "system", "content": [{"type": "text", "text": system.strip()}]})
-    messages.append({"role": "user", "content": _content(user.strip("\n"), values, pictures, images)})
-    return Prompt(sample.id, question, messages, tuple(images), counts, chosen.opening)
+    messages.append({"role": "user", "content": _message_parts(pieces)})
+    images = tuple(piece for piece in pieces if isinstance(piece, Path))
+    return Prompt(sample.id, question, messages, images, counts, wording.opening)
 
 
 def inspection_questions(sample_id: str) -> tuple[Question, Question]:
-    """The two questions that `inspect` asks about every sample: the verdict (option A = defect) and the boxes."""
-    return (
-        Question(
-            id=f"{sample_id}#verdict", kind="anomaly detection", text=VERDICT_TEXT, options=VERDICT_OPTIONS
-        ),
-        Question(id=f"{sample_id}#grounding", kind="grounding", text=GROUNDING_TEXT),
+    """The two questions that `inspect` asks about every sample: the verdict (A = defect) and the boxes."""
+    verdict = Question(
+        id=f"{sample_id}#verdict", kind="anomaly detection", text=VERDICT_TEXT, options=VERDICT_OPTIONS
     )
+    return verdict, Question(id=f"{sample_id}#grounding", kind="grounding", text=GROUNDING_TEXT)
+
+
+def with_gold(sample: Sample, question: Question) -> Question:
+    """One of the two questions that `inspect` asks, with its gold from the sample's truth, where known."""
+    if question.kind == "grounding":
+        return question.model_copy(update={"boxes": () if sample.anomalous is False else sample.boxes})
+    return question.model_copy(update={"answer": {True: "A", False: "B", None: None}[sample.anomalous]})
+
+
+def gold_inspection_questions(sample: Sample) -> tuple[Question, Question]:
+    """The verdict and grounding questions of `inspect` with gold."""
+    verdict, grounding = inspection_questions(sample.id)
+    return with_gold(sample, verdict), with_gold(sample, grounding)
 
 
 def neutralise(text: str, counts: dict[str, int]) -> str:
-    """`text` in which no special token and no tag of the answer format is left; what was broken up is added to `counts`."""
-    found = text.count("<|")
-    text = text.replace("<|", "< |")
-    for token in _SPECIAL:
-        if token in text:
-            found += text.count(token)
-            text = text.replace(token, "< " + token[1:])
-    if found:
-        counts["special_tokens_broken_up"] = counts.get("special_tokens_broken_up", 0) + found
-    clean = (
-        text.encode("utf-8", "surrogatepass").decode("utf-8", "replace") if _has_surrogates(text) else text
-    )
+    """`text` in which no special token and no tag of the answer format is left.
+
+    What was broken up or replaced is added to `counts`.
+    """
+    broken_up = 0
+    for token in ("<|", *_SPECIAL):
+        broken_up += text.count(token)
+        text = text.replace(token, "< " + token[1:])
+    if broken_up:
+        counts["special_tokens_broken_up"] = counts.get("special_tokens_broken_up", 0) + broken_up
+    clean = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
     if clean != text:
         counts["surrogates_replaced"] = counts.get("surrogates_replaced", 0) + 1
     return clean
@@ -177,66 +194,64 @@ def read_prompt(path: Path) -> str:
         raise InputError(
             f"{path}: the prompt file cannot be read ({error}); give a UTF-8 text file"
         ) from error
+    if fault := _find_fault(text):
+        raise InputError(f"{path}: {fault}")
+    return text
+
+
+def _find_fault(text: str) -> str | None:
+    """Why a text cannot serve as a prompt, and what to do; None = it can."""
     if text.count("{user}") > 1:
-        raise InputError(
-            f"{path}: a prompt has at most one {{user}}, between its system part and its user part"
-        )
+        return "a prompt has at most one {user}, between its system part and its user part"
     system, _, user = text.rpartition("{user}")
     if _PLACEHOLDER.search(system) or "{request}" in user:
-        raise InputError(
-            f"{path}: above {{user}} there are no placeholders, and {{request}} is for built-in styles only; see docs/prompts.md"
+        return (
+            "above {user} there are no placeholders, and {request} is for built-in styles only; "
+            "see docs/prompts.md"
         )
     for line in user.split("\n"):
         names = set(_PLACEHOLDER.findall(line))
         if names & {"{image}", "{question}"} and names & {"{references}", "{knowledge}", "{options}"}:
-            raise InputError(
-                f"{path}: the line {line.strip()!r} would vanish, image or question with it, where there are no references, knowledge "
-                "or options; put {image} and {question} on lines without them"
+            return (
+                f"the line {line.strip()!r} would vanish, image or question with it, where there are no "
+                "references, knowledge or options; put {image} and {question} on lines without them"
             )
     for name in ("{image}", "{question}"):
-        if text.rpartition("{user}")[2].count(name) != 1:
-            raise InputError(
-                f"{path}: a prompt needs {name} exactly once in its user part; see docs/prompts.md"
-            )
+        if user.count(name) != 1:
+            return f"a prompt needs {name} exactly once in its user part; see docs/prompts.md"
     if text.find("{references}") > text.find("{image}"):
-        raise InputError(
-            f"{path}: {{references}} must stand before {{image}} in the user part, since the inspected image is the last one"
+        return (
+            "{references} must stand before {image} in the user part, since the inspected image is the "
+            "last one"
         )
     if "<|" in text:
-        raise InputError(
-            f"{path}: the prompt writes a special token (<|...|>); the chat template does that, leave it out"
-        )
-    return text
+        return "the prompt writes a special token (<|...|>); the chat template does that, leave it out"
+    return None
 
 
 def style_id(style: str = DEFAULT_STYLE, text: str | None = None) -> str:
-    """What the fingerprint says of the prompt: the style's name (or "file") and a digest of its whole text."""
-    chosen = Style(text) if text is not None else _style(style)
-    whole = "\0".join(
-        (
-            chosen.text,
-            chosen.option_request,
-            chosen.box_request,
-            VERDICT_TEXT,
-            *VERDICT_OPTIONS,
-            GROUNDING_TEXT,
-        )
-    )
-    return f"{style if text is None else 'file'}@{hashlib.sha256(whole.encode()).hexdigest()[:12]}"
+    """What the fingerprint says of the prompt: the style's name (or "file") and a digest of its wording."""
+    wording = _find_style(style, text)
+    texts = (wording.text, wording.option_request, wording.box_request)
+    question_texts = (VERDICT_TEXT, *VERDICT_OPTIONS, GROUNDING_TEXT)
+    digest = hashlib.sha256("\0".join(texts + question_texts).encode()).hexdigest()
+    return f"{style if text is None else 'file'}@{digest[:12]}"
 
 
-def _style(name: str) -> Style:
+def _find_style(name: str, text: str | None) -> Style:
+    """The built-in style of this name, or the user's own `text` as one."""
+    if text is not None:
+        return Style(text)
     if name not in STYLES:
         raise InputError(
-            f"unknown prompt style {name!r}; choose one of {', '.join(STYLES)}, or give your own text with --prompt FILE"
+            f"unknown prompt style {name!r}; choose one of {', '.join(STYLES)}, "
+            "or give your own text with --prompt FILE"
         )
     return STYLES[name]
 
 
-def _content(
-    template: str, values: dict[str, str], pictures: dict[str, tuple[Path, ...]], images: list[Path]
-) -> list[dict[str, Any]]:
-    """The parts of one message; appends the files of its images to `images`."""
+def _fill(template: str, values: dict[str, str], pictures: dict[str, tuple[Path, ...]]) -> list[str | Path]:
+    """The template's text with its placeholders filled, as pieces of text and image files in their order."""
     pieces: list[str | Path] = []
     for line in template.split("\n"):
         tokens = _PLACEHOLDER.split(line)
@@ -246,30 +261,17 @@ def _content(
             # What is filled in is never searched for placeholders again.
             pieces += pictures.get(token, (values.get(token, token),))
         pieces.append("\n")
+    return pieces[:-1]
+
+
+def _message_parts(pieces: list[str | Path]) -> list[dict[str, Any]]:
+    """The parts of one message: neighbouring texts are joined, an image file becomes a place for it."""
     parts: list[dict[str, Any]] = []
-    for piece in pieces[:-1]:
+    for piece in pieces:
         if isinstance(piece, Path):
-            images.append(piece)
             parts.append({"type": "image"})
         elif parts and parts[-1]["type"] == "text":
             parts[-1]["text"] += piece
         elif piece:
             parts.append({"type": "text", "text": piece})
     return parts
-
-
-def _has_surrogates(text: str) -> bool:
-    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def with_gold(sample: Sample, question: Question) -> Question:
-    """One of the two questions that `inspect` asks, with its gold from the sample's truth, where that is known."""
-    if question.kind == "grounding":
-        return question.model_copy(update={"boxes": () if sample.anomalous is False else sample.boxes})
-    return question.model_copy(update={"answer": {True: "A", False: "B", None: None}[sample.anomalous]})
-
-
-def gold_inspection_questions(sample: Sample) -> tuple[Question, Question]:
-    """The verdict and grounding questions of `inspect` with gold."""
-    verdict, grounding = inspection_questions(sample.id)
-    return with_gold(sample, verdict), with_gold(sample, grounding)

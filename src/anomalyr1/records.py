@@ -1,4 +1,9 @@
-"""The inspections file: one JSON line for the run's fingerprint, then one `Inspection` a line, appended and synced.
+"""The inspections file: a JSON line for the run's fingerprint, then a line for each `Inspection`.
+
+    {"model":"nano","revision":"sha256:...","family":"qwen2_5_vl", ...}
+    {"sample_id":"part-1","verdict":"good", ...}
+
+Every line is appended and synced before the next image is looked at.
 
 What is covered: a process killed at any point (at most the line being written is lost, and inspected again),
 a full disk (the half-written line is cut off again), two writers (the second is refused; on systems with
@@ -22,7 +27,7 @@ from anomalyr1.types import Fingerprint, InputError, Inspection, SetupError, fir
 
 log = logging.getLogger(__name__)
 
-R = TypeVar("R", Fingerprint, Inspection)
+Line = TypeVar("Line", Fingerprint, Inspection)
 
 
 def read(path: str | Path) -> tuple[Fingerprint, list[Inspection]]:
@@ -37,10 +42,10 @@ def read(path: str | Path) -> tuple[Fingerprint, list[Inspection]]:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read the inspections file {str(path)!r}: {error.strerror}") from error
-    whole = _whole_lines(data)
-    if len(whole) < len(data):
+    lines = _whole_lines(data)
+    if len(lines) < len(data):
         log.warning("the last line of %r is torn (the run was killed); it is left out", str(path))
-    return _records(path, whole)
+    return _records(path, lines)
 
 
 class Writer:
@@ -53,7 +58,7 @@ class Writer:
     """
 
     done: dict[str, Inspection]
-    """By sample id, in the order of the file."""
+    """The inspections that are in the file, by sample id, in its order."""
 
     def __init__(self, path: str | Path, fingerprint: Fingerprint) -> None:
         """Open, lock and check the file; `path`'s folder is made when it is missing."""
@@ -73,29 +78,34 @@ class Writer:
             undo.pop_all()
 
     def _take_up(self, fingerprint: Fingerprint) -> None:
+        """Begin a new file, or go on where a killed run of the same fingerprint ended."""
         data = self._path.read_bytes()
-        first = fingerprint.to_json().encode("ascii") + b"\n"
-        if first.startswith(data) and data != first:  # new, or killed while it was begun
+        header = fingerprint.to_json().encode("ascii") + b"\n"
+        if header.startswith(data) and data != header:  # new, or killed while it was begun
             os.ftruncate(self._descriptor, 0)
-            append_synced(self._descriptor, self._path, first)
+            append_synced(self._descriptor, self._path, header)
             sync_folder(self._path.parent)
             return
-        whole = _whole_lines(data)
-        theirs, inspections = _records(self._path, whole)
-        _require_same(self._path, theirs, fingerprint)
-        if len(whole) < len(data):
+        lines = _whole_lines(data)
+        previous, inspections = _records(self._path, lines)
+        _require_same(self._path, previous, fingerprint)
+        if len(lines) < len(data):
             log.warning(
                 "the last line of %r was torn (the run was killed); it is cut off and inspected again",
                 str(self._path),
             )
-            os.ftruncate(self._descriptor, len(whole))
+            os.ftruncate(self._descriptor, len(lines))
         self.done = {inspection.sample_id: inspection for inspection in inspections}
 
     def append(self, inspection: Inspection) -> None:
-        """Write one inspection; on return it is on the disk. Raises `InputError` for a sample that is already there."""
+        """Write one inspection; on return it is on the disk.
+
+        Raises `InputError` for a sample that is already in the file, and `SetupError` when the disk refuses.
+        """
         if inspection.sample_id in self.done:
             raise InputError(
-                f"sample {inspection.sample_id!r} is already in {str(self._path)!r}; sample ids must be unique"
+                f"sample {inspection.sample_id!r} is already in {str(self._path)!r}; "
+                "sample ids must be unique"
             )
         append_synced(self._descriptor, self._path, inspection.to_json().encode("ascii") + b"\n")
         self.done[inspection.sample_id] = inspection
@@ -118,6 +128,7 @@ class Writer:
 
 
 def _whole_lines(data: bytes) -> bytes:
+    """`data` up to its last line end."""
     return data[: data.rfind(b"\n") + 1]
 
 
@@ -125,7 +136,8 @@ def _records(path: Path, data: bytes) -> tuple[Fingerprint, list[Inspection]]:
     lines = data.split(b"\n")[:-1]
     if not lines:
         raise InputError(
-            f"{str(path)!r} is not an inspections file: it has no whole first line; expected the run's fingerprint"
+            f"{str(path)!r} is not an inspections file: it has no whole first line; "
+            "expected the run's fingerprint"
         )
     fingerprint = _record(Fingerprint, path, 1, lines[0])
     inspections: dict[str, Inspection] = {}
@@ -133,27 +145,30 @@ def _records(path: Path, data: bytes) -> tuple[Fingerprint, list[Inspection]]:
         inspection = _record(Inspection, path, number, line)
         if inspection.sample_id in inspections:
             raise InputError(
-                f"line {number} of {str(path)!r} repeats sample {inspection.sample_id!r}; delete one of the two lines"
+                f"line {number} of {str(path)!r} repeats sample {inspection.sample_id!r}; "
+                "delete one of the two lines"
             )
         inspections[inspection.sample_id] = inspection
     return fingerprint, list(inspections.values())
 
 
-def _record(kind: type[R], path: Path, number: int, line: bytes) -> R:
+def _record(kind: type[Line], path: Path, number: int, line: bytes) -> Line:
     try:
         return kind.from_json(line.decode("utf-8"))
     except ValidationError as error:
         why = first_error(error)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         why = f"no JSON: {error}"
-    wanted = "the run's fingerprint" if kind is Fingerprint else "an inspection"
+    expected = "the run's fingerprint" if kind is Fingerprint else "an inspection"
     raise InputError(
-        f"line {number} of {str(path)!r} is not {wanted} ({why}); mend or delete the line, or write to another file"
+        f"line {number} of {str(path)!r} is not {expected} ({why}); "
+        "mend or delete the line, or write to another file"
     )
 
 
-def _require_same(path: Path, theirs: Fingerprint, ours: Fingerprint) -> None:
-    old, new = theirs.model_dump(), ours.model_dump()
+def _require_same(path: Path, previous: Fingerprint, present: Fingerprint) -> None:
+    """Raise `InputError` that names each field in which the two fingerprints differ."""
+    old, new = previous.model_dump(), present.model_dump()
     differences = [
         f"{name} was {old[name]!r} and is now {new[name]!r}" for name in old if old[name] != new[name]
     ]

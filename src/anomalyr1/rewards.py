@@ -1,4 +1,4 @@
-"""Rewards: pure functions of what a completion says and what was asked. None = does not apply, which drops that term.
+"""Rewards: pure functions of what a completion says and of its question; None = does not apply.
 
 Every reward is in 0..1, and the gold answer earns 1. Weights live in the recipe. A user's own reward comes in
 by the dotted path "package.module:name" of a function `(Answer, Question) -> float | None`.
@@ -6,20 +6,19 @@ by the dotted path "package.module:name" of a function `(Answer, Question) -> fl
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from anomalyr1 import boxes as geometry
-from anomalyr1.answers import published as released
-from anomalyr1.types import Answer, InputError, Question
+from anomalyr1.answers import published
+from anomalyr1.boxes import assign, giou, set_iou, to_array
+from anomalyr1.types import Answer, InputError, Question, nearest_name
 
 Reward = Callable[[Answer, Question], float | None]
 
 RIGHT_IOU = 0.5
-"""Set IoU from which boxes count as right."""
+"""The set IoU from which boxes count as right."""
 LENGTH_FREE_CHARS = 1200
 """A completion up to this long earns the full length reward: about 256 tokens of English, the published
 completion budget."""
@@ -31,35 +30,38 @@ REPEAT_FREE = 0.1
 """This share of repeated runs costs nothing; prose about one part repeats a few."""
 
 
-class Row(NamedTuple):
+class RoamRow(NamedTuple):
     """A row of the table of ROAM."""
 
     name: str
+    """What the row holds, in words."""
     value: float
+    """What a completion of the row earns, 0..1."""
 
 
 ROAM = {
-    (True, True): Row("right, as the reasoning concludes", 1.0),
-    (True, None): Row("right, and the reasoning concludes nothing", 0.8),
-    (True, False): Row("right, but the reasoning concludes something else", 0.0),
-    (False, None): Row("wrong, and the reasoning concludes nothing", 0.05),
-    (False, True): Row("wrong, as the reasoning concludes", 0.1),
-    (False, False): Row("wrong, and the reasoning concludes something else", 0.0),
+    (True, True): RoamRow("right, as the reasoning concludes", 1.0),
+    (True, None): RoamRow("right, and the reasoning concludes nothing", 0.8),
+    (True, False): RoamRow("right, but the reasoning concludes something else", 0.0),
+    (False, None): RoamRow("wrong, and the reasoning concludes nothing", 0.05),
+    (False, True): RoamRow("wrong, as the reasoning concludes", 0.1),
+    (False, False): RoamRow("wrong, and the reasoning concludes something else", 0.0),
 }
-"""By whether the answer is right, and whether the reasoning agrees with it (None = silent)."""
+"""The rows by whether the answer is right, and whether the reasoning agrees with it (None = silent)."""
 UNCHECKED = ROAM | {(True, False): ROAM[True, True], (False, False): ROAM[False, True]}
 """A table in which all that reasoning concludes counts as agreement."""
-MALFORMED = Row("malformed: not read strictly", 0.0)
+MALFORMED = RoamRow("malformed: not read strictly", 0.0)
 
 
 def right(answer: Answer, question: Question) -> bool | None:
-    """Whether an answer is right, however leniently it was read: the gold letter, or clean and (), or set IoU >= 0.5.
+    """Whether an answer is right, however leniently it was read: the gold letter, or boxes of set IoU >= 0.5.
 
     None for an unknown gold, and for boxes in an unknown frame.
     """
     if question.options:
         return None if question.answer is None else answer.choice == question.answer
-    return _boxes_right(answer, question) if _grounds(answer, question) else None
+    overlap = localisation(answer, question)
+    return None if overlap is None else overlap >= RIGHT_IOU
 
 
 def consistent(answer: Answer, question: Question) -> bool | None:
@@ -78,23 +80,23 @@ def consistent(answer: Answer, question: Question) -> bool | None:
 
 
 def roam_row(
-    answer: Answer, question: Question, table: Mapping[tuple[bool, bool | None], Row] = ROAM
-) -> Row | None:
-    """The row of ROAM's table that an answer falls into, for either kind of question; None as for `roam` and `roam_boxes`.
+    answer: Answer, question: Question, table: Mapping[tuple[bool, bool | None], RoamRow] = ROAM
+) -> RoamRow | None:
+    """The row of ROAM's table that an answer falls into, for either kind of question.
 
-    Experiments give a `table` with other values.
+    Experiments give a `table` with other values. None for an unknown gold and for boxes in an unknown frame.
     """
-    found = right(answer, question)
-    if found is None:
+    is_right = right(answer, question)
+    if is_right is None:
         return None
-    said = answer.choice if question.options else answer.boxes
-    if answer.status != "strict" or said is None:
+    content = answer.choice if question.options else answer.boxes
+    if answer.status != "strict" or content is None:
         return MALFORMED
-    return table[found, consistent(answer, question)]
+    return table[is_right, consistent(answer, question)]
 
 
 def roam(answer: Answer, question: Question) -> float | None:
-    """ROAM for a question with options: the published table (t = conclusion of the reasoning, a = answer, s = gold).
+    """ROAM for a question with options, as published: t = conclusion of the reasoning, a = answer, s = gold.
 
     | t | a | value |
     |---|---|---|
@@ -108,15 +110,21 @@ def roam(answer: Answer, question: Question) -> float | None:
     Malformed is whatever was not read strictly: like the released code, an answer outside a well-formed pair
     of tags earns nothing, and so does one that takes a lenient reader. None for grounding and for an unknown
     gold.
+
+    >>> question = Question(id="q", kind="defect analysis", text="?", options=("Crack", "Dent"), answer="A")
+    >>> [roam(Answer(status="strict", conclusion=t, choice="A"), question) for t in ("A", None, "B")]
+    [1.0, 0.8, 0.0]
+    >>> [roam(Answer(status="strict", conclusion=t, choice="B"), question) for t in ("A", None, "B")]
+    [0.0, 0.05, 0.1]
     """
     row = roam_row(answer, question) if question.options else None
     return None if row is None else row.value
 
 
 def roam_unchecked(answer: Answer, question: Question) -> float | None:
-    """ROAM as if all that reasoning concludes agreed with the answer: only silence costs. For experiments, to tell the two apart.
+    """ROAM as if all that reasoning concludes agreed with the answer: only silence costs.
 
-    None as for `roam`.
+    For experiments, which tell the two apart. None as for `roam`.
     """
     row = roam_row(answer, question, UNCHECKED) if question.options else None
     return None if row is None else row.value
@@ -126,6 +134,10 @@ def roam_boxes(answer: Answer, question: Question) -> float | None:
     """ROAM for boxes, with the values of `roam`; `right` and `consistent` say what that means.
 
     None for a question with options, an unknown gold and boxes in an unknown frame.
+
+    >>> question = Question(id="q", kind="grounding", text="?", boxes=())  # the part is clean
+    >>> [roam_boxes(Answer(status="strict", says_defect=d, boxes=()), question) for d in (False, None, True)]
+    [1.0, 0.8, 0.0]
     """
     row = None if question.options else roam_row(answer, question)
     return None if row is None else row.value
@@ -135,11 +147,14 @@ def roam_released(answer: Answer, question: Question) -> float | None:
     """The published ROAM of the raw completion, its way of reading letters included. None as for `roam`."""
     if not question.options or question.answer is None:
         return None
-    return released.roam(answer.raw, question.answer)
+    return published.roam(answer.raw, question.answer)
 
 
 def accuracy(answer: Answer, question: Question) -> float | None:
-    """1 when the chosen letter is the gold one, however leniently it was read. None for grounding and an unknown gold."""
+    """1 when the chosen letter is the gold one, however leniently it was read.
+
+    None for grounding and for an unknown gold.
+    """
     if not question.options or question.answer is None:
         return None
     return float(answer.choice == question.answer)
@@ -151,28 +166,27 @@ def format(answer: Answer, question: Question) -> float | None:
 
 
 def localisation(answer: Answer, question: Question) -> float | None:
-    """Soft set IoU of matched boxes: a missed and a false box cost the same; 1 when clean and said to be.
+    """The set IoU of the boxes: a missed and a false box cost the same; 1 when clean and said to be.
 
     None for a question with options, an unknown gold and boxes in an unknown frame; no readable boxes earn 0.
     """
-    if not _grounds(answer, question):
+    if question.boxes is None or not _can_compare_boxes(answer, question):
         return None
-    if answer.boxes is None or question.boxes is None:
+    if answer.boxes is None:
         return 0.0
-    return geometry.set_iou(geometry.to_array(answer.boxes), geometry.to_array(question.boxes))
+    return set_iou(to_array(answer.boxes), to_array(question.boxes))
 
 
 def localisation_giou(answer: Answer, question: Question) -> float | None:
-    """As `localisation` with generalised IoU mapped to 0..1, so that a box beside the defect earns more than one far away."""
-    if not _grounds(answer, question):
+    """As `localisation` with generalised IoU mapped to 0..1: a box nearby earns more than one far away."""
+    if question.boxes is None or not _can_compare_boxes(answer, question):
         return None
-    if answer.boxes is None or question.boxes is None:
+    if answer.boxes is None:
         return 0.0
-    pred, gold = geometry.to_array(answer.boxes), geometry.to_array(question.boxes)
-    if len(pred) == 0 or len(gold) == 0:
-        return float(len(pred) == len(gold))
-    giou = geometry.giou(pred, gold)
-    return float(((giou[geometry.assign(giou)] + 1) / 2).sum() / max(len(pred), len(gold)))
+    if not answer.boxes or not question.boxes:
+        return float(len(answer.boxes) == len(question.boxes))
+    overlap = giou(to_array(answer.boxes), to_array(question.boxes))  # (N, M)
+    return float(((overlap[assign(overlap)] + 1) / 2).sum() / max(overlap.shape))
 
 
 def length(answer: Answer, question: Question) -> float | None:
@@ -181,7 +195,7 @@ def length(answer: Answer, question: Question) -> float | None:
 
 
 def repetition(answer: Answer, question: Question) -> float | None:
-    """1 without repeats, 0 when every run of four words occurs before; a tenth of repeated runs is free.
+    """1 without repeats, 0 when each run of four words occurs before; a tenth of repeated runs is free.
 
     Words are what blanks separate; a text without blanks is read as single characters.
     """
@@ -209,10 +223,10 @@ REWARDS: dict[str, Reward] = {
 
 
 def load_reward(name: str) -> Reward:
-    """The reward of a name in `REWARDS`, or of a dotted path "package.module:name"; one of `CONTROLS` behind it changes nothing here.
+    """The reward of a name in `REWARDS`, or of a dotted path "package.module:name".
 
-    A dotted path imports and runs that module. Raises `InputError` naming the nearest known name, or what is
-    missing.
+    One of `CONTROLS` behind it changes nothing here. A dotted path imports and runs that module. Raises
+    `InputError` naming the nearest known name, or what is missing.
     """
     plain, _, control = name.partition("/")
     name = plain if control in CONTROLS else name
@@ -220,12 +234,7 @@ def load_reward(name: str) -> Reward:
         return REWARDS[name]
     module_name, colon, attribute = name.partition(":")
     if not colon:
-        near = difflib.get_close_matches(name, REWARDS, n=1)
-        hint = (
-            f"did you mean {near[0]!r}?"
-            if near
-            else f"known: {', '.join(REWARDS)}; your own: package.module:name"
-        )
+        hint = _did_you_mean(name, REWARDS) or f"known: {', '.join(REWARDS)}; your own: package.module:name"
         raise InputError(f"no reward is called {name!r}; {hint}")
     try:
         module = importlib.import_module(module_name)
@@ -235,20 +244,23 @@ def load_reward(name: str) -> Reward:
         ) from error
     reward = getattr(module, attribute, None)
     if not callable(reward):
-        near = difflib.get_close_matches(
-            attribute, [one for one in dir(module) if callable(getattr(module, one))], n=1
-        )
-        hint = f"did you mean {near[0]!r}?" if near else "give a function (Answer, Question) -> float | None"
+        functions = [label for label in dir(module) if callable(getattr(module, label))]
+        hint = _did_you_mean(attribute, functions) or "give a function (Answer, Question) -> float | None"
         raise InputError(f"reward {name!r}: {module_name!r} has no function {attribute!r}; {hint}")
     loaded: Reward = reward
     return loaded
 
 
-def combine(values: Mapping[str, float | None], weights: Mapping[str, float], sample_id: str) -> float | None:
-    """The weighted sum of the rewards of one completion; a reward that does not apply drops out, and None means that none applies.
+def _did_you_mean(name: str, known_names: Iterable[str]) -> str:
+    near = nearest_name(name, known_names)
+    return f"did you mean {near!r}?" if near else ""
 
-    Raises `InputError` naming the reward and the sample for NaN or infinity, and for a reward without a
-    weight.
+
+def combine(values: Mapping[str, float | None], weights: Mapping[str, float], sample_id: str) -> float | None:
+    """The weighted sum of the rewards of one completion; None where no reward applies.
+
+    A reward that does not apply (None) drops out. Raises `InputError` naming the reward and the sample for
+    NaN or infinity, and for a reward without a weight.
     """
     total, applies = 0.0, False
     for name, value in values.items():
@@ -256,7 +268,8 @@ def combine(values: Mapping[str, float | None], weights: Mapping[str, float], sa
             continue
         if not math.isfinite(value):
             raise InputError(
-                f"reward {name!r} of sample {sample_id!r} is {value}; expected a finite number or None, correct the reward"
+                f"reward {name!r} of sample {sample_id!r} is {value}; "
+                "expected a finite number or None, correct the reward"
             )
         if name not in weights:
             raise InputError(f"reward {name!r} of sample {sample_id!r} has no weight; give one in the recipe")
@@ -265,16 +278,6 @@ def combine(values: Mapping[str, float | None], weights: Mapping[str, float], sa
     return total if applies else None
 
 
-def _grounds(answer: Answer, question: Question) -> bool:
-    """Whether a question asks for boxes, its gold is known, and the answer's boxes, if any, are in a known frame."""
-    return (
-        not question.options
-        and question.boxes is not None
-        and (answer.boxes is not None or answer.unmapped_boxes is None)
-    )
-
-
-def _boxes_right(answer: Answer, question: Question) -> bool:
-    if answer.boxes is None or question.boxes is None:
-        return False
-    return geometry.set_iou(geometry.to_array(answer.boxes), geometry.to_array(question.boxes)) >= RIGHT_IOU
+def _can_compare_boxes(answer: Answer, question: Question) -> bool:
+    """Whether a question asks for boxes, and the answer's boxes, if any, are in a known frame."""
+    return not question.options and (answer.boxes is not None or answer.unmapped_boxes is None)

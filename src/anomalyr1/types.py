@@ -1,15 +1,22 @@
 """The records that flow through the system: frozen, validated, JSON in and out.
 
-Every stage takes and gives these. Paths, not pixels: loading a record opens no image.
+Every stage takes and gives these: a `Sample` with its `Question`s goes in, a `Reply` holds a completion and
+its reading, an `Answer`, and an `Inspection` is what becomes of them. Paths, not pixels: a record opens no
+image.
 """
 
 from __future__ import annotations
 
+import difflib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from anomalyr1.errors import InputError as InputError
+from anomalyr1.errors import SetupError as SetupError
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """Option letters by position."""
@@ -52,15 +59,11 @@ class Record(BaseModel):
         Lone surrogates (in file names that are not UTF-8) are kept as escapes; a high one right before a low
         one is read back as the character that the pair encodes.
         """
-        import json
-
         return json.dumps(self.model_dump(mode="python"), default=str, ensure_ascii=True, allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str) -> Self:
         """The record that `to_json` wrote. Raises `pydantic.ValidationError` for anything else."""
-        import json
-
         return cls.model_validate(json.loads(line))
 
 
@@ -87,7 +90,7 @@ class Box(Record):
 
     @property
     def area(self) -> float:
-        """In square pixels."""
+        """The area of the box in square pixels."""
         return (self.x2 - self.x1) * (self.y2 - self.y1)
 
 
@@ -95,32 +98,37 @@ class ModelBox(Record):
     """A box as the model wrote it, in the model's own units; only `images.Frame` can map it."""
 
     xyxy: tuple[float, float, float, float]
+    """Left, top, right and bottom, in the order that the model wrote; not checked."""
     label: str = ""
+    """What the box shows, in the model's words; empty when not said."""
 
 
 class Mask(Record):
     """A binary mask in COCO's run-length encoding, at the size of the original image."""
 
     size_wh: tuple[int, int]
-    """Width and height in pixels."""
+    """Width and height of the original image in pixels."""
     rle: str
-    """COCO's compressed counts (column order)."""
+    """The compressed run lengths of COCO, which go down the columns."""
     source: MaskSource
-    """What made the mask."""
+    """The method that made the mask."""
 
 
 class Question(Record):
     """A question about a sample, with its gold answer."""
 
     id: str
+    """The name of the question, unique in its data set."""
     kind: Kind
+    """The subtask that it belongs to."""
     text: str
+    """The question as it is asked, without its options."""
     options: tuple[str, ...] = ()
     """Option texts in the order of their letters; empty for grounding."""
     answer: str | None = None
-    """Gold option letter; None = unknown, or grounding."""
+    """The letter of the right option; None = unknown, or grounding."""
     boxes: tuple[Box, ...] | None = None
-    """Gold boxes in original pixels: () = clean, None = unknown."""
+    """The right boxes in original pixels, for grounding: () = the image is clean, None = unknown."""
     completion: str | None = None
     """The user's own gold completion, reasoning and answer; None = fine-tuning writes one from the labels."""
 
@@ -132,7 +140,8 @@ class Question(Record):
             )
         if self.answer is not None and self.answer not in self.letters:
             raise ValueError(
-                f"question {self.id!r}: the gold answer {self.answer!r} is none of its options {self.letters!r}"
+                f"question {self.id!r}: the gold answer {self.answer!r} is none of its options "
+                f"{self.letters!r}"
             )
         return self
 
@@ -150,30 +159,35 @@ class Sample(Record):
     """An image with what is known about it; paths, not pixels."""
 
     id: str
+    """The name of the sample, unique in its data set."""
     image: Path
+    """The image file to inspect."""
     references: tuple[Path, ...] = ()
     """Known-good template images of the same class."""
     knowledge: str = ""
     """What is known about the class; never what reveals this sample's gold."""
     dataset: str = ""
+    """The data set that the sample is from, e.g. "MVTec"; empty when it has no name."""
     category: str = ""
+    """The kind of part, e.g. "bottle"; empty when it has no name."""
     defect: str | None = None
-    """Name of the defect; None = good or unknown, `anomalous` tells."""
+    """The name of the defect; None = good or unknown, `anomalous` tells which."""
     anomalous: bool | None = None
-    """None = unknown."""
+    """Whether the part has a defect; None = unknown."""
     logical: bool = False
     """Whether the anomaly is logical (MVTec LOCO): each part looks right, only the design tells that
     something is wrong."""
     mask: Path | None = None
-    """An image file, or a folder whose image files together are the mask (MVTec LOCO); `data.truth.read_mask`
-    opens both."""
+    """An image file, or a folder whose image files together are the mask (MVTec LOCO);
+    `data.mask_files.read_mask` opens both."""
     boxes: tuple[Box, ...] | None = None
-    """True boxes in original pixels: () = clean, None = unknown."""
+    """The true boxes of the defects in original pixels: () = clean, None = unknown."""
     questions: tuple[Question, ...] = ()
+    """The questions that the data set asks about the image."""
 
     @property
     def class_name(self) -> str:
-        """Data set and category, e.g. "MVTec/bottle"; one name where both are the same, "(no class)" without either."""
+        """Data set and category, e.g. "MVTec/bottle"; one name where both are the same, else "(no class)"."""
         return "/".join(dict.fromkeys(part for part in (self.dataset, self.category) if part)) or "(no class)"
 
 
@@ -181,35 +195,40 @@ class Answer(Record):
     """What one completion says."""
 
     status: Status
+    """How the completion could be read: as the format asks, with a leniency, or not at all."""
     reasoning: str = ""
+    """What the completion says before its answer."""
     conclusion: str | None = None
-    """Option letter the reasoning ends on; None = it names none."""
+    """The option letter that the reasoning ends on; None = it names none."""
     says_defect: bool | None = None
     """Whether the reasoning says that there is a defect; None = silent."""
     place: str | None = None
     """One of `PLACES`, where the reasoning puts the defect; None = not said."""
     choice: str | None = None
-    """Option letter of the answer."""
+    """The option letter of the answer; None = it has none."""
     boxes: tuple[Box, ...] | None = None
-    """In original pixels: None = not said (or frame unknown), () = said: none."""
+    """The boxes of the answer in original pixels: None = not said (or frame unknown), () = said: none."""
     unmapped_boxes: tuple[ModelBox, ...] | None = None
-    """Boxes in the model's units where no frame was given."""
+    """The boxes of the answer in the model's units, where no frame was given that could map them."""
     raw: str = ""
-    """The completion, whole."""
+    """The whole completion, as the model wrote it."""
     counts: dict[str, int] = Field(default_factory=dict)
-    """Every drop, clip or leniency under its name."""
+    """How often something was dropped, clipped or read leniently, under its name."""
 
 
 class Reply(Record):
     """One completion for one question, and its reading."""
 
     question_id: str
+    """The id of the question that was asked."""
     completion: str
+    """What the model wrote."""
     answer: Answer
+    """What the completion says."""
     finish: Literal["stop", "length"] = "stop"
     """Whether the policy ended the completion, or the limit on its length did."""
     option_scores: dict[str, float] | None = None
-    """Probability of each option letter; None = not computed."""
+    """The probability of each option letter; None = not computed."""
 
 
 class Votes(Record):
@@ -218,7 +237,7 @@ class Votes(Record):
     verdicts: dict[Verdict, int]
     """How many samples came to each verdict."""
     box_stability: float | None = None
-    """Mean set IoU of the boxes of two samples, over all pairs whose boxes could be read; None with fewer
+    """The mean set IoU of the boxes of two samples, over all pairs whose boxes could be read; None with fewer
     than two."""
 
     @property
@@ -236,9 +255,11 @@ class Inspection(Record):
     """The answers made useful: what a person, a report or a line controller needs."""
 
     sample_id: str
+    """The id of the sample that was inspected."""
     verdict: Verdict
+    """What is to be done: "good" and "defect" follow from the answers, "unsure" asks for a person."""
     score: float | None = None
-    """Anomaly score in 0..1; None = not computed."""
+    """The anomaly score in 0..1; None = not computed."""
     score_from: str = ""
     """How the score was made, in words; empty where there is none."""
     votes: Votes | None = None
@@ -246,15 +267,17 @@ class Inspection(Record):
     reason: str = ""
     """Why the verdict is what it is, in words; never empty for "unsure"."""
     boxes: tuple[Box, ...] | None = None
-    """In original pixels: None = not said, () = none."""
+    """The boxes of the defects in original pixels: None = not said, () = none."""
     masks: tuple[Mask, ...] | None = None
     """One mask a box, in the order of `boxes`; None = not asked for."""
     replies: tuple[Reply, ...] = ()
+    """What the model said to each question, in the order in which they were asked."""
     counts: dict[str, int] = Field(default_factory=dict)
+    """How often something was dropped, clipped, read leniently or replaced, under its name."""
     error: str | None = None
-    """What failed; the verdict is then "unsure"."""
+    """What failed, in words; the verdict is then "unsure"."""
     image_sha256: str = ""
-    """Digest of the image file that was inspected; empty when it could not be read."""
+    """The SHA-256 of the image file that was inspected; empty when it could not be read."""
 
     @model_validator(mode="after")
     def _fail_safe(self) -> Self:
@@ -269,40 +292,39 @@ class Fingerprint(Record):
     """What an inspections file was made with; its first line. Resuming under another one is refused."""
 
     model: str
+    """The model as it was named: a bundled policy, a folder, or a name on the hub."""
     revision: str = ""
-    """Hub commit, or a digest of the weights of a local folder."""
+    """The commit on the hub, or a digest of the weights of a local folder."""
     family: str
+    """The family that the model belongs to, one of `images.FAMILIES`."""
     style: str
-    """Prompt style, or a digest of the user's own prompt text."""
+    """The prompt style with a digest of its text, or "file" with a digest of the user's own."""
     max_pixels: int
+    """The largest image that the model is shown, in pixels."""
     given: str = ""
-    """Digest of the knowledge and the reference images that all samples were given; empty when none."""
+    """A digest of the knowledge and the reference images that all samples were given; empty when none."""
     option_order: str = "given"
+    """The order in which the options of a question were shown."""
     seed: int = 0
+    """The seed of sampled completions."""
     engine: str
+    """The engine that ran the model."""
     masks: str = "none"
+    """The method that made the masks."""
     sampling: str = "greedy"
+    """How tokens were chosen."""
     threshold: str = ""
-    """Digest of the threshold that verdicts follow; empty when none."""
+    """A digest of the threshold that verdicts follow; empty when none."""
     versions: dict[str, str] = Field(default_factory=dict)
-
-
-class InputError(ValueError):
-    """Bad input: the message names the file, what was expected, what came and what to do. Exit code 1."""
-
-
-class SetupError(RuntimeError):
-    """The environment lacks something: the message names what and the command that adds it. Exit code 3."""
+    """The versions of what computes the completions, by name."""
 
 
 def first_error(error: ValidationError) -> str:
-    """The first fault that pydantic names, in words: where it lies (dotted, empty for the whole), a colon, what is wrong."""
+    """The first fault that pydantic names: where it lies (dotted, or empty), a colon, what is wrong."""
     fault = error.errors(include_url=False, include_input=False)[0]
     return f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
 
 
-def nearest_name(name: str, known: Iterable[str]) -> str | None:
+def nearest_name(name: str, known_names: Iterable[str]) -> str | None:
     """The known name that is spelled most like `name`; None when none is like it."""
-    import difflib
-
-    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
+    return next(iter(difflib.get_close_matches(name, list(known_names), n=1)), None)

@@ -9,8 +9,15 @@ import time
 
 import pytest
 
-from anomalyr1.answers import boxes_json as box_text
-from anomalyr1.answers.completion import as_mmad, as_released, choice_at, parse, write
+from anomalyr1.answers import boxes_json
+from anomalyr1.answers.completion import (
+    as_mmad,
+    as_released,
+    choice_at,
+    parse,
+    parse_with_place,
+    write,
+)
 from anomalyr1.answers.published import read_evaluation, read_letter, roam
 from anomalyr1.images import FAMILIES, Frame, fit
 from anomalyr1.types import Answer, Box, InputError
@@ -137,7 +144,7 @@ def test_too_many_boxes_are_dropped_and_counted():
     rows = json.dumps([{"bbox_2d": [i, i, i + 5, i + 5]} for i in range(103)])
     answer = parse(think(rows), (), FRAME)
     assert answer.boxes is not None
-    assert (len(answer.boxes), answer.counts) == (box_text.MAX_BOXES, {"box_over_limit": 3})
+    assert (len(answer.boxes), answer.counts) == (boxes_json.MAX_BOXES, {"box_over_limit": 3})
 
 
 def test_a_place_that_is_not_the_largest_box_is_counted():
@@ -221,17 +228,18 @@ def test_the_limits_are_what_keeps_json_from_raising(monkeypatch):
         json.loads(digits)
     with pytest.raises(RecursionError):
         json.loads("[" * 200_000)
-    monkeypatch.setattr(box_text, "MAX_JSON_CHARS", 10**7)
-    monkeypatch.setattr(box_text, "MAX_JSON_DEPTH", 10**7)
+    monkeypatch.setattr(boxes_json, "MAX_JSON_CHARS", 10**7)
+    monkeypatch.setattr(boxes_json, "MAX_JSON_DEPTH", 10**7)
     assert set(parse(think("[" * 200_000), (), FRAME).counts) == {
         "json_unreadable"
     }  # the second line of defence
 
 
 PIECES = (
-    "<think>", "</think>", "<answer>", "</answer>", "<THINK>", "A", "B", " b ", "Ｂ", "[", "]", "{", "}", '"bbox_2d"', ":", ", ", "1e309",
-    "-5", "NaN", "\x00", "\ud800", "\ud83d", "\u202e", "🅱", "𝐀", "答案是", "选", "not ", "is ", "the answer ", "option ", "no defect",
-    "top left ", ".", "?", "\n", "**", "\\boxed{", "```json", "<", ">", "'", "ß", "ﷺ", "\u0301", "no ", "if ",
+    "<think>", "</think>", "<answer>", "</answer>", "<THINK>", "A", "B", " b ", "Ｂ", "[", "]", "{", "}",
+    '"bbox_2d"', ":", ", ", "1e309", "-5", "NaN", "\x00", "\ud800", "\ud83d", "\u202e", "🅱", "𝐀", "答案是",
+    "选", "not ", "is ", "the answer ", "option ", "no defect", "top left ", ".", "?", "\n", "**", "\\boxed{",
+    "```json", "<", ">", "'", "ß", "ﷺ", "\u0301", "no ", "if ",
 )  # fmt: skip
 
 
@@ -319,6 +327,8 @@ def test_labelled_completions():
         ("<think>B</think><answer>scratch</answer>", None),  # an option's text, no letter
         ("<think>B</think><answer>(b)</answer>", None),  # no capital
         ("<think>B</think><answer>nothing</answer>", None),
+        ("<think>x <answer>A</answer></think> B", "B"),  # after the reasoning, whatever is in it
+        ("<answer>B</answer><think>A</think>", "B"),
         ("", None),
     ],
 )
@@ -329,6 +339,7 @@ def test_where_the_choice_stands(text, marked):
         assert parse(text, OPTIONS).choice == marked
         assert at > text.rfind("<answer>")
     assert choice_at(text, ()) is None
+    assert parse_with_place(text, OPTIONS) == (parse(text, OPTIONS), at)
 
 
 def test_published_reward_is_reproduced_on_recorded_pairs():

@@ -56,7 +56,7 @@ def test_check_lists_problems_and_is_code_2(call, parts):
 
 
 def test_a_mask_that_cannot_be_read_stops_nothing(call):
-    layouts.own(Path("parts"))
+    layouts.labelled_folder(Path("parts"))
     Path("parts/masks/scratch/b.png").write_bytes(b"broken")
     for option in ("boxes=false", "boxes=true"):
         code, out, _ = call("data", "check", "folder:parts", "-o", option)

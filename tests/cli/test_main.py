@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from anomalyr1 import records
+from anomalyr1.cli import inspect, terminal
 from anomalyr1.cli import main as cli
 from anomalyr1.cli.doctor import examine, packages
 from anomalyr1.reproduction import demo
@@ -112,7 +113,7 @@ def test_demo_teaches_and_takes_own_images(parts, call, monkeypatch):
 
 
 def test_each_image_is_found_once_however_it_is_named(parts):
-    found = cli.find_images(
+    found = terminal.find_images(
         [Path("parts"), Path("parts").resolve(), Path("parts/../parts/b.png")], Path("out")
     )
     assert [path.as_posix() for path in found] == [
@@ -168,31 +169,31 @@ def test_a_folder_that_cannot_be_written_is_code_3(parts, model, call):
 
 def test_folders_are_searched_in_order_without_the_results(parts):
     recordings.draw(parts / "parts" / "out" / "overlays" / "old.png")
-    found = cli.find_images([parts / "parts" / "b.png", parts / "parts"], parts / "parts" / "out")
+    found = terminal.find_images([parts / "parts" / "b.png", parts / "parts"], parts / "parts" / "out")
     assert [path.relative_to(parts / "parts").as_posix() for path in found] == [
         "b.png",
         "a.PNG",
         "deep/[red]c[/think].png",
     ]
     with pytest.raises(InputError, match="no such"):
-        cli.find_images([parts / "gone"], parts)
+        terminal.find_images([parts / "gone"], parts)
 
 
 def test_masks_beside_good_parts_are_no_parts(tmp_path, capsys):
     for name in ("good/a.png", "bad/b.png", "masks/bad/b.png", "bad/masks/c.png"):
         recordings.draw(tmp_path / name)
-    found = cli.find_images([tmp_path])
+    found = terminal.find_images([tmp_path])
     assert [path.relative_to(tmp_path).as_posix() for path in found] == [
         "bad/b.png",
         "bad/masks/c.png",
         "good/a.png",
     ]
     assert "1 images in" in capsys.readouterr().out
-    assert len(cli.find_images([tmp_path / "masks"])) == 1
+    assert len(terminal.find_images([tmp_path / "masks"])) == 1
 
 
 def test_control_characters_never_reach_a_terminal(capsys):
-    line = cli._line(
+    line = inspect._line(
         Inspection(
             sample_id="a\x1b]8;;x\x07\n.png",
             verdict="defect",
@@ -200,7 +201,7 @@ def test_control_characters_never_reach_a_terminal(capsys):
         )
     )
     assert line.isprintable() and "[bold]" in line and len(line) < 250
-    cli._say(line)
+    terminal.say(line)
     assert capsys.readouterr().out == line + "\n"
 
 
@@ -228,7 +229,7 @@ def test_a_terminal_gets_a_bar_and_markup_stays_text(monkeypatch):
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("TERM", "xterm")
-    with cli._progress("inspecting", 2, as_json=False) as show:
+    with inspect._progress("inspecting", 2, as_json=False) as show:
         for done in (1, 2):
             show(
                 done,

@@ -128,8 +128,10 @@ def test_those_archives_do_escape_from_a_plain_extractor(tmp_path, technique):
 
 
 HONEST = [
-    ("./", FOLDER, ""), ("bottle/", FOLDER, ""), ("bottle/test/broken/000.png", FILE, NOISE), ("bottle/empty.txt", FILE, b""),
-    ("-rf", FILE, b"dash"), ("new\nline.txt", FILE, b"1"), ("\u202eright-to-left.png", FILE, b"2"), ("x" * 251 + ".txt", FILE, b"3"),
+    ("./", FOLDER, ""), ("bottle/", FOLDER, ""), ("bottle/test/broken/000.png", FILE, NOISE),
+    ("bottle/empty.txt", FILE, b""),
+    ("-rf", FILE, b"dash"), ("new\nline.txt", FILE, b"1"), ("\u202eright-to-left.png", FILE, b"2"),
+    ("x" * 251 + ".txt", FILE, b"3"),
     ("deep/" + "d" * 120 + "/" + "e" * 90 + "/f.txt", FILE, b"4"), ("caf\u00e9.txt", FILE, b"5"),
 ]  # fmt: skip
 

@@ -56,7 +56,8 @@ def test_boxes_of_own_samples_come_from_the_mask_on_demand(tmp_path):
 @pytest.mark.parametrize(
     ("reply", "answer"),
     [
-        ("B", "B"), ("(b)", None), ("B.", "B"), ("Hole", "B"), ("hole.", "B"), ("B. Hole.", "B"), ("B. Crack.", None), ("C", None),
+        ("B", "B"), ("(b)", None), ("B.", "B"), ("Hole", "B"), ("hole.", "B"), ("B. Hole.", "B"),
+        ("B. Crack.", None), ("C", None),
         ("<think>x</think><answer>A</answer>", "A"), ("none of them", None), (3, None),
     ],
 )  # fmt: skip
@@ -104,7 +105,8 @@ def test_what_cannot_be_asked_is_counted(tmp_path):
     )
     assert [sample.questions for sample in samples] == [(), ()]
     assert samples.notes == {
-        "conversation turns without options or boxes, left out": 1, "conversation turns that are out of order, left out": 1,
+        "conversation turns without options or boxes, left out": 1,
+        "conversation turns that are out of order, left out": 1,
     }  # fmt: skip
 
 

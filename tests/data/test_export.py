@@ -42,8 +42,9 @@ def test_jsonl_holds_everything(drawn, tmp_path):
 
 
 LAYOUTS = {
-    "mvtec": layouts.mvtec, "goodsad": lambda root: layouts.mvtec(root, "{}.png", ".jpg"), "loco": layouts.loco, "visa": layouts.visa,
-    "folder": layouts.own, "coco": layouts.coco, "yolo": layouts.yolo, "index": layouts.index,
+    "mvtec": layouts.mvtec, "goodsad": lambda root: layouts.mvtec(root, "{}.png", ".jpg"),
+    "loco": layouts.loco, "visa": layouts.visa,
+    "folder": layouts.labelled_folder, "coco": layouts.coco, "yolo": layouts.yolo, "index": layouts.index,
 }  # fmt: skip
 
 

@@ -65,20 +65,20 @@ def test_visa_as_converted(tmp_path):
 
 
 def test_a_folder_without_masks_is_asked_for_the_verdict_only(tmp_path):
-    samples = data.load(f"folder:{layouts.own(tmp_path / 'parts', masks=False)}")
+    samples = data.load(f"folder:{layouts.labelled_folder(tmp_path / 'parts', masks=False)}")
     assert samples.name == "parts"
     assert [[question.kind for question in sample.questions] for sample in samples] == [
         ["anomaly detection"]
     ] * 3
     assert samples.notes["anomalous images without a mask"] == 2
-    with_masks = data.load(f"folder:{layouts.own(tmp_path / 'more')}")
+    with_masks = data.load(f"folder:{layouts.labelled_folder(tmp_path / 'more')}")
     assert any(
         question.kind == "defect classification" for sample in with_masks for question in sample.questions
     )
 
 
 def test_an_empty_mask_is_no_proof_that_there_is_nothing(tmp_path):
-    root = layouts.own(tmp_path / "set")
+    root = layouts.labelled_folder(tmp_path / "set")
     layouts.put(layouts.drawn("washer", "scratch").mask & False, root / "masks/scratch/b.png")
     (sample,) = (one for one in data.load(f"folder:{root}", boxes=True) if one.defect == "scratch")
     assert sample.boxes is None
@@ -92,7 +92,7 @@ def test_names_of_good(tmp_path, good):
 
 
 def test_what_is_left_out_is_counted(tmp_path):
-    root = layouts.own(tmp_path / "set")
+    root = layouts.labelled_folder(tmp_path / "set")
     (root / "good/notes.txt").write_text("x")
     (root / "good/.hidden.png").write_text("x")
     layouts.image(root / "loose.png")
@@ -110,7 +110,7 @@ def test_what_is_left_out_is_counted(tmp_path):
 
 
 def test_a_link_that_leads_back_ends(tmp_path):
-    root = layouts.own(tmp_path / "set")
+    root = layouts.labelled_folder(tmp_path / "set")
     (root / "good/again").symlink_to(root / "good", target_is_directory=True)
     assert len(data.load(f"folder:{root}")) == 3
 

@@ -1,4 +1,4 @@
-"""MMAD as published: schema, shots, knowledge, option order, known faults; on drawn-up entries and on the real subset."""
+"""MMAD as published: schema, shots, knowledge, option order, known faults; the real subset."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def folder(tmp_path):
         tmp_path / "MMAD",
         **{
             BAD: layouts.entry(
-                BAD, layouts.question(), WHERE, mask_path="DS-MVTec/pill/rbg_mask/crack/000.png", random_templates=TEMPLATES,
+                BAD, layouts.question(), WHERE, mask_path="DS-MVTec/pill/rbg_mask/crack/000.png",
+                random_templates=TEMPLATES,
                 similar_templates=TEMPLATES[::-1],
             ),
             GOOD: layouts.entry(GOOD, layouts.question(answer="B"), random_templates=TEMPLATES[:1]),
@@ -88,7 +89,8 @@ def test_a_shuffle_moves_the_gold_with_its_text(folder):
 def test_known_faults_are_reported_and_mended(folder):
     plain = data.load(f"mmad:{folder}")
     assert dict(plain.notes) == {
-        "images of pill/good that show metal nuts": 1, "images without a verdict question": 1, "LOCO anomalies without a mask": 1,
+        "images of pill/good that show metal nuts": 1, "images without a verdict question": 1,
+        "LOCO anomalies without a mask": 1,
         "logical anomalies": 1,
     }  # fmt: skip
     mended = data.load(f"mmad:{folder}", fix="all")
@@ -184,7 +186,8 @@ def test_the_real_subset(shared):
     kinds = Counter(question.kind for sample in samples for question in sample.questions)
     assert sum(kinds.values()) == 1439
     assert set(kinds) == {
-        "anomaly detection", "defect classification", "defect localization", "defect description", "defect analysis",
+        "anomaly detection", "defect classification", "defect localization", "defect description",
+        "defect analysis",
         "object classification",        "object analysis", "object structure", "object details",
     }  # fmt: skip
     assert len({(sample.dataset, sample.category) for sample in samples if sample.knowledge}) == 38
@@ -192,6 +195,7 @@ def test_the_real_subset(shared):
         len(sample.references) == 1 and question.answer for sample in samples for question in sample.questions
     )
     assert dict(samples.notes) == {
-        "images of pill/good that show metal nuts": 1, "images without a verdict question": 1, "logical anomalies": 54,
+        "images of pill/good that show metal nuts": 1, "images without a verdict question": 1,
+        "logical anomalies": 54,
     }  # fmt: skip
     assert not any(sample.image.exists() for sample in samples)

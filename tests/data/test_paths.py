@@ -41,7 +41,8 @@ def test_refused(tmp_path, path, said):
 @pytest.mark.parametrize(
     "path",
     [
-        "a.png", "a/b.png", "./a.png", "a..b/..c.png", "-rf.png", "ab:c.png", "~/x", "new\nline.png", "é", "a\\b.png", "\udcff",
+        "a.png", "a/b.png", "./a.png", "a..b/..c.png",
+        "-rf.png", "ab:c.png", "~/x", "new\nline.png", "é", "a\\b.png", "\udcff",
         "x" * 255, "ü" * 127,
     ],
 )  # fmt: skip
@@ -62,7 +63,8 @@ def test_links(tmp_path):
     (root / "real/out.png").symlink_to(tmp_path / "out/a.png")
     (root / "real/loop.png").symlink_to(root / "real/loop.png")
     for path, fine in (
-        ("inside/a.png", True), ("real/a.png", True), ("outside/a.png", False), ("real/out.png", False), ("inside/out.png", False),
+        ("inside/a.png", True), ("real/a.png", True), ("outside/a.png", False),
+        ("real/out.png", False), ("inside/out.png", False),
         ("gone/x.png", True), ("outside/gone.png", False), ("real/loop.png", True),
     ):  # fmt: skip
         for links in (False, True):

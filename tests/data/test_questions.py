@@ -1,4 +1,4 @@
-"""Questions from labels and boxes: gold that is true, distractors that are false, and nothing that is not known."""
+"""Questions from labels and boxes: true gold, false distractors, and nothing that is not known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading manifests: entry by entry, the same as json, whatever the size of the pieces; errors that name the place."""
+"""Readers: entries the same as json reads them, whatever the size of the pieces; errors name the place."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomalyr1.data import readers as manifests
+from anomalyr1 import data
+from anomalyr1.data import readers
 from anomalyr1.types import InputError
+from support import layouts
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=9),
@@ -32,8 +34,8 @@ def test_entries_are_what_json_reads(tmp_path_factory, value, indent, ascii_only
     if any("\ud800" <= c <= "\udfff" for c in json.dumps(value, ensure_ascii=False)) and not ascii_only:
         return  # no UTF-8
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(manifests, "_CHUNK", chunk)
-        read = list(manifests.entries(path))
+        patch.setattr(readers, "_CHUNK", chunk)
+        read = list(readers.read_json_entries(path))
     assert {key: one for key, one, _ in read} == value
     assert all(json.loads(text) == one for _, one, text in read)
 
@@ -55,16 +57,16 @@ def test_broken_files_are_named(tmp_path, text, said):
     path = tmp_path / "m.json"
     path.write_bytes(text)
     with pytest.raises(InputError, match=said) as caught:
-        list(manifests.entries(path))
+        list(readers.read_json_entries(path))
     assert "m.json" in str(caught.value)
 
 
 def test_bytes_that_are_not_utf8_come_as_surrogates_and_a_byte_order_mark_goes(tmp_path):
     path = tmp_path / "m.json"
     path.write_bytes(b'\xef\xbb\xbf{"a\xff.png": "\xff"}')
-    assert [(key, value) for key, value, _ in manifests.entries(path)] == [("a\udcff.png", "\udcff")]
+    assert [(key, value) for key, value, _ in readers.read_json_entries(path)] == [("a\udcff.png", "\udcff")]
     path.write_bytes(b'\xef\xbb\xbf{"a": "\xff"}\n\n{"b": 1}')
-    assert [(number, one) for number, one, _ in manifests.lines(path)] == [
+    assert [(number, one) for number, one, _ in readers.read_json_lines(path)] == [
         (1, {"a": "\udcff"}),
         (3, {"b": 1}),
     ]
@@ -74,13 +76,35 @@ def test_other_errors(tmp_path):
     path = tmp_path / "m"
     path.write_text("{}\n{]\n")
     with pytest.raises(InputError, match="line 2"):
-        list(manifests.lines(path))
+        list(readers.read_json_lines(path))
     with pytest.raises(InputError, match="no JSON"):
-        manifests.whole(path)
+        readers.read_json(path)
     path.write_text("a,b\n1,2\n")
-    assert list(manifests.table(path, ("b",))) == [{"b": "2"}]
+    assert list(readers.read_csv(path, ("b",))) == [{"b": "2"}]
     with pytest.raises(InputError, match="lacks the columns c"):
-        list(manifests.table(path, ("b", "c")))
-    for read in (manifests.whole, manifests.text, manifests.scan):
+        list(readers.read_csv(path, ("b", "c")))
+    for read in (readers.read_json, readers.read_text, readers.list_folder):
         with pytest.raises(InputError, match="cannot read"):
             read(tmp_path / "nowhere")
+
+
+def test_images_are_found_by_one_list_of_suffixes(tmp_path):
+    """What `inspect` takes, the loaders take: .jfif too."""
+    for name in ("good/a.jfif", "good/b.PNG", "scratch/d.jfif"):
+        layouts.image(tmp_path / name)
+    (tmp_path / "good/c.txt").write_text("no image")
+    images = readers.find_images([tmp_path]).paths
+    assert [path.name for path in images] == ["a.jfif", "b.PNG", "d.jfif"]
+    assert [sample.image for sample in data.load(f"folder:{tmp_path}")] == images
+
+
+def test_masks_and_results_are_no_images_to_inspect(tmp_path):
+    for name in ("good/a.png", "bad/b.png", "masks/bad/b.png", "out/overlay.png"):
+        layouts.image(tmp_path / name)
+    images = readers.find_images([tmp_path / "good/a.png", tmp_path], tmp_path / "out")
+    assert [path.name for path in images.paths] == ["a.png", "b.png"]
+    assert images.masks_left_out == {tmp_path / "masks": 1}
+    with pytest.raises(InputError, match=r"no such file.*gone.*nowhere"):
+        readers.find_images([tmp_path / "gone"], references=[tmp_path / "nowhere"])
+    with pytest.raises(InputError, match=r"holds no image; expected files ending in \.bmp"):
+        readers.find_images([tmp_path / "out"], tmp_path / "out")

@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from anomalyr1 import data
-from anomalyr1.data.samples import Packer, require_unique
+from anomalyr1.data.samples import Samples, require_unique
 from anomalyr1.types import InputError
 from support import layouts
 
@@ -45,14 +45,15 @@ def test_pickling(samples):
     assert list(pickle.loads(pickle.dumps(samples[3:]))) == list(samples[3:])
 
 
-def test_rows_are_kept_small_and_whole():
-    packer = Packer()
-    for n in range(1000):
-        packer.add({"n": n, "text": "a surrogate \udcff and a line\nbreak" * 5})
-    rows = packer.done()
-    assert [rows[n]["n"] for n in (999, 0, 64, 63)] == [999, 0, 64, 63]
-    assert rows[7]["text"].startswith("a surrogate \udcff")
-    assert len(pickle.dumps(rows)) < 40_000
+def test_a_selection_sends_only_its_rows(samples):
+    assert len(pickle.dumps(samples[:1])) < len(pickle.dumps(samples)) / 2
+
+
+def test_rows_and_notes_stay_what_they_were(samples):
+    rows = [{"n": n} for n in range(4)]
+    counted = Samples("x:y", "x", rows, lambda row, _: row["n"], {"left out": 2, "never seen": 0})
+    assert list(counted.select([3, 1])[1:]) == [1] and list(counted) == [0, 1, 2, 3]
+    assert dict(counted.notes) == dict(counted[:1].notes) == {"left out": 2}
 
 
 def test_ids_come_once():

@@ -11,23 +11,30 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from anomalyr1 import boxes as box_arithmetic
-from anomalyr1.drawn import contact_sheet as drawn_sheet
-from anomalyr1.drawn import dataset as drawn_dataset
-from anomalyr1.drawn import draw as procedural
-from anomalyr1.drawn import questions as drawn_questions
+from anomalyr1 import boxes
+from anomalyr1.drawn import contact_sheet, dataset, questions
 from anomalyr1.drawn.defects import LOGICAL
-from anomalyr1.drawn.words import EFFECT, GOOD_LOOK, MATERIAL, PURPOSE, SHAPES, UNFAMILIAR
+from anomalyr1.drawn.draw import DEFECTS, LEGAL, draw, reference
+from anomalyr1.drawn.words import (
+    EFFECT,
+    GOOD_LOOK,
+    HELD_OUT_DEFECTS,
+    MATERIAL,
+    PURPOSE,
+    SHAPES,
+    SPLITS,
+    UNFAMILIAR,
+)
 from anomalyr1.types import PLACES, InputError
 
-OPEN = (*procedural.SPLITS["seen"], *procedural.SPLITS["dev"])
+OPEN = (*SPLITS["seen"], *SPLITS["dev"])
 """What tests may look at; the final split is only checked to exist and to be the same twice."""
-CASES = [(category, kind) for category in OPEN for kind in procedural.LEGAL[category]]
+CASES = [(category, kind) for category in OPEN for kind in LEGAL[category]]
 
 
 @pytest.fixture(scope="module")
 def many():
-    return [procedural.draw(seed, OPEN[seed % len(OPEN)]) for seed in range(240)]
+    return [draw(seed, OPEN[seed % len(OPEN)]) for seed in range(240)]
 
 
 def digest(one):
@@ -40,23 +47,23 @@ def digest(one):
 
 
 def test_splits_are_disjoint_and_every_category_has_all_its_words():
-    names = [name for split in procedural.SPLITS.values() for name in split]
-    assert [len(split) for split in procedural.SPLITS.values()] == [12, 3, 3]
+    names = [name for split in SPLITS.values() for name in split]
+    assert [len(split) for split in SPLITS.values()] == [12, 3, 3]
     assert len(set(names)) == len(names) == 18
-    for table in (procedural.LEGAL, GOOD_LOOK, MATERIAL, PURPOSE):
+    for table in (LEGAL, GOOD_LOOK, MATERIAL, PURPOSE):
         assert set(table) == {*names, UNFAMILIAR}
     assert set(SHAPES) == set(names)
-    assert set(EFFECT) == set(procedural.DEFECTS)
-    assert len(procedural.DEFECTS) >= 12
-    assert len(procedural.HELD_OUT_DEFECTS) == 2
-    shown = {kind for kinds in procedural.LEGAL.values() for kind in kinds}
-    assert shown == set(procedural.DEFECTS)
+    assert set(EFFECT) == set(DEFECTS)
+    assert len(DEFECTS) >= 12
+    assert len(HELD_OUT_DEFECTS) == 2
+    shown = {kind for kinds in LEGAL.values() for kind in kinds}
+    assert shown == set(DEFECTS)
 
 
-@pytest.mark.parametrize("category", [name for split in procedural.SPLITS.values() for name in split])
+@pytest.mark.parametrize("category", [name for split in SPLITS.values() for name in split])
 def test_same_seed_same_part(category):
-    assert digest(procedural.draw(7, category)) == digest(procedural.draw(7, category))
-    assert digest(procedural.draw(7, category)) != digest(procedural.draw(8, category))
+    assert digest(draw(7, category)) == digest(draw(7, category))
+    assert digest(draw(7, category)) != digest(draw(8, category))
 
 
 def test_same_in_another_process():
@@ -67,7 +74,7 @@ def test_same_in_another_process():
     other = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.strip()
-    one = procedural.draw(5, "label", "stain")
+    one = draw(5, "label", "stain")
     assert other == hashlib.sha256(one.image.tobytes() + one.mask.tobytes()).hexdigest()
 
 
@@ -80,7 +87,7 @@ def test_importing_needs_no_torch():
 
 @pytest.mark.parametrize(("category", "kind"), CASES)
 def test_defect_changes_the_part_only_at_its_mask(category, kind):
-    bad, good = procedural.draw(21, category, kind), procedural.draw(21, category, None)
+    bad, good = draw(21, category, kind), draw(21, category, None)
     changed = np.abs(bad.image.astype(int) - good.image.astype(int)).max(axis=2)
     near = cv2.dilate(bad.mask.astype(np.uint8), np.ones((45, 45), np.uint8)) > 0
     assert bad.mask.sum() >= 24
@@ -88,7 +95,7 @@ def test_defect_changes_the_part_only_at_its_mask(category, kind):
         1.0, changed[~near].mean()
     )  # the same noise in both, so outside is nearly still
     assert np.percentile(changed[~near], 99) <= 3 if (~near).any() else True
-    other = procedural.draw(
+    other = draw(
         48, category, None
     )  # negative control: another good part of the same size differs everywhere
     assert np.abs(other.image.astype(int) - good.image.astype(int)).max(axis=2)[~near].mean() > 5
@@ -96,7 +103,7 @@ def test_defect_changes_the_part_only_at_its_mask(category, kind):
 
 @pytest.mark.parametrize(("category", "kind"), CASES)
 def test_boxes_hold_the_mask_tightly(category, kind):
-    one = procedural.draw(33, category, kind)
+    one = draw(33, category, kind)
     inside = np.zeros_like(one.mask)
     for box in one.boxes:
         x1, y1, x2, y2 = (int(v) for v in box.xyxy)
@@ -106,9 +113,7 @@ def test_boxes_hold_the_mask_tightly(category, kind):
         for edge in (window[0], window[-1], window[:, 0], window[:, -1]):
             assert edge.any()
     assert one.mask[~inside].sum() == 0
-    assert one.place == box_arithmetic.place(
-        max(one.boxes, key=lambda b: (b.x2 - b.x1) * (b.y2 - b.y1)), one.mask.shape[::-1]
-    )
+    assert one.place == boxes.place(max(one.boxes, key=lambda box: box.area), one.mask.shape[::-1])
 
 
 def test_good_and_defective_parts(many):
@@ -132,32 +137,30 @@ def test_good_and_defective_parts(many):
 
 
 def test_seen_parts_never_show_a_held_out_kind(many):
-    seen = [one for one in many if one.category in procedural.SPLITS["seen"]]
-    assert not {one.defect for one in seen} & set(procedural.HELD_OUT_DEFECTS)
-    dev = [
-        procedural.draw(seed, procedural.SPLITS["dev"][seed % 3]).defect for seed in range(90)
-    ]  # control: elsewhere they come
-    assert set(procedural.HELD_OUT_DEFECTS) <= set(dev)
+    seen = [one for one in many if one.category in SPLITS["seen"]]
+    assert not {one.defect for one in seen} & set(HELD_OUT_DEFECTS)
+    dev = [draw(seed, SPLITS["dev"][seed % 3]).defect for seed in range(90)]  # control: elsewhere they come
+    assert set(HELD_OUT_DEFECTS) <= set(dev)
 
 
 def test_knowledge_does_not_depend_on_the_defect():
     for category, kind in CASES[::4]:
-        assert procedural.draw(4, category, kind).knowledge == procedural.draw(4, category, None).knowledge
+        assert draw(4, category, kind).knowledge == draw(4, category, None).knowledge
 
 
 @pytest.mark.parametrize("category", OPEN)
 def test_reference_is_another_picture_of_the_same_design(category):
-    bad, good = procedural.draw(12, category), procedural.draw(12, category, None)
-    picture = procedural.reference(bad)
+    bad, good = draw(12, category), draw(12, category, None)
+    picture = reference(bad)
     assert picture.shape == good.image.shape
-    assert np.array_equal(picture, procedural.reference(good))  # so it shows nothing of the defect
+    assert np.array_equal(picture, reference(good))  # so it shows nothing of the defect
     assert np.abs(picture.astype(int) - good.image.astype(int)).mean() > 2
-    assert not np.array_equal(picture, procedural.reference(bad, 1))
+    assert not np.array_equal(picture, reference(bad, 1))
     same, other = [], []
     for seed in range(40, 52):
-        one = procedural.draw(seed, category, None)
-        same.append(distance(one.image, procedural.reference(one)))
-        other.append(distance(one.image, procedural.draw(seed + 100, category, None).image))
+        one = draw(seed, category, None)
+        same.append(distance(one.image, reference(one)))
+        other.append(distance(one.image, draw(seed + 100, category, None).image))
     assert np.mean(same) < 0.8 * np.mean(other)  # the colours are the design's
 
 
@@ -177,17 +180,18 @@ def test_questions_have_true_gold(many):
     for one in many:
         asked = {
             q.kind: q
-            for q in drawn_questions.questions(
-                one, np.random.default_rng(one.seed), grounding_text="Find it."
-            )
+            for q in questions.questions(one, np.random.default_rng(one.seed), grounding_text="Find it.")
         }
         about_defect = {kind for kind in asked if kind.startswith("defect")}
         assert len(about_defect) == (4 if one.defect else 0)
         gold = {
-            "anomaly detection": "No." if one.defect is None else "Yes.", "defect classification": one.defect,
+            "anomaly detection": "No." if one.defect is None else "Yes.",
+            "defect classification": one.defect,
             "defect localization": one.place,
-            "defect description": one.description, "object classification": one.category, "object analysis": PURPOSE[one.category],
-        }  # fmt: skip
+            "defect description": one.description,
+            "object classification": one.category,
+            "object analysis": PURPOSE[one.category],
+        }
         for kind, question in asked.items():
             if kind == "grounding":
                 assert question.text == "Find it."
@@ -204,7 +208,7 @@ def test_questions_have_true_gold(many):
 
 def test_questions_about_facts(many):
     for one in many:
-        for question in drawn_questions.questions(one, np.random.default_rng(1), "Find it."):
+        for question in questions.questions(one, np.random.default_rng(1), "Find it."):
             if question.kind not in ("object structure", "object details"):
                 continue
             answer = question.options[question.letters.index(question.answer)]
@@ -217,34 +221,32 @@ def test_questions_about_facts(many):
 
 
 def test_seen_parts_never_list_unseen_names(many):
-    hidden = {*procedural.SPLITS["dev"], *procedural.SPLITS["final"], *procedural.HELD_OUT_DEFECTS}
+    hidden = {*SPLITS["dev"], *SPLITS["final"], *HELD_OUT_DEFECTS}
     for one in many:
         options = {
             option
-            for q in drawn_questions.questions(one, np.random.default_rng(2), "Find it.")
+            for q in questions.questions(one, np.random.default_rng(2), "Find it.")
             for option in q.options
         }
-        if one.category in procedural.SPLITS["seen"]:
+        if one.category in SPLITS["seen"]:
             assert not options & hidden
-        assert not options & set(procedural.SPLITS["final"])
+        assert not options & set(SPLITS["final"])
 
 
 def test_unfamiliar_parts_are_of_many_designs_and_name_no_category_that_is_kept_apart():
-    goods = [procedural.draw(seed, UNFAMILIAR, None) for seed in range(40)]
-    hidden = {*procedural.SPLITS["dev"], *procedural.SPLITS["final"], *procedural.HELD_OUT_DEFECTS}
+    goods = [draw(seed, UNFAMILIAR, None) for seed in range(40)]
+    hidden = {*SPLITS["dev"], *SPLITS["final"], *HELD_OUT_DEFECTS}
     for one in goods:
-        kinds = [kind for kind in procedural.LEGAL[UNFAMILIAR] if one.facts.count or kind not in LOGICAL]
-        bad = procedural.draw(one.seed, UNFAMILIAR, kinds[one.seed % len(kinds)])
+        kinds = [kind for kind in LEGAL[UNFAMILIAR] if one.facts.count or kind not in LOGICAL]
+        bad = draw(one.seed, UNFAMILIAR, kinds[one.seed % len(kinds)])
         assert bad.boxes
-        assert np.array_equal(procedural.reference(bad), procedural.reference(one))
-        asked = drawn_questions.questions(bad, np.random.default_rng(3), "")
+        assert np.array_equal(reference(bad), reference(one))
+        asked = questions.questions(bad, np.random.default_rng(3), "")
         assert not hidden & {option for question in asked for option in question.options}
     assert len({(one.facts.shape, one.facts.colour, one.facts.count) for one in goods}) > 30
     assert 2 < sum(one.facts.count is None for one in goods) < 20
     with pytest.raises(InputError, match="choose one of"):
-        drawn_dataset.parse_spec(
-            "drawn:unfamiliar-part?n=1&seed=0"
-        )  # no test set: it is for training nano alone
+        dataset.parse_spec("drawn:unfamiliar-part?n=1&seed=0")  # no test set: it is for training nano alone
 
 
 def test_letters_are_balanced(many):
@@ -252,7 +254,7 @@ def test_letters_are_balanced(many):
         letters = [
             q.answer
             for one in many
-            for q in drawn_questions.questions(one, np.random.default_rng(one.seed), "")
+            for q in questions.questions(one, np.random.default_rng(one.seed), "")
             if q.kind == kind
         ]
         assert abs(letters.count("A") / len(letters) - chance) < 0.1
@@ -268,7 +270,7 @@ def test_letters_are_balanced(many):
     ],
 )
 def test_parse_spec(spec, expected):
-    read = drawn_dataset.parse_spec(spec)
+    read = dataset.parse_spec(spec)
     assert (read.split, read.n, read.seed) == expected
 
 
@@ -294,7 +296,7 @@ def test_parse_spec(spec, expected):
 )
 def test_parse_spec_names_what_is_wrong(spec, names):
     with pytest.raises(InputError, match=names.replace("?", r"\?")):
-        drawn_dataset.parse_spec(spec)
+        dataset.parse_spec(spec)
 
 
 @pytest.mark.parametrize(
@@ -307,15 +309,15 @@ def test_parse_spec_names_what_is_wrong(spec, names):
 )
 def test_draw_refuses_what_cannot_be(category, defect, names):
     with pytest.raises(InputError, match=names):
-        procedural.draw(1, category, defect)
+        draw(1, category, defect)
 
 
 def test_write(tmp_path):
-    samples = drawn_dataset.write("drawn:dev?n=6&seed=3", tmp_path, "Find it.")
+    samples = dataset.write("drawn:dev?n=6&seed=3", tmp_path, "Find it.")
     assert [sample.id for sample in samples] == [f"drawn/dev-{3_000_000 + i:09d}" for i in range(6)]
-    for sample, one in zip(samples, drawn_dataset.drawn("drawn:dev?n=6&seed=3"), strict=True):
+    for sample, one in zip(samples, dataset.draw_spec("drawn:dev?n=6&seed=3"), strict=True):
         assert np.array_equal(np.asarray(PIL.Image.open(sample.image)), one.image)
-        assert np.array_equal(np.asarray(PIL.Image.open(sample.references[0])), procedural.reference(one))
+        assert np.array_equal(np.asarray(PIL.Image.open(sample.references[0])), reference(one))
         assert sample.anomalous == (one.defect is not None) == (sample.mask is not None)
         assert sample.boxes == one.boxes
         assert all(question.id.startswith(sample.id + "/") for question in sample.questions)
@@ -323,13 +325,13 @@ def test_write(tmp_path):
             stored = PIL.Image.open(sample.mask)
             assert stored.mode == "1"
             assert np.array_equal(np.asarray(stored), one.mask)
-    assert not list(tmp_path.rglob("*.tmp"))
-    first = drawn_dataset.write("drawn:dev?n=2&seed=3", tmp_path / "again", "Find it.")
+    assert {path.suffix for path in tmp_path.rglob("*.*")} == {".png"}  # nothing half written
+    first = dataset.write("drawn:dev?n=2&seed=3", tmp_path / "again", "Find it.")
     assert [s.id for s in first] == [s.id for s in samples[:2]]  # a smaller n is a prefix
     assert [s.questions for s in first] == [s.questions for s in samples[:2]]
 
 
 def test_contact_sheet():
-    sheet = drawn_sheet.contact_sheet(("washer", "woven fabric"), columns=5, cell=84)
+    sheet = contact_sheet.contact_sheet(("washer", "woven fabric"), columns=5, cell=84)
     assert sheet.dtype == np.uint8
     assert sheet.shape == (2 * (84 + 18), 5 * (84 + 6), 3)

@@ -41,11 +41,9 @@ def engine(request, tmp_path):
         yield ReplayEngine(tmp_path / "recorded.jsonl")
     elif request.param == "endpoint":
         with served.serving(served.Nano()) as (url, _):
-            made = EndpointEngine(
+            yield EndpointEngine(
                 EndpointConfig(url=url, model="nano", family="qwen2_5_vl", max_pixels=policy().max_pixels)
             )
-            yield made
-            made.close()
     else:
         pytest.importorskip(
             "vllm", reason='vLLM is not installed here: pip install "anomalyr1[vllm]" on a machine with a GPU'
@@ -67,14 +65,14 @@ def test_contract(engine):
         assert one.frame.original_wh == image.size_wh
         assert one.frame.model_wh == fit(image.size_wh, policy().family, policy().max_pixels)
         assert one.frame.units == "pixels"
+        assert one.answer == answers.parse(one.text, prompt.question.options, one.frame)
         assert one.prompt_tokens in (0, other.prompt_tokens)  # 0: not known
         assert one.completion_tokens in (0, other.completion_tokens)
         assert (one.option_scores is None) == (other.option_scores is None)
         if one.option_scores:
             assert one.option_scores == pytest.approx(other.option_scores, abs=1e-3)
             assert sum(one.option_scores.values()) == pytest.approx(1)
-            choice = answers.parse(one.text, prompt.question.options).choice
-            assert max(one.option_scores, key=one.option_scores.get) == choice
+            assert max(one.option_scores, key=one.option_scores.get) == one.answer.choice
     assert any(one.option_scores for one in completions)
     found = engine.fingerprint(SHORT)
     assert (found.model, found.family, found.max_pixels) == ("nano", "qwen2_5_vl", policy().max_pixels)

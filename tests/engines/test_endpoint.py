@@ -1,6 +1,9 @@
 import json
 import logging
 import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -10,7 +13,7 @@ import pytest
 from PIL import Image
 
 from anomalyr1 import records
-from anomalyr1.engines import openai_format as wire
+from anomalyr1.engines import openai_format
 from anomalyr1.engines.endpoint import EndpointEngine
 from anomalyr1.engines.endpoint_config import EndpointConfig
 from anomalyr1.engines.engine import Sampling
@@ -94,7 +97,6 @@ def test_a_fault_has_a_name_and_the_others_go_on(kind, message, times):
         engine = engine_at(url, timeout_seconds=2.0 if kind in ("hang", "trickle") else 60.0)
         completions = engine.complete([ask(f"part {i}", WIDE) for i in range(4)], IMAGES)
         assert sum("part 1?" in text for text, _, _ in seen) == times
-        engine.close()
     assert [c.error is None for c in completions] == [True, False, True, True]
     assert completions[1].text == ""
     assert re.search(message, completions[1].error), completions[1].error
@@ -112,8 +114,10 @@ def test_what_passes_is_asked_again(kinds):
 
 
 def test_retry_after_is_kept():
-    assert wire.status_error(429, b"", "0.2").retry_after == 0.2
-    assert [wire.status_error(429, b"", text).retry_after for text in ("", "soon", "-3", "nan", "1e9")] == [
+    assert openai_format.status_error(429, b"", "0.2").retry_after == 0.2
+    assert [
+        openai_format.status_error(429, b"", text).retry_after for text in ("", "soon", "-3", "nan", "1e9")
+    ] == [
         0,
         0,
         0,
@@ -159,6 +163,30 @@ def test_works_inside_a_running_loop():
             return engine_at(url).complete([ask("part 0")], {})
 
         assert asyncio.run(inside())[0].error is None
+
+
+INTERRUPTED = """
+import sys
+from anomalyr1.engines.connection import Connection, Request
+from anomalyr1.engines.endpoint_config import EndpointConfig
+config = EndpointConfig(url=sys.argv[1], model="nano", family="qwen2_5_vl", concurrency=2)
+body = b'{"messages": [{"content": "part 0?"}]}'
+Connection(config).ask([Request(body)] * 5)
+"""
+
+
+def test_an_interrupt_breaks_off_what_is_under_way():
+    """Ctrl-C does not wait for the replies of a slow server, and sends nothing more."""
+    with served.serving(served.Echo(), {"part 0?": ["hang"] * 9}) as (url, seen):
+        process = subprocess.Popen(
+            [sys.executable, "-c", INTERRUPTED, url], stderr=subprocess.PIPE, text=True
+        )
+        deadline = time.monotonic() + 60
+        while len(seen) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert "KeyboardInterrupt" in process.communicate(timeout=15)[1]
+        assert len(seen) == 2
 
 
 # The server that is not there.
@@ -381,9 +409,15 @@ def test_the_key_is_sent_and_nowhere_else(monkeypatch, caplog, tmp_path, capfd):
         assert "HTTP status: 401, with 'bad header Bearer [key]'" in completions[2].error
         assert "key in the reply" in completions[3].error
         everything = [
-            (tmp_path / "out.jsonl").read_text(), repr(results), repr(completions), repr(engine.config), caplog.text,
-            "".join(capfd.readouterr()), repr(vars(engine)), engine.fingerprint().to_json(),
-        ]  # fmt: skip
+            (tmp_path / "out.jsonl").read_text(),
+            repr(results),
+            repr(completions),
+            repr(engine.config),
+            caplog.text,
+            "".join(capfd.readouterr()),
+            repr(vars(engine)),
+            engine.fingerprint().to_json(),
+        ]
         faults["grey"] = ["401 echo"] * 9
         with pytest.raises(SetupError) as caught:
             engine_at(url, key_variable="TEST_KEY").probe()
@@ -480,7 +514,7 @@ OPTIONS = ("Yes.", "No.")
 def scores_of(content, options=OPTIONS):
     text = "".join(one["token"] for one in content or ())
     choice = {"message": {"content": text or "x"}, "finish_reason": "stop", "logprobs": {"content": content}}
-    return wire.read(json.dumps({"choices": [choice]}).encode(), options).option_scores
+    return openai_format.read_reply(json.dumps({"choices": [choice]}).encode(), options).option_scores
 
 
 LOG = {"A": np.log(0.6), "B": np.log(0.2), "C": np.log(0.1)}
@@ -536,7 +570,7 @@ def test_no_scores_where_the_tokens_do_not_spell_the_text():
         "finish_reason": "stop",
         "logprobs": {"content": places("<answer>", ("A", LOG))},
     }
-    assert wire.read(json.dumps({"choices": [choice]}).encode(), OPTIONS).option_scores is None
+    assert openai_format.read_reply(json.dumps({"choices": [choice]}).encode(), OPTIONS).option_scores is None
 
 
 def test_reply_errors_pass_or_last():

@@ -13,7 +13,7 @@ from anomalyr1 import images, prompts, records
 from anomalyr1.engines.engine import Sampling
 from anomalyr1.engines.local import LocalEngine
 from anomalyr1.engines.replay import ReplayEngine
-from anomalyr1.engines.sampling import Draw
+from anomalyr1.engines.sampling import GumbelSampler
 from anomalyr1.images import LoadedImage
 from anomalyr1.policy import chat
 from anomalyr1.policy.load import load_policy
@@ -100,7 +100,7 @@ def test_the_answer_follows_the_picture(family):
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_inputs_equal_the_processors_own(family):
-    """Our tokens, padding and pixels are what transformers' processor makes of the same pictures; it resizes them no further."""
+    """Our tokens, padding and pixels are those of transformers' processor; it resizes pictures no further."""
     policy, engine = policy_of(family), LocalEngine(policy_of(family))
     asked = mixed()
     shown = engine._pixels([IMAGES[path] for prompt in asked for path in prompt.images])
@@ -115,7 +115,7 @@ def test_inputs_equal_the_processors_own(family):
     small = {"shortest_edge": policy.family.min_pixels, "longest_edge": policy.max_pixels}
     for extra in ({"do_resize": False}, {"size": small}):
         theirs = policy.processor(text=texts, images=pictures, **extra)
-        assert [list(job.ids) for job in engine._jobs(asked, IMAGES, SHORT)] == theirs["input_ids"]
+        assert [list(job.ids) for job in engine._encode_prompts(asked, IMAGES, SHORT)] == theirs["input_ids"]
         for place, name in enumerate(("pixel_values", "image_grid_thw")):
             assert torch.equal(torch.cat([one[place] for one in shown]), torch.as_tensor(theirs[name])), name
     for path, (_, _, frame) in zip(IMAGES, engine._pixels(list(IMAGES.values())), strict=True):
@@ -219,7 +219,7 @@ def test_asking_again_draws_again():
 def test_draws_follow_the_softmax():
     """20,000 draws at temperature 0.7 against the exact distribution (standard error below 0.004)."""
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -torch.inf])
-    draw = Draw(range(20_000), Sampling(temperature=0.7))
+    draw = GumbelSampler(range(20_000), Sampling(temperature=0.7))
     rows = draw(logits.expand(20_000, 5), range(20_000)).argmax(-1)
     share = torch.bincount(rows, minlength=5) / 20_000
     assert torch.allclose(share, (logits / 0.7).softmax(-1), atol=0.015)
@@ -238,7 +238,7 @@ def test_draws_follow_the_softmax():
 )
 def test_top_p(top_p, kept):
     logits = torch.tensor([0.5, 0.25, 0.15, 0.1]).log()
-    draw = Draw(range(500), Sampling(temperature=1.0, top_p=top_p))
+    draw = GumbelSampler(range(500), Sampling(temperature=1.0, top_p=top_p))
     assert set(draw(logits.expand(500, 4), range(500)).argmax(-1).tolist()) == kept
 
 

@@ -4,10 +4,11 @@ from dataclasses import replace
 import pytest
 
 from anomalyr1 import answers
-from anomalyr1.engines import loading as specs
-from anomalyr1.engines import parity
 from anomalyr1.engines.endpoint import EndpointEngine
 from anomalyr1.engines.endpoint_config import EndpointConfig
+from anomalyr1.engines.engine import parse_with_place
+from anomalyr1.engines.loading import load_engine
+from anomalyr1.engines.parity import compare_engines
 from anomalyr1.engines.replay import ReplayEngine
 from anomalyr1.types import Box, InputError, SetupError
 from support import recordings, served
@@ -31,7 +32,12 @@ class Changed:
         return self._replay.fingerprint(sampling).model_copy(update=self._run)
 
     def complete(self, prompts, images, sampling):
-        return [replace(one, **self._change) for one in self._replay.complete(prompts, images, sampling)]
+        completions = []
+        for prompt, plain in zip(prompts, self._replay.complete(prompts, images, sampling), strict=True):
+            changed = replace(plain, **self._change)
+            answer, _ = parse_with_place(changed.text, prompt.question.options, changed.frame)
+            completions.append(replace(changed, answer=answer))
+        return completions
 
 
 @pytest.fixture
@@ -50,7 +56,7 @@ def recorded(tmp_path):
 def test_an_engine_agrees_with_itself(recorded):
     samples, record = recorded
     path = record("a", (SAYS_A, DRAWS), (SAYS_B, DRAWS_NONE))
-    found = parity.compare((ReplayEngine(path), ReplayEngine(path)), samples)
+    found = compare_engines((ReplayEngine(path), ReplayEngine(path)), samples)
     assert (found.images, found.questions, found.compared, found.failed) == (2, 4, 4, (0, 0))
     assert (found.same_text, found.same_choice, found.choices, found.mean_iou, found.boxes) == (
         4,
@@ -69,7 +75,7 @@ def test_what_differs_is_counted(recorded):
     samples, record = recorded
     first = record("a", (SAYS_A, DRAWS), (SAYS_B, DRAWS_NONE))
     second = record("b", (SAYS_B, DRAWS_NEAR), (SAYS_B, DRAWS))
-    found = parity.compare((ReplayEngine(first), ReplayEngine(second)), samples)
+    found = compare_engines((ReplayEngine(first), ReplayEngine(second)), samples)
     assert (found.same_text, found.same_choice) == (1, 1)
     assert found.mean_iou == pytest.approx((2 / 3 + 0) / 2)
 
@@ -91,7 +97,7 @@ def test_inputs_that_differ_are_seen(recorded, changes, field, value, same_input
     samples, record = recorded
     path = record("a", (SAYS_A, DRAWS), (SAYS_B, DRAWS_NONE))
     first = Changed(path, prompt_tokens=10, option_scores={"A": 0.9, "B": 0.1})
-    found = parity.compare((first, Changed(path, **{"prompt_tokens": 10, **changes})), samples)
+    found = compare_engines((first, Changed(path, **{"prompt_tokens": 10, **changes})), samples)
     assert getattr(found, field) == value
     assert found.same_input == same_input
 
@@ -103,8 +109,8 @@ def test_two_pixel_caps_are_not_compared_in_silence(recorded):
         path, name="other", run={"max_pixels": 50_176, "model": "else", "style": "mmad", "masks": "box"}
     )
     with pytest.raises(InputError, match=r"at most 100,352 pixels and other 50,176.*--allow-pixels"):
-        parity.compare((ReplayEngine(path), other), samples)
-    found = parity.compare((ReplayEngine(path), other), samples, allow_pixels=True)
+        compare_engines((ReplayEngine(path), other), samples)
+    found = compare_engines((ReplayEngine(path), other), samples, allow_pixels=True)
     assert found.differences == ("model: 'recorded' and 'else'", "max_pixels: 100352 and 50176")
 
 
@@ -128,14 +134,14 @@ def test_command(recorded, tmp_path, call):
 
 
 def test_local_nano_equals_nano_behind_a_url(tmp_path):
-    """The parity that matters: the same weights here and behind HTTP, where transformers' own `generate` runs them."""
+    """The parity that matters: the same weights here and behind HTTP, by transformers' own `generate`."""
     path = recordings.draw(tmp_path / "part.png")
-    local = specs.load("local:nano")
+    local = load_engine("local:nano")
     with served.serving(served.Nano()) as (url, _):
         engine = EndpointEngine(
             EndpointConfig(url=url, model="nano", family="qwen2_5_vl", max_pixels=local.policy.max_pixels)
         )
-        found = parity.compare((local, engine), [recordings.sample(path)])
+        found = compare_engines((local, engine), [recordings.sample(path)])
     assert (found.same_text, found.same_choice, found.same_tokens, found.same_frame) == (2, 1, 2, 2)
     assert found.score_difference < 1e-3
     assert found.same_input
@@ -147,16 +153,16 @@ def test_local_nano_equals_nano_behind_a_url(tmp_path):
 @pytest.mark.parametrize("spec", ["", "magic", "endpoint", "replay:", "locals"])
 def test_unknown_engines(spec):
     with pytest.raises(InputError, match="unknown engine"):
-        specs.load(spec)
+        load_engine(spec)
 
 
 def test_an_endpoint_has_its_own_model(tmp_path):
     file = tmp_path / "server.yaml"
     file.write_text("url: http://127.0.0.1:9/v1\nmodel: m\nfamily: qwen3_vl\n")
-    assert specs.load(f"endpoint:{file}").name == "endpoint"
+    assert load_engine(f"endpoint:{file}").name == "endpoint"
     for more in ({"model": "other"}, {"revision": "x"}, {"max_pixels": 10**6}):
         with pytest.raises(InputError, match="names its own model"):
-            specs.load(f"endpoint:{file}", **more)
+            load_engine(f"endpoint:{file}", **more)
 
 
 def test_vllm_that_is_missing_names_the_install_line():
@@ -164,6 +170,6 @@ def test_vllm_that_is_missing_names_the_install_line():
         import vllm  # noqa: F401
     except ImportError:
         with pytest.raises(SetupError, match=r'vLLM is missing: pip install "anomalyr1\[vllm\]"'):
-            specs.load("vllm:nano")
+            load_engine("vllm:nano")
     else:
         pytest.skip("vLLM is installed here")

@@ -1,4 +1,4 @@
-"""The vLLM engine over a stand-in: a module that has the calls and fields of vLLM 0.30 that our engine uses, and nano behind them."""
+"""The vLLM engine over a stand-in with the calls and fields of vLLM 0.30 that our engine uses, over nano."""
 
 import sys
 import types
@@ -88,9 +88,13 @@ class Llm:
         } | seen
         with torch.inference_mode():
             out = self.policy.model.generate(
-                **inputs, max_new_tokens=params.max_tokens, do_sample=False, suppress_tokens=list(params.logit_bias),
-                output_scores=True, return_dict_in_generate=True,
-            )  # fmt: skip
+                **inputs,
+                max_new_tokens=params.max_tokens,
+                do_sample=False,
+                suppress_tokens=list(params.logit_bias),
+                output_scores=True,
+                return_dict_in_generate=True,
+            )
         ids = out.sequences[0, whole.shape[1] :].tolist()
         stop = "stop" if ids[-1] in params.stop_token_ids else "length"
         text = processor.tokenizer.decode(

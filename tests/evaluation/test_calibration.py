@@ -10,7 +10,7 @@ from scipy.stats import binom
 
 from anomalyr1 import records
 from anomalyr1.evaluation import calibration
-from anomalyr1.evaluation.calibration import Labelled, choose_threshold, fit, parts_needed, upper_bound
+from anomalyr1.evaluation.calibration import LabelledScores, choose_threshold, fit, parts_needed, upper_bound
 from anomalyr1.inspection.thresholds import Threshold, logit, read_labels, sigmoid
 from anomalyr1.types import Fingerprint, InputError, Inspection
 
@@ -27,7 +27,7 @@ def drawn(good=400, defect=400, slope=1.0, intercept=0.0, seed=0):
 
 
 def labelled(scores, truths):
-    return Labelled(np.array(scores, dtype=float), np.array(truths, dtype=bool), {})
+    return LabelledScores(np.array(scores, dtype=float), np.array(truths, dtype=bool), {})
 
 
 def made(scores, truths, miss=1.0, alarm=1.0, **more):

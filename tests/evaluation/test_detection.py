@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from anomalyr1.evaluation import calibration, curves, detection
+from anomalyr1.evaluation import curves, detection
 from anomalyr1.evaluation.pairing import pair
 from anomalyr1.types import InputError, Inspection, Sample
 
@@ -53,12 +53,12 @@ def test_figures_equal_scikit_learn(seed):
         "f1_max": max(f1),
         "balanced_accuracy_max": max(balanced),
         "fpr_at_95_tpr": fpr[tpr >= 0.95 - 1e-12].min(),
-        "calibration_error": calibration.calibration_error(scores, truth),
+        "calibration_error": curves.calibration_error(scores, truth),
     }
     for name, value in expected.items():
         assert getattr(found, name).value == pytest.approx(value, abs=1e-12), name
     assert metrics.f1_score(truth, scores >= found.f1_threshold) == pytest.approx(max(f1), abs=1e-12)
-    assert calibration.auroc(scores, truth) == pytest.approx(found.auroc.value, abs=1e-12)
+    assert curves.auroc(scores, truth) == pytest.approx(found.auroc.value, abs=1e-12)
     counts = curves.count(scores, truth)
     np.testing.assert_allclose(counts.recall, tpr, atol=1e-12)
     np.testing.assert_allclose(counts.fallout, fpr, atol=1e-12)
@@ -76,9 +76,9 @@ def test_weights_are_repeated_rows(seed):
     for i, row in enumerate(times):
         rows = np.repeat(np.arange(len(scores)), row)
         if truth[rows].all() or not truth[rows].any():
-            assert np.isnan(curves.auroc(together)[i])
+            assert np.isnan(curves.roc_area(together)[i])
             continue
-        assert curves.auroc(together)[i] == pytest.approx(
+        assert curves.roc_area(together)[i] == pytest.approx(
             metrics.roc_auc_score(truth[rows], scores[rows]), abs=1e-12
         )
         assert curves.average_precision(together)[i] == pytest.approx(
@@ -180,5 +180,5 @@ def test_calibration_errors_of_draws_are_those_of_the_drawn_rows():
         truth = random.random(rows) < scores
         times = random.multinomial(rows, np.full(rows, 1 / rows), size=50)
         drawn = [np.repeat(np.arange(rows), line) for line in times]
-        expected = [calibration.calibration_error(scores[own], truth[own]) for own in drawn]
-        assert detection.calibration_errors(scores, truth, times) == pytest.approx(expected, abs=1e-12)
+        expected = [curves.calibration_error(scores[own], truth[own]) for own in drawn]
+        assert curves.calibration_errors(scores, truth, times) == pytest.approx(expected, abs=1e-12)

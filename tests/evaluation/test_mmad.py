@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from anomalyr1.evaluation import mmad
-from anomalyr1.evaluation import rows as answered
+from anomalyr1.evaluation.rows import of_pairs
 from anomalyr1.types import Answer, InputError, Inspection, Question, Reply, Sample
 from support import scorer_cases
 from support.places import ROOT
@@ -59,7 +59,7 @@ def test_without_the_skipping_the_official_board_is_another(monkeypatch):
 
     def all_valid(rows):
         mask = tuple(row.gold in "ABCDE" and row.gold != "" and row.official in list("ABCDE") for row in rows)
-        return mmad._Counted(mask=mask, deleted=0, skipped=0)
+        return mmad.OfficialCount(mask=mask, deleted=0, skipped=0)
 
     monkeypatch.setattr(mmad, "counted_officially", all_valid)
     some = [one for one in EXPECTED[:100] if one["deleted"] > 2]
@@ -156,7 +156,7 @@ def test_three_boards_of_the_same_replies():
         ),  # lenient: A; MMAD's parser finds no capital and takes an option by spelling
         (silent, inspected(silent, "A crack? B")),  # MMAD's parser: B; ours too, leniently
     ]
-    found = mmad.evaluate(answered.rows(pairs), repeats=50)
+    found = mmad.evaluate(of_pairs(pairs), repeats=50)
     boards = {
         reading: board.cells["VisA"]["Anomaly Detection"].value for reading, board in found.boards.items()
     }
@@ -177,7 +177,7 @@ def test_what_has_no_reply_is_wrong_for_us_and_unseen_by_the_published_scorer():
         (bad, inspected(bad, strict("A"))),
         (lost, inspected(lost, None)),
     ]
-    found = mmad.evaluate(answered.rows(pairs), repeats=50)
+    found = mmad.evaluate(of_pairs(pairs), repeats=50)
     assert found.boards["lenient"].average.value == 75
     assert found.boards["official"].average.value == 100
     assert found.unparseable.value == pytest.approx(100 / 3)
@@ -196,7 +196,7 @@ def test_a_gap_of_parsing_alone():
         (good, inspected(good, strict("B"))),
         (bad, inspected(bad, "No wait, A is wrong. Yes, there is one, so (a), not B")),
     ]
-    found = mmad.evaluate(answered.rows(pairs), repeats=50)
+    found = mmad.evaluate(of_pairs(pairs), repeats=50)
     assert found.boards["official"].average.value == 50  # the last lone capital is B
     gap = found.gaps[0]
     assert gap.by_counting == 0
@@ -205,7 +205,7 @@ def test_a_gap_of_parsing_alone():
 
 def test_the_official_board_is_for_mmads_own_images():
     one = sample("elsewhere/good/1", False)
-    found = mmad.evaluate(answered.rows([(one, inspected(one, strict("B")))]), repeats=20)
+    found = mmad.evaluate(of_pairs([(one, inspected(one, strict("B")))]), repeats=20)
     assert list(found.boards) == ["strict", "lenient"]
     assert found.gaps == ()
 
@@ -213,16 +213,16 @@ def test_the_official_board_is_for_mmads_own_images():
 def test_the_letter_alone_is_strict_where_the_prompt_asks_for_it():
     one = sample("VisA/b/1", True)
     pairs = [(one, inspected(one, "A"))]
-    assert [row.status for row in answered.rows(pairs, "mmad@abc")] == ["strict"]
-    assert [row.status for row in answered.rows(pairs, "ours@abc")] == ["lenient"]
+    assert [row.status for row in of_pairs(pairs, "mmad@abc")] == ["strict"]
+    assert [row.status for row in of_pairs(pairs, "ours@abc")] == ["lenient"]
     rambling = [(one, inspected(one, "I would say A"))]
-    assert [row.status for row in answered.rows(rambling, "mmad@abc")] == ["lenient"]
+    assert [row.status for row in of_pairs(rambling, "mmad@abc")] == ["lenient"]
 
 
 def test_structure_and_details_are_object_analysis():
     one = sample("VisA/b/1", True, kinds=("object structure", "object details", "object analysis"))
     found = mmad.evaluate(
-        answered.rows([(one, inspected(one, strict("A"), strict("A"), strict("C")))]), repeats=20
+        of_pairs([(one, inspected(one, strict("A"), strict("A"), strict("C")))]), repeats=20
     )
     assert list(found.boards["strict"].cells["VisA"]) == ["Object Analysis", "Average"]
     assert found.boards["strict"].average.value == pytest.approx(200 / 3)
@@ -236,10 +236,10 @@ def test_logical_and_structural_anomalies_apart_only_where_there_are_both():
         *((one, inspected(one, text)) for one, text in zip(loco, said, strict=True)),
         (other, inspected(other, strict("B"))),
     ]
-    found = {one.sort: one for one in mmad.evaluate(answered.rows(pairs), repeats=20).anomalies}
+    found = {one.sort: one for one in mmad.evaluate(of_pairs(pairs), repeats=20).anomalies}
     assert (found["logical"].images, found["logical"].found.value) == (2, 50)
     assert (found["structural"].images, found["structural"].found.value) == (2, 100)
-    assert mmad.evaluate(answered.rows(pairs[-1:]), repeats=20).anomalies == ()
+    assert mmad.evaluate(of_pairs(pairs[-1:]), repeats=20).anomalies == ()
 
 
 def test_consistency_counts_contradictions_and_silence():
@@ -252,7 +252,7 @@ def test_consistency_counts_contradictions_and_silence():
         "what?",
     ]
     pairs = [(one, inspected(one, text)) for one, text in zip(samples, said, strict=True)]
-    found = mmad.evaluate(answered.rows(pairs), repeats=20).consistency
+    found = mmad.evaluate(of_pairs(pairs), repeats=20).consistency
     assert (found.both, found.agree, found.silent) == (2, 1, 1)
     assert found.share.value == 50
     assert found.cases == {
@@ -271,7 +271,7 @@ def test_each_class_has_a_row():
             (sample("VisA/c/1", True, category="pcb1"), "A"),
         )
     ]
-    rows = {row.name: row for row in mmad.evaluate(answered.rows(pairs), repeats=20).classes}
+    rows = {row.name: row for row in mmad.evaluate(of_pairs(pairs), repeats=20).classes}
     assert (rows["VisA/candle"].strict.value, rows["VisA/candle"].overkill, rows["VisA/candle"].miss) == (
         50,
         100,
@@ -286,13 +286,13 @@ def test_each_class_has_a_row():
 
 def test_questions_without_a_gold_answer_are_counted_and_left_out():
     one = sample("VisA/b/1", True, kinds=("anomaly detection", "object analysis"), gold=None)
-    found = mmad.evaluate(answered.rows([(one, inspected(one, strict("A"), strict("A")))]), repeats=20)
+    found = mmad.evaluate(of_pairs([(one, inspected(one, strict("A"), strict("A")))]), repeats=20)
     assert found.questions == 1
     assert found.left_out == {"questions without a gold answer": 1}
     assert found.deleted == 1
     alone = sample("VisA/b/1", True, kinds=("object analysis",), gold=None)
     with pytest.raises(InputError, match="no question has a known gold answer"):
-        mmad.evaluate(answered.rows([(alone, inspected(alone, strict("A")))]))
+        mmad.evaluate(of_pairs([(alone, inspected(alone, strict("A")))]))
 
 
 def test_a_reply_to_a_question_that_the_data_does_not_ask_is_refused():
@@ -303,4 +303,4 @@ def test_a_reply_to_a_question_that_the_data_does_not_ask_is_refused():
         replies=(Reply(question_id="b/1#9", completion="A", answer=Answer(status="lenient")),),
     )
     with pytest.raises(InputError, match="b/1#9"):
-        answered.rows([(one, strange)])
+        of_pairs([(one, strange)])

@@ -12,8 +12,8 @@ from anomalyr1.data import sources
 from anomalyr1.data import splits as fewshot
 from anomalyr1.drawn import dataset as drawn_dataset
 from anomalyr1.engines.replay import ReplayEngine
-from anomalyr1.evaluation import provenance, tables
-from anomalyr1.evaluation import run as evaluate
+from anomalyr1.evaluation import provenance, record, run, tables
+from anomalyr1.evaluation.comparison import Comparison, compare
 from anomalyr1.inspection import verdicts
 from anomalyr1.inspection.inspector import VOTING, Inspector
 from anomalyr1.types import InputError, Question, Reply
@@ -38,7 +38,7 @@ def test_a_file_is_evaluated(call, data, recorded, tmp_path):
     assert code == 0
     assert "24 questions about 12 images: 24 strict" in out
     assert "Scoreboard, official" in out
-    found = evaluate.read(tmp_path / "out")
+    found = record.read_evaluation(tmp_path / "out")
     assert found.mmad.boards["strict"].cells["VisA"]["Average"].value == 100
     # GoodsAD: "B" is right for its 2 good of 6 images, and for the 3 of 6 object questions whose gold is B.
     goods = found.mmad.boards["strict"].cells["GoodsAD"]
@@ -65,7 +65,7 @@ def test_failed_images_count_as_wrong_and_give_exit_code_2(call, data, tmp_path)
     code, out, _ = call("evaluate", path, "--data", data, "--out", tmp_path / "out")
     assert code == 2
     assert "failed: 1 images" in out
-    found = evaluate.read(tmp_path / "out").mmad
+    found = record.read_evaluation(tmp_path / "out").mmad
     assert found.statuses == {"strict": 22, "no reply": 2}
     assert found.boards["strict"].average.value < 100
     assert found.boards["official"].average.value == 100
@@ -134,8 +134,8 @@ def test_a_replayed_model_is_asked_its_own_questions_and_resumed(call, data, rec
     assert (code, "12/12" in err) == (0, True)
     assert "24 questions about 12 images: 24 strict" in out
     path = tmp_path / "out" / "inspections.jsonl"
-    run, inspections = records.read(path)
-    assert run.given.startswith("data@")
+    fingerprint, inspections = records.read(path)
+    assert fingerprint.given.startswith("data@")
     by_id = {one.sample_id: one for one in inspections}
     assert by_id["VisA/part/test/broken/002.png"].verdict == "defect"
     assert by_id["GoodsAD/part/test/broken/001.png"].verdict == "good"  # it answered B
@@ -172,9 +172,10 @@ def test_the_verdict_is_that_of_the_yes_no_question(letter, verdict):
     assert verdicts.of_questions([boxes], [reply]).verdict == "unsure"
 
 
-def test_own_questions_are_not_voted_on(recorded):
+def test_own_questions_are_not_voted_on(recorded, tmp_path):
+    inspector = Inspector(ReplayEngine(recorded), votes=3, sampling=VOTING)
     with pytest.raises(InputError, match="asked once"):
-        Inspector(ReplayEngine(recorded), votes=3, sampling=VOTING, own_questions=True)
+        inspector.run([], tmp_path / "inspections.jsonl", own_questions=True)
 
 
 def test_a_split_is_evaluated_on_its_test_side_and_says_so(call, data, tmp_path):
@@ -186,13 +187,13 @@ def test_a_split_is_evaluated_on_its_test_side_and_says_so(call, data, tmp_path)
     code, out, _ = call("evaluate", path, "--data", f"split:{manifest}", "--out", tmp_path / "out")
     assert code == 0
     assert "test side of a split: few-shot (1 images of each kind a class to train on), seed 0" in out
-    assert evaluate.read(tmp_path / "out").source.samples == len(fewshot.read(manifest).test)
+    assert record.read_evaluation(tmp_path / "out").source.samples == len(fewshot.read(manifest).test)
 
 
 def test_overlap_with_the_training_data_of_a_run_folder_is_flagged(data, tmp_path):
     run = tmp_path / "run"
     (run / "final").mkdir(parents=True)
-    loaded = sources.load(data, {}, tmp_path)
+    loaded = sources.load_source(data, {}, tmp_path)
     (run / "recipe.yaml").write_text(yaml.safe_dump({"data": [data]}))
     found = provenance.examine(str(run / "final"), loaded)
     assert found.leak_free is False
@@ -211,11 +212,11 @@ def test_overlap_with_the_training_data_of_a_run_folder_is_flagged(data, tmp_pat
 def test_drawn_training_data_is_told_by_its_ids(tmp_path):
     (tmp_path / "final").mkdir()
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"data": ["drawn:seen?n=100000&seed=3"]}))
-    loaded = sources.load("drawn:seen?n=2&seed=3", {}, tmp_path / "drawn")
+    loaded = sources.load_source("drawn:seen?n=2&seed=3", {}, tmp_path / "drawn")
     assert [one.id for one in loaded.samples] == drawn_dataset.sample_ids("drawn:seen?n=2&seed=3")
     found = provenance.examine(str(tmp_path / "final"), loaded)
     assert (found.leak_free, found.overlaps) == (False, {"exact": 2})
-    other = sources.load("drawn:seen?n=2&seed=4", {}, tmp_path / "other")
+    other = sources.load_source("drawn:seen?n=2&seed=4", {}, tmp_path / "other")
     assert provenance.examine(str(tmp_path / "final"), other).leak_free is True
 
 
@@ -228,7 +229,7 @@ def draw_noise(path, seed):
 
 
 def test_a_model_without_a_run_folder_is_not_called_leak_free(data, tmp_path):
-    loaded = sources.load(data, {}, tmp_path)
+    loaded = sources.load_source(data, {}, tmp_path)
     found = provenance.examine("some/model", loaded)
     assert found.leak_free is None
     assert "cannot be ruled out" in found.statement
@@ -239,7 +240,7 @@ def test_a_model_without_a_run_folder_is_not_called_leak_free(data, tmp_path):
 
 
 def test_an_image_shown_as_good_that_is_evaluated_too_is_flagged(data, tmp_path):
-    loaded = sources.load(data, {}, tmp_path)
+    loaded = sources.load_source(data, {}, tmp_path)
     first, second, *rest = loaded.samples
     shown = first.model_copy(update={"references": (second.image,)})
     found = provenance.examine("some/model", loaded._replace(samples=[shown, second, *rest]))
@@ -255,10 +256,10 @@ def test_no_cell_is_a_formula(text):
 def test_names_cannot_format_the_markdown(call, data, recorded, tmp_path):
     call("evaluate", recorded, "--data", data, "--out", tmp_path / "out")
     path = tmp_path / "out" / "evaluation.json"
-    record = json.loads(path.read_text())
-    record["run"]["model"] = "[x](http://x)\n# head | <img src=x>\x1b"
-    path.write_text(json.dumps(record))
-    text = tables.markdown(evaluate.read(tmp_path / "out"))
+    written = json.loads(path.read_text())
+    written["run"]["model"] = "[x](http://x)\n# head | <img src=x>\x1b"
+    path.write_text(json.dumps(written))
+    text = tables.markdown(record.read_evaluation(tmp_path / "out"))
     assert "\n# head" not in text
     assert "<img" not in text.replace("\\<img", "")
     assert "\x1b" not in text
@@ -266,14 +267,71 @@ def test_names_cannot_format_the_markdown(call, data, recorded, tmp_path):
 
 def test_an_evaluation_is_read_back_and_anything_else_refused(call, data, recorded, tmp_path):
     call("evaluate", recorded, "--data", data, "--out", tmp_path / "out")
-    again, pairs = evaluate.load_again(tmp_path / "out")
-    assert again == evaluate.read(tmp_path / "out")
+    again, pairs = run.load_again(tmp_path / "out")
+    assert again == record.read_evaluation(tmp_path / "out")
     assert len(pairs) == 12
     evaluations.make(tmp_path / "mmad", 10)
     with pytest.raises(InputError, match="asks other questions"):
-        evaluate.load_again(tmp_path / "out")
+        run.load_again(tmp_path / "out")
     with pytest.raises(InputError, match="anomalyr1 evaluate"):
-        evaluate.read(tmp_path)
+        record.read_evaluation(tmp_path)
     (tmp_path / "out" / "evaluation.json").write_text("{}")
     with pytest.raises(InputError, match="no evaluation of this version"):
-        evaluate.read(tmp_path / "out")
+        record.read_evaluation(tmp_path / "out")
+
+
+# From Python.
+
+
+def test_a_spec_is_evaluated_in_one_call_and_answered_in_steps(data, recorded, tmp_path):
+    steps = []
+    inspector = Inspector(ReplayEngine(recorded))
+    asked = run.evaluate(
+        data, inspector, out=tmp_path / "asked", progress=lambda done, total, _: steps.append((done, total))
+    )
+    assert steps == [(done, 12) for done in range(1, 13)]
+    assert asked.mmad.boards["strict"].average.value == 75
+    assert record.read_evaluation(tmp_path / "asked") == asked
+    read = run.evaluate(data, inspections=tmp_path / "asked" / "inspections.jsonl", out=tmp_path / "read")
+    assert (read.mmad, read.provenance) == (asked.mmad, asked.provenance)
+    named = run.evaluate(data, engine=f"replay:{recorded}", out=tmp_path / "named")
+    assert named.mmad == asked.mmad
+    both, pairs = run.evaluate_file(recorded, data, None, tmp_path)
+    assert (both.mmad, len(pairs)) == (asked.mmad, 12)
+
+
+def test_samples_of_a_program_are_evaluated_and_loaded_again(data, recorded, tmp_path):
+    samples = sources.load_source(data, {}, tmp_path).samples[:6]
+    evaluation = run.evaluate(samples, Inspector(ReplayEngine(recorded)), out=tmp_path / "out")
+    assert (evaluation.source.spec, evaluation.source.samples) == ("samples.jsonl", 6)
+    again, pairs = run.load_again(tmp_path / "out")
+    assert again == evaluation
+    assert [sample for sample, _ in pairs] == samples
+    (tmp_path / "out" / "samples.jsonl").write_text("{}")
+    with pytest.raises(InputError, match=r"samples\.jsonl"):
+        run.load_again(tmp_path / "out")
+    asking_nothing = [sample.model_copy(update={"questions": ()}) for sample in samples]
+    with pytest.raises(InputError, match="asks no question"):
+        run.evaluate(asking_nothing, Inspector(ReplayEngine(recorded)), out=tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"fast": True}, "an inspector has its own model"),
+        ({"inspections": "inspections.jsonl"}, "is taken as an inspections file"),
+    ],
+)
+def test_an_inspector_has_its_own_settings(data, recorded, tmp_path, settings, message):
+    with pytest.raises(InputError, match=message):
+        run.evaluate(data, Inspector(ReplayEngine(recorded)), out=tmp_path / "out", **settings)
+
+
+def test_two_folders_are_compared_in_one_call(data, recorded, tmp_path):
+    evaluations.inspect(data, tmp_path / "right.jsonl", lambda s, q: evaluations.says(q.answer))
+    for name in ("inspections", "right"):
+        run.evaluate(data, inspections=tmp_path / f"{name}.jsonl", out=tmp_path / name)
+    result = compare(tmp_path / "inspections", tmp_path / "right", out=tmp_path / "compared")
+    assert (result.groups[0].paired.gained, result.groups[0].paired.lost) == (7, 0)
+    written = (tmp_path / "compared" / "comparison.json").read_text()
+    assert Comparison.from_json(written) == result

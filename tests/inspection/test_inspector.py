@@ -16,13 +16,13 @@ import pytest
 from PIL import Image
 
 from anomalyr1 import answers, prompts, records
-from anomalyr1.cli import main as cli
+from anomalyr1.cli.inspect import inspect_samples
 from anomalyr1.drawn import draw as procedural
 from anomalyr1.engines.engine import Completion, Sampling
 from anomalyr1.engines.replay import ReplayEngine
 from anomalyr1.evaluation import calibration
 from anomalyr1.images import open_image, resize
-from anomalyr1.inspection.inspector import Inspector, digest
+from anomalyr1.inspection.inspector import Inspector, samples_of_images
 from anomalyr1.inspection.verdicts import FAST, REASONED, decide
 from anomalyr1.policy.load import NANO_FOLDER
 from anomalyr1.types import Answer, Box, InputError, Inspection, Reply, SetupError
@@ -183,10 +183,23 @@ def test_what_is_done_is_not_asked_again(folder):
 
 def test_other_knowledge_is_not_resumed(folder):
     out = folder / "i.jsonl"
-    replayed(folder).run(samples_of(folder), out, given=digest("even", ()))
+    replayed(folder).run(samples_of(folder), out, context=digest("even"))
     with pytest.raises(InputError, match="given was"):
-        replayed(folder).run(samples_of(folder), out, given=digest("rough", ()))
-    assert digest("", ()) == "" and digest("a", ()) != digest("", (Path("a"),))
+        replayed(folder).run(samples_of(folder), out, context=digest("rough"))
+    assert digest("") == "" and digest("a") != digest("", [Path("a")])
+
+
+def digest(knowledge, references=()):
+    """What the samples of a run share, as its fingerprint has it."""
+    return samples_of_images(["part.png"], references, knowledge)[1]
+
+
+def test_samples_of_images_share_references_and_knowledge():
+    samples, _ = samples_of_images([Path("a/1.png"), "2.png"], ["good.png"], "Plates are even.")
+    assert [sample.id for sample in samples] == ["a/1.png", "2.png"]
+    assert {(sample.references, sample.knowledge) for sample in samples} == {
+        ((Path("good.png"),), "Plates are even.")
+    }
 
 
 def test_an_image_that_changed_under_its_name_is_not_passed_off_as_inspected(folder):
@@ -318,7 +331,7 @@ def test_real_images_run_to_a_page(tmp_path, shared, monkeypatch):
                 answers.write(reasoning, boxes, frame),
             )
     recordings.record(tmp_path / "recorded.jsonl", completions)
-    results = cli._run(
+    results = inspect_samples(
         Inspector(ReplayEngine(tmp_path / "recorded.jsonl")), samples, tmp_path / "out", "", as_json=False
     )
     assert [one.error for one in results] == [None] * len(samples)
@@ -343,7 +356,8 @@ class Scored(ReplayEngine):
             for options in asked
         ]
         return [
-            Completion(c.text, c.frame, 0, 0, c.finish, own) for c, own in zip(spoken, scores, strict=True)
+            Completion(c.text, c.answer, c.frame, 0, 0, c.finish, own)
+            for c, own in zip(spoken, scores, strict=True)
         ]
 
 
@@ -458,7 +472,9 @@ class CutOff(ReplayEngine):
     """Replays, and says that every completion was cut off at its limit."""
 
     def complete(self, prompts, images, sampling=None):
-        return [Completion(c.text, c.frame, 0, 0, "length") for c in super().complete(prompts, images)]
+        return [
+            Completion(c.text, c.answer, c.frame, 0, 0, "length") for c in super().complete(prompts, images)
+        ]
 
 
 def test_a_completion_that_was_cut_off_is_unsure(folder):
@@ -539,7 +555,7 @@ def test_ids_must_be_unique(folder):
 def run_all(folder, out):
     """What `anomalyr1 inspect` does, with recorded completions: inspections, overlays and page."""
     samples = [recordings.sample(path) for path in sorted(folder.glob("*.png"))]
-    cli._run(Inspector(ReplayEngine(folder / "recorded.jsonl")), samples, out, "", as_json=False)
+    inspect_samples(Inspector(ReplayEngine(folder / "recorded.jsonl")), samples, out, "", as_json=False)
 
 
 def start(folder, out):
@@ -636,7 +652,9 @@ def test_a_threshold_decides_and_is_part_of_the_run(tmp_path):
     run = plain.fingerprint()
     found = [one.verdict for one in plain.run(samples, tmp_path / "plain" / "inspections.jsonl")]
     assert found == ["good", "good", "good"]  # the control: by the answers alone
-    labels = calibration.Labelled(np.array([0.01, 0.02, 0.3, 0.5]), np.array([False, False, True, True]), {})
+    labels = calibration.LabelledScores(
+        np.array([0.01, 0.02, 0.3, 0.5]), np.array([False, False, True, True]), {}
+    )
     threshold = calibration.calibrate(labels, run, 50, 1).model_copy(update={"low": 0.05, "high": 0.2})
     judged = Inspector(ScoredById(recorded, scores), masks="box", threshold=threshold)
     results = judged.run(samples, tmp_path / "judged" / "inspections.jsonl")

@@ -21,9 +21,9 @@ from anomalyr1.inspection.masks import (
     masks_for,
     position_prior,
     posterior,
-    refuse_code,
     window,
 )
+from anomalyr1.policy.safety import CODE, PICKLES, refuse_code
 from anomalyr1.types import Box, InputError, SetupError
 from support.places import ROOT
 
@@ -374,7 +374,16 @@ def test_a_saved_model_loads_and_gives_the_same(tiny_sam2, folder):
     assert (loaded.decode(image, xyxy)[0] == tiny_sam2.decode(image, xyxy)[0]).all()
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "sam2.PT", "modeling.py", "deep/optimizer.pkl"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pytorch_model.bin",
+        "sam2.PT",
+        "modeling.py",
+        "deep/optimizer.pkl",
+        *(f"weights{suffix}" for suffix in sorted(CODE | PICKLES)),  # all that a policy's folder may not hold
+    ],
+)
 def test_files_that_run_code_are_refused(folder, name):
     refuse_code(folder)  # the folder is fine without them
     (folder / name).parent.mkdir(exist_ok=True)

@@ -26,7 +26,7 @@ def edit(file, **changes):
 
 
 def hub_cache(root, source):
-    """The hub's cache with one model in it: links into a store of blobs, and the commit that "main" stands for."""
+    """The hub's cache with one model in it: links into a store of blobs, and what "main" stands for."""
     repository = root / "models--maker--model"
     snapshot = repository / "snapshots" / COMMIT
     for place in (snapshot, repository / "blobs", repository / "refs"):
@@ -82,7 +82,10 @@ def test_loading_says_nothing_and_leaves_the_library_as_it_was(capfd):
 
 
 def test_the_layout_of_the_hub_loads(folder):
-    """As Qwen publishes: flat configuration, preprocessor_config.json, vocab.json and merges.txt, no tokenizer.json, two shards."""
+    """As Qwen publishes it.
+
+    Flat configuration, preprocessor_config.json, vocab.json and merges.txt, no tokenizer.json, two shards.
+    """
     from safetensors.torch import load_file, save_file
 
     weights = load_file(folder / "model.safetensors")
@@ -310,7 +313,10 @@ def test_the_folders_generation_defaults_are_not_used(folder):
     assert own.eos_token_id == list(load_policy(str(folder)).stop_ids)
 
 
-LOOP = "{{ raise_exception('the template ran') }}{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}"
+LOOP = (
+    "{{ raise_exception('the template ran') }}"
+    "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}"
+)
 
 
 @pytest.mark.timeout(20)

@@ -76,12 +76,12 @@ def pairs(tmp_path):
 
 
 def evaluated(known, title="inspections.jsonl"):
-    from anomalyr1.data.sources import Loaded
+    from anomalyr1.data.sources import LoadedSource
     from anomalyr1.evaluation import run as evaluate
 
     source = evaluate.Source(spec="folder:parts", samples=len(known), questions="", inspections="x")
-    loaded = Loaded([sample for sample, _ in known], {}, None)
-    found = evaluate.evaluate(loaded, recordings.FINGERPRINT, [one for _, one in known], source, repeats=20)
+    loaded = LoadedSource([sample for sample, _ in known], {}, None)
+    found = evaluate.measure(loaded, recordings.FINGERPRINT, [one for _, one in known], source, repeats=20)
     return results.Results(title, recordings.FINGERPRINT, known, found, [], "0.0")
 
 
@@ -239,7 +239,9 @@ def test_64_formulas_stay_text():
 
 
 def opens_a_formula(cell):
-    """Whether a spreadsheet may take a cell for a formula: after blanks and control characters it begins as one."""
+    """Whether a spreadsheet may take a cell for a formula: after blanks and control characters it begins as
+    one.
+    """
     return cell.lstrip(" \t\r\n")[:1] in {*"=+-@＝＋－＠"}
 
 

@@ -1,10 +1,12 @@
-"""Script payloads in every text of a report: in a real browser nothing executes, no request leaves, no payload becomes an element."""
+"""Script payloads in every text of a report: in a real browser nothing executes, no request leaves, no
+payload becomes an element.
+"""
 
 import re
 
 import pytest
 
-from anomalyr1.data.sources import Loaded
+from anomalyr1.data.sources import LoadedSource
 from anomalyr1.evaluation import run as evaluate
 from anomalyr1.report import evaluation_page as results
 from anomalyr1.report import training_page as run
@@ -16,7 +18,9 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-ge
 
 
 def report(folder, texts):
-    """A report on one image a text, which stands in every text that a sample, an inspection, a question and a run have."""
+    """A report on one image a text, which stands in every text that a sample, an inspection, a question and a
+    run have.
+    """
     texts = [real(text) for text in texts]
     images = [recordings.draw(folder / f"{i}.png") for i in range(5)]
     known = []
@@ -49,15 +53,28 @@ def report(folder, texts):
             )
         )
         sample = Sample(
-            id=f"parts/{text}", image=images[i % 5] if i % 9 else folder / "gone.png", dataset=texts[(i + 1) % 30], category=texts[i % 30],
-            defect=text, anomalous=True if i % 3 else False if i % 2 else None, boxes=(box,) if i % 3 else None, questions=asked,
-        )  # fmt: skip
+            id=f"parts/{text}",
+            image=images[i % 5] if i % 9 else folder / "gone.png",
+            dataset=texts[(i + 1) % 30],
+            category=texts[i % 30],
+            defect=text,
+            anomalous=True if i % 3 else False if i % 2 else None,
+            boxes=(box,) if i % 3 else None,
+            questions=asked,
+        )
         failed = text if i % 7 == 0 else None
         verdict = "unsure" if failed else ("good", "defect", "unsure")[i % 3]
         one = Inspection(
-            sample_id=f"parts/{text}", verdict=verdict, score=(i % 11) / 11, score_from=text, reason=text, boxes=(box,),
-            replies=tuple(replies), counts={text: 1}, error=failed,
-        )  # fmt: skip
+            sample_id=f"parts/{text}",
+            verdict=verdict,
+            score=(i % 11) / 11,
+            score_from=text,
+            reason=text,
+            boxes=(box,),
+            replies=tuple(replies),
+            counts={text: 1},
+            error=failed,
+        )
         known.append((sample, one))
     first = texts[3]
     told = {"model": first, "revision": first, "sampling": first, "versions": {first: first}}
@@ -65,8 +82,8 @@ def report(folder, texts):
     source = evaluate.Source(
         spec=first, options={first: first}, samples=len(known), questions="", inspections=first
     )
-    loaded = Loaded([sample for sample, _ in known], {}, None)
-    found = evaluate.evaluate(loaded, fingerprint, [one for _, one in known], source, repeats=3)
+    loaded = LoadedSource([sample for sample, _ in known], {}, None)
+    found = evaluate.measure(loaded, fingerprint, [one for _, one in known], source, repeats=3)
     return results.write(
         folder / "out", results.Results(texts[4], fingerprint, known, found, texts[:20], texts[5])
     )
@@ -75,10 +92,10 @@ def report(folder, texts):
 def training_run(folder, texts):
     texts = [real(text) for text in texts]
     lines = [{"step": step, **{text.replace("/", "|"): step for text in texts[:100]}} for step in (1, 2)]
-    written = [run.Written(1, text, text, text, [(text, None, 0.0), (text, 1.0, 1.0)]) for text in texts]
+    written = [run.LastGroup(1, text, text, text, [(text, None, 0.0), (text, 1.0, 1.0)]) for text in texts]
     about = {text: text for text in texts[:50]} | {"nested": {text: [text] for text in texts[:50]}}
     return run.write(
-        folder / "out", run.Run(texts[0], lines, lines, "\n".join(texts), about, written, texts[1])
+        folder / "out", run.TrainingRun(texts[0], lines, lines, "\n".join(texts), about, written, texts[1])
     )
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from anomalyr1 import boxes, report
 from anomalyr1.report.inspection_page import card, overlay_name, page
-from anomalyr1.report.overlay import BOX, close_up
+from anomalyr1.report.overlays import BOX, close_up
 from anomalyr1.types import Answer, Box, InputError, Inspection, Reply, Sample
 from support import recordings
 

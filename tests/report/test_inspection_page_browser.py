@@ -1,4 +1,5 @@
-"""Script payloads in file names, knowledge and completions: in a real browser nothing executes and no request leaves.
+"""Script payloads in file names, knowledge and completions: in a real browser nothing executes and no request
+leaves.
 
 Three layers are shown apart: the page as written; the payloads unescaped behind the page's content security
 policy (its second line of defence); and unescaped without the policy, where the payloads must fire, or this
@@ -22,7 +23,9 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-ge
 
 
 def inspected(folder: Path, texts: list[str]) -> Path:
-    """The page of one inspection a text, which stands in file name, knowledge, reasoning, label, unreadable completions and model name."""
+    """The page of one inspection a text, which stands in file name, knowledge, reasoning, label, unreadable
+    completions and model name.
+    """
     samples, completions = [], {}
     for i, text in enumerate(texts):
         path = recordings.draw(

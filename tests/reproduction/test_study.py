@@ -1,4 +1,6 @@
-"""The experiment on ROAM: controls, figures and differences against plain computations, a whole small study, resumed, and its page."""
+"""The experiment on ROAM: controls, figures and differences against plain computations, a whole small study,
+resumed, and its page.
+"""
 
 import itertools
 import json
@@ -13,7 +15,8 @@ from anomalyr1.answers.completion import parse
 from anomalyr1.cli import reproduce as cli_reproduce
 from anomalyr1.reproduction import arms, page
 from anomalyr1.reproduction.effects import Answers, excludes_zero
-from anomalyr1.reproduction.judge import Judged, read_judged, read_samples
+from anomalyr1.reproduction.judge import Judged, read_judged
+from anomalyr1.reproduction.samples import read_samples
 from anomalyr1.reproduction.study import COST, JUDGED, Runner, Study, begin
 from anomalyr1.rewards import ROAM, roam
 from anomalyr1.types import InputError, Question, SetupError
@@ -58,9 +61,9 @@ def test_every_arm_is_a_recipe():
     assert (
         arms.recipe_of(scale, arms.ABLATIONS[-1], "grpo", "nano", "drawn:dev", 0).zero_variance == "resample"
     )
-    assert [arm.name for arm in arms.chosen(["sft-roam"], full=False)] == ["sft", "sft-roam"]
+    assert [arm.name for arm in arms.choose_arms(["sft-roam"], full=False)] == ["sft", "sft-roam"]
     with pytest.raises(InputError, match="did you mean 'roam'"):
-        arms.chosen(["raom"], full=False)
+        arms.choose_arms(["raom"], full=False)
 
 
 def drawn_answers(seed, images=30):
@@ -146,7 +149,9 @@ def test_figures_equal_plain_computations():
 
 
 def test_intervals_hold_what_they_say():
-    """Of 60 pairs of arms that differ in their seeds alone, about 5 % have an interval without zero; an arm that is better has one."""
+    """Of 60 pairs of arms that differ in their seeds alone, about 5 % have an interval without zero; an arm
+    that is better has one.
+    """
 
     def runs(rng, seeds):
         """Each seed is right as often as chance has it for that seed."""
@@ -169,7 +174,9 @@ def test_intervals_hold_what_they_say():
 
 
 def test_what_is_said_follows_from_the_intervals():
-    """An outcome needs two seeds and an interval on one side of zero; what should change nothing is confirmed by a loss, too."""
+    """An outcome needs two seeds and an interval on one side of zero; what should change nothing is confirmed
+    by a loss, too.
+    """
     better, worse = (
         [one.model_copy(update={"right": right}) for one in drawn_answers(1)] for right in (True, False)
     )
@@ -197,18 +204,23 @@ SMALL = {
     "data": "drawn:dev?n=60&seed=5&references=0",
     "tests": {"final": "drawn:dev?n=4&seed=6&references=0"},
     "changes": (
-        *arms.SCALES["nano"].changes, "grpo.max_steps=1", "grpo.per_device_train_batch_size=4", "grpo.num_generations=2",
+        *arms.SCALES["nano"].changes,
+        "grpo.max_steps=1",
+        "grpo.per_device_train_batch_size=4",
+        "grpo.num_generations=2",
         "grpo.max_completion_length=16",
     ),
     "sft": {**arms.SCALES["nano"].sft, "max_steps": 1},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     out = tmp_path_factory.mktemp("study") / "roam"
     scale = arms.SCALES["nano"].model_copy(update=SMALL)
-    made = begin(out, Study.of(scale, arms.chosen(["sft", "answer", "roam", "sft-roam"], full=False), 1, 6))
+    made = begin(
+        out, Study.of(scale, arms.choose_arms(["sft", "answer", "roam", "sft-roam"], full=False), 1, 6)
+    )
     said = []
     Runner(out, made, said.append).run(2)
     return out, made, said
@@ -253,8 +265,11 @@ def test_a_study_is_added_to(study, tmp_path):
     assert both.arms == made.arms
     assert both.seeds == 2
     assert begin(copied, made) == both
-    for change, name in ((made.model_copy(update={"limit": 4}), "limit"), (made.model_copy(update={"made_by": "0"}), "version"),
-                         (made.model_copy(update={"revisions": {"nano-raw": "0"}}), "model of a start")):  # fmt: skip
+    for change, name in (
+        (made.model_copy(update={"limit": 4}), "limit"),
+        (made.model_copy(update={"made_by": "0"}), "version"),
+        (made.model_copy(update={"revisions": {"nano-raw": "0"}}), "model of a start"),
+    ):
         with pytest.raises(InputError, match=f"another {name}"):
             begin(copied, change)
     (copied / "study.json").write_text("{}")
@@ -324,7 +339,9 @@ def test_3b_needs_data():
 def test_names_of_test_sets():
     named = cli_reproduce.named
     assert named(["mine=folder:a=b", "drawn:leather?n=4&seed=3", "/models/early"], "--test") == {
-        "mine": "folder:a=b", "drawn:leather": "drawn:leather?n=4&seed=3", "early": "/models/early",
-    }  # fmt: skip
+        "mine": "folder:a=b",
+        "drawn:leather": "drawn:leather?n=4&seed=3",
+        "early": "/models/early",
+    }
     with pytest.raises(InputError, match="--start names 'a' twice"):
         named(["a=1", "a=2"], "--start")

@@ -1,4 +1,4 @@
-"""Completions from one prefill equal those of one prompt at a time, and so do the probabilities of the options."""
+"""Completions from one prefill equal those of one prompt at a time, and so do the options' probabilities."""
 
 import functools
 import random
@@ -11,18 +11,15 @@ from PIL import Image
 
 from anomalyr1.engines.engine import Sampling
 from anomalyr1.engines.local import LocalEngine
-from anomalyr1.engines.option_tokens import Letters
 from anomalyr1.images import LoadedImage
 from anomalyr1.policy.load import load_policy
 from anomalyr1.prompts import Prompt
-from anomalyr1.shared_prefix import decode as shared_prefix
-from anomalyr1.shared_prefix.trees import Job, batches, plant, slots
+from anomalyr1.shared_prefix import decode
 from anomalyr1.types import Question, SetupError
 from support import reference, tiny
 
 torch.set_num_threads(1)
 
-IMAGE_ID = 7
 WORDS = ("defect", "scratch", "where", "part", "Is there any", "good", "yes or no", "option A", "box")
 
 
@@ -80,7 +77,7 @@ early."""
 
 
 def stopping(family, tmp_path):
-    """A policy whose stop token is about as likely as the others, so that completions end at different lengths."""
+    """A policy whose stop token is about as likely as the others: completions end at different lengths."""
     policy = load_policy(str(tiny.build(tmp_path / family, family, seed=5)), device="cpu")
     head = policy.model.lm_head.weight.data
     with torch.no_grad():
@@ -109,14 +106,14 @@ def test_the_comparison_sees_a_wrong_position_and_a_wrong_mask(break_it, monkeyp
     asked = jobs_of(2, 30)
     right = ids_written(monkeypatch, LocalEngine(policy), asked, Sampling(max_new_tokens=8))
     if break_it == "positions":
-        plain = shared_prefix._prefill
-        monkeypatch.setattr(shared_prefix, "_prefill", lambda *given: [start + 1 for start in plain(*given)])
+        plain = decode._prefill
+        monkeypatch.setattr(decode, "_prefill", lambda *given: [start + 1 for start in plain(*given)])
     else:
-        plain_mask = shared_prefix._RowCache.mask
+        plain_mask = decode._RowCache.mask
         monkeypatch.setattr(
-            shared_prefix._RowCache,
+            decode._RowCache,
             "mask",
-            lambda self, own, *also: plain_mask(self, own.clamp(max=1), *also),
+            lambda self, owners, *questions: plain_mask(self, owners.clamp(max=1), *questions),
         )
     assert ids_written(monkeypatch, LocalEngine(policy), asked, Sampling(max_new_tokens=8)) != right
 
@@ -145,9 +142,9 @@ def test_every_image_is_encoded_once(family, monkeypatch):
 def test_finished_completions_are_not_computed_further(family, monkeypatch, tmp_path):
     policy = stopping(family, tmp_path)
     fed = []
-    plain = shared_prefix._forward
+    plain = decode._forward
     monkeypatch.setattr(
-        shared_prefix,
+        decode,
         "_forward",
         lambda m, c, ids, p, mask: fed.append(ids.numel()) or plain(m, c, ids, p, mask),
     )
@@ -163,9 +160,6 @@ def test_finished_completions_are_not_computed_further(family, monkeypatch, tmp_
     steps = [sum(length > step for length in lengths) for step in range(1, max(lengths))]
     # One column a row; a row that ended is dropped at the latest when a quarter of the rows have ended.
     assert all(width <= max(1, live) * 4 / 3 + 1e-9 for width, live in zip(fed[1:], steps, strict=True))
-
-
-# Options.
 
 
 @pytest.fixture(scope="module", params=tiny.FAMILIES)
@@ -224,113 +218,6 @@ def test_fast_scores_equal_a_forward_on_one_prompt_at_a_time(spelling, opening):
     assert (
         len({round(max(completion.option_scores.values()), 3) for completion in completions}) > 1
     )  # they follow the picture
-
-
-class Tokens:
-    """A tokenizer with these tokens, which writes the longest that fits."""
-
-    def __init__(self, *tokens):
-        self.tokens = tokens
-
-    def get_vocab(self):
-        return {token.replace(" ", "Ġ"): id_ for id_, token in enumerate(self.tokens)}
-
-    def convert_tokens_to_string(self, tokens):
-        return "".join(tokens).replace("Ġ", " ")
-
-    def __call__(self, text, add_special_tokens):
-        ids = []
-        while text:
-            token = max((one for one in self.tokens if text.startswith(one)), key=len)
-            ids.append(self.tokens.index(token))
-            text = text[len(token) :]
-        return {"input_ids": ids}
-
-
-def test_letters_compete_after_the_same_marks():
-    letters = Letters(Tokens("A", "B", ">A", ">B", " A", "B.", "AB", "x"))
-    logits = torch.tensor([1.0, 0.0, 5.0, 5.0, 9.0, 0.0, 9.0, 9.0])
-    assert letters.scores(logits, ">", "AB") == {"A": 0.5, "B": 0.5}
-    plain = letters.scores(logits, "", "AB")
-    assert plain["B"] == pytest.approx(2 / (2 + 2.718281828))  # "B" and "B." both write B
-    assert letters.scores(logits, " ", "AB") is None  # there is no " B"
-    assert 6 not in letters.tokens and 7 not in letters.tokens
-
-
-def test_how_an_opening_and_a_letter_are_written():
-    assert Letters(Tokens("<a", ">", ">A", ">B", "A", "B")).forced("<a>", "AB") == ([0], {"A": 2, "B": 3})
-    assert Letters(Tokens("<a", ">", "A", "B")).forced("<a>", "AB") == ([0, 1], {"A": 2, "B": 3})
-    assert Letters(Tokens("<a", ">", ">A", "A", "B")).forced("<a>", "AB") == (
-        [0, 1],
-        {"A": 3, "B": 4},
-    )  # uneven: the letter alone
-    assert Letters(Tokens("A", "B")).forced("", "AB") == ([], {"A": 0, "B": 1})
-
-
-# Planning.
-
-
-def job(index, text, paths=()):
-    """A job whose ids are the letters of `text`; "i" is an image token."""
-    return Job(
-        index, tuple(IMAGE_ID if letter == "i" else ord(letter) for letter in text), tuple(map(Path, paths))
-    )
-
-
-def shape(trees):
-    return sorted((len(tree.prefix), [(len(b.suffix), b.samples) for b in tree.branches]) for tree in trees)
-
-
-def planted(*jobs, most=1, budget=1000):
-    return plant(jobs, IMAGE_ID, most, budget)
-
-
-def test_trees():
-    assert shape(planted(job(0, "abiiq", "x"), job(1, "abiirs", "x"))) == [(4, [(1, (0,)), (2, (1,))])]
-    assert shape(planted(job(0, "abiiq", "x"), job(1, "abiiq", "x"))) == [
-        (4, [(1, (0, 1))])
-    ]  # two samples of one question
-    assert shape(planted(job(0, "abiiq", "x"), job(1, "abiiq", "y"))) == [
-        (4, [(1, (0,))]),
-        (4, [(1, (1,))]),
-    ]  # other images
-    assert shape(planted(job(0, "abiiq", "x"), job(1, "aciiq", "x"))) == [
-        (4, [(1, (0,))]),
-        (4, [(1, (1,))]),
-    ]  # other words before
-    assert shape(planted(job(0, "abc"), job(1, "abcd"))) == [
-        (2, [(1, (0,)), (2, (1,))])
-    ]  # one begins the other
-    assert shape(planted(job(0, "a"), job(1, "b"))) == [
-        (0, [(1, (0,)), (1, (1,))])
-    ]  # nothing shared, nothing before
-    assert planted() == []
-
-
-def test_a_group_that_outgrows_the_budget_is_cut():
-    jobs = [job(number, "aaaaiiiibb", "x") for number in range(6)]
-    trees = planted(*jobs, most=10, budget=50)
-    assert [tree.samples for tree in trees] == [4, 2]
-    assert all(slots([tree], 10) <= 50 for tree in trees)
-    assert [tree.samples for tree in planted(*jobs, most=100, budget=50)] == [1] * 6  # too large even alone
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_plans_hold_every_job_once_and_keep_to_the_budget(seed):
-    rng = random.Random(seed)
-    jobs = []
-    for index in range(60):
-        picture = rng.choice("xyz")
-        jobs.append(job(index, "a" * 5 + "i" * 9 + "".join(rng.choices("bc", k=rng.randint(1, 5))), picture))
-    parts = list(batches(plant(jobs, IMAGE_ID, 4, 150), 4, 150))
-    assert sorted(
-        i for part in parts for tree in part for branch in tree.branches for i in branch.samples
-    ) == list(range(60))
-    for part in parts:
-        assert slots(part, 4) <= 150
-        for tree in part:
-            for branch in tree.branches:
-                assert {tree.prefix + branch.suffix} == {jobs[index].ids for index in branch.samples}
 
 
 def test_models_that_cannot_share_are_refused(monkeypatch):

@@ -5,8 +5,8 @@ import json
 from PIL import Image
 
 from anomalyr1 import answers, records
-from anomalyr1.data.sources import load
-from anomalyr1.evaluation.run import given
+from anomalyr1.data.sources import load_source
+from anomalyr1.evaluation.run import data_digest
 from anomalyr1.types import Fingerprint, Inspection, Reply
 
 RUN = Fingerprint(model="made/up", family="qwen2_5_vl", style="ours@1", max_pixels=100_352, engine="local")
@@ -51,8 +51,8 @@ def says(letter, conclusion=None):
 
 def inspect(spec, path, choose, run=RUN, **options):
     """An inspections file of the data, where `choose` (sample, question) gives each completion; None = the image failed."""
-    samples = load(spec, options, path.parent).samples
-    with records.Writer(path, run.model_copy(update={"given": given(samples)})) as writer:
+    samples = load_source(spec, options, path.parent).samples
+    with records.Writer(path, run.model_copy(update={"given": data_digest(samples)})) as writer:
         for sample in samples:
             texts = [choose(sample, question) for question in sample.questions]
             if None in texts:

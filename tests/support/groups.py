@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from anomalyr1.policy.load import load_policy
+from anomalyr1.shared_prefix.groups import Groups, find_groups
 from support import tiny
 
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -32,11 +33,11 @@ def policy(family: str, lora: bool = False, checkpointing: bool = False) -> Any:
     from peft import LoraConfig, get_peft_model
     from trl.trainer.utils import add_fused_lm_head
 
-    from anomalyr1.shared_prefix import score as shared_prefix
+    from anomalyr1.shared_prefix.score import install_scoring
 
     loaded = load_policy(str(tiny.folder_of(family)))
     add_fused_lm_head(loaded.model, temperature=0.9, outputs=("log_probs", "entropy"))
-    shared_prefix.install(loaded.model, temperature=0.9)
+    install_scoring(loaded.model, temperature=0.9)
     model = loaded.model
     if lora:
         torch.manual_seed(0)
@@ -62,7 +63,8 @@ def batch(rng: np.random.Generator, processor: Any, groups: int | None = None, e
     shown: list[list[Image.Image]] = []
     for _ in range(count):
         own = pictures(rng, int(rng.integers(4)))
-        question = f"<|im_start|>user\n{IMAGE * len(own)}{'x yes no' * int(rng.integers(1, 9))}<|im_end|>\n<|im_start|>assistant\n"
+        text = IMAGE * len(own) + "x yes no" * int(rng.integers(1, 9))
+        question = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
         texts += [question] * size
         shown += [own] * size
     flat = [one for own in shown for one in own]
@@ -97,3 +99,15 @@ def by_trl(model: Any, given: Batch) -> tuple[Any, Any]:
         input_ids=given.ids, attention_mask=given.mask, labels=labels, fused_lm_head=True, **given.fields()
     )
     return out.log_probs[:, -given.length :], out.entropy[:, -given.length :]
+
+
+def grouped(given: Batch) -> Groups:
+    """The groups in a batch."""
+    return find_groups(
+        given.ids,
+        given.mask,
+        given.length,
+        given.images.get("pixel_values"),
+        given.images.get("image_grid_thw"),
+        given.num_images,
+    )

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from anomalyr1.drawn import draw as procedural
-from anomalyr1.drawn import record as drawn_record
+from anomalyr1.drawn import draw
+from anomalyr1.drawn.record import Drawn
 
 CATEGORIES = ("washer", "label")
 DEFECTS = {"washer": ("scratch", "stain"), "label": ("scratch", "hole")}
 
 
 @functools.cache
-def drawn(category: str, kind: str | None, seed: int = 3) -> drawn_record.Drawn:
-    return procedural.draw(seed, category, kind)
+def drawn(category: str, kind: str | None, seed: int = 3) -> Drawn:
+    return draw.draw(seed, category, kind)
 
 
 def put(array: np.ndarray, path: Path) -> Path:
@@ -87,7 +87,7 @@ def visa(root: Path) -> Path:
     return root
 
 
-def own(root: Path, *, masks: bool = True) -> Path:
+def labelled_folder(root: Path, *, masks: bool = True) -> Path:
     image(root / "good/a.png")
     for kind in DEFECTS["washer"]:
         image(root / kind / "b.png", kind=kind)
@@ -118,7 +118,8 @@ def yolo(root: Path) -> Path:
         image(root / f"images/train/{number}.png", kind=kind)
         h, w = drawn("washer", kind).mask.shape
         lines = [
-            f"{number - 1} {(box.x1 + box.x2) / 2 / w} {(box.y1 + box.y2) / 2 / h} {(box.x2 - box.x1) / w} {(box.y2 - box.y1) / h}"
+            f"{number - 1} {(box.x1 + box.x2) / 2 / w} {(box.y1 + box.y2) / 2 / h} "
+            f"{(box.x2 - box.x1) / w} {(box.y2 - box.y1) / h}"
             for box in drawn("washer", kind).boxes
         ]
         (root / "labels/train").mkdir(parents=True, exist_ok=True)

@@ -78,7 +78,8 @@ def main(folder: Path, samples: Path, settings: dict) -> None:
 
     from anomalyr1.policy.load import load_policy
     from anomalyr1.training import grpo, held_out
-    from anomalyr1.training.run_log import RunLog, is_main_process
+    from anomalyr1.training.processes import is_main_process
+    from anomalyr1.training.run_log import RunLog
     from support import grpo_runs, runs, tiny
 
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
@@ -103,7 +104,7 @@ def main(folder: Path, samples: Path, settings: dict) -> None:
         gradient_accumulation_steps=1, beta=0.04, eval_steps=3, **settings,
     )  # fmt: skip
     made.add_callback(Look())
-    log = RunLog(folder, runs.RECIPE.model_copy(update={"grpo": {"max_completion_length": 6}}))
+    log = RunLog(folder)
     log.attach(made)
     known = [Sample.from_json(line) for line in samples.read_text().splitlines()]
     held_out.DRAWS = 20

@@ -6,6 +6,7 @@ import json
 from types import SimpleNamespace
 
 from anomalyr1.training.recipes import Recipe
+from anomalyr1.training.run_folder import Group
 from anomalyr1.training.run_log import RunLog
 from anomalyr1.types import Question, Sample
 
@@ -25,7 +26,7 @@ COMPLETIONS = (RIGHT, CONTRADICTED, WRONG, UNREADABLE)
 
 def advantages(totals):
     mean = sum(totals) / len(totals)
-    spread = (sum((one - mean) ** 2 for one in totals) / (len(totals) - 1)) ** 0.5
+    spread = (sum((one - mean) ** 2 for one in totals) / max(len(totals) - 1, 1)) ** 0.5
     return [(one - mean) / (spread + 1e-4) for one in totals]
 
 
@@ -40,10 +41,27 @@ def rewards_of(completions, question=QUESTION):
     }
 
 
-def add_group(log, step, completions=COMPLETIONS, rewards=None, sample=SAMPLE, question=QUESTION):
+def group(step=1, completions=COMPLETIONS, rewards=None, sample=SAMPLE, question=QUESTION, **changes):
+    """A group of the recipe's rewards; advantages are those of their sums."""
     rewards = rewards_of(completions, question) if rewards is None else rewards
     totals = [sum(values[i] or 0.0 for values in rewards.values()) for i in range(len(completions))]
-    log.group(step, sample, question, 290, completions, rewards, RECIPE.rewards, advantages(totals))
+    fields = {
+        "step": step,
+        "sample_id": sample.id,
+        "question": question,
+        "image": str(sample.image),
+        "prompt_tokens": 290,
+        "completions": completions,
+        "rewards": rewards,
+        "weights": RECIPE.rewards,
+    }
+    return Group(**{**fields, "advantages": advantages(totals), **changes})
+
+
+def add_group(log, step, completions=COMPLETIONS, rewards=None, **changes):
+    """Write a group to a log, with its answers."""
+    made = group(step, completions, rewards, **changes)
+    log.group(made, made.answers())
 
 
 def made(folder, steps=20, metrics=None, evaluations=(), group=add_group, recipe=RECIPE):
@@ -52,7 +70,7 @@ def made(folder, steps=20, metrics=None, evaluations=(), group=add_group, recipe
     (folder / "recipe.yaml").write_text(
         json.dumps(recipe.model_dump(mode="json")), encoding="utf-8"
     )  # JSON is YAML
-    log = RunLog(folder, recipe)
+    log = RunLog(folder)
     held_out = dict(evaluations)
     for step in range(1, steps + 1):
         group(log, step)

@@ -3,7 +3,7 @@
 import json
 import random
 
-from anomalyr1.evaluation.rows import Row
+from anomalyr1.evaluation.rows import AnsweredQuestion
 
 DATASETS = {
     "DS-MVTec": "bottle/image",
@@ -51,7 +51,7 @@ def answers(seed):
 def rows(found):
     """The same answers as our rows."""
     return [
-        Row(
+        AnsweredQuestion(
             one["image"], f"{one['image']}#{place}", one["question_type"].lower(), one["image"].split("/")[0], "", one["correct_answer"],
             None, None, one["gpt_answer"], "lenient", None, "good" not in one["image"], False,
         )

@@ -1,4 +1,4 @@
-"""A real HTTP server in the form of OpenAI's chat completions, for tests: the nano policy, or an echo that costs nothing, with faults.
+"""A real HTTP server of OpenAI's chat completions, for tests: the nano policy or an echo, with faults.
 
 It shares no code with the engines: nano's prompts go through transformers' own processor and `generate`. Run
 it as `python served.py PORT BACKEND LOG`, or in a thread with `serving`.
@@ -33,7 +33,7 @@ HALF = b'{"id": "1", "choices": [{"index": 0, "message": {"role": "assist'
 
 
 class Echo:
-    """Answers A or B and draws a box, by a digest of the prompt; images cost what Qwen2.5-VL's do, up to a cap."""
+    """Answers A or B and draws a box, by a digest of the prompt; images cost what Qwen2.5-VL's do."""
 
     def __init__(self, max_pixels=10**9):
         self.max_pixels = max_pixels
@@ -56,7 +56,7 @@ class Echo:
 
 
 class Nano:
-    """The bundled policy by transformers' own ways, with log-probabilities, optionally with a pixel cap of its own."""
+    """The bundled policy by transformers' own ways, with log-probabilities and perhaps its own pixel cap."""
 
     def __init__(self, folder=None, max_pixels=None):
         import torch
@@ -82,9 +82,13 @@ class Nano:
         inputs = policy.processor(text=[text], images=pictures or None, size=size, return_tensors="pt")
         with self.lock, torch.inference_mode():
             out = policy.model.generate(
-                **inputs, max_new_tokens=body["max_tokens"], do_sample=False, suppress_tokens=list(policy.suppressed_ids),
-                output_scores=True, return_dict_in_generate=True,
-            )  # fmt: skip
+                **inputs,
+                max_new_tokens=body["max_tokens"],
+                do_sample=False,
+                suppress_tokens=list(policy.suppressed_ids),
+                output_scores=True,
+                return_dict_in_generate=True,
+            )
         length = inputs["input_ids"].shape[1]
         ids = out.sequences[0, length:].tolist()
         stop = "stop" if ids[-1] in policy.stop_ids else "length"
@@ -147,7 +151,7 @@ def parts_of(body):
 
 
 def app_of(backend, faults, seen, delay=0.0):
-    """`faults`: a text in a prompt -> the faults of its next requests, one each; `seen` collects what was asked."""
+    """`faults`: a text in a prompt -> the faults of its next requests; `seen` collects what was asked."""
     app = FastAPI()
 
     @app.get("/v1/models")

@@ -1,4 +1,4 @@
-"""Tiny random-weight Qwen folders, complete as their large sisters are: config, safetensors, tokenizer, processor. Under 3 MB each."""
+"""Tiny random-weight Qwen folders, complete as their large sisters are, under 3 MB each."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 SPECIALS = (
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>",
-    "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
+    "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>",
+    "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
 )  # fmt: skip
 """Qwen's special tokens, in the order of their ids."""
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
@@ -58,7 +59,8 @@ def _tokenizer() -> Any:
     from transformers import Qwen2Tokenizer
 
     words = (
-        "think answer bbox_2d label defect scratch yes no Is there any good part option image box Yes No user assistant system ",
+        "think answer bbox_2d label defect scratch yes no Is there any good part option image box "
+        "Yes No user assistant system ",
     ) * 4
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 
+from anomalyr1.rewards import load_reward
+from anomalyr1.training.dataset import gather
 from anomalyr1.training.recipes import Recipe
+from anomalyr1.training.resolved import Resolved, prompt_style
 from support import tiny
 
 DATA = "drawn:dev?n=3&seed=0"
@@ -39,6 +42,13 @@ def recipe(section="grpo", family="qwen2_5_vl", **changes):
     if section == "grpo":
         base["rewards"] = {"support.training_runs:reward": 1.0}
     return Recipe(**{**base, **changes})
+
+
+def gathered(samples, recipe, rewards=None):
+    """What a recipe learns from `samples`, by its own or other rewards; no model is looked at."""
+    if rewards is None:
+        rewards = {name: load_reward(name) for name in recipe.rewards}
+    return gather(samples, Resolved(recipe, {}, rewards, prompt_style(recipe), None))
 
 
 def lines(path):

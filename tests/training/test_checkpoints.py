@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 
 import pytest
@@ -60,7 +61,7 @@ class Killed(BaseException):
 
 def test_a_save_killed_anywhere_does_not_count(tmp_path, monkeypatch):
     before = checkpoint(tmp_path, 5)
-    write, sync = checkpoints._write, checkpoints._sync
+    steps = {name: getattr(checkpoints, name) for name in ("write_whole", "_sync_file", "sync_folder")}
     finished = 0
     for stop in range(40):
         folder = checkpoint(tmp_path, 10, sealed=False)
@@ -71,8 +72,8 @@ def test_a_save_killed_anywhere_does_not_count(tmp_path, monkeypatch):
                 raise Killed
             function(*arguments)
 
-        monkeypatch.setattr(checkpoints, "_write", lambda *given, die=or_die: die(write, *given))
-        monkeypatch.setattr(checkpoints, "_sync", lambda *given, die=or_die: die(sync, *given))
+        for name, function in steps.items():
+            monkeypatch.setattr(checkpoints, name, functools.partial(or_die, function))
         try:
             seal(folder)
         except Killed:

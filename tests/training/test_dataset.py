@@ -12,11 +12,12 @@ from PIL import Image
 from anomalyr1 import data
 from anomalyr1.data import sources
 from anomalyr1.data import splits as fewshot
+from anomalyr1.data.protocols import SplitPlan
 from anomalyr1.rewards import REWARDS
 from anomalyr1.training import dataset
-from anomalyr1.training.orientations import turned
+from anomalyr1.training.orientations import turn_samples
 from anomalyr1.training.recipes import load_recipe
-from anomalyr1.training.run import plan
+from anomalyr1.training.run import plan_run
 from anomalyr1.types import Box, InputError, Question, Sample
 from support import training_runs as runs
 
@@ -28,7 +29,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def drawn(folder):
-    return sources.load_samples(["drawn:dev?n=4&seed=0"], folder)
+    return sources.load_sources(["drawn:dev?n=4&seed=0"], folder)
 
 
 def kinds(material):
@@ -41,13 +42,13 @@ def test_without_boxes_of_defects_none_are_asked_for(drawn):
         one.model_copy(update={"boxes": None, "mask": None}) if one.anomalous else one for one in drawn
     ]
     for samples, asked in ((drawn, True), (without, False)):
-        material = dataset.gather(samples, runs.recipe("sft"))
+        material = runs.gathered(samples, runs.recipe("sft"))
         assert any(task.question.kind == "grounding" for task in material.tasks) is asked
         assert any(name.startswith("questions for boxes") for name in material.counts) is not asked
 
 
 def test_inspections_questions_come_first_and_each_question_once(drawn):
-    material = dataset.gather(drawn, runs.recipe(), {"format": REWARDS["format"]})
+    material = runs.gathered(drawn, runs.recipe(), {"format": REWARDS["format"]})
     first = [task.question for task in material.tasks if task.sample.id == drawn[0].id]
     assert [one.id.rpartition("#")[2] for one in first[:2]] == ["verdict", "grounding"]
     assert first[0].answer == ("A" if drawn[0].anomalous else "B") and first[1].boxes == drawn[0].boxes
@@ -58,17 +59,17 @@ def test_inspections_questions_come_first_and_each_question_once(drawn):
 
 
 def test_only_the_samples_own_questions(drawn):
-    material = dataset.gather(drawn, runs.recipe(questions="own"), {"format": REWARDS["format"]})
+    material = runs.gathered(drawn, runs.recipe(questions="own"), {"format": REWARDS["format"]})
     assert not any("#" in task.question.id for task in material.tasks)
     assert len(material.tasks) == sum(len(sample.questions) for sample in drawn)
 
 
 def test_questions_to_which_no_reward_applies_are_left_out(drawn):
-    letters = dataset.gather(drawn, runs.recipe(), {name: REWARDS[name] for name in ("roam", "accuracy")})
+    letters = runs.gathered(drawn, runs.recipe(), {name: REWARDS[name] for name in ("roam", "accuracy")})
     assert "grounding" not in kinds(letters) and letters.counts[
         "questions to which no reward applies"
     ] == len(drawn)
-    boxes = dataset.gather(drawn, runs.recipe(), {"localisation": REWARDS["localisation"]})
+    boxes = runs.gathered(drawn, runs.recipe(), {"localisation": REWARDS["localisation"]})
     assert set(kinds(boxes)) == {"grounding"}
 
 
@@ -77,27 +78,28 @@ def test_what_cannot_be_learned_from(drawn, tmp_path):
     with pytest.raises(
         InputError, match=r"no question can be learned from.*questions whose answer is not known"
     ):
-        dataset.gather(unknown, runs.recipe("sft"))
+        runs.gathered(unknown, runs.recipe("sft"))
     asked = Question(id="q", kind="object details", text="What?", options=("a", "b"), answer="A")
     with pytest.raises(InputError, match="questions about samples of unknown truth"):
-        dataset.gather([unknown[0].model_copy(update={"questions": (asked,)})], runs.recipe("sft"))
+        runs.gathered([unknown[0].model_copy(update={"questions": (asked,)})], runs.recipe("sft"))
     missing = [
         one.model_copy(update={"image": tmp_path / f"{i}.png", "references": ()})
         for i, one in enumerate(drawn)
     ]
     with pytest.raises(InputError, match="4 of 4 image files are missing, so nothing was started"):
-        dataset.gather(missing, runs.recipe("sft"))
+        runs.gathered(missing, runs.recipe("sft"))
 
 
 def test_a_split_gives_its_two_sides(folder, tmp_path):
     samples = data.load("drawn:dev?n=12&seed=3", folder=folder / "drawn")
     path = tmp_path / "split.json"
     fewshot.write(
-        path, fewshot.make(samples, fewshot.Plan(protocol="share", share=0.5), "drawn:dev?n=12&seed=3", {})
+        path,
+        fewshot.make(samples, SplitPlan(protocol="share", share=0.5), "drawn:dev?n=12&seed=3", {}),
     )
-    train, test = (sources.load_samples([f"split:{path}"], folder, side) for side in ("train", "test"))
+    train, test = (sources.load_sources([f"split:{path}"], folder, side) for side in ("train", "test"))
     assert train and test and not {one.id for one in train} & {one.id for one in test}
-    material = dataset.gather(train, runs.recipe("sft"))
+    material = runs.gathered(train, runs.recipe("sft"))
     dataset.require_apart(material, test)
     with pytest.raises(InputError, match="1 held-out images are also learned from"):
         dataset.require_apart(material, [train[0].model_copy(update={"id": "copy"})])
@@ -105,24 +107,24 @@ def test_a_split_gives_its_two_sides(folder, tmp_path):
 
 def test_the_fingerprint_is_of_content_not_of_place(drawn, tmp_path):
     rewards = {"format": REWARDS["format"]}
-    elsewhere = sources.load_samples(["drawn:dev?n=4&seed=0"], tmp_path)
+    elsewhere = sources.load_sources(["drawn:dev?n=4&seed=0"], tmp_path)
     one, other = (
-        dataset.fingerprint(dataset.gather(samples, runs.recipe(), rewards)) for samples in (drawn, elsewhere)
+        dataset.fingerprint(runs.gathered(samples, runs.recipe(), rewards)) for samples in (drawn, elsewhere)
     )
     assert one == other
     image = Path(elsewhere[0].image)
     pixels = np.array(Image.open(image))
     pixels[0, 0] ^= 1
     Image.fromarray(pixels).save(image)
-    assert dataset.fingerprint(dataset.gather(elsewhere, runs.recipe(), rewards)) != one
-    fewer = dataset.fingerprint(dataset.gather(drawn, runs.recipe(questions="own"), rewards))
+    assert dataset.fingerprint(runs.gathered(elsewhere, runs.recipe(), rewards)) != one
+    fewer = dataset.fingerprint(runs.gathered(drawn, runs.recipe(questions="own"), rewards))
     assert fewer != one
 
 
 def test_completions_are_the_same_for_a_seed_and_differ_between_seeds(drawn):
     from anomalyr1.images import FAMILIES
 
-    material = dataset.gather(drawn, runs.recipe("sft"))
+    material = runs.gathered(drawn, runs.recipe("sft"))
     frames = [material.frame(task.sample, FAMILIES["qwen2_5_vl"], 12_544) for task in material.tasks]
     written = [
         [
@@ -198,7 +200,7 @@ def marked(tmp_path_factory):
 
 
 def test_turned_images_carry_their_boxes_along(marked, tmp_path):
-    found = turned([marked], tmp_path)
+    found = turn_samples([marked], tmp_path)
     assert len(found) == len({one.id for one in found}) == 7
     seen = set()
     for one in found:
@@ -216,12 +218,12 @@ def test_turned_images_carry_their_boxes_along(marked, tmp_path):
 
 
 def test_turned_images_are_asked_for_what_does_not_hang_on_the_orientation(marked, tmp_path):
-    found = turned([marked], tmp_path)
+    found = turn_samples([marked], tmp_path)
     for one in found:
         assert [question.id for question in one.questions] == ["own"]
         assert (one.knowledge, one.anomalous, one.mask) == ("Even.", True, None)
     unknown = marked.model_copy(update={"boxes": None})
-    assert turned([unknown], tmp_path)[0].boxes is None
+    assert turn_samples([unknown], tmp_path)[0].boxes is None
 
 
 def test_a_recipe_with_turned_plans_eight_orientations(tmp_path, capsys):
@@ -229,28 +231,28 @@ def test_a_recipe_with_turned_plans_eight_orientations(tmp_path, capsys):
         recipe = load_recipe(
             "nano-sft", ['data=["drawn:dev?n=4&seed=0"]', "held_out=[]", f"turned={str(on).lower()}"]
         )
-        assert plan(recipe).samples == samples
+        assert plan_run(recipe).samples == samples
 
 
 def test_own_questions_for_boxes_turn_along(tmp_path):
-    sample = next(one for one in sources.load_samples(["drawn:dev?n=6&seed=3"], tmp_path) if one.boxes)
+    sample = next(one for one in sources.load_sources(["drawn:dev?n=6&seed=3"], tmp_path) if one.boxes)
     own = Question(id="where", kind="grounding", text="Where?", boxes=sample.boxes)
-    found = turned([sample.model_copy(update={"questions": (own,)})], tmp_path / "turned")
+    found = turn_samples([sample.model_copy(update={"questions": (own,)})], tmp_path / "turned")
     assert [one.questions[0].boxes for one in found] == [one.boxes for one in found]
     assert found[0].boxes != sample.boxes
 
 
 def test_what_a_prompt_does_not_show_is_counted(tmp_path):
     """The released prompt has a place for neither knowledge nor references."""
-    samples = sources.load_samples(["drawn:dev?n=4&seed=3&references=1"], tmp_path)
+    samples = sources.load_sources(["drawn:dev?n=4&seed=3&references=1"], tmp_path)
     told = {
-        style: dataset.gather(samples, runs.recipe("sft", prompt=style)).counts
+        style: runs.gathered(samples, runs.recipe("sft", prompt=style)).counts
         for style in ("ours", "released")
     }
-    tasks = len(dataset.gather(samples, runs.recipe("sft", prompt="released")).tasks)
+    tasks = len(runs.gathered(samples, runs.recipe("sft", prompt="released")).tasks)
     assert (
-        told["released"][dataset.UNSEEN["unused_references"]]
-        == told["released"][dataset.UNSEEN["unused_knowledge"]]
+        told["released"][dataset.NOT_SHOWN["unused_references"]]
+        == told["released"][dataset.NOT_SHOWN["unused_knowledge"]]
         == tasks
     )
     assert not any("no place" in name for name in told["ours"])

@@ -62,17 +62,7 @@ def unscored(log, step):
 
 
 def overpowered(log, step):
-    rewards = runs.rewards_of(RISING[1])
-    log.group(
-        step,
-        runs.SAMPLE,
-        runs.QUESTION,
-        290,
-        RISING[1],
-        rewards,
-        {"roam": 10.0, "accuracy": 1.0},
-        [-1.0, -1.0, 1.0, 1.0],
-    )
+    runs.add_group(log, step, RISING[1], weights={"roam": 10.0, "accuracy": 1.0})
 
 
 SYMPTOMS = [

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from anomalyr1.cli.main import app
 from anomalyr1.images import Frame
 from anomalyr1.rewards import MALFORMED, ROAM, roam, roam_boxes, roam_row
-from anomalyr1.training.explain import explain
+from anomalyr1.training.explain import explain_group
 from anomalyr1.training.run_log import RunLog
 from anomalyr1.types import Box, InputError, Question
 from support import runs
@@ -16,7 +16,7 @@ from support import runs
 
 @pytest.fixture
 def run(tmp_path):
-    log = RunLog(tmp_path, runs.RECIPE)
+    log = RunLog(tmp_path)
     for step in (1, 2):
         runs.add_group(log, step)
         runs.add_group(
@@ -26,7 +26,7 @@ def run(tmp_path):
 
 
 def test_a_question_with_options(run):
-    told = "\n".join(explain(run))
+    told = "\n".join(explain_group(run))
     assert told.startswith(
         "step 2, group 1 of 2\nsample s1, defect classification, 290 prompt tokens\nimage absent.png\n"
     )
@@ -50,21 +50,21 @@ def test_a_question_with_options(run):
 def test_boxes_and_what_does_not_apply(tmp_path):
     question = Question(id="g", kind="grounding", text="Where?", boxes=(Box(x1=0, y1=0, x2=20, y2=20),))
     boxes = '<think>There is a defect in the top left.</think><answer>[{"bbox_2d": [0, 0, 10, 20], "label": "dent"}]</answer>'
-    log = RunLog(tmp_path, runs.RECIPE)
+    log = RunLog(tmp_path)
     rewards = {"roam_boxes": [1.0, 0.0], "accuracy": [None, None]}
     frame = Frame((60, 60), (60, 60), "pixels")
-    log.group(
+    weights = {"roam_boxes": 2.0, "accuracy": 1.0}
+    runs.add_group(
+        log,
         4,
-        runs.SAMPLE,
-        question,
-        9,
-        [boxes, "[]"],
+        (boxes, "[]"),
         rewards,
-        {"roam_boxes": 2.0, "accuracy": 1.0},
-        [0.7, -0.7],
-        frame,
+        question=question,
+        frame=frame,
+        weights=weights,
+        advantages=(0.7, -0.7),
     )
-    told = "\n".join(explain(tmp_path, 4))
+    told = "\n".join(explain_group(tmp_path, 4))
     assert (
         "the reasoning says there is a defect in the top left; the answer is [0, 0, 10, 20] dent (set IoU 0.50)"
         in told
@@ -87,16 +87,15 @@ def test_boxes_and_what_does_not_apply(tmp_path):
     ],
 )
 def test_the_row_is_of_the_table_that_was_paid(tmp_path, reward, shown):
-    RunLog(tmp_path, runs.RECIPE).group(
-        1, runs.SAMPLE, runs.QUESTION, 9, [runs.CONTRADICTED], {reward: [0.8]}, {reward: 1.0}, [0.0]
-    )
-    assert f"  {shown}" in explain(tmp_path)
+    runs.add_group(RunLog(tmp_path), 1, (runs.CONTRADICTED,), {reward: [0.8]}, weights={reward: 1.0})
+    assert f"  {shown}" in explain_group(tmp_path)
 
 
 def test_a_group_without_signal_is_named(tmp_path):
-    runs.add_group(RunLog(tmp_path, runs.RECIPE), 1, (runs.RIGHT,) * 4)
-    assert "all completions that were scored earned the same: nothing is learned from this group" in explain(
-        tmp_path
+    runs.add_group(RunLog(tmp_path), 1, (runs.RIGHT,) * 4)
+    assert (
+        "all completions that were scored earned the same: nothing is learned from this group"
+        in explain_group(tmp_path)
     )
 
 
@@ -112,11 +111,11 @@ def test_the_verb_prints_no_control_characters(run):
 
 def test_what_is_not_there(run, tmp_path):
     with pytest.raises(InputError, match=r"no groups of step 7; it has those of 2 steps, from 1 to 2"):
-        explain(run, 7)
+        explain_group(run, 7)
     with pytest.raises(InputError, match="has 2 groups; choose one of 1 to 2"):
-        explain(run, 1, 3)
+        explain_group(run, 1, 3)
     with pytest.raises(InputError, match="has no groups"):
-        explain(tmp_path / "absent")
+        explain_group(tmp_path / "absent")
 
 
 def test_the_reward_is_the_rows():

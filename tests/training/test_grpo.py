@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from anomalyr1.training import checkpoints, grpo
+from anomalyr1.training import checkpoints, group_order, grpo
 from anomalyr1.training.grpo import SharedPrefixGRPOTrainer
 from anomalyr1.training.zero_variance import length_figures
 from support.grpo_runs import SIZE, checksum, rows, trainer, weights
@@ -72,8 +72,8 @@ def test_each_loss_moves_weights_as_trls_does(tmp_path, loss, monkeypatch):
     from trl import GRPOTrainer
 
     def whole_groups(batch):  # TRL shuffles completions, we groups: let the microbatches be the same
-        order = grpo._shuffled_groups(len(batch["prompt_ids"]), SIZE)
-        return {name: grpo._in_order(value, order) for name, value in batch.items()}
+        order = group_order.shuffle_groups(len(batch["prompt_ids"]), SIZE)
+        return {name: group_order.reorder(value, order) for name, value in batch.items()}
 
     monkeypatch.setattr("trl.trainer.grpo_trainer.shuffle_sequence_dict", whole_groups)
     settings = {
@@ -281,31 +281,34 @@ def test_the_order_of_an_epoch_is_that_of_an_uninterrupted_run():
     assert len({tuple(order) for order in orders}) == 3
     for epoch, order in ((0.0, orders[0]), (2.0, orders[2]), (1.5, orders[1]), (1.9999999, orders[2])):
         fresh = RepeatSampler(range(7), 2, batch_size=3, repeat_count=2, seed=5)
-        assert list(grpo._ResumableSampler(fresh, lambda epoch=epoch: epoch)) == order
+        assert list(group_order.ResumableSampler(fresh, lambda epoch=epoch: epoch)) == order
 
 
 def test_groups_stay_whole_when_shuffled():
-    order = grpo._shuffled_groups(24, SIZE)
+    order = group_order.shuffle_groups(24, SIZE)
     assert sorted(order.tolist()) == list(range(24))
     blocks = (order.view(-1, SIZE) // SIZE).tolist()
     assert all(len(set(block)) == 1 for block in blocks)
-    assert len({tuple(grpo._shuffled_groups(24, SIZE).tolist()) for _ in range(9)}) > 1
+    assert len({tuple(group_order.shuffle_groups(24, SIZE).tolist()) for _ in range(9)}) > 1
     torch.manual_seed(0)
     torch.randperm(24)
     after = torch.rand(1)
     torch.manual_seed(0)
-    grpo._shuffled_groups(24, SIZE)
+    group_order.shuffle_groups(24, SIZE)
     assert torch.equal(torch.rand(1), after)  # draws what TRL draws
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_a_reward_that_is_no_number_stops_the_run_by_name(tmp_path, bad):
-    from anomalyr1.training.reward_functions import Asked, reward_functions
+    from anomalyr1.training.reward_functions import CompletionReader, TrainingQuestion, reward_functions
     from anomalyr1.types import InputError, Question
 
-    asked = [Asked(f"part-{i}", Question(id=f"q{i}", kind="grounding", text="?"), None) for i in range(8)]
+    asked = [
+        TrainingQuestion(f"part-{i}", Question(id=f"q{i}", kind="grounding", text="?"), None)
+        for i in range(8)
+    ]
     (function,) = reward_functions(
-        {"mine": lambda answer, question: bad if question.id == "q3" else 0.5}, asked
+        {"mine": lambda answer, question: bad if question.id == "q3" else 0.5}, CompletionReader(asked)
     )
     made = trainer(
         SharedPrefixGRPOTrainer,

@@ -14,7 +14,7 @@ from anomalyr1.policy.load import load_policy
 from anomalyr1.prompts import gold_inspection_questions
 from anomalyr1.training import held_out
 from anomalyr1.training.grpo import SharedPrefixGRPOTrainer
-from anomalyr1.training.held_out import HeldOut, Told, attach, intervals, measure
+from anomalyr1.training.held_out import HeldOut, HeldOutAnswer, attach, intervals, measure
 from anomalyr1.training.run_folder import EVALUATIONS, METRICS, read_lines
 from anomalyr1.training.run_log import RunLog
 from anomalyr1.types import Answer, Box, InputError, Sample
@@ -30,8 +30,8 @@ def told(sample, choice, score, boxes=()):
     verdict, grounding = gold_inspection_questions(sample)
     status = "unparseable" if choice is None else "strict"
     return [
-        Told(sample, verdict, Answer(status=status, choice=choice, conclusion=choice), score),
-        Told(sample, grounding, Answer(status="strict", boxes=boxes, says_defect=False), None),
+        HeldOutAnswer(sample, verdict, Answer(status=status, choice=choice, conclusion=choice), score),
+        HeldOutAnswer(sample, grounding, Answer(status="strict", boxes=boxes, says_defect=False), None),
     ]
 
 
@@ -109,15 +109,13 @@ def test_nano_is_asked_what_inspect_asks(samples):
     [(None, 90, 9), (None, 4, 1), (7, 90, 7), (0.1, 4, 1), (0.25, 90, 23)],  # a share, rounded up
 )
 def test_steps_between_two_evaluations(eval_steps, max_steps, expected):
-    assert held_out._every(eval_steps, max_steps) == expected
+    assert held_out._interval(eval_steps, max_steps) == expected
 
 
 def test_a_run_resumed_behind_its_last_step_is_asked_for_the_intervals_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(held_out, "lent", lambda _: nullcontext())
     given = [*told(part("d", True), "A", 0.9), *told(part("g", False), "B", 0.1)]
-    examiner = held_out.Examiner(
-        SimpleNamespace(ask=lambda *_: given), None, RunLog(tmp_path, runs.RECIPE), 6
-    )
+    examiner = held_out.Examiner(SimpleNamespace(ask=lambda *_: given), None, RunLog(tmp_path), 6, 0)
     examiner.on_train_begin(None, runs.state(4, 4), None)
     examiner.on_train_end(None, runs.state(4, 4), None)
     assert [(line["step"], line["final"]) for line in read_lines(tmp_path / EVALUATIONS)] == [(4, True)]
@@ -128,7 +126,7 @@ def test_training_does_not_notice(samples, tmp_path, monkeypatch):
         made = grpo_runs.trainer(
             SharedPrefixGRPOTrainer, folder, lora=True, max_steps=3, eval_steps=2, max_completion_length=6
         )
-        log = RunLog(folder, runs.RECIPE.model_copy(update={"grpo": {"max_completion_length": 6}}))
+        log = RunLog(folder)
         log.attach(made)
         if asked:
             attach(made, HeldOut(samples, load_policy(str(tiny.folder_of()))), log, 6)

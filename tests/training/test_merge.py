@@ -12,7 +12,7 @@ from anomalyr1.cli.main import app
 from anomalyr1.policy.load import load_policy
 from anomalyr1.training import checkpoints
 from anomalyr1.training.grpo import SharedPrefixGRPOTrainer
-from anomalyr1.training.merge import merge
+from anomalyr1.training.merge import merge_adapter
 from anomalyr1.training.recipes import dump_recipe
 from anomalyr1.types import InputError
 from support import groups, grpo_runs, runs, tiny
@@ -77,7 +77,7 @@ def test_an_adapter_alone_and_its_type(tmp_path):
     adapted(tmp_path / "adapter", "qwen2_5_vl")
     config = tmp_path / "adapter" / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": str(base)}))
-    merged = merge(tmp_path / "adapter", tmp_path / "merged")
+    merged = merge_adapter(tmp_path / "adapter", tmp_path / "merged")
     assert json.loads((merged / "config.json").read_text())["dtype"] == "bfloat16"
     assert load_policy(str(merged), dtype="bfloat16").model.dtype == torch.bfloat16
 
@@ -87,16 +87,16 @@ def test_what_cannot_be_merged(tmp_path):
     base = str(tiny.folder_of())
     (tmp_path / "out").mkdir()
     with pytest.raises(InputError, match="exists already"):
-        merge(tmp_path / "adapter", tmp_path / "out", base)
+        merge_adapter(tmp_path / "adapter", tmp_path / "out", base)
     with pytest.raises(InputError, match="holds no adapter"):
-        merge(tmp_path / "out", tmp_path / "x", base)
+        merge_adapter(tmp_path / "out", tmp_path / "x", base)
     with pytest.raises(InputError, match="is not a folder"):
-        merge(tmp_path / "absent", tmp_path / "x", base)
+        merge_adapter(tmp_path / "absent", tmp_path / "x", base)
     with pytest.raises(InputError, match="does not fit 'nano'"):
-        merge(tmp_path / "adapter", tmp_path / "x", "nano")
+        merge_adapter(tmp_path / "adapter", tmp_path / "x", "nano")
     (tmp_path / "adapter" / "adapter_model.safetensors").rename(tmp_path / "adapter" / "adapter_model.bin")
     with pytest.raises(InputError, match="only safetensors are loaded"):
-        merge(tmp_path / "adapter", tmp_path / "x", base)
+        merge_adapter(tmp_path / "adapter", tmp_path / "x", base)
     assert not (tmp_path / "x").exists()
 
 
@@ -110,13 +110,13 @@ def test_a_run_that_stopped_gives_its_newest_complete_checkpoint_and_says_so(tmp
         dump_recipe(runs.RECIPE.model_copy(update={"model": str(tiny.folder_of())}))
     )
     said: list[str] = []
-    merge(run, tmp_path / "merged", say=said.append)
+    merge_adapter(run, tmp_path / "merged", say=said.append)
     assert said == [
         "checkpoint-15 is passed over: it was not finished (no marker)", "the run is not finished: its adapter at checkpoint-10 is taken",
     ]  # fmt: skip
     with pytest.raises(InputError, match=r"checkpoint-15' is no complete checkpoint \(it was not finished"):
-        merge(run / "checkpoint-15", tmp_path / "other")
-    merge(run / "checkpoint-5", tmp_path / "other")
+        merge_adapter(run / "checkpoint-15", tmp_path / "other")
+    merge_adapter(run / "checkpoint-5", tmp_path / "other")
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

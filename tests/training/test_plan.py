@@ -6,22 +6,28 @@ import pytest
 
 from anomalyr1.data import sources
 from anomalyr1.images import fit
-from anomalyr1.training import costs, dataset, plan, settings
-from anomalyr1.training import model_size as shape
-from anomalyr1.training.known_models import KNOWN, PUBLISHED_PARAMETERS
+from anomalyr1.training import arguments, costs, dataset, model_size, plan, settings
+from anomalyr1.training.model_size import KNOWN_CONFIGURATIONS
 from anomalyr1.training.recipes import load_recipe, shipped
+from anomalyr1.training.resolved import resolve
 from anomalyr1.training.reward_functions import ROW
-from anomalyr1.training.run import plan as plan_of
+from anomalyr1.training.run import plan_run
 from anomalyr1.types import InputError
 from support import tiny
 from support import training_runs as runs
 
 MACHINE = costs.Machine("CPU, a made-up one", 1e11, 1e10, 10**12)
+PUBLISHED_PARAMETERS = {
+    "Qwen/Qwen2.5-VL-3B-Instruct": 3_754_622_976,
+    "Qwen/Qwen2.5-VL-7B-Instruct": 8_292_166_656,
+    "Qwen/Qwen3-VL-4B-Instruct": 4_437_815_808,
+}
+"""As the pages of the known models state them."""
 
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory):
-    return sources.load_samples(["drawn:dev?n=3&seed=0"], tmp_path_factory.mktemp("drawn"))
+    return sources.load_sources(["drawn:dev?n=3&seed=0"], tmp_path_factory.mktemp("drawn"))
 
 
 @pytest.fixture(autouse=True)
@@ -29,11 +35,14 @@ def no_network(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
-def gathered(samples, recipe):
-    from anomalyr1.rewards import load_reward
+def plan_for(recipe, training_set, machine=MACHINE):
+    return plan.make_plan(resolve(recipe), training_set, machine)
 
-    rewards = {name: load_reward(name) for name in recipe.rewards} if recipe.section == "grpo" else None
-    return dataset.gather(samples, recipe, rewards)
+
+def argued(recipe, out, rows=100, processes=1):
+    """TRL's configuration of a run."""
+    values = arguments.argument_values(recipe, settings.settings_of(recipe), rows, processes)
+    return arguments.build_arguments(recipe.section, values, out)
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -45,28 +54,28 @@ def test_every_shipped_recipe_is_planned(name, samples):
             recipe.section: {**recipe.settings, "gradient_accumulation_steps": 1},
         }
     )
-    made = plan.make_plan(changed, gathered(samples, changed), MACHINE)
+    made = plan_for(changed, runs.gathered(samples, changed))
     assert made.too_long == [] and made.steps > 0 and made.hours > 0
     assert made.bytes["peak"] > made.bytes["weights"] > 0
     assert (recipe.lora is None) == (made.trained == made.parameters)
-    if recipe.model in KNOWN:
+    if recipe.model in KNOWN_CONFIGURATIONS:
         assert "that the package knows" in made.model
         assert made.parameters >= PUBLISHED_PARAMETERS[recipe.model]
         assert any("estimated" in warning for warning in made.warnings)
-    assert settings.steps_of(settings.settings_of(recipe), 5000, grpo=recipe.section == "grpo") > 0
+    assert arguments.steps_of(settings.settings_of(recipe), 5000, grpo=recipe.section == "grpo") > 0
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", KNOWN_CONFIGURATIONS)
 def test_the_known_models_have_their_published_size(name):
     recipe = runs.recipe(model=name)
-    assert shape.read_shape(recipe).parameters == PUBLISHED_PARAMETERS[name]
+    assert model_size.read_model_size(recipe).parameters == PUBLISHED_PARAMETERS[name]
 
 
 def test_a_model_that_is_neither_here_nor_known():
     from anomalyr1.types import SetupError
 
     with pytest.raises(SetupError, match="are not on this machine"):
-        shape.read_shape(runs.recipe(model="someone/some-model"))
+        model_size.read_model_size(runs.recipe(model="someone/some-model"))
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -74,8 +83,8 @@ def test_tokens_are_those_of_the_processor(family, samples):
     from anomalyr1.policy.load import load_policy
 
     recipe = runs.recipe(family=family)
-    material = gathered(samples, recipe)
-    made = plan.make_plan(recipe, material, MACHINE)
+    material = runs.gathered(samples, recipe)
+    made = plan_for(recipe, material)
     policy = load_policy(recipe.model, max_pixels=recipe.max_pixels)
     rows = dataset.prompt_rows(material, policy.family, policy.max_pixels)
     policy.processor.image_processor.size = {
@@ -106,43 +115,44 @@ def test_tokens_are_those_of_the_processor(family, samples):
 def test_what_does_not_fit_and_the_cap_that_makes_it_fit(samples, tmp_path):
     small = tiny.build(tmp_path / "small", max_positions=620)
     recipe = runs.recipe(model=str(small), max_pixels=100_352)
-    material = gathered(samples, recipe)
-    made = plan.make_plan(recipe, material, MACHINE)
+    material = runs.gathered(samples, recipe)
+    made = plan_for(recipe, material)
     assert made.too_long and all("with max_pixels: " in line for line in made.too_long)
     with pytest.raises(InputError, match=rf"{len(made.too_long)} prompts are longer than the model can read"):
         made.require_fit()
     cap = min(int(line.rpartition("max_pixels: ")[2].split()[0]) for line in made.too_long)
-    again = plan.make_plan(recipe.model_copy(update={"max_pixels": cap}), material, MACHINE)
+    again = plan_for(recipe.model_copy(update={"max_pixels": cap}), material)
     assert again.too_long == []
-    bigger = plan.make_plan(recipe.model_copy(update={"max_pixels": cap + 28 * 28}), material, MACHINE)
+    bigger = plan_for(recipe.model_copy(update={"max_pixels": cap + 28 * 28}), material)
     sizes = {picture.size_wh for picture in material.pictures.values()}
     same = all(
-        fit(wh, shape.FAMILIES["qwen2_5_vl"], cap) == fit(wh, shape.FAMILIES["qwen2_5_vl"], cap + 28 * 28)
+        fit(wh, model_size.FAMILIES["qwen2_5_vl"], cap)
+        == fit(wh, model_size.FAMILIES["qwen2_5_vl"], cap + 28 * 28)
         for wh in sizes
     )
     assert bigger.too_long or same  # the largest cap that does
     tight = tiny.build(tmp_path / "tight", max_positions=64)
-    none = plan.make_plan(recipe.model_copy(update={"model": str(tight)}), material, MACHINE)
+    none = plan_for(recipe.model_copy(update={"model": str(tight)}), material)
     assert all("no pixel cap makes it fit" in line for line in none.too_long)
 
 
 def test_completions_of_sft_are_counted_and_read_before_the_first_step(samples):
     recipe = runs.recipe("sft")
-    written = plan.make_plan(recipe, gathered(samples, recipe), MACHINE)
+    written = plan_for(recipe, runs.gathered(samples, recipe))
     assert written.too_long == []
 
     def with_own(text):
         questions = tuple(one.model_copy(update={"completion": text}) for one in samples[0].questions)
-        return gathered([samples[0].model_copy(update={"questions": questions}), *samples[1:]], recipe)
+        return runs.gathered([samples[0].model_copy(update={"questions": questions}), *samples[1:]], recipe)
 
     material = with_own("seen " * 5000)
-    long = plan.make_plan(recipe, material, MACHINE)
+    long = plan_for(recipe, material)
     assert len(long.too_long) == sum(task.question.completion is not None for task in material.tasks) > 0
     assert long.hours > written.hours
     with pytest.raises(
         InputError, match=f"sample '{samples[0].id}', question .* completion writes a special token"
     ):
-        plan.make_plan(recipe, with_own("seen <|im_end|>"), MACHINE)
+        plan_for(recipe, with_own("seen <|im_end|>"))
 
 
 def test_warnings(samples):
@@ -150,7 +160,7 @@ def test_warnings(samples):
         dtype="bfloat16",
         settings={"per_device_train_batch_size": 6, "num_generations": 4, "gradient_accumulation_steps": 2},
     )
-    made = plan.make_plan(recipe, gathered(samples, recipe), costs.Machine("CPU, small", 1e11, 1e10, 10**6))
+    made = plan_for(recipe, runs.gathered(samples, recipe), costs.Machine("CPU, small", 1e11, 1e10, 10**6))
     text = "\n".join(made.lines())
     for part in (
         "groups of 4 do not fit a microbatch of 6",
@@ -160,15 +170,14 @@ def test_warnings(samples):
         assert f"warning: {part}" in text
     assert "warning: no held_out data is named" in text
     asked = runs.recipe(held_out=("drawn:dev?n=4&seed=1",))
-    assert "held_out" not in "\n".join(plan.make_plan(asked, gathered(samples, asked), MACHINE).lines())
+    assert "held_out" not in "\n".join(plan_for(asked, runs.gathered(samples, asked)).lines())
 
 
 def test_the_plan_says_for_how_many_processes(samples, monkeypatch):
     recipe = runs.recipe(settings={"max_steps": -1})
-    one = plan.make_plan(recipe, gathered(samples, recipe), MACHINE)
-    monkeypatch.setattr(plan, "arguments", lambda *_: None)  # TRL would wait for the others
+    one = plan_for(recipe, runs.gathered(samples, recipe))
     monkeypatch.setenv("WORLD_SIZE", "2")
-    two = plan.make_plan(recipe, gathered(samples, recipe), MACHINE)
+    two = plan_for(recipe, runs.gathered(samples, recipe))
     assert "in 1 process (accelerate" in one.lines()[0] and "in 2 processes (accelerate" in two.lines()[0]
     assert one.steps == pytest.approx(2 * two.steps, abs=3)
 
@@ -181,12 +190,14 @@ def test_memory_follows_what_is_trained():
         "reference": runs.recipe(settings={"beta": 0.04}),
         "checkpointing": runs.recipe(settings={"gradient_checkpointing": True}),
     }
-    load = costs.Load(2, 8, 2, 8, 300, 64, 32)
+    load = costs.StepLoad(2, 8, 2, 8, 300, 64, 32)
     found = {
-        name: costs.memory(shape.read_shape(recipe), "float32", settings.settings_of(recipe), load, grpo=True)
+        name: costs.memory(
+            model_size.read_model_size(recipe), "float32", settings.settings_of(recipe), load, grpo=True
+        )
         for name, recipe in kinds.items()
     }
-    size = shape.read_shape(kinds["all"]).parameters * 4
+    size = model_size.read_model_size(kinds["all"]).parameters * 4
     assert (
         found["all"]["weights"] == found["all"]["gradients"] == size and found["all"]["optimizer"] == 2 * size
     )
@@ -199,7 +210,7 @@ def test_memory_follows_what_is_trained():
 
 
 def test_memory_of_masters_and_of_vllm():
-    load, shaped = costs.Load(2, 8, 2, 8, 300, 64, 32), shape.read_shape(runs.recipe())
+    load, shaped = costs.StepLoad(2, 8, 2, 8, 300, 64, 32), model_size.read_model_size(runs.recipe())
 
     def found(changes=None, **more):
         return costs.memory(
@@ -220,7 +231,7 @@ def test_memory_of_masters_and_of_vllm():
 def test_planning_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said: list[str] = []
-    made = plan_of(runs.recipe(), said.append)
+    made = plan_run(runs.recipe(), said.append)
     assert said == made.lines() and list(tmp_path.iterdir()) == []
 
 
@@ -234,23 +245,29 @@ def test_steps_are_those_of_the_trainer(samples, tmp_path):
         ("sft", {"gradient_accumulation_steps": 2}),
     ):
         recipe = runs.recipe(section, settings={"max_steps": -1, "num_train_epochs": 3, **changes})
-        material = gathered(samples, recipe)
+        resolved, material = resolve(recipe), runs.gathered(samples, recipe)
         trainer = make_trainer(
-            recipe,
-            tmp_path,
-            load_policy(recipe.model, max_pixels=recipe.max_pixels),
+            resolved,
             material,
-            RunLog(tmp_path, recipe),
+            arguments.argument_values(recipe, resolved.settings, material.rows(resolved.grpo), 1),
+            load_policy(recipe.model, max_pixels=recipe.max_pixels),
+            RunLog(tmp_path),
         )
         steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
-        planned = plan.make_plan(recipe, material, MACHINE).steps
+        planned = plan_for(recipe, material).steps
         assert planned in steps
+
+
+def test_hours_are_not_told_of_a_gpu_that_was_never_timed(samples):
+    recipe = runs.recipe()
+    planned = plan_for(recipe, runs.gathered(samples, recipe), costs.Machine("A GPU", None, None, 10**12))
+    assert planned.hours is None and "time: not known on A GPU" in "\n".join(planned.lines())
 
 
 def test_too_little_data_for_a_generation_batch(samples):
     recipe = runs.recipe(settings={"per_device_train_batch_size": 256})
     with pytest.raises(InputError, match="the data has 26 prompts, and a generation batch takes 64"):
-        plan.make_plan(recipe, gathered(samples, recipe), MACHINE)
+        plan_for(recipe, runs.gathered(samples, recipe))
 
 
 @pytest.mark.parametrize(
@@ -314,7 +331,7 @@ def test_too_little_data_for_a_generation_batch(samples):
 )
 def test_settings_that_are_refused(section, changes, message, tmp_path):
     with pytest.raises(InputError, match=message):
-        settings.arguments(runs.recipe(section, settings=changes), tmp_path, 100)
+        argued(runs.recipe(section, settings=changes), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -326,14 +343,14 @@ def test_settings_that_are_refused(section, changes, message, tmp_path):
     ],
 )  # fmt: skip
 def test_settings_that_are_taken(changes, tmp_path):
-    settings.arguments(runs.recipe(settings=changes), tmp_path, 100)
+    argued(runs.recipe(settings=changes), tmp_path)
 
 
 def test_resampling_is_for_one_process(tmp_path):
     with pytest.raises(
         InputError, match="zero_variance: resample draws different groups again in each process"
     ):
-        settings.arguments(runs.recipe(zero_variance="resample"), tmp_path, 100, processes=2)
+        argued(runs.recipe(zero_variance="resample"), tmp_path, processes=2)
 
 
 @pytest.mark.parametrize("lora", [{"r": 4}, {"r": 4, "target_modules": ["q_porj"]}])
@@ -341,7 +358,7 @@ def test_adapters_that_find_no_modules(lora):
     with pytest.raises(
         InputError, match=r"section lora of the recipe: .*; name the modules that get adapters"
     ):
-        shape.read_shape(runs.recipe(lora=lora))
+        model_size.read_model_size(runs.recipe(lora=lora))
 
 
 @pytest.mark.parametrize(
@@ -361,9 +378,9 @@ def test_the_type_of_the_weights(monkeypatch, changes, cuda, dtype):
 
 def test_adapters_that_are_refused():
     with pytest.raises(InputError, match="section lora of the recipe has no key 'rank'"):
-        settings.adapters(runs.recipe(lora={"rank": 4}))
+        settings.adapter_config(runs.recipe(lora={"rank": 4}))
     with pytest.raises(InputError, match=r"cannot set lora\.exclude_modules too"):
-        settings.adapters(runs.recipe(lora={"exclude_modules": ["x"]}, freeze="vision"))
+        settings.adapter_config(runs.recipe(lora={"exclude_modules": ["x"]}, freeze="vision"))
     for more, message in (
         ({"target_modules": ["q_proj", "lm_head"]}, r"lora\.target_modules cannot hold lm_head"),
         (
@@ -376,11 +393,11 @@ def test_adapters_that_are_refused():
         ),
     ):
         with pytest.raises(InputError, match=message):
-            settings.adapters(runs.recipe(lora={"r": 2, **more}))
+            settings.adapter_config(runs.recipe(lora={"r": 2, **more}))
 
 
 def test_a_loss_that_is_no_number_is_logged_as_it_is(tmp_path):
-    assert settings.arguments(runs.recipe(), tmp_path, 100).logging_nan_inf_filter is False
+    assert argued(runs.recipe(), tmp_path).logging_nan_inf_filter is False
 
 
 def test_verdicts_that_the_category_alone_tells(samples):
@@ -392,7 +409,7 @@ def test_verdicts_that_the_category_alone_tells(samples):
             samples[0].model_copy(update={"id": f"{i}", "category": name, "anomalous": bad})
             for i, (name, bad) in enumerate(labels)
         ]
-        return "\n".join(plan.make_plan(recipe, gathered(made, recipe), MACHINE).warnings)
+        return "\n".join(plan_for(recipe, runs.gathered(made, recipe)).warnings)
 
     gears, screws = [("gear", i == 0) for i in range(4)], [("screw", i > 0) for i in range(4)]
     text = warned(*gears, *screws)
@@ -411,7 +428,7 @@ def test_verdicts_that_the_category_alone_tells(samples):
 
 def test_prompts_that_fill_no_generation_batch_are_told(samples):
     recipe = runs.recipe(settings={"per_device_train_batch_size": 16, "num_generations": 4})
-    made = plan.make_plan(recipe, gathered(samples, recipe), MACHINE)
+    made = plan_for(recipe, runs.gathered(samples, recipe))
     assert (made.prompts, made.left_over) == (26, 2)
     assert "left over in each epoch: 2 prompts" in "\n".join(made.lines())
-    assert plan.make_plan(runs.recipe("sft"), gathered(samples, runs.recipe("sft")), MACHINE).left_over == 0
+    assert plan_for(runs.recipe("sft"), runs.gathered(samples, runs.recipe("sft"))).left_over == 0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from anomalyr1.training.arguments import argument_values, build_arguments
 from anomalyr1.training.recipes import Recipe, check_settings, differences, dump_recipe, load_recipe, shipped
-from anomalyr1.training.settings import arguments
+from anomalyr1.training.settings import settings_of
 from anomalyr1.types import InputError
 
 MINIMAL = "data: [drawn]\nrewards: {roam: 1}\ngrpo: {beta: 0.1}\n"
@@ -18,6 +19,11 @@ NAMES = [
     "qwen2.5-vl-7b-zero3",
     "qwen3-vl-4b",
 ]
+
+
+def arguments(recipe, out, rows):
+    values = argument_values(recipe, settings_of(recipe), rows, 1)
+    return build_arguments(recipe.section, values, out)
 
 
 def test_what_is_shipped():

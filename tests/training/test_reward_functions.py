@@ -9,16 +9,18 @@ import pytest
 
 from anomalyr1.rewards import REWARDS, load_reward
 from anomalyr1.training import reward_functions
-from anomalyr1.training.reward_functions import Asked
+from anomalyr1.training.reward_functions import CompletionReader, TrainingQuestion
 from anomalyr1.types import Box, InputError, Question
 
 ASKED = (
-    Asked(
+    TrainingQuestion(
         "s1",
         Question(id="q", kind="defect classification", text="?", options=("Crack", "Dent"), answer="B"),
         None,
     ),
-    Asked("s2", Question(id="g", kind="grounding", text="?", boxes=(Box(x1=0, y1=0, x2=9, y2=9),)), None),
+    TrainingQuestion(
+        "s2", Question(id="g", kind="grounding", text="?", boxes=(Box(x1=0, y1=0, x2=9, y2=9),)), None
+    ),
 )
 RIGHT = "<think>It is a dent, so the answer is B.</think><answer>B</answer>"
 
@@ -35,7 +37,7 @@ def test_rewards_under_their_names(monkeypatch):
         lambda text, *rest, _parse=reward_functions.parse: read.append(text) or _parse(text, *rest),
     )
     made = reward_functions.reward_functions(
-        {name: REWARDS[name] for name in ("roam", "accuracy", "format")}, ASKED
+        {name: REWARDS[name] for name in ("roam", "accuracy", "format")}, CompletionReader(ASKED)
     )
     batch = {
         "completions": [chat(RIGHT), chat("nothing"), chat(RIGHT)],
@@ -52,7 +54,9 @@ def test_rewards_under_their_names(monkeypatch):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_reward_that_is_no_number(value):
-    (made,) = reward_functions.reward_functions({"odd": lambda answer, question: value}, ASKED)
+    (made,) = reward_functions.reward_functions(
+        {"odd": lambda answer, question: value}, CompletionReader(ASKED)
+    )
     with pytest.raises(InputError, match=r"reward 'odd' of sample 's2' is"):
         made(completions=[RIGHT], row=[1])
 
@@ -67,7 +71,8 @@ def test_controls():
     ] * 4
     rows = [0] * 6 + [1] * 6
     made = {one.__name__: one for one in reward_functions.reward_functions(
-        {"roam": REWARDS["roam"], "roam/shuffled": load_reward("roam/shuffled"), "roam/unlinked": load_reward("roam/unlinked")}, asked
+        {"roam": REWARDS["roam"], "roam/shuffled": load_reward("roam/shuffled"), "roam/unlinked": load_reward("roam/unlinked")},
+        CompletionReader(asked),
     )}  # fmt: skip
     states = [SimpleNamespace(global_step=step) for step in range(20)]
     plain = made["roam"](completions=texts, row=rows)
@@ -84,7 +89,9 @@ def test_controls():
 
 
 def test_roam_that_only_minds_silence():
-    (reward,) = reward_functions.reward_functions({"roam_unchecked": REWARDS["roam_unchecked"]}, ASKED)
+    (reward,) = reward_functions.reward_functions(
+        {"roam_unchecked": REWARDS["roam_unchecked"]}, CompletionReader(ASKED)
+    )
     against = "<think>A crack, so the answer is A.</think><answer>B</answer>"
     silent, wrong = (
         "<think>Hm.</think><answer>B</answer>",

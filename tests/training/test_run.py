@@ -17,7 +17,7 @@ import torch
 
 from anomalyr1.data import sources
 from anomalyr1.policy.load import load_policy
-from anomalyr1.training import checkpoints, run
+from anomalyr1.training import checkpoints, reward_functions, run, run_folder
 from anomalyr1.training.recipes import load_recipe
 from anomalyr1.training.run import train
 from anomalyr1.training.run_folder import read_groups
@@ -75,6 +75,25 @@ def test_groups_are_what_the_rewards_saw(whole):
         for step in (1, 2, 3, 4)
     ]
     assert logged == pytest.approx(means)
+
+
+def test_a_completion_is_parsed_once(tmp_path, monkeypatch):
+    """For all rewards, the figures, `groups.jsonl` and the page."""
+    texts = []
+
+    def counting(text, *rest, _parse=reward_functions.parse):
+        texts.append(text)
+        return _parse(text, *rest)
+
+    monkeypatch.setattr(reward_functions, "parse", counting)
+    monkeypatch.setattr(run_folder, "parse", None)
+    recipe = runs.recipe(
+        rewards={"support.training_runs:reward": 1.0, "roam": 1.0}, settings={"max_steps": 1}
+    )
+    train(recipe, tmp_path / "run", say=lambda line: None)
+    monkeypatch.undo()
+    written = [text for group in read_groups(tmp_path / "run") for text in group.completions]
+    assert sorted(texts) == sorted(written) and (tmp_path / "run" / "samples").is_dir()
 
 
 def test_the_final_policy_loads_here_and_in_plain_transformers(whole):
@@ -136,7 +155,7 @@ def test_the_policy_of_a_run_under_zero_3(tmp_path, lora):
     from peft import LoraConfig, get_peft_model
     from transformers.integrations import deepspeed
 
-    from anomalyr1.training.run import _finish
+    from anomalyr1.training.run import _write_policy
 
     class Engine:
         def __init__(self, state):
@@ -166,7 +185,7 @@ def test_the_policy_of_a_run_under_zero_3(tmp_path, lora):
     accelerator.unwrap_model = lambda given: given
     deepspeed.set_hf_deepspeed_config(engine)
     try:
-        _finish(
+        _write_policy(
             SimpleNamespace(model=model, model_wrapped=engine, accelerator=accelerator),
             policy,
             recipe,
@@ -263,13 +282,14 @@ def test_resume_refuses_other_held_out_data(tmp_path):
 
 def test_the_licence_of_a_split_is_that_of_its_data(tmp_path):
     from anomalyr1.data import splits as fewshot
+    from anomalyr1.data.protocols import SplitPlan
     from anomalyr1.training.run_record import _licence
 
     assert _licence("drawn:dev?n=3&seed=0").startswith("drawn by this package")
     no_leaks = fewshot.FoundLeaks(allowed=False, counts={}, found=())
     specs = {"spec": "drawn:dev?n=9&seed=0", "test_spec": "mvtec:/data/mvtec"}
     split = fewshot.Manifest(
-        **specs, plan=fewshot.Plan(protocol="given"), train=(), test=(), counts={}, leaks=no_leaks
+        **specs, plan=SplitPlan(protocol="given"), train=(), test=(), counts={}, leaks=no_leaks
     )
     fewshot.write(tmp_path / "parts.json", split)
     assert _licence(f"split:{tmp_path / 'parts.json'}").startswith("drawn by this package")
@@ -301,7 +321,7 @@ def test_what_is_refused_leaves_no_run_behind(tmp_path, changes, message):
         train(runs.recipe(**changes), out, say=lambda line: None)
     assert not (out / "recipe.yaml").exists() and not (out / "run.json").exists()
     assert (
-        run._start(runs.recipe(), out, resume=False).checkpoint is None
+        run._resume_point(runs.recipe(), out, resume=False).checkpoint is None
     )  # the corrected run may begin there
 
 
@@ -316,9 +336,12 @@ def test_what_is_refused_leaves_no_run_behind(tmp_path, changes, message):
 def test_what_is_not_installed_is_told_before_the_run_begins(tmp_path, changes, message):
     if message and importlib.util.find_spec(message):
         pytest.skip(f"{message} is installed")
-    begin = lambda: train(
-        runs.recipe("sft", settings={**changes, "max_steps": 1}), tmp_path / "run", say=lambda line: None
-    )
+
+    def begin():
+        return train(
+            runs.recipe("sft", settings={**changes, "max_steps": 1}), tmp_path / "run", say=lambda line: None
+        )
+
     if message is None:
         assert (begin() / "config.json").is_file()
         return
@@ -332,7 +355,7 @@ def test_what_is_not_installed_is_told_before_the_run_begins(tmp_path, changes, 
 def test_a_kill_while_the_record_is_written_leaves_a_folder_that_may_be_begun(tmp_path):
     for name in ("run.json", ".recipe.yaml.17.part"):
         (tmp_path / name).write_text("{}")
-    assert run._start(runs.recipe(), tmp_path, resume=False).checkpoint is None
+    assert run._resume_point(runs.recipe(), tmp_path, resume=False).checkpoint is None
 
 
 def test_no_memory_on_the_cpu(tmp_path, monkeypatch):

@@ -13,40 +13,43 @@ import pytest
 from PIL import Image
 
 from anomalyr1.images import Frame
-from anomalyr1.training import run_log
+from anomalyr1.training import run_folder, run_log, trainers
+from anomalyr1.training.dataset import Task, TrainingSet
+from anomalyr1.training.resolved import Resolved
+from anomalyr1.training.reward_functions import TrainingQuestion
 from anomalyr1.training.run_folder import (
     EVALUATIONS,
     GROUPS,
     METRICS,
-    Group,
-    figures,
     read_groups,
     read_lines,
 )
 from anomalyr1.training.run_log import RunLog
+from anomalyr1.training.settings import settings_of
+from anomalyr1.training.zero_variance import ScoredGroup, group_completions
 from anomalyr1.types import Box, InputError, Question, Sample
 from support import runs
 from support.places import ROOT
 
 
 def test_a_group_is_read_back_as_it_was(tmp_path):
-    log = RunLog(tmp_path, runs.RECIPE)
+    log = RunLog(tmp_path)
     grounding = Question(
         id="g", kind="grounding", text="Where?", boxes=(Box(x1=0, y1=0, x2=28, y2=28, label="dent"),)
     )
     frame = Frame((56, 56), (28, 28), "pixels")
     text = '<think>A defect.</think><answer>[{"bbox_2d": [0, 0, 14, 14], "label": "dent"}]</answer>'
     sample = Sample(id="s2", image=tmp_path / "a b.png")
-    log.group(
+    rewards = {"roam_boxes": [1.0, None]}
+    runs.add_group(
+        log,
         3,
-        sample,
-        grounding,
-        7,
-        [text, "x"],
-        {"roam_boxes": [1.0, float("nan")]},
-        {"roam_boxes": 1.0},
-        [0.7, 0.0],
-        frame,
+        (text, "x"),
+        rewards,
+        sample=sample,
+        question=grounding,
+        frame=frame,
+        weights={"roam_boxes": 1.0},
     )
     (group,) = read_groups(tmp_path)
     assert (group.step, group.image, group.rewards) == (
@@ -60,11 +63,10 @@ def test_a_group_is_read_back_as_it_was(tmp_path):
 
 
 def test_figures():
-    log_rewards = runs.rewards_of(runs.COMPLETIONS)
-    group = Group(
-        step=1, sample_id="s", question=runs.QUESTION, image="x", prompt_tokens=1, completions=runs.COMPLETIONS,
-        rewards={name: tuple(values) for name, values in log_rewards.items()}, weights=runs.RECIPE.rewards, advantages=(0, 0, 0, 0),
-    )  # fmt: skip
+    def figures(groups):
+        return run_folder.figures((group, group.answers()) for group in groups)
+
+    group = runs.group()
     same = group.model_copy(
         update={"completions": (runs.RIGHT,) * 4, "rewards": {"roam": (1.0,) * 4, "accuracy": (None,) * 4}}
     )
@@ -88,7 +90,7 @@ def folder_bytes(run):
 @pytest.mark.parametrize("torn", [False, True])
 def test_a_rewound_run_ends_with_the_files_of_an_uninterrupted_one(tmp_path, torn):
     def go(folder, steps):
-        log = RunLog(folder, runs.RECIPE)
+        log = RunLog(folder)
         if steps[0] > 1:
             log.rewind(steps[0] - 1)
         for step in steps:
@@ -108,20 +110,20 @@ def test_a_rewound_run_ends_with_the_files_of_an_uninterrupted_one(tmp_path, tor
 
 
 def test_a_run_that_begins_anew_keeps_nothing(tmp_path):
-    log = RunLog(tmp_path, runs.RECIPE)
+    log = RunLog(tmp_path)
     log.evaluation(0, {"balanced accuracy": 0.5})
     log.rewind(0)
     assert read_lines(tmp_path / EVALUATIONS) == []
 
 
 def test_pages_where_every_second_step_has_rollouts(tmp_path):
-    log = RunLog(tmp_path, runs.RECIPE)
+    log = RunLog(tmp_path)
     for step in range(1, 24, 2):
         runs.add_group(log, step)
         log.take_figures()
     pages = [path.stem for path in sorted((tmp_path / "samples").iterdir())]
     assert pages == ["step-000001", "step-000011", "step-000021"]
-    again = RunLog(tmp_path, runs.RECIPE)
+    again = RunLog(tmp_path)
     again.rewind(12)
     for step in range(13, 24, 2):
         runs.add_group(again, step)
@@ -130,7 +132,7 @@ def test_pages_where_every_second_step_has_rollouts(tmp_path):
 
 
 def test_a_torn_line_is_cut_off_before_the_next(tmp_path):
-    log = RunLog(tmp_path, runs.RECIPE)
+    log = RunLog(tmp_path)
     log.metrics(1, {"reward": 1.0})
     with (tmp_path / METRICS).open("ab") as file:
         file.write(b'{"step": 2, "rew')
@@ -148,18 +150,16 @@ def test_a_torn_line_is_cut_off_before_the_next(tmp_path):
     ],
 )
 def test_a_damaged_line_is_named(tmp_path, line, message):
-    runs.add_group(RunLog(tmp_path, runs.RECIPE), 1)
+    runs.add_group(RunLog(tmp_path), 1)
     with (tmp_path / GROUPS).open("a") as file:
         file.write(line + "\n")
     with pytest.raises(InputError, match=message):
         read_groups(tmp_path)
 
 
-def test_a_group_whose_numbers_do_not_match_is_refused(tmp_path):
+def test_a_group_whose_numbers_do_not_match_is_refused():
     with pytest.raises(ValueError, match="a group of 1 completions has 2 values of accuracy"):
-        RunLog(tmp_path, runs.RECIPE).group(
-            1, runs.SAMPLE, runs.QUESTION, 1, ["a"], {"accuracy": [1, 1]}, {"accuracy": 1}, [0]
-        )
+        runs.group(completions=("a",), rewards={"accuracy": [1, 1]})
 
 
 def test_a_page_shows_boxes_and_escapes_what_was_written(tmp_path):
@@ -169,17 +169,10 @@ def test_a_page_shows_boxes_and_escapes_what_was_written(tmp_path):
         "<script>alert(1)</script>\x1b[31m" + '<answer>[{"bbox_2d": [4, 4, 20, 20], "label": "<b>"}]</answer>'
     )
     frame = Frame((56, 56), (56, 56), "pixels")
-    RunLog(tmp_path, runs.RECIPE).group(
-        1,
-        Sample(id="s", image=tmp_path / "part.png"),
-        question,
-        7,
-        [evil, "[]"],
-        {"format": [0.0, None]},
-        {"format": 1.0},
-        [0.5, 0],
-        frame,
-    )
+    runs.add_group(
+        RunLog(tmp_path), 1, (evil, "[]"), {"format": [0.0, None]}, question=question, frame=frame,
+        sample=Sample(id="s", image=tmp_path / "part.png"), weights={"format": 1.0}, advantages=(0.5, 0),
+    )  # fmt: skip
     page = (tmp_path / "samples" / "step-000001.html").read_text(encoding="utf-8")
     assert "<script" not in page and "&lt;script&gt;" in page and "\x1b" not in page and "\\x1b" in page
     assert page.count("data:image/jpeg") == 3
@@ -187,7 +180,7 @@ def test_a_page_shows_boxes_and_escapes_what_was_written(tmp_path):
 
 
 def test_lines_for_who_waits(tmp_path, capsys):
-    log = RunLog(tmp_path, runs.RECIPE)
+    log = RunLog(tmp_path)
     log.callback.on_train_begin(None, runs.state(10, 20), None)
     log.callback.on_log(
         None, runs.state(11, 20), None, logs={"reward": 0.123456, "kl": None, "loss": float("nan")}
@@ -200,7 +193,7 @@ def test_lines_for_who_waits(tmp_path, capsys):
 
 def test_only_the_main_process_writes(tmp_path, monkeypatch):
     monkeypatch.setattr(run_log, "is_main_process", lambda: False)
-    log = RunLog(tmp_path, runs.RECIPE)
+    log = RunLog(tmp_path)
     runs.add_group(log, 1)
     log.metrics(1, {"reward": 1.0})
     log.evaluation(1, {"AUROC": 0.5})
@@ -232,7 +225,7 @@ def test_a_trainers_run_with_curves(tmp_path):
             save_strategy="steps",
             save_steps=1,
         )
-        log = RunLog(tmp_path, runs.RECIPE)
+        log = RunLog(tmp_path)
         if start:
             log.rewind(start)
         log.attach(made)
@@ -262,9 +255,17 @@ def test_a_trainers_run_with_curves(tmp_path):
     ("aggregation", "flat"), [("sum_then_normalize", True), ("normalize_then_sum", False)]
 )
 def test_rewards_that_add_up_to_the_same_are_a_signal_where_each_is_normalized(tmp_path, aggregation, flat):
+    rewards = {"roam": [1.0, 0.0, 0.5, 0.5], "accuracy": [0.0, 1.0, 0.5, 0.5]}
     recipe = runs.RECIPE.model_copy(update={"grpo": {"multi_objective_aggregation": aggregation}})
-    log = RunLog(tmp_path, recipe)
-    runs.add_group(log, 1, rewards={"roam": [1.0, 0.0, 0.5, 0.5], "accuracy": [0.0, 1.0, 0.5, 0.5]})
+    task = Task(runs.SAMPLE, runs.QUESTION, None)
+    group = trainers.group_record(
+        ScoredGroup(1, 0, 290, list(runs.COMPLETIONS), rewards, [0.0] * 4),
+        TrainingSet([runs.SAMPLE], [task], {}, {}),
+        TrainingQuestion(runs.SAMPLE.id, runs.QUESTION, None),
+        Resolved(recipe, settings_of(recipe), {}, None, None),
+    )
+    log = RunLog(tmp_path)
+    log.group(group, group.answers())
     assert log.take_figures()["signal/zero_variance"] == flat
     assert read_groups(tmp_path)[0].without_signal is flat
 
@@ -305,3 +306,12 @@ def test_a_run_that_fails_leaves_the_terminal_as_it_was(tmp_path):
     text = shown.decode(errors="replace")
     assert "KeyboardInterrupt" in text, text
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1
+
+
+def test_a_reward_that_does_not_apply_is_none_in_a_group():
+    completions = [(i // 2, f"text {i}", 7, float(i)) for i in range(4)]
+    rewards = {"roam": [1.0, float("nan"), 0.5, 0.0]}
+    groups = group_completions(3, completions, rewards, size=2)
+    assert [(group.step, group.row, group.prompt_tokens) for group in groups] == [(3, 0, 7), (3, 1, 7)]
+    assert [group.rewards["roam"] for group in groups] == [[1.0, None], [0.5, 0.0]]
+    assert groups[1].completions == ["text 2", "text 3"] and groups[1].advantages == [2.0, 3.0]

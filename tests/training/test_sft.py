@@ -10,8 +10,8 @@ from anomalyr1.answers.completion import parse
 from anomalyr1.data import sources
 from anomalyr1.policy.load import load_policy
 from anomalyr1.rewards import REWARDS
-from anomalyr1.shared_prefix.groups import choose
-from anomalyr1.shared_prefix.score import install
+from anomalyr1.shared_prefix.groups import choose_form
+from anomalyr1.shared_prefix.score import install_scoring
 from anomalyr1.training import dataset, sft
 from anomalyr1.types import InputError
 from support import tiny, training_runs
@@ -20,9 +20,11 @@ from support import tiny, training_runs
 @pytest.fixture(scope="module")
 def material(tmp_path_factory):
     recipe = training_runs.recipe("sft")
-    whole = dataset.gather(sources.load_samples(recipe.data, tmp_path_factory.mktemp("drawn"))[:2], recipe)
+    whole = training_runs.gathered(
+        sources.load_sources(recipe.data, tmp_path_factory.mktemp("drawn"))[:2], recipe
+    )
     few = [[task for task in whole.tasks if task.sample.id == sample.id][:3] for sample in whole.samples]
-    return dataset.Material(
+    return dataset.TrainingSet(
         whole.samples, [task for own in few for task in own], whole.pictures, whole.counts
     )
 
@@ -33,7 +35,7 @@ def made(family, lora, checkpointing):
     policy = load_policy(
         str(tiny.folder_of(family)), max_pixels=12_544 if family == "qwen2_5_vl" else 262_144
     )
-    install(policy.model)
+    install_scoring(policy.model)
     model = policy.model
     if lora:
         torch.manual_seed(0)
@@ -98,11 +100,11 @@ def one_by_one(policy, model, lessons):
 )
 def test_packed_equals_one_by_one(material, family, lora, checkpointing, form):
     policy, model = made(family, lora, checkpointing)
-    lessons = sft.Lessons(material, policy, seed=0)
-    batch = sft.Packer(policy)([lessons[index] for index in range(len(lessons))])
+    lessons = sft.EncodedSamples(material, policy, seed=0)
+    batch = sft.PrefixCollator(policy)([lessons[index] for index in range(len(lessons))])
     groups = batch["groups"]
     assert len(groups.prompts) == len(lessons) < len(groups.completions)  # a prefix a sample
-    assert form == "packed" or choose(policy.model, groups, "branched") == "branched"
+    assert form == "packed" or choose_form(policy.model, groups, "branched") == "branched"
     log_probs, _ = model(groups=groups, form=form, entropy=False)
     learned = batch["labels"] != sft.IGNORED
     packed = -log_probs.sum() / learned.sum()
@@ -120,8 +122,8 @@ def test_a_broken_mask_is_seen(material, monkeypatch):
     from anomalyr1.shared_prefix import score as shared_prefix
 
     policy, model = made("qwen2_5_vl", False, True)
-    lessons = sft.Lessons(material, policy, seed=0)
-    groups = sft.Packer(policy)([lessons[0]])["groups"]
+    lessons = sft.EncodedSamples(material, policy, seed=0)
+    groups = sft.PrefixCollator(policy)([lessons[0]])["groups"]
     right, _ = model(groups=groups, form="packed", entropy=False)
     whole = shared_prefix.branch_mask
     monkeypatch.setattr(
@@ -133,9 +135,9 @@ def test_a_broken_mask_is_seen(material, monkeypatch):
 
 def test_only_completions_are_learned(material):
     policy, _ = made("qwen2_5_vl", False, False)
-    lessons = sft.Lessons(material, policy, seed=0)
+    lessons = sft.EncodedSamples(material, policy, seed=0)
     row = lessons[0]
-    labels = sft.Packer(policy)([row])["labels"]
+    labels = sft.PrefixCollator(policy)([row])["labels"]
     for own, completion, task in zip(labels, row.completions, row.tasks, strict=True):
         assert own[own != sft.IGNORED].tolist() == completion
         text = policy.processor.tokenizer.decode(completion, skip_special_tokens=True)
@@ -152,8 +154,8 @@ def test_the_users_own_text_is_taken_and_special_tokens_in_it_are_refused(materi
     def taught(text):
         question = task.question.model_copy(update={"completion": text})
         changed = dataset.Task(task.sample, question, prompts.build(task.sample, question))
-        return sft.Lessons(
-            dataset.Material(material.samples, [changed], material.pictures, {}), policy, seed=0
+        return sft.EncodedSamples(
+            dataset.TrainingSet(material.samples, [changed], material.pictures, {}), policy, seed=0
         )[0].completions[0]
 
     own = "<think>I say so.</think><answer>A</answer>"

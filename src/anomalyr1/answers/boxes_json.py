@@ -64,7 +64,7 @@ def write_boxes(boxes: Sequence[Box], frame: Frame | None = None) -> str:
 
 
 def read_boxes(text: str, frame: Frame | None = None) -> BoxReading:
-    """Read boxes from an answer: in original pixels, inside the image, with a frame; else in the model's units.
+    """Read boxes from an answer: with a frame in original pixels inside the image, else in the model's units.
 
     Every dropped or repaired box is counted: box_not_four_numbers, box_not_finite, box_empty (no area),
     box_outside (the image), box_over_limit (more than 100), box_clipped and box_corners_swapped (these two
@@ -110,7 +110,7 @@ def _count(counts: dict[str, int], name: str) -> None:
 
 
 def _rows(text: str, counts: dict[str, int]) -> tuple[list[Any] | None, bool]:
-    """The rows of the list an answer holds, None when there is none; and whether the answer is that list and nothing else."""
+    """The rows of the list an answer holds, None without one; and whether the answer is only that list."""
     text = text.strip()
     if len(text) > MAX_JSON_CHARS:
         _count(counts, "json_too_long")
@@ -139,14 +139,14 @@ def _rows(text: str, counts: dict[str, int]) -> tuple[list[Any] | None, bool]:
 def _depth(text: str) -> int:
     """How deep brackets nest, those in strings included."""
     deepest = depth = 0
-    for found in _BRACKET.finditer(text):
-        depth += 1 if found[0] in "[{" else -1
+    for bracket in _BRACKET.finditer(text):
+        depth += 1 if bracket[0] in "[{" else -1
         deepest = max(deepest, depth)
     return deepest
 
 
 def _loads(text: str) -> Any:
-    """The JSON value of a whole text, None when it is none; integers become floats, too large ones infinite."""
+    """The JSON value of a text, None when it is none; integers become floats, too large ones infinite."""
     try:
         return json.loads(text, parse_int=float)
     except (ValueError, RecursionError):
@@ -154,7 +154,7 @@ def _loads(text: str) -> Any:
 
 
 def _embedded(text: str) -> Any:
-    """The JSON list or object between words or code fences: from the first opening bracket to the last closing one."""
+    """The JSON from the first opening bracket to the last closing one, between words or code fences."""
     starts = [at for at in (text.find("["), text.find("{")) if at != -1]
     end = max(text.rfind("]"), text.rfind("}"))
     return _loads(text[min(starts) : end + 1]) if starts and end > min(starts) else None
@@ -162,11 +162,11 @@ def _embedded(text: str) -> Any:
 
 def _as_rows(value: list[Any]) -> list[Any]:
     """A list of rows; four bare numbers are one row."""
-    return [value] if len(value) == 4 and all(isinstance(one, float) for one in value) else value
+    return [value] if len(value) == 4 and all(isinstance(number, float) for number in value) else value
 
 
 def _numbers(row: object, counts: dict[str, int]) -> tuple[tuple[float, ...] | None, bool]:
-    """The four finite numbers of a row, None (counted) without; and whether the row has the documented form."""
+    """The four finite numbers of a row, None (counted) without; and whether the row has the written form."""
     exact = (
         isinstance(row, dict)
         and "bbox_2d" in row
@@ -174,10 +174,14 @@ def _numbers(row: object, counts: dict[str, int]) -> tuple[tuple[float, ...] | N
         and isinstance(row.get("label", ""), str)
     )
     value = next((row[key] for key in _KEYS if key in row), None) if isinstance(row, dict) else row
-    if not isinstance(value, list) or len(value) != 4 or not all(isinstance(one, float) for one in value):
+    if (
+        not isinstance(value, list)
+        or len(value) != 4
+        or not all(isinstance(number, float) for number in value)
+    ):
         _count(counts, "box_not_four_numbers")
         return None, False
-    if not all(math.isfinite(one) for one in value):
+    if not all(math.isfinite(number) for number in value):
         _count(counts, "box_not_finite")
         return None, False
     return tuple(value), exact
@@ -194,13 +198,13 @@ def _place(xyxy: tuple[float, ...], frame: Frame | None, counts: dict[str, int])
         _count(counts, "box_corners_swapped")
     if frame is None:
         return x1, y1, x2, y2
-    whole = frame.to_original((x1, y1, x2, y2))
+    mapped = frame.to_original((x1, y1, x2, y2))
     (w, h) = frame.original_wh
-    cut = tuple(min(max(value, 0.0), float(limit)) for value, limit in zip(whole, (w, h, w, h), strict=True))
+    cut = tuple(min(max(value, 0.0), float(limit)) for value, limit in zip(mapped, (w, h, w, h), strict=True))
     if not all(math.isfinite(value) for value in cut) or cut[0] >= cut[2] or cut[1] >= cut[3]:
         _count(counts, "box_outside")
         return None
-    if any(abs(a - b) > 1e-9 * max(w, h) for a, b in zip(cut, whole, strict=True)):
+    if any(abs(a - b) > 1e-9 * max(w, h) for a, b in zip(cut, mapped, strict=True)):
         _count(counts, "box_clipped")
     return cut
 

@@ -1,4 +1,4 @@
-"""Two published systems read text and score it as they do, quirks included, so that published numbers can be checked.
+"""The readers and the reward of two published systems, quirks included, to check published numbers with.
 
 Known to misread ("Answer: C" as A, "B. A crack" as A, the article "A" as a choice): use `answers.parse` for
 everything else. Rewritten from their behaviour; the tests hold recorded input and output pairs of the
@@ -27,7 +27,7 @@ _STOPS = "。.!！,，"
 
 
 def read_letter(text: str) -> str | None:
-    """The choice that AnomalyR1's released reward reads from a text; of a text under 3 characters the first character, whatever it is.
+    """The choice that AnomalyR1's released reward reads; of a text under 3 characters any first character.
 
     Source: chaoyuhao/AnomalyR1 at de3f95c, `extract_choice`. Linear time.
     """
@@ -35,18 +35,18 @@ def read_letter(text: str) -> str | None:
     if len(text) < 3:
         kept = [char for char in text if char.isalnum() or char == "_" or char.isspace()]
         return kept[0] if kept else None
-    found = _free_capitals(text)
-    if not found:
+    capitals = _free_capitals(text)
+    if not capitals:
         return None
-    if len(set(found)) == 1:
-        return found[0]
-    times = Counter(found)  # keeps the order of first occurrence, which decides ties
-    score = {letter: count * _context_score(text, text.rfind(letter)) for letter, count in times.items()}
+    if len(set(capitals)) == 1:
+        return capitals[0]
+    counts = Counter(capitals)  # keeps the order of first occurrence, which decides ties
+    score = {letter: count * _context_score(text, text.rfind(letter)) for letter, count in counts.items()}
     return max(score, key=score.__getitem__)
 
 
 def read_evaluation(text: str, options: Sequence[str]) -> str | None:
-    """The letter that AnomalyR1's released evaluation reads from a completion: any first capital A-E inside the answer tags.
+    """The letter that AnomalyR1's released evaluation reads: the first capital A-E in the answer tags.
 
     Source: chaoyuhao/AnomalyR1 at de3f95c, `eval/thinkad_query.py`; its "X" is None here.
     """
@@ -62,7 +62,7 @@ def read_evaluation(text: str, options: Sequence[str]) -> str | None:
 
 
 def read_mmad(text: str, options: Sequence[str]) -> str | None:
-    """The letter that MMAD's own evaluation reads: the last lone A-E, else the option closest in spelling, however far.
+    """The letter that MMAD's own evaluation reads: the last lone A-E, else the option closest in spelling.
 
     Source: jam-cc/MMAD at bad03b4, the Qwen2.5-VL script. None only without options.
     """
@@ -92,7 +92,7 @@ def roam(completion: str, gold: str) -> float:
 
 
 def last_element(text: str, tag: str) -> str | None:
-    """The inside of the last of the shortest, not overlapping elements `<tag>..</tag>`, read left to right; None without any."""
+    """The inside of the last of the shortest elements `<tag>..</tag>`, None without any."""
     opening, closing, at, inside = f"<{tag}>", f"</{tag}>", 0, None
     while (start := text.find(opening, at)) != -1:
         end = text.find(closing, start + len(opening))
@@ -103,14 +103,14 @@ def last_element(text: str, tag: str) -> str | None:
 
 
 def _passes_gate(text: str) -> bool:
-    """Whether `<think>`, `</think>`, blanks, `<answer>`, `</answer>` follow one another, anything in between."""
-    start, last = text.find("<think>"), text.rfind("</answer>")
+    """Whether `<think>`, `</think>`, blanks, `<answer>`, `</answer>` follow, with text between."""
+    start, end = text.find("<think>"), text.rfind("</answer>")
     at = text.find("</think>", start + len("<think>")) if start != -1 else -1
     while at != -1:
         at += len("</think>")
         while at < len(text) and text[at].isspace():
             at += 1
-        if text.startswith("<answer>", at) and at + len("<answer>") <= last:
+        if text.startswith("<answer>", at) and at + len("<answer>") <= end:
             return True
         at = text.find("</think>", at)
     return False

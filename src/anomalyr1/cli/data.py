@@ -11,16 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from anomalyr1.cli.terminal import OK, SOME_FAILED, say
-from anomalyr1.types import Box, InputError, Question, Sample
+from anomalyr1.cli.terminal import OK, SOME_FAILED, loader_options, say
+from anomalyr1.errors import InputError
 
 if TYPE_CHECKING:
     from anomalyr1.data.samples import Samples
-
-app = typer.Typer(
-    help="Check, split, look at and export data sets; SPEC is e.g. mvtec:FOLDER (docs/data.md).",
-    no_args_is_help=True,
-)
+    from anomalyr1.types import Box, Question, Sample
 
 Spec = Annotated[
     str, typer.Argument(help="What to load, e.g. mmad:FOLDER, mvtec:FOLDER, coco:FILE, jsonl:FILE.")
@@ -33,7 +29,6 @@ Protocols = Literal["few-shot", "share", "leave-classes-out", "leave-defects-out
 Formats = Literal["coco", "yolo", "jsonl", "hf"]
 
 
-@app.command()
 def check(
     spec: Spec,
     option: Options = None,
@@ -44,7 +39,9 @@ def check(
         int | None, typer.Option(help="Pixel cap of the model; default: 1280 image tokens.")
     ] = None,
 ) -> int:
-    """List what is wrong: missing files, masks, boxes, labels, questions, and gold answers that do not earn full reward."""
+    """List what is wrong: missing files, masks, boxes, labels, questions, and gold answers that do not earn
+    full reward.
+    """
     from anomalyr1.evaluation import checks
 
     samples = load(spec, option)
@@ -54,12 +51,12 @@ def check(
         say(f"{problem.sample_id}: {problem.what}; {problem.fix}")
     concerned = len({problem.sample_id for problem in problems})
     say(
-        f"{len(samples)} samples checked: {len(problems) or 'no'} problems{f' of {concerned} samples' if problems else ''}"
+        f"{len(samples)} samples checked: {len(problems) or 'no'} "
+        f"problems{f' of {concerned} samples' if problems else ''}"
     )
     return SOME_FAILED if problems else OK
 
 
-@app.command()
 def split(
     spec: Spec,
     out: Annotated[
@@ -108,20 +105,34 @@ def split(
 ) -> int:
     """Choose what to train and what to test on, and look for leaks between the two."""
     from anomalyr1.data import splits as fewshot
+    from anomalyr1.data.protocols import SplitPlan
 
     samples = load(spec, option)
-    plan = fewshot.Plan(
-        protocol="given" if test is not None else protocol or "few-shot", seed=seed, shots=shots, good_shots=good_shots, per=per,
-        share=share, held_out=tuple(hold_out or ()), allow_short=allow_short, drop_leaks=drop_leaks, max_distance=max_distance,
-    )  # fmt: skip
+    plan = SplitPlan(
+        protocol="given" if test is not None else protocol or "few-shot",
+        seed=seed,
+        shots=shots,
+        good_shots=good_shots,
+        per=per,
+        share=share,
+        held_out=tuple(hold_out or ()),
+        allow_short=allow_short,
+        drop_leaks=drop_leaks,
+        max_distance=max_distance,
+    )
     if test is None:
-        manifest = fewshot.make(samples, plan, spec, pairs(option), allow_leaks)
+        manifest = fewshot.make(samples, plan, spec, loader_options(option), allow_leaks)
     elif protocol is not None:
         raise InputError("--test takes both sets as they are, so it goes without --protocol")
     else:
-        other = load(test, test_option)
+        test_samples = load(test, test_option)
         manifest = fewshot.pair(
-            samples, other, plan, (spec, test), (pairs(option), pairs(test_option)), allow_leaks
+            samples,
+            test_samples,
+            plan,
+            (spec, test),
+            (loader_options(option), loader_options(test_option)),
+            allow_leaks,
         )
     fewshot.write(out, manifest)
     for name, number in (
@@ -136,7 +147,6 @@ def split(
     return OK
 
 
-@app.command()
 def stats(
     spec: Spec,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("stats.html"),
@@ -152,13 +162,13 @@ def stats(
     sides = summary.sides()
     classes = f"{len(summary.classes)} class{'' if len(summary.classes) == 1 else 'es'}"
     say(
-        f"{summary.samples} samples of {classes}: {', '.join(f'{sides[side]} {side}' for side in dataset.SIDES)}"
+        f"{summary.samples} samples of {classes}: "
+        f"{', '.join(f'{sides[side]} {side}' for side in dataset.SIDES)}"
     )
     say(f"page: {out}")
     return OK
 
 
-@app.command()
 def export(
     spec: Spec,
     to: Annotated[Formats, typer.Option(help="The format.")],
@@ -187,7 +197,6 @@ def export(
     return OK
 
 
-@app.command()
 def show(
     spec: Spec,
     sample_id: Annotated[str, typer.Argument(metavar="ID", help="The sample's id.")],
@@ -218,7 +227,6 @@ def show(
     return OK
 
 
-@app.command()
 def extract(
     archive: Annotated[Path, typer.Argument(help="A zip, tar, tar.gz, tar.bz2 or tar.xz file.")],
     out: Annotated[Path, typer.Option(help="The folder to make.")],
@@ -226,7 +234,9 @@ def extract(
         float, typer.Option(min=1, help="How many times larger than the archive its content may be.")
     ] = 100,
 ) -> int:
-    """Unpack a downloaded archive, whole or not at all; links, devices and paths that lead elsewhere are refused."""
+    """Unpack a downloaded archive, whole or not at all; links, devices and paths that lead elsewhere are
+    refused.
+    """
     from anomalyr1.data.archives import ArchiveLimits
     from anomalyr1.data.archives import extract as unpack
 
@@ -237,22 +247,9 @@ def extract(
 
 def load(spec: str, options: Sequence[str] | None) -> Samples:
     """The samples of a spec, with options as `key=value`. Raises `InputError` as `data.load` does."""
-    from anomalyr1 import data
+    from anomalyr1.data import loading
 
-    return data.load(spec, **pairs(options))
-
-
-def pairs(options: Sequence[str] | None) -> dict[str, str]:
-    """Options of a loader, written key=value. Raises `InputError` for any other form, and for a key that comes twice."""
-    found: dict[str, str] = {}
-    for text in options or ():
-        key, mark, value = text.partition("=")
-        if not (key and mark):
-            raise InputError(f"an option of the loader is written key=value, got {text!r}")
-        if key in found:
-            raise InputError(f"the option {key!r} of the loader is given twice; leave one of the two out")
-        found[key] = value
-    return found
+    return loading.load(spec, **loader_options(options))
 
 
 def _say_notes(notes: Mapping[str, int]) -> None:

@@ -1,4 +1,6 @@
-"""What this machine has and what is missing: versions against floors, device, memory, disk, extras, licences of models."""
+"""What this machine has and what is missing: versions against floors, device, memory, disk, extras, licences
+of models.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from anomalyr1.cli.terminal import OK, SETUP_ERROR, say
+
 EXTRAS = {
     "train": "what fine-tuning with SFT and GRPO needs",
     "serve": "what an HTTP service will need (not in this version)",
     "endpoint": "what models behind an OpenAI-compatible URL need",
     "vllm": "what the engine vllm needs, on a GPU",
-    "elpv": "what the ELPV data set of solar cells needs (CC BY-NC-SA 4.0; downloads the package, which holds the images)",
+    "elpv": (
+        "what the ELPV data set of solar cells needs (CC BY-NC-SA 4.0; downloads the package, which "
+        "holds the images)"
+    ),
     "dev": "tests and checks of this package itself",
 }
 """What each optional group of packages adds."""
@@ -44,14 +51,20 @@ def examine() -> list[Finding]:
 
 
 def packages(requirements: Sequence[str]) -> Iterator[Finding]:
-    """Check requirement strings (PEP 508) against what is installed: a needed package must fit, an extra's package may be absent."""
+    """Check requirement strings (PEP 508) against what is installed: a needed package must fit, an extra's
+    package may be absent.
+    """
     from packaging.requirements import Requirement
 
     parsed = [Requirement(text) for text in requirements]
     if not parsed:
         yield Finding(
             False,
-            'anomalyr1 is not installed as a package, so its floors are unknown: run "pip install -e ." in its checkout',
+            (
+                'anomalyr1 is not installed as a package, so its floors are unknown: run "pip install -e ." '
+                "in "
+                "its checkout"
+            ),
         )
     for requirement in parsed:
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
@@ -68,7 +81,10 @@ def packages(requirements: Sequence[str]) -> Iterator[Finding]:
         if members and lacking:
             yield Finding(
                 True,
-                f'extra {extra}: adds {adds}; add it with: pip install "anomalyr1[{extra}]" (lacks {", ".join(lacking)})',
+                (
+                    f'extra {extra}: adds {adds}; add it with: pip install "anomalyr1[{extra}]" (lacks '
+                    f"{', '.join(lacking)})"
+                ),
             )
         elif members:
             yield Finding(True, f"extra {extra}: installed, {adds}")
@@ -97,16 +113,16 @@ def machine() -> str:
     return f"{cores()} CPU cores ({name})"
 
 
-def _package(name: str, wanted: str, version: str | None) -> Finding:
+def _package(name: str, floor: str, version: str | None) -> Finding:
     from packaging.specifiers import SpecifierSet
 
     if version is None:
-        return Finding(False, f'{name} is missing, {wanted} is needed: pip install "{name}{wanted}"')
-    if not SpecifierSet(wanted).contains(version, prereleases=True):
+        return Finding(False, f'{name} is missing, {floor} is needed: pip install "{name}{floor}"')
+    if not SpecifierSet(floor).contains(version, prereleases=True):
         return Finding(
-            False, f'{name} {version} does not fit, {wanted} is needed: pip install "{name}{wanted}"'
+            False, f'{name} {version} does not fit, {floor} is needed: pip install "{name}{floor}"'
         )
-    return Finding(True, f"{name} {version} ({wanted})" if wanted else f"{name} {version}")
+    return Finding(True, f"{name} {version} ({floor})" if floor else f"{name} {version}")
 
 
 def _installed(name: str) -> str | None:
@@ -135,7 +151,11 @@ def _device() -> Iterator[Finding]:
     if not torch.cuda.is_available():
         yield Finding(
             True,
-            f"no GPU: models run on the CPU, {cores()} cores; the nano model is fine with that, billions of parameters are slow",
+            (
+                f"no GPU: models run on the CPU, {cores()} cores; the nano model is fine with that, "
+                "billions of "
+                "parameters are slow"
+            ),
         )
 
 
@@ -153,3 +173,11 @@ def _models() -> Iterator[Finding]:
 
     for model in MODELS:
         yield Finding(True, f"licence of the model {model}: {licence_of(model)}")
+
+
+def doctor() -> int:
+    """Check this machine: versions, device, memory, disk, extras and licences."""
+    findings = examine()
+    for finding in findings:
+        say(f"{'ok ' if finding.ok else 'BAD'} {finding.text}")
+    return OK if all(finding.ok for finding in findings) else SETUP_ERROR

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import datetime
-import importlib.util
 import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from anomalyr1.cli.terminal import OK, say
-from anomalyr1.types import InputError
+from anomalyr1.cli.terminal import OK, SOME_FAILED, find_images, say
+from anomalyr1.errors import InputError
+
+if TYPE_CHECKING:
+    from anomalyr1.types import Inspection
 
 LIMIT = 200
 
@@ -46,13 +48,19 @@ def reproduce(
     data: Annotated[
         str | None,
         typer.Option(
-            help="The labelled images that are learned from and asked about, such as mmad:PATH; scale 3b needs it."
+            help=(
+                "The labelled images that are learned from and asked about, such as mmad:PATH; scale 3b "
+                "needs it."
+            )
         ),
     ] = None,
     test: Annotated[
         list[str] | None,
         typer.Option(
-            help="NAME=SPEC of one more test set; may be given more than once; default: elpv, real cells, where it is installed."
+            help=(
+                "NAME=SPEC of one more test set; may be given more than once; default: elpv, real cells, "
+                "where it is installed."
+            )
         ),
     ] = None,
     limit: Annotated[int, typer.Option(min=2, help="Most images of a test set.")] = LIMIT,
@@ -63,53 +71,67 @@ def reproduce(
         str, typer.Option(help="Command to train with, such as 'accelerate launch --config_file FILE'.")
     ] = "",
 ) -> int:
-    """Run the paper's experiment: the same start and few images, trained in every way, asked about images it never saw."""
+    """Run the paper's experiment: the same start and few images, trained in every way, asked about images it
+    never saw.
+    """
     import torch
 
     from anomalyr1.cli.doctor import cores, machine
     from anomalyr1.reproduction import arms, page
-    from anomalyr1.reproduction.study import STUDY, Runner, Study, begin
+    from anomalyr1.reproduction.study import Runner, Study, begin, settle
 
-    size = arms.SCALES[scale]
-    starts = size.starts if not start else named(start, "--start")
-    if not (spec := data or size.data):
-        raise InputError(
-            "scale 3b learns from your data: give --data SPEC, such as mmad:PATH or folder:PATH (see docs/data.md)"
-        )
-    if test is None and (out / STUDY).exists():
-        tests = Study.read(out).scale.tests
-    else:
-        tests = {
-            **(size.tests if data is None else {}),
-            **(real() if test is None else named(test, "--test")),
-        }
-    settled = size.model_copy(update={"starts": starts, "data": spec, "tests": tests})
+    starts = named(start or [], "--start")
+    size = settle(arms.SCALES[scale], out, starts, data, None if test is None else named(test, "--test"))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops what runs, as Ctrl-C does
-    study = begin(out, Study.of(settled, arms.chosen(arm or [], full), seeds, limit))
+    study = begin(out, Study.of(size, arms.choose_arms(arm or [], full), seeds, limit))
     try:
         Runner(out, study, say, launch).run(jobs or (1 if torch.cuda.is_available() else cores()))
     finally:
         if page.finished(out, study):
+            today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
             command = shlex.join(["anomalyr1", *sys.argv[1:]])
-            say(
-                f"page: {page.write(out, study, machine(), datetime.datetime.now(tz=datetime.UTC).date().isoformat(), command)}"
-            )
+            say(f"page: {page.write(out, study, machine(), today, command)}")
     return OK
 
 
-def real() -> dict[str, str]:
-    """The test set of photographs that every arm is asked about where nothing else is named and its package is installed."""
-    return {"solar cells": "elpv"} if importlib.util.find_spec("elpv_dataset") else {}
-
-
 def named(texts: list[str], option: str) -> dict[str, str]:
-    """NAME=SPEC; the name of what has none is the last part of its path. Raises `InputError` for a name that comes twice."""
-    found: dict[str, str] = {}
+    """NAME=SPEC; the name of what has none is the last part of its path. Raises `InputError` for a name that
+    comes twice.
+    """
+    specs: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or set(name) & set(":?/\\"):  # an "=" within the spec itself
             name, value = Path(text.partition("?")[0]).name, text
-        if name in found:
+        if name in specs:
             raise InputError(f"{option} names {name!r} twice; give each a name of its own: {option} NAME=...")
-        found[name] = value
-    return found
+        specs[name] = value
+    return specs
+
+
+def demo(
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="Your own images or folders, inspected by what was learned.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for all results; a demo begins anew.")] = Path(
+        "runs/demo"
+    ),
+) -> int:
+    """Teach nano a drawn part it has never seen, by GRPO with ROAM, and show before and after on a page; a
+    few minutes on a CPU.
+    """
+    from anomalyr1.cli.inspect import inspect_samples
+    from anomalyr1.inspection.inspector import Inspector, samples_of_images
+    from anomalyr1.reproduction import demo as demonstration
+
+    paths = find_images(images or (), out)
+    result = demonstration.demo(out, say)
+    inspections: list[Inspection] = []
+    if paths:
+        samples, _ = samples_of_images(paths)
+        inspections = inspect_samples(
+            Inspector.load(str(result.taught)), samples, out / "own", given_digest="", as_json=False
+        )
+    say(result.sentence)
+    say(f"page: {result.page}")
+    return SOME_FAILED if any(inspection.error is not None for inspection in inspections) else OK

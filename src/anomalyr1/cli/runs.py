@@ -18,9 +18,9 @@ def explain(
     group: Annotated[int, typer.Option(min=1, help="Which group of that step.")] = 1,
 ) -> int:
     """Show one group: what the parser saw, which row of ROAM that is, each reward, and the advantages."""
-    from anomalyr1.training import explain as explaining
+    from anomalyr1.training.explain import explain_group
 
-    for line in explaining.explain(run, step, group):
+    for line in explain_group(run, step, group):
         say(line)
     return OK
 
@@ -29,11 +29,11 @@ def diagnose(run: Run) -> int:
     """Say what is wrong with a run and what to do; exit code 2 where something is."""
     from anomalyr1.training import diagnosis, run_folder
 
-    found = diagnosis.diagnose(run)
+    faults = diagnosis.diagnose(run)
     steps = len(run_folder.read_lines(run / run_folder.METRICS))
-    for sentence in found or [f"nothing wrong was found in {steps} logged steps"]:
+    for sentence in faults or [f"nothing wrong was found in {steps} logged steps"]:
         say(sentence[:1].upper() + sentence[1:] + ".")
-    return SOME_FAILED if found else OK
+    return SOME_FAILED if faults else OK
 
 
 def merge(
@@ -48,10 +48,12 @@ def merge(
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Its commit on the hub.")] = None,
 ) -> int:
-    """Write a model with an adapter merged into its weights, as every tool for transformers' models loads it."""
-    from anomalyr1.training.merge import merge as merging
+    """Write a model with an adapter merged into its weights, as every tool for transformers' models loads
+    it.
+    """
+    from anomalyr1.training.merge import merge_adapter
 
-    say(f"merged: {merging(source, out, model, revision, say)}")
+    say(f"merged: {merge_adapter(source, out, model, revision, say)}")
     return OK
 
 

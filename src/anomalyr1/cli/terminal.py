@@ -1,4 +1,6 @@
-"""What all verbs share: exit codes, plain lines in which nothing is interpreted, the images that paths name."""
+"""What all verbs share: exit codes, plain lines in which nothing is interpreted, the images that paths
+name.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from anomalyr1.types import InputError
+from anomalyr1.errors import InputError
 
-OK, USER_ERROR, SOME_FAILED, SETUP_ERROR = 0, 1, 2, 3
-"""Exit codes: all well, the user's input, some images failed or some samples have problems, the
-environment."""
-SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".jfif"}
-)
-"""What counts as an image when a folder is searched; a file named outright may have any suffix."""
+OK, USER_ERROR, SOME_FAILED, SETUP_ERROR, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes: all well, the user's input, some images failed or some samples have problems, the environment,
+stopped by Ctrl-C."""
 
 
 def say(text: str, err: bool = False) -> None:
@@ -27,36 +25,26 @@ def say(text: str, err: bool = False) -> None:
 def find_images(
     paths: Sequence[Path], out: Path | None = None, references: Sequence[Path] = ()
 ) -> list[Path]:
-    """The image files that `paths` name, each once: files as given, folders searched in sorted order, without what lies in `out`.
+    """The paths that `readers.find_images` finds; it is said how many masks were left out. Raises as that does."""
+    from anomalyr1.data import readers
 
-    Of a folder as `folder:` reads it, with good/ and masks/, the masks are left out, and it is said how many.
-    Raises `InputError` that lists all paths (and references) that do not exist, or the folders without an
-    image.
+    images = readers.find_images(paths, out, references)
+    for folder, count in images.masks_left_out.items():
+        say(f"{count} images in {str(folder)!r} are masks, not parts: left out")
+    return images.paths
+
+
+def loader_options(texts: Sequence[str] | None) -> dict[str, str]:
+    """Options of a data set's loader, written key=value.
+
+    Raises `InputError` for any other form, and for a key that comes twice.
     """
-    missing = [path for path in (*paths, *references) if not path.exists()]
-    if missing:
-        raise InputError(
-            f"no such file or folder, so nothing was started: {', '.join(repr(str(path)) for path in missing)}"
-        )
-    found: dict[Path, Path] = {}
-    own = out.resolve() if out is not None else None
-    for path in paths:
-        inside = [path]
-        if path.is_dir():
-            inside = sorted(
-                file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()
-            )
-            inside = [file for file in inside if own is None or not file.resolve().is_relative_to(own)]
-            masks = {
-                file for file in inside if (path / "good").is_dir() and file.is_relative_to(path / "masks")
-            }
-            if masks:
-                say(f"{len(masks)} images in {str(path / 'masks')!r} are masks, not parts: left out")
-                inside = [file for file in inside if file not in masks]
-        if not inside:
-            raise InputError(
-                f"folder {str(path)!r} holds no image; expected files ending in {', '.join(sorted(SUFFIXES))}"
-            )
-        for file in inside:
-            found.setdefault(file.resolve(), file)
-    return list(found.values())
+    options: dict[str, str] = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise InputError(f"an option of the loader is written key=value, got {text!r}")
+        if key in options:
+            raise InputError(f"the option {key!r} of the loader is given twice; leave one of the two out")
+        options[key] = value
+    return options

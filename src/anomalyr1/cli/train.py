@@ -38,7 +38,7 @@ def train(
 
     chosen = load_recipe(recipe, overrides or [])
     if plan:
-        return USER_ERROR if run.plan(chosen, say).too_long else OK
+        return USER_ERROR if run.plan_run(chosen, say).too_long else OK
     folder = out or Path("runs") / Path(recipe).name.removesuffix(".yaml").removesuffix(".yml")
     run.train(chosen, folder, resume=resume, say=say, command=shlex.join(["anomalyr1", *sys.argv[1:]]))
     return OK

@@ -1,14 +1,13 @@
-"""Our own extractor for zip, tar, tar.gz, tar.bz2 and tar.xz: the whole archive becomes a folder, or nothing does.
+"""Our own extractor for zip, tar, tar.gz, tar.bz2 and tar.xz: the whole archive becomes a folder, or none.
 
 Only regular files and folders come out. Refused are absolute and parent paths, drive letters, backslashes,
 links, devices, sparse and encrypted members, names that a file system might take for one another (spelling,
 upper and lower case, Unicode forms, trailing dots), and what grows beyond `ArchiveLimits`. Everything is
 written into a private folder beside the target, which is renamed at the end.
 
-The tar headers are read here and not by `tarfile`, whose extraction filter can be bypassed (CVE-2025-4517)
-and whose reader can be made to loop (CVE-2025-8194) on Python 3.11.7. Modes, owners and times are not taken
-over. Not covered: the list of a zip's members is held in memory, so that costs what the archive's own length
-allows; a process killed outright leaves its hidden folder behind.
+Tar headers are read by `tar_headers`, which says why, and not by `tarfile`. Modes, owners and times are not
+taken over. Not covered: the list of a zip's members is held in memory, so that costs what the archive's own
+length allows; a process killed outright leaves its hidden folder behind.
 """
 
 from __future__ import annotations
@@ -33,9 +32,11 @@ from anomalyr1.files import new_folder
 from anomalyr1.types import InputError, Record, SetupError
 
 CHUNK = 1 << 20
+"""Bytes that are read or written at a time."""
 XZ_MEMORY = 256 << 20
 """What decompressing xz may take, in bytes; its strongest preset needs 65 MB."""
 MAX_NAME_BYTES, MAX_DEPTH = 255, 32
+"""Most bytes of a name, and most levels of a path."""
 
 _FAILS_WITH = (
     zipfile.BadZipFile,
@@ -53,7 +54,10 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 class ArchiveError(InputError):
-    """An archive that is not extracted; the message names the archive, the member and what to do. Nothing of it was kept."""
+    """An archive that is not extracted; the message names the archive, the member and what to do.
+
+    Nothing of it was kept.
+    """
 
 
 class ArchiveLimits(Record):
@@ -61,7 +65,7 @@ class ArchiveLimits(Record):
 
     max_members: int = Field(default=1_000_000, gt=0)
     max_bytes: int = Field(default=200 * 2**30, gt=0)
-    """Of all files together."""
+    """Unpacked bytes of all files together."""
     max_file_bytes: int = Field(default=4 * 2**30, gt=0)
     max_ratio: float = Field(default=100, ge=1)
     """Unpacked bytes over bytes of the archive; not applied to the first `free_bytes`."""
@@ -102,8 +106,8 @@ def extract(
         ) from error
     unpack = _kind(archive, start)
     most_bytes = min(limits.max_bytes, max(limits.free_bytes, int(limits.max_ratio * size)))
-    with new_folder(target) as waiting:
-        tree = _Tree(archive, waiting, limits, most_bytes)
+    with new_folder(target) as new:
+        tree = _Tree(archive, new, limits, most_bytes)
         try:
             unpack(archive, tree)
         except ArchiveError:
@@ -111,7 +115,8 @@ def extract(
         except _FAILS_WITH as error:
             reason = str(error).strip().rstrip(".") or type(error).__name__
             raise ArchiveError(
-                f"{str(archive)!r} is damaged or packed in an unknown way ({reason}); get it again from its source"
+                f"{str(archive)!r} is damaged or packed in an unknown way ({reason}); "
+                "get it again from its source"
             ) from error
         except OSError as error:
             if error.errno is None:  # a decompressor's: the system's own errors have a number
@@ -143,6 +148,11 @@ def _kind(archive: Path, start: bytes) -> Callable[[Path, _Tree], None]:
     )
 
 
+class _ClaimedPath(NamedTuple):
+    spelling: str
+    is_file: bool
+
+
 @dataclass
 class _Tree:
     """The folder that is being filled, and what it may still take."""
@@ -154,11 +164,12 @@ class _Tree:
 
     def __post_init__(self) -> None:
         self.files = self.bytes = self.members = 0
-        self._seen: dict[str, tuple[str, bool]] = {}  # folded path -> as spelled, and whether it is a file
+        self._claims: dict[str, _ClaimedPath] = {}  # by folded path
 
     def refuse(self, name: str, why: str) -> ArchiveError:
         return ArchiveError(
-            f"{str(self.archive)!r}: its member {name!r} {why}; nothing was unpacked, get the archive from a source you trust"
+            f"{str(self.archive)!r}: its member {name!r} {why}; "
+            "nothing was unpacked, get the archive from a source you trust"
         )
 
     def too_large(self, name: str) -> ArchiveError:
@@ -185,18 +196,18 @@ class _Tree:
         self._claim(name, parts, is_file=True)
         path = self.root.joinpath(*parts)
         path.parent.mkdir(parents=True, exist_ok=True)
-        written = 0
+        length = 0
         with path.open("xb") as file:
             for chunk in chunks:
-                written += len(chunk)
+                length += len(chunk)
                 self.bytes += len(chunk)
-                if written > size:
+                if length > size:
                     raise self.refuse(name, f"is longer than the {size:,} bytes it declares")
                 if self.bytes > self.most_bytes:
                     raise self.too_large(name)
                 file.write(chunk)
-        if written != size:
-            raise self.refuse(name, f"has {written:,} bytes and declares {size:,}")
+        if length != size:
+            raise self.refuse(name, f"has {length:,} bytes and declares {size:,}")
         self.files += 1
 
     def _count(self, name: str) -> None:
@@ -213,26 +224,25 @@ class _Tree:
         parts = tuple(part for part in name.split("/") if part not in ("", "."))
         if ".." in parts:
             raise self.refuse(name, "leads to a parent folder")
-        if len(parts) > MAX_DEPTH or any(
-            len(part.encode("utf-8", "surrogateescape")) > MAX_NAME_BYTES for part in parts
-        ):
+        longest = max((len(part.encode("utf-8", "surrogateescape")) for part in parts), default=0)
+        if len(parts) > MAX_DEPTH or longest > MAX_NAME_BYTES:
             raise self.refuse(
                 name, f"has a name of more than {MAX_NAME_BYTES} bytes or more than {MAX_DEPTH} levels"
             )
         return parts
 
     def _claim(self, name: str, parts: tuple[str, ...], is_file: bool) -> None:
-        """Note a path and its parents; a second one that some file system takes for the same is refused."""
+        """Note a path and its parents; another one that some file system takes for the same is refused."""
         for end in range(1, len(parts) + 1):
-            spelled, file_here = "/".join(parts[:end]), is_file and end == len(parts)
+            spelling, is_file_here = "/".join(parts[:end]), is_file and end == len(parts)
             folded = "/".join(_folded(part) for part in parts[:end])
-            known = self._seen.get(folded)
-            if known is None:
-                self._seen[folded] = (spelled, file_here)
-            elif known[0] != spelled:
-                raise self.refuse(name, f"cannot be told from {known[0]!r} on every file system")
-            elif known[1] or file_here:
-                raise self.refuse(name, f"comes where {spelled!r} is already")
+            claim = self._claims.get(folded)
+            if claim is None:
+                self._claims[folded] = _ClaimedPath(spelling, is_file_here)
+            elif claim.spelling != spelling:
+                raise self.refuse(name, f"cannot be told from {claim.spelling!r} on every file system")
+            elif claim.is_file or is_file_here:
+                raise self.refuse(name, f"comes where {spelling!r} is already")
 
 
 def _folded(part: str) -> str:
@@ -241,22 +251,22 @@ def _folded(part: str) -> str:
 
 
 def _unzip(archive: Path, tree: _Tree) -> None:
-    with zipfile.ZipFile(archive) as opened:
-        members = opened.infolist()
+    with zipfile.ZipFile(archive) as zip_file:
+        members = zip_file.infolist()
         if len(members) > tree.limits.max_members:
             raise tree.refuse(
                 members[-1].orig_filename, f"is one more than the {tree.limits.max_members:,} allowed"
             )
         end = 0
-        for member in sorted(members, key=lambda one: one.header_offset):
+        for member in sorted(members, key=lambda member: member.header_offset):
             if member.header_offset < end:
                 raise tree.refuse(member.orig_filename, "overlaps another member")
             end = member.header_offset + 30 + len(member.orig_filename) + member.compress_size
         for member in members:
-            _unzip_member(opened, member, tree)
+            _unzip_member(zip_file, member, tree)
 
 
-def _unzip_member(opened: zipfile.ZipFile, member: zipfile.ZipInfo, tree: _Tree) -> None:
+def _unzip_member(zip_file: zipfile.ZipFile, member: zipfile.ZipInfo, tree: _Tree) -> None:
     name = member.orig_filename
     kind = stat.S_IFMT(member.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or (kind == stat.S_IFDIR) > name.endswith("/"):
@@ -270,7 +280,7 @@ def _unzip_member(opened: zipfile.ZipFile, member: zipfile.ZipInfo, tree: _Tree)
             raise tree.refuse(name, "is a folder with content")
         tree.add_folder(name)
         return
-    with opened.open(member) as file:
+    with zip_file.open(member) as file:
         tree.add_file(name, member.file_size, iter(lambda: file.read(CHUNK), b""))
 
 
@@ -289,7 +299,7 @@ class _Counted:
     """A decompressed stream that is read forwards only and never beyond what the tree may take."""
 
     def __init__(self, source: _Source, tree: _Tree) -> None:
-        self._source, self._tree, self._read = source, tree, 0
+        self._source, self._tree, self._length = source, tree, 0
 
     def upto(self, size: int) -> bytes:
         """`size` bytes, fewer only at the end of the stream."""
@@ -300,8 +310,8 @@ class _Counted:
                 break
             pieces.append(piece)
             size -= len(piece)
-            self._read += len(piece)
-            if self._read > self._tree.most_bytes:  # headers and padding count too
+            self._length += len(piece)
+            if self._length > self._tree.most_bytes:  # headers and padding count too
                 raise self._tree.too_large("(in front of its content)")
         return b"".join(pieces)
 

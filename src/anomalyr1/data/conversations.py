@@ -13,28 +13,27 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from anomalyr1.data import readers as manifests
+from anomalyr1.data import mask_files
 from anomalyr1.data.paths import PathDoor
-from anomalyr1.data.readers import Json
-from anomalyr1.data.samples import Packer, Samples, require_some, require_unique
-from anomalyr1.types import LETTERS, Box, InputError, Kind, Question, Record, Sample
+from anomalyr1.data.readers import Json, is_four_numbers, read_json_lines
+from anomalyr1.data.samples import Samples, require_some, require_unique
+from anomalyr1.types import LETTERS, Box, InputError, Kind, Question, Record, Sample, first_error
 
 _OPTION = re.compile(r"\(?([A-Z])[.):：][ \t]*(.*)")
 _KIND_WORDS: tuple[tuple[str, Kind], ...] = (
     ("any defect", "anomaly detection"), ("anomaly", "anomaly detection"), ("defective", "anomaly detection"),
-    ("type of", "defect classification"), ("kind of defect", "defect classification"), ("where", "defect localization"),
-    ("appearance", "defect description"), ("effect", "defect analysis"),
+    ("type of", "defect classification"), ("kind of defect", "defect classification"),
+    ("where", "defect localization"), ("appearance", "defect description"), ("effect", "defect analysis"),
 )  # fmt: skip
-"""Where a line does not tell the kind of its question: words of MMAD's wordings, the first that fits."""
+"""Words of MMAD's wordings and the kind they tell where a line does not; the earliest that fits counts."""
 
 
-class Options(Record):
+class ConversationOptions(Record):
     """What a JSON lines file can be asked for."""
 
     root: Path | None = None
@@ -45,87 +44,81 @@ class Options(Record):
     """Open masks for boxes that the lines do not give (`Samples.with_boxes`); no question is added."""
 
 
-def load(spec: str, path: Path, options: Options) -> Samples:
+def load(spec: str, path: Path, options: ConversationOptions) -> Samples:
     """The samples of a file. Raises `InputError` with the number of a line that is neither."""
     root = options.root if options.root is not None else path.parent
-    door, notes, packer, ids = (
-        PathDoor(root, path, links=options.links),
-        Counter[str](),
-        Packer(),
-        list[str](),
-    )
-    for number, one, text in manifests.lines(path):
+    door, notes = PathDoor(root, path, links=options.links), Counter[str]()
+    samples: list[Sample] = []
+    for number, line, text in read_json_lines(path):
         where = f"line {number} of {str(path)!r}"
-        if isinstance(one, dict) and "conversations" in one:
-            sample = _conversation(one, where, number, notes)
-            text = sample.to_json()
-            named = one["image"] if isinstance(one["image"], list) else [one["image"]]
+        if isinstance(line, dict) and "conversations" in line:
+            sample = _conversation(line, where, number, notes)
+            paths = line["image"] if isinstance(line["image"], list) else [line["image"]]
         else:
-            sample = _own(text, where)
-            named = [one["image"], *one.get("references", ()), *([one["mask"]] if one.get("mask") else [])]
-        for file in named:  # as written: a Path would hide that it was a URL
-            door.check(file)
-        ids.append(sample.id)
-        packer.add_text(text)
-    require_unique(ids, str(path))
+            sample = _sample(text, where)
+            paths = [line["image"], *line.get("references", ())]
+            if line.get("mask"):
+                paths.append(line["mask"])
+        for written_path in paths:  # as written: a Path would hide that it was a URL
+            door.check(written_path)
+        samples.append(_with_root(sample, root))
+    require_unique((sample.id for sample in samples), str(path))
     door.close()
-    rows = require_some(packer.done(), str(path), "one sample or conversation a line")
-    samples = Samples(spec, path.stem, rows, _Build(root), notes)
-    return samples.with_boxes() if options.boxes else samples
+    require_some(samples, str(path), "one sample or conversation a line")
+    loaded = Samples(spec, path.stem, samples, _with_boxes, notes)
+    return loaded.with_boxes() if options.boxes else loaded
 
 
-@dataclass(frozen=True)
-class _Build:
-    """Builds the samples: those of the file, with paths from its root."""
-
-    root: Path
-
-    def __call__(self, row: dict[str, Any], open_files: bool) -> Sample:
-        sample = Sample.model_validate(row)
-        changes: dict[str, Any] = {
-            "image": self.root / sample.image,
-            "references": tuple(self.root / path for path in sample.references),
-            "mask": self.root / sample.mask if sample.mask else None,
-        }
-        sample = sample.model_copy(update=changes)
-        if open_files and sample.boxes is None:
-            from anomalyr1.data import mask_files as truth
-
-            return sample.model_copy(update={"boxes": truth.boxes_of(sample)})
-        return sample
+def _with_root(sample: Sample, root: Path) -> Sample:
+    changes: dict[str, Any] = {
+        "image": root / sample.image,
+        "references": tuple(root / path for path in sample.references),
+        "mask": root / sample.mask if sample.mask else None,
+    }
+    return sample.model_copy(update=changes)
 
 
-def _own(text: str, where: str) -> Sample:
+def _with_boxes(sample: Sample, open_files: bool) -> Sample:
+    if open_files and sample.boxes is None:
+        return sample.model_copy(update={"boxes": mask_files.boxes_of(sample)})
+    return sample
+
+
+def _sample(text: str, where: str) -> Sample:
     try:
         return Sample.from_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        why = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
         raise InputError(
-            f"{where} is neither a sample nor a conversation ({why}); mend or delete the line"
+            f"{where} is neither a sample nor a conversation ({first_error(error)}); mend or delete the line"
         ) from error
 
 
-def _conversation(one: dict[str, Any], where: str, number: int, notes: Counter[str]) -> Sample:
-    images = one.get("image")
+def _conversation(line: dict[str, Any], where: str, number: int, notes: Counter[str]) -> Sample:
+    images = line.get("image")
     images = images if isinstance(images, list) else [images]
-    turns = one["conversations"]
+    turns = line["conversations"]
     if not images or not all(isinstance(image, str) for image in images) or not isinstance(turns, list):
         raise InputError(f"{where}: expected image (a path or several) and conversations (a list of turns)")
-    name = str(one.get("id", f"{images[-1]}#{number}"))
+    sample_id = str(line.get("id", f"{images[-1]}#{number}"))
     try:
-        asked = tuple(_questions(name, one.get("type"), turns, notes))
+        questions = tuple(_questions(sample_id, line.get("type"), turns, notes))
         return Sample(
-            id=name, image=images[-1], references=tuple(images[:-1]), questions=asked, dataset=str(one.get("dataset", "")),
-            category=str(one.get("category", "")), anomalous=_verdict(asked), boxes=_boxes_told(asked),
-        )  # fmt: skip
+            id=sample_id,
+            image=images[-1],
+            references=tuple(images[:-1]),
+            questions=questions,
+            dataset=str(line.get("dataset", "")),
+            category=str(line.get("category", "")),
+            anomalous=_verdict(questions),
+            boxes=next((question.boxes for question in questions if question.kind == "grounding"), None),
+        )
     except ValidationError as error:
-        raise InputError(
-            f"{where}: {error.errors(include_url=False)[0]['msg']}; mend or delete the line"
-        ) from error
+        fault = error.errors(include_url=False)[0]
+        raise InputError(f"{where}: {fault['msg']}; mend or delete the line") from error
 
 
-def _questions(name: str, kind: object, turns: list[Json], notes: Counter[str]) -> Iterator[Question]:
+def _questions(sample_id: str, kind: object, turns: list[Json], notes: Counter[str]) -> Iterator[Question]:
+    """The questions of pairs of a human turn and the gpt turn that follows it."""
     human = None
     number = 0
     for turn in turns:
@@ -133,7 +126,7 @@ def _questions(name: str, kind: object, turns: list[Json], notes: Counter[str]) 
         if speaker == "human" and isinstance(value, str):
             human = value
         elif speaker == "gpt" and human is not None:
-            question = _question(f"{name}#{number}", kind, human, value, notes)
+            question = _question(f"{sample_id}#{number}", kind, human, value, notes)
             number += 1
             human = None
             if question is None:
@@ -145,23 +138,31 @@ def _questions(name: str, kind: object, turns: list[Json], notes: Counter[str]) 
 
 
 def _question(name: str, kind: object, human: str, reply: Json, notes: Counter[str]) -> Question | None:
-    text, options = _options(re.sub(r"<image>[ \t]*\n?", "", human))
+    """The question of a human turn, with the reply as gold; None without options and boxes."""
+    text, options = _split_options(re.sub(r"<image>[ \t]*\n?", "", human))
     if not options:
         boxes = _boxes(reply)
-        return (
-            None
-            if boxes is None
-            else Question(id=name, kind="grounding", text=text, boxes=boxes, completion=_reasoned(reply))
-        )
-    told = " ".join(str(kind).casefold().split())
-    if told in get_args(Kind):
-        chosen: Kind = told  # type: ignore[assignment]  # it is one of them
-    else:
-        notes["kinds of questions guessed from their words"] += 1
-        chosen = next((found for word, found in _KIND_WORDS if word in text.casefold()), "object analysis")
+        if boxes is None:
+            return None
+        return Question(id=name, kind="grounding", text=text, boxes=boxes, completion=_reasoned(reply))
     letter = _letter(reply, options)
-    completion = _reasoned(reply) if letter is not None else None
-    return Question(id=name, kind=chosen, text=text, options=options, answer=letter, completion=completion)
+    return Question(
+        id=name,
+        kind=_kind(kind, text, notes),
+        text=text,
+        options=options,
+        answer=letter,
+        completion=None if letter is None else _reasoned(reply),
+    )
+
+
+def _kind(name: object, text: str, notes: Counter[str]) -> Kind:
+    """The kind that a line names, else the one that the question's words suggest."""
+    folded_name = " ".join(str(name).casefold().split())
+    if folded_name in get_args(Kind):
+        return folded_name  # type: ignore[return-value]  # it is one of them
+    notes["kinds of questions guessed from their words"] += 1
+    return next((kind for words, kind in _KIND_WORDS if words in text.casefold()), "object analysis")
 
 
 def _reasoned(reply: Json) -> str | None:
@@ -169,75 +170,71 @@ def _reasoned(reply: Json) -> str | None:
     return reply.strip() if isinstance(reply, str) and "<think>" in reply and "<answer>" in reply else None
 
 
-def _options(text: str) -> tuple[str, tuple[str, ...]]:
-    """The question and its options: the last run of lines that start with A, B, C and so on."""
-    written = text.rstrip().split("\n")
-    found: list[str] = []
-    at = len(written)
-    while at and (match := _OPTION.fullmatch(written[at - 1].strip())):
-        at -= 1
-        found.insert(0, match[2].strip())
+def _split_options(text: str) -> tuple[str, tuple[str, ...]]:
+    """The question and its options: the run of lines at its end that start with A, B, C and so on."""
+    lines = text.rstrip().split("\n")
+    letters: list[str] = []
+    options: list[str] = []
+    start = len(lines)
+    while start and (match := _OPTION.fullmatch(lines[start - 1].strip())):
+        start -= 1
+        letters.insert(0, match[1])
+        options.insert(0, match[2].strip())
         if match[1] == "A":
             break
-    heads = [line.strip().lstrip("(")[:1] for line in written[at:]]
-    if len(found) < 2 or "".join(heads) != LETTERS[: len(found)]:
+    if len(options) < 2 or "".join(letters) != LETTERS[: len(options)]:
         return text.strip(), ()
-    return "\n".join(written[:at]).strip(), tuple(found)
+    return "\n".join(lines[:start]).strip(), tuple(options)
 
 
 def _letter(reply: Json, options: tuple[str, ...]) -> str | None:
     """The gold letter of a reply that is a letter, an option's text or both; None for anything else."""
-    said = _bare(str(reply))
-    plain = [option.casefold().rstrip(".") for option in options]
-    if said.casefold().rstrip(".") in plain:
-        return LETTERS[plain.index(said.casefold().rstrip("."))]
-    match = _OPTION.fullmatch(said) or re.fullmatch(r"\(?([A-Z])[.)]?()", said)
-    if (
-        match
-        and match[1] in LETTERS[: len(options)]
-        and match[2].casefold().rstrip(".") in ("", plain[LETTERS.index(match[1])])
-    ):
-        return match[1]
-    return None
+    answer = _bare_answer(str(reply))
+    folded_options = [_folded(option) for option in options]
+    if _folded(answer) in folded_options:
+        return LETTERS[folded_options.index(_folded(answer))]
+    match = _OPTION.fullmatch(answer) or re.fullmatch(r"\(?([A-Z])[.)]?()", answer)
+    if match is None or match[1] not in LETTERS[: len(options)]:
+        return None
+    text = _folded(match[2])
+    return match[1] if text in ("", folded_options[LETTERS.index(match[1])]) else None
 
 
-def _bare(reply: str) -> str:
+def _folded(text: str) -> str:
+    return text.casefold().rstrip(".")
+
+
+def _bare_answer(reply: str) -> str:
     """What stands in the answer tags, if there are any."""
-    _, opened, rest = reply.rpartition("<answer>")
-    return (rest.partition("</answer>")[0] if opened else reply).strip()
+    _, opening_tag, answer = reply.rpartition("<answer>")
+    return (answer.partition("</answer>")[0] if opening_tag else reply).strip()
 
 
 def _boxes(reply: Json) -> tuple[Box, ...] | None:
+    """The boxes of a reply that is nothing but boxes; None for any other."""
     if isinstance(reply, str):
-        text = _bare(reply).removeprefix("```json").removesuffix("```").strip()
+        text = _bare_answer(reply).removeprefix("```json").removesuffix("```").strip()
         try:
             reply = json.loads(text)
         except (ValueError, RecursionError):
             return None
-    items = reply if isinstance(reply, list) else [reply]
-    if len(items) == 4 and all(isinstance(item, int | float) for item in items):
-        items = [items]
+    values = reply if isinstance(reply, list) else [reply]
+    if is_four_numbers(values):
+        values = [values]
     boxes = []
-    for item in items:
-        xyxy, label = (item.get("bbox_2d"), item.get("label", "")) if isinstance(item, dict) else (item, "")
-        if not (
-            isinstance(xyxy, list)
-            and len(xyxy) == 4
-            and all(isinstance(number, int | float) for number in xyxy)
-        ):
+    for value in values:
+        xyxy, label = value, ""
+        if isinstance(value, dict):
+            xyxy, label = value.get("bbox_2d"), value.get("label", "")
+        if not is_four_numbers(xyxy):
             return None
         boxes.append(Box(x1=xyxy[0], y1=xyxy[1], x2=xyxy[2], y2=xyxy[3], label=str(label)))
     return tuple(boxes)
 
 
-def _verdict(asked: tuple[Question, ...]) -> bool | None:
+def _verdict(questions: tuple[Question, ...]) -> bool | None:
     """What the gold of a yes/no question says; None where there is none."""
-    for question in asked:
+    for question in questions:
         if question.kind == "anomaly detection" and question.answer is not None:
-            said = question.options[question.letters.index(question.answer)].casefold().rstrip(".")
-            return {"yes": True, "no": False}.get(said)
+            return {"yes": True, "no": False}.get(_folded(question.option_text(question.answer)))
     return None
-
-
-def _boxes_told(asked: tuple[Question, ...]) -> tuple[Box, ...] | None:
-    return next((question.boxes for question in asked if question.kind == "grounding"), None)

@@ -1,4 +1,4 @@
-"""Samples as COCO, YOLO, our own JSON lines or a Hugging Face data set: a new folder with the images copied into it.
+"""Samples as COCO, YOLO, our own JSON lines or a Hugging Face data set, in a new folder with the images.
 
 Every field that a format can hold is written. What it cannot hold is counted by field in `Exported.dropped`,
 and a sample that would come back with another meaning (an anomalous one without boxes reads as good in COCO
@@ -8,13 +8,14 @@ and YOLO) is left out and counted in `Exported.left_out`.
 |---|---|---|
 | `jsonl` | everything | nothing |
 | `hf` | everything; masks in several files become one | nothing but bytes that are not UTF-8 |
-| `coco` | images, boxes with labels, masks as the segmentation inside each box | ids, references, knowledge, categories, questions |
-| `yolo` | images, boxes with labels | the same, and masks |
+| `coco` | images, labelled boxes, masks inside each box | ids, references, knowledge, categories, questions |
+| `yolo` | images, labelled boxes | the same, and masks |
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import shutil
@@ -24,6 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from anomalyr1.boxes import Bools, encode_mask
+from anomalyr1.data.annotations import label_file
 from anomalyr1.data.mask_files import boxes_of, read_mask
 from anomalyr1.data.readers import Json
 from anomalyr1.data.samples import Samples, listed
@@ -33,7 +35,8 @@ from anomalyr1.types import Box, InputError, Record, Sample, SetupError
 
 UNNAMED = "defect"
 """The class of a box without a label."""
-_HELD = {"id", "image", "anomalous", "boxes"}
+_HELD_BY_ALL = {"id", "image", "anomalous", "boxes"}
+"""Fields that every format holds, or that are counted by themselves."""
 
 
 class Exported(Record):
@@ -50,26 +53,28 @@ class Exported(Record):
     """Reason -> how many samples are not in the export."""
 
 
-class _Copy(NamedTuple):
-    """Where files go."""
+class _Copier(NamedTuple):
+    """Copies files from below `root` to the same places below `folder`."""
 
     root: Path
     folder: Path
 
     def place(self, path: Path) -> str:
         """The relative path of a file in the export."""
-        return PurePosixPath(
-            self.folder.name, *Path(os.path.relpath(path.absolute(), self.root)).parts
-        ).as_posix()
+        parts = Path(os.path.relpath(path.absolute(), self.root)).parts
+        return PurePosixPath(self.folder.name, *parts).as_posix()
 
-    def __call__(self, path: Path) -> str:
-        """Copy a file, or the files of a folder; give its relative path."""
-        name = self.place(path)
-        target = self.folder.parent / name
+    def copy(self, path: Path) -> str:
+        """Copy a file, or the files of a folder; give its relative path in the export."""
+        place = self.place(path)
+        target = self.folder.parent / place
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(path, target) if path.is_dir() else shutil.copyfile(path, target)
-        return name
+            if path.is_dir():
+                shutil.copytree(path, target)
+            else:
+                shutil.copyfile(path, target)
+        return place
 
 
 def export(samples: Sequence[Sample], to: str, folder: str | Path) -> Exported:
@@ -85,16 +90,16 @@ def export(samples: Sequence[Sample], to: str, folder: str | Path) -> Exported:
     _require_files(samples, to)
     folder = Path(folder)
     dropped, left_out = Counter[str](), Counter[str]()
-    with new_folder(folder) as waiting:
+    with new_folder(folder) as new:
         try:
-            written = FORMATS[to](samples, waiting, dropped, left_out)
+            count = FORMATS[to](samples, new, dropped, left_out)
         except OSError as error:
             where = f", {error.filename!r}" if error.filename else ""
             raise SetupError(f"cannot write {str(folder)!r}: {error.strerror}{where}") from error
-        if not written:
+        if not count:
             reasons = ", ".join(f"{n} {why}" for why, n in left_out.items()) or "no samples were given"
             raise InputError(f"nothing is left to export to {to}: {reasons}")
-    spec = {
+    specs = {
         "jsonl": f"jsonl:{folder / 'samples.jsonl'}",
         "coco": f"coco:{folder / 'annotations.json'}",
         "yolo": f"yolo:{folder}",
@@ -102,65 +107,66 @@ def export(samples: Sequence[Sample], to: str, folder: str | Path) -> Exported:
     return Exported(
         format=to,
         folder=folder,
-        load=spec.get(to, ""),
-        samples=written,
+        load=specs.get(to, ""),
+        samples=count,
         dropped={name: n for name, n in sorted(dropped.items()) if n},
         left_out=dict(left_out),
     )
 
 
 def _require_files(samples: Sequence[Sample], to: str) -> None:
-    """Raise `InputError` that lists the missing files among those that the format needs; no image is opened."""
-    missing: dict[str, None] = {}
+    """Raise `InputError` that lists the missing files that the format needs; no image is opened."""
+    missing: dict[str, None] = {}  # each once, in order
     for sample in samples.without_opening() if isinstance(samples, Samples) else samples:
-        needed = [sample.image]
+        paths = [sample.image]
         if sample.mask is not None and (to != "yolo" or sample.boxes is None):
-            needed.append(sample.mask)
+            paths.append(sample.mask)
         if to in ("jsonl", "hf"):
-            needed += sample.references
-        missing.update((str(path), None) for path in needed if not path.exists())
+            paths += sample.references
+        missing.update((str(path), None) for path in paths if not path.exists())
     if missing:
         raise InputError(
-            f"{len(missing)} files are missing, so nothing was exported: {listed(list(missing))}; restore them or correct their paths"
+            f"{len(missing)} files are missing, so nothing was exported: {listed(list(missing))}; "
+            "restore them or correct their paths"
         )
 
 
 def _jsonl(samples: Iterable[Sample], folder: Path, dropped: Counter[str], left_out: Counter[str]) -> int:
-    copies = _copies(samples, folder)
-    written = 0
+    copiers = _copiers(samples, folder)
+    count = 0
     with (folder / "samples.jsonl").open("w", encoding="ascii") as file:
         for sample in samples:
-            moved: dict[str, Any] = {
-                "image": Path(copies["image"](sample.image)),
-                "references": tuple(Path(copies["references"](path)) for path in sample.references),
-                "mask": Path(copies["mask"](sample.mask)) if sample.mask else None,
+            places: dict[str, Any] = {
+                "image": Path(copiers["image"].copy(sample.image)),
+                "references": tuple(Path(copiers["references"].copy(path)) for path in sample.references),
+                "mask": Path(copiers["mask"].copy(sample.mask)) if sample.mask else None,
             }
-            file.write(sample.model_copy(update=moved).to_json() + "\n")
-            written += 1
-    return written
+            file.write(sample.model_copy(update=places).to_json() + "\n")
+            count += 1
+    return count
 
 
 def _coco(samples: Iterable[Sample], folder: Path, dropped: Counter[str], left_out: Counter[str]) -> int:
-    copy = _copies(samples, folder)["image"]
+    copier = _copiers(samples, folder)["image"]
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    names: dict[str, int] = {}
+    categories: dict[str, int] = {}  # numbers by label
     datasets: dict[str, None] = {}
-    for sample, boxes in _markable(samples, copy, left_out):
+    for sample, boxes in _markable(samples, copier, left_out):
         width, height = open_image(sample.image).size_wh
-        file_name = copy(sample.image)
+        file_name = copier.copy(sample.image)
         images.append({"id": len(images) + 1, "file_name": file_name, "width": width, "height": height})
         datasets.setdefault(sample.dataset)
         mask = read_mask(sample.mask) if sample.mask and boxes else None
         if mask is not None and mask.shape != (height, width):
             mask = None
         for box in boxes:
-            category = names.setdefault(box.label or UNNAMED, len(names) + 1)
+            category = categories.setdefault(box.label or UNNAMED, len(categories) + 1)
             annotations.append(
                 {"id": len(annotations) + 1, "image_id": len(images), **_annotation(box, category, mask)}
             )
-        held = {"mask"} if mask is not None or not sample.mask else set()
-        _note_dropped(sample, boxes, file_name, held | {"dataset"}, dropped)
+        mask_is_held = mask is not None or not sample.mask
+        _note_dropped(sample, boxes, file_name, {"dataset", "mask"} if mask_is_held else {"dataset"}, dropped)
     if len(datasets) > 1:
         dropped["dataset"] += len(images)
     content = {
@@ -168,28 +174,30 @@ def _coco(samples: Iterable[Sample], folder: Path, dropped: Counter[str], left_o
         "licenses": [],
         "images": images,
         "annotations": annotations,
-        "categories": [{"id": number, "name": name, "supercategory": ""} for name, number in names.items()],
+        "categories": [
+            {"id": number, "name": label, "supercategory": ""} for label, number in categories.items()
+        ],
     }
     (folder / "annotations.json").write_text(json.dumps(content), encoding="ascii")
     return len(images)
 
 
 def _annotation(box: Box, category: int, mask: Bools | None) -> dict[str, Any]:
-    """COCO's x, y, width, height, and the mask inside the box as run lengths."""
+    """COCO's x, y, width, height, and of an (H, W) mask what lies inside the box as run lengths."""
     w, h = box.x2 - box.x1, box.y2 - box.y1
-    row: dict[str, Any] = {
+    annotation: dict[str, Any] = {
         "category_id": category,
         "bbox": [box.x1, box.y1, w, h],
         "area": w * h,
         "iscrowd": 0,
     }
     if mask is None:
-        return row
+        return annotation
     inside = mask.copy()
-    inside[: max(0, int(box.y1))] = inside[int(-(-box.y2 // 1)) :] = False
-    inside[:, : max(0, int(box.x1))] = inside[:, int(-(-box.x2 // 1)) :] = False
+    inside[: max(0, int(box.y1))] = inside[math.ceil(box.y2) :] = False
+    inside[:, : max(0, int(box.x1))] = inside[:, math.ceil(box.x2) :] = False
     counts = encode_mask(inside, "box").rle
-    return row | {
+    return annotation | {
         "area": int(inside.sum()),
         "segmentation": {"size": [mask.shape[0], mask.shape[1]], "counts": counts},
     }
@@ -198,29 +206,29 @@ def _annotation(box: Box, category: int, mask: Bools | None) -> dict[str, Any]:
 def _yolo(samples: Iterable[Sample], folder: Path, dropped: Counter[str], left_out: Counter[str]) -> int:
     import yaml
 
-    copy = _copies(samples, folder)["image"]
-    names: dict[str, int] = {}
-    written = 0
-    for sample, boxes in _markable(samples, copy, left_out):
-        labels = folder / _label_file(copy.place(sample.image))
+    copier = _copiers(samples, folder)["image"]
+    classes: dict[str, int] = {}  # numbers by label
+    count = 0
+    for sample, boxes in _markable(samples, copier, left_out):
+        labels = folder / label_file(copier.place(sample.image))
         if labels.exists():
             left_out["named like another image but for its suffix, so both would share their labels"] += 1
             continue
-        lines = list(_yolo_lines(boxes, open_image(sample.image).size_wh, names, dropped))
+        lines = list(_yolo_lines(boxes, open_image(sample.image).size_wh, classes, dropped))
         if boxes and not lines:
             left_out["anomalous with all boxes outside the image, which would read as good"] += 1
             continue
         labels.parent.mkdir(parents=True, exist_ok=True)
         labels.write_text("".join(lines), encoding="ascii")
-        _note_dropped(sample, boxes, copy(sample.image), set(), dropped)
-        written += 1
-    config = {"train": "images", "names": {number: name for name, number in names.items()}}
+        _note_dropped(sample, boxes, copier.copy(sample.image), set(), dropped)
+        count += 1
+    config = {"train": "images", "names": {number: label for label, number in classes.items()}}
     (folder / "data.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="ascii")
-    return written
+    return count
 
 
 def _yolo_lines(
-    boxes: Sequence[Box], size_wh: tuple[int, int], names: dict[str, int], dropped: Counter[str]
+    boxes: Sequence[Box], size_wh: tuple[int, int], classes: dict[str, int], dropped: Counter[str]
 ) -> Iterator[str]:
     """Class, centre, width and height in shares of the image; what lies outside the image is cut off."""
     w, h = size_wh
@@ -229,33 +237,26 @@ def _yolo_lines(
         x1, y1, x2, y2 = (min(max(share, 0.0), 1.0) for share in shares)
         dropped["boxes (cut to the image)"] += (x1, y1, x2, y2) != shares
         if x1 < x2 and y1 < y2:
-            number = names.setdefault(box.label or UNNAMED, len(names))
+            number = classes.setdefault(box.label or UNNAMED, len(classes))
             yield f"{number} {(x1 + x2) / 2!r} {(y1 + y2) / 2!r} {x2 - x1!r} {y2 - y1!r}\n"
 
 
-def _label_file(image: str) -> str:
-    """Where YOLO looks for the labels of an image: the last folder `images` becomes `labels`."""
-    parts = list(PurePosixPath(image).with_suffix(".txt").parts)
-    parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
-    return PurePosixPath(*parts).as_posix()
-
-
 def _markable(
-    samples: Iterable[Sample], copy: _Copy, left_out: Counter[str]
+    samples: Iterable[Sample], copier: _Copier, left_out: Counter[str]
 ) -> Iterator[tuple[Sample, tuple[Box, ...]]]:
     """Samples that a format of boxes alone can hold, with their boxes: () for a good one."""
-    seen: set[str] = set()
+    places: set[str] = set()
     for sample in samples:
         boxes = boxes_of(sample)
-        name = copy.place(sample.image)
+        place = copier.place(sample.image)
         if sample.anomalous is None:
             left_out["not known to be good or anomalous"] += 1
         elif sample.anomalous and not boxes:
             left_out["anomalous without boxes, which would read as good"] += 1
-        elif name in seen:
+        elif place in places:
             left_out["another question about an image that is exported already"] += 1
         else:
-            seen.add(name)
+            places.add(place)
             yield sample, boxes or ()
 
 
@@ -264,7 +265,7 @@ def _note_dropped(
 ) -> None:
     """Count the fields that are set and were not written."""
     empty = Sample(id="", image=Path())
-    held = held | _HELD
+    held = held | _HELD_BY_ALL
     if ", ".join(dict.fromkeys(box.label for box in boxes)) == (sample.defect or ""):
         held.add("defect")
     for field in Sample.model_fields:
@@ -282,39 +283,24 @@ def _hf(samples: Sequence[Sample], folder: Path, dropped: Counter[str], left_out
             'the export to Hugging Face needs the package datasets; run: pip install "anomalyr1[train]"'
         ) from error
 
-    text, box = (
-        datasets.Value("string"),
-        {name: datasets.Value("float64") for name in ("x1", "y1", "x2", "y2")},
-    )
-    boxes = {"known": datasets.Value("bool"), "boxes": datasets.List(box | {"label": text})}
-    question = {
-        "id": text,
-        "kind": text,
-        "text": text,
-        "options": datasets.List(text),
-        "answer": text,
-        "boxes": boxes,
-    }
+    string, boolean = datasets.Value("string"), datasets.Value("bool")
+    box = dict.fromkeys(("x1", "y1", "x2", "y2"), datasets.Value("float64")) | {"label": string}
+    boxes = {"known": boolean, "boxes": datasets.List(box)}
+    question = dict.fromkeys(("id", "kind", "text"), string)
+    question |= {"options": datasets.List(string), "answer": string, "boxes": boxes}
     features = datasets.Features(
-        dict.fromkeys(("id", "dataset", "category", "defect", "knowledge"), text)
-        | {
-            "anomalous": datasets.Value("bool"),
-            "logical": datasets.Value("bool"),
-            "image": datasets.Image(),
-            "mask": datasets.Image(),
-        }
-        | {
-            "references": datasets.List(datasets.Image()),
-            "boxes": boxes,
-            "questions": datasets.List(question),
-        }
+        dict.fromkeys(("id", "dataset", "category", "defect", "knowledge"), string)
+        | dict.fromkeys(("anomalous", "logical"), boolean)
+        | dict.fromkeys(("image", "mask"), datasets.Image())
+        | {"references": datasets.List(datasets.Image())}
+        | {"boxes": boxes, "questions": datasets.List(question)}
     )
     cache = folder / "cache"
     quiet = not datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
         rows = datasets.Dataset.from_generator(
-            lambda: (_row(sample, dropped) for sample in samples),
+            lambda: (_hf_row(sample, dropped) for sample in samples),
             features=features,
             cache_dir=str(cache),
             split="train",
@@ -330,11 +316,13 @@ def _hf(samples: Sequence[Sample], folder: Path, dropped: Counter[str], left_out
     return len(rows)
 
 
-def _row(sample: Sample, dropped: Counter[str]) -> dict[str, Any]:
+def _hf_row(sample: Sample, dropped: Counter[str]) -> dict[str, Any]:
     """A sample as plain values, its files as bytes."""
     row = sample.model_dump(mode="python")
-    row["boxes"] = _known(row["boxes"])
-    row["questions"] = [one | {"boxes": _known(one["boxes"])} for one in row["questions"]]
+    row["boxes"] = _known_boxes(row["boxes"])
+    row["questions"] = [
+        question | {"boxes": _known_boxes(question["boxes"])} for question in row["questions"]
+    ]
     row["image"] = _file(sample.image)
     row["references"] = [_file(path) for path in sample.references]
     row["mask"] = _mask_file(sample.mask) if sample.mask else None
@@ -343,7 +331,7 @@ def _row(sample: Sample, dropped: Counter[str]) -> dict[str, Any]:
     return plain
 
 
-def _known(boxes: Json) -> dict[str, Any]:
+def _known_boxes(boxes: Json) -> dict[str, Any]:
     """Boxes of which "unknown" and "none" stay two things."""
     return {"known": boxes is not None, "boxes": list(boxes or ())}
 
@@ -370,24 +358,22 @@ def _utf_8(value: Json) -> Json:
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, dict):
-        return {key: _utf_8(one) for key, one in value.items()}
-    return type(value)(_utf_8(one) for one in value) if isinstance(value, list | tuple) else value
+        return {key: _utf_8(member) for key, member in value.items()}
+    return type(value)(_utf_8(member) for member in value) if isinstance(value, list | tuple) else value
 
 
-def _copies(samples: Iterable[Sample], folder: Path) -> dict[str, _Copy]:
-    """For images, masks and references the folder that holds them all, and where they go."""
+def _copiers(samples: Iterable[Sample], folder: Path) -> dict[str, _Copier]:
+    """What copies images, masks and references, each from the folder that holds them all."""
     parents: dict[str, set[str]] = {"image": set(), "mask": set(), "references": set()}
     for sample in samples:
-        for kind, paths in (
-            ("image", (sample.image,)),
-            ("mask", (sample.mask,)),
-            ("references", sample.references),
-        ):
-            parents[kind].update(str(path.absolute().parent) for path in paths if path)
-    names = {"image": "images", "mask": "masks", "references": "references"}
+        parents["image"].add(str(sample.image.absolute().parent))
+        parents["references"].update(str(path.absolute().parent) for path in sample.references)
+        if sample.mask:
+            parents["mask"].add(str(sample.mask.absolute().parent))
+    targets = {"image": "images", "mask": "masks", "references": "references"}
     return {
-        kind: _Copy(Path(os.path.commonpath(found or {"/"})), folder / names[kind])
-        for kind, found in parents.items()
+        kind: _Copier(Path(os.path.commonpath(parents[kind] or {"/"})), folder / target)
+        for kind, target in targets.items()
     }
 
 

@@ -1,13 +1,15 @@
-"""What a test set shares with a training set: the same files, the same pictures, the same series, the same reference images.
+"""What a test set shares with a training set: files, pictures, series, reference images.
 
 Each way is a kind of `Leak`, and each test sample is named once a kind, with the training sample that is
 nearest to it:
 
 - `exact`: the image files have the same bytes;
-- `perceptual`: perceptual hashes of 256 bits (DCT, `imagehash.phash` of size 16) differ in at most `MAX_DISTANCE` bits. That finds copies
-  that were saved again, scaled or slightly brightened, and a part that was photographed again in the same pose; not what was cut, turned
-  or mirrored. The usual 64 bits are too few: parts under one camera look alike (docs/data-splits.md has the figures);
-- `neighbour`: the ids say that both are frames of one sequence, pictures of one place over time, or cuts of one photograph;
+- `perceptual`: perceptual hashes of 256 bits (DCT, `imagehash.phash` of size 16) differ in at most
+  `MAX_DISTANCE` bits. That finds copies that were saved again, scaled or slightly brightened, and a part
+  that was photographed again in the same pose; not what was cut, turned or mirrored. The usual 64 bits are
+  too few: parts under one camera look alike (docs/data-splits.md has the figures);
+- `neighbour`: the ids say that both are frames of one sequence, pictures of one place over time, or cuts of
+  one photograph;
 - `reference`: an image of one side is a reference image of the other;
 - `shared_reference`: both sides are compared with the same reference image.
 """
@@ -35,9 +37,11 @@ LeakKind = Literal["exact", "perceptual", "neighbour", "reference", "shared_refe
 HASH_SIZE = 16
 """Side of the perceptual hash; its square is the number of bits."""
 MAX_DISTANCE = 16
-"""Of 256 bits. Copies saved as JPEG at quality 60 or at half size differ by 0 to 16, and so do pictures of
-one part taken again. All 32 pairs that were viewed (of ELPV and magnetic_tile) showed one part;
-docs/data-splits.md has the figures."""
+"""Bits of 256 in which two hashes of one picture may differ.
+
+Copies saved as JPEG at quality 60 or at half size differ by 0 to 16, and so do pictures of one part taken
+again. All 32 pairs that were viewed (of ELPV and magnetic_tile) showed one part; docs/data-splits.md has the
+figures."""
 BURST_SECONDS = 60
 """Pictures whose names hold nothing but a time are neighbours within so many seconds."""
 
@@ -50,14 +54,15 @@ _PLACE = re.compile(r"[0-9]{3}")
 
 
 class Leak(Record):
-    """One test sample that a training sample gives away."""
+    """A test sample that a training sample gives away."""
 
     kind: LeakKind
     train: str
-    """Sample id."""
+    """Id of the training sample."""
     test: str
-    """Sample id."""
+    """Id of the test sample."""
     detail: str = ""
+    """How alike they are, where the kind does not say it."""
 
 
 class Series(NamedTuple):
@@ -66,9 +71,9 @@ class Series(NamedTuple):
     key: str
     """What all ids of the series have in common."""
     position: float
-    """Seconds, or the number of the frame."""
+    """Seconds, or the number of the frame or of the cut."""
     reach: float
-    """How far apart two neighbours may be."""
+    """How far apart two neighbours may be, in the unit of `position`."""
 
 
 def find(
@@ -83,11 +88,11 @@ def find(
         [path for sample in (*train, *test) for path in (sample.image, *sample.references)]
     )
     exact = list(_exact(train, test, digests))
-    known = {leak.test for leak in exact}
-    rest = [sample for sample in test if sample.id not in known]
+    exact_ids = {leak.test for leak in exact}
+    not_exact = [sample for sample in test if sample.id not in exact_ids]
     return (
         *exact,
-        *_perceptual(train, rest, max_distance, digests),
+        *_perceptual(train, not_exact, max_distance, digests),
         *_neighbours(train, test),
         *_references(train, test, digests),
     )
@@ -100,18 +105,19 @@ def counts(leaks: Iterable[Leak]) -> dict[str, int]:
 
 def file_digests(paths: Iterable[Path]) -> dict[Path, str]:
     """SHA-256 of each file, in hex. Raises `InputError` that lists the files that cannot be read."""
-    found: dict[Path, str] = {}
-    unreadable: list[str] = []
+    digests: dict[Path, str] = {}
+    unreadable_paths: list[str] = []
     for path in dict.fromkeys(paths):
         try:
-            found[path] = sha256_of_file(path)
+            digests[path] = sha256_of_file(path)
         except OSError:
-            unreadable.append(str(path))
-    if unreadable:
+            unreadable_paths.append(str(path))
+    if unreadable_paths:
         raise InputError(
-            f"{len(unreadable)} image files are missing or cannot be read: {listed(unreadable)}; restore them or correct their paths"
+            f"{len(unreadable_paths)} image files are missing or cannot be read: {listed(unreadable_paths)}; "
+            "restore them or correct their paths"
         )
-    return found
+    return digests
 
 
 def perceptual_hash(path: Path) -> NDArray[np.uint64]:
@@ -125,43 +131,49 @@ def perceptual_hash(path: Path) -> NDArray[np.uint64]:
 def nearest(
     train: NDArray[np.uint64], test: NDArray[np.uint64]
 ) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
-    """For each of (M, 4) test hashes the index of the nearest of (N, 4) training hashes and its distance in bits, (M,) each; N >= 1."""
+    """For each of (M, 4) test hashes the index of the nearest of (N, 4) training hashes, and its distance.
+
+    Both are (M,), the distance in bits; N >= 1.
+    """
     index, distance = np.zeros(len(test), np.intp), np.zeros(len(test), np.int64)
-    step = max(1, (1 << 22) // len(train))
-    for low in range(0, len(test), step):
-        block = test[low : low + step]
-        apart = np.zeros((len(block), len(train)), np.uint16)
+    step = max(1, (1 << 22) // len(train))  # test hashes at a time, which bounds the memory
+    for start in range(0, len(test), step):
+        block = test[start : start + step]  # (B, 4)
+        bits = np.zeros((len(block), len(train)), np.uint16)  # (B, N)
         for word in range(train.shape[1]):
-            apart += np.bitwise_count(block[:, word, None] ^ train[None, :, word])
-        index[low : low + step] = apart.argmin(axis=1)
-        distance[low : low + step] = apart.min(axis=1)
+            bits += np.bitwise_count(block[:, word, None] ^ train[None, :, word])
+        index[start : start + step] = bits.argmin(axis=1)
+        distance[start : start + step] = bits.min(axis=1)
     return index, distance
 
 
 def series(sample_id: str) -> list[Series]:
-    """The series that an id shows: a time or a numbered frame in its name, or a numbered cut of a photograph; empty when it shows none."""
-    whole = PurePosixPath(sample_id)
-    name = whole.with_suffix("").as_posix() if whole.suffix and not whole.suffix[1:].isdigit() else sample_id
-    found = []
+    """The series that an id shows; empty when it shows none.
+
+    It shows one by a time or a numbered frame in its name, or by a numbered cut of a photograph.
+    """
+    path = PurePosixPath(sample_id)
+    name = path.with_suffix("").as_posix() if path.suffix and not path.suffix[1:].isdigit() else sample_id
+    standings = []
     for match in _TIME.finditer(name):
         seconds = _seconds(match[0])
         if seconds is not None:
             key = f"{name[: match.start()]}<time>{name[match.end() :]}"
             # Another long number names the place or the part, which is the same however much later.
             of_place = _PLACE.search(PurePosixPath(key).name) is not None
-            found.append(Series(key, seconds, float("inf") if of_place else BURST_SECONDS))
+            standings.append(Series(key, seconds, float("inf") if of_place else BURST_SECONDS))
             break
-    for pattern, reach in ((_FRAME, float("inf")), (_CUT, float("inf"))):
-        last = max(pattern.finditer(name), key=lambda one: one.start(), default=None)
-        if last is not None:
-            found.append(
-                Series(f"{name[: last.start(3)]}<number>{name[last.end() :]}", float(last[3]), reach)
-            )
-    return found
+    for pattern in (_FRAME, _CUT):
+        matches = list(pattern.finditer(name))
+        if matches:
+            match = matches[-1]
+            key = f"{name[: match.start(3)]}<number>{name[match.end() :]}"
+            standings.append(Series(key, float(match[3]), float("inf")))
+    return standings
 
 
 def _seconds(text: str) -> float | None:
-    digits = "".join(c for c in text if c.isdigit())
+    digits = "".join(character for character in text if character.isdigit())
     try:
         moment = datetime.strptime(digits, "%y%m%d%H%M%S" if len(digits) == 12 else "%Y%m%d%H%M%S")
     except ValueError:
@@ -170,11 +182,11 @@ def _seconds(text: str) -> float | None:
 
 
 def _exact(train: Sequence[Sample], test: Sequence[Sample], digests: dict[Path, str]) -> Iterator[Leak]:
-    first = {digests[sample.image]: sample.id for sample in reversed(train)}
+    train_ids = {digests[sample.image]: sample.id for sample in reversed(train)}
     for sample in test:
-        same = first.get(digests[sample.image])
-        if same is not None:
-            yield Leak(kind="exact", train=same, test=sample.id)
+        train_id = train_ids.get(digests[sample.image])
+        if train_id is not None:
+            yield Leak(kind="exact", train=train_id, test=sample.id)
 
 
 def _perceptual(
@@ -182,58 +194,56 @@ def _perceptual(
 ) -> Iterator[Leak]:
     if not train or not test:
         return
-    made: dict[str, NDArray[np.uint64]] = {}
+    hashes: dict[str, NDArray[np.uint64]] = {}  # by digest, so that each image is opened once
     for sample in (*train, *test):
         digest = digests[sample.image]
-        if digest not in made:
-            made[digest] = perceptual_hash(sample.image)
-    stacked = [np.stack([made[digests[sample.image]] for sample in side]) for side in (train, test)]
-    index, distance = nearest(*stacked)
+        if digest not in hashes:
+            hashes[digest] = perceptual_hash(sample.image)
+    train_hashes, test_hashes = (
+        np.stack([hashes[digests[sample.image]] for sample in side]) for side in (train, test)
+    )
+    index, distance = nearest(train_hashes, test_hashes)
     for sample, i, bits in zip(test, index, distance, strict=True):
         if bits <= max_distance:
-            yield Leak(
-                kind="perceptual",
-                train=train[i].id,
-                test=sample.id,
-                detail=f"{bits} of {HASH_SIZE**2} bits differ",
-            )
+            detail = f"{bits} of {HASH_SIZE**2} bits differ"
+            yield Leak(kind="perceptual", train=train[i].id, test=sample.id, detail=detail)
 
 
 def _neighbours(train: Sequence[Sample], test: Sequence[Sample]) -> Iterator[Leak]:
-    members: dict[str, list[tuple[float, str]]] = {}
+    # 1. Positions and ids of the training samples of each series of each data set, in order.
+    members: dict[tuple[str, str], list[tuple[float, str]]] = {}
     for sample in train:
-        for one in series(sample.id):
-            members.setdefault(f"{sample.dataset}\0{one.key}", []).append((one.position, sample.id))
-    for known in members.values():
-        known.sort()
+        for standing in series(sample.id):
+            members.setdefault((sample.dataset, standing.key), []).append((standing.position, sample.id))
+    for positions in members.values():
+        positions.sort()
+    # 2. The nearest of them, within reach, to each test sample.
     for sample in test:
-        near = []
-        for one in series(sample.id):
-            known = members.get(f"{sample.dataset}\0{one.key}", [])
-            at = bisect.bisect_left(known, (one.position, ""))
-            near += [
-                (abs(position - one.position), other, one.key, one.reach)
-                for position, other in known[max(at - 1, 0) : at + 1]
-            ]
-        near = [one for one in near if one[0] <= one[3]]
-        if near:
-            apart, other, key, _ = min(near)
-            yield Leak(kind="neighbour", train=other, test=sample.id, detail=f"series {key}, {apart:g} apart")
+        neighbours: list[tuple[float, str, str]] = []  # how far apart, training id, key of the series
+        for standing in series(sample.id):
+            positions = members.get((sample.dataset, standing.key), [])
+            place = bisect.bisect_left(positions, (standing.position, ""))
+            for position, train_id in positions[max(place - 1, 0) : place + 1]:
+                apart = abs(position - standing.position)
+                if apart <= standing.reach:
+                    neighbours.append((apart, train_id, standing.key))
+        if neighbours:
+            apart, train_id, key = min(neighbours)
+            detail = f"series {key}, {apart:g} apart"
+            yield Leak(kind="neighbour", train=train_id, test=sample.id, detail=detail)
 
 
 def _references(train: Sequence[Sample], test: Sequence[Sample], digests: dict[Path, str]) -> Iterator[Leak]:
     images = {digests[sample.image]: sample.id for sample in reversed(train)}
     references = {digests[path]: sample.id for sample in reversed(train) for path in sample.references}
     for sample in test:
-        own = [digests[path] for path in sample.references]
-        given = next(
-            (images[digest] for digest in own if digest in images), references.get(digests[sample.image])
-        )
-        if given is not None:
-            yield Leak(kind="reference", train=given, test=sample.id)
+        # A training image that is the sample's reference, else a training sample whose reference it is.
+        image_ids = [images[digests[path]] for path in sample.references if digests[path] in images]
+        train_id = image_ids[0] if image_ids else references.get(digests[sample.image])
+        if train_id is not None:
+            yield Leak(kind="reference", train=train_id, test=sample.id)
     for sample in test:
         shared = next((path for path in sample.references if digests[path] in references), None)
         if shared is not None:
-            yield Leak(
-                kind="shared_reference", train=references[digests[shared]], test=sample.id, detail=shared.name
-            )
+            train_id = references[digests[shared]]
+            yield Leak(kind="shared_reference", train=train_id, test=sample.id, detail=shared.name)

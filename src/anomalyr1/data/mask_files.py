@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from anomalyr1 import boxes
-from anomalyr1.boxes import Bools
-from anomalyr1.data import readers as manifests
+from anomalyr1.boxes import Bools, components
+from anomalyr1.data.readers import is_image, list_folder
 from anomalyr1.images import ImageError, open_image
 from anomalyr1.types import Box, Sample
 
@@ -26,28 +25,35 @@ def read_mask(path: Path) -> Bools:
     """
     if not path.is_dir():
         return _read_file(path)
-    files = [path / entry.name for entry in manifests.scan(path) if manifests.is_image(entry.name)]
+    files = [path / entry.name for entry in list_folder(path) if is_image(entry.name)]
     if not files:
         raise ImageError(f"{str(path)!r}: expected the images of a mask, the folder has none; fetch it again")
-    merged = _read_file(files[0])
+    mask = _read_file(files[0])
     for file in files[1:]:
         part = _read_file(file)
-        if part.shape != merged.shape:
+        if part.shape != mask.shape:
             raise ImageError(
-                f"{str(file)!r} differs in size from {files[0].name!r}; the masks of one image must have its size"
+                f"{str(file)!r} differs in size from {files[0].name!r}; "
+                "the masks of one image must have its size"
             )
-        merged |= part
-    return merged
+        mask |= part
+    return mask
 
 
 def mask_boxes(path: Path, label: str = "") -> tuple[tuple[Box, ...], tuple[int, int]]:
-    """The box of each component of a mask, largest first, and the mask's width and height."""
+    """The box of each component of a mask, largest first, and the mask's width and height.
+
+    Boxes are in the mask's pixels. Raises as `read_mask` does.
+    """
     mask = read_mask(path)
-    return boxes.components(mask, LEAST_PIXELS, label), (mask.shape[1], mask.shape[0])
+    return components(mask, LEAST_PIXELS, label), (mask.shape[1], mask.shape[0])
 
 
 def boxes_of(sample: Sample) -> tuple[Box, ...] | None:
-    """The true boxes of a sample: its own, () for a good one, those of its mask; None when there is no way to know."""
+    """The true boxes of a sample: those it has, () for a good one, those of its mask; None where unknown.
+
+    Raises as `read_mask` does.
+    """
     if sample.boxes is not None:
         return sample.boxes
     if sample.anomalous is False:

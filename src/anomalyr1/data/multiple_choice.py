@@ -1,4 +1,8 @@
-"""A question with options from a gold answer and a pool of wrong ones; the wordings that all our questions share."""
+"""A question with options from a gold answer and a pool of wrong ones, and the wordings of such questions.
+
+They are questions of data sets that have none, worded in the manner of MMAD, which brings its own. How a
+question is put to a model is the business of `prompts`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from numpy.random import Generator
 
 from anomalyr1.types import LETTERS, Kind, Question
 
-TEXTS: dict[str, tuple[str, ...]] = {
+QUESTION_TEXTS: dict[str, tuple[str, ...]] = {
     "anomaly detection": (
         "Does the object in the image have a defect?",
         "Is there an anomaly in the image?",
@@ -40,8 +44,8 @@ TEXTS: dict[str, tuple[str, ...]] = {
         "Which object does the image show?",
     ),
 }
-"""Wordings by kind."""
-GIVEN = "There is a defect in the object."
+"""Wordings by kind of question."""
+DEFECT_PREMISE = "There is a defect in the object."
 """Stands before a question about a defect."""
 
 
@@ -49,18 +53,18 @@ def choice(
     rng: Generator, name: str, kind: Kind, text: str, gold: str, pool: Sequence[str], n: int = 4
 ) -> Question:
     """A question of at most `n` options: the gold one and distractors from the pool, shuffled."""
-    options = [gold, *some(rng, [option for option in dict.fromkeys(pool) if option != gold], n - 1)]
-    options = some(rng, options, len(options))
-    return Question(
-        id=name, kind=kind, text=text, options=tuple(options), answer=LETTERS[options.index(gold)]
-    )
+    distractors = [option for option in dict.fromkeys(pool) if option != gold]
+    options = [gold, *pick_texts(rng, distractors, n - 1)]
+    options = pick_texts(rng, options, len(options))
+    answer = LETTERS[options.index(gold)]
+    return Question(id=name, kind=kind, text=text, options=tuple(options), answer=answer)
 
 
-def one(rng: Generator, texts: Sequence[str]) -> str:
-    """One of the texts."""
+def pick_text(rng: Generator, texts: Sequence[str]) -> str:
+    """One of the texts, all equally likely."""
     return texts[int(rng.integers(len(texts)))]
 
 
-def some(rng: Generator, texts: Sequence[str], n: int) -> list[str]:
+def pick_texts(rng: Generator, texts: Sequence[str], n: int) -> list[str]:
     """At most `n` of the texts in random order."""
-    return [texts[int(k)] for k in rng.permutation(len(texts))[:n]]
+    return [texts[int(index)] for index in rng.permutation(len(texts))[:n]]

@@ -1,4 +1,4 @@
-"""The one door for paths of data sets: files under one folder, or a refusal that lists every path it concerns.
+"""The one door for paths of data sets: files below one folder, or a refusal that lists the paths concerned.
 
 Covered: what names another place by its text (absolute paths, parent folders, drive letters, UNC, URLs), what
 no file can be called (NUL, too many bytes, half a surrogate pair), and symbolic links that lead out of the
@@ -11,32 +11,40 @@ import os
 import re
 from pathlib import Path
 
-from anomalyr1.data import readers as manifests
+from anomalyr1.data.readers import is_folder, is_image, list_folder
 from anomalyr1.types import InputError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://|(?:data|file|javascript|blob):", re.IGNORECASE)
 _ODD = re.compile(r"\A(?:[/\\]|[A-Za-z]:|[A-Za-z][A-Za-z0-9+.\-]*:)|\0|\.\.|\A[./\\]*\Z")
 """May be refused; all other texts are fine, which one search tells."""
 _LONGEST_PART, _LONGEST_PATH = 255, 4095
-"""Bytes, on Linux."""
-_SHOWN = 1000
+"""Most bytes of a name and of a whole path, on Linux."""
+_MOST_NAMED = 1000
+"""Refused paths that the error names."""
+_NO_IMAGES = "files that are no images, left out"
 
 
 class PathDoor:
     """Checks the paths of one data set; `close` raises one error for all that are refused."""
 
     def __init__(self, root: Path, source: Path, *, links: bool = False) -> None:
-        """`root` is where paths start, `source` the manifest or folder that names them; `links` lets symbolic links lead out of it."""
+        """`root` is where paths start, `source` the manifest or folder that names them.
+
+        `links` lets symbolic links lead out of it.
+        """
         self.root, self._source, self._links = root, source, links
-        self._seen: set[str] = set()
-        self._refused: dict[str, str] = {}
+        self._accepted: set[str] = set()
+        self._refused: dict[str, str] = {}  # path as Python writes it -> why
 
     def check(self, path: object, under: str = "") -> bool:
-        """Take note of a path as a manifest writes it, below the folder `under` ("" or with its slash); False when it is refused."""
+        """Take note of a path as a manifest writes it; False when it is refused.
+
+        It starts at the folder `under`, which is "" or ends in a slash.
+        """
         if not isinstance(path, str):
             self._refused[repr(path)] = "is no text"
             return False
-        if under + path in self._seen:
+        if under + path in self._accepted:
             return True
         reason = _refusal(path) if _ODD.search(path) else None
         if reason is None and (len(path) > _LONGEST_PART or not path.isascii()):
@@ -44,56 +52,56 @@ class PathDoor:
         if reason is not None:
             self._refused[repr(path)] = reason
             return False
-        self._seen.add(under + path)
+        self._accepted.add(under + path)
         return True
 
     def images(self, under: str, notes: dict[str, int] | None = None) -> list[str]:
-        """Images below a folder at any depth, as paths from the root with slashes, sorted; none when the folder is not there.
+        """Images below a folder at any depth, as paths from the root with slashes, sorted.
 
-        A linked folder that leads out of the root is refused, not entered; one that leads back to a folder
-        above it is not entered again. What is no image is counted in `notes`.
+        There are none when the folder is not there. A linked folder that leads out of the root is refused,
+        not entered; one that leads back to a folder above it is not entered again. What is no image is
+        counted in `notes`. Raises `InputError` for a folder that cannot be read.
         """
-        found: list[str] = []
-        waiting = [(under, frozenset[str]())]
-        while waiting:
-            folder, above = waiting.pop()
+        images: list[str] = []
+        folders = [(under, frozenset[str]())]
+        while folders:
+            folder, above = folders.pop()
             real = os.path.realpath(self.root / folder)
             if real in above or not Path(real).is_dir():
                 continue
             if not self._links and not _inside(real, os.path.realpath(self.root)):
                 self._refused[repr(folder)] = "is a symbolic link"
                 continue
-            for entry in manifests.scan(self.root / folder):
+            for entry in list_folder(self.root / folder):
                 path = f"{folder}/{entry.name}" if folder else entry.name
-                if manifests.is_folder(entry):
-                    waiting.append((path, above | {real}))
-                elif manifests.is_image(entry.name):
-                    found.append(path)
+                if is_folder(entry):
+                    folders.append((path, above | {real}))
+                elif is_image(entry.name):
+                    images.append(path)
                 elif notes is not None:
-                    notes["files that are no images, left out"] = (
-                        notes.get("files that are no images, left out", 0) + 1
-                    )
-        self._seen.update(found)
-        return sorted(found)
+                    notes[_NO_IMAGES] = notes.get(_NO_IMAGES, 0) + 1
+        self._accepted.update(images)
+        return sorted(images)
 
     def close(self) -> None:
-        """Look for symbolic links that lead out of the root, then raise `InputError` when anything was refused."""
+        """Look for symbolic links that lead out of the root; raise `InputError` when anything was refused."""
         if not self._links:
             self._check_links()
         if not self._refused:
             return
-        lines = [f"  {path} {reason}" for path, reason in list(self._refused.items())[:_SHOWN]]
-        if len(self._refused) > _SHOWN:
-            lines.append(f"  and {len(self._refused) - _SHOWN} more")
+        lines = [f"  {path} {reason}" for path, reason in list(self._refused.items())[:_MOST_NAMED]]
+        if len(self._refused) > _MOST_NAMED:
+            lines.append(f"  and {len(self._refused) - _MOST_NAMED} more")
         raise InputError(
-            f"{str(self._source)!r}: {len(self._refused)} paths are refused; write them relative to {str(self.root)!r} and inside it, "
-            "without parent folders (links=True follows symbolic links):\n" + "\n".join(lines)
+            f"{str(self._source)!r}: {len(self._refused)} paths are refused; write them relative to "
+            f"{str(self.root)!r} and inside it, without parent folders (links=True follows symbolic links):\n"
+            + "\n".join(lines)
         )
 
     def _check_links(self) -> None:
         root = os.path.realpath(self.root)
         folders: dict[str, list[str]] = {}
-        for path in self._seen:
+        for path in self._accepted:
             folders.setdefault(path.rpartition("/")[0], []).append(path)
         for folder, paths in folders.items():
             if not _inside(os.path.realpath(self.root / folder), root):
@@ -129,9 +137,9 @@ def _no_name(path: str) -> str | None:
     except UnicodeEncodeError:
         return "holds half a surrogate pair"
     too_long = len(name) > _LONGEST_PATH or max(map(len, name.split(b"/"))) > _LONGEST_PART
-    return (
-        f"is longer than {_LONGEST_PART} bytes a name or {_LONGEST_PATH} bytes in all" if too_long else None
-    )
+    if not too_long:
+        return None
+    return f"is longer than {_LONGEST_PART} bytes a name or {_LONGEST_PATH} bytes in all"
 
 
 def _inside(path: str, root: str) -> bool:
@@ -139,7 +147,10 @@ def _inside(path: str, root: str) -> bool:
 
 
 def _links_in(folder: Path) -> set[str]:
-    """Names of the symbolic links in a folder; none where it cannot be read, which `data check` reports file by file."""
+    """Names of the symbolic links in a folder.
+
+    None where it cannot be read, which `data check` reports file by file.
+    """
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries if entry.is_symlink()}

@@ -1,4 +1,9 @@
-"""Reading manifests: large JSON objects entry by entry, JSON lines, CSV, folder listings; errors name file and place."""
+"""Reading manifests (JSON, JSON lines, CSV) and listing folders; errors name the file and the place.
+
+Large JSON objects are read entry by entry with our own reader, because `ijson` turns lone surrogates into
+"?", refuses names that are not UTF-8, and takes memory in the square of the depth, so a deeply nested file
+kills it.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +12,9 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TextIO
 
 from anomalyr1.types import InputError
 
@@ -17,127 +22,125 @@ Json = Any
 """A parsed JSON value: whoever takes it checks it."""
 
 IMAGE_SUFFIXES = frozenset(
-    (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pbm")
+    {".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pbm"}
 )
 """Suffixes (lower case) of files that count as images in a folder; whether one is an image its content tells
 later."""
 
 _CHUNK = 2**20
+"""Characters that are read at a time."""
 _LONGEST_ENTRY = 2**24
 """Characters of one entry or line."""
-_BLANK = re.compile(r"[ \t\n\r]*")
+_NOT_BLANK = re.compile(r"[^ \t\n\r]")
 _JSON_FAILS_WITH = (ValueError, RecursionError)
 """`json.JSONDecodeError` is a ValueError, and so is a number of too many digits."""
 
 
-def entries(path: Path) -> Iterator[tuple[str, Json, str]]:
-    """Key, value and the value's own text of each entry of a JSON file that is one object; memory is that of one entry.
+def read_json_entries(path: Path) -> Iterator[tuple[str, Json, str]]:
+    """Key, value and the value's JSON text of each entry of a JSON file that is one object.
 
-    Bytes that are not UTF-8 come as surrogates, as Python gives file names. Raises `InputError` for anything
-    else.
+    Memory is that of one entry. Bytes that are not UTF-8 come as surrogates, as Python gives file names.
+    Raises `InputError` for anything else, and for a file that cannot be read.
     """
-    decoder = json.JSONDecoder()
-    text = _Text(path)
-    if text.next() != "{":
-        raise InputError(f"{str(path)!r}: expected a JSON object that starts with '{{', got {text.next()!r}")
-    text.skip()
-    if text.next() == "}":
-        return
-    while True:
-        key, _ = text.value(decoder)
-        if not isinstance(key, str) or text.next() != ":":
-            raise text.error("expected a key and a colon")
-        text.skip()
-        value, own = text.value(decoder)
-        yield key, value, own
-        mark = text.next()
-        if mark == "}":
-            return
-        if mark != ",":
-            raise text.error("expected a comma or a closing brace")
-        text.skip()
-
-
-class _Text:
-    """The text of a file, read as it is needed."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._buffer, self._at, self._before = path, "", 0, 0
-        self._pieces = _pieces(path)
-        self._ended = False
-
-    def next(self) -> str:
-        """The next character that is not blank, left in place; empty at the end."""
-        while True:
-            self._at = _BLANK.match(self._buffer, self._at).end()  # type: ignore[union-attr]  # it matches the empty text
-            if self._at < len(self._buffer) or not self._more():
-                return self._buffer[self._at : self._at + 1]
-
-    def skip(self) -> None:
-        """Go past one character."""
-        self._at += 1
-
-    def value(self, decoder: json.JSONDecoder) -> tuple[Json, str]:
-        """The JSON value that starts at the next character, and its text."""
-        self.next()
-        while True:
-            try:
-                value, end = decoder.raw_decode(self._buffer, self._at)
-            except _JSON_FAILS_WITH as error:
-                if len(self._buffer) - self._at > _LONGEST_ENTRY or not self._more():
-                    raise self.error(str(error)) from error
-                continue
-            if end == len(self._buffer) and self._more():  # a number may go on
-                continue
-            own = self._buffer[self._at : end]
-            self._at = end
-            return value, own
-
-    def error(self, what: str) -> InputError:
-        """An error about the current place."""
-        return InputError(
-            f"{str(self._path)!r}, near character {self._before + self._at}: {what}; mend or fetch the file again"
-        )
-
-    def _more(self) -> bool:
-        """Read on; as much again as is waiting, so that a long entry is not tried too often."""
-        self._before += self._at
-        pieces = [self._buffer[self._at :]]
-        wanted, got = max(_CHUNK, len(pieces[0])), 0
-        while got < wanted and not self._ended:
-            piece = next(self._pieces, "")
-            self._ended = not piece
-            pieces.append(piece)
-            got += len(piece)
-        self._buffer, self._at = "".join(pieces), 0
-        return got > 0
-
-
-def _pieces(path: Path) -> Iterator[str]:
-    """The text of a file in non-empty pieces, without its byte order mark."""
-    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     try:
-        with path.open("rb") as file:
-            data = file.read(_CHUNK).removeprefix(codecs.BOM_UTF8)
-            while data:
-                piece = decoder.decode(data)
-                if piece:
-                    yield piece
-                data = file.read(_CHUNK)
-            if rest := decoder.decode(b"", True):
-                yield rest
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            yield from _entries_of(_JsonText(path, file))
     except OSError as error:
         raise _unreadable(path, error) from error
 
 
-def lines(path: Path) -> Iterator[tuple[int, Json, str]]:
-    """Number, value and text of each line of a JSON lines file; blank lines are passed over. Raises `InputError` with the line number."""
+def _entries_of(text: _JsonText) -> Iterator[tuple[str, Json, str]]:
+    if text.peek() != "{":
+        raise InputError(
+            f"{str(text.path)!r}: expected a JSON object that starts with '{{', got {text.peek()!r}"
+        )
+    text.skip()
+    if text.peek() == "}":
+        return
+    while True:
+        key, _ = text.read_value()
+        if not isinstance(key, str) or text.peek() != ":":
+            raise text.error("expected a key and a colon")
+        text.skip()
+        value, value_text = text.read_value()
+        yield key, value, value_text
+        separator = text.peek()
+        if separator == "}":
+            return
+        if separator != ",":
+            raise text.error("expected a comma or a closing brace")
+        text.skip()
+
+
+class _JsonText:
+    """The text of a JSON file, of which only the part that is being read is in memory."""
+
+    def __init__(self, path: Path, file: TextIO) -> None:
+        self.path, self._file = path, file
+        self._decoder = json.JSONDecoder()
+        self._buffer, self._position = "", 0
+        self._dropped = 0  # characters of the file in front of the buffer
+
+    def peek(self) -> str:
+        """The next character that is not blank, left in place; empty at the end of the file."""
+        while True:
+            match = _NOT_BLANK.search(self._buffer, self._position)
+            if match:
+                self._position = match.start()
+                return match[0]
+            self._position = len(self._buffer)
+            if not self._read_on():
+                return ""
+
+    def skip(self) -> None:
+        """Go past one character."""
+        self._position += 1
+
+    def read_value(self) -> tuple[Json, str]:
+        """The JSON value that starts at the next character, and its text.
+
+        Raises `InputError` where there is none.
+        """
+        self.peek()
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._buffer, self._position)
+            except _JSON_FAILS_WITH as error:
+                too_long = len(self._buffer) - self._position > _LONGEST_ENTRY
+                if too_long or not self._read_on():
+                    raise self.error(str(error)) from error
+                continue
+            if end == len(self._buffer) and self._read_on():  # a number may go on
+                continue
+            value_text = self._buffer[self._position : end]
+            self._position = end
+            return value, value_text
+
+    def error(self, what: str) -> InputError:
+        """An error about the current place."""
+        place = self._dropped + self._position
+        return InputError(f"{str(self.path)!r}, near character {place}: {what}; mend or fetch the file again")
+
+    def _read_on(self) -> bool:
+        """Read as much again as is waiting, so that a long entry is not tried too often; False at the end."""
+        waiting = self._buffer[self._position :]
+        addition = self._file.read(max(_CHUNK, len(waiting)))
+        self._dropped += self._position
+        self._buffer, self._position = waiting + addition, 0
+        return bool(addition)
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, Json, str]]:
+    """Number, value and text of each line of a JSON lines file; blank lines are passed over.
+
+    Raises `InputError` with the number of a line that is no JSON, and for a file that cannot be read.
+    """
     try:
         with path.open("rb") as file:
             number = 0
-            while raw := file.readline(_LONGEST_ENTRY):
+            while line := file.readline(_LONGEST_ENTRY):
                 number += 1
-                text = raw.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape").strip()
+                text = _decode(line).strip()
                 if not text:
                     continue
                 try:
@@ -150,14 +153,65 @@ def lines(path: Path) -> Iterator[tuple[int, Json, str]]:
         raise _unreadable(path, error) from error
 
 
-def whole(path: Path) -> Json:
-    """The value of a JSON file."""
+def read_json(path: Path) -> Json:
+    """The value of a JSON file. Raises `InputError` when it is no JSON or cannot be read."""
+    text = read_text(path)
     try:
-        return json.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape"))
-    except OSError as error:
-        raise _unreadable(path, error) from error
+        return json.loads(text)
     except _JSON_FAILS_WITH as error:
         raise InputError(f"{str(path)!r} is no JSON ({error}); mend or fetch the file again") from error
+
+
+def is_four_numbers(value: Json) -> bool:
+    """Whether a JSON value is a list of four numbers, as boxes are written."""
+    return isinstance(value, list) and len(value) == 4 and all(isinstance(n, int | float) for n in value)
+
+
+def read_text(path: Path) -> str:
+    """The text of a small file; bytes that are not UTF-8 come as surrogates.
+
+    Raises `InputError` when it cannot be read.
+    """
+    try:
+        return _decode(path.read_bytes())
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    """The rows of a CSV file with a header.
+
+    Raises `InputError` when a column is missing or the file cannot be read.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in columns if name not in (reader.fieldnames or ())]
+            if missing:
+                raise InputError(
+                    f"{str(path)!r} lacks the columns {', '.join(missing)}; "
+                    f"expected the header {','.join(columns)}"
+                )
+            for row in reader:
+                yield {name: row[name] or "" for name in columns}
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except csv.Error as error:
+        raise InputError(f"{str(path)!r} is no CSV table ({error})") from error
+
+
+def list_folder(path: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, sorted by name. Raises `InputError` when it cannot be read."""
+    try:
+        with os.scandir(path) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def subfolder_names(path: Path) -> list[str]:
+    """Names of the folders in a folder, sorted; hidden ones are passed over."""
+    return [entry.name for entry in list_folder(path) if is_folder(entry) and not entry.name.startswith(".")]
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
@@ -173,37 +227,6 @@ def is_image(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122  # a name need not be a path
 
 
-def table(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    """The rows of a CSV file with a header. Raises `InputError` when a column is missing."""
-    try:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in columns if name not in (reader.fieldnames or ())]
-            if missing:
-                raise InputError(
-                    f"{str(path)!r} lacks the columns {', '.join(missing)}; expected the header {','.join(columns)}"
-                )
-            for row in reader:
-                yield {name: row[name] or "" for name in columns}
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except csv.Error as error:
-        raise InputError(f"{str(path)!r} is no CSV table ({error})") from error
-
-
-def folders(path: Path) -> list[str]:
-    """Names of the folders in a folder, sorted; hidden ones are passed over."""
-    return [entry.name for entry in scan(path) if is_folder(entry) and not entry.name.startswith(".")]
-
-
-def text(path: Path) -> str:
-    """The text of a small file; bytes that are not UTF-8 come as surrogates."""
-    try:
-        return path.read_bytes().removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
 def require_folder(path: Path) -> Path:
     """The path. Raises `InputError` when it is no folder."""
     if not path.is_dir():
@@ -211,13 +234,56 @@ def require_folder(path: Path) -> Path:
     return path
 
 
-def scan(path: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder, sorted by name."""
-    try:
-        with os.scandir(path) as found:
-            return sorted(found, key=lambda entry: entry.name)
-    except OSError as error:
-        raise _unreadable(path, error) from error
+class ImageFiles(NamedTuple):
+    """The image files that paths name."""
+
+    paths: list[Path]
+    masks_left_out: dict[Path, int]
+    """How many images of a folder of masks are no parts, by that folder."""
+
+
+def find_images(
+    paths: Sequence[Path], out: Path | None = None, references: Sequence[Path] = ()
+) -> ImageFiles:
+    """The image files that `paths` name, each once.
+
+    Folders are searched in sorted order, without what lies in `out`. A file named outright may have any
+    suffix. Of a folder as `folder:` reads it, with good/ and masks/, the masks are left out. Raises
+    `InputError` that lists all paths (and references) that do not exist, or the folder without an image.
+    """
+    missing = [path for path in (*paths, *references) if not path.exists()]
+    if missing:
+        names = ", ".join(repr(str(path)) for path in missing)
+        raise InputError(f"no such file or folder, so nothing was started: {names}")
+    images: dict[Path, Path] = {}
+    masks_left_out: dict[Path, int] = {}
+    for path in paths:
+        files = _images_below(path, out) if path.is_dir() else [path]
+        if (path / "good").is_dir():
+            parts = [file for file in files if not file.is_relative_to(path / "masks")]
+            if len(parts) < len(files):
+                masks_left_out[path / "masks"] = len(files) - len(parts)
+            files = parts
+        if not files:
+            suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+            raise InputError(f"folder {str(path)!r} holds no image; expected files ending in {suffixes}")
+        for file in files:
+            images.setdefault(file.resolve(), file)
+    return ImageFiles(list(images.values()), masks_left_out)
+
+
+def _images_below(folder: Path, out: Path | None) -> list[Path]:
+    files = sorted(
+        file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+    )
+    if out is None:
+        return files
+    out = out.resolve()
+    return [file for file in files if not file.resolve().is_relative_to(out)]
+
+
+def _decode(data: bytes) -> str:
+    return data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
 
 
 def _unreadable(path: Path, error: OSError) -> InputError:

@@ -1,24 +1,27 @@
-"""Data sets that have labels, masks or boxes but no questions: the rows of their samples, and how a row becomes a sample."""
+"""Data sets that have labels, masks or boxes but no questions: their rows, and how a row becomes a sample."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
 from pydantic import Field
 
-from anomalyr1.data import questions
+from anomalyr1.data import mask_files, questions
 from anomalyr1.data.paths import PathDoor
 from anomalyr1.data.questions import Labels, Truth
-from anomalyr1.data.samples import Packer, Samples, require_some, require_unique
+from anomalyr1.data.samples import Samples, require_some, require_unique
 from anomalyr1.images import open_image
 from anomalyr1.types import Box, InputError, Record, Sample
 
+LabelledBox = tuple[float, float, float, float, str]
+"""x1, y1, x2, y2 and the label."""
 
-class Options(Record):
+
+class LoadOptions(Record):
     """What all data sets without questions of their own can be asked for."""
 
     split: str | None = None
@@ -31,7 +34,7 @@ class Options(Record):
     """Follow symbolic links that lead out of the folder."""
 
 
-class Row(TypedDict, total=False):
+class LabelledRow(TypedDict, total=False):
     """One sample as it is kept; paths are relative to the data set's root."""
 
     id: str
@@ -39,39 +42,46 @@ class Row(TypedDict, total=False):
     category: str
     anomalous: bool | None
     defects: list[str]
-    """Labels, each once."""
+    """Labels of its defects, each once."""
     references: list[str]
     mask: str
     size: tuple[int, int]
-    boxes: list[tuple[float, float, float, float, str]]
-    """xyxy and label, in pixels."""
-    shares: list[tuple[float, float, float, float, str]]
-    """xyxy and label, as shares of the image's width and height (YOLO)."""
+    """Width and height of the image in pixels."""
+    boxes: list[LabelledBox]
+    """Boxes in pixels."""
+    shares: list[LabelledBox]
+    """Boxes as shares of the image's width and height (YOLO)."""
     logical: bool
     description: str
 
 
-class _Known(NamedTuple):
+class _TrueBoxes(NamedTuple):
     boxes: tuple[Box, ...] | None
+    """In pixels; None = unknown."""
     size_wh: tuple[int, int] | None
+    """Of the frame of the boxes; None = unknown."""
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Builds the samples of one data set."""
+class SampleBuilder:
+    """Builds the samples of one data set from its rows."""
 
     dataset: str
     root: Path
     labels: Labels
     seed: int
-    boxes_given: bool
+    boxes_in_rows: bool
     """Whether the rows hold boxes in pixels."""
     verdict_only: bool = False
+    """Whether nothing but the verdict is asked."""
 
-    def __call__(self, row: Row, open_files: bool) -> Sample:
-        """The sample of a row; with `open_files` its mask is opened for the boxes. Raises `images.ImageError` when that fails."""
+    def __call__(self, row: LabelledRow, open_files: bool) -> Sample:
+        """The sample of a row; with `open_files` its mask is opened for the boxes.
+
+        Raises `images.ImageError` when that fails.
+        """
         defects = row.get("defects", [])
-        known = self._boxes(row, open_files)
+        true = self._true_boxes(row, open_files)
         sample = Sample(
             id=row["id"],
             image=self.root / row["image"],
@@ -82,107 +92,104 @@ class Labelled:
             anomalous=row["anomalous"],
             logical=row.get("logical", False),
             mask=self.root / row["mask"] if "mask" in row else None,
-            boxes=known.boxes,
+            boxes=true.boxes,
         )
-        truth = Truth(tuple(defects), known.size_wh, row.get("description", ""))
-        asked = questions.ask(sample, truth, self.labels, self.seed, located=self.boxes_given or open_files)
+        truth = Truth(tuple(defects), true.size_wh, row.get("description", ""))
+        located = self.boxes_in_rows or open_files
+        sample_questions = questions.ask(sample, truth, self.labels, self.seed, located=located)
         if self.verdict_only:
-            asked = tuple(question for question in asked if question.kind == "anomaly detection")
-        return sample.model_copy(update={"questions": asked})
+            sample_questions = tuple(
+                question for question in sample_questions if question.kind == "anomaly detection"
+            )
+        return sample.model_copy(update={"questions": sample_questions})
 
-    def _boxes(self, row: Row, open_files: bool) -> _Known:
+    def _true_boxes(self, row: LabelledRow, open_files: bool) -> _TrueBoxes:
         size_wh = row.get("size")
         if row["anomalous"] is False:
-            return _Known((), size_wh and (size_wh[0], size_wh[1]))
+            return _TrueBoxes((), size_wh)
         if row.get("boxes") and size_wh:
-            return _Known(_records(row["boxes"], (1, 1)), (size_wh[0], size_wh[1]))
+            return _TrueBoxes(_box_records(row["boxes"], (1, 1)), size_wh)
         if open_files and row.get("shares"):
             image_wh = open_image(self.root / row["image"]).size_wh
-            return _Known(_records(row["shares"], image_wh), image_wh)
+            return _TrueBoxes(_box_records(row["shares"], image_wh), image_wh)
         if open_files and "mask" in row:
-            from anomalyr1.data import mask_files as truth
-
             label = row["defects"][0] if len(row.get("defects", ())) == 1 else ""
-            found, mask_wh = truth.mask_boxes(self.root / row["mask"], label)
-            return _Known(found or None, mask_wh)  # an empty mask of an anomalous sample says nothing
-        return _Known(_records(row["boxes"], (1, 1)) if row.get("boxes") else None, None)
+            boxes, mask_wh = mask_files.mask_boxes(self.root / row["mask"], label)
+            return _TrueBoxes(boxes or None, mask_wh)  # an empty mask of an anomalous sample says nothing
+        return _TrueBoxes(_box_records(row["boxes"], (1, 1)) if row.get("boxes") else None, None)
 
 
-def _records(
-    rows: Sequence[tuple[float, float, float, float, str]], scale: tuple[int, int]
-) -> tuple[Box, ...]:
-    sx, sy = scale
+def _box_records(boxes: Sequence[LabelledBox], scale_wh: tuple[int, int]) -> tuple[Box, ...]:
+    w, h = scale_wh
     return tuple(
-        Box(x1=x1 * sx, y1=y1 * sy, x2=x2 * sx, y2=y2 * sy, label=label) for x1, y1, x2, y2, label in rows
+        Box(x1=x1 * w, y1=y1 * h, x2=x2 * w, y2=y2 * h, label=label) for x1, y1, x2, y2, label in boxes
     )
 
 
 @dataclass
 class Collector:
-    """Gathers the rows of a data set, its labels and what was found on the way."""
+    """Gathers the rows of a data set, its labels and what is noteworthy about it."""
 
     spec: str
     dataset: str
     root: Path
     source: Path
     """The manifest or the folder that errors name."""
-    options: Options
+    options: LoadOptions
     notes: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.door = PathDoor(self.root, self.source, links=self.options.links)
-        self._packer = Packer()
-        self._ids: list[str] = []
+        self._rows: list[LabelledRow] = []
+        # Dicts without values: each label once, in the order of the rows.
         self._defects: dict[str, dict[str, None]] = {}
         self._descriptions: dict[str, None] = {}
         self._splits: dict[str, None] = {}
-        self._boxes_given = self._marked = False
 
-    def add(self, row: Row, split: str = "") -> None:
-        """Keep a row, unless another split was asked for. Its paths must have gone through `door`."""
+    def add(self, row: LabelledRow, split: str = "") -> None:
+        """Keep a row, unless the options ask for another split. Its paths must have gone through `door`."""
         self._splits.setdefault(split)
         if self.options.split is not None and split != self.options.split:
             return
-        self._ids.append(row["id"])
-        known = self._defects.setdefault(row.get("category", ""), {})
+        defects = self._defects.setdefault(row.get("category", ""), {})
         if row["anomalous"]:
-            known.update(dict.fromkeys(row.get("defects", ())))
-            self._boxes_given |= bool(row.get("boxes"))
-            self._marked |= "mask" in row or "shares" in row
+            defects.update(dict.fromkeys(row.get("defects", ())))
         if row.get("description"):
             self._descriptions.setdefault(row["description"])
         self.notes["logical anomalies"] += bool(row.get("logical"))
-        self._packer.add(row)
+        self._rows.append(row)
 
-    def done(self, expected: str, *, unmarked_verdict_only: bool = False) -> Samples:
-        """The samples. `expected` says what the layout looks like, for the error when nothing was found.
+    def samples(self, expected: str, *, unmarked_verdict_only: bool = False) -> Samples:
+        """The samples of the rows.
 
-        `unmarked_verdict_only` asks for nothing but the verdict where no sample has a mask or boxes.
+        `unmarked_verdict_only` asks for the verdict alone where no row has a mask or boxes. Raises
+        `InputError` for a split that is not there, refused paths, no rows (`expected` says what the layout
+        looks like) and ids that come twice.
         """
-        wanted = self.options.split
-        if wanted is not None and wanted not in self._splits:
-            known = ", ".join(sorted(filter(None, self._splits)))
+        split = self.options.split
+        if split is not None and split not in self._splits:
+            known_splits = ", ".join(sorted(filter(None, self._splits)))
             raise InputError(
-                f"{str(self.source)!r} has no split {wanted!r}; {f'it has {known}' if known else 'it has no splits'}"
+                f"{str(self.source)!r} has no split {split!r}; "
+                + (f"it has {known_splits}" if known_splits else "it has no splits")
             )
         self.door.close()
-        rows = require_some(self._packer.done(), str(self.source), expected)
-        require_unique(self._ids, str(self.source))
-        build = Labelled(
+        require_some(self._rows, str(self.source), expected)
+        require_unique((row["id"] for row in self._rows), str(self.source))
+        anomalous = [row for row in self._rows if row["anomalous"]]
+        boxes_in_rows = any(row.get("boxes") for row in anomalous)
+        marked = boxes_in_rows or any("mask" in row or "shares" in row for row in anomalous)
+        build = SampleBuilder(
             dataset=self.dataset,
             root=self.root,
             labels=Labels(
                 tuple(filter(None, self._defects)),
-                _plain(self._defects),
+                {category: tuple(defects) for category, defects in self._defects.items()},
                 tuple(self._descriptions),
             ),
             seed=self.options.seed,
-            boxes_given=self._boxes_given,
-            verdict_only=unmarked_verdict_only and not (self._boxes_given or self._marked),
+            boxes_in_rows=boxes_in_rows,
+            verdict_only=unmarked_verdict_only and not marked,
         )
-        samples = Samples(self.spec, self.dataset, rows, build, self.notes)
+        samples = Samples(self.spec, self.dataset, self._rows, build, self.notes)
         return samples.with_boxes() if self.options.boxes else samples
-
-
-def _plain(defects: Mapping[str, dict[str, None]]) -> dict[str, tuple[str, ...]]:
-    return {category: tuple(labels) for category, labels in defects.items()}

@@ -1,57 +1,19 @@
-"""Which samples a spec names: a data set, a split of one, or drawn parts, which are drawn into a folder."""
+"""Which samples a spec names: a data set, one side of a split, or parts that are drawn into a folder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Literal, NamedTuple
 
-from anomalyr1 import data
-from anomalyr1.data import splits as fewshot
+from anomalyr1.data import splits
+from anomalyr1.data.loading import load
 from anomalyr1.data.samples import require_unique
-from anomalyr1.data.splits import Side
+from anomalyr1.data.splits import Manifest, Side
 from anomalyr1.types import InputError, Sample
 
-if TYPE_CHECKING:
-    from anomalyr1.data.splits import Manifest, Side
-
-
 SPLIT = "split:"
-"""A spec that names one side of a split which `anomalyr1 data split` wrote."""
-
-
-class Loaded(NamedTuple):
-    """Samples to evaluate on."""
-
-    samples: list[Sample]
-    notes: dict[str, int]
-    """What was found while loading, under its name."""
-    split: Manifest | None
-
-
-def load(spec: str, options: Mapping[str, object], folder: Path, side: Side = "test") -> Loaded:
-    """The samples of a spec with their boxes, or one side of a split (`split:FILE`); drawn parts are drawn into `folder`.
-
-    Raises `InputError` as `data.load` and `fewshot.select` do, and for options beside a split, which holds
-    its own.
-    """
-    from anomalyr1 import data
-
-    if not spec.startswith(SPLIT):
-        drawn = {"folder": folder} if spec.startswith("drawn") else {}
-        samples = data.load(spec, **(drawn | dict(options)))
-        # MMAD asks for no boxes, and may be evaluated from a file without its images and masks.
-        as_asked = "boxes" in options or spec.startswith("mmad:")
-        return Loaded(list(samples if as_asked else samples.with_boxes()), dict(samples.notes), None)
-    from anomalyr1.data import splits as fewshot
-
-    manifest = fewshot.read(spec.removeprefix(SPLIT))
-    source, own = manifest.source(side)
-    if both := sorted(set(own) & set(options)):
-        raise InputError(f"{spec!r} sets {', '.join(both)} itself; leave the option out")
-    whole = load(source, {**own, **options}, folder)
-    return Loaded(fewshot.select(manifest, whole.samples, side), whole.notes, manifest)
-
+"""Opens a spec that names one side of a split which `anomalyr1 data split` wrote."""
 
 LICENCES = {
     "mmad": "CC BY-NC-SA 4.0 (MMAD and the data sets in it): not for commercial use",
@@ -62,29 +24,60 @@ LICENCES = {
     "elpv": "CC BY-NC-SA 4.0: not for commercial use",
     "drawn": "drawn by this package, free of rights of others",
 }
-"""Of the data, by the scheme of its spec."""
+"""Licences of the data, by the scheme of its spec."""
+
+Boxes = Literal["always", "unless MMAD", "as asked"]
+"""When masks are opened for boxes.
+
+Always; or unless the options say how, or the data is MMAD, which asks for no boxes and may be there without
+its images and masks; or only where the options ask for it."""
 
 
-def load_samples(specs: Sequence[str], folder: Path, side: Side = "train") -> list[Sample]:
-    """The samples of the specs of a recipe, with boxes from their masks; `split:FILE` is one `side` of a split of `data split`.
+class LoadedSource(NamedTuple):
+    """The samples of a spec, and where they come from."""
 
-    Drawn parts are drawn into `folder`. Raises `InputError` as `data.load` does, and for ids that come twice.
+    samples: list[Sample]
+    notes: dict[str, int]
+    """What was found while loading, under its name."""
+    split: Manifest | None
+    """The split that the samples are one side of; None where the spec names none."""
+
+
+def load_source(
+    spec: str,
+    options: Mapping[str, object] | None = None,
+    folder: Path | None = None,
+    side: Side = "test",
+    boxes: Boxes = "unless MMAD",
+) -> LoadedSource:
+    """The samples of a data set, or one `side` of a split (`split:FILE`); parts are drawn into `folder`.
+
+    `boxes` says when masks are opened for boxes. Raises `InputError` as `loading.load` and `splits.select`
+    do, and for options that the split sets itself.
     """
-    found: list[Sample] = []
-    for spec in specs:
-        if spec.startswith("split:"):
-            found += _side_of(spec, folder, side)
-        else:
-            found += _load(spec, {}, folder)
-    require_unique((sample.id for sample in found), ", ".join(specs))
-    return found
+    loader_options = dict(options or {})
+    if spec.startswith(SPLIT):
+        manifest = splits.read(spec.removeprefix(SPLIT))
+        split_spec, split_options = manifest.source(side)
+        conflicts = sorted(split_options.keys() & loader_options.keys())
+        if conflicts:
+            raise InputError(f"{spec!r} sets {', '.join(conflicts)} itself; leave the option out")
+        source = load_source(split_spec, split_options | loader_options, folder, side, boxes)
+        return LoadedSource(splits.select(manifest, source.samples, side), source.notes, manifest)
+    scheme = spec.partition(":")[0]
+    if scheme == "drawn" and folder is not None:
+        loader_options.setdefault("folder", folder)
+    samples = load(spec, **loader_options)
+    if boxes == "always" or (boxes == "unless MMAD" and scheme != "mmad" and "boxes" not in loader_options):
+        samples = samples.with_boxes()
+    return LoadedSource(list(samples), dict(samples.notes), None)
 
 
-def _side_of(spec: str, folder: Path, side: Side) -> list[Sample]:
-    manifest = fewshot.read(spec.partition(":")[2])
-    return fewshot.select(manifest, _load(*manifest.source(side), folder), side)
+def load_sources(specs: Sequence[str], folder: Path, side: Side = "train") -> list[Sample]:
+    """The samples of several specs, all with boxes from their masks; parts are drawn into `folder`.
 
-
-def _load(spec: str, options: Mapping[str, str], folder: Path) -> list[Sample]:
-    own: dict[str, object] = {"folder": folder / "drawn"} if spec.startswith("drawn") else {}
-    return list(data.load(spec, **(own | dict(options))).with_boxes())
+    Raises `InputError` as `load_source` does, and for ids that come twice.
+    """
+    samples = [sample for spec in specs for sample in load_source(spec, None, folder, side, "always").samples]
+    require_unique((sample.id for sample in samples), ", ".join(specs))
+    return samples

@@ -1,7 +1,9 @@
-"""Reads tar headers (POSIX ustar and pax, GNU long names), forwards only; whatever is no regular file or folder is refused.
+"""Reads tar headers (POSIX ustar and pax, GNU long names), forwards only.
 
-Not read, but refused: links, devices, sparse files, global names and sizes, and the nameless format before
-POSIX.1-1988.
+Whatever is no regular file or folder is not read but refused: links, devices, sparse files, global names
+and sizes, and the nameless format before POSIX.1-1988. Python's `tarfile` is not used, because before the
+mended releases of 3.11 it can be made to write outside the target (CVE-2025-4517) and to loop for ever
+(CVE-2025-8194).
 """
 
 from __future__ import annotations
@@ -10,10 +12,11 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, NoReturn, Protocol
 
 BLOCK = 512
+"""Bytes of a header, and what content is filled up to a multiple of."""
 MAX_HEADER_BYTES = 64 << 10
-"""Of one long name or one list of pax records."""
+"""Most bytes of a long name or a list of pax records."""
 MAX_TRAILER_BYTES = 1 << 20
-"""Zeros behind the end; tar fills its last record with them."""
+"""Most zeros behind the end; tar fills its last record with them."""
 
 
 class TarMember(NamedTuple):
@@ -57,9 +60,10 @@ def tar_members(stream: Stream, refuse: Callable[[str, str], Exception]) -> Iter
             if header.kind == b"L":
                 long_name = _text(data.rstrip(b"\0"))
             else:
-                found = dict(_pax_records(data))
-                records |= found if header.kind == b"x" else {}
-                _check_records(header, found, refuse)
+                header_records = dict(_pax_records(data))
+                _check_records(header, header_records, refuse)
+                if header.kind == b"x":  # of the next member alone; b"g" is of all
+                    records |= header_records
             continue
         name = records.get("path") or long_name or header.name
         size = _decimal(records["size"]) if "size" in records else header.size
@@ -69,15 +73,15 @@ def tar_members(stream: Stream, refuse: Callable[[str, str], Exception]) -> Iter
             raise refuse(name, "is a folder with content")
         yield TarMember(name, size, header.kind == b"5")
         long_name, records = "", {}
-    rest = stream.upto(MAX_TRAILER_BYTES + 1)
-    if len(rest) > MAX_TRAILER_BYTES or rest.strip(b"\0"):
+    trailer = stream.upto(MAX_TRAILER_BYTES + 1)
+    if len(trailer) > MAX_TRAILER_BYTES or trailer.strip(b"\0"):
         raise refuse("(none)", "is followed by data behind the archive's end")
 
 
-def _check_records(header: _Header, found: dict[str, str], refuse: Callable[[str, str], Exception]) -> None:
-    if any(key.startswith("GNU.sparse") for key in found):
+def _check_records(header: _Header, records: dict[str, str], refuse: Callable[[str, str], Exception]) -> None:
+    if any(key.startswith("GNU.sparse") for key in records):
         raise refuse(header.name, "is a sparse file")
-    if header.kind == b"g" and found.keys() & {"path", "size", "linkpath"}:
+    if header.kind == b"g" and records.keys() & {"path", "size", "linkpath"}:
         raise refuse(header.name, "sets one name or size for all files")
 
 

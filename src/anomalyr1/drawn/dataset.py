@@ -1,9 +1,12 @@
-"""Drawn parts as a data set: a spec such as `drawn:dev?n=64&seed=3` becomes samples on disk."""
+"""Drawn parts as a data set: a spec such as `drawn:dev?n=64&seed=3` becomes samples on disk.
+
+samples = write("drawn:dev?n=64&seed=3", "parts", GROUNDING_TEXT)
+samples[0].image, samples[0].boxes, samples[0].questions
+"""
 
 from __future__ import annotations
 
-import os
-from collections import Counter
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,24 +14,23 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from anomalyr1.data.samples import Packer, Samples
-from anomalyr1.drawn import questions as drawn_questions
+from anomalyr1.data.samples import Samples
 from anomalyr1.drawn.defects import LOGICAL
 from anomalyr1.drawn.draw import draw, reference
+from anomalyr1.drawn.questions import questions
 from anomalyr1.drawn.record import Drawn
 from anomalyr1.drawn.words import SPLITS
+from anomalyr1.files import write_whole
 from anomalyr1.prompts import GROUNDING_TEXT
 from anomalyr1.types import InputError, Record, Sample
 
 _SEED_STRIDE = 1_000_000
 """Image seeds of a spec start at its seed times this, so specs with different seeds share no image."""
-
-
-MOST_SEED = 6_999
-
-
-MOST_DIGITS = 12
-"""Of a number in a spec."""
+_MAX_SEED = 6_999
+"""The largest seed of a spec: beyond lies what nano's own training drew."""
+_MAX_DIGITS = 12
+"""The most digits of a number in a spec."""
+_EXAMPLE = "write it as drawn:seen?n=64&seed=0"
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class DrawnSpec:
     """Which drawn images: `drawn:<split>?n=<count>&seed=<number>&references=<0 or 1>`."""
 
     split: str
-    """Of categories, or one category, with a hyphen for a blank."""
+    """A split of the categories, or one category with a hyphen for a blank."""
     n: int = 64
     seed: int = 0
     references: int = 1
@@ -47,59 +49,71 @@ class DrawnSpec:
         """What is drawn, in turn."""
         return SPLITS.get(self.split) or (self.split.replace("-", " "),)
 
+    @property
+    def seeds(self) -> range:
+        """The seeds of the images."""
+        start = self.seed * _SEED_STRIDE
+        return range(start, start + self.n)
+
 
 def parse_spec(spec: str) -> DrawnSpec:
     """Read a spec such as `drawn:dev?n=64&seed=3`. Raises `InputError` that names what is wrong."""
-    example = "write it as drawn:seen?n=64&seed=0"
-    scheme, colon, rest = spec.partition(":")
-    split, _, query = rest.partition("?")
+    scheme, colon, location = spec.partition(":")
+    split, _, query = location.partition("?")
     if scheme != "drawn" or not colon:
-        raise InputError(f"{spec!r} is not a spec of drawn parts; {example}")
-    categories = [name.replace(" ", "-") for some in SPLITS.values() for name in some]
+        raise InputError(f"{spec!r} is not a spec of drawn parts; {_EXAMPLE}")
+    categories = [name.replace(" ", "-") for names in SPLITS.values() for name in names]
     if split not in (*SPLITS, *categories):
         raise InputError(
-            f"{spec!r} names the split {split!r}; choose one of {', '.join(SPLITS)}, or a category: {', '.join(categories)}"
+            f"{spec!r} names the split {split!r}; choose one of {', '.join(SPLITS)}, "
+            f"or a category: {', '.join(categories)}"
         )
-    values: dict[str, int] = {}
+    parsed = DrawnSpec(split, **_parse_numbers(spec, query))
+    if not 1 <= parsed.n <= _SEED_STRIDE:
+        raise InputError(f"{spec!r} asks for {parsed.n} images; n is 1 to {_SEED_STRIDE}")
+    if parsed.seed > _MAX_SEED:
+        raise InputError(
+            f"{spec!r} has the seed {parsed.seed}; at most {_MAX_SEED}, "
+            "for nano's own training drew what lies beyond"
+        )
+    if parsed.references > 1:
+        raise InputError(f"{spec!r} asks for {parsed.references} references; it is 0 or 1")
+    return parsed
+
+
+def _parse_numbers(spec: str, query: str) -> dict[str, int]:
+    """The numbers behind the question mark of a spec, by key."""
+    numbers: dict[str, int] = {}
     for pair in query.split("&") if query else []:
         key, _, text = pair.partition("=")
         if not pair:
-            raise InputError(f"{spec!r} has nothing beside an &; {example}")
+            raise InputError(f"{spec!r} has nothing beside an &; {_EXAMPLE}")
         if key not in ("n", "seed", "references"):
             raise InputError(
-                f"{spec!r} has the unknown key {key!r}, known are n, seed and references; {example}"
+                f"{spec!r} has the unknown key {key!r}, known are n, seed and references; {_EXAMPLE}"
             )
-        if key in values:
-            raise InputError(f"{spec!r} gives {key} twice; {example}")
-        if not (text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS):
+        if key in numbers:
+            raise InputError(f"{spec!r} gives {key} twice; {_EXAMPLE}")
+        if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
             raise InputError(
-                f"{spec!r} needs a whole number of at most {MOST_DIGITS} digits for {key}, got {text!r}; {example}"
+                f"{spec!r} needs a whole number of at most {_MAX_DIGITS} digits for {key}, "
+                f"got {text!r}; {_EXAMPLE}"
             )
-        values[key] = int(text)
-    result = DrawnSpec(split, **values)
-    if not 1 <= result.n <= _SEED_STRIDE:
-        raise InputError(f"{spec!r} asks for {result.n} images; n is 1 to {_SEED_STRIDE}")
-    if result.seed > MOST_SEED:
-        raise InputError(
-            f"{spec!r} has the seed {result.seed}; at most {MOST_SEED}, for nano's own training drew what lies beyond"
-        )
-    if result.references > 1:
-        raise InputError(f"{spec!r} asks for {result.references} references; it is 0 or 1")
-    return result
+        numbers[key] = int(text)
+    return numbers
 
 
-def drawn(spec: str | DrawnSpec) -> Iterator[Drawn]:
-    """The images of a spec in order: its categories in turn, 55 % defective."""
+def draw_spec(spec: str | DrawnSpec) -> Iterator[Drawn]:
+    """The images of a spec: its categories in turn, 55 % defective. Raises `InputError` for a bad spec."""
     spec = parse_spec(spec) if isinstance(spec, str) else spec
-    categories = spec.categories
-    for i in range(spec.n):
-        yield draw(spec.seed * _SEED_STRIDE + i, categories[i % len(categories)])
+    for i, seed in enumerate(spec.seeds):
+        yield draw(seed, spec.categories[i % len(spec.categories)])
 
 
 def sample_ids(spec: str | DrawnSpec) -> list[str]:
-    """The ids that `write` gives the samples of a spec; nothing is drawn."""
+    """The ids that `write` gives the samples of a spec. Raises `InputError` for a bad spec."""
     spec = parse_spec(spec) if isinstance(spec, str) else spec
-    return [_sample_id(spec.split, spec.seed * _SEED_STRIDE + i) for i in range(spec.n)]
+    return [_sample_id(spec.split, seed) for seed in spec.seeds]
 
 
 def _sample_id(split: str, seed: int) -> str:
@@ -107,43 +121,48 @@ def _sample_id(split: str, seed: int) -> str:
 
 
 def write(spec: str | DrawnSpec, folder: str | Path, grounding_text: str) -> list[Sample]:
-    """Write the images of a spec, masks (1 bit, defective parts only) and one reference image each as PNG; samples with questions.
+    """Draw a spec into a folder: images, masks (1 bit, defective parts only) and a reference each, as PNG.
 
-    `grounding_text` asks for the boxes, e.g. `prompts.GROUNDING_TEXT`. The folder is made if need be; a file
-    is complete or absent. Ids depend on the spec's split and seed alone, so a larger n adds samples.
+    Returns samples with questions; `grounding_text` asks for the boxes, e.g. `prompts.GROUNDING_TEXT`. A file
+    is complete or absent. Ids depend on the spec's split and seed alone, so a larger n adds samples. Raises
+    `InputError` for a bad spec, and `SetupError` when the disk refuses.
     """
-    root = Path(folder)
-    for name in ("images", "masks", "references"):
-        (root / name).mkdir(parents=True, exist_ok=True)
     spec = parse_spec(spec) if isinstance(spec, str) else spec
-    return [_written(one, spec, root, grounding_text) for one in drawn(spec)]
+    return [_write_sample(drawing, spec, Path(folder), grounding_text) for drawing in draw_spec(spec)]
 
 
-def _written(one: Drawn, spec: DrawnSpec, root: Path, grounding_text: str) -> Sample:
-    sample_id = _sample_id(spec.split, one.seed)
-    name = sample_id.rpartition("/")[2]
-    image, mask, good = (root / part / f"{name}.png" for part in ("images", "masks", "references"))
-    _store(PIL.Image.fromarray(one.image), image)
+def _write_sample(drawing: Drawn, spec: DrawnSpec, folder: Path, grounding_text: str) -> Sample:
+    sample_id = _sample_id(spec.split, drawing.seed)
+    name = f"{sample_id.rpartition('/')[2]}.png"
+    image, mask, good = folder / "images" / name, folder / "masks" / name, folder / "references" / name
+    _write_png(image, drawing.image)
     if spec.references:
-        _store(PIL.Image.fromarray(reference(one)), good)
-    if one.defect is not None:
-        _store(PIL.Image.fromarray(one.mask), mask)
-    asked = drawn_questions.questions(one, np.random.default_rng([one.seed, 9]), grounding_text, sample_id)
+        _write_png(good, reference(drawing))
+    is_defective = drawing.defect is not None
+    if is_defective:
+        _write_png(mask, drawing.mask)
+    rng = np.random.default_rng([drawing.seed, 9])
     return Sample(
-        id=sample_id, image=image, references=(good,) * spec.references, knowledge=one.knowledge, dataset="drawn", category=one.category,
-        defect=one.defect, anomalous=one.defect is not None, logical=one.defect in LOGICAL, boxes=one.boxes, questions=asked,
-        mask=mask if one.defect is not None else None,
-    )  # fmt: skip
+        id=sample_id,
+        image=image,
+        references=(good,) * spec.references,
+        knowledge=drawing.knowledge,
+        dataset="drawn",
+        category=drawing.category,
+        defect=drawing.defect,
+        anomalous=is_defective,
+        logical=drawing.defect in LOGICAL,
+        mask=mask if is_defective else None,
+        boxes=drawing.boxes,
+        questions=questions(drawing, rng, grounding_text, sample_id),
+    )
 
 
-def _store(image: PIL.Image.Image, path: Path) -> None:
-    """Write a PNG under a temporary name, then rename it."""
-    waiting = path.with_suffix(".tmp")
-    with waiting.open("wb") as file:
-        image.save(file, format="PNG")
-        file.flush()
-        os.fsync(file.fileno())
-    waiting.replace(path)
+def _write_png(path: Path, pixels: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 as RGB, or (H, W) bool as one bit a pixel."""
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(buffer, format="PNG")
+    write_whole(path, buffer.getvalue())
 
 
 class DrawnOptions(Record):
@@ -154,15 +173,15 @@ class DrawnOptions(Record):
 
 
 def load(spec: str, path: Path, options: DrawnOptions) -> Samples:
-    """Drawn parts: they are drawn and written now, with masks and reference images, into `folder`."""
+    """Drawn parts: they are drawn and written now, with masks and reference images, into `options.folder`.
+
+    Raises `InputError` for a bad spec, or without a folder.
+    """
     parsed = parse_spec(spec)
     if options.folder is None:
         raise InputError(f"{spec!r} needs a folder to write the images to: load({spec!r}, folder=...)")
-    packer = Packer()
-    for sample in write(parsed, options.folder, GROUNDING_TEXT):
-        packer.add_text(sample.to_json())
-    return Samples(spec, "drawn", packer.done(), _as_written, Counter())
+    return Samples(spec, "drawn", write(parsed, options.folder, GROUNDING_TEXT), _as_written, {})
 
 
-def _as_written(row: dict[str, object], open_files: bool) -> Sample:
-    return Sample.model_validate(row)
+def _as_written(sample: Sample, open_files: bool) -> Sample:
+    return sample

@@ -1,4 +1,4 @@
-"""How physical defects are drawn: each changes a scene's colour, height and gloss in one place and says what it looks like.
+"""How physical defects are drawn: each changes a scene in one place and says what it looks like.
 
 A drawing function takes the scene (changed in place), a random generator, the place (cx, cy), the scale of
 details `s` and a strength of about 1, and returns its cover, (H, W) in 0..1, and a description. Sizes keep a
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from anomalyr1.drawn.scene import Floats, Scene, pick, rgb
+from anomalyr1.drawn.scene import Colour, Floats, Scene, pick, rgb
 
 Points = NDArray[np.float64]
 
@@ -26,6 +26,7 @@ TINTS = {
     "bluish": (-0.26, -0.08, 0.34),
     "yellowish": (0.26, 0.18, -0.34),
 }
+"""What a discoloration adds to the colour."""
 STAINS = {
     "brown": rgb(98, 62, 34),
     "dark": rgb(34, 34, 37),
@@ -33,13 +34,10 @@ STAINS = {
     "pale": rgb(214, 206, 186),
 }
 SPECKS = {
-    "red": rgb(205, 40, 45),
-    "green": rgb(40, 165, 70),
-    "blue": rgb(50, 85, 215),
-    "yellow": rgb(240, 215, 60),
-    "white": rgb(245, 245, 245),
-    "black": rgb(20, 20, 22),
-}
+    "red": rgb(205, 40, 45), "green": rgb(40, 165, 70), "blue": rgb(50, 85, 215),
+    "yellow": rgb(240, 215, 60), "white": rgb(245, 245, 245), "black": rgb(20, 20, 22),
+}  # fmt: skip
+SHORT_LONG, SMALL_LARGE = ("short", "long"), ("small", "large")
 LOUD = 0.22
 """Least distance of a new colour from the old one, per channel at best; closer colours are not chosen."""
 
@@ -48,62 +46,49 @@ def scratch(
     scene: Scene, rng: Generator, at: tuple[float, float], s: float, strength: float
 ) -> tuple[Floats, str]:
     """A thin, gently bent line."""
-    length, long = _graded(rng, (30, 48), (70, 125), s)
+    length, length_word = _graded(rng, (30, 48), (70, 125), s, SHORT_LONG)
     bend, way = rng.uniform(-0.5, 0.5), rng.uniform(0, 2 * np.pi)
     t = np.linspace(-0.5, 0.5, 14)
     turn = way + bend * t
-    cover = _line(
-        scene, at[0] + length * t * np.cos(turn), at[1] + length * t * np.sin(turn), rng.uniform(1.3, 2.6) * s
-    )
-    bright = _tone(scene, at) < 0.6 if rng.random() < 0.6 else _tone(scene, at) < 0.3
-    tone = (
-        min(0.97, _tone(scene, at) + rng.uniform(0.35, 0.6) * strength)
-        if bright
-        else max(0.03, _tone(scene, at) - rng.uniform(0.3, 0.5) * strength)
-    )
-    scene.lay(np.minimum(cover * 0.95, 1), (tone, tone, tone), raised=-1.2 * s, gloss=0.3 if bright else 0.0)
-    return cover, f"{'long' if long else 'short'} {'bright' if bright else 'dark'} scratch"
+    xs, ys = at[0] + length * t * np.cos(turn), at[1] + length * t * np.sin(turn)
+    cover = _line(scene, xs, ys, rng.uniform(1.3, 2.6) * s)
+    ground = _tone(scene, at)
+    is_bright = ground < (0.6 if rng.random() < 0.6 else 0.3)
+    if is_bright:
+        tone = min(0.97, ground + rng.uniform(0.35, 0.6) * strength)
+    else:
+        tone = max(0.03, ground - rng.uniform(0.3, 0.5) * strength)
+    gloss = 0.3 if is_bright else 0.0
+    scene.lay(np.minimum(cover * 0.95, 1), (tone, tone, tone), raised=-1.2 * s, gloss=gloss)
+    return cover, f"{length_word} {'bright' if is_bright else 'dark'} scratch"
 
 
 def crack(
     scene: Scene, rng: Generator, at: tuple[float, float], s: float, strength: float
 ) -> tuple[Floats, str]:
     """A jagged dark line, sometimes branched."""
-    length, long = _graded(rng, (30, 46), (68, 120), s)
-    way, branched = rng.uniform(0, 2 * np.pi), bool(rng.random() < 0.5)
+    length, length_word = _graded(rng, (30, 46), (68, 120), s, SHORT_LONG)
+    way, is_branched = rng.uniform(0, 2 * np.pi), bool(rng.random() < 0.5)
     wide = rng.uniform(1.4, 2.3) * s
-    xs, ys, ways = _walk(
-        rng, at[0] - length / 2 * np.cos(way), at[1] - length / 2 * np.sin(way), way, length, s
-    )
+    x, y = at[0] - length / 2 * np.cos(way), at[1] - length / 2 * np.sin(way)
+    xs, ys, ways = _walk(rng, x, y, way, length, s)
     cover = _line(scene, xs, ys, wide)
-    if branched:
-        for k in (len(xs) // 3, len(xs) * 2 // 3):
-            turn = ways[k] + rng.choice([-1, 1]) * rng.uniform(0.6, 1.1)
-            cover = np.maximum(
-                cover,
-                _line(
-                    scene,
-                    *_walk(rng, xs[k], ys[k], turn, length * rng.uniform(0.25, 0.4), s)[:2],
-                    wide * 0.75,
-                ),
-            )
-    dark = 0.05 if _tone(scene, at) > 0.16 else 0.55
-    scene.lay(
-        cover * np.float32(min(1.0, 0.85 + 0.15 * strength)), (dark, dark, dark), raised=-2.0 * s, gloss=0.0
-    )
-    return cover, f"{'long' if long else 'short'} {'branched' if branched else 'jagged'} crack"
+    for k in (len(xs) // 3, len(xs) * 2 // 3) if is_branched else ():
+        turn = ways[k] + rng.choice([-1, 1]) * rng.uniform(0.6, 1.1)
+        branch_xs, branch_ys, _ = _walk(rng, xs[k], ys[k], turn, length * rng.uniform(0.25, 0.4), s)
+        cover = np.maximum(cover, _line(scene, branch_xs, branch_ys, wide * 0.75))
+    tone = 0.05 if _tone(scene, at) > 0.16 else 0.55
+    opacity = np.float32(min(1.0, 0.85 + 0.15 * strength))
+    scene.lay(cover * opacity, (tone, tone, tone), raised=-2.0 * s, gloss=0.0)
+    return cover, f"{length_word} {'branched' if is_branched else 'jagged'} crack"
 
 
 def stain(
     scene: Scene, rng: Generator, at: tuple[float, float], s: float, strength: float
 ) -> tuple[Floats, str]:
     """A spilled spot with a darker rim."""
-    size, large = _graded(rng, (9, 14), (22, 36), s)
-    here = scene.albedo[int(at[1]), int(at[0])]
-    names = [
-        name for name, colour in STAINS.items() if float(np.abs(here - np.array(colour)).max()) > LOUD * 1.3
-    ]
-    name = pick(rng, *names)
+    size, size_word = _graded(rng, (9, 14), (22, 36), s, SMALL_LARGE)
+    name = pick(rng, *_loud_colours(scene, at, STAINS, LOUD * 1.3))
     d = _blob(scene, rng, at, size, rng.uniform(0.6, 1.0), 0.3)
     cover = np.clip((1.1 - d) * 5, 0, 1)
     rim = np.exp(-(((d - 0.92) / 0.10) ** 2)) * cover
@@ -112,162 +97,151 @@ def stain(
     scene.lay(cover * depth, np.array(STAINS[name], np.float32) * grain[..., None])
     scene.albedo *= 1 - (0.18 * rim)[..., None]
     scene.lay(cover, gloss=float(rng.choice([0.05, 0.45])))
-    return cover, f"{'large' if large else 'small'} {name} stain"
+    return cover, f"{size_word} {name} stain"
 
 
 def hole(
     scene: Scene, rng: Generator, at: tuple[float, float], s: float, strength: float
 ) -> tuple[Floats, str]:
     """A hole, round or ragged, with a rim and a dark ground."""
-    size, large = _graded(rng, (6, 9), (14, 22), s)
-    ragged = bool(rng.random() < 0.5)
-    d = _blob(scene, rng, at, size, rng.uniform(0.85, 1.0), 0.34 if ragged else 0.04)
+    size, size_word = _graded(rng, (6, 9), (14, 22), s, SMALL_LARGE)
+    is_ragged = bool(rng.random() < 0.5)
+    d = _blob(scene, rng, at, size, rng.uniform(0.85, 1.0), 0.34 if is_ragged else 0.04)
     soft = max(1.0, size)
     cover = np.clip((1 - d) * soft + 0.5, 0, 1)
+    rim = np.exp(-(((d - 1.15) / 0.16) ** 2))
+    scene.height += np.float32(1.6 * s) * rim - np.float32(5 * s * strength) * cover
     ground = 0.025 if _tone(scene, at) > 0.16 else 0.6
-    scene.height += (
-        np.float32(1.6 * s) * np.exp(-(((d - 1.15) / 0.16) ** 2)) - np.float32(5 * s * strength) * cover
-    )
     scene.lay(cover, (ground, ground, ground * 1.05), gloss=0.0)
-    return np.clip(
-        (1.18 - d) * soft, 0, 1
-    ), f"{'large' if large else 'small'} {'ragged' if ragged else 'round'} hole"
+    description = f"{size_word} {'ragged' if is_ragged else 'round'} hole"
+    return np.clip((1.18 - d) * soft, 0, 1), description
 
 
 def dent(
     scene: Scene, rng: Generator, at: tuple[float, float], s: float, strength: float
 ) -> tuple[Floats, str]:
     """A dimple without a change of colour: only light tells."""
-    size, large = _graded(rng, (8, 12), (19, 30), s)
-    long = bool(rng.random() < 0.4)
-    d = _blob(scene, rng, at, size, 0.5 if long else 1.0, 0.08)
+    size, size_word = _graded(rng, (8, 12), (19, 30), s, SMALL_LARGE)
+    is_long = bool(rng.random() < 0.4)
+    d = _blob(scene, rng, at, size, 0.5 if is_long else 1.0, 0.08)
     bowl = np.exp(-((d / 0.62) ** 4))
     scene.height -= np.float32(size * 0.42 * strength) * bowl * rng.choice([1.0, 1.0, -1.0])
     scene.albedo *= (1 - 0.10 * bowl)[..., None]
-    return np.clip(
-        (1 - d) * 6, 0, 1
-    ), f"{'large' if large else 'small'} {'elongated' if long else 'round'} dent"
+    description = f"{size_word} {'elongated' if is_long else 'round'} dent"
+    return np.clip((1 - d) * 6, 0, 1), description
 
 
 def contamination(
     scene: Scene, rng: Generator, at: tuple[float, float], s: float, strength: float
 ) -> tuple[Floats, str]:
     """Foreign specks in a cluster, or a fibre."""
-    here = scene.albedo[int(at[1]), int(at[0])]
-    names = [
-        name for name, colour in SPECKS.items() if float(np.abs(here - np.array(colour)).max()) > LOUD * 1.6
-    ]
-    name = pick(rng, *names)
-    if rng.random() < 0.4:
-        t = np.linspace(-0.5, 0.5, 16)
-        way, length, curl = (
-            rng.uniform(0, 2 * np.pi),
-            rng.uniform(38, 80) * s,
-            rng.uniform(3.5, 8) * rng.choice([-1, 1]),
-        )
-        turn = way + curl * t**2 * np.sign(t + 0.2)
-        step = length / 15
-        cover = _line(
-            scene,
-            at[0] + step * np.cumsum(np.cos(turn)) - 8 * step * np.cos(way),
-            at[1] + step * np.cumsum(np.sin(turn)) - 8 * step * np.sin(way),
-            2.0 * s,
-        )
-        text = f"{name} fibre"
-    else:
-        canvas = np.zeros(scene.height.shape, np.uint8)
-        spread = rng.uniform(5, 15) * s
-        for x, y, r in zip(
-            *np.clip(rng.normal(0, spread, (2, 30)), -1.6 * spread, 1.6 * spread),
-            rng.uniform(1.2, 3.4, 30),
-            strict=True,
-        ):
-            cv2.circle(
-                canvas,
-                (round((at[0] + x) * 16), round((at[1] + y) * 16)),
-                round(r * s * 16),
-                255,
-                -1,
-                cv2.LINE_AA,
-                4,
-            )
-        cover = canvas.astype(np.float32) / np.float32(255)
-        text = f"{name} particles"
-    scene.lay(
-        cover,
-        SPECKS[name],
-        raised=cv2.GaussianBlur(cover, (0, 0), 1.0) * np.float32(1.5 * s * strength),
-        gloss=0.2,
-    )
-    return cover, text
+    name = pick(rng, *_loud_colours(scene, at, SPECKS, LOUD * 1.6))
+    is_fibre = rng.random() < 0.4
+    cover = _fibre(scene, rng, at, s) if is_fibre else _particles(scene, rng, at, s)
+    rise = cv2.GaussianBlur(cover, (0, 0), 1.0) * np.float32(1.5 * s * strength)
+    scene.lay(cover, SPECKS[name], raised=rise, gloss=0.2)
+    return cover, f"{name} {'fibre' if is_fibre else 'particles'}"
+
+
+def _fibre(scene: Scene, rng: Generator, at: tuple[float, float], s: float) -> Floats:
+    """Cover (H, W) of a curled thread."""
+    t = np.linspace(-0.5, 0.5, 16)
+    way, length = rng.uniform(0, 2 * np.pi), rng.uniform(38, 80) * s
+    curl = rng.uniform(3.5, 8) * rng.choice([-1, 1])
+    turn = way + curl * t**2 * np.sign(t + 0.2)
+    step = length / 15
+    xs = at[0] + step * np.cumsum(np.cos(turn)) - 8 * step * np.cos(way)
+    ys = at[1] + step * np.cumsum(np.sin(turn)) - 8 * step * np.sin(way)
+    return _line(scene, xs, ys, 2.0 * s)
+
+
+def _particles(scene: Scene, rng: Generator, at: tuple[float, float], s: float) -> Floats:
+    """Cover (H, W) of 30 specks around a place."""
+    canvas = np.zeros(scene.height.shape, np.uint8)
+    spread = rng.uniform(5, 15) * s
+    dx_dy = np.clip(rng.normal(0, spread, (2, 30)), -1.6 * spread, 1.6 * spread)
+    for dx, dy, radius in zip(*dx_dy, rng.uniform(1.2, 3.4, 30), strict=True):
+        centre_xy = round((at[0] + dx) * 16), round((at[1] + dy) * 16)
+        cv2.circle(canvas, centre_xy, round(radius * s * 16), 255, -1, cv2.LINE_AA, 4)
+    return canvas.astype(np.float32) / np.float32(255)
 
 
 def discoloration(
     scene: Scene, rng: Generator, at: tuple[float, float], s: float, strength: float
 ) -> tuple[Floats, str]:
     """A soft patch of another hue."""
-    size, large = _graded(rng, (13, 18), (28, 44), s)
+    size, size_word = _graded(rng, (13, 18), (28, 44), s, SMALL_LARGE)
+    # 1. A tint that changes this colour, and not in the direction of what it is already.
     here = np.array(scene.albedo[int(at[1]), int(at[0])])
-    power = 0.8 * strength
     bright = max(0.3, float(here.mean()) ** 0.5)
-    moved = {
+    change = {
         name: float(np.abs(np.clip(here + bright * np.array(tint), 0, 1) - here).max())
         for name, tint in TINTS.items()
     }
     chroma = here - here.mean()
     names = [
         name
-        for name, change in moved.items()
-        if change > 0.4 * max(moved.values()) and float(chroma @ np.array(TINTS[name])) < 0.02
+        for name, tint in TINTS.items()
+        if change[name] > 0.4 * max(change.values()) and float(chroma @ np.array(tint)) < 0.02
     ]
     name = pick(rng, *names)
+    # 2. The patch.
     d = _blob(scene, rng, at, size, rng.uniform(0.65, 1.0), 0.18)
     cover = np.clip((1.15 - d) * 3, 0, 1)
-    scene.albedo += (cover * np.float32(power * bright))[..., None] * np.array(TINTS[name], np.float32)
+    power = np.float32(0.8 * strength * bright)
+    scene.albedo += (cover * power)[..., None] * np.array(TINTS[name], np.float32)
     np.clip(scene.albedo, 0.01, 1.0, out=scene.albedo)
-    return cover, f"{'large' if large else 'small'} {name} discoloration"
+    return cover, f"{size_word} {name} discoloration"
 
 
 def wear(
     scene: Scene, rng: Generator, at: tuple[float, float], s: float, strength: float
 ) -> tuple[Floats, str]:
     """A rubbed patch: frayed edge, paler or darker, with scuffs in one direction."""
-    size, large = _graded(rng, (14, 19), (29, 44), s)
+    size, size_word = _graded(rng, (14, 19), (29, 44), s, SMALL_LARGE)
     h, w = scene.height.shape
-    scuffed = bool(rng.random() < 0.5)
+    is_scuffed = bool(rng.random() < 0.5)
     d = _blob(scene, rng, at, size, rng.uniform(0.6, 0.9), 0.2)
-    speck = cv2.resize(
-        rng.standard_normal((h // 3, w // 3), dtype=np.float32), (w, h), interpolation=cv2.INTER_LINEAR
-    )
+    grid = rng.standard_normal((h // 3, w // 3), dtype=np.float32)
+    speck = cv2.resize(grid, (w, h), interpolation=cv2.INTER_LINEAR)
     cover = np.clip((1.05 - d + 0.14 * speck) * 4, 0, 1)
     tone = _tone(scene, at)
     target = min(0.95, tone + 0.32 * strength) if tone < 0.55 else max(0.05, tone - 0.30 * strength)
     paint = cover * 0.6
-    if scuffed:
+    if is_scuffed:
         way = rng.uniform(0, np.pi)
         yy, xx = np.mgrid[0:h, 0:w].astype(np.float32)
         lines = np.sin((xx * np.sin(way) - yy * np.cos(way)) * np.float32(1.5 / s) + 1.2 * speck)
         paint = cover * np.clip(0.45 + 0.4 * lines, 0, 1)
     scene.lay(paint, (target, target, target))
     scene.height += (cv2.GaussianBlur(scene.height, (0, 0), 2.5) - scene.height) * cover * 0.8
-    return np.clip(
-        (1.12 - d) * 6, 0, 1
-    ), f"{'large' if large else 'small'} {'scuffed' if scuffed else 'frayed'} worn patch"
+    description = f"{size_word} {'scuffed' if is_scuffed else 'frayed'} worn patch"
+    return np.clip((1.12 - d) * 6, 0, 1), description
 
 
 PHYSICAL: dict[str, Drawing] = {
     "scratch": scratch, "crack": crack, "stain": stain, "hole": hole, "dent": dent,
     "contamination": contamination, "discoloration": discoloration, "wear": wear,
 }  # fmt: skip
+"""Kinds that change one place of a part."""
 LOGICAL = ("missing part", "extra part", "misplaced part", "wrong count")
+"""Kinds that only the design tells: the painter draws another part."""
 
 
 def _graded(
-    rng: Generator, low: tuple[float, float], high: tuple[float, float], s: float
-) -> tuple[float, bool]:
-    """A length from one of two ranges (at scale 1), and whether it is the upper one."""
+    rng: Generator, low: tuple[float, float], high: tuple[float, float], s: float, words: tuple[str, str]
+) -> tuple[float, str]:
+    """A length from one of two ranges (at scale 1), and the word for that range."""
     upper = bool(rng.random() < 0.5)
-    return float(rng.uniform(*(high if upper else low))) * s, upper
+    return float(rng.uniform(*(high if upper else low))) * s, words[upper]
+
+
+def _loud_colours(
+    scene: Scene, at: tuple[float, float], colours: dict[str, Colour], least: float
+) -> list[str]:
+    """Names of colours that are farther than `least` from the surface's, in the channel that tells best."""
+    here = scene.albedo[int(at[1]), int(at[0])]
+    return [name for name, colour in colours.items() if float(np.abs(here - np.array(colour)).max()) > least]
 
 
 def _tone(scene: Scene, at: tuple[float, float]) -> float:
@@ -277,25 +251,17 @@ def _tone(scene: Scene, at: tuple[float, float]) -> float:
 
 
 def _line(scene: Scene, xs: Points, ys: Points, wide: float) -> Floats:
-    """Cover of a polyline `wide` pixels wide and thinner to its ends, anti-aliased by drawing it at double size."""
+    """Cover (H, W) of a polyline `wide` pixels wide and thinner to its ends, drawn at double size."""
     h, w = scene.height.shape
     canvas = np.zeros((2 * h, 2 * w), np.uint8)
-    points = np.round(np.stack([xs, ys], 1) * 32).astype(np.int32)
+    points = np.round(np.stack([xs, ys], 1) * 32).astype(np.int32).tolist()
     n = len(points) - 1
     for k in range(n):
         taper = min(1.0, 0.45 + 3 * min(k + 0.5, n - k - 0.5) / n)
-        cv2.line(
-            canvas,
-            points[k].tolist(),
-            points[k + 1].tolist(),
-            255,
-            max(2, round(2 * wide * taper)),
-            cv2.LINE_AA,
-            4,
-        )
-    return np.asarray(
-        cv2.resize(canvas, (w, h), interpolation=cv2.INTER_AREA), dtype=np.float32
-    ) / np.float32(255)
+        thickness = max(2, round(2 * wide * taper))
+        cv2.line(canvas, points[k], points[k + 1], 255, thickness, cv2.LINE_AA, 4)
+    cover = np.asarray(cv2.resize(canvas, (w, h), interpolation=cv2.INTER_AREA), dtype=np.float32)
+    return cover / np.float32(255)
 
 
 def _walk(
@@ -305,10 +271,8 @@ def _walk(
     n = max(4, int(length / (6 * s)))
     ways = way + np.cumsum(rng.uniform(-0.75, 0.75, n)) * 0.6 + rng.uniform(-0.5, 0.5, n)
     step = length / n
-    xs, ys = (
-        x + np.concatenate([[0], np.cumsum(np.cos(ways))]) * step,
-        y + np.concatenate([[0], np.cumsum(np.sin(ways))]) * step,
-    )
+    xs = x + np.concatenate([[0], np.cumsum(np.cos(ways))]) * step
+    ys = y + np.concatenate([[0], np.cumsum(np.sin(ways))]) * step
     return xs, ys, np.append(ways, ways[-1])
 
 

@@ -20,7 +20,7 @@ class Facts:
     colour: str
     shape: str
     count: tuple[str, int] | None = None
-    """Name (plural) and number of what can be counted; None = nothing."""
+    """Name (in the plural) and number of what can be counted; None = nothing."""
     layout: str = ""
     """Sentences that say what decides a logical defect; empty where nothing does."""
 
@@ -30,15 +30,19 @@ class Drawn:
     """One drawn image and all that is true of it."""
 
     image: Image
-    """(H, W, 3)."""
+    """(H, W, 3), RGB."""
     mask: NDArray[np.bool_]
-    """(H, W)."""
+    """(H, W), where the defect is."""
     boxes: tuple[Box, ...]
-    """Largest first, labelled with the defect; () when good."""
+    """Boxes of the mask's parts, the largest first, labelled with the defect; () when good."""
     category: str
     defect: str | None
+    """Kind of defect; None = good."""
     description: str
+    """What the defect looks like, e.g. "long bright scratch"; empty when good."""
     place: str | None
+    """One of `types.PLACES`, where the largest box is; None when good."""
     knowledge: str
+    """What is known about the class, in sentences."""
     seed: int
     facts: Facts

@@ -1,4 +1,4 @@
-"""How a drawn part is made: a scene of colour, height and gloss that is lit once, seen through a camera, and stamped with shapes.
+"""What a part is drawn with: a scene of colour, height and gloss, and outlines that are stamped on it.
 
 Lengths are pixels, colours RGB in 0..1, arrays float32 of shape (H, W) or (H, W, 3). Four random streams keep
 apart what must vary apart: the design (shared with reference images), the pose, the grain of the material,
@@ -7,6 +7,7 @@ and the edit of a logical defect.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -18,8 +19,16 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Colour = tuple[float, float, float]
-Shape = Callable[[Floats, Floats], Floats]
-"""Signed distance in pixels (negative inside) at local coordinates x, y."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The outline of an element about its own middle."""
+
+    distance: Callable[[Floats, Floats], Floats]
+    """Local coordinates x and y, both (H, W) -> signed distance (H, W) in pixels, negative inside."""
+    reach: float
+    """Nothing of the element lies farther from its middle, in pixels."""
 
 
 @dataclass
@@ -40,12 +49,24 @@ class Spot(NamedTuple):
     style: int = 0
 
 
+class Patch(NamedTuple):
+    """The window that a stamp touched: where it is, how much is covered, and its local coordinates."""
+
+    window: tuple[slice, slice]
+    cover: Floats
+    """(h, w), 1 = inside the outline."""
+    x: Floats
+    y: Floats
+    distance: Floats
+    """(h, w), pixels from the outline, negative inside."""
+
+
 @dataclass
 class Scene:
     """What the light falls on."""
 
     albedo: Floats
-    """(H, W, 3)."""
+    """(H, W, 3), the colour of the surface."""
     height: Floats
     """(H, W), pixels; only its slope is seen."""
     gloss: Floats
@@ -57,6 +78,11 @@ class Scene:
         """An independent scene."""
         return Scene(self.albedo.copy(), self.height.copy(), self.gloss.copy(), self.alpha.copy())
 
+    def colour_at(self, x: int, y: int) -> Colour:
+        """The surface colour of one pixel."""
+        r, g, b = (float(v) for v in self.albedo[y, x])
+        return r, g, b
+
     def lay(
         self,
         cover: Floats,
@@ -64,7 +90,7 @@ class Scene:
         raised: Floats | float | None = None,
         gloss: float | None = None,
     ) -> None:
-        """Blend colour and gloss over the whole scene where `cover` (H, W) is 1, and raise the surface there."""
+        """Blend colour and gloss over the scene where `cover` (H, W) is 1, and raise the surface there."""
         if colour is not None:
             self.albedo += cover[..., None] * (np.asarray(colour, dtype=np.float32) - self.albedo)
         if raised is not None:
@@ -72,15 +98,52 @@ class Scene:
         if gloss is not None:
             self.gloss += cover * (gloss - self.gloss)
 
+    def stamp(
+        self,
+        at: Spot,
+        outline: Outline,
+        colour: Colour | None = None,
+        *,
+        raised: float = 0.0,
+        bevel: float = 2.0,
+        dome: float = 0.0,
+        gloss: float | None = None,
+        alpha: float | None = None,
+    ) -> Patch | None:
+        """Lay an element on the scene, anti-aliased; None when it lies outside.
 
-class Patch(NamedTuple):
-    """The window a stamp touched: where, how much it covers, and its local coordinates."""
-
-    window: tuple[slice, slice]
-    cover: Floats
-    x: Floats
-    y: Floats
-    distance: Floats
+        The surface rises by `raised` over `bevel` pixels from the edge, and as an ellipse of height `dome`
+        over the element's depth. `alpha` makes the place part (1) or backdrop (0).
+        """
+        # 1. The window around the element.
+        h, w = self.height.shape
+        reach = outline.reach + (bevel / 2 if raised else 0.0)
+        x0, x1 = max(0, int(at.x - reach - 1)), min(w, int(at.x + reach + 2))
+        y0, y1 = max(0, int(at.y - reach - 1)), min(h, int(at.y + reach + 2))
+        if x0 >= x1 or y0 >= y1:
+            return None
+        window = (slice(y0, y1), slice(x0, x1))
+        # 2. Its local coordinates, the distance from the outline, and how much is covered.
+        dx = np.arange(x0, x1, dtype=np.float32)[None, :] + np.float32(0.5 - at.x)
+        dy = np.arange(y0, y1, dtype=np.float32)[:, None] + np.float32(0.5 - at.y)
+        c, s = np.float32(np.cos(at.angle)), np.float32(np.sin(at.angle))
+        x, y = dx * c + dy * s, dy * c - dx * s
+        distance = outline.distance(x, y)
+        cover = np.clip(np.float32(0.5) - distance, 0, 1)
+        # 3. Colour, relief, gloss and what is part.
+        if colour is not None:
+            albedo = self.albedo[window]
+            albedo += cover[..., None] * (np.asarray(colour, dtype=np.float32) - albedo)
+        if raised:
+            self.height[window] += np.float32(raised) * np.clip(-distance / np.float32(bevel) + 0.5, 0, 1)
+        if dome:
+            depth = np.float32(max(1.0, float(-distance.min())))
+            from_middle = np.clip(1 + distance / depth, 0, 1)
+            self.height[window] += np.float32(dome) * np.sqrt(np.clip(1 - from_middle**2, 0, 1))
+        for plane, value in ((self.gloss, gloss), (self.alpha, alpha)):
+            if value is not None:
+                plane[window] += cover * (np.float32(value) - plane[window])
+        return Patch(window, cover, x, y, distance)
 
 
 @dataclass
@@ -89,11 +152,16 @@ class Kit:
 
     size_wh: tuple[int, int]
     design: Generator
+    """Draws what a reference image shares: colours, shapes, numbers."""
     pose: Generator
+    """Draws where the part lies."""
     grain: Generator
+    """Draws the grain of materials."""
     edit: Edit | None = None
+    """The logical defect to apply; None = a good part."""
     xx: Floats = field(init=False)
     yy: Floats = field(init=False)
+    """(H, W) each, the coordinates of the pixels' centres."""
 
     def __post_init__(self) -> None:
         w, h = self.size_wh
@@ -110,6 +178,31 @@ class Kit:
         """Scale of details: 1 at 224 pixels."""
         return self.unit / 224
 
+    def pick(self, *options: str) -> str:
+        """One of the options, a choice of the design."""
+        return pick(self.design, *options)
+
+    def shifted(self, colour: Colour, spread: float = 0.04) -> Colour:
+        """A colour like this one, a choice of the design."""
+        bright, offset = self.design.uniform(0.9, 1.1), self.design.uniform(-spread, spread, 3)
+        r, g, b = np.clip(np.array(colour) * bright + offset, 0.02, 0.98)
+        return float(r), float(g), float(b)
+
+    def blank(self, colour: Colour, gloss: float = 0.05, alpha: float = 1.0) -> Scene:
+        """A flat scene of one colour."""
+        w, h = self.size_wh
+        albedo = np.empty((h, w, 3), np.float32)
+        albedo[:] = colour
+        planes = (np.full((h, w), value, np.float32) for value in (0, gloss, alpha))
+        return Scene(albedo, *planes)
+
+    def backdrop(self, *names: str) -> Scene:
+        """The table, mat or belt that an object lies on; `names` restricts its colour."""
+        colour = MATS[self.pick(*(names or MATS))]
+        scene = self.blank(self.shifted(colour, 0.02), 0.04, 0.0)
+        scene.albedo *= (1 + 0.035 * self.noise(4) + 0.02 * self.noise(self.unit / 3))[..., None]
+        return scene
+
     def rotated(self, angle: float, cx: float = 0.0, cy: float = 0.0) -> tuple[Floats, Floats]:
         """Coordinates of every pixel in a frame turned by `angle` (radians) about (cx, cy)."""
         c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
@@ -121,71 +214,58 @@ class Kit:
         dx, dy = self.pose.uniform(-shift, shift, 2) * self.unit
         return self.size_wh[0] / 2 + float(dx), self.size_wh[1] / 2 + float(dy)
 
-    def noise(self, cells: float, rng: Generator | None = None) -> Floats:
-        """Smooth noise, mean 0 and deviation about 1, `cells` bumps along the shorter side."""
+    def noise(self, cells: float) -> Floats:
+        """Smooth noise (H, W), mean 0 and deviation about 1, `cells` bumps along the shorter side."""
         w, h = self.size_wh
         n = max(2, round(cells * h / self.unit)), max(2, round(cells * w / self.unit))
-        grid = (rng or self.grain).standard_normal(n, dtype=np.float32)
+        grid = self.grain.standard_normal(n, dtype=np.float32)
         return np.asarray(cv2.resize(grid, (w, h), interpolation=cv2.INTER_CUBIC), dtype=np.float32)
 
     def streaks(self, angle: float, fineness: float, length: float) -> Floats:
-        """Noise drawn out along `angle`: `fineness` streaks a pixel across, `length` pixels long."""
+        """Noise (H, W) stretched along `angle`: `fineness` streaks a pixel across, `length` pixels long."""
         w, h = self.size_wh
         side = int(np.hypot(w, h)) + 2
-        grid = self.grain.standard_normal(
-            (max(2, int(side * fineness)), max(2, int(side / length) + 2)), dtype=np.float32
-        )
-        flat = cv2.resize(
-            grid, (side, side), interpolation=cv2.INTER_CUBIC if fineness < 0.1 else cv2.INTER_LINEAR
-        )
+        n = max(2, int(side * fineness)), max(2, int(side / length) + 2)
+        interpolation = cv2.INTER_CUBIC if fineness < 0.1 else cv2.INTER_LINEAR
+        grid = self.grain.standard_normal(n, dtype=np.float32)
+        streaks = cv2.resize(grid, (side, side), interpolation=interpolation)
         if abs(angle) < 1e-3:
-            return np.asarray(flat[:h, :w], dtype=np.float32)
+            return np.asarray(streaks[:h, :w], dtype=np.float32)
         turn = cv2.getRotationMatrix2D((side / 2, side / 2), -np.degrees(angle), 1.0)
         turn[:, 2] -= (side - w) / 2, (side - h) / 2
-        return np.asarray(
-            cv2.warpAffine(flat, turn, (w, h), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT),
-            dtype=np.float32,
-        )
+        streaks = cv2.warpAffine(streaks, turn, (w, h), borderMode=cv2.BORDER_REFLECT)
+        return np.asarray(streaks, dtype=np.float32)
 
     def count(self, n: int, name: str, step: int = 1) -> int:
-        """`n`, or another number when the edit is "wrong count"; `name` is the plural."""
+        """`n`, or `step` more or fewer when the edit is "wrong count"; `name` is the plural."""
         if self.edit is None or self.edit.kind != "wrong count":
             return n
-        more = bool(self.edit.rng.random() < 0.5)
-        self.edit.note = f"too {'many' if more else 'few'} {name}"
-        return n + step if more else n - step
+        too_many = bool(self.edit.rng.random() < 0.5)
+        self.edit.note = f"too {'many' if too_many else 'few'} {name}"
+        return n + step if too_many else n - step
 
     def arranged(
         self, spots: list[Spot], names: tuple[str, ...], reach: float, free: tuple[Spot, ...] = ()
     ) -> list[Spot]:
-        """The elements of a part after the edit: one missing, one moved by about `reach`, or one more at one of `free`.
+        """The elements of a part after the edit: one missing, moved by `reach`, or added at a `free` spot.
 
         `names[spot.style % len(names)]` says what an element is called in the edit's note.
         """
-        edit, result = self.edit, list(spots)
+        edit, spots = self.edit, list(spots)
         if edit is None or edit.kind not in ("missing part", "misplaced part", "extra part"):
-            return result
-        verb = edit.kind.split()[0]
+            return spots
         if edit.kind == "extra part":
             spot = free[int(edit.rng.integers(len(free)))]
-            result.append(spot)
+            spots.append(spot)
         else:
-            k = int(edit.rng.integers(len(result)))
-            spot = result.pop(k)
-            if edit.kind == "misplaced part":
-                way, turn = (
-                    edit.rng.uniform(0, 2 * np.pi),
-                    edit.rng.choice([-1, 1]) * edit.rng.uniform(0.3, 0.7),
-                )
-                result.append(
-                    spot._replace(
-                        x=spot.x + reach * np.cos(way),
-                        y=spot.y + reach * np.sin(way),
-                        angle=spot.angle + turn,
-                    )
-                )
-        edit.note = f"{verb} {names[spot.style % len(names)]}"
-        return result
+            spot = spots.pop(int(edit.rng.integers(len(spots))))
+        if edit.kind == "misplaced part":
+            way = edit.rng.uniform(0, 2 * np.pi)
+            turn = edit.rng.choice([-1, 1]) * edit.rng.uniform(0.3, 0.7)
+            x, y = spot.x + reach * np.cos(way), spot.y + reach * np.sin(way)
+            spots.append(spot._replace(x=x, y=y, angle=spot.angle + turn))
+        edit.note = f"{edit.kind.split()[0]} {names[spot.style % len(names)]}"
+        return spots
 
 
 def pick(rng: Generator, *options: str) -> str:
@@ -199,8 +279,9 @@ def rgb(*values: float) -> Colour:
 
 
 PAINT: dict[str, Colour] = {
-    "red": rgb(190, 45, 45), "orange": rgb(225, 125, 40), "yellow": rgb(228, 196, 60), "green": rgb(50, 140, 75), "blue": rgb(45, 85, 175),
-    "white": rgb(232, 232, 228), "gray": rgb(135, 138, 142), "black": rgb(38, 38, 42), "brown": rgb(112, 72, 45),
+    "red": rgb(190, 45, 45), "orange": rgb(225, 125, 40), "yellow": rgb(228, 196, 60),
+    "green": rgb(50, 140, 75), "blue": rgb(45, 85, 175), "white": rgb(232, 232, 228),
+    "gray": rgb(135, 138, 142), "black": rgb(38, 38, 42), "brown": rgb(112, 72, 45),
     "beige": rgb(205, 185, 150),
 }  # fmt: skip
 METAL: dict[str, Colour] = {
@@ -209,12 +290,11 @@ METAL: dict[str, Colour] = {
     "copper": rgb(196, 122, 84),
     "dark gray": rgb(104, 107, 112),
 }
-
-
-def shifted(rng: Generator, colour: Colour, spread: float = 0.04) -> Colour:
-    """A colour like this one."""
-    r, g, b = np.clip(np.array(colour) * rng.uniform(0.9, 1.1) + rng.uniform(-spread, spread, 3), 0.02, 0.98)
-    return float(r), float(g), float(b)
+MATS: dict[str, Colour] = {
+    "dark": rgb(42, 44, 48), "light": rgb(212, 213, 210), "blue": rgb(62, 84, 112),
+    "sand": rgb(168, 156, 136), "gray": rgb(110, 112, 114),
+}  # fmt: skip
+"""Colours of what an object may lie on."""
 
 
 def dimmed(colour: Colour, factor: float) -> Colour:
@@ -223,51 +303,18 @@ def dimmed(colour: Colour, factor: float) -> Colour:
     return r, g, b
 
 
-def colour_at(scene: Scene, x: int, y: int) -> Colour:
-    """The surface colour of one pixel."""
-    r, g, b = (float(v) for v in scene.albedo[y, x])
-    return r, g, b
-
-
-def blank(kit: Kit, colour: Colour, gloss: float = 0.05, alpha: float = 1.0) -> Scene:
-    """A flat scene of one colour."""
-    w, h = kit.size_wh
-    albedo = np.empty((h, w, 3), np.float32)
-    albedo[:] = colour
-    return Scene(
-        albedo,
-        np.zeros((h, w), np.float32),
-        np.full((h, w), gloss, np.float32),
-        np.full((h, w), alpha, np.float32),
-    )
-
-
-def backdrop(kit: Kit, *names: str) -> Scene:
-    """The table, mat or belt that an object lies on; `names` restricts its colour."""
-    mats = {
-        "dark": rgb(42, 44, 48),
-        "light": rgb(212, 213, 210),
-        "blue": rgb(62, 84, 112),
-        "sand": rgb(168, 156, 136),
-        "gray": rgb(110, 112, 114),
-    }
-    scene = blank(kit, shifted(kit.design, mats[pick(kit.design, *(names or tuple(mats)))], 0.02), 0.04, 0.0)
-    scene.albedo *= (1 + 0.035 * kit.noise(4) + 0.02 * kit.noise(kit.unit / 3))[..., None]
-    return scene
-
-
-def circle(radius: float) -> Shape:
+def circle(radius: float) -> Outline:
     """A disc."""
-    return lambda x, y: np.sqrt(x * x + y * y) - np.float32(radius)
+    return Outline(lambda x, y: np.sqrt(x * x + y * y) - np.float32(radius), radius)
 
 
-def ring(inner: float, outer: float) -> Shape:
+def ring(inner: float, outer: float) -> Outline:
     """A flat ring."""
     middle, half = np.float32((inner + outer) / 2), np.float32((outer - inner) / 2)
-    return lambda x, y: np.abs(np.sqrt(x * x + y * y) - middle) - half
+    return Outline(lambda x, y: np.abs(np.sqrt(x * x + y * y) - middle) - half, outer)
 
 
-def block(half_w: float, half_h: float, corner: float = 0.0) -> Shape:
+def block(half_w: float, half_h: float, corner: float = 0.0) -> Outline:
     """A rectangle with rounded corners."""
 
     def distance(x: Floats, y: Floats) -> Floats:
@@ -276,130 +323,28 @@ def block(half_w: float, half_h: float, corner: float = 0.0) -> Shape:
         inside: Floats = outside + np.minimum(np.maximum(qx, qy), 0) - np.float32(corner)
         return inside
 
-    return distance
+    return Outline(distance, math.hypot(half_w, half_h))
 
 
-def pill(half_length: float, radius: float) -> Shape:
+def pill(half_length: float, radius: float) -> Outline:
     """A rectangle with round ends along x; `half_length` is that of its axis."""
-    return lambda x, y: (
-        np.sqrt(np.maximum(np.abs(x) - np.float32(half_length), 0) ** 2 + y * y) - np.float32(radius)
-    )
+
+    def distance(x: Floats, y: Floats) -> Floats:
+        beyond = np.maximum(np.abs(x) - np.float32(half_length), 0)
+        to_edge: Floats = np.sqrt(beyond**2 + y * y) - np.float32(radius)
+        return to_edge
+
+    return Outline(distance, half_length + radius)
 
 
-def stamp(
-    scene: Scene, at: Spot, reach: float, shape: Shape, colour: Colour | None = None, *,
-    raised: float = 0.0, bevel: float = 2.0, dome: float = 0.0, gloss: float | None = None, alpha: float | None = None,
-) -> Patch | None:  # fmt: skip
-    """Lay a shape on the scene, anti-aliased; None when it lies outside.
-
-    `reach` bounds the shape's radius. The surface rises by `raised` over `bevel` pixels from the edge, and as
-    an ellipse of height `dome` over the shape's depth. `alpha` makes the place part (1) or backdrop (0).
-    """
-    h, w = scene.height.shape
-    reach += bevel / 2 if raised else 0.0
-    x0, x1 = max(0, int(at.x - reach - 1)), min(w, int(at.x + reach + 2))
-    y0, y1 = max(0, int(at.y - reach - 1)), min(h, int(at.y + reach + 2))
-    if x0 >= x1 or y0 >= y1:
-        return None
-    window = (slice(y0, y1), slice(x0, x1))
-    dx = np.arange(x0, x1, dtype=np.float32)[None, :] + np.float32(0.5 - at.x)
-    dy = np.arange(y0, y1, dtype=np.float32)[:, None] + np.float32(0.5 - at.y)
-    c, s = np.float32(np.cos(at.angle)), np.float32(np.sin(at.angle))
-    x, y = dx * c + dy * s, dy * c - dx * s
-    distance = shape(x, y)
-    cover = np.clip(np.float32(0.5) - distance, 0, 1)
-    if colour is not None:
-        scene.albedo[window] += cover[..., None] * (
-            np.asarray(colour, dtype=np.float32) - scene.albedo[window]
-        )
-    if raised:
-        scene.height[window] += np.float32(raised) * np.clip(-distance / np.float32(bevel) + 0.5, 0, 1)
-    if dome:
-        depth = max(1.0, float(-distance.min()))
-        scene.height[window] += np.float32(dome) * np.sqrt(
-            np.clip(1 - np.clip(1 + distance / np.float32(depth), 0, 1) ** 2, 0, 1)
-        )
-    for plane, value in ((scene.gloss, gloss), (scene.alpha, alpha)):
-        if value is not None:
-            plane[window] += cover * (np.float32(value) - plane[window])
-    return Patch(window, cover, x, y, distance)
-
-
-@dataclass(frozen=True)
-class Light:
-    """One lamp, one sky, and where they stand."""
-
-    direction: tuple[float, float, float]
-    ambient: float
-    exposure: float
-    tint: Colour
-    slope_xy: tuple[float, float]
-    """Falloff of the light over the image, per unit."""
-
-
-def lamp(rng: Generator) -> Light:
-    """A random light."""
-    way, tilt = rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 0.85)
-    warm = rng.uniform(-0.04, 0.04)
-    fall, turn = rng.uniform(0, 0.28), rng.uniform(0, 2 * np.pi)
-    return Light(
-        (float(np.sin(tilt) * np.cos(way)), float(np.sin(tilt) * np.sin(way)), float(np.cos(tilt))),
-        float(rng.uniform(0.3, 0.5)), float(rng.uniform(0.86, 1.12)), (float(1 + warm), 1.0, float(1 - warm)),
-        (float(fall * np.cos(turn)), float(fall * np.sin(turn))),
-    )  # fmt: skip
-
-
-def shade(scene: Scene, light: Light) -> Floats:
-    """The lit scene, (H, W, 3) in 0..255 and not yet clipped: Lambert plus Blinn-Phong, a sky for glossy slopes, a soft shadow."""
-    h, w = scene.height.shape
-    lx, ly, lz = light.direction
-    gx = cv2.Sobel(scene.height, cv2.CV_32F, 1, 0, ksize=3, scale=1 / 8)
-    gy = cv2.Sobel(scene.height, cv2.CV_32F, 0, 1, ksize=3, scale=1 / 8)
-    inverse = 1 / np.sqrt(1 + gx * gx + gy * gy)
-    facing = np.maximum((lz - gx * lx - gy * ly) * inverse, 0) * np.float32((1 - light.ambient) / lz)
-    halfway = np.array([lx, ly, lz + 1]) / np.sqrt(lx * lx + ly * ly + (lz + 1) ** 2)
-    hx, hy, hz = (np.float32(v) for v in halfway)
-    spark = np.maximum((hz - gx * hx - gy * hy) * inverse, 0)
-    for _ in range(5):
-        spark *= spark
-    sky = 1 + 0.45 * scene.gloss * np.sin(np.float32(2.6) * (gx * ly - gy * lx + 0.7 * gy) * inverse)
-    x = np.linspace(-0.5, 0.5, w, dtype=np.float32)[None, :]
-    y = np.linspace(-0.5, 0.5, h, dtype=np.float32)[:, None]
-    falloff = 1 + light.slope_xy[0] * x + light.slope_xy[1] * y
-    bright = (
-        (light.ambient + facing) * sky * falloff * np.float32(light.exposure) * _shadow(scene.alpha, light)
-    )
-    lit = scene.albedo * bright[..., None] + (0.85 * scene.gloss * spark * light.exposure)[..., None]
-    result: Floats = lit * (np.array(light.tint, dtype=np.float32) * 255)
-    return result
-
-
-def _shadow(alpha: Floats, light: Light) -> Floats:
-    """(H, W) factor below 1 where the part keeps light from the backdrop."""
-    if float(alpha.min()) > 0.99:
-        return np.ones_like(alpha)
-    h, w = alpha.shape
-    length = min(h, w) * 0.035
-    move = np.array(
-        [[1, 0, -light.direction[0] * length], [0, 1, -light.direction[1] * length]], dtype=np.float32
-    )
-    thrown = cv2.warpAffine(alpha, move, (w, h), borderMode=cv2.BORDER_REPLICATE)
-    thrown = cv2.GaussianBlur(thrown, (0, 0), length * 0.45)
-    return np.asarray(1 - 0.5 * thrown * (1 - alpha), dtype=np.float32)
-
-
-def photograph(lit: Floats, rng: Generator) -> NDArray[np.uint8]:
-    """What the camera stores, (H, W, 3) uint8: focus, sensor noise, and JPEG in two of three pictures."""
-    h, w = lit.shape[:2]
-    focus, grain, colour_grain = rng.uniform(0, 0.85), rng.uniform(0.8, 4.0), rng.uniform(0.3, 1.5)
-    quality, compressed = int(rng.integers(70, 97)), rng.random() < 0.67
-    if focus > 0.35:
-        lit = cv2.GaussianBlur(lit, (0, 0), focus)
-    noise = rng.standard_normal((h, w, 1), dtype=np.float32) * np.float32(grain)
-    noise = noise + rng.standard_normal((h, w, 3), dtype=np.float32) * np.float32(colour_grain)
-    image = np.clip(lit + noise, 0, 255).astype(np.uint8)
-    if compressed:
-        _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), dtype=np.uint8)
-        image = np.ascontiguousarray(decoded[..., ::-1])
-    return image
+def grid_spots(middle: Spot, columns_rows: tuple[int, int], step_xy: tuple[float, float]) -> list[Spot]:
+    """Spots in rows and columns around a middle, turned as it is; row by row."""
+    (columns, rows), (step_x, step_y), angle = columns_rows, step_xy, middle.angle
+    spots = []
+    for row in range(rows):
+        for column in range(columns):
+            x, y = (column - (columns - 1) / 2) * step_x, (row - (rows - 1) / 2) * step_y
+            spot_x = middle.x + x * np.cos(angle) - y * np.sin(angle)
+            spot_y = middle.y + x * np.sin(angle) + y * np.cos(angle)
+            spots.append(Spot(spot_x, spot_y, angle))
+    return spots

@@ -17,7 +17,7 @@ UNFAMILIAR = "unfamiliar part"
 
 TRAINED = (*SPLITS["seen"], UNFAMILIAR)
 """All that nano's training draws; it shows nothing of what is held out. (Single words of those names are in
-`training.invented.WORDS`.)"""
+`nano.invented_names.WORDS`.)"""
 
 HELD_OUT_DEFECTS: tuple[str, ...] = ("wear", "misplaced part")
 """Kinds that the seen split never shows."""
@@ -82,31 +82,37 @@ GOOD_LOOK: dict[str, tuple[str, ...]] = {
 """Two wordings per category."""
 
 PURPOSE: dict[str, str] = {
-    "metal plate": "covering or cladding a machine", "woven fabric": "making clothes or covers", "wood panel": "building furniture",
-    "wire mesh": "sieving or guarding", "circuit board": "carrying an electronic circuit", "capsule": "holding a dose of medicine",
-    "washer": "spreading the load of a bolt", "screw": "fastening parts together", "bottle mouth": "pouring and closing a bottle",
-    "blister pack": "packing single doses of medicine", "casting": "joining pipes or housings", "label": "identifying a product",
-    "ceramic tile": "covering floors or walls", "bearing": "letting a shaft turn easily", "connector": "joining electric lines",
-    "leather": "making shoes or seats", "gear": "passing on rotation", "cable": "conducting electric current",
+    "metal plate": "covering or cladding a machine", "woven fabric": "making clothes or covers",
+    "wood panel": "building furniture", "wire mesh": "sieving or guarding",
+    "circuit board": "carrying an electronic circuit", "capsule": "holding a dose of medicine",
+    "washer": "spreading the load of a bolt", "screw": "fastening parts together",
+    "bottle mouth": "pouring and closing a bottle", "blister pack": "packing single doses of medicine",
+    "casting": "joining pipes or housings", "label": "identifying a product",
+    "ceramic tile": "covering floors or walls", "bearing": "letting a shaft turn easily",
+    "connector": "joining electric lines", "leather": "making shoes or seats",
+    "gear": "passing on rotation", "cable": "conducting electric current",
     UNFAMILIAR: "an unknown use",
 }  # fmt: skip
 
 MATERIAL: dict[str, str] = {
-    "metal plate": "metal", "woven fabric": "textile", "wood panel": "wood", "wire mesh": "metal", "circuit board": "fibreglass",
-    "capsule": "gelatin", "washer": "metal", "screw": "metal", "bottle mouth": "glass", "blister pack": "foil and plastic",
-    "casting": "metal", "label": "paper", "ceramic tile": "ceramic", "bearing": "metal", "connector": "plastic",
-    "leather": "leather", "gear": "metal", "cable": "copper and plastic", UNFAMILIAR: "an unknown material",
+    "metal plate": "metal", "woven fabric": "textile", "wood panel": "wood", "wire mesh": "metal",
+    "circuit board": "fibreglass", "capsule": "gelatin", "washer": "metal", "screw": "metal",
+    "bottle mouth": "glass", "blister pack": "foil and plastic", "casting": "metal", "label": "paper",
+    "ceramic tile": "ceramic", "bearing": "metal", "connector": "plastic", "leather": "leather",
+    "gear": "metal", "cable": "copper and plastic", UNFAMILIAR: "an unknown material",
 }  # fmt: skip
 
 SHAPES: dict[str, tuple[str, ...]] = {
     "metal plate": ("surface", "flat sheet"), "woven fabric": ("surface", "plain weave", "twill weave"),
-    "wood panel": ("surface", "flat board"),
-    "wire mesh": ("grid", "grid of wires"), "circuit board": ("surface", "flat board"), "capsule": ("long", "long with round ends"),
-    "washer": ("round", "ring"), "screw": ("shaft", "shaft with a pan head", "shaft with a hexagon head", "shaft with a countersunk head"),
+    "wood panel": ("surface", "flat board"), "wire mesh": ("grid", "grid of wires"),
+    "circuit board": ("surface", "flat board"), "capsule": ("long", "long with round ends"),
+    "washer": ("round", "ring"),
+    "screw": ("shaft", "shaft with a pan head", "shaft with a hexagon head", "shaft with a countersunk head"),
     "bottle mouth": ("round", "round opening"), "blister pack": ("card", "rectangular card"),
     "casting": ("round", "round flange", "rounded square"),
-    "label": ("card", "rectangular label"), "ceramic tile": ("tiles", "square tiles"), "bearing": ("round", "ring"),
-    "connector": ("card", "rectangular housing"), "leather": ("surface", "grained surface"), "gear": ("round", "toothed wheel"),
+    "label": ("card", "rectangular label"), "ceramic tile": ("tiles", "square tiles"),
+    "bearing": ("round", "ring"), "connector": ("card", "rectangular housing"),
+    "leather": ("surface", "grained surface"), "gear": ("round", "toothed wheel"),
     "cable": ("round", "round"),
 }  # fmt: skip
 """A group and the shapes of each category; shapes of one group might be taken for each other."""
@@ -127,7 +133,9 @@ EFFECT: dict[str, str] = {
 }
 
 HARMLESS: tuple[str, ...] = (
-    "It makes the part stronger.", "It improves the appearance.", "It makes the part lighter on purpose.",
+    "It makes the part stronger.",
+    "It improves the appearance.",
+    "It makes the part lighter on purpose.",
     "It lowers the price of the material.",
-)  # fmt: skip
+)
 """Effects that no defect has."""

@@ -1,4 +1,4 @@
-"""The engine behind a URL: any server that speaks OpenAI's chat completions (vLLM, SGLang, llama.cpp, a cloud).
+"""The engine behind a URL: any server of OpenAI's chat completions (vLLM, SGLang, llama.cpp, a cloud).
 
 Images are resized here to the size that the model family would choose under the configured pixel cap, and
 sent as PNG data URLs, so that the server has nothing left to resize. Whether it resizes again all the same is
@@ -6,7 +6,7 @@ probed before the first question, and again after a connection was lost: three p
 cost exactly the image tokens that the family's rule gives. Where they do not, or the server does not say what
 a prompt cost, the frame is unknown: completions come without one, and no box is mapped.
 
-An item that fails has a named error (`Completion.error`), and the others go on. A server that cannot be
+A question that fails has a named error (`Completion.error`), and the others go on. A server that cannot be
 reached for `deadline_seconds`, or that fails the probe, is a `SetupError`: what is recorded is kept, and the
 same command goes on when it is back.
 
@@ -17,31 +17,44 @@ template adds words of its own (`anomalyr1 parity` shows that as other token cou
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
-from anomalyr1.engines import openai_format as wire
+from anomalyr1.engines import openai_format
 from anomalyr1.engines.connection import Connection, Request
 from anomalyr1.engines.endpoint_config import EndpointConfig
-from anomalyr1.engines.engine import GREEDY, Completion, Sampling, describe, draw_seeds, require_images, which
-from anomalyr1.engines.openai_format import ReplyError, Written
-from anomalyr1.images import FAMILIES, Frame, ImageError, LoadedImage, fit, resize
+from anomalyr1.engines.engine import (
+    GREEDY,
+    Completion,
+    Sampling,
+    draw_seeds,
+    make_fingerprint,
+    name_prompt,
+    parse_with_place,
+    refuse_fast,
+    resize_images,
+)
+from anomalyr1.engines.openai_format import ReplyError
+from anomalyr1.images import FAMILIES, Frame, LoadedImage, fit
 from anomalyr1.prompts import Prompt
-from anomalyr1.types import Fingerprint, InputError, Question, SetupError
+from anomalyr1.types import Answer, Fingerprint, InputError, Question, SetupError
 
 _PROBE = Question(id="#probe", kind="object analysis", text="Is this grey?", options=("Yes.", "No."))
 _PROBE_SIZES_WH = ((40, 40), (4000, 3000), (2000, 500))
 """A picture that is enlarged, one that the cap scales down, and a wide one."""
+_NO_FAST = (
+    "a server writes its own beginning of an answer, so it cannot answer without reasoning; leave fast out"
+)
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What was found out about a server."""
+    """What a server was found to do."""
 
     frame_known: bool
-    """Whether it saw pictures at the size we sent."""
+    """Whether it sees pictures at the size we send."""
     logprobs: bool
     """Whether it takes requests for log-probabilities."""
     finding: str
@@ -59,28 +72,31 @@ class EndpointEngine:
         self._connection = Connection(config)
         self._probe: Probe | None = None
 
-    def close(self) -> None:
-        """Close all connections; harmless when done twice."""
-        self._connection.close()
-
     def fingerprint(self, sampling: Sampling = GREEDY) -> Fingerprint:
-        """What completions depend on, as far as a server tells; the caller fills in `style`, `masks` and `option_order`."""
-        _refuse_fast(sampling)
+        """What completions depend on, as far as a server tells.
+
+        The caller fills in `style`, `masks` and `option_order`. Raises `InputError` for `fast`, and
+        `SetupError` when the server cannot be used.
+        """
+        refuse_fast(sampling, _NO_FAST)
         config, probe = self.config, self.probe()
-        extra = "".join(f", {name} {value}" for name, value in sorted(config.extra.items()))
         versions = {
             "url": config.url,
             "frame": "known" if probe.frame_known else "unknown",
             "logprobs": "given" if probe.logprobs else "refused",
         }
-        return describe(
+        extra = "".join(f", {name} {value}" for name, value in sorted(config.extra.items()))
+        return make_fingerprint(
             self, config.model, config.revision, config.family, config.cap, sampling, versions, extra
         )
 
     def probe(self) -> Probe:
-        """What the server does with images and log-probabilities; asked once. Raises `SetupError` when it cannot be used."""
+        """What the server does with images and log-probabilities, asked once.
+
+        Raises `SetupError` when it cannot be used.
+        """
         if self._probe is None:
-            self._probe = self._look(patient=False)
+            self._probe = self._ask_about_grey(patient=False)
         return self._probe
 
     def complete(
@@ -91,109 +107,102 @@ class EndpointEngine:
         Raises `InputError` before anything is sent for an image that is not in `images`, and for text that
         writes special tokens; `SetupError` when the server is not there.
         """
-        _refuse_fast(sampling)
+        refuse_fast(sampling, _NO_FAST)
         if not prompts:
             return []
-        shown = self._shown(prompts, images)
+        # 1. Images at the size that the model sees.
+        for prompt in prompts:
+            if "<|" in openai_format.prompt_text(prompt):
+                raise InputError(
+                    f"{name_prompt(prompt)}: the prompt's text writes a special token; "
+                    "build it with anomalyr1.prompts"
+                )
+        resized = resize_images(prompts, images, FAMILIES[self.config.family], self.config.cap)
+        urls = {path: openai_format.data_url(picture) for path, (picture, _) in resized.items()}
+        # 2. One request a prompt, and the completion in its reply.
         probe, losses = self.probe(), self._connection.losses
-        urls = {path: url for path, (url, _) in shown.items()}
-        requests = [
-            Request(self._body(prompt, urls, sampling, seed, probe.logprobs), prompt.question.options)
-            for prompt, seed in zip(prompts, draw_seeds(prompts, sampling.seed), strict=True)
+        requests = []
+        for prompt, seed in zip(prompts, draw_seeds(prompts, sampling.seed), strict=True):
+            frame = resized[prompt.images[-1]][1] if prompt.images and probe.frame_known else None
+            body = self._body(prompt, urls, sampling, seed, probe.logprobs)
+            requests.append(Request(body, prompt.question.options, frame))
+        completions = [
+            _failed(outcome, request.frame) if isinstance(outcome, ReplyError) else outcome
+            for outcome, request in zip(self._connection.ask(requests), requests, strict=True)
         ]
-        outcomes = self._connection.ask(requests)
-        if self._connection.losses > losses:  # what came back may be another server
-            self._probe = self._look(patient=True)
-        known = probe.frame_known and self.probe().frame_known
-        frames = [shown[prompt.images[-1]][1] if known and prompt.images else None for prompt in prompts]
-        return [_completion(outcome, frame) for outcome, frame in zip(outcomes, frames, strict=True)]
+        # 3. Where a connection was lost, what came back may be another server's: are the frames still true?
+        if self._connection.losses > losses:
+            self._probe = self._ask_about_grey(patient=True)
+        if self.probe().frame_known:
+            return completions
+        return [
+            _without_frame(completion, request.options)
+            for completion, request in zip(completions, requests, strict=True)
+        ]
 
     def _body(
         self, prompt: Prompt, urls: Mapping[Path, str], sampling: Sampling, seed: int, logprobs: bool
     ) -> bytes:
-        wanted = logprobs and bool(prompt.question.options)
-        return wire.request(prompt, urls, self.config.model, sampling, seed, wanted, self.config.extra)
+        logprobs = logprobs and bool(prompt.question.options)
+        config = self.config
+        return openai_format.write_request(prompt, urls, config.model, sampling, seed, logprobs, config.extra)
 
-    def _shown(
-        self, prompts: Sequence[Prompt], images: Mapping[Path, LoadedImage]
-    ) -> dict[Path, tuple[str, Frame]]:
-        """The data URL and the frame of every image, each prepared once."""
-        prepared: dict[Path, tuple[str, Frame]] = {}
-        for prompt in prompts:
-            require_images(prompt, images)
-            if "<|" in wire.text_of(prompt):
-                raise InputError(
-                    f"{which(prompt)}: the prompt's text writes a special token; build it with anomalyr1.prompts"
-                )
-            for path in prompt.images:
-                if path in prepared:
-                    continue
-                try:
-                    picture, frame = resize(images[path].rgb, FAMILIES[self.config.family], self.config.cap)
-                except ImageError as error:
-                    raise ImageError(f"{which(prompt)}, image {str(path)!r}: {error}") from error
-                prepared[path] = wire.data_url(picture), frame
-        return prepared
+    def _ask_about_grey(self, patient: bool) -> Probe:
+        """Ask about three grey pictures, and compare what they cost.
 
-    def _look(self, patient: bool) -> Probe:
-        """Ask about three grey pictures, and compare what they cost."""
-        family = FAMILIES[self.config.family]
-        sizes_wh = [fit(size_wh, family, self.config.cap) for size_wh in _PROBE_SIZES_WH]
+        Raises `SetupError` when the server cannot be used.
+        """
+        family, cap = FAMILIES[self.config.family], self.config.cap
+        sizes_wh = [fit(size_wh, family, cap) for size_wh in _PROBE_SIZES_WH]
+        # 1. The smallest picture, without log-probabilities where the server refuses those.
         logprobs = True
-        outcomes = self._connection.ask([self._probe_request(sizes_wh[0], logprobs)], patient)
+        outcomes = self._connection.ask([self._grey_request(sizes_wh[0], logprobs)], patient)
         if isinstance(outcomes[0], ReplyError) and outcomes[0].status in (400, 422):
             logprobs = False
-            outcomes = self._connection.ask([self._probe_request(sizes_wh[0], logprobs)], patient)
+            outcomes = self._connection.ask([self._grey_request(sizes_wh[0], logprobs)], patient)
+        # 2. The larger ones.
         if not isinstance(outcomes[0], ReplyError):
-            outcomes += self._connection.ask(
-                [self._probe_request(size_wh, logprobs) for size_wh in sizes_wh[1:]], patient
-            )
+            requests = [self._grey_request(size_wh, logprobs) for size_wh in sizes_wh[1:]]
+            outcomes += self._connection.ask(requests, patient)
         costs = []
         for outcome in outcomes:
             if isinstance(outcome, ReplyError):
                 raise SetupError(
-                    f"the server at {self.config.url} cannot be used: asked about a grey picture, it failed with {outcome}"
+                    f"the server at {self.config.url} cannot be used: asked about a grey picture, "
+                    f"it failed with {outcome}"
                 )
             costs.append(outcome.prompt_tokens)
-        expected = [w * h // family.factor**2 for w, h in sizes_wh]
-        found, wanted = ([value - values[0] for value in values[1:]] for values in (costs, expected))
+        # 3. Differences of prompt lengths, so that the words around the picture do not matter.
         if 0 in costs:
-            return Probe(
-                False, logprobs, "frame unknown: the server does not say how many tokens a prompt has"
+            finding = "frame unknown: the server does not say how many tokens a prompt has"
+            return Probe(False, logprobs, finding)
+        expected = [w * h // family.factor**2 for w, h in sizes_wh]
+        extra_costs = [cost - costs[0] for cost in costs[1:]]
+        extra_expected = [tokens - expected[0] for tokens in expected[1:]]
+        if extra_costs != extra_expected:
+            finding = (
+                f"frame unknown: pictures of {sizes_wh} should cost {expected} image tokens for "
+                f"{family.name} at {cap:,} pixels, but beyond the first they cost {extra_costs} more instead "
+                f"of {extra_expected}; the server resizes them again: correct family and max_pixels"
             )
-        if found != wanted:
-            return Probe(
-                False,
-                logprobs,
-                f"frame unknown: pictures of {sizes_wh} should cost {expected} image tokens for {family.name} at {self.config.cap:,} "
-                f"pixels, but beyond the first they cost {found} more instead of {wanted}; the server resizes them again: correct family "
-                "and max_pixels",
-            )
+            return Probe(False, logprobs, finding)
         return Probe(True, logprobs, f"pictures of {sizes_wh} cost the image tokens they should")
 
-    def _probe_request(self, size_wh: tuple[int, int], logprobs: bool) -> Request:
+    def _grey_request(self, size_wh: tuple[int, int], logprobs: bool) -> Request:
         path = Path("probe.png")
         content = [{"type": "image"}, {"type": "text", "text": _PROBE.text}]
         prompt = Prompt("#probe", _PROBE, [{"role": "user", "content": content}], (path,))
-        urls = {path: wire.data_url(Image.new("RGB", size_wh, (128, 128, 128)))}
+        urls = {path: openai_format.data_url(Image.new("RGB", size_wh, (128, 128, 128)))}
         return Request(self._body(prompt, urls, Sampling(max_new_tokens=1), 0, logprobs), _PROBE.options)
 
 
-def _refuse_fast(sampling: Sampling) -> None:
-    if sampling.fast:
-        raise InputError(
-            "a server writes its own beginning of an answer, so it cannot answer without reasoning; leave fast out"
-        )
+def _failed(error: ReplyError, frame: Frame | None) -> Completion:
+    return Completion("", Answer(status="unparseable"), frame, 0, 0, "stop", error=str(error))
 
 
-def _completion(outcome: Written | ReplyError, frame: Frame | None) -> Completion:
-    if isinstance(outcome, ReplyError):
-        return Completion("", frame, 0, 0, "stop", error=str(outcome))
-    return Completion(
-        outcome.text,
-        frame,
-        outcome.prompt_tokens,
-        outcome.completion_tokens,
-        outcome.finish,
-        outcome.option_scores,
-    )
+def _without_frame(completion: Completion, options: Sequence[str]) -> Completion:
+    """The completion read again, its boxes in the model's units."""
+    if completion.frame is None:
+        return completion
+    answer, _ = parse_with_place(completion.text, options)
+    return replace(completion, answer=answer, frame=None)

@@ -1,4 +1,4 @@
-"""What must be said about a server before it can be asked: where it is, what model it has, how patient we are. A YAML file."""
+"""What must be known of a server before it can be asked: where it is, its model, how patient we are."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, field_validator
 
 from anomalyr1.images import FAMILIES
-from anomalyr1.types import InputError, Record, SetupError
+from anomalyr1.types import InputError, Record, SetupError, first_error, nearest_name
 
-OWN_FIELDS = frozenset(
-    {
+ENGINE_FIELDS = frozenset(
+    (
         "model",
         "messages",
         "max_tokens",
@@ -23,18 +23,18 @@ OWN_FIELDS = frozenset(
         "stream",
         "logprobs",
         "top_logprobs",
-    }
+    )
 )
-"""Fields of a request that `extra` must not set."""
+"""Fields of a request that the engine sets itself, so that `extra` must not."""
 
 
 class EndpointConfig(Record):
-    """Where the model is, what it is, and how it is asked."""
+    """Where the model is, what it is, and how it is asked; `read` takes it from a YAML file."""
 
     url: str
-    """Up to and including the version, e.g. "http://127.0.0.1:8000/v1"."""
+    """The server's URL up to and including the version, e.g. "http://127.0.0.1:8000/v1"."""
     model: str = Field(min_length=1)
-    """As the server calls it."""
+    """The model's name, as the server calls it."""
     family: str
     """One of `images.FAMILIES`: how the model resizes images and in which units it writes boxes."""
     max_pixels: int | None = None
@@ -46,9 +46,9 @@ class EndpointConfig(Record):
     concurrency: int = Field(default=8, ge=1, le=256)
     """Requests under way at the same time."""
     timeout_seconds: float = Field(default=120, gt=0)
-    """For one request, from connecting to the last byte."""
+    """The longest that one request may take, from connecting to the last byte."""
     deadline_seconds: float = Field(default=600, gt=0)
-    """For one question, all attempts and waits included."""
+    """The longest that one question may take, all attempts and waits included."""
     attempts: int = Field(default=6, ge=1, le=100)
     """How often one question is sent; refused connections do not count, they are tried again until the
     deadline."""
@@ -64,7 +64,8 @@ class EndpointConfig(Record):
             raise ValueError("expected http://HOST:PORT/v1 or https://HOST/v1")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError(
-                "a URL with a user, a password, a query or a fragment is refused, since it is recorded; see key_variable"
+                "a URL with a user, a password, a query or a fragment is refused, since it is recorded; "
+                "see key_variable"
             )
         return url.rstrip("/")
 
@@ -77,11 +78,12 @@ class EndpointConfig(Record):
 
     @field_validator("extra")
     @classmethod
-    def _nothing_of_ours(
+    def _no_engine_fields(
         cls, extra: dict[str, bool | int | float | str]
     ) -> dict[str, bool | int | float | str]:
-        if own := sorted(OWN_FIELDS & set(extra)):
-            raise ValueError(f"{own[0]!r} is set by the engine itself")
+        conflicts = sorted(ENGINE_FIELDS & set(extra))
+        if conflicts:
+            raise ValueError(f"{conflicts[0]!r} is set by the engine itself")
         return extra
 
     @property
@@ -91,9 +93,10 @@ class EndpointConfig(Record):
 
     @classmethod
     def read(cls, path: str | Path) -> EndpointConfig:
-        """The configuration in a YAML file. Raises `InputError` that names the field, and for an unknown one the nearest known."""
-        import difflib
+        """The configuration in a YAML file.
 
+        Raises `InputError` that names the field, and for an unknown one the nearest known.
+        """
         import yaml
 
         try:
@@ -108,21 +111,21 @@ class EndpointConfig(Record):
             )
         for name in data:
             if name not in cls.model_fields:
-                close = difflib.get_close_matches(str(name), list(cls.model_fields), 1)
-                hint = f", did you mean {close[0]!r}?" if close else ""
+                nearest = nearest_name(str(name), cls.model_fields)
+                hint = f", did you mean {nearest!r}?" if nearest else ""
                 raise InputError(
                     f"{str(path)!r}: unknown field {str(name)!r}{hint}; known: {', '.join(cls.model_fields)}"
                 )
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            raise InputError(
-                f"{str(path)!r}: {'.'.join(map(str, first['loc']))}: {first['msg']}; see docs/engines.md"
-            ) from error
+            raise InputError(f"{str(path)!r}: {first_error(error)}; see docs/engines.md") from error
 
     def key(self) -> str:
-        """The key, from the environment; empty when none is named. Raises `SetupError`, which does not show it."""
+        """The key, from the environment; empty when none is named.
+
+        Raises `SetupError`, which does not show it, where the variable is empty or holds no key.
+        """
         if self.key_variable is None:
             return ""
         key = os.environ.get(self.key_variable, "").strip()
@@ -132,6 +135,7 @@ class EndpointConfig(Record):
             )
         if not key.isascii() or not key.isprintable() or " " in key:
             raise SetupError(
-                f"the environment variable {self.key_variable!r} holds no key: blanks or letters that no header may have"
+                f"the environment variable {self.key_variable!r} holds no key: "
+                "blanks or letters that no header may have"
             )
         return key

@@ -1,4 +1,4 @@
-"""Engines turn prompts into completions. What every engine takes and gives; nothing here needs torch."""
+"""What every engine takes and gives: prompts and images in, completions out."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from PIL import Image
 from pydantic import Field
 
-from anomalyr1.images import Frame, LoadedImage
+from anomalyr1.answers.completion import choice_at, parse
+from anomalyr1.images import Family, Frame, ImageError, LoadedImage, resize
 from anomalyr1.prompts import Prompt
-from anomalyr1.types import Fingerprint, InputError, Record
+from anomalyr1.types import Answer, Fingerprint, InputError, Record
 from anomalyr1.version import __version__
 
 
 class Sampling(Record):
-    """How completions are written."""
+    """How the tokens of a completion are chosen."""
 
     max_new_tokens: int = Field(default=256, gt=0)
     temperature: float = Field(default=0.0, ge=0)
@@ -34,11 +36,9 @@ class Sampling(Record):
         if self.fast:
             return "fast: the likeliest option, without reasoning"
         limit = f"at most {self.max_new_tokens} tokens"
-        return (
-            f"greedy, {limit}"
-            if self.temperature == 0
-            else f"temperature {self.temperature:g}, top_p {self.top_p:g}, {limit}"
-        )
+        if self.temperature == 0:
+            return f"greedy, {limit}"
+        return f"temperature {self.temperature:g}, top_p {self.top_p:g}, {limit}"
 
 
 GREEDY = Sampling()
@@ -46,24 +46,27 @@ GREEDY = Sampling()
 
 @dataclass(frozen=True)
 class Completion:
-    """What a policy wrote to one prompt."""
+    """What a policy wrote to one prompt, and how it reads."""
 
     text: str
-    """Without special tokens; untrusted."""
+    """The completion without special tokens; untrusted."""
+    answer: Answer
+    """What `text` says, its boxes mapped by `frame`: the one time that a completion is parsed on its way."""
     frame: Frame | None
-    """Of the inspected image, the prompt's last one; None = no image, or not known how the model saw it."""
+    """The frame of the inspected image, the prompt's last one; None = no image, or it is not known how the
+    model saw it."""
     prompt_tokens: int
-    """Image tokens included; 0 = not known."""
+    """Length of the prompt, image tokens included; 0 = not known."""
     completion_tokens: int
-    """The stop token included; 0 = not known."""
+    """Length of the completion, the stop token included; 0 = not known."""
     finish: Literal["stop", "length"]
     """Whether the policy ended it, or `max_new_tokens` did."""
     option_scores: dict[str, float] | None = None
     """Probability of each option letter where the completion answers with one, normalised over the options;
     None = not known."""
     error: str | None = None
-    """What kept this one item from an answer, by name; the text is then empty. Only engines that ask others
-    give it."""
+    """Name of what kept this prompt from an answer; the text is then empty and the answer unparseable. Only
+    engines that ask a server set it."""
 
 
 class Engine(Protocol):
@@ -85,7 +88,14 @@ class Engine(Protocol):
         ...
 
 
-def describe(
+def parse_with_place(
+    text: str, options: Sequence[str], frame: Frame | None = None
+) -> tuple[Answer, int | None]:
+    """What a completion says, and at which character its option letter stands; None = it has none."""
+    return parse(text, options, frame), choice_at(text, options)
+
+
+def make_fingerprint(
     engine: Engine,
     model: str,
     revision: str,
@@ -93,9 +103,9 @@ def describe(
     max_pixels: int,
     sampling: Sampling,
     versions: Mapping[str, str],
-    more: str = "",
+    extra_fields: str = "",
 ) -> Fingerprint:
-    """The fingerprint of an engine that runs `model`; `more` is what it asks for beside `sampling`."""
+    """The fingerprint of an engine that runs `model`; `extra_fields`: what it asks for beside `sampling`."""
     return Fingerprint(
         model=model,
         revision=revision,
@@ -104,42 +114,72 @@ def describe(
         max_pixels=max_pixels,
         seed=sampling.seed,
         engine=engine.name,
-        sampling=f"{sampling}{more}",
+        sampling=f"{sampling}{extra_fields}",
         versions={"anomalyr1": __version__, **versions},
     )
 
 
-def which(prompt: Prompt) -> str:
+def name_prompt(prompt: Prompt) -> str:
     """Which prompt a message is about, in words."""
     return f"sample {prompt.sample_id!r}, question {prompt.question.id!r}"
 
 
+def refuse_fast(sampling: Sampling, reason: str) -> None:
+    """Raise `InputError` with the reason where answers without reasoning are asked for."""
+    if sampling.fast:
+        raise InputError(reason)
+
+
 def require_images(prompt: Prompt, images: Mapping[Path, LoadedImage]) -> None:
-    """Raise `InputError` for an image that was not given, and where images and their places differ in number."""
-    if absent := [path for path in prompt.images if path not in images]:
+    """Raise `InputError` where an image is absent, and where images and their places differ in number."""
+    absent_paths = [path for path in prompt.images if path not in images]
+    if absent_paths:
         raise InputError(
-            f"{which(prompt)}: the image {str(absent[0])!r} was not given to the engine; open it and pass it along"
+            f"{name_prompt(prompt)}: the image {str(absent_paths[0])!r} was not given to the engine; "
+            "open it and pass it along"
         )
-    parts = [
-        part
-        for message in prompt.messages
-        if not isinstance(message["content"], str)
-        for part in message["content"]
-    ]
-    places = sum(part["type"] == "image" for part in parts)
+    places = 0
+    for message in prompt.messages:
+        if not isinstance(message["content"], str):
+            places += sum(part["type"] == "image" for part in message["content"])
     if places != len(prompt.images):
         raise InputError(
-            f"{which(prompt)}: {len(prompt.images)} images for {places} places; build it with anomalyr1.prompts"
+            f"{name_prompt(prompt)}: {len(prompt.images)} images for {places} places; "
+            "build it with anomalyr1.prompts"
         )
+
+
+def resize_images(
+    prompts: Sequence[Prompt], images: Mapping[Path, LoadedImage], family: Family, max_pixels: int
+) -> dict[Path, tuple[Image.Image, Frame]]:
+    """Every image that the prompts show at the size the model sees, with its frame, each resized once.
+
+    Raises `InputError` where an image is absent, and `ImageError` where no size of its aspect is possible.
+    """
+    resized: dict[Path, tuple[Image.Image, Frame]] = {}
+    for prompt in prompts:
+        require_images(prompt, images)
+        for path in prompt.images:
+            if path in resized:
+                continue
+            try:
+                resized[path] = resize(images[path].rgb, family, max_pixels)
+            except ImageError as error:
+                raise ImageError(f"{name_prompt(prompt)}, image {str(path)!r}: {error}") from error
+    return resized
 
 
 def draw_seeds(prompts: Sequence[Prompt], seed: int) -> list[int]:
-    """A seed for each prompt: of `seed`, the ids, and how often the same call has asked that question before; no other prompt matters."""
-    asked: Counter[tuple[str, str]] = Counter()
+    """A seed for each prompt, by which its completion is sampled.
+
+    It depends on `seed`, the ids of sample and question, and how often the same call has asked that question
+    before; no other prompt matters.
+    """
+    repeats: Counter[tuple[str, str]] = Counter()
     seeds = []
     for prompt in prompts:
-        key = (prompt.sample_id, prompt.question.id)
-        whole = repr((seed, *key, asked[key])).encode("utf-8", "surrogatepass")
-        seeds.append(int.from_bytes(hashlib.sha256(whole).digest()[:8], "little", signed=True))
-        asked[key] += 1
+        ids = (prompt.sample_id, prompt.question.id)
+        key = repr((seed, *ids, repeats[ids])).encode("utf-8", "surrogatepass")
+        seeds.append(int.from_bytes(hashlib.sha256(key).digest()[:8], "little", signed=True))
+        repeats[ids] += 1
     return seeds

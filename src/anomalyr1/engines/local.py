@@ -1,7 +1,7 @@
 """The engine on this machine: transformers' own modules, with one prefill for all that share a prompt.
 
 All questions about one image and all samples of one question continue from one prefix
-(`policy.shared_prefix`), and prompts about different images are computed together, by length, as far as the
+(`shared_prefix.decode`), and prompts about different images are computed together, by length, as far as the
 budget of slots goes. The completions are those of transformers' `generate` on one prompt at a time.
 
 What holds of a completion: under greedy decoding it depends on its prompt and images alone. Sampled, it
@@ -23,30 +23,42 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from anomalyr1.engines.engine import GREEDY, Completion, Sampling, describe, draw_seeds, require_images, which
-from anomalyr1.engines.option_tokens import Letters
+from anomalyr1.engines.engine import (
+    GREEDY,
+    Completion,
+    Sampling,
+    draw_seeds,
+    make_fingerprint,
+    name_prompt,
+    parse_with_place,
+    require_images,
+)
+from anomalyr1.engines.option_tokens import OptionTokens
 from anomalyr1.engines.sampling import Chooser, FastChooser
-from anomalyr1.images import THREADS, Frame, ImageError, LoadedImage, fit, resize
+from anomalyr1.images import THREADS, Frame, ImageError, LoadedImage, fit, largest_cap_that_fits, resize
 from anomalyr1.policy import chat
 from anomalyr1.policy.load import Policy
 from anomalyr1.prompts import Prompt
-from anomalyr1.shared_prefix import decode as shared_prefix
-from anomalyr1.shared_prefix.trees import Job, Tree, batches, plant
+from anomalyr1.shared_prefix.decode import encode_images, grow_completions, require_support
+from anomalyr1.shared_prefix.trees import EncodedPrompt, Tree, batch_trees, plant_trees
 from anomalyr1.types import Fingerprint, InputError
 
 
 class LocalEngine:
-    """Runs a `Policy` on this machine; `batch_tokens` bounds the tokens whose keys and values are held at a time."""
+    """Runs a `Policy` on this machine.
+
+    `batch_tokens` bounds the tokens whose keys and values are in memory at a time.
+    """
 
     name = "local"
 
     def __init__(self, policy: Policy, batch_tokens: int | None = None) -> None:
         """Raises `SetupError` where this version of transformers or the model cannot share a prefix."""
-        shared_prefix.require_support(policy.model)
+        require_support(policy.model)
         self.policy = policy
-        self._letters = Letters(policy.processor.tokenizer)
-        self.batch_tokens = batch_tokens or (32_768 if policy.device.type == "cuda" else 8_192)
         tokenizer = policy.processor.tokenizer
+        self._option_tokens = OptionTokens(tokenizer)
+        self.batch_tokens = batch_tokens or (32_768 if policy.device.type == "cuda" else 8_192)
         self._image_id: int = tokenizer.convert_tokens_to_ids(chat.IMAGE)
         # A line asks the same of every image, so the same chats come again and again.
         self._ids_of_chat = lru_cache(256)(lambda chat_json: chat.encode(tokenizer, json.loads(chat_json)))
@@ -60,7 +72,7 @@ class LocalEngine:
             "device": policy.device.type,
             "dtype": str(policy.model.dtype).removeprefix("torch."),
         }
-        return describe(
+        return make_fingerprint(
             self, policy.name, policy.revision, policy.family.name, policy.max_pixels, sampling, versions
         )
 
@@ -73,37 +85,39 @@ class LocalEngine:
         writes special tokens, and for a prompt that is too long (nothing is ever cut off; the message says
         which pixel cap would fit).
         """
-        jobs = self._jobs(prompts, images, sampling)
+        # 1. Every prompt as token ids.
+        encoded_prompts = self._encode_prompts(prompts, images, sampling)
         chooser = self._chooser(prompts, sampling)
-        most = 1 if sampling.fast else sampling.max_new_tokens
+        max_new_tokens = 1 if sampling.fast else sampling.max_new_tokens
+        # 2. Prompts that begin alike become a tree, trees of similar length a batch.
+        trees = plant_trees(encoded_prompts, self._image_id, max_new_tokens, self.batch_tokens)
         completions: dict[int, Completion] = {}
-        for batch in batches(plant(jobs, self._image_id, most, self.batch_tokens), most, self.batch_tokens):
-            written, frames = self._grow(batch, images, chooser, most)
-            for index, ids in written.items():
-                frame = frames[prompts[index].images[-1]] if prompts[index].images else None
-                completions[index] = self._completion(jobs[index], ids, frame, prompts[index], chooser)
+        for batch in batch_trees(trees, max_new_tokens, self.batch_tokens):
+            # 3. Each batch: its images once, its prefixes once, then a token of all completions at a step.
+            ids_by_index, frames = self._grow(batch, images, chooser, max_new_tokens)
+            # 4. Text, answer and option scores of each completion.
+            for index, ids in ids_by_index.items():
+                prompt = prompts[index]
+                frame = frames[prompt.images[-1]] if prompt.images else None
+                completions[index] = self._completion(encoded_prompts[index], ids, frame, prompt, chooser)
         return [completions[index] for index in range(len(prompts))]
 
-    def _jobs(
+    def _encode_prompts(
         self, prompts: Sequence[Prompt], images: Mapping[Path, LoadedImage], sampling: Sampling
-    ) -> list[Job]:
+    ) -> list[EncodedPrompt]:
         return [
-            Job(index, tuple(self._encode(prompt, images, sampling)), prompt.images)
+            EncodedPrompt(index, tuple(self._encode(prompt, images, sampling)), prompt.images)
             for index, prompt in enumerate(prompts)
         ]
 
     def _chooser(self, prompts: Sequence[Prompt], sampling: Sampling) -> Chooser | FastChooser:
         options = [prompt.question.letters for prompt in prompts]
-        if sampling.fast:
-            return FastChooser(
-                [
-                    self._letters.forced(prompt.opening, own)[1]
-                    for prompt, own in zip(prompts, options, strict=True)
-                ]
-            )
-        return Chooser(
-            draw_seeds(prompts, sampling.seed), sampling, self.policy.suppressed_ids, self._letters, options
-        )
+        if not sampling.fast:
+            seeds = draw_seeds(prompts, sampling.seed)
+            return Chooser(seeds, sampling, self.policy.suppressed_ids, self._option_tokens, options)
+        openings = [prompt.opening for prompt in prompts]
+        encoded = map(self._option_tokens.encode_opening, openings, options)
+        return FastChooser([letter_ids for _, letter_ids in encoded])
 
     def _grow(
         self,
@@ -112,103 +126,117 @@ class LocalEngine:
         chooser: Chooser | FastChooser,
         max_new_tokens: int,
     ) -> tuple[dict[int, list[int]], dict[Path, Frame]]:
-        """The ids of all completions of a batch, and the frame of each image; each image is encoded once, however many prompts show it."""
+        """The ids of all completions of a batch by their places in the call, and the frame of each image.
+
+        Each image is encoded once, however many prompts show it.
+        """
         paths = list(dict.fromkeys(path for tree in batch for path in tree.paths))
         prepared = self._pixels([images[path] for path in paths])
-        seen = dict(
-            zip(paths, shared_prefix.see(self.policy.model, [one[:2] for one in prepared]), strict=True)
+        encoded = encode_images(self.policy.model, [(patches, grid) for patches, grid, _ in prepared])
+        encoded_by_path = dict(zip(paths, encoded, strict=True))
+        tree_images = [[encoded_by_path[path] for path in tree.paths] for tree in batch]
+        ids_by_index = grow_completions(
+            self.policy.model, batch, tree_images, chooser, self.policy.stop_ids, max_new_tokens
         )
-        own = [[seen[path] for path in tree.paths] for tree in batch]
-        written = shared_prefix.grow(
-            self.policy.model, batch, own, chooser, self.policy.stop_ids, max_new_tokens
-        )
-        return written, {path: frame for path, (_, _, frame) in zip(paths, prepared, strict=True)}
+        return ids_by_index, {path: frame for path, (_, _, frame) in zip(paths, prepared, strict=True)}
 
     def _encode(self, prompt: Prompt, images: Mapping[Path, LoadedImage], sampling: Sampling) -> list[int]:
+        """The token ids of a prompt, each image's token as often as the image needs. Raises `InputError`."""
         require_images(prompt, images)
-        where = which(prompt)
+        where = name_prompt(prompt)
+        # 1. The chat, with one token an image.
         try:
-            ids = self._ids_of_chat(json.dumps(prompt.messages))
+            chat_ids = self._ids_of_chat(json.dumps(prompt.messages))
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
-        sizes = [images[path].size_wh for path in prompt.images]
+        # 2. As many tokens as each image needs.
+        sizes_wh = [images[path].size_wh for path in prompt.images]
         try:
-            tokens = self._image_tokens(sizes, self.policy.max_pixels)
+            image_tokens = self._image_tokens(sizes_wh, self.policy.max_pixels)
         except ImageError as error:
             raise ImageError(f"{where}, images {[str(path) for path in prompt.images]}: {error}") from error
-        whole = chat.expand(ids, self._image_id, tokens)
+        ids = chat.expand(chat_ids, self._image_id, image_tokens)
+        # 3. Without reasoning, what stands before the option letter.
         new_tokens = sampling.max_new_tokens
         if sampling.fast:
             if not prompt.question.options:
                 raise InputError(
-                    f"{where}: without reasoning only questions with options can be answered; ask it without fast"
+                    f"{where}: without reasoning only questions with options can be answered; "
+                    "ask it without fast"
                 )
-            whole += self._letters.forced(prompt.opening, prompt.question.letters)[0]
+            ids += self._option_tokens.encode_opening(prompt.opening, prompt.question.letters)[0]
             new_tokens = 1
+        # 4. Prompt and completion must fit: nothing is cut off.
         room = self.policy.max_tokens - new_tokens
-        if len(whole) > room:
+        if len(ids) > room:
             raise InputError(
-                f"{where}: {len(whole):,} prompt tokens ({sum(tokens):,} of them for {len(tokens)} images) and "
-                f"{new_tokens:,} for the completion, but {self.policy.name!r} has {self.policy.max_tokens:,} positions; "
-                + self._way_out(sizes, len(whole) - sum(tokens), room)
+                f"{where}: {len(ids):,} prompt tokens ({sum(image_tokens):,} of them for {len(image_tokens)} "
+                f"images) and {new_tokens:,} for the completion, but {self.policy.name!r} has "
+                f"{self.policy.max_tokens:,} positions; "
+                + self._way_out(sizes_wh, len(ids) - sum(image_tokens), room)
             )
-        return whole
+        return ids
 
     def _image_tokens(self, sizes_wh: Sequence[tuple[int, int]], max_pixels: int) -> list[int]:
         family = self.policy.family
-        seen = [fit(size_wh, family, max_pixels) for size_wh in sizes_wh]
-        return [w * h // family.factor**2 for w, h in seen]
+        model_sizes_wh = [fit(size_wh, family, max_pixels) for size_wh in sizes_wh]
+        return [w * h // family.factor**2 for w, h in model_sizes_wh]
 
     def _way_out(self, sizes_wh: Sequence[tuple[int, int]], text_tokens: int, room: int) -> str:
         """Which pixel cap would make the prompt fit, in words."""
-        cap, step = self.policy.max_pixels, self.policy.family.factor**2
-        while cap >= self.policy.family.min_pixels:
-            try:
-                tokens = sum(self._image_tokens(sizes_wh, cap))
-            except ImageError:  # no size of this aspect lies under so small a cap
-                break
-            if text_tokens + tokens <= room:
-                return f"load the policy with max_pixels={cap} (--max-pixels) to make it fit"
-            cap = min(cap - step, cap * max(0, room - text_tokens) // max(1, tokens))
-        return "no pixel cap makes it fit: give fewer reference images, less knowledge or a smaller max_new_tokens"
+        cap = largest_cap_that_fits(sizes_wh, self.policy.family, room - text_tokens, self.policy.max_pixels)
+        if cap is not None:
+            return f"load the policy with max_pixels={cap} (--max-pixels) to make it fit"
+        return (
+            "no pixel cap makes it fit: "
+            "give fewer reference images, less knowledge or a smaller max_new_tokens"
+        )
 
     def _pixels(self, images: Sequence[LoadedImage]) -> list[tuple[Tensor, Tensor, Frame]]:
-        """Each image's patches, its grid, and the frame; raises `InputError` when the processor changed the size we sent."""
+        """Each image's patches (P, D), its grid (1, 3) and its frame.
+
+        Raises `InputError` when the processor changed the size we sent.
+        """
         policy, patch = self.policy, self.policy.model.config.vision_config.patch_size
         with ThreadPoolExecutor(THREADS) as pool:  # resizing lets go of the interpreter
-            pictures = list(
+            resized = list(
                 pool.map(lambda image: resize(image.rgb, policy.family, policy.max_pixels), images)
             )
         prepared = []
-        for image, (picture, frame) in zip(images, pictures, strict=True):
-            made = policy.processor.image_processor(images=[picture], do_resize=False, return_tensors="pt")
-            _, rows, columns = made["image_grid_thw"][0].tolist()
-            seen_wh = (columns * patch, rows * patch)
-            if seen_wh != frame.model_wh:
+        for image, (picture, frame) in zip(images, resized, strict=True):
+            inputs = policy.processor.image_processor(images=[picture], do_resize=False, return_tensors="pt")
+            _, rows, columns = inputs["image_grid_thw"][0].tolist()
+            processed_wh = (columns * patch, rows * patch)
+            if processed_wh != frame.model_wh:
                 raise InputError(
-                    f"{str(image.path)!r}: sent to the processor of {policy.name!r} at {frame.model_wh}, and it made {seen_wh} of it, so "
-                    "boxes could not be mapped back; use the preprocessor_config.json of the model's source"
+                    f"{str(image.path)!r}: sent to the processor of {policy.name!r} at {frame.model_wh}, and "
+                    f"it made {processed_wh} of it, so boxes could not be mapped back; "
+                    "use the preprocessor_config.json of the model's source"
                 )
-            prepared.append((made["pixel_values"], made["image_grid_thw"], frame))
+            prepared.append((inputs["pixel_values"], inputs["image_grid_thw"], frame))
         return prepared
 
     def _completion(
         self,
-        job: Job,
-        written: list[int],
+        encoded: EncodedPrompt,
+        ids: list[int],
         frame: Frame | None,
         prompt: Prompt,
         chooser: Chooser | FastChooser,
     ) -> Completion:
+        """What token ids say, the stop token included."""
+        options, index = prompt.question.options, encoded.index
         if isinstance(chooser, FastChooser):
-            text = prompt.closed(chooser.letter(job.index))
-            return Completion(text, frame, len(job.ids), len(written), "stop", chooser.scores[job.index])
-        text = self._text(written)
-        scores = chooser.scores_at(
-            job.index, text, prompt.question.options, lambda step: len(self._text(written[:step]))
+            text = prompt.closed(chooser.letter(index))
+            answer, _ = parse_with_place(text, options, frame)
+            return Completion(text, answer, frame, len(encoded.ids), len(ids), "stop", chooser.scores[index])
+        text = self._text(ids)
+        answer, letter_at = parse_with_place(text, options, frame)
+        scores = chooser.scores_at(index, letter_at, lambda step: len(self._text(ids[:step])))
+        stopped = ids[-1] in self.policy.stop_ids
+        return Completion(
+            text, answer, frame, len(encoded.ids), len(ids), "stop" if stopped else "length", scores
         )
-        stopped = written[-1] in self.policy.stop_ids
-        return Completion(text, frame, len(job.ids), len(written), "stop" if stopped else "length", scores)
 
     def _text(self, ids: Sequence[int]) -> str:
         text: str = self.policy.processor.tokenizer.decode(

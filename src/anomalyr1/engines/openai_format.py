@@ -1,4 +1,4 @@
-"""The chat-completions form of the OpenAI API: prompts to requests, replies to what was written. Pure functions, no network.
+"""The chat-completions form of the OpenAI API: prompts to requests, replies to completions. No network here.
 
 What comes back is untrusted: a reply that is not what was asked for is a `ReplyError` with a name of its own,
 never an empty text.
@@ -11,18 +11,17 @@ import io
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from anomalyr1 import answers
-from anomalyr1.engines.engine import Sampling
+from anomalyr1.engines.engine import Completion, Sampling, parse_with_place
+from anomalyr1.images import Frame
 from anomalyr1.prompts import Prompt
-from anomalyr1.types import LETTERS
+from anomalyr1.types import LETTERS, first_error
 
 MAX_REPLY_BYTES = 8 * 2**20
 """A longer reply is cut off and refused; 4,096 tokens with 20 alternatives each are about 6 MB."""
@@ -57,10 +56,10 @@ LASTING = frozenset(
 """Problems that would come again."""
 PASSING_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 """HTTP statuses that are worth asking again."""
-_LETTER = re.compile(r"(\W*)([A-Z])\W*")
+_LETTER_TOKEN = re.compile(r"(\W*)([A-Z])\W*")
 """A token that writes one option letter, and the marks before it."""
 _ROUNDING = 1e-3
-"""A log-probability may be so much above 0."""
+"""A log-probability may lie so much above 0."""
 
 
 class ReplyError(RuntimeError):
@@ -70,7 +69,7 @@ class ReplyError(RuntimeError):
         super().__init__(f"{problem}: {message}")
         self.problem = problem
         self.status = status
-        """Of HTTP; 0 = none."""
+        """The HTTP status; 0 = there was none."""
         self.retry_after = retry_after
         """Seconds that the server asks to wait."""
 
@@ -80,80 +79,68 @@ class ReplyError(RuntimeError):
         return self.status in PASSING_STATUS if self.problem == "HTTP status" else self.problem not in LASTING
 
 
-class _Part(BaseModel):
-    """What is read of a reply; fields that are not named here are ignored."""
+class _ReplyPart(BaseModel):
+    """A part of a reply; fields that are not named here are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class Token(_Part):
+class TokenLogprob(_ReplyPart):
     """A token and its log-probability."""
 
     token: str
     logprob: float
 
 
-class Place(Token):
-    """The token that was written, and its likeliest alternatives."""
+class TokenPlace(TokenLogprob):
+    """The token at one place of the completion, and its likeliest alternatives."""
 
-    top_logprobs: list[Token] = []
-
-
-class _Logprobs(_Part):
-    content: list[Place] | None = None
+    top_logprobs: list[TokenLogprob] = []
 
 
-class _Message(_Part):
+class _Logprobs(_ReplyPart):
+    content: list[TokenPlace] | None = None
+
+
+class _Message(_ReplyPart):
     content: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
 
 
-class _Choice(_Part):
+class _Choice(_ReplyPart):
     message: _Message
     finish_reason: str | None = None
     logprobs: _Logprobs | None = None
 
 
-class _Usage(_Part):
+class _Usage(_ReplyPart):
     prompt_tokens: int = Field(default=0, ge=0)
     completion_tokens: int = Field(default=0, ge=0)
 
 
-class _Reply(_Part):
+class _Reply(_ReplyPart):
     choices: list[_Choice] = Field(min_length=1)
     usage: _Usage | None = None
 
 
-@dataclass(frozen=True)
-class Written:
-    """What a server wrote."""
-
-    text: str
-    finish: Literal["stop", "length"]
-    prompt_tokens: int
-    """0 = the server does not say."""
-    completion_tokens: int
-    option_scores: dict[str, float] | None
-    """By letter; None = the server gives no log-probabilities, or the answer is no letter."""
-
-
-def text_of(prompt: Prompt) -> str:
-    """All text of a prompt, whatever its form."""
-    contents = [message["content"] for message in prompt.messages]
-    return "\n".join(
-        c if isinstance(c, str) else "\n".join(part.get("text", "") for part in c) for c in contents
-    )
+def prompt_text(prompt: Prompt) -> str:
+    """All text of a prompt."""
+    texts = []
+    for message in prompt.messages:
+        content = message["content"]
+        texts += [content] if isinstance(content, str) else [part.get("text", "") for part in content]
+    return "\n".join(texts)
 
 
 def data_url(picture: Image.Image) -> str:
-    """A picture as a PNG data URL: lossless, so that the server sees the very pixels that a model here would see."""
+    """A picture as a PNG data URL: lossless, so that a server sees the pixels that a model here would see."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=1)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def request(
+def write_request(
     prompt: Prompt,
     urls: Mapping[Path, str],
     model: str,
@@ -162,13 +149,13 @@ def request(
     logprobs: bool,
     extra: Mapping[str, object],
 ) -> bytes:
-    """The body of a request; `urls` holds the data URL of every image of the prompt, `seed` is that of its draw."""
-    images = iter(prompt.images)
+    """The body of a request; `urls` holds the data URL of every image, `seed` draws the completion."""
+    image_urls = iter([urls[path] for path in prompt.images])
     body: dict[str, object] = {
         **extra,
         "model": model,
         "messages": [
-            {"role": message["role"], "content": _content(message["content"], images, urls)}
+            {"role": message["role"], "content": _content(message["content"], image_urls)}
             for message in prompt.messages
         ],
         "max_tokens": sampling.max_new_tokens,
@@ -181,97 +168,108 @@ def request(
     return json.dumps(body).encode("ascii")
 
 
-def _content(content: Any, images: Any, urls: Mapping[Path, str]) -> object:
-    if isinstance(content, str) or all(part["type"] == "text" for part in content):
-        return content if isinstance(content, str) else "".join(part["text"] for part in content)
+def _content(content: Any, image_urls: Iterator[str]) -> object:
+    """The content of a message: plain text where it shows no image, else its parts."""
+    if isinstance(content, str):
+        return content
+    if all(part["type"] == "text" for part in content):
+        return "".join(part["text"] for part in content)
     return [
-        {"type": "image_url", "image_url": {"url": urls[next(images)]}}
+        {"type": "image_url", "image_url": {"url": next(image_urls)}}
         if part["type"] == "image"
         else {"type": "text", "text": part["text"]}
         for part in content
     ]
 
 
-def read(data: bytes, options: Sequence[str] = ()) -> Written:
-    """What a reply of status 200 says to a question with these options. Raises `ReplyError`."""
+def read_reply(data: bytes, options: Sequence[str] = (), frame: Frame | None = None) -> Completion:
+    """The completion in a reply of status 200 to a question with these options; `frame` maps its boxes.
+
+    Raises `ReplyError`.
+    """
+    # 1. The form of the reply.
     if data.lstrip()[:1] == b"<":
-        raise ReplyError("HTML instead of JSON", f"expected a chat completion, got {_shown(data)}")
+        raise ReplyError("HTML instead of JSON", f"expected a chat completion, got {_beginning(data)}")
     try:
         reply = _Reply.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        if first["type"] == "json_invalid":
+        field, _, fault = first_error(error).partition(": ")
+        if error.errors(include_url=False, include_input=False)[0]["type"] == "json_invalid":
             raise ReplyError(
-                "broken JSON", f"{len(data)} bytes that do not end as JSON does ({first['msg']})"
+                "broken JSON", f"{len(data)} bytes that do not end as JSON does ({fault})"
             ) from error
-        place = ".".join(str(part) for part in first["loc"])
         raise ReplyError(
-            "another form of JSON", f"expected a chat completion, but {place or 'the whole'}: {first['msg']}"
+            "another form of JSON", f"expected a chat completion, but {field or 'the whole'}: {fault}"
         ) from error
+    # 2. How the completion ended, and whether all of it is there.
     choice = reply.choices[0]
     message, finish = choice.message, choice.finish_reason
     if finish not in ("stop", "length"):
         raise ReplyError(
             "stopped otherwise", f"finish_reason is {str(finish)[:40]!r}, expected stop or length"
         )
-    if not message.content:
-        if message.reasoning_content or message.reasoning:
-            raise ReplyError(
-                "reasoning split off",
-                "the server's reasoning parser took the whole text; start it without one",
-            )
-        if message.content is None:
-            raise ReplyError("no text", "the reply's message has no content")
-    usage = reply.usage or _Usage()
+    if not message.content and (message.reasoning_content or message.reasoning):
+        raise ReplyError(
+            "reasoning split off", "the server's reasoning parser took the whole text; start it without one"
+        )
+    if message.content is None:
+        raise ReplyError("no text", "the reply's message has no content")
+    # 3. What it says, and how likely each option was where it says it.
+    answer, letter_at = parse_with_place(message.content, options, frame)
     places = choice.logprobs.content if choice.logprobs else None
-    scores = option_scores(message.content or "", places, options) if places and options else None
-    return Written(
-        message.content or "",
-        "stop" if finish == "stop" else "length",
+    scores = None
+    if places and letter_at is not None:
+        scores = option_scores(message.content, letter_at, places, LETTERS[: len(options)])
+    usage = reply.usage or _Usage()
+    return Completion(
+        message.content,
+        answer,
+        frame,
         usage.prompt_tokens,
         usage.completion_tokens,
+        "stop" if finish == "stop" else "length",
         scores,
     )
 
 
-def option_scores(text: str, places: Sequence[Place], options: Sequence[str]) -> dict[str, float] | None:
-    """The probability of each option where the completion `text` gives its answer, normalised over the options.
+def option_scores(
+    text: str, letter_at: int, places: Sequence[TokenPlace], letters: str
+) -> dict[str, float] | None:
+    """The probability of each option letter at the character where `text` gives its answer.
 
-    The letters compete after the same marks, as in the local engine. None where the answer is no letter, or
-    where the tokens do not spell the text. A letter that is not among the server's alternatives there counts
-    as 0: it is less likely than all of them.
+    Probabilities are normalised over the letters, which compete after the same marks, as in the local engine.
+    None where the token there is no letter, or where the tokens do not spell the text. A letter that is not
+    among the server's alternatives there counts as 0: it is less likely than all of them.
     """
-    at = answers.choice_at(text, options)
-    if at is None or not "".join(place.token for place in places).startswith(text[: at + 1]):
+    if not "".join(place.token for place in places).startswith(text[: letter_at + 1]):
         return None
     end = 0
     for place in places:
         begin, end = end, end + len(place.token)
-        if end > at:
-            written = _LETTER.fullmatch(place.token)
-            return (
-                _normalised(place, written[1], LETTERS[: len(options)])
-                if written and begin + len(written[1]) == at
-                else None
-            )
+        if end > letter_at:
+            token = _LETTER_TOKEN.fullmatch(place.token)
+            if token is None or begin + len(token[1]) != letter_at:
+                return None
+            return _scores_after(token[1], place, letters)
     return None
 
 
-def _normalised(place: Place, lead: str, letters: str) -> dict[str, float] | None:
-    by_token = {one.token: one.logprob for one in (*place.top_logprobs, place)}
+def _scores_after(marks: str, place: TokenPlace, letters: str) -> dict[str, float] | None:
+    """The probability of each letter after `marks`; None where the log-probabilities make no sense."""
+    logprobs = {token.token: token.logprob for token in (*place.top_logprobs, place)}
     sums = dict.fromkeys(letters, 0.0)
-    for token, logprob in by_token.items():
-        other = _LETTER.fullmatch(token)
-        if other is None or other[1] != lead or other[2] not in sums:
+    for text, logprob in logprobs.items():
+        token = _LETTER_TOKEN.fullmatch(text)
+        if token is None or token[1] != marks or token[2] not in sums:
             continue
         if not logprob < _ROUNDING:  # more than certain, or NaN
             return None
-        sums[other[2]] += math.exp(logprob)
+        sums[token[2]] += math.exp(logprob)
     total = sum(sums.values())
-    return {letter: value / total for letter, value in sums.items()} if total > 0 else None
+    return {letter: weight / total for letter, weight in sums.items()} if total > 0 else None
 
 
-def _shown(data: bytes) -> str:
+def _beginning(data: bytes) -> str:
     """The beginning of a reply in one line."""
     return repr(" ".join(data[:200].decode("utf-8", "replace").split())[:100])
 
@@ -282,4 +280,4 @@ def status_error(status: int, data: bytes, retry_after: str = "") -> ReplyError:
         seconds = min(60.0, max(0.0, float(retry_after)))
     except ValueError:
         seconds = 0.0
-    return ReplyError("HTTP status", f"{status}, with {_shown(data)}", status, seconds)
+    return ReplyError("HTTP status", f"{status}, with {_beginning(data)}", status, seconds)

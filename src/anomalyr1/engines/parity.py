@@ -1,4 +1,4 @@
-"""The same questions to two engines: whether they answer alike, see the same picture, and count the same tokens.
+"""The same questions to two engines: whether they answer, see and count tokens alike.
 
 Same weights in two engines have given different boxes and scores before, mostly because one resized images
 again. So frames and prompt tokens are compared beside answers, and two pixel caps are not compared unless
@@ -7,18 +7,20 @@ that is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
-from anomalyr1 import answers, prompts
+from anomalyr1 import prompts
 from anomalyr1.boxes import set_iou, to_array
 from anomalyr1.engines.engine import GREEDY, Completion, Engine, Sampling
 from anomalyr1.images import open_image
-from anomalyr1.types import Answer, Fingerprint, InputError, Question, Record, Sample
+from anomalyr1.types import Fingerprint, InputError, Question, Record, Sample
+
+T = TypeVar("T")
 
 
 class Parity(Record):
-    """How two engines compare; each count has its whole beside it, since not every engine knows everything."""
+    """How two engines compare. Not every engine knows everything, so each count has its total beside it."""
 
     images: int
     questions: int
@@ -52,12 +54,14 @@ class Parity(Record):
 
 
 class _Pair(NamedTuple):
+    """A question and what each engine wrote to it."""
+
     question: Question
-    completions: tuple[Completion, Completion]
-    answers: tuple[Answer, Answer]
+    left: Completion
+    right: Completion
 
 
-def compare(
+def compare_engines(
     engines: tuple[Engine, Engine],
     samples: Sequence[Sample],
     style: str = prompts.DEFAULT_STYLE,
@@ -68,68 +72,90 @@ def compare(
 
     Raises `InputError` before anything is asked where the engines' pixel caps differ, unless `allow_pixels`.
     """
-    first, second = (engine.fingerprint(sampling) for engine in engines)
-    if first.max_pixels != second.max_pixels and not allow_pixels:
+    # 1. Both must show the model the same pixels.
+    left, right = (engine.fingerprint(sampling) for engine in engines)
+    if left.max_pixels != right.max_pixels and not allow_pixels:
         raise InputError(
-            f"{engines[0].name} shows the model at most {first.max_pixels:,} pixels and {engines[1].name} {second.max_pixels:,}, so their "
-            "answers are not about the same pictures; give both the same max_pixels, or compare them nevertheless with --allow-pixels"
+            f"{engines[0].name} shows the model at most {left.max_pixels:,} pixels and {engines[1].name} "
+            f"{right.max_pixels:,}, so their answers are not about the same pictures; give both the same "
+            "max_pixels, or compare them nevertheless with --allow-pixels"
         )
+    # 2. Ask both.
     pairs: list[_Pair] = []
     for sample in samples:
         images = {path: open_image(path) for path in (sample.image, *sample.references)}
-        asked = [
-            prompts.build(sample, question, style) for question in prompts.inspection_questions(sample.id)
-        ]
-        written = [engine.complete(asked, images, sampling) for engine in engines]
-        for prompt, *both in zip(asked, *written, strict=True):
-            read = tuple(answers.parse(one.text, prompt.question.options, one.frame) for one in both)
-            pairs.append(_Pair(prompt.question, (both[0], both[1]), (read[0], read[1])))
-    return _summary(pairs, len(samples), _differences(first, second))
+        questions = prompts.inspection_questions(sample.id)
+        sample_prompts = [prompts.build(sample, question, style) for question in questions]
+        completions = [engine.complete(sample_prompts, images, sampling) for engine in engines]
+        pairs += [_Pair(*pair) for pair in zip(questions, *completions, strict=True)]
+    # 3. Count what agrees.
+    return _count_agreement(pairs, len(samples), _fingerprint_differences(left, right))
 
 
-def _differences(first: Fingerprint, second: Fingerprint) -> tuple[str, ...]:
-    """What the engines say differently of themselves; what an inspection adds to a fingerprint is the same for both here."""
-    beside = {"engine", "versions", "style", "given", "option_order", "masks", "threshold"}
-    old, new = first.model_dump(exclude=beside), second.model_dump(exclude=beside)
-    return tuple(f"{name}: {old[name]!r} and {new[name]!r}" for name in old if old[name] != new[name])
+def _fingerprint_differences(left: Fingerprint, right: Fingerprint) -> tuple[str, ...]:
+    """Fields that the engines themselves fill in and that differ; an inspection adds the same to both."""
+    not_compared = {"engine", "versions", "style", "given", "option_order", "masks", "threshold"}
+    left_fields, right_fields = left.model_dump(exclude=not_compared), right.model_dump(exclude=not_compared)
+    return tuple(
+        f"{name}: {value!r} and {right_fields[name]!r}"
+        for name, value in left_fields.items()
+        if value != right_fields[name]
+    )
 
 
-def _summary(pairs: Sequence[_Pair], images: int, differences: tuple[str, ...]) -> Parity:
-    failed = tuple(sum(pair.completions[i].error is not None for pair in pairs) for i in (0, 1))
-    both = [pair for pair in pairs if all(one.error is None for one in pair.completions)]
-    choices = [pair for pair in both if pair.question.options]
-    boxes = [found for pair in both if not pair.question.options and (found := _boxes(pair)) is not None]
-    tokens = [tuple(one.prompt_tokens for one in pair.completions) for pair in both]
-    known = [abs(own - other) for own, other in tokens if own and other]
-    frames = [tuple(one.frame for one in pair.completions) for pair in both]
-    seen = [own.model_wh == other.model_wh for own, other in frames if own and other]
-    scores = [difference for pair in choices if (difference := _score_difference(pair)) is not None]
+def _count_agreement(pairs: Sequence[_Pair], images: int, differences: tuple[str, ...]) -> Parity:
+    answered = [pair for pair in pairs if pair.left.error is None and pair.right.error is None]
+    choices = [pair for pair in answered if pair.question.options]
+    ious = _known(_box_iou(pair) for pair in answered if not pair.question.options)
+    token_differences = _known(_token_difference(pair) for pair in answered)
+    same_frames = _known(_same_frame(pair) for pair in answered)
     return Parity(
         images=images,
         questions=len(pairs),
-        failed=(failed[0], failed[1]),
-        compared=len(both),
-        same_text=sum(pair.completions[0].text == pair.completions[1].text for pair in both),
+        failed=(
+            sum(pair.left.error is not None for pair in pairs),
+            sum(pair.right.error is not None for pair in pairs),
+        ),
+        compared=len(answered),
+        same_text=sum(pair.left.text == pair.right.text for pair in answered),
         choices=len(choices),
-        same_choice=sum(pair.answers[0].choice == pair.answers[1].choice for pair in choices),
-        score_difference=max(scores, default=None),
-        boxes=len(boxes),
-        mean_iou=sum(boxes) / len(boxes) if boxes else None,
-        tokens=len(known),
-        same_tokens=known.count(0),
-        largest_token_difference=max(known, default=0),
-        frames=len(seen),
-        same_frame=sum(seen),
+        same_choice=sum(pair.left.answer.choice == pair.right.answer.choice for pair in choices),
+        score_difference=max(_known(_score_difference(pair) for pair in choices), default=None),
+        boxes=len(ious),
+        mean_iou=sum(ious) / len(ious) if ious else None,
+        tokens=len(token_differences),
+        same_tokens=token_differences.count(0),
+        largest_token_difference=max(token_differences, default=0),
+        frames=len(same_frames),
+        same_frame=sum(same_frames),
         differences=differences,
     )
 
 
-def _boxes(pair: _Pair) -> float | None:
-    """The set IoU of both answers' boxes; None where one has none to compare."""
-    own, other = (answer.boxes for answer in pair.answers)
-    return None if own is None or other is None else set_iou(to_array(own), to_array(other))
+def _known(values: Iterable[T | None]) -> list[T]:
+    """The values that are not None."""
+    return [value for value in values if value is not None]
+
+
+def _box_iou(pair: _Pair) -> float | None:
+    """The set IoU of both answers' boxes; None where an answer has none to compare."""
+    left, right = pair.left.answer.boxes, pair.right.answer.boxes
+    return None if left is None or right is None else set_iou(to_array(left), to_array(right))
+
+
+def _token_difference(pair: _Pair) -> int | None:
+    """By how many tokens the prompts differ; None where an engine does not know."""
+    left, right = pair.left.prompt_tokens, pair.right.prompt_tokens
+    return abs(left - right) if left and right else None
+
+
+def _same_frame(pair: _Pair) -> bool | None:
+    """Whether both engines saw the image at one size; None where an engine does not know."""
+    left, right = pair.left.frame, pair.right.frame
+    return left.model_wh == right.model_wh if left and right else None
 
 
 def _score_difference(pair: _Pair) -> float | None:
-    own, other = (completion.option_scores for completion in pair.completions)
-    return max(abs(own[letter] - other[letter]) for letter in own) if own and other else None
+    """The largest difference of an option's probability; None where an engine gives none."""
+    left, right = pair.left.option_scores, pair.right.option_scores
+    return max(abs(left[letter] - right[letter]) for letter in left) if left and right else None

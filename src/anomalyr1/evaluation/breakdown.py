@@ -1,4 +1,4 @@
-"""What lies behind the scoreboards: each class, logical and structural anomalies apart, and whether reasoning and answer agree."""
+"""What lies behind the scoreboards: classes, sorts of anomalies, whether reasoning and answer agree."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from anomalyr1.evaluation import statistics
-from anomalyr1.evaluation.rows import Row
+from anomalyr1.evaluation.rows import AnsweredQuestion
 from anomalyr1.evaluation.statistics import Interval
 from anomalyr1.types import Record
 
@@ -25,11 +25,12 @@ class ClassRow(Record):
     overkill: float | None
     """Good images whose verdict question was not answered right, read leniently; None = none was asked."""
     miss: float | None
-    """Likewise of anomalous images."""
+    """Anomalous images whose verdict question was not answered right, read leniently; None = none was
+    asked."""
 
 
 class Anomalies(Record):
-    """How one sort of anomaly is answered, read leniently, in percent; only of data sets that have both sorts."""
+    """How one sort of anomaly is answered, read leniently, in percent; of data sets that have both sorts."""
 
     sort: Literal["logical", "structural"]
     images: int
@@ -54,94 +55,94 @@ class Consistency(Record):
     """`agree` of `both`, in percent; None where there are none."""
 
 
-def percent(values: Sequence[bool], rows: Sequence[Row], repeats: int, seed: int) -> Interval:
+def percent(values: Sequence[bool], rows: Sequence[AnsweredQuestion], repeats: int, seed: int) -> Interval:
     """The share of rows for which something holds, in percent."""
-    names = [row.sample_id for row in rows]
-    return statistics.bootstrap_ratio(
-        100 * np.asarray(values, dtype=np.float64), np.ones(len(rows)), names, repeats, seed
-    )
+    images = [row.sample_id for row in rows]
+    numerators = 100 * np.asarray(values, dtype=np.float64)
+    return statistics.bootstrap_ratio(numerators, np.ones(len(rows)), images, repeats, seed)
 
 
-def by_class(rows: Sequence[Row], repeats: int, seed: int) -> tuple[ClassRow, ...]:
+def by_class(rows: Sequence[AnsweredQuestion], repeats: int, seed: int) -> tuple[ClassRow, ...]:
     """One row a class, in the order of the questions."""
-    classes: dict[str, list[Row]] = {}
+    classes: dict[str, list[AnsweredQuestion]] = {}
     for row in rows:
-        classes.setdefault(
-            "/".join(dict.fromkeys(part for part in (row.dataset, row.category) if part)) or "(no class)", []
-        ).append(row)
+        classes.setdefault(row.class_name, []).append(row)
     return tuple(
         ClassRow(
             name=name,
-            questions=len(own),
-            images=len({row.sample_id for row in own}),
-            strict=percent([row.right("strict") for row in own], own, repeats, seed),
-            lenient=percent([row.right("lenient") for row in own], own, repeats, seed),
-            overkill=_wrong_verdicts(own, anomalous=False),
-            miss=_wrong_verdicts(own, anomalous=True),
+            questions=len(class_rows),
+            images=len({row.sample_id for row in class_rows}),
+            strict=percent([row.right("strict") for row in class_rows], class_rows, repeats, seed),
+            lenient=percent([row.right("lenient") for row in class_rows], class_rows, repeats, seed),
+            overkill=_wrong_verdicts(class_rows, anomalous=False),
+            miss=_wrong_verdicts(class_rows, anomalous=True),
         )
-        for name, own in classes.items()
+        for name, class_rows in classes.items()
     )
 
 
-def by_subtask(rows: Sequence[Row], values: Sequence[bool], subtasks: Sequence[str]) -> dict[str, float]:
-    """The share of each subtask's rows for which something holds, in percent; `subtasks` names that of each row."""
-    asked, held = (
-        Counter(subtasks),
-        Counter(name for name, value in zip(subtasks, values, strict=True) if value),
-    )
-    return {name: 100 * held[name] / n for name, n in asked.items()}
+def by_subtask(values: Sequence[bool], subtasks: Sequence[str]) -> dict[str, float]:
+    """The share of each subtask's rows for which something holds, in percent; both in the order of rows."""
+    numbers = Counter(subtasks)
+    hits = Counter(name for name, value in zip(subtasks, values, strict=True) if value)
+    return {name: 100 * hits[name] / number for name, number in numbers.items()}
 
 
-def anomalies(rows: Sequence[Row], repeats: int, seed: int) -> tuple[Anomalies, ...]:
+def anomalies(rows: Sequence[AnsweredQuestion], repeats: int, seed: int) -> tuple[Anomalies, ...]:
     """Logical and structural anomalies of the data sets that have logical ones."""
     datasets = {row.dataset for row in rows if row.logical}
-    found = []
-    sorts: tuple[Literal["logical", "structural"], ...] = ("logical", "structural")
-    for sort in sorts:
-        own = [
-            row
-            for row in rows
-            if row.dataset in datasets and row.anomalous and row.logical == (sort == "logical")
-        ]
-        asked = [row for row in own if row.kind == "anomaly detection"]
-        if own:
-            found.append(
+    anomalous = [row for row in rows if row.anomalous and row.dataset in datasets]
+    sorts: tuple[tuple[Literal["logical", "structural"], bool], ...] = (
+        ("logical", True),
+        ("structural", False),
+    )
+    figures = []
+    for sort, logical in sorts:
+        of_sort = [row for row in anomalous if row.logical == logical]
+        verdict_rows = [row for row in of_sort if row.kind == "anomaly detection"]
+        if of_sort:
+            figures.append(
                 Anomalies(
                     sort=sort,
-                    images=len({row.sample_id for row in own}),
-                    found=percent([row.right("lenient") for row in asked], asked, repeats, seed)
-                    if asked
-                    else None,
-                    questions=len(own),
-                    right=percent([row.right("lenient") for row in own], own, repeats, seed),
+                    images=len({row.sample_id for row in of_sort}),
+                    found=_right(verdict_rows, repeats, seed) if verdict_rows else None,
+                    questions=len(of_sort),
+                    right=_right(of_sort, repeats, seed),
                 )
             )
-    return tuple(found)
+    return tuple(figures)
 
 
-def consistency(rows: Sequence[Row], repeats: int, seed: int) -> Consistency:
+def consistency(rows: Sequence[AnsweredQuestion], repeats: int, seed: int) -> Consistency:
     """Reasoning against answer, of the replies that answer (read leniently)."""
     answered = [row for row in rows if row.lenient is not None]
-    both = [row for row in answered if row.conclusion is not None]
-    agree = [row.conclusion == row.lenient for row in both]
+    concluding = [row for row in answered if row.conclusion is not None]
+    agree = [row.conclusion == row.lenient for row in concluding]
     return Consistency(
-        both=len(both),
+        both=len(concluding),
         agree=sum(agree),
-        silent=len(answered) - len(both),
+        silent=len(answered) - len(concluding),
         cases=dict(Counter(_case(row) for row in answered)),
-        share=percent(agree, both, repeats, seed) if both else None,
+        share=percent(agree, concluding, repeats, seed) if concluding else None,
     )
 
 
-def _case(row: Row) -> str:
-    said = (
-        "silent" if row.conclusion is None else "agrees" if row.conclusion == row.lenient else "contradicts"
-    )
-    if said == "contradicts" and row.conclusion == row.gold:
-        said = "contradicts and was right"
-    return f"answer {'right' if row.right('lenient') else 'wrong'}, reasoning {said}"
+def _case(row: AnsweredQuestion) -> str:
+    if row.conclusion is None:
+        reasoning = "silent"
+    elif row.conclusion == row.lenient:
+        reasoning = "agrees"
+    elif row.conclusion == row.gold:
+        reasoning = "contradicts and was right"
+    else:
+        reasoning = "contradicts"
+    return f"answer {'right' if row.right('lenient') else 'wrong'}, reasoning {reasoning}"
 
 
-def _wrong_verdicts(rows: Sequence[Row], anomalous: bool) -> float | None:
-    own = [row for row in rows if row.kind == "anomaly detection" and row.anomalous is anomalous]
-    return 100 * sum(not row.right("lenient") for row in own) / len(own) if own else None
+def _right(rows: Sequence[AnsweredQuestion], repeats: int, seed: int) -> Interval:
+    return percent([row.right("lenient") for row in rows], rows, repeats, seed)
+
+
+def _wrong_verdicts(rows: Sequence[AnsweredQuestion], anomalous: bool) -> float | None:
+    of_kind = [row for row in rows if row.kind == "anomaly detection" and row.anomalous is anomalous]
+    return 100 * sum(not row.right("lenient") for row in of_kind) / len(of_kind) if of_kind else None

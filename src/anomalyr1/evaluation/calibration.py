@@ -16,71 +16,106 @@ then counted, which flatters it a little; the calibration error after fitting is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalyr1.inspection.thresholds import Calibration, Figures, Floats, Method, Threshold, logit, sigmoid
+from anomalyr1 import records
+from anomalyr1.boxes import Bools, Floats
+from anomalyr1.evaluation import curves
+from anomalyr1.evaluation.statistics import draw_counts
+from anomalyr1.inspection.thresholds import (
+    Calibration,
+    Figures,
+    Method,
+    Threshold,
+    labels_of,
+    logit,
+    sigmoid,
+)
 from anomalyr1.types import Fingerprint, InputError, Inspection
-
-Bools = NDArray[np.bool_]
 
 CONFIDENCE = 0.95
 """Of every interval and bound here."""
 LEAST_OF_EACH = 2
 """Fewer labelled good or defective parts are refused."""
-DRAWS = 1000
-_AT_ONCE = 50
-"""Draws in memory together."""
-BINS = 10
+RESAMPLES = 1000
+_BATCH = 50
+"""Resamples in memory together."""
 FOLDS = 5
 _OVER_ALL = float(np.nextafter(1.0, 2.0))
 """A threshold that no score reaches."""
 
 
-class Labelled(NamedTuple):
+class LabelledScores(NamedTuple):
     """Scores whose truth is known."""
 
     scores: Floats
-    """(N,)"""
+    """(N,) scores in 0..1."""
     defect: Bools
-    """(N,)"""
+    """(N,) whether the part is defective."""
     left_out: dict[str, int]
+    """Inspections and labels that could not be used, by reason."""
 
 
-def gather(inspections: Sequence[Inspection], labels: Mapping[str, bool]) -> Labelled:
+def calibrate_file(
+    inspections: str | Path,
+    labels: str | Path,
+    cost_miss: float,
+    cost_false_alarm: float,
+    method: Method = "platt",
+    defect_rate: float | None = None,
+    claim: float = 0.01,
+    seed: int = 0,
+) -> Threshold:
+    """`calibrate` on the inspections file of a run over labelled parts.
+
+    `labels` is a CSV file or a data set, as `thresholds.labels_of` takes them. Raises `InputError` as
+    `calibrate`, `gather` and the readers do.
+    """
+    truths = labels_of(labels)
+    run, inspected = records.read(inspections)
+    labelled = gather(inspected, truths)
+    return calibrate(labelled, run, cost_miss, cost_false_alarm, method, defect_rate, claim, seed)
+
+
+def gather(inspections: Sequence[Inspection], labels: Mapping[str, bool]) -> LabelledScores:
     """The scores of all inspections with a label (True = defect), and how many could not be used.
 
     Raises `InputError` where none has a label.
     """
-    known = [one for one in inspections if one.sample_id in labels]
-    if inspections and labels and not known:
+    labelled = [inspection for inspection in inspections if inspection.sample_id in labels]
+    if inspections and labels and not labelled:
         raise InputError(
-            f"no inspection has a label: the first inspection is named {inspections[0].sample_id!r}, the first label "
-            f"{next(iter(labels))!r}; write the same names into the labels"
+            f"no inspection has a label: the first inspection is named {inspections[0].sample_id!r}, "
+            f"the first label {next(iter(labels))!r}; write the same names into the labels"
         )
-    usable = [
-        (one.score, labels[one.sample_id]) for one in known if one.score is not None and one.error is None
-    ]
-    failed = sum(one.error is not None for one in known)
+    scores, truths, failed = [], [], 0
+    for inspection in labelled:
+        if inspection.error is not None:
+            failed += 1
+        elif inspection.score is not None:
+            scores.append(inspection.score)
+            truths.append(labels[inspection.sample_id])
     left_out = {
-        "inspections without a label": len(inspections) - len(known),
-        "labels without an inspection": len(labels) - len(known),
+        "inspections without a label": len(inspections) - len(labelled),
+        "labels without an inspection": len(labels) - len(labelled),
         "failed inspections": failed,
-        "inspections without a score": len(known) - failed - len(usable),
+        "inspections without a score": len(labelled) - failed - len(scores),
     }
-    scores = np.array([score for score, _ in usable], dtype=np.float64)
-    return Labelled(
-        scores,
-        np.array([truth for _, truth in usable], dtype=np.bool_),
-        {name: n for name, n in left_out.items() if n},
+    return LabelledScores(
+        np.array(scores, dtype=np.float64),
+        np.array(truths, dtype=np.bool_),
+        {reason: number for reason, number in left_out.items() if number},
     )
 
 
 def calibrate(
-    labelled: Labelled,
+    labelled: LabelledScores,
     run: Fingerprint,
     cost_miss: float,
     cost_false_alarm: float,
@@ -91,42 +126,41 @@ def calibrate(
 ) -> Threshold:
     """Fit, choose and measure; `defect_rate` is that of the labelled parts when None.
 
-    Raises `InputError` with fewer than two parts of either kind, and for scores that do not rank defects
-    above good parts.
+    Raises `InputError` for costs and rates that cannot be, with fewer than two parts of either kind, and for
+    scores that do not rank defects above good parts.
     """
+    _require_possible(cost_miss, cost_false_alarm, defect_rate, claim)
     scores, defect, left_out = labelled
     good_n, defect_n = int((~defect).sum()), int(defect.sum())
-    if min(good_n, defect_n) < LEAST_OF_EACH:
-        gone = f" ({', '.join(f'{n} {name}' for name, n in left_out.items())})" if left_out else ""
-        raise InputError(
-            f"{good_n} good and {defect_n} defective parts with a score, at least {LEAST_OF_EACH} of each are needed{gone}"
-        )
-    area = auroc(scores, defect)
+    _require_enough(good_n, defect_n, left_out)
+    area = curves.auroc(scores, defect)
     if area <= 0.5:
         raise InputError(
-            f"the scores do not rank defective parts above good ones (AUROC {area:.2f}), so no threshold helps; use another model, "
-            "knowledge or reference images, or check that the labels are not swapped"
+            f"the scores do not rank defective parts above good ones (AUROC {area:.2f}), so no threshold "
+            "helps; use another model, knowledge or reference images, "
+            "or check that the labels are not swapped"
         )
+    # 1. The calibration, moved to the share of defects on the line.
     share = defect_n / len(defect)
     rate = share if defect_rate is None else defect_rate
     fitted = fit(scores, defect, method)
     shift = float(logit(np.array(rate)) - logit(np.array(share)))
-    best, low, high = choose_threshold(scores, defect, cost_miss * rate, cost_false_alarm * (1 - rate), seed)
+    moved = fitted.model_copy(update={"intercept": fitted.intercept + shift})
+    # 2. The threshold, where a part costs least.
+    weights = (cost_miss * rate, cost_false_alarm * (1 - rate))
+    threshold, low, high = choose_threshold(scores, defect, *weights, seed)
+    # 3. What is to be expected of both.
+    misses, alarms = int((scores[defect] < threshold).sum()), int((scores[~defect] >= threshold).sum())
     after = cross_validated(scores, defect, method, seed)
-    misses, alarms = int((scores[defect] < best).sum()), int((scores[~defect] >= best).sum())
-    at_half = (
-        cost_miss * rate * (scores[defect] < 0.5).mean()
-        + cost_false_alarm * (1 - rate) * (scores[~defect] >= 0.5).mean()
-    )
     figures = Figures(
         auroc=area,
         misses=misses,
         false_alarms=alarms,
         unsure=int(((scores >= low) & (scores < high)).sum()),
-        cost_per_part=cost_miss * rate * misses / defect_n + cost_false_alarm * (1 - rate) * alarms / good_n,
-        cost_at_half=float(at_half),
-        error_before=calibration_error(scores, defect),
-        error_after=calibration_error(after, defect),
+        cost_per_part=weights[0] * misses / defect_n + weights[1] * alarms / good_n,
+        cost_at_half=_cost(scores, defect, 0.5, *weights),
+        error_before=curves.calibration_error(scores, defect),
+        error_after=curves.calibration_error(after, defect),
         brier_before=float(((scores - defect) ** 2).mean()),
         brier_after=float(((after - defect) ** 2).mean()),
         false_alarm_bound=upper_bound(alarms, good_n),
@@ -135,14 +169,47 @@ def calibrate(
         good_parts_missing=max(0, parts_needed(alarms, claim) - good_n),
     )
     return Threshold(
-        threshold=best, low=low, high=high, calibration=fitted.model_copy(update={"intercept": fitted.intercept + shift}),
-        cost_miss=cost_miss, cost_false_alarm=cost_false_alarm, defect_rate=rate, good=good_n, defect=defect_n, left_out=left_out,
-        figures=figures, run=run,
-    )  # fmt: skip
+        threshold=threshold,
+        low=low,
+        high=high,
+        calibration=moved,
+        cost_miss=cost_miss,
+        cost_false_alarm=cost_false_alarm,
+        defect_rate=rate,
+        good=good_n,
+        defect=defect_n,
+        left_out=left_out,
+        figures=figures,
+        run=run,
+    )
+
+
+def _require_possible(
+    cost_miss: float, cost_false_alarm: float, defect_rate: float | None, claim: float
+) -> None:
+    for name, cost in (("--cost-miss", cost_miss), ("--cost-false-alarm", cost_false_alarm)):
+        if not (cost > 0 and math.isfinite(cost)):
+            raise InputError(f"{name} is {cost:g}, expected a cost above 0")
+    for name, share in (("--defect-rate", defect_rate), ("--claim", claim)):
+        if share is not None and not 0 < share < 1:
+            raise InputError(f"{name} is {share:g}, expected a share between 0 and 1")
+
+
+def _require_enough(good: int, defect: int, left_out: Mapping[str, int]) -> None:
+    if min(good, defect) >= LEAST_OF_EACH:
+        return
+    reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.items())
+    raise InputError(
+        f"{good} good and {defect} defective parts with a score, at least {LEAST_OF_EACH} of each are needed"
+        + (f" ({reasons})" if reasons else "")
+    )
 
 
 def fit(scores: Floats, defect: Bools, method: Method = "platt") -> Calibration:
-    """The calibration of largest likelihood under Platt's smoothed targets; the slope is never negative, so no ranking turns round."""
+    """The calibration of (N,) scores of largest likelihood, under Platt's smoothed targets.
+
+    `defect` (N,) says which parts are defective. The slope is never negative, so no ranking turns round.
+    """
     from scipy.optimize import minimize
 
     odds = logit(scores)
@@ -156,112 +223,121 @@ def fit(scores: Floats, defect: Bools, method: Method = "platt") -> Calibration:
         return float((np.logaddexp(0, z) - target * z).sum()), slopes[: len(parameters)]
 
     start = np.array([1.0, 0.0] if method == "platt" else [1.0])
-    found = minimize(
-        loss, start, jac=True, method="L-BFGS-B", bounds=[(0.0, None), (None, None)][: len(start)]
-    ).x
-    return Calibration(
-        method=method, slope=float(found[0]), intercept=float(found[1]) if method == "platt" else 0.0
-    )
+    bounds = [(0.0, None), (None, None)][: len(start)]
+    best = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    intercept = float(best[1]) if method == "platt" else 0.0
+    return Calibration(method=method, slope=float(best[0]), intercept=intercept)
 
 
 def cross_validated(scores: Floats, defect: Bools, method: Method, seed: int = 0) -> Floats:
-    """(N,) calibrated probabilities, each from a fit that has not seen its part; both kinds are spread over at most five folds."""
+    """(N,) calibrated probabilities of (N,) scores, each from a fit that has not seen its part.
+
+    Both kinds of part are spread over at most five folds.
+    """
     generator = np.random.default_rng(seed)
     folds = min(FOLDS, int(defect.sum()), int((~defect).sum()))
-    fold = np.empty(len(scores), dtype=np.intp)
+    fold_of = np.empty(len(scores), dtype=np.intp)
     for kind in (defect, ~defect):
-        fold[kind] = generator.permutation(int(kind.sum())) % folds
-    after = np.empty(len(scores))
-    for one in range(folds):
-        own = fold == one
-        after[own] = fit(scores[~own], defect[~own], method)(scores[own])
-    return after
+        fold_of[kind] = generator.permutation(int(kind.sum())) % folds
+    probabilities = np.empty(len(scores))
+    for fold in range(folds):
+        inside = fold_of == fold
+        probabilities[inside] = fit(scores[~inside], defect[~inside], method)(scores[inside])
+    return probabilities
 
 
 def choose_threshold(
     scores: Floats, defect: Bools, miss: float, false_alarm: float, seed: int = 0
 ) -> tuple[float, float, float]:
-    """The threshold of least cost, and the ends of its 95 % bootstrap interval.
+    """The threshold of least cost for (N,) scores, and the ends of its 95 % bootstrap interval.
 
     `miss` and `false_alarm` weigh the miss rate and the false-alarm rate. Candidates lie half-way (in
     log-odds) between neighbouring scores; of equally cheap ones the lowest stretch counts, since it lets the
     fewest defects through, and its middle is taken.
     """
-    levels = np.unique(scores)
+    # 1. The candidates, and how many parts of each kind lie below each of them.
+    levels = np.unique(scores)  # (C - 1,)
+    cuts = _candidates(levels)  # (C,)
+    defects_below, good_below = (_parts_below(scores[kind], levels) for kind in (defect, ~defect))  # (C,)
+
+    def cheapest(defect_counts: NDArray[np.intp], good_counts: NDArray[np.intp]) -> Floats:
+        missed, passed = _shares(defect_counts, defects_below), _shares(good_counts, good_below)  # (R, C)
+        return _middle_of_cheapest(miss * missed + false_alarm * (1 - passed), cuts)
+
+    # 2. The threshold of the parts as they are.
+    defect_n, good_n = int(defect.sum()), int((~defect).sum())
+    threshold = float(cheapest(*(np.ones((1, number), dtype=np.intp) for number in (defect_n, good_n)))[0])
+    # 3. The threshold of each resample, defects and good parts drawn apart.
+    generator = np.random.default_rng(seed)
+    resampled = [
+        cheapest(draw_counts(generator, defect_n, _BATCH), draw_counts(generator, good_n, _BATCH))
+        for _ in range(RESAMPLES // _BATCH)
+    ]
+    low, high = np.quantile(np.concatenate(resampled), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return threshold, min(threshold, float(low)), max(threshold, float(high))
+
+
+def _candidates(levels: Floats) -> Floats:
+    """(C,) thresholds for rising distinct scores (C - 1,): below all, between neighbours, above all."""
     middles = sigmoid((logit(levels)[:-1] + logit(levels)[1:]) / 2)
     # Rounding may put a middle on a neighbour; it must lie above the lower one.
-    cuts = np.concatenate(
-        [[0.0], np.clip(middles, np.nextafter(levels[:-1], 2), levels[1:]), [_OVER_ALL]]
-    )  # (C,)
-    ends = [
-        np.concatenate([[0], np.searchsorted(np.sort(scores[kind]), levels, side="right")])
-        for kind in (defect, ~defect)
-    ]
-
-    def below(weights: NDArray[np.intp], end: NDArray[np.intp]) -> Floats:
-        """(B, N) weights of a kind's parts in the order of their scores -> (B, C): their share below each cut."""
-        sums = np.concatenate([np.zeros((len(weights), 1)), weights.cumsum(axis=1)], axis=1)
-        shares: Floats = sums[:, end] / weights.shape[1]
-        return shares
-
-    def best(defect_weights: NDArray[np.intp], good_weights: NDArray[np.intp]) -> Floats:
-        cost = miss * below(defect_weights, ends[0]) + false_alarm * (1 - below(good_weights, ends[1]))
-        least = cost <= cost.min(axis=1, keepdims=True) + 1e-12
-        first = least.argmax(axis=1)
-        over = ~least & (np.arange(len(cuts)) > first[:, None])
-        last = np.where(over.any(axis=1), over.argmax(axis=1), len(cuts)) - 1
-        middle: Floats = sigmoid((logit(cuts[first]) + logit(cuts[last])) / 2)
-        chosen: Floats = np.clip(middle, cuts[first], cuts[last])
-        return chosen
-
-    generator = np.random.default_rng(seed)
-    defect_n, good_n = int(defect.sum()), int((~defect).sum())
-    found = float(best(np.ones((1, defect_n), dtype=np.intp), np.ones((1, good_n), dtype=np.intp))[0])
-    drawn = np.concatenate(
-        [
-            best(
-                generator.multinomial(defect_n, np.full(defect_n, 1 / defect_n), size=_AT_ONCE),
-                generator.multinomial(good_n, np.full(good_n, 1 / good_n), size=_AT_ONCE),
-            )
-            for _ in range(DRAWS // _AT_ONCE)
-        ]
-    )
-    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return found, min(found, float(low)), max(found, float(high))
+    between = np.clip(middles, np.nextafter(levels[:-1], 2), levels[1:])
+    return np.concatenate([[0.0], between, [_OVER_ALL]])
 
 
-def calibration_error(probabilities: Floats, defect: Bools) -> float:
-    """The expected calibration error: how far mean probability and share of defects lie apart, over ten bins of equal size."""
-    order = np.argsort(probabilities, kind="stable")
-    bins = np.array_split(order, min(BINS, len(order)))
+def _parts_below(scores: Floats, levels: Floats) -> NDArray[np.intp]:
+    """(C,) how many of a kind's scores (n,) lie below each candidate for levels (C - 1,)."""
+    return np.concatenate([[0], np.searchsorted(np.sort(scores), levels, side="right")])
+
+
+def _shares(counts: NDArray[np.intp], parts_below: NDArray[np.intp]) -> Floats:
+    """(R, C) the share of a kind's parts below each candidate.
+
+    `counts` (R, n) says how often each resample has each part, in the order of their scores.
+    """
+    sums = np.concatenate([np.zeros((len(counts), 1)), counts.cumsum(axis=1)], axis=1)  # (R, n + 1)
+    shares: Floats = sums[:, parts_below] / counts.shape[1]
+    return shares
+
+
+def _middle_of_cheapest(cost: Floats, cuts: Floats) -> Floats:
+    """(R,) the middle, in log-odds, of the lowest stretch of candidates (C,) that cost least, (R, C)."""
+    least = cost <= cost.min(axis=1, keepdims=True) + 1e-12
+    start = least.argmax(axis=1)  # (R,)
+    beyond = ~least & (np.arange(len(cuts)) > start[:, None])
+    end = np.where(beyond.any(axis=1), beyond.argmax(axis=1), len(cuts)) - 1
+    middle: Floats = sigmoid((logit(cuts[start]) + logit(cuts[end])) / 2)
+    return np.clip(middle, cuts[start], cuts[end])
+
+
+def _cost(scores: Floats, defect: Bools, threshold: float, miss: float, false_alarm: float) -> float:
+    """The cost a part at a threshold; `miss` and `false_alarm` weigh the rates."""
     return float(
-        sum(len(own) * abs(probabilities[own].mean() - defect[own].mean()) for own in bins) / len(order)
+        miss * (scores[defect] < threshold).mean() + false_alarm * (scores[~defect] >= threshold).mean()
     )
-
-
-def auroc(scores: Floats, defect: Bools) -> float:
-    """The probability that a defective part scores above a good one; ties count half."""
-    from scipy.stats import rankdata
-
-    n = int(defect.sum())
-    return float((rankdata(scores)[defect].sum() - n * (n + 1) / 2) / (n * (len(defect) - n)))
 
 
 def upper_bound(events: int, n: int) -> float:
-    """The largest rate at which so few events in `n` are not yet unlikely: one-sided 95 % bound (Clopper and Pearson 1934)."""
+    """The largest rate at which so few events in `n` are not yet unlikely: one-sided 95 % bound.
+
+    Source: Clopper and Pearson 1934.
+    """
     from scipy.stats import beta
 
     return 1.0 if events >= n else float(beta.ppf(CONFIDENCE, events + 1, n - events))
 
 
 def parts_needed(events: int, rate: float) -> int:
-    """How many parts, with `events` among them and no more, bound the rate by `rate` at 95 %: without events about 3 / rate."""
-    few, many = events, max(1, events)
+    """How many parts, with `events` among them and no more, bound the rate by `rate` at 95 %.
+
+    Without events about 3 / rate.
+    """
+    low, high = events, max(1, events)
     for _ in range(64):
-        if upper_bound(events, many) <= rate:
+        if upper_bound(events, high) <= rate:
             break
-        few, many = many, 2 * many
-    while many - few > 1:
-        middle = (few + many) // 2
-        few, many = (few, middle) if upper_bound(events, middle) <= rate else (middle, many)
-    return many
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if upper_bound(events, middle) <= rate else (middle, high)
+    return high

@@ -1,9 +1,9 @@
-"""What `data check` asserts: files, masks, boxes, labels, questions, and that every gold answer, written and read back, earns full reward.
+"""What `data check` asserts: files, masks, boxes, labels, questions, and that gold answers earn full reward.
 
-Across samples it asserts that ids differ, that no two files hold the same image, that no sample is compared
-with itself, and that what is said about a class does not give a sample's gold away. Whether knowledge does
-that is found only where it speaks of the one image, names its file, or names the defect of those samples
-alone that have it.
+Every gold answer is written as a model would write it, and read back. Across samples it asserts that ids
+differ, that no two files hold the same image, that no sample is compared with itself, and that what is said
+about a class does not give a sample's gold away. Whether knowledge does that is found only where it speaks of
+the one image, names its file, or names the defect of those samples alone that have it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class Problem(NamedTuple):
 
     sample_id: str
     what: str
+    """What is wrong, in words."""
     fix: str
+    """What to do about it, in words."""
 
 
 @dataclass(frozen=True)
@@ -59,39 +61,43 @@ class _Gold:
     question: Question
     reasoning: str
     answer: str | Sequence[Box]
+    """An option letter, or boxes in original pixels."""
 
 
 def check(
     samples: Iterable[Sample], family: str = "qwen2_5_vl", max_pixels: int | None = None
 ) -> list[Problem]:
-    """Every problem of the samples; empty when they may be trained on and evaluated. First what concerns several, then in their order.
+    """Every problem of the samples; empty when they may be trained on and evaluated.
 
-    Each image and mask is opened once. `family` and `max_pixels` say in which frame gold boxes are written (a
-    pixel cap can make a small box too coarse to be right). Raises `InputError` for an unknown family.
+    What concerns several samples comes first, then problems in the order of the samples. Each image and mask
+    is opened once. `family` and `max_pixels` say in which frame gold boxes are written (a pixel cap can make
+    a small box too coarse to be right). Raises `InputError` for an unknown family.
     """
     if family not in FAMILIES:
         raise InputError(f"no model family is called {family!r}; known: {', '.join(FAMILIES)}")
-    counted: Counter[str] = Counter()
+    times_of: Counter[str] = Counter()
     files, knowledge = _Files(), _Knowledge()
     problems: list[Problem] = []
     for sample in samples:
-        counted[sample.id] += 1
+        times_of[sample.id] += 1
         knowledge.add(sample)
         problems += _check_files(sample, files)
         problems += _check_labels(sample)
         problems += _check_sample(sample, family, max_pixels)
-    twice = [
-        Problem(
-            name, f"{times} samples have this id", "give each sample its own id: inspections are stored by it"
-        )
-        for name, times in counted.items()
+    fix = "give each sample its own id: inspections are stored by it"
+    repeated_ids = [
+        Problem(sample_id, f"{times} samples have this id", fix)
+        for sample_id, times in times_of.items()
         if times > 1
     ]
-    return [*twice, *knowledge.problems(), *problems]
+    return [*repeated_ids, *knowledge.problems(), *problems]
 
 
 def readable(samples: Samples) -> Iterator[Sample]:
-    """The samples with the boxes of their masks; where a mask or an image cannot be read, without, and `check` says why."""
+    """The samples with the boxes of their masks.
+
+    Where a mask or an image cannot be read they come without, and `check` says why.
+    """
     opened, plain = samples.with_boxes(), samples.without_opening()
     for place in range(len(samples)):
         try:
@@ -122,13 +128,12 @@ def _check_sample(sample: Sample, family: str, max_pixels: int | None) -> Iterat
         yield from _check_verdict(sample, question)
 
 
-@dataclass
 class _Files:
-    """What was seen of files so far."""
+    """The digests of the files so far, and the sample that each image belongs to."""
 
-    def __post_init__(self) -> None:
+    def __init__(self) -> None:
         self.digests: dict[Path, str | None] = {}
-        self.first: dict[str, Sample] = {}
+        self.sample_of: dict[str, Sample] = {}
 
     def digest(self, path: Path) -> str | None:
         """SHA-256, None where the file cannot be read, which is reported elsewhere."""
@@ -151,51 +156,33 @@ def _check_files(sample: Sample, files: _Files) -> Iterator[Problem]:
             open_image(path)
         except ImageError as error:
             yield Problem(sample.id, f"its reference image: {error}", "replace the image")
-    own = files.digest(sample.image)
-    if own is None:
+    digest = files.digest(sample.image)
+    if digest is None:
         return
     for path in sample.references:
-        if files.digest(path) == own:
-            yield Problem(
-                sample.id,
-                f"its reference image {path} is the image itself",
-                "give it the image of another, good part",
-            )
-    first = files.first.setdefault(own, sample)
-    if first.id != sample.id and first.image != sample.image:
-        labels = (
-            "" if first.anomalous == sample.anomalous else ", and one is called good, the other anomalous"
-        )
-        what = f"{sample.image} holds the same image as {first.image} of sample {first.id!r}{labels}"
+        if files.digest(path) == digest:
+            what = f"its reference image {path} is the image itself"
+            yield Problem(sample.id, what, "give it the image of another, good part")
+    owner = files.sample_of.setdefault(digest, sample)
+    if owner.id != sample.id and owner.image != sample.image:
+        what = f"{sample.image} holds the same image as {owner.image} of sample {owner.id!r}"
+        if owner.anomalous != sample.anomalous:
+            what += ", and one is called good, the other anomalous"
         yield Problem(sample.id, what, "leave one of them out: in two splits it would be a leak")
 
 
 def _check_labels(sample: Sample) -> Iterator[Problem]:
     """Labels that contradict each other, or say nothing."""
-    if (
-        sample.anomalous
-        and sample.mask is None
-        and sample.boxes is None
-        and sample.defect is None
-        and not sample.questions
-    ):
-        yield Problem(
-            sample.id,
-            "it is anomalous, and nothing says how or where",
-            "add a defect's name, a mask, boxes or questions",
-        )
+    unexplained = (sample.mask, sample.boxes, sample.defect) == (None, None, None) and not sample.questions
+    if sample.anomalous and unexplained:
+        what = "it is anomalous, and nothing says how or where"
+        yield Problem(sample.id, what, "add a defect's name, a mask, boxes or questions")
     if sample.anomalous is False and sample.boxes:
-        yield Problem(
-            sample.id,
-            f"it has {len(sample.boxes)} boxes, but the sample is good",
-            "correct the label, or drop the boxes",
-        )
+        what = f"it has {len(sample.boxes)} boxes, but the sample is good"
+        yield Problem(sample.id, what, "correct the label, or drop the boxes")
     if sample.anomalous is False and sample.defect is not None:
-        yield Problem(
-            sample.id,
-            f"it has the defect {sample.defect!r}, but the sample is good",
-            "correct the label, or drop the defect",
-        )
+        what = f"it has the defect {sample.defect!r}, but the sample is good"
+        yield Problem(sample.id, what, "correct the label, or drop the defect")
 
 
 def _check_verdict(sample: Sample, question: Question) -> Iterator[Problem]:
@@ -207,15 +194,12 @@ def _check_verdict(sample: Sample, question: Question) -> Iterator[Problem]:
         says = bool(question.boxes)
     if says is not None and sample.anomalous is not None and says != sample.anomalous:
         truth = "anomalous" if sample.anomalous else "good"
-        yield Problem(
-            sample.id,
-            f"question {question.id!r}: its gold contradicts the sample, which is {truth}",
-            "correct one of the two",
-        )
+        what = f"question {question.id!r}: its gold contradicts the sample, which is {truth}"
+        yield Problem(sample.id, what, "correct one of the two")
 
 
 def _verdict(question: Question) -> bool | None:
-    """Whether the gold of a yes/no question says that there is a defect; None when the question is of another form."""
+    """Whether the gold of a yes/no question says that there is a defect; None for another form of question."""
     words = question.text.casefold()
     options = [option.casefold().strip(" .!") for option in question.options]
     if sorted(options) != ["no", "yes"] or not _DEFECT.search(words) or _NEGATED.search(words):
@@ -228,46 +212,52 @@ class _Knowledge:
 
     def __init__(self) -> None:
         self._problems: list[Problem] = []
-        self._texts: dict[tuple[str, str], dict[str, tuple[str, set[str | None]]]] = {}
+        # Data set and category -> text -> the id of a sample with this text, and the defects of all with it.
+        self._classes: dict[tuple[str, str], dict[str, tuple[str, set[str | None]]]] = {}
 
     def add(self, sample: Sample) -> None:
         text = sample.knowledge
         if not text:
             return
-        if text not in (texts := self._texts.setdefault((sample.dataset, sample.category), {})):
-            texts[text] = (sample.id, set())
-        texts[text][1].add(sample.defect if sample.anomalous else None)
-        names = [
-            name
-            for name in (sample.id, sample.image.name, sample.image.stem)
-            if len(name) >= _LEAST_NAME and not name.isdigit()
-        ]
-        named = next((name for name in names if name in text), None)
-        if named is not None and sample.image.stem.casefold() not in (
-            sample.category.casefold(),
-            (sample.defect or "").casefold(),
-        ):
-            self._say(sample.id, f"names this very image ({named!r})")
+        texts = self._classes.setdefault((sample.dataset, sample.category), {})
+        _, defects = texts.setdefault(text, (sample.id, set()))
+        defects.add(sample.defect if sample.anomalous else None)
+        image_name = _image_name_in(text, sample)
+        if image_name is not None:
+            self._report(sample.id, f"names this very image ({image_name!r})")
         elif _THIS_ONE.search(text.casefold()):
-            self._say(sample.id, "speaks of this one image")
+            self._report(sample.id, "speaks of this one image")
 
     def problems(self) -> list[Problem]:
         """Also those that only show when all samples are known."""
-        for texts in self._texts.values():
+        for texts in self._classes.values():
+            plain_texts = [_plain_words(text) for text in texts]
             for text, (sample_id, defects) in texts.items():
-                (defect, *others) = defects
-                words = (defect or "").replace("_", " ").casefold()
-                if others or not words or len(texts) == 1 or words not in text.casefold().replace("_", " "):
-                    continue
-                if any(words not in other.casefold().replace("_", " ") for other in texts):
-                    self._say(
-                        sample_id, f"names the defect {defect!r}, unlike that of other samples of its class"
-                    )
+                defect = next(iter(defects)) if len(defects) == 1 else None
+                words = _plain_words(defect or "")
+                if words and words in _plain_words(text) and any(words not in plain for plain in plain_texts):
+                    what = f"names the defect {defect!r}, unlike that of other samples of its class"
+                    self._report(sample_id, what)
         return self._problems
 
-    def _say(self, sample_id: str, what: str) -> None:
+    def _report(self, sample_id: str, what: str) -> None:
         fix = "give all samples of a class the same knowledge, about the class"
         self._problems.append(Problem(sample_id, f"its knowledge {what}, which can give its gold away", fix))
+
+
+def _image_name_in(text: str, sample: Sample) -> str | None:
+    """The name of the sample or of its image file that a text holds and would not hold by chance."""
+    stem = sample.image.stem
+    if stem.casefold() in (sample.category.casefold(), (sample.defect or "").casefold()):
+        return None
+    for name in (sample.id, sample.image.name, stem):
+        if len(name) >= _LEAST_NAME and not name.isdigit() and name in text:
+            return name
+    return None
+
+
+def _plain_words(text: str) -> str:
+    return text.casefold().replace("_", " ")
 
 
 def _check_mask(sample: Sample, size_wh: tuple[int, int]) -> Iterator[Problem]:
@@ -284,30 +274,24 @@ def _check_mask(sample: Sample, size_wh: tuple[int, int]) -> Iterator[Problem]:
         yield Problem(sample.id, what, "export the mask at the image's size")
     marked = int(mask.sum())
     if marked < LEAST_PIXELS and sample.anomalous:
-        what = f"{marked} pixel{'s' if marked > 1 else ''}" if marked else "nothing"
-        yield Problem(
-            sample.id,
-            f"{sample.mask} marks {what}, but the sample is anomalous",
-            "mark the defect, or drop the mask",
-        )
+        amount = f"{marked} pixel{'s' if marked > 1 else ''}" if marked else "nothing"
+        what = f"{sample.mask} marks {amount}, but the sample is anomalous"
+        yield Problem(sample.id, what, "mark the defect, or drop the mask")
     if marked and sample.anomalous is False:
-        yield Problem(
-            sample.id,
-            f"{sample.mask} marks a defect, but the sample is good",
-            "correct the label, or drop the mask",
-        )
+        what = f"{sample.mask} marks a defect, but the sample is good"
+        yield Problem(sample.id, what, "correct the label, or drop the mask")
     if marked > MOST_MARKED * mask.size:
-        yield Problem(
-            sample.id,
-            f"{sample.mask} marks {marked / mask.size:.0%} of the image",
-            "see whether the mask is inverted",
-        )
+        what = f"{sample.mask} marks {marked / mask.size:.0%} of the image"
+        yield Problem(sample.id, what, "see whether the mask is inverted")
     elif marked >= LEAST_PIXELS and mask_wh == size_wh and sample.boxes is not None:
         yield from _check_boxes_of_mask(sample, mask, sample.boxes)
 
 
 def _check_boxes_of_mask(sample: Sample, mask: Bools, gold: Sequence[Box]) -> Iterator[Problem]:
-    """Boxes and mask must mean the same places: little of the mask outside the boxes, every box about as large as what it holds."""
+    """Boxes and mask (H, W) must mean the same places.
+
+    That is: little of the mask lies outside the boxes, and every box is about as large as what it holds.
+    """
     stray = mask.copy()
     for box in gold:
         rows, columns = slice(max(0, floor(box.y1)), ceil(box.y2)), slice(max(0, floor(box.x1)), ceil(box.x2))
@@ -315,9 +299,12 @@ def _check_boxes_of_mask(sample: Sample, mask: Bools, gold: Sequence[Box]) -> It
         stray[rows, columns] = False
         ys, xs = np.nonzero(inside)
         tight = (np.ptp(ys) + 1) * (np.ptp(xs) + 1) if len(ys) else 0
-        share = tight / ((box.x2 - box.x1) * (box.y2 - box.y1))
+        share = tight / box.area
         if share < LEAST_FILLED:
-            what = f"its box {box.xyxy} is not where {sample.mask} marks a defect (what is marked there fills {share:.0%} of it)"
+            what = (
+                f"its box {box.xyxy} is not where {sample.mask} marks a defect "
+                f"(what is marked there fills {share:.0%} of it)"
+            )
             yield Problem(sample.id, what, "draw one from the other, or correct the one that is wrong")
     if stray.sum() > MOST_STRAY * mask.sum():
         what = f"{stray.sum() / mask.sum():.0%} of what {sample.mask} marks lies outside its boxes"
@@ -335,11 +322,10 @@ def _check_boxes(
 
 
 def _check_question_ids(sample: Sample) -> Iterator[Problem]:
-    for name, times in Counter(question.id for question in sample.questions).items():
+    for question_id, times in Counter(question.id for question in sample.questions).items():
         if times > 1:
-            yield Problem(
-                sample.id, f"{times} questions have the id {name!r}", "give each question its own id"
-            )
+            what = f"{times} questions have the id {question_id!r}"
+            yield Problem(sample.id, what, "give each question its own id")
 
 
 def _check_question(
@@ -350,11 +336,8 @@ def _check_question(
     if len(question.options) == 1:
         yield Problem(sample_id, f"{name} has one option", "add wrong options")
     if any(times > 1 for times in texts.values()) or "" in texts:
-        yield Problem(
-            sample_id,
-            f"{name} has options that read the same or are empty: {list(question.options)}",
-            "make the options differ",
-        )
+        what = f"{name} has options that read the same or are empty: {list(question.options)}"
+        yield Problem(sample_id, what, "make the options differ")
         return
     if question.options and question.answer is None:
         yield Problem(sample_id, f"{name} has no gold answer", "add the letter of the right option")
@@ -368,53 +351,46 @@ def _check_question(
 
 
 def _gold(question: Question, size_wh: tuple[int, int] | None, frame: Frame | None) -> _Gold | None:
-    """The shortest reasoning that supports the gold answer; None when there is no gold.
+    """The gold answer with the shortest reasoning that supports it; None when there is no gold.
 
     Rounding to the model's units decides which of two boxes alike is the largest, and on which side of a
     border its centre lies.
     """
     if question.options:
-        return (
-            _Gold(question, f"The answer is {question.answer}.", question.answer) if question.answer else None
-        )
+        if question.answer is None:
+            return None
+        return _Gold(question, f"The answer is {question.answer}.", question.answer)
     if question.boxes is None or size_wh is None:
         return None
     if not question.boxes:
         return _Gold(question, "There is no defect.", ())
-    read = [
-        frame.to_original(frame.to_model(box.xyxy)) if frame is not None else box.xyxy
-        for box in question.boxes
-    ]
-    x1, y1, x2, y2 = read[int(boxes.area(read).argmax())]
+    rounded: list[tuple[float, ...]] = [box.xyxy for box in question.boxes]
+    if frame is not None:
+        rounded = [frame.to_original(frame.to_model(xyxy)) for xyxy in rounded]
+    x1, y1, x2, y2 = rounded[int(boxes.area(rounded).argmax())]
     largest = Box(x1=x1, y1=y1, x2=x2, y2=y2)
     return _Gold(question, f"There is a defect at the {boxes.place(largest, size_wh)}.", question.boxes)
 
 
 def _check_gold(sample_id: str, gold: _Gold, frame: Frame | None) -> Iterator[Problem]:
-    """The gold answer must earn full reward; only `localisation` may lose what rounding to the model's units costs."""
-    name = f"question {gold.question.id!r}"
+    """The gold answer must earn full reward.
+
+    Only `localisation` may lose what rounding to the model's units costs.
+    """
+    name = f"question {gold.question.id!r}: its gold answer"
     try:
-        answer = answers.parse(
-            answers.write(gold.reasoning, gold.answer, frame), gold.question.options, frame
-        )
+        completion = answers.write(gold.reasoning, gold.answer, frame)
     except InputError as error:
-        yield Problem(
-            sample_id, f"{name}: its gold answer cannot be written: {error}", "correct the annotation"
-        )
+        yield Problem(sample_id, f"{name} cannot be written: {error}", "correct the annotation")
         return
+    answer = answers.parse(completion, gold.question.options, frame)
+    notes = ", ".join(f"{note} {times}" for note, times in answer.counts.items()) or "nothing dropped"
+    fix = "correct the gold; a box too small to be written at this pixel cap needs a larger max_pixels"
     for reward_name, reward in rewards.REWARDS.items():
         value = reward(answer, gold.question)
         least = LEAST_IOU if reward_name.startswith("localisation") else 1.0
         if value is not None and value < least:
-            yield Problem(
-                sample_id,
-                f"{name}: its gold answer earns {value:.2f} from {reward_name} ({_noted(answer.counts)})",
-                "correct the gold; a box too small to be written at this pixel cap needs a larger max_pixels",
-            )
-
-
-def _noted(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} {times}" for name, times in counts.items()) or "nothing dropped"
+            yield Problem(sample_id, f"{name} earns {value:.2f} from {reward_name} ({notes})", fix)
 
 
 def _size(size_wh: tuple[int, int]) -> str:

@@ -1,4 +1,8 @@
-"""Two evaluations of the same data: which answers flipped, whether that is more than chance, and how many questions would show it.
+"""Two evaluations of the same data: which answers flipped, and whether by more than chance.
+
+    from anomalyr1.evaluation import compare
+    comparison = compare("eval1", "eval2", out="comparison")
+    comparison.groups[0].paired.difference
 
 Figures are shares of all questions with a known answer, each question counted once; unlike on the scoreboards
 good and anomalous images are not weighed against each other. The p-values of the subtasks are adjusted for
@@ -12,17 +16,23 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from anomalyr1.data.samples import listed
-from anomalyr1.evaluation import rows as answered
-from anomalyr1.evaluation import statistics
+from anomalyr1.evaluation import rows, statistics
+from anomalyr1.evaluation.detection import Pair
 from anomalyr1.evaluation.mmad import subtask
-from anomalyr1.evaluation.rows import Reading, Row
-from anomalyr1.evaluation.run import Evaluation, load_again
+from anomalyr1.evaluation.record import Evaluation
+from anomalyr1.evaluation.rows import AnsweredQuestion, Reading
+from anomalyr1.evaluation.run import load_again
 from anomalyr1.evaluation.statistics import Paired
-from anomalyr1.types import Fingerprint, InputError, Inspection, Record, Sample
+from anomalyr1.files import write_whole
+from anomalyr1.types import Fingerprint, InputError, Record
 
+FILE = "comparison.json"
 ALL = "all questions"
 POINTS = (1.0, 2.0, 5.0)
 """Differences in percentage points for which the number of questions is told."""
+
+RowPair = tuple[AnsweredQuestion, AnsweredQuestion]
+"""The same question in both runs."""
 
 
 class Flip(Record):
@@ -35,20 +45,22 @@ class Flip(Record):
     """Right in the second run, or in the first."""
     gold: str
     first: str | None
+    """The letter that was read in the first run; None = none."""
     second: str | None
-    """The letters that were read; None = none."""
+    """The letter that was read in the second run; None = none."""
 
 
-class Group(Record):
+class FlipGroup(Record):
     """One subtask, or all questions."""
 
     name: str
     first: float
+    """Right answers of the first run, in percent."""
     second: float
-    """Right answers, in percent."""
+    """Right answers of the second run, in percent."""
     paired: Paired
     p_adjusted: float
-    """The permutation test's, adjusted for the number of subtasks; of all questions as it is."""
+    """The permutation test's p-value, adjusted for the number of subtasks; of all questions as it is."""
 
 
 class Comparison(Record):
@@ -59,7 +71,7 @@ class Comparison(Record):
     reading: Reading
     differences: tuple[str, ...]
     """Settings in which the runs differ."""
-    groups: tuple[Group, ...]
+    groups: tuple[FlipGroup, ...]
     """All questions, then each subtask."""
     needed: dict[str, int | None]
     """Points -> questions that would show such a difference with a chance of 80 %, as these runs differ; None
@@ -67,112 +79,146 @@ class Comparison(Record):
     flips: tuple[Flip, ...]
 
 
-class Run(NamedTuple):
+class ComparedRun(NamedTuple):
     """One side of a comparison."""
 
     name: str
     evaluation: Evaluation
-    pairs: list[tuple[Sample, Inspection]]
-    rows: list[Row]
+    pairs: list[Pair]
+    rows: list[AnsweredQuestion]
 
 
-def open_run(folder: str | Path) -> Run:
-    """The run of an evaluation's folder. Raises `InputError` as `evaluate.load_again` does."""
+def open_run(folder: str | Path) -> ComparedRun:
+    """The run of an evaluation's folder. Raises `InputError` as `run.load_again` does."""
     evaluation, pairs = load_again(folder)
-    return Run(str(folder), evaluation, pairs, answered.rows(pairs, evaluation.run.style))
+    return ComparedRun(str(folder), evaluation, pairs, rows.of_pairs(pairs, evaluation.run.style))
 
 
-def compare(first: Run, second: Run, reading: Reading = "strict", seed: int = 0) -> Comparison:
-    """The second run against the first. Raises `InputError` that names what differs when they are not of the same data."""
-    require_same(first, second)
-    both = [(a, b) for a, b in zip(first.rows, second.rows, strict=True) if a.gold is not None]
-    if not both:
+def compare(
+    before: str | Path | ComparedRun,
+    after: str | Path | ComparedRun,
+    reading: Reading = "strict",
+    out: str | Path | None = None,
+    seed: int = 0,
+) -> Comparison:
+    """The second run against the first, each a folder of `evaluate` or an opened run.
+
+    `reading` says how answers are read. With `out`, the record is written into that folder. Raises
+    `InputError` that names what differs when the runs are not of the same data.
+    """
+    earlier, later = (run if isinstance(run, ComparedRun) else open_run(run) for run in (before, after))
+    require_same(earlier, later)
+    # 1. The questions with a known answer, all and by subtask.
+    pairs = [pair for pair in zip(earlier.rows, later.rows, strict=True) if pair[0].gold is not None]
+    if not pairs:
         raise InputError(
             "the two runs share no question with a known gold answer, so there is nothing to compare"
         )
-    by_name: dict[str, list[tuple[Row, Row]]] = {ALL: both}
-    for a, b in both:
-        by_name.setdefault(subtask(a), []).append((a, b))
-    paired = {name: _paired(rows, reading, seed) for name, rows in by_name.items()}
+    by_name: dict[str, list[RowPair]] = {ALL: pairs}
+    for pair in pairs:
+        by_name.setdefault(subtask(pair[0]), []).append(pair)
+    # 2. How often the runs differ in each group, and how likely that is by chance.
+    paired = {name: _pair_up(group, reading, seed) for name, group in by_name.items()}
     names = [name for name in paired if name != ALL]
     adjusted = dict(zip(names, statistics.holm([paired[name].p_cluster for name in names]), strict=True))
     groups = [
-        Group(
+        FlipGroup(
             name=name,
-            first=100 * sum(a.right(reading) for a, _ in rows) / len(rows),
-            second=100 * sum(b.right(reading) for _, b in rows) / len(rows),
+            first=_percent_right([row for row, _ in group], reading),
+            second=_percent_right([row for _, row in group], reading),
             paired=paired[name],
             p_adjusted=adjusted.get(name, paired[name].p_cluster),
         )
-        for name, rows in by_name.items()
+        for name, group in by_name.items()
     ]
-    return Comparison(
-        first=first.name,
-        second=second.name,
+    comparison = Comparison(
+        first=earlier.name,
+        second=later.name,
         reading=reading,
-        differences=tuple(settings(first.evaluation.run, second.evaluation.run)),
+        differences=tuple(settings(earlier.evaluation.run, later.evaluation.run)),
         groups=tuple(groups),
         needed={f"{points:g}": _needed(points, paired[ALL]) for points in POINTS},
-        flips=tuple(_flip(a, b, reading) for a, b in both if a.right(reading) != b.right(reading)),
+        flips=tuple(_flip(a, b, reading) for a, b in pairs if a.right(reading) != b.right(reading)),
     )
+    if out is not None:
+        write_whole(Path(out) / FILE, comparison.to_json().encode("ascii") + b"\n")
+    return comparison
 
 
-def require_same(first: Run, second: Run) -> None:
-    """Raise `InputError` that names what differs when two runs are not of the same questions about the same images."""
-    found = []
-    asked = [{(row.sample_id, row.question_id): row.gold for row in run.rows} for run in (first, second)]
-    for name, own, other in ((first.name, *asked), (second.name, *reversed(asked))):
-        alone = [f"{key[1]}" for key in own if key not in other]
-        if alone:
-            found.append(f"{len(alone)} questions only in {name!r}: {listed(alone, 3)}")
-    other_gold = [key[1] for key in asked[0].keys() & asked[1].keys() if asked[0][key] != asked[1][key]]
-    if other_gold:
-        found.append(f"{len(other_gold)} questions with another gold answer: {listed(sorted(other_gold), 3)}")
-    hashes = [
-        {sample.id: one.image_sha256 for sample, one in run.pairs if one.image_sha256}
-        for run in (first, second)
-    ]
-    changed = [name for name in hashes[0].keys() & hashes[1].keys() if hashes[0][name] != hashes[1][name]]
-    if changed:
-        found.append(f"{len(changed)} images with other content: {listed(sorted(changed), 3)}")
-    texts = [run.evaluation.source for run in (first, second)]
-    if not found and texts[0].questions != texts[1].questions:
-        found.append("texts or options of questions")
-    if not found and [row[:2] for row in first.rows] != [row[:2] for row in second.rows]:
-        found.append("the order of the questions")
-    if found:
-        specs = " and ".join(dict.fromkeys(repr(one.spec) for one in texts))
+def require_same(before: ComparedRun, after: ComparedRun) -> None:
+    """Raise `InputError` that names what differs when two runs are not of the same questions and images."""
+    differences = [*_other_questions(before, after), *_other_images(before, after)]
+    sources = [run.evaluation.source for run in (before, after)]
+    if not differences and sources[0].questions != sources[1].questions:
+        differences.append("texts or options of questions")
+    orders = [[(row.sample_id, row.question_id) for row in run.rows] for run in (before, after)]
+    if not differences and orders[0] != orders[1]:
+        differences.append("the order of the questions")
+    if differences:
+        specs = " and ".join(dict.fromkeys(repr(source.spec) for source in sources))
         raise InputError(
-            f"the two runs are not of the same data ({specs}): {'; '.join(found)}. Evaluate both on the same data"
+            f"the two runs are not of the same data ({specs}): {'; '.join(differences)}. "
+            "Evaluate both on the same data"
         )
 
 
-def settings(first: Fingerprint, second: Fingerprint) -> list[str]:
+def settings(before: Fingerprint, after: Fingerprint) -> list[str]:
     """What differs between the runs of two fingerprints, in words."""
-    old, new = first.model_dump(), second.model_dump()
+    old, new = before.model_dump(), after.model_dump()
     return [f"{name}: {old[name]} and {new[name]}" for name in old if old[name] != new[name]]
 
 
-def _paired(rows: Sequence[tuple[Row, Row]], reading: Reading, seed: int) -> Paired:
-    right = [[row.right(reading) for row in side] for side in zip(*rows, strict=True)]
-    return statistics.compare(right[0], right[1], [a.sample_id for a, _ in rows], seed)
+def _other_questions(before: ComparedRun, after: ComparedRun) -> list[str]:
+    """Questions that only one run was asked, and gold answers that differ."""
+    golds, new_golds = (
+        {(row.sample_id, row.question_id): row.gold for row in run.rows} for run in (before, after)
+    )
+    only = {
+        before.name: [key[1] for key in golds if key not in new_golds],
+        after.name: [key[1] for key in new_golds if key not in golds],
+    }
+    differences = [
+        f"{len(ids)} questions only in {name!r}: {listed(ids, 3)}" for name, ids in only.items() if ids
+    ]
+    changed = [key[1] for key in golds.keys() & new_golds.keys() if golds[key] != new_golds[key]]
+    if changed:
+        differences.append(f"{len(changed)} questions with another gold answer: {listed(sorted(changed), 3)}")
+    return differences
+
+
+def _other_images(before: ComparedRun, after: ComparedRun) -> list[str]:
+    """Images whose content differs, as far as both runs know it."""
+    digests, new_digests = (
+        {sample.id: inspection.image_sha256 for sample, inspection in run.pairs if inspection.image_sha256}
+        for run in (before, after)
+    )
+    changed = [name for name in digests.keys() & new_digests.keys() if digests[name] != new_digests[name]]
+    return [f"{len(changed)} images with other content: {listed(sorted(changed), 3)}"] if changed else []
+
+
+def _percent_right(answers: Sequence[AnsweredQuestion], reading: Reading) -> float:
+    return 100 * sum(row.right(reading) for row in answers) / len(answers)
+
+
+def _pair_up(pairs: Sequence[RowPair], reading: Reading, seed: int) -> Paired:
+    before, after = ([row.right(reading) for row in side] for side in zip(*pairs, strict=True))
+    return statistics.compare(before, after, [row.sample_id for row, _ in pairs], seed)
 
 
 def _needed(points: float, paired: Paired) -> int | None:
     if points / 100 > paired.discordance:
         return None
-    return statistics.questions_needed(
-        points, paired.discordance, paired.correlation, paired.rows / paired.clusters
-    )
+    per_image = paired.rows / paired.clusters
+    return statistics.questions_needed(points, paired.discordance, paired.correlation, per_image)
 
 
-def _flip(a: Row, b: Row, reading: Reading) -> Flip:
+def _flip(before: AnsweredQuestion, after: AnsweredQuestion, reading: Reading) -> Flip:
     return Flip(
-        sample_id=a.sample_id,
-        question_id=a.question_id,
-        subtask=subtask(a),
-        direction="gained" if b.right(reading) else "lost",
-        gold=a.gold or "",
-        first=getattr(a, reading),
-        second=getattr(b, reading),
+        sample_id=before.sample_id,
+        question_id=before.question_id,
+        subtask=subtask(before),
+        direction="gained" if after.right(reading) else "lost",
+        gold=before.gold or "",
+        first=getattr(before, reading),
+        second=getattr(after, reading),
     )

@@ -1,4 +1,4 @@
-"""Figures of a score against a truth, from how many positives and negatives lie at each level of the score; many resamples at once.
+"""Figures of a score against a truth, from how many positives and negatives lie at each level of the score.
 
 Everything here equals scikit-learn's functions of the same name on the same rows (a test holds that); counts
 instead of rows make the bootstrap, and millions of pixels, affordable. Leading axes of the counts are
@@ -12,13 +12,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+from anomalyr1.boxes import Bools, Floats
 
 RECALL = 0.95
 """At which the false-positive rate is reported."""
 COSTS = 101
 """Points of a cost curve."""
+BINS = 10
+"""Bins of equal size in which mean score and share of positives are compared."""
 
 
 class Counts(NamedTuple):
@@ -48,38 +49,45 @@ class Counts(NamedTuple):
 
 
 def count(scores: Floats, positive: Bools, weights: ArrayLike | None = None) -> Counts:
-    """The counts of (N,) scores whose truth is `positive` (N,); `weights` (..., N) says how often each row was drawn."""
+    """The counts of (N,) scores and their truth (N,); `weights` (..., N) says how often each row comes."""
     levels, place = np.unique(-scores, return_inverse=True)
     order = np.argsort(place.ravel(), kind="stable")
     ends = np.cumsum(np.bincount(place.ravel(), minlength=len(levels)))
-    drawn = np.ones(len(scores)) if weights is None else np.asarray(weights, dtype=np.float64)
-    sums = [
-        _from_zero(np.cumsum((drawn * kind)[..., order], axis=-1)[..., ends - 1])
+    times = np.ones(len(scores)) if weights is None else np.asarray(weights, dtype=np.float64)
+    hits, alarms = (
+        _from_zero(np.cumsum((times * kind)[..., order], axis=-1)[..., ends - 1])
         for kind in (positive, ~positive)
-    ]
-    return Counts(-levels, sums[0], sums[1])
+    )
+    return Counts(-levels, hits, alarms)
 
 
 def from_levels(levels: Floats, positives: Floats, negatives: Floats) -> Counts:
     """The counts of (..., U) positives and negatives at each of the levels (U,), which fall."""
-    return Counts(
-        levels, _from_zero(np.cumsum(positives, axis=-1)), _from_zero(np.cumsum(negatives, axis=-1))
-    )
+    hits, alarms = (_from_zero(np.cumsum(kind, axis=-1)) for kind in (positives, negatives))
+    return Counts(levels, hits, alarms)
 
 
-def auroc(counts: Counts) -> Floats:
-    """Area under the ROC curve: how probable it is that a positive scores above a negative; ties count half."""
-    return area(counts.fallout, counts.recall)
+def auroc(scores: Floats, positive: Bools) -> float:
+    """Area under the ROC curve: how probable it is that a positive scores above a negative; ties count half.
+
+    `scores` and `positive` are (N,); NaN when all rows are alike. Of many resamples: `roc_area` of `count`.
+    """
+    return float(roc_area(count(scores, positive)))
+
+
+def roc_area(counts: Counts) -> Floats:
+    """(...) AUROC of each resample; counts are whole numbers, so one division is all that rounds."""
+    return _ratio(area(counts.alarms, counts.hits), counts.hits[..., -1] * counts.alarms[..., -1])
 
 
 def area(x: Floats, y: Floats) -> Floats:
-    """(...) areas under straight lines through the points (..., K)."""
+    """(...) areas under the straight lines through the points (..., K)."""
     areas: Floats = (np.diff(x, axis=-1) * (y[..., 1:] + y[..., :-1]) / 2).sum(axis=-1)
     return areas
 
 
 def average_precision(counts: Counts) -> Floats:
-    """Precision at each level, weighted by how much recall it adds; not interpolated."""
+    """(...) precision at each level, weighted by how much recall the level adds; not interpolated."""
     gained = np.diff(counts.recall, axis=-1)
     precise: Floats = np.where(gained == 0, gained, gained * counts.precision[..., 1:]).sum(axis=-1)
     return precise
@@ -91,28 +99,59 @@ def f1(counts: Counts) -> Floats:
 
 
 def balanced_accuracy(counts: Counts) -> Floats:
-    """(..., U + 1) mean of the two classes' shares of right verdicts, when what reaches a level is called positive."""
+    """(..., U + 1) balanced accuracy: the mean of recall and of the share of negatives below each level."""
     balanced: Floats = (counts.recall + 1 - counts.fallout) / 2
     return balanced
 
 
 def fallout_at(counts: Counts, recall: float = RECALL) -> Floats:
-    """The lowest false-positive rate at which at least a share `recall` of the positives is found."""
+    """(...) the lowest false-positive rate at which at least a share `recall` of the positives is found."""
     enough = counts.recall >= recall - 1e-12
     lowest: Floats = np.where(enough, counts.fallout, np.inf).min(axis=-1)
     return np.where(np.isfinite(lowest), lowest, np.nan)
 
 
 def cost_curve(counts: Counts, points: int = COSTS) -> tuple[Floats, Floats]:
-    """X and y, (K,) each, of the least normalised expected cost over all levels (Drummond and Holte 2006), for one row of counts.
+    """X and y, (K,) each, of the least normalised expected cost over all levels; counts without resamples.
 
     x is the share of the cost that positives would cause if all verdicts were wrong: their share times the
     cost of a miss, over that plus the negatives' share times the cost of a false alarm. y is min over levels
-    of misses x + false alarms (1 - x), as rates.
+    of misses x + false alarms (1 - x), as rates. Source: Drummond and Holte 2006.
     """
     x = np.linspace(0, 1, points)
     cost: Floats = (np.outer(x, 1 - counts.recall) + np.outer(1 - x, counts.fallout)).min(axis=1)
     return x, cost
+
+
+def calibration_error(probabilities: Floats, positive: Bools) -> float:
+    """The expected calibration error of (N,) probabilities, over `BINS` bins of equal size.
+
+    How far mean probability and share of positives lie apart, averaged over the rows.
+    """
+    order = np.argsort(probabilities, kind="stable")
+    bins = np.array_split(order, min(BINS, len(order)))
+    gaps = [abs(probabilities[rows].mean() - positive[rows].mean()) for rows in bins]
+    return float(sum(len(rows) * gap for rows, gap in zip(bins, gaps, strict=True)) / len(order))
+
+
+def calibration_errors(probabilities: Floats, positive: Bools, times: NDArray[np.intp]) -> Floats:
+    """(R,) `calibration_error` of resamples, (R, N) how often each row is in each; every line sums to N.
+
+    A bin's |mean probability - share of positives|, weighed by its size, is its |summed gap|.
+    """
+    # 1. Rows by rising probability, with the gap that each adds to its bin.
+    order = np.argsort(probabilities, kind="stable")
+    gaps, times = (probabilities - positive)[order], times[:, order]  # (N,), (R, N)
+    # 2. Where bins end, counted in copies of rows; the same for all resamples.
+    bins = np.array_split(np.arange(len(order)), min(BINS, len(order)))
+    edges = np.cumsum([len(places) for places in bins])  # (B,)
+    # 3. The row in whose copies each bin ends, and the gaps summed up to there, less the copies beyond.
+    ends, sums = np.cumsum(times, axis=1), np.cumsum(times * gaps, axis=1)  # (R, N)
+    last_rows = np.stack([np.searchsorted(copies, edges) for copies in ends])  # (R, B)
+    beyond = np.take_along_axis(ends, last_rows, axis=1) - edges
+    up_to_edge = np.take_along_axis(sums, last_rows, axis=1) - beyond * gaps[last_rows]
+    errors: Floats = np.abs(np.diff(up_to_edge, axis=1, prepend=0)).sum(axis=1) / len(order)
+    return errors
 
 
 def _from_zero(sums: Floats) -> Floats:

@@ -8,34 +8,31 @@ measured on, as the field does: they are upper bounds of what a threshold chosen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from anomalyr1.boxes import Bools, Floats
 from anomalyr1.evaluation import curves
-from anomalyr1.evaluation.calibration import BINS, calibration_error
-from anomalyr1.evaluation.curves import Counts, Floats
-from anomalyr1.evaluation.statistics import LEVEL, REPEATS, Interval, interval
+from anomalyr1.evaluation.curves import Counts
+from anomalyr1.evaluation.statistics import LEVEL, REPEATS, Interval, batch_sizes, draw_counts, interval
 from anomalyr1.types import Inspection, Record, Sample, Verdict
 
 Pair = tuple[Sample, Inspection]
-Draws = NDArray[np.intp]
 
 VERDICTS: tuple[Verdict, ...] = ("good", "defect", "unsure")
-_AT_ONCE = 1 << 21
-"""Numbers in memory together."""
 
 
 class Detection(Record):
     """Figures of one group of images; None where they are not defined: no score, or only one class."""
 
     images: int
-    """With a known truth."""
+    """Images whose truth is known."""
     good: int
     anomalous: int
     unscored: int
-    """Of the images; they are in the verdicts' figures, not in the scores'."""
+    """Images without a score; they are in the figures of verdicts, not in those of scores."""
     failed: int
     """Inspections with an error; their verdict is "unsure"."""
     verdicts: dict[str, dict[Verdict, int]]
@@ -46,9 +43,9 @@ class Detection(Record):
     f1_threshold: float | None = None
     """Score from which an image is called anomalous at the best F1."""
     balanced_accuracy: Interval | None = None
-    """Of the verdicts."""
+    """Balanced accuracy of the verdicts."""
     balanced_accuracy_max: Interval | None = None
-    """Of the score at its best threshold."""
+    """Balanced accuracy of the score at its best threshold."""
     fpr_at_95_tpr: Interval | None = None
     """Share of good images called anomalous when 95 % of the anomalous ones are found."""
     calibration_error: Interval | None = None
@@ -87,7 +84,7 @@ FIGURES = {
 """The fields of `Detection` that have an interval, and what tables call them."""
 
 SCORE_FIGURES: dict[str, Callable[[Counts], Floats]] = {
-    "auroc": curves.auroc,
+    "auroc": curves.roc_area,
     "average_precision": curves.average_precision,
     "f1_max": lambda counts: curves.f1(counts).max(axis=-1),
     "balanced_accuracy_max": lambda counts: curves.balanced_accuracy(counts).max(axis=-1),
@@ -99,121 +96,123 @@ def detect(
     pairs: Sequence[Pair], repeats: int = REPEATS, seed: int = 0, level: float = LEVEL
 ) -> DetectionReport:
     """Figures of samples with their inspections; intervals are percentile bootstraps over images."""
-    known = [pair for pair in pairs if pair[0].anomalous is not None]
+    labelled = [pair for pair in pairs if pair[0].anomalous is not None]
     groups: dict[str, list[Pair]] = {}
-    for pair in known:
+    for pair in labelled:
         groups.setdefault(pair[0].class_name, []).append(pair)
     categories = {name: measure(group, repeats, seed, level) for name, group in sorted(groups.items())}
-    means = {}
-    for figure in FIGURES:
-        found = [value.value for one in categories.values() if (value := getattr(one, figure)) is not None]
-        if found:
-            means[figure] = float(np.mean(found))
     return DetectionReport(
-        overall=measure(known, repeats, seed, level),
+        overall=measure(labelled, repeats, seed, level),
         categories=categories,
-        category_means=means,
-        without_truth=len(pairs) - len(known),
+        category_means=_means(list(categories.values())),
+        without_truth=len(pairs) - len(labelled),
     )
 
 
 def measure(pairs: Sequence[Pair], repeats: int = REPEATS, seed: int = 0, level: float = LEVEL) -> Detection:
     """Figures of one group, whose truth is known."""
     truth = np.array([bool(sample.anomalous) for sample, _ in pairs], dtype=np.bool_)
-    verdicts = np.array([one.verdict for _, one in pairs], dtype=np.str_)
-    kinds = {"good": ~truth, "anomalous": truth}
+    verdicts = np.array([inspection.verdict for _, inspection in pairs], dtype=np.str_)
     scores, positive = scored(pairs)
-    figures = _of_verdicts(truth, verdicts, repeats, seed, level) | _of_scores(
-        scores, positive, repeats, seed, level
-    )
-    more: dict[str, object] = {}
+    figures: dict[str, object] = {
+        **_verdict_figures(truth, verdicts, repeats, seed, level),
+        **_score_figures(scores, positive, repeats, seed, level),
+    }
     if "f1_max" in figures:
         counts = curves.count(scores, positive)
-        more["f1_threshold"] = float(counts.levels[int(np.nanargmax(curves.f1(counts))) - 1])
-        more["cost_x"], more["cost_y"] = (tuple(map(float, axis)) for axis in curves.cost_curve(counts))
+        figures["f1_threshold"] = float(counts.levels[int(np.nanargmax(curves.f1(counts))) - 1])
+        figures["cost_x"], figures["cost_y"] = (tuple(map(float, axis)) for axis in curves.cost_curve(counts))
     return Detection.model_validate(
         {
             "images": len(pairs),
             "good": int((~truth).sum()),
             "anomalous": int(truth.sum()),
             "unscored": len(pairs) - len(scores),
-            "failed": sum(one.error is not None for _, one in pairs),
-            "verdicts": {
-                name: {verdict: int((verdicts[kind] == verdict).sum()) for verdict in VERDICTS}
-                for name, kind in kinds.items()
-            },
+            "failed": sum(inspection.error is not None for _, inspection in pairs),
+            "verdicts": {"good": _tally(verdicts[~truth]), "anomalous": _tally(verdicts[truth])},
             **figures,
-            **more,
         }
     )
 
 
-def scored(pairs: Sequence[Pair]) -> tuple[Floats, NDArray[np.bool_]]:
+def scored(pairs: Sequence[Pair]) -> tuple[Floats, Bools]:
     """(N,) scores and whether the image is anomalous, of the pairs that have both."""
-    known = [(one.score, sample.anomalous) for sample, one in pairs if one.error is None]
-    some = [(score, anomalous) for score, anomalous in known if score is not None and anomalous is not None]
-    return np.array([score for score, _ in some], dtype=np.float64), np.array(
-        [truth for _, truth in some], dtype=np.bool_
-    )
+    scores, truths = [], []
+    for sample, inspection in pairs:
+        if inspection.error is None and inspection.score is not None and sample.anomalous is not None:
+            scores.append(inspection.score)
+            truths.append(sample.anomalous)
+    return np.array(scores, dtype=np.float64), np.array(truths, dtype=np.bool_)
 
 
-def _of_scores(
-    scores: Floats, truth: NDArray[np.bool_], repeats: int, seed: int, level: float
+def _means(categories: Sequence[Detection]) -> dict[str, float]:
+    """The mean of each figure over the categories that have it."""
+    means = {}
+    for name in FIGURES:
+        figures: list[Interval | None] = [getattr(category, name) for category in categories]
+        values = [figure.value for figure in figures if figure is not None]
+        if values:
+            means[name] = float(np.mean(values))
+    return means
+
+
+def _tally(verdicts: NDArray[np.str_]) -> dict[Verdict, int]:
+    return {verdict: int((verdicts == verdict).sum()) for verdict in VERDICTS}
+
+
+def _score_figures(
+    scores: Floats, truth: Bools, repeats: int, seed: int, level: float
 ) -> dict[str, Interval]:
+    """The figures of (N,) scores; none when all images are alike."""
     if not (truth.any() and (~truth).any()):
         return {}
-    whole = curves.count(scores, truth)
-    drawn: dict[str, list[Floats]] = {name: [] for name in (*SCORE_FIGURES, "calibration_error")}
-    for times in _draws(len(scores), repeats, seed):
+    # 1. The figures of all images.
+    counts = curves.count(scores, truth)
+    values = {name: float(figure(counts)) for name, figure in SCORE_FIGURES.items()}
+    values["calibration_error"] = curves.calibration_error(scores, truth)
+    # 2. The same figures of each resample, in batches that fit into memory.
+    generator = np.random.default_rng(seed)
+    resampled: dict[str, list[Floats]] = {name: [] for name in values}
+    for size in batch_sizes(repeats, len(scores)):
+        times = draw_counts(generator, len(scores), size)  # (R, N)
         counts = curves.count(scores, truth, times)
         for name, figure in SCORE_FIGURES.items():
-            drawn[name].append(figure(counts))
-        drawn["calibration_error"].append(calibration_errors(scores, truth, times))
-    values = {name: float(figure(whole)) for name, figure in SCORE_FIGURES.items()}
-    values["calibration_error"] = calibration_error(scores, truth)
-    return {name: interval(value, np.concatenate(drawn[name]), level) for name, value in values.items()}
+            resampled[name].append(figure(counts))
+        resampled["calibration_error"].append(curves.calibration_errors(scores, truth, times))
+    # 3. Intervals.
+    return {name: interval(value, np.concatenate(resampled[name]), level) for name, value in values.items()}
 
 
-def calibration_errors(scores: Floats, truth: NDArray[np.bool_], times: Draws) -> Floats:
-    """`calibration_error` of rows that are there so many times, (R, N) -> (R,), each line of `times` of the same sum N."""
-    order = np.argsort(scores, kind="stable")
-    gaps, times = (scores - truth)[order], times[:, order]
-    # A bin's |mean score - share of defects|, weighed by its size, is its |summed gap|; a bin may end within
-    # the copies of one row.
-    edges = np.cumsum([len(own) for own in np.array_split(np.arange(len(order)), min(BINS, len(order)))])
-    ends, sums = np.cumsum(times, axis=1), np.cumsum(times * gaps, axis=1)
-    last = np.stack([np.searchsorted(own, edges) for own in ends])
-    upto = (
-        np.take_along_axis(sums, last, axis=1) - (np.take_along_axis(ends, last, axis=1) - edges) * gaps[last]
-    )
-    errors: Floats = np.abs(np.diff(upto, axis=1, prepend=0)).sum(axis=1) / len(order)
-    return errors
-
-
-def _of_verdicts(
-    truth: NDArray[np.bool_], verdicts: NDArray[np.str_], repeats: int, seed: int, level: float
+def _verdict_figures(
+    truth: Bools, verdicts: NDArray[np.str_], repeats: int, seed: int, level: float
 ) -> dict[str, Interval]:
-    good, defect = verdicts == "good", verdicts == "defect"
-    columns = np.stack([truth, ~truth, truth & defect, ~truth & good, truth & good, ~truth & defect], axis=1)
+    """The figures of (N,) verdicts that are defined."""
     if not len(truth):
         return {}
-    drawn = np.concatenate(
-        [times.astype(np.float64) @ columns for times in _draws(len(truth), repeats, seed)]
-    )
-    whole = columns.sum(axis=0, dtype=np.float64)
-    figures: dict[str, Callable[[Floats], Floats]] = {
-        "balanced_accuracy": lambda c: (c[..., 2] / c[..., 0] + c[..., 3] / c[..., 1]) / 2,
-        "miss_rate": lambda c: c[..., 4] / c[..., 0],
-        "overkill_rate": lambda c: c[..., 5] / c[..., 1],
-    }
+    # 1. What each image adds to the counts that the figures are made of.
+    good, defect = verdicts == "good", verdicts == "defect"
+    kinds = (truth, ~truth, truth & defect, ~truth & good, truth & good, ~truth & defect)
+    columns = np.stack(kinds, axis=1)  # (N, 6)
+    # 2. The counts of all images, and of each resample.
+    total = columns.sum(axis=0, dtype=np.float64)  # (6,)
+    generator = np.random.default_rng(seed)
+    batches = (draw_counts(generator, len(truth), size) for size in batch_sizes(repeats, len(truth)))
+    resampled = np.concatenate([times.astype(np.float64) @ columns for times in batches])  # (repeats, 6)
+    # 3. Figures and intervals.
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = {name: (float(figure(whole)), figure(drawn)) for name, figure in figures.items()}
-    return {name: interval(value, some, level) for name, (value, some) in found.items() if np.isfinite(value)}
+        values, bounds = _verdict_rates(total), _verdict_rates(resampled)
+    return {
+        name: interval(float(value), bounds[name], level)
+        for name, value in values.items()
+        if np.isfinite(value)
+    }
 
 
-def _draws(rows: int, repeats: int, seed: int) -> Iterator[Draws]:
-    """How often each row is drawn, (some repeats, rows) at a time."""
-    random = np.random.default_rng(seed)
-    step = max(1, _AT_ONCE // rows)
-    for start in range(0, repeats, step):
-        yield random.multinomial(rows, np.full(rows, 1 / rows), size=min(step, repeats - start))
+def _verdict_rates(counts: Floats) -> Mapping[str, Floats]:
+    """The figures (...) of counts (..., 6); NaN where a class is missing."""
+    anomalous, good, hits, passes, misses, alarms = np.moveaxis(counts, -1, 0)
+    return {
+        "balanced_accuracy": (hits / anomalous + passes / good) / 2,
+        "miss_rate": misses / anomalous,
+        "overkill_rate": alarms / good,
+    }

@@ -11,20 +11,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from anomalyr1 import boxes as geometry
-from anomalyr1.data import mask_files as truth
+from anomalyr1 import boxes
+from anomalyr1.boxes import Bools, Floats
+from anomalyr1.data import mask_files
 from anomalyr1.evaluation import pixels
 from anomalyr1.evaluation.detection import Pair
-from anomalyr1.evaluation.pixels import Bools, MapItem, PixelFigures, size_of
+from anomalyr1.evaluation.pixels import Map, MapItem, PixelFigures
 from anomalyr1.evaluation.statistics import LEVEL, REPEATS, Interval, bootstrap_ratio
+from anomalyr1.images import ImageError, open_image
 from anomalyr1.types import Box, InputError, Inspection, Record, Sample
 
 ACCURACY_AT = (0.1, 0.3, 0.5)
 """IoU from which an image counts as located."""
 ALL = "all"
+
+
+class TruePlace(NamedTuple):
+    """Where the defects of one image are."""
+
+    boxes: tuple[Box, ...] | None
+    """True boxes in original pixels: () = clean, None = unknown."""
+    mask: Bools | None
+    """(H, W) True on a defect; None = unknown, or clean."""
 
 
 class Located(NamedTuple):
@@ -36,9 +46,9 @@ class Located(NamedTuple):
     box_iou: float | None
     """Set IoU of the boxes; None when no true boxes are known."""
     mask_iou: float | None
-    """None when no true mask is known, or when masks were not asked for."""
+    """IoU of the masks; None when no true mask is known, or when masks were not asked for."""
     mask_pixels: tuple[int, int, int] | None
-    """Right, falsely marked and missed pixels."""
+    """Right, falsely marked and missed pixels; None as for `mask_iou`."""
 
 
 class SizeFigures(Record):
@@ -63,7 +73,7 @@ class Localisation(Record):
     unknown_place: int
     """Anomalous images of which neither boxes nor mask are known."""
     unsaid: int
-    """Of `images`: the model's boxes could not be read, or the inspection failed."""
+    """Those of `images` where the model's boxes could not be read, or the inspection failed."""
     good: int
     false_boxes: int
     """Good images with a box."""
@@ -81,50 +91,52 @@ class Localisation(Record):
 
 def localise(
     pairs: Sequence[Pair],
-    maps: Mapping[str, NDArray[np.float32]] | None = None,
+    maps: Mapping[str, Map] | None = None,
     bins: int | None = None,
     repeats: int = REPEATS,
     seed: int = 0,
     level: float = LEVEL,
 ) -> Localisation | None:
-    """Figures of samples with their inspections; `maps` (H, W) by the inspection's sample id. None when no place is known.
+    """Figures of samples with their inspections; `maps` (H, W) by the inspection's sample id.
 
-    Masks are opened one at a time. Raises `ImageError` when one cannot be read, and `InputError` when masks
-    differ in size.
+    None when no place is known. Masks are opened one at a time. Raises `ImageError` when one cannot be read,
+    and `InputError` when masks differ in size.
     """
-    located, gold, unknown, unsaid, good, false_boxes = [], [], 0, 0, 0, 0
+    # 1. Each image beside its truth.
+    located: list[Located] = []
+    with_gold: list[tuple[tuple[Box, ...], Inspection]] = []
+    unknown = unsaid = 0
     for sample, inspection in pairs:
         if sample.anomalous is None:
             continue
-        boxes, mask = _truth(sample)
-        if sample.anomalous is False:
-            good, false_boxes = good + 1, false_boxes + bool(inspection.boxes)
-        elif boxes is None and mask is None:
+        truth = _true_place(sample)
+        if sample.anomalous and truth.boxes is None and truth.mask is None:
             unknown += 1
             continue
-        else:
+        if sample.anomalous:
             unsaid += inspection.boxes is None
-            located.append(_located(sample, inspection, boxes, mask))
-        if boxes is not None:
-            gold.append((boxes, inspection))
+            located.append(_locate(sample, inspection, truth))
+        if truth.boxes is not None:
+            with_gold.append((truth.boxes, inspection))
     if not located:
         return None
-    names = [ALL, *(size for size in pixels.SIZES if any(one.size == size for one in located))]
-    scaled = _Scaled(pairs, maps or {})
+    good = [inspection for sample, inspection in pairs if sample.anomalous is False]
+    # 2. The figures, of all sizes and of each that comes.
+    sizes = {ALL: located}
+    for size in pixels.SIZES:
+        of_size = [image for image in located if image.size == size]
+        if of_size:
+            sizes[size] = of_size
+    scaled = _ScaledMaps(pairs, maps or {})
     return Localisation(
         images=len(located),
         unknown_place=unknown,
         unsaid=unsaid,
-        good=good,
-        false_boxes=false_boxes,
-        sizes={
-            name: summarise([one for one in located if name in (ALL, one.size)], repeats, seed, level)
-            for name in names
-        },
-        coco=coco_ap(
-            [(boxes, one.boxes or (), 1.0 if one.score is None else one.score) for boxes, one in gold]
-        ),
-        coco_unscored=sum(bool(one.boxes) and one.score is None for _, one in gold),
+        good=len(good),
+        false_boxes=sum(bool(inspection.boxes) for inspection in good),
+        sizes={name: summarise(images, repeats, seed, level) for name, images in sizes.items()},
+        coco=coco_ap([(gold, *_confident_boxes(inspection)) for gold, inspection in with_gold]),
+        coco_unscored=sum(bool(inspection.boxes) and inspection.score is None for _, inspection in with_gold),
         maps=pixels.measure(scaled.items, bins, repeats, seed, level),
         maps_scaled=scaled.count,
     )
@@ -134,57 +146,53 @@ def summarise(
     located: Sequence[Located], repeats: int = REPEATS, seed: int = 0, level: float = LEVEL
 ) -> SizeFigures:
     """Means over images, with intervals by image."""
-    ious = np.array([one.box_iou for one in located if one.box_iou is not None])
-    masks = np.array([one.mask_iou for one in located if one.mask_iou is not None])
-    marked = np.array(
-        [one.mask_pixels for one in located if one.mask_pixels is not None], dtype=np.float64
-    ).reshape(-1, 3)
+    box_ious = np.array([image.box_iou for image in located if image.box_iou is not None])
+    mask_ious = np.array([image.mask_iou for image in located if image.mask_iou is not None])
+    counts = [image.mask_pixels for image in located if image.mask_pixels is not None]
+    marked = np.array(counts, dtype=np.float64).reshape(-1, 3)
+    right, false, missed = marked.T
 
-    def ratio(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> Interval:
+    def ratio(top: Floats, bottom: Floats) -> Interval | None:
+        if not len(top):
+            return None
         return bootstrap_ratio(top, bottom, np.arange(len(top)), repeats, seed, level)
 
+    accuracies = {f"{at:g}": (box_ious >= at).astype(np.float64) for at in ACCURACY_AT}
+    shares = {at: ratio(reached, np.ones_like(box_ious)) for at, reached in accuracies.items()}
     return SizeFigures(
         images=len(located),
-        box_miou=ratio(ious, np.ones_like(ious)) if len(ious) else None,
-        accuracy_at={
-            f"{at:g}": ratio((ious >= at).astype(np.float64), np.ones_like(ious)) for at in ACCURACY_AT
-        }
-        if len(ious)
-        else {},
-        mask_iou=ratio(masks, np.ones_like(masks)) if len(masks) else None,
-        mask_f1=ratio(2 * marked[:, 0], 2 * marked[:, 0] + marked[:, 1] + marked[:, 2])
-        if marked.any()
-        else None,
+        box_miou=ratio(box_ious, np.ones_like(box_ious)),
+        accuracy_at={at: share for at, share in shares.items() if share is not None},
+        mask_iou=ratio(mask_ious, np.ones_like(mask_ious)),
+        mask_f1=ratio(2 * right, 2 * right + false + missed) if marked.any() else None,
     )
 
 
 def coco_ap(images: Sequence[tuple[Sequence[Box], Sequence[Box], float]]) -> dict[str, float] | None:
-    """COCO's box AP, AP50 and AP75 of (true boxes, predicted boxes, confidence of the predicted ones) an image; None without a true box.
+    """COCO's box AP, AP50 and AP75; None without a true box.
 
-    All boxes are one class. Source: Lin et al. 2014, computed by faster-coco-eval; at most 100 boxes an image
-    count.
+    Each image is (true boxes, predicted boxes, confidence of the predicted ones). All boxes are one class.
+    Source: Lin et al. 2014, computed by faster-coco-eval; at most 100 boxes an image count.
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
     gold: list[dict[str, object]] = []
-    found: list[dict[str, object]] = []
-    for number, (true, predicted, confidence) in enumerate(images, start=1):
-        gold += [
-            _coco_box(box, number) | {"id": len(gold) + k, "iscrowd": 0}
-            for k, box in enumerate(true, start=1)
-        ]
-        found += [_coco_box(box, number) | {"score": confidence} for box in predicted]
+    predicted: list[dict[str, object]] = []
+    for number, (true_boxes, predicted_boxes, confidence) in enumerate(images, start=1):
+        for box in true_boxes:
+            gold.append(_coco_box(box, number) | {"id": len(gold) + 1, "iscrowd": 0})
+        predicted += [_coco_box(box, number) | {"score": confidence} for box in predicted_boxes]
     if not gold:
         return None
-    if not found:
+    if not predicted:
         return {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
-    listed = [{"id": number} for number in range(1, len(images) + 1)]
-    truths = COCO({"images": listed, "annotations": gold, "categories": [{"id": 1, "name": "defect"}]})
-    run = COCOeval_faster(truths, truths.loadRes(found), "bbox")
+    numbers = [{"id": number} for number in range(1, len(images) + 1)]
+    truths = COCO({"images": numbers, "annotations": gold, "categories": [{"id": 1, "name": "defect"}]})
+    run = COCOeval_faster(truths, truths.loadRes(predicted), "bbox")
     run.evaluate()
     run.accumulate()
     run.summarize()
-    return {name: float(run.stats[place]) for name, place in (("AP", 0), ("AP50", 1), ("AP75", 2))}
+    return {name: float(run.stats[place]) for place, name in enumerate(("AP", "AP50", "AP75"))}
 
 
 def mask_pixels(predicted: Bools, true: Bools) -> tuple[int, int, int]:
@@ -192,64 +200,65 @@ def mask_pixels(predicted: Bools, true: Bools) -> tuple[int, int, int]:
     return int((predicted & true).sum()), int((predicted & ~true).sum()), int((~predicted & true).sum())
 
 
-def _truth(sample: Sample) -> tuple[tuple[Box, ...] | None, Bools | None]:
+def _true_place(sample: Sample) -> TruePlace:
     """True boxes and mask, the file opened once."""
     if not sample.anomalous:
-        return (), None
-    mask = None if sample.mask is None else truth.read_mask(sample.mask)
-    boxes = sample.boxes
-    if boxes is None and mask is not None:
-        boxes = geometry.components(mask, truth.LEAST_PIXELS, sample.defect or "")
-    return boxes or None, mask
+        return TruePlace((), None)
+    mask = None if sample.mask is None else mask_files.read_mask(sample.mask)
+    gold = sample.boxes
+    if gold is None and mask is not None:
+        gold = boxes.components(mask, mask_files.LEAST_PIXELS, sample.defect or "")
+    return TruePlace(gold or None, mask)
 
 
-def _located(
-    sample: Sample, inspection: Inspection, boxes: tuple[Box, ...] | None, mask: Bools | None
-) -> Located:
-    found = inspection.boxes or ()
-    marked = None
-    if mask is not None and (inspection.masks is not None or not found):
-        marked = mask_pixels(_union(inspection, mask.shape), mask)
-    share = _share(sample, inspection, boxes or (), mask)
-    return Located(
-        sample_id=sample.id,
-        size="" if share is None else size_of(share),
-        box_iou=None
-        if boxes is None
-        else geometry.set_iou(geometry.to_array(found), geometry.to_array(boxes)),
-        mask_iou=None if marked is None else marked[0] / sum(marked) if any(marked) else 1.0,
-        mask_pixels=marked,
-    )
+def _locate(sample: Sample, inspection: Inspection, truth: TruePlace) -> Located:
+    """How well an inspection finds the place of the defect."""
+    predicted = inspection.boxes or ()
+    box_iou = mask_iou = counts = None
+    if truth.boxes is not None:
+        box_iou = boxes.set_iou(boxes.to_array(predicted), boxes.to_array(truth.boxes))
+    if truth.mask is not None and (inspection.masks is not None or not predicted):
+        counts = mask_pixels(_union(inspection, truth.mask.shape), truth.mask)
+        mask_iou = counts[0] / sum(counts) if any(counts) else 1.0
+    share = _share(sample, inspection, truth)
+    size = "" if share is None else pixels.size_of(share)
+    return Located(sample.id, size, box_iou, mask_iou, counts)
+
+
+def _confident_boxes(inspection: Inspection) -> tuple[tuple[Box, ...], float]:
+    """The boxes of an inspection and their confidence: its score, or 1 without a score."""
+    return inspection.boxes or (), 1.0 if inspection.score is None else inspection.score
 
 
 def _union(inspection: Inspection, shape: tuple[int, ...]) -> Bools:
-    """All masks of an inspection together."""
-    whole = np.zeros(shape, dtype=np.bool_)
-    for mask in inspection.masks or ():
-        one = geometry.decode_mask(mask)
-        if one.shape != shape:
+    """All masks of an inspection together, (H, W)."""
+    union = np.zeros(shape, dtype=np.bool_)
+    for record in inspection.masks or ():
+        mask = boxes.decode_mask(record)
+        if mask.shape != shape:
             raise InputError(
-                f"a mask of {inspection.sample_id!r} is {one.shape}, the true one {shape}; name the data set of these images"
+                f"a mask of {inspection.sample_id!r} is {mask.shape}, the true one {shape}; "
+                "name the data set of these images"
             )
-        whole |= one
-    return whole
+        union |= mask
+    return union
 
 
-def _share(sample: Sample, inspection: Inspection, boxes: Sequence[Box], mask: Bools | None) -> float | None:
-    """The share of the image that the defect covers, by its mask, else its boxes; None when the image's size is not known."""
-    if mask is not None:
-        return float(mask.mean())
+def _share(sample: Sample, inspection: Inspection, truth: TruePlace) -> float | None:
+    """The share of the image that the defect covers, by its mask, else its boxes.
+
+    None when the image's size is not known.
+    """
+    if truth.mask is not None:
+        return float(truth.mask.mean())
     size_wh = inspection.masks[0].size_wh if inspection.masks else _size_wh(sample)
-    return (
-        None
-        if size_wh is None
-        else min(1.0, float(geometry.area(geometry.to_array(boxes)).sum()) / (size_wh[0] * size_wh[1]))
-    )
+    if size_wh is None:
+        return None
+    covered = float(boxes.area(boxes.to_array(truth.boxes or ())).sum())
+    return min(1.0, covered / (size_wh[0] * size_wh[1]))
 
 
 def _size_wh(sample: Sample) -> tuple[int, int] | None:
-    from anomalyr1.images import ImageError, open_image
-
     try:
         return open_image(sample.image).size_wh
     except (ImageError, OSError):
@@ -257,19 +266,18 @@ def _size_wh(sample: Sample) -> tuple[int, int] | None:
 
 
 def _coco_box(box: Box, image: int) -> dict[str, object]:
-    width, height = box.x2 - box.x1, box.y2 - box.y1
     return {
         "image_id": image,
         "category_id": 1,
-        "bbox": [box.x1, box.y1, width, height],
-        "area": width * height,
+        "bbox": [box.x1, box.y1, box.x2 - box.x1, box.y2 - box.y1],
+        "area": box.area,
     }
 
 
-class _Scaled:
-    """Maps at the size of their masks, anew at each pass, without holding them."""
+class _ScaledMaps:
+    """Maps at the size of their masks, anew at each pass, without keeping them."""
 
-    def __init__(self, pairs: Sequence[Pair], maps: Mapping[str, NDArray[np.float32]]) -> None:
+    def __init__(self, pairs: Sequence[Pair], maps: Mapping[str, Map]) -> None:
         self._pairs, self._maps, self.count = pairs, maps, 0
 
     def items(self) -> Iterator[MapItem]:
@@ -281,14 +289,11 @@ class _Scaled:
             scores = self._maps.get(inspection.sample_id)
             if scores is None or sample.anomalous is None or (sample.anomalous and sample.mask is None):
                 continue
-            mask = (
-                truth.read_mask(sample.mask)
-                if sample.anomalous and sample.mask is not None
-                else np.zeros(scores.shape, dtype=np.bool_)
-            )
+            mask: Bools = np.zeros(scores.shape, dtype=np.bool_)
+            if sample.anomalous and sample.mask is not None:
+                mask = mask_files.read_mask(sample.mask)
             if scores.shape != mask.shape:
                 self.count += 1
-                scores = cv2.resize(
-                    scores, (mask.shape[1], mask.shape[0]), interpolation=cv2.INTER_LINEAR
-                ).astype(np.float32)
+                size_wh = (mask.shape[1], mask.shape[0])
+                scores = cv2.resize(scores, size_wh, interpolation=cv2.INTER_LINEAR).astype(np.float32)
             yield MapItem(sample.id, scores, mask)

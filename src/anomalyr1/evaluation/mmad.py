@@ -1,4 +1,4 @@
-"""Three scoreboards of multiple-choice questions side by side: strict, lenient, and as MMAD's published scorer computes it.
+"""Three scoreboards of multiple-choice questions side by side: strict, lenient, and as MMAD's scorer has it.
 
 All are tables of data sets by MMAD's seven subtasks in percent (object structure and object details belong to
 object analysis). A cell is the share of right answers; of anomaly detection it is the mean of the shares on
@@ -14,20 +14,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from anomalyr1.boxes import Floats
 from anomalyr1.evaluation import breakdown, statistics
-from anomalyr1.evaluation.rows import READINGS, Reading, Row
+from anomalyr1.evaluation.rows import READINGS, AnsweredQuestion, Reading
 from anomalyr1.evaluation.statistics import Interval
 from anomalyr1.types import InputError, Record
 
 SUBTASKS = (
-    "Anomaly Detection", "Defect Classification", "Defect Localization", "Defect Description", "Defect Analysis",
-    "Object Classification", "Object Analysis",
+    "Anomaly Detection", "Defect Classification", "Defect Localization", "Defect Description",
+    "Defect Analysis", "Object Classification", "Object Analysis",
 )  # fmt: skip
 """In the order of the published tables."""
 DATASETS = ("DS-MVTec", "MVTec-AD", "MVTec-LOCO", "VisA", "GoodsAD")
@@ -35,8 +35,6 @@ AVERAGE = "Average"
 DETECTION = SUBTASKS[0]
 _FOLDED = {"Object Structure": "Object Analysis", "Object Details": "Object Analysis"}
 _LETTERS = frozenset("ABCDE")
-
-Floats = NDArray[np.float64]
 
 
 class Board(Record):
@@ -61,11 +59,12 @@ class Gap(Record):
 
     reading: Reading
     points: float
-    """Official less ours, in percentage points."""
+    """The official average less ours, in percentage points."""
     by_parsing: float
-    """Points due to reading other letters."""
+    """Points of the difference that are due to reading other letters."""
     by_counting: float
-    """Points due to what is deleted, skipped or never counted, and to good told by the path."""
+    """Points of the difference that are due to what is deleted, skipped or never counted, and to good told by
+    the path."""
     share_by_parsing: float | None
     """`by_parsing` over `points`; None when there is no difference. May be below 0 or above 1 where the two
     work against each other."""
@@ -95,112 +94,152 @@ class Mmad(Record):
     left_out: dict[str, int]
 
 
-class _Counted(Record):
-    """Which rows of a list the published scorer counts."""
+class OfficialCount(NamedTuple):
+    """What the published scorer counts of a list of rows."""
 
     mask: tuple[bool, ...]
+    """Whether it counts each row."""
     deleted: int
     skipped: int
 
 
-def evaluate(rows: Sequence[Row], repeats: int = statistics.REPEATS, seed: int = 0) -> Mmad:
-    """Everything about the questions of `rows`; intervals are of images. Raises `InputError` without a question of known gold answer."""
-    known = [row for row in rows if row.gold is not None]
-    if not known:
+class CountedRows(NamedTuple):
+    """The rows that a scorer counts, and the table they are counted in."""
+
+    table: _Table
+    rows: list[AnsweredQuestion]
+    right: list[bool]
+    """Whether each row is right."""
+    anomalous: list[bool]
+    """On which side each row counts."""
+
+
+def evaluate(rows: Sequence[AnsweredQuestion], repeats: int = statistics.REPEATS, seed: int = 0) -> Mmad:
+    """Everything about the questions of `rows`; intervals are of images.
+
+    Raises `InputError` without a question of known gold answer.
+    """
+    scorable = [row for row in rows if row.gold is not None]
+    if not scorable:
         raise InputError(
-            "no question has a known gold answer, so there is nothing to score; evaluate data with questions and answers"
+            "no question has a known gold answer, so there is nothing to score; "
+            "evaluate data with questions and answers"
         )
-    boards: dict[Reading, Board] = {reading: board(known, reading, repeats, seed) for reading in READINGS[:2]}
+    boards = {reading: board(scorable, reading, repeats, seed) for reading in READINGS[:2]}
     gaps: tuple[Gap, ...] = ()
-    counted = _Counted(mask=(), deleted=0, skipped=0)
+    official = OfficialCount(mask=(), deleted=0, skipped=0)
     if all(row.dataset in DATASETS and row.sample_id.startswith(f"{row.dataset}/") for row in rows):
-        boards["official"] = board(rows, "official", repeats, seed)
-        counted = counted_officially(rows)
-        swapped = _average(known, [row.official == row.gold for row in known])
-        gaps = tuple(
-            _gap(reading, boards[reading].average.value, swapped, boards["official"].average.value)
-            for reading in READINGS[:2]
-        )
-    unread = [row.status in ("unparseable", "no reply") for row in known]
+        gaps, boards["official"] = _compare_officially(rows, boards, repeats, seed)
+        official = counted_officially(rows)
+    unread = [row.status in ("unparseable", "no reply") for row in scorable]
     left_out = {
-        "questions without a gold answer": len(rows) - len(known),
-        "verdict questions about images of unknown truth": len(known) - sum(_countable(known)),
+        "questions without a gold answer": len(rows) - len(scorable),
+        "verdict questions about images of unknown truth": len(scorable) - sum(map(_countable, scorable)),
     }
     return Mmad(
-        questions=len(known),
-        images=len({row.sample_id for row in known}),
-        statuses=dict(Counter(row.status for row in known)),
-        unparseable=breakdown.percent(unread, known, repeats, seed),
-        unparseable_by_subtask=breakdown.by_subtask(known, unread, [subtask(row) for row in known]),
+        questions=len(scorable),
+        images=len({row.sample_id for row in scorable}),
+        statuses=dict(Counter(row.status for row in scorable)),
+        unparseable=breakdown.percent(unread, scorable, repeats, seed),
+        unparseable_by_subtask=breakdown.by_subtask(unread, [subtask(row) for row in scorable]),
         boards=boards,
         gaps=gaps,
-        deleted=counted.deleted,
-        skipped=counted.skipped,
-        consistency=breakdown.consistency(known, repeats, seed),
-        classes=breakdown.by_class(known, repeats, seed),
-        anomalies=breakdown.anomalies(known, repeats, seed),
-        left_out={name: n for name, n in left_out.items() if n},
+        deleted=official.deleted,
+        skipped=official.skipped,
+        consistency=breakdown.consistency(scorable, repeats, seed),
+        classes=breakdown.by_class(scorable, repeats, seed),
+        anomalies=breakdown.anomalies(scorable, repeats, seed),
+        left_out={reason: n for reason, n in left_out.items() if n},
     )
 
 
-def subtask(row: Row) -> str:
+def subtask(row: AnsweredQuestion) -> str:
     """The subtask under which a question is counted."""
     name = row.kind.title()
     return _FOLDED.get(name, name)
 
 
-def counted_officially(rows: Sequence[Row]) -> _Counted:
-    """What the published scorer counts: a row without a letter A to E is deleted, and the one after it skipped; no reply, no row."""
+def board(
+    rows: Sequence[AnsweredQuestion], reading: Reading, repeats: int = statistics.REPEATS, seed: int = 0
+) -> Board:
+    """One scoreboard.
+
+    Rows without a gold answer are left out, except that the official board needs them in their places. Raises
+    `InputError` when there is nothing to put on it.
+    """
+    counts = official_counts(rows) if reading == "official" else our_counts(rows, reading)
+    sums, images = counts.table.sums(counts), [row.sample_id for row in counts.rows]
+    if not counts.rows:  # the published scorer makes a table of zeros
+        sums, images = np.zeros((1, counts.table.width)), [""]
+    total, resampled = statistics.resampled_sums(sums, images, repeats, seed)
+    return counts.table.board(reading, total, resampled)
+
+
+def our_counts(rows: Sequence[AnsweredQuestion], reading: Reading) -> CountedRows:
+    """The rows with a gold answer, whatever their reply; of verdict questions those about known images."""
+    scorable = _require_some([row for row in rows if row.gold is not None])
+    counted = [row for row in scorable if _countable(row)]
+    anomalous = [row.anomalous is True for row in counted]
+    return CountedRows(
+        _Table.of(scorable, math.nan), counted, [row.right(reading) for row in counted], anomalous
+    )
+
+
+def official_counts(rows: Sequence[AnsweredQuestion]) -> CountedRows:
+    """The rows that the published scorer counts; an image is good when "good" is in its path."""
+    # Whatever is in the scorer's list gives its table a row and a column, counted or not.
+    listed = _require_some([row for row in rows if row.status != "no reply"])
+    mask = counted_officially(rows).mask
+    counted = [row for row, counts in zip(rows, mask, strict=True) if counts]
+    anomalous = ["good" not in row.sample_id for row in counted]
+    return CountedRows(_Table.of(listed, 0.0), counted, [row.right("official") for row in counted], anomalous)
+
+
+def counted_officially(rows: Sequence[AnsweredQuestion]) -> OfficialCount:
+    """Which rows the published scorer counts: with letters A to E, and not right after one without.
+
+    A row without is deleted, and the one after it skipped; a row without a reply is not in its list.
+    """
     mask, deleted, skipped, skip = [], 0, 0, False
     for row in rows:
-        valid = row.gold in _LETTERS and row.official in _LETTERS
         if row.status == "no reply":
             mask.append(False)
             continue
+        valid = row.gold in _LETTERS and row.official in _LETTERS
         mask.append(valid and not skip)
         skipped += skip
         deleted += not valid and not skip
         skip = not valid and not skip
-    return _Counted(mask=tuple(mask), deleted=deleted, skipped=skipped)
+    return OfficialCount(tuple(mask), deleted, skipped)
 
 
-def board(rows: Sequence[Row], reading: Reading, repeats: int = statistics.REPEATS, seed: int = 0) -> Board:
-    """One scoreboard. Rows without a gold answer are left out, except that the official one needs them in their places.
+def _countable(row: AnsweredQuestion) -> bool:
+    """Whether a row has a gold answer and, for a verdict question, an image known to be good or anomalous."""
+    return row.gold is not None and (row.kind != "anomaly detection" or row.anomalous is not None)
 
-    Raises `InputError` when there is nothing to put on it.
-    """
-    official = reading == "official"
-    # Whatever is in the published scorer's list gives its table a row and a column, counted or not.
-    seen = [row for row in rows if (row.status != "no reply" if official else row.gold is not None)]
-    if not seen:
+
+def _require_some(rows: list[AnsweredQuestion]) -> list[AnsweredQuestion]:
+    if not rows:
         raise InputError(
             "no question got a reply, so there is no scoreboard; see the errors of the inspections"
         )
-    table = _Table(
-        tuple(dict.fromkeys(row.dataset for row in seen)),
-        tuple(dict.fromkeys(map(subtask, seen))),
-        0.0 if official else math.nan,
-    )
-    if official:
-        counted, anomalous = counted_officially(rows).mask, [("good" not in row.sample_id) for row in rows]
-    else:
-        counted, anomalous = _countable(rows), [row.anomalous is True for row in rows]
-    ours = [place for place, used in enumerate(counted) if used]
-    kept = [rows[place] for place in ours]
-    sums = table.sums(kept, [row.right(reading) for row in kept], [anomalous[place] for place in ours])
-    names = [row.sample_id for row in kept]
-    if not kept:  # the published scorer makes a table of zeros
-        sums, names = np.zeros((1, table.width)), [""]
-    total, drawn = statistics.resampled_sums(sums, names, repeats, seed)
-    return table.board(reading, total, drawn)
+    return rows
 
 
-def _countable(rows: Sequence[Row]) -> tuple[bool, ...]:
-    """Rows with a gold answer; of verdict questions those about images known to be good or anomalous."""
-    return tuple(
-        row.gold is not None and (row.kind != "anomaly detection" or row.anomalous is not None)
-        for row in rows
-    )
+def _compare_officially(
+    rows: Sequence[AnsweredQuestion], boards: Mapping[Reading, Board], repeats: int, seed: int
+) -> tuple[tuple[Gap, ...], Board]:
+    """How far the official board lies from ours and why, and the official board."""
+    official = board(rows, "official", repeats, seed)
+    # The same questions as on our boards, but with the letters that the official reader takes.
+    swapped = our_counts([row for row in rows if row.gold is not None], "official")
+    total = swapped.table.sums(swapped).sum(axis=0)  # (2 K,)
+    cells, _ = swapped.table.shares(total[None])
+    average = float(cells[0, -1, -1])
+    gaps = [
+        _gap(reading, ours.average.value, average, official.average.value) for reading, ours in boards.items()
+    ]
+    return tuple(gaps), official
 
 
 class _Table(NamedTuple):
@@ -214,73 +253,84 @@ class _Table(NamedTuple):
     absent: float
     """What a share of no answers is."""
 
+    @classmethod
+    def of(cls, rows: Sequence[AnsweredQuestion], absent: float) -> _Table:
+        """The table of the data sets and subtasks of rows, in their order."""
+        datasets, subtasks = dict.fromkeys(row.dataset for row in rows), dict.fromkeys(map(subtask, rows))
+        return cls(tuple(datasets), tuple(subtasks), absent)
+
     @property
     def width(self) -> int:
         return 4 * len(self.datasets) * len(self.subtasks)
 
-    def sums(self, rows: Sequence[Row], right: Sequence[bool], anomalous: Sequence[bool]) -> Floats:
-        """One line a row, (N, 2 K)."""
-        row_of, column_of = ({name: place for place, name in enumerate(names)} for names in self[:2])
-        places = np.array(
-            [row_of[row.dataset] * len(column_of) + column_of[subtask(row)] for row in rows], dtype=np.intp
-        )
-        places = 2 * places + np.asarray(anomalous, dtype=np.intp)
-        values = np.zeros((len(rows), self.width))
-        lines = np.arange(len(rows))
-        values[lines, places] = right
+    def sums(self, counts: CountedRows) -> Floats:
+        """(N, 2 K) what each row adds."""
+        line_of = {name: place for place, name in enumerate(self.datasets)}
+        column_of = {name: place for place, name in enumerate(self.subtasks)}
+        cells = [line_of[row.dataset] * len(column_of) + column_of[subtask(row)] for row in counts.rows]
+        places = 2 * np.array(cells, dtype=np.intp) + np.asarray(counts.anomalous, dtype=np.intp)  # (N,)
+        values = np.zeros((len(cells), self.width))
+        lines = np.arange(len(cells))
+        values[lines, places] = counts.right
         values[lines, self.width // 2 + places] = 1
         return values
 
     def shares(self, sums: Floats) -> tuple[Floats, Floats]:
-        """Percentages of sums (R, 2 K): with averages (R, datasets + 1, subtasks + 1), and of the verdict's sides (R, datasets, 2)."""
-        right, asked = np.moveaxis(
-            sums.reshape(len(sums), 2, len(self.datasets), len(self.subtasks), 2), 1, 0
-        )
-        cells = 100 * _ratio(right.sum(axis=-1), asked.sum(axis=-1), self.absent)
+        """Percentages of sums (R, 2 K), for R resamples.
+
+        With averages (R, datasets + 1, subtasks + 1); and of the verdict's sides (R, datasets, 2).
+        """
+        shape = (len(sums), 2, len(self.datasets), len(self.subtasks), 2)
+        right, answers = np.moveaxis(sums.reshape(shape), 1, 0)  # (R, datasets, subtasks, 2)
+        cells = 100 * _ratio(right.sum(axis=-1), answers.sum(axis=-1), self.absent)
         sides = np.full((len(sums), len(self.datasets), 2), self.absent)
         if DETECTION in self.subtasks:
             column = self.subtasks.index(DETECTION)
-            sides = 100 * _ratio(right[:, :, column], asked[:, :, column], self.absent)
+            sides = 100 * _ratio(right[:, :, column], answers[:, :, column], self.absent)
             cells[:, :, column] = _mean(sides, 2)
         return with_averages(cells), sides
 
-    def board(self, reading: Reading, total: Floats, drawn: Floats) -> Board:
-        """The scoreboard of the sums of all rows and of the resampled ones."""
-        (cells,), (sides,) = self.shares(total[None])
-        drawn_cells, drawn_sides = self.shares(drawn)
+    def board(self, reading: Reading, total: Floats, resampled: Floats) -> Board:
+        """The scoreboard of the sums of all rows (2 K,) and of the resampled ones (R, 2 K)."""
         columns, names = (*self.subtasks, AVERAGE), (*self.datasets, AVERAGE)
-        made: dict[str, dict[str, Interval]] = {
-            name: {
-                column: statistics.interval(float(cells[i, j]), drawn_cells[:, i, j])
-                for j, column in enumerate(columns)
-                if math.isfinite(cells[i, j])
-            }
-            for i, name in enumerate(names)
-        }
-        wrong, drawn_wrong = 100 - sides, 100 - drawn_sides
-        wrong, drawn_wrong = (
-            np.vstack([wrong, _mean(wrong, 0)]),
-            np.concatenate([drawn_wrong, _mean(drawn_wrong, 1)[:, None]], axis=1),
+        # 1. The cells, with averages.
+        (cells,), (sides,) = self.shares(total[None])
+        resampled_cells, resampled_sides = self.shares(resampled)
+        lines = zip(names, cells, np.moveaxis(resampled_cells, 1, 0), strict=True)
+        # 2. What is wrong on either side, with the mean over data sets.
+        wrong, resampled_wrong = 100 - sides, 100 - resampled_sides
+        wrong = np.vstack([wrong, _mean(wrong, 0)])  # (datasets + 1, 2)
+        mean = _mean(resampled_wrong, 1)[:, None]
+        resampled_wrong = np.concatenate([resampled_wrong, mean], axis=1)  # (R, datasets + 1, 2)
+        overkill, miss = (_intervals(names, wrong[:, side], resampled_wrong[:, :, side]) for side in (0, 1))
+        return Board(
+            reading=reading,
+            cells={name: _intervals(columns, line, samples) for name, line, samples in lines},
+            overkill=overkill,
+            miss=miss,
         )
-        overkill, miss = (
-            {
-                name: statistics.interval(float(wrong[i, side]), drawn_wrong[:, i, side])
-                for i, name in enumerate(names)
-                if math.isfinite(wrong[i, side])
-            }
-            for side in (0, 1)
-        )
-        return Board(reading=reading, cells=made, overkill=overkill, miss=miss)
 
 
 def with_averages(cells: Floats) -> Floats:
-    """Tables (R, D, S) with MMAD's averages: each row's mean of its cells, then the mean of the rows, (R, D + 1, S + 1); NaN is absent."""
+    """Tables (R, D, S) with MMAD's averages: (R, D + 1, S + 1); NaN is absent.
+
+    The added column holds the mean of each line's cells, the added line the mean of the lines.
+    """
     cells = np.concatenate([cells, _mean(cells, 2)[:, :, None]], axis=2)
     return np.concatenate([cells, _mean(cells, 1)[:, None]], axis=1)
 
 
-def _ratio(right: Floats, asked: Floats, absent: float) -> Floats:
-    shares: Floats = np.divide(right, asked, out=np.full(right.shape, absent), where=asked > 0)
+def _intervals(names: Sequence[str], values: Floats, resampled: Floats) -> dict[str, Interval]:
+    """The values (M,) that are there, with their intervals of resampled ones (R, M)."""
+    return {
+        name: statistics.interval(float(value), samples)
+        for name, value, samples in zip(names, values, resampled.T, strict=True)
+        if math.isfinite(value)
+    }
+
+
+def _ratio(right: Floats, answers: Floats, absent: float) -> Floats:
+    shares: Floats = np.divide(right, answers, out=np.full(right.shape, absent), where=answers > 0)
     return shares
 
 
@@ -292,24 +342,11 @@ def _mean(values: Floats, axis: int) -> Floats:
     )
 
 
-def _average(rows: Sequence[Row], right: Sequence[bool]) -> float:
-    """The board's one figure, with our denominators and other letters."""
-    table = _Table(
-        tuple(dict.fromkeys(row.dataset for row in rows)), tuple(dict.fromkeys(map(subtask, rows))), math.nan
-    )
-    used = _countable(rows)
-    kept = [row for row, one in zip(rows, used, strict=True) if one]
-    sums = table.sums(
-        kept,
-        [one for one, there in zip(right, used, strict=True) if there],
-        [row.anomalous is True for row in kept],
-    )
-    return float(table.shares(sums.sum(axis=0)[None])[0][0, -1, -1])
-
-
 def _gap(reading: Reading, ours: float, swapped: float, official: float) -> Gap:
+    """How far apart two averages are; `swapped` is ours with the letters of the official reader."""
     points, parsing, counting = (
-        0.0 if abs(one) < 1e-9 else one for one in (official - ours, swapped - ours, official - swapped)
+        0.0 if abs(difference) < 1e-9 else difference
+        for difference in (official - ours, swapped - ours, official - swapped)
     )
     return Gap(
         reading=reading,

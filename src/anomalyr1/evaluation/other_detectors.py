@@ -9,7 +9,6 @@ writes as these two files.
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import math
 import zipfile
@@ -22,22 +21,24 @@ from numpy.typing import NDArray
 
 from anomalyr1 import boxes
 from anomalyr1.evaluation.pixels import Map
-from anomalyr1.files import write_whole
+from anomalyr1.files import sha256_of_file, write_whole
 from anomalyr1.images import open_image
+from anomalyr1.inspection.verdicts import unsure_because
 from anomalyr1.records import Writer
 from anomalyr1.types import Fingerprint, InputError, Inspection, Verdict
 
 VERDICTS: dict[str, Verdict] = {"good": "good", "defect": "defect", "unsure": "unsure"}
 LEAST_PIXELS = 4
-"""A smaller spot of a map is no box, as in masks of data sets (`data.truth`)."""
+"""A smaller spot of a map is no box, as in masks of data sets (`data.mask_files`)."""
 
 
-class Row(NamedTuple):
+class ScoreRow(NamedTuple):
     """What a detector says of one sample."""
 
     sample_id: str
     score: float
     verdict: Verdict | None
+    """None = the detector has no opinion of its own."""
 
 
 class Maps(Mapping[str, Map]):
@@ -56,7 +57,8 @@ class Maps(Mapping[str, Map]):
             ) from error
         if not isinstance(self._arrays, np.lib.npyio.NpzFile):
             raise InputError(
-                f"{str(path)!r} holds one array; expected an NPZ file with one array (H, W) a sample, under its id"
+                f"{str(path)!r} holds one array; "
+                "expected an NPZ file with one array (H, W) a sample, under its id"
             )
 
     def __getitem__(self, sample_id: str) -> Map:
@@ -65,19 +67,19 @@ class Maps(Mapping[str, Map]):
             raise KeyError(sample_id)
         where = f"array {sample_id!r} of {str(self._path)!r}"
         try:
-            found = self._arrays[sample_id]
+            values = self._arrays[sample_id]
         except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
             raise InputError(f"{where} cannot be read ({error}); write it again") from error
-        if found.dtype.kind not in "fiub" or found.ndim != 2 or not found.size:
+        if values.dtype.kind not in "fiub" or values.ndim != 2 or not values.size:
             raise InputError(
-                f"{where} is {found.dtype} of shape {found.shape}, expected numbers of shape (H, W)"
+                f"{where} is {values.dtype} of shape {values.shape}, expected numbers of shape (H, W)"
             )
-        if not np.isfinite(found).all():
-            row, column = (int(place[0]) for place in np.nonzero(~np.isfinite(found)))
+        if not np.isfinite(values).all():
+            row, column = (int(place[0]) for place in np.nonzero(~np.isfinite(values)))
             raise InputError(
-                f"{where} is {found[row, column]} at row {row}, column {column}; expected finite numbers"
+                f"{where} is {values[row, column]} at row {row}, column {column}; expected finite numbers"
             )
-        return np.asarray(found, dtype=np.float32)
+        return np.asarray(values, dtype=np.float32)
 
     def __iter__(self) -> Iterator[str]:
         """The ids."""
@@ -87,19 +89,19 @@ class Maps(Mapping[str, Map]):
         return len(self._arrays.files)
 
 
-def read_scores(path: Path) -> list[Row]:
+def read_scores(path: Path) -> list[ScoreRow]:
     """The rows of a CSV or NPZ file; see the module's text.
 
     Raises `InputError` that names the file and the row and column (or array) of what is not as expected.
     """
     rows = _read_npz(path) if path.suffix.lower() == ".npz" else _read_csv(path)
-    seen: set[str] = set()
-    for row in rows:
-        if row.sample_id in seen:
-            raise InputError(f"{str(path)!r} has sample {row.sample_id!r} twice; give each sample one score")
-        seen.add(row.sample_id)
     if not rows:
         raise InputError(f"{str(path)!r} holds no scores; expected one row a sample")
+    sample_ids: set[str] = set()
+    for row in rows:
+        if row.sample_id in sample_ids:
+            raise InputError(f"{str(path)!r} has sample {row.sample_id!r} twice; give each sample one score")
+        sample_ids.add(row.sample_id)
     return rows
 
 
@@ -120,21 +122,43 @@ def convert(
     and largest value, which each inspection says. Raises `InputError` as `read_scores`, for maps of samples
     without a score, and for a new file where one lies.
     """
+    # 1. Scores and maps, which must belong together.
     rows = read_scores(scores)
     if out.exists():
         raise InputError(f"{str(out)!r} exists, and nothing is written over it; name a new file")
-    known = Maps(maps) if maps else None
-    strangers = sorted(set(known or ()) - {row.sample_id for row in rows})
+    known_maps: Mapping[str, Map] = Maps(maps) if maps else {}
+    strangers = sorted(set(known_maps) - {row.sample_id for row in rows})
     if strangers:
         raise InputError(
-            f"{len(strangers)} maps of {str(maps)!r} have no score in {str(scores)!r}, the first is {strangers[0]!r}"
+            f"{len(strangers)} maps of {str(maps)!r} have no score in {str(scores)!r}, "
+            f"the first is {strangers[0]!r}"
         )
+    # 2. Scores between 0 and 1.
     low, high = min(row.score for row in rows), max(row.score for row in rows)
     scaled = low < 0 or high > 1
-    said = f"score of {name}" + (f", scaled from {low:.6g}..{high:.6g} to 0..1" if scaled else "")
+    score_from = f"score of {name}" + (f", scaled from {low:.6g}..{high:.6g} to 0..1" if scaled else "")
+    # 3. An inspection a sample.
+    inspections = []
+    for row in rows:
+        verdict, reason = _verdict(row, threshold, name)
+        places: dict[str, Any] = {}
+        if map_threshold is not None and row.sample_id in known_maps:
+            image = (images or {}).get(row.sample_id, Path(row.sample_id))
+            places = _locate(known_maps[row.sample_id], map_threshold, image)
+        inspections.append(
+            Inspection(
+                sample_id=row.sample_id,
+                verdict=verdict,
+                score=(row.score - low) / ((high - low) or 1) if scaled else row.score,
+                score_from=score_from,
+                reason=reason,
+                counts={"score_scaled": 1} if scaled else {},
+                **places,
+            )
+        )
     run = Fingerprint(
         model=name,
-        revision=hashlib.sha256(scores.read_bytes()).hexdigest()[:12],
+        revision=sha256_of_file(scores)[:12],
         family="detector",
         style="none",
         max_pixels=0,
@@ -142,59 +166,37 @@ def convert(
         masks="none" if map_threshold is None else f"map from {map_threshold:g}",
         threshold="" if threshold is None else f"score from {threshold:g}",
     )
-    made = []
-    for row in rows:
-        located: dict[str, Any] = {}
-        if known is not None and map_threshold is not None and row.sample_id in known:
-            located = _located(
-                known[row.sample_id], map_threshold, (images or {}).get(row.sample_id, Path(row.sample_id))
-            )
-        verdict, reason = _verdict(row, threshold, name)
-        score = (row.score - low) / ((high - low) or 1) if scaled else row.score
-        counts = {"score_scaled": 1} if scaled else {}
-        made.append(
-            Inspection(
-                sample_id=row.sample_id,
-                verdict=verdict,
-                score=score,
-                score_from=said,
-                reason=reason,
-                counts=counts,
-                **located,
-            )
-        )
     with Writer(out, run) as writer:
-        for inspection in made:
+        for inspection in inspections:
             writer.append(inspection)
-    return made
+    return inspections
 
 
 def save_anomalib(predictions: Iterable[Any], folder: Path) -> tuple[Path, Path | None]:
-    """Write what anomalib's `Engine.predict` returns (batches) as `scores.csv` and, if there are maps, `maps.npz` in a folder.
+    """Write what anomalib's `Engine.predict` returns (batches) as `scores.csv` and, with maps, `maps.npz`.
 
     Reads `image_path`, `pred_score`, `pred_label` and `anomaly_map` of each batch; anomalib itself is not
-    needed. Raises `InputError` that names the batch where one has no paths or scores, or not as many of each.
+    needed. Returns the paths of both files. Raises `InputError` that names the batch where one has no paths
+    or scores, or not as many of each.
     """
     rows: list[tuple[str, float, str]] = []
     maps: dict[str, Map] = {}
     for number, batch in enumerate(predictions, start=1):
         paths = [Path(path).as_posix() for path in (getattr(batch, "image_path", None) or ())]
-        scores, labels, found = (
+        scores, labels, batch_maps = (
             _array(getattr(batch, name, None)) for name in ("pred_score", "pred_label", "anomaly_map")
         )
         if not paths or scores is None or scores.size != len(paths):
-            given = "none" if scores is None else scores.size
             raise InputError(
-                f"batch {number} of the predictions has {len(paths)} image paths and {given} scores; expected one score an image"
+                f"batch {number} of the predictions has {len(paths)} image paths and "
+                f"{'none' if scores is None else scores.size} scores; expected one score an image"
             )
-        verdicts = (
-            [""] * len(paths)
-            if labels is None
-            else ["defect" if label else "good" for label in labels.ravel()]
-        )
+        verdicts = [""] * len(paths)
+        if labels is not None:
+            verdicts = ["defect" if label else "good" for label in labels.ravel()]
         rows += zip(paths, scores.ravel().tolist(), verdicts, strict=True)
-        if found is not None:
-            stacked = found.reshape(len(paths), *found.shape[-2:]).astype(np.float32)
+        if batch_maps is not None:
+            stacked = batch_maps.reshape(len(paths), *batch_maps.shape[-2:]).astype(np.float32)  # (B, H, W)
             maps.update(zip(paths, stacked, strict=True))
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -203,48 +205,50 @@ def save_anomalib(predictions: Iterable[Any], folder: Path) -> tuple[Path, Path 
     write_whole(folder / "scores.csv", text.getvalue().encode("utf-8", "surrogateescape"))
     if not maps:
         return folder / "scores.csv", None
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, one in maps.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, np.ascontiguousarray(one))
-    write_whole(folder / "maps.npz", packed.getvalue())
+    write_whole(folder / "maps.npz", _pack(maps))
     return folder / "scores.csv", folder / "maps.npz"
 
 
-def _read_csv(path: Path) -> list[Row]:
-    rows = []
+def _pack(maps: Mapping[str, Map]) -> bytes:
+    """Maps as an NPZ file; numpy's own writer does not allow all names."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, scores in maps.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.ascontiguousarray(scores))
+    return packed.getvalue()
+
+
+def _read_csv(path: Path) -> list[ScoreRow]:
     try:
         with path.open(encoding="utf-8-sig", newline="", errors="surrogateescape") as file:
             table = csv.DictReader(file, strict=True)
-            if not {"sample_id", "score"} <= set(table.fieldnames or ()):
+            columns = table.fieldnames or ()
+            if not {"sample_id", "score"} <= set(columns):
                 raise InputError(
-                    f"{str(path)!r}: expected the columns sample_id and score, got {', '.join(table.fieldnames or ()) or 'none'}"
+                    f"{str(path)!r}: expected the columns sample_id and score, "
+                    f"got {', '.join(columns) or 'none'}"
                 )
-            for row in table:
-                where = f"line {table.line_num} of {str(path)!r}"
-                verdict = (row.get("verdict") or "").strip().lower()
-                if not row["sample_id"]:
-                    raise InputError(f"{where}, column sample_id: expected a name, got nothing")
-                if verdict and verdict not in VERDICTS:
-                    raise InputError(
-                        f"{where}, column verdict: expected good, defect, unsure or nothing, got {verdict[:40]!r}"
-                    )
-                rows.append(
-                    Row(
-                        row["sample_id"],
-                        _number(row["score"], f"{where}, column score"),
-                        VERDICTS.get(verdict),
-                    )
-                )
+            return [_score_row(row, f"line {table.line_num} of {str(path)!r}") for row in table]
     except (OSError, csv.Error) as error:
         raise InputError(
             f"the scores {str(path)!r} cannot be read ({error}); give a CSV file in UTF-8, or an NPZ file"
         ) from error
-    return rows
 
 
-def _read_npz(path: Path) -> list[Row]:
+def _score_row(row: Mapping[str, str | None], where: str) -> ScoreRow:
+    """A line of a CSV file; `where` names it in messages."""
+    sample_id, verdict = row["sample_id"], (row.get("verdict") or "").strip().lower()
+    if not sample_id:
+        raise InputError(f"{where}, column sample_id: expected a name, got nothing")
+    if verdict and verdict not in VERDICTS:
+        raise InputError(
+            f"{where}, column verdict: expected good, defect, unsure or nothing, got {verdict[:40]!r}"
+        )
+    return ScoreRow(sample_id, _number(row["score"], f"{where}, column score"), VERDICTS.get(verdict))
+
+
+def _read_npz(path: Path) -> list[ScoreRow]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             missing = [name for name in ("sample_ids", "scores") if name not in arrays]
@@ -253,22 +257,24 @@ def _read_npz(path: Path) -> list[Row]:
                     f"{str(path)!r} has no array {missing[0]!r}, it has {', '.join(arrays.files) or 'none'}"
                 )
             ids, scores = arrays["sample_ids"], arrays["scores"]
+    except InputError:
+        raise
     except (OSError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(
             f"the scores {str(path)!r} cannot be read ({error}); give an NPZ file of numpy.savez"
         ) from error
     if ids.ndim != 1 or ids.dtype.kind != "U":
         raise InputError(
-            f"array 'sample_ids' of {str(path)!r} is {ids.dtype} of shape {ids.shape}, expected strings of shape (N,)"
+            f"array 'sample_ids' of {str(path)!r} is {ids.dtype} of shape {ids.shape}, "
+            "expected strings of shape (N,)"
         )
     if scores.shape != ids.shape or scores.dtype.kind not in "fiub":
         raise InputError(
-            f"array 'scores' of {str(path)!r} is {scores.dtype} of shape {scores.shape}, expected numbers of shape {ids.shape}"
+            f"array 'scores' of {str(path)!r} is {scores.dtype} of shape {scores.shape}, "
+            f"expected numbers of shape {ids.shape}"
         )
     return [
-        Row(str(name), _number(score, f"row {number} of array 'scores' of {str(path)!r}"), None)
+        ScoreRow(str(name), _number(score, f"row {number} of array 'scores' of {str(path)!r}"), None)
         for number, (name, score) in enumerate(zip(ids, scores.tolist(), strict=True))
     ]
 
@@ -283,33 +289,35 @@ def _number(value: str | float | None, where: str) -> float:
     return number
 
 
-def _verdict(row: Row, threshold: float | None, name: str) -> tuple[Verdict, str]:
+def _verdict(row: ScoreRow, threshold: float | None, name: str) -> tuple[Verdict, str]:
+    """The verdict of a row, and why; `name` is the detector's."""
     if threshold is not None:
-        reaches = row.score >= threshold
-        return (
-            "defect" if reaches else "good",
-            f"The score {row.score:.4g} {'reaches' if reaches else 'is below'} the threshold {threshold:g}.",
-        )
+        if row.score >= threshold:
+            return "defect", f"The score {row.score:.4g} reaches the threshold {threshold:g}."
+        return "good", f"The score {row.score:.4g} is below the threshold {threshold:g}."
     if row.verdict is not None:
         return row.verdict, f"{name} says {row.verdict}."
-    return (
-        "unsure",
-        "Unsure because there is only a score: no threshold was given and the detector gave no verdict.",
-    )
+    problem = "there is only a score: no threshold was given and the detector gave no verdict"
+    return "unsure", unsure_because(problem)
 
 
-def _located(scores: Map, threshold: float, image: Path) -> dict[str, Any]:
-    """Boxes and masks where a map, scaled to its image, reaches the threshold."""
+def _locate(scores: Map, threshold: float, image: Path) -> dict[str, Any]:
+    """Boxes and masks where a map, scaled to its image, reaches the threshold; largest first."""
     import cv2
 
-    width, height = open_image(image).size_wh
-    high = cv2.resize(scores, (width, height), interpolation=cv2.INTER_LINEAR) >= threshold
-    found = boxes.components(high, LEAST_PIXELS)
-    count, labels = cv2.connectedComponents(high.astype(np.uint8), connectivity=8)
-    masks = [labels == number for number in range(1, count)]
-    masks = sorted((mask for mask in masks if mask.sum() >= LEAST_PIXELS), key=lambda mask: -int(mask.sum()))
-    return {"boxes": found, "masks": tuple(boxes.encode_mask(mask, "map") for mask in masks)}
+    size_wh = open_image(image).size_wh
+    marked = cv2.resize(scores, size_wh, interpolation=cv2.INTER_LINEAR) >= threshold  # (H, W)
+    number, labels = cv2.connectedComponents(marked.astype(np.uint8), connectivity=8)
+    spots = [labels == label for label in range(1, number)]
+    large = [spot for spot in spots if spot.sum() >= LEAST_PIXELS]
+    large.sort(key=lambda spot: -int(spot.sum()))
+    return {
+        "boxes": boxes.components(marked, LEAST_PIXELS),
+        "masks": tuple(boxes.encode_mask(spot, "map") for spot in large),
+    }
 
 
 def _array(value: Any) -> NDArray[Any] | None:  # a tensor of whatever library made it
-    return None if value is None else np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    if value is None:
+        return None
+    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)

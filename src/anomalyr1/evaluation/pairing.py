@@ -13,7 +13,7 @@ class Pairs(NamedTuple):
     """Samples with their inspections."""
 
     known: list[tuple[Sample, Inspection]]
-    """In the order of the samples."""
+    """Samples that have an inspection, in the order of the samples."""
     left_out: dict[str, int]
     """What found no partner, by reason."""
     strangers: list[Inspection]
@@ -23,38 +23,37 @@ class Pairs(NamedTuple):
 def pair(samples: Iterable[Sample], inspections: Sequence[Inspection]) -> Pairs:
     """Pair by sample id, else by the path of the image, as `anomalyr1 inspect` names what it inspects.
 
-    Raises `InputError` when none belongs to any other, and when two samples would share an inspection.
+    Raises `InputError` when no inspection belongs to a sample, and when two samples would share one.
     """
+    samples = list(samples)
     by_id = {inspection.sample_id: inspection for inspection in inspections}
     by_path = {_absolute(inspection.sample_id): inspection for inspection in inspections}
-    known, used, total = [], set[str](), 0
+    pairs: list[tuple[Sample, Inspection]] = []
+    paired_ids: set[str] = set()
     for sample in samples:
-        total += 1
-        found = (
-            by_id.get(sample.id)
-            or by_id.get(sample.image.as_posix())
-            or by_path.get(_absolute(sample.image.as_posix()))
-        )
-        if found is None:
+        path = sample.image.as_posix()
+        inspection = by_id.get(sample.id) or by_id.get(path) or by_path.get(_absolute(path))
+        if inspection is None:
             continue
-        if found.sample_id in used:
+        if inspection.sample_id in paired_ids:
             raise InputError(
-                f"the inspection {found.sample_id!r} belongs to two samples, one of them {sample.id!r}; load each image once"
+                f"the inspection {inspection.sample_id!r} belongs to two samples, one of them {sample.id!r}; "
+                "load each image once"
             )
-        used.add(found.sample_id)
-        known.append((sample, found))
-    if not known:
-        first = inspections[0].sample_id if inspections else "none"
+        paired_ids.add(inspection.sample_id)
+        pairs.append((sample, inspection))
+    if not pairs:
+        example = inspections[0].sample_id if inspections else "none"
         raise InputError(
-            f"none of {len(inspections)} inspections belongs to one of {total} samples (the first is {first!r}); name the data set "
-            "that was inspected, from the same folder"
+            f"none of {len(inspections)} inspections belongs to one of {len(samples)} samples "
+            f"(the first is {example!r}); name the data set that was inspected, from the same folder"
         )
-    strangers = [one for one in inspections if one.sample_id not in used]
+    strangers = [inspection for inspection in inspections if inspection.sample_id not in paired_ids]
     left_out = {
         "inspections without a sample": len(strangers),
-        "samples without an inspection": total - len(known),
+        "samples without an inspection": len(samples) - len(pairs),
     }
-    return Pairs(known, {name: n for name, n in left_out.items() if n}, strangers)
+    return Pairs(pairs, {reason: n for reason, n in left_out.items() if n}, strangers)
 
 
 def _absolute(path: str) -> str:

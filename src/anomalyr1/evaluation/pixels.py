@@ -1,4 +1,6 @@
-"""Pixel AUROC, pixel F1 and AUPRO of anomaly maps, exact while the pixels fit in memory, else from bins with a bound on the error.
+"""Pixel AUROC, pixel F1 and AUPRO of anomaly maps.
+
+They are exact while the pixels fit in memory, else made from bins, with a bound on the error.
 
 AUPRO is the area under the per-region-overlap curve up to a false-positive rate of 30 %, divided by 0.3
 (Bergmann et al. 2020): at each level of the map, the mean over the regions (8-connected components of the
@@ -11,20 +13,21 @@ the bounds add these up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from anomalyr1.boxes import Bools, Floats
 from anomalyr1.evaluation import curves
-from anomalyr1.evaluation.curves import Counts, Floats
+from anomalyr1.evaluation.curves import Counts
 from anomalyr1.evaluation.statistics import LEVEL, REPEATS, Interval, interval, resampled_sums
 from anomalyr1.types import InputError, Record
 
-Bools = NDArray[np.bool_]
 Map = NDArray[np.float32]
+"""(H, W) anomaly scores of pixels, higher is more anomalous."""
 
 LIMIT = 0.3
 """False-positive rate up to which AUPRO looks."""
@@ -42,9 +45,8 @@ class MapItem(NamedTuple):
     """The map of one image and its truth, of the same size."""
 
     name: str
-    """Of the image."""
+    """What messages call the image."""
     scores: Map
-    """(H, W), higher is more anomalous."""
     mask: Bools
     """(H, W), True on a defect."""
 
@@ -63,18 +65,23 @@ class PixelFigures(Record):
     f1_threshold: float | None = None
     aupro: Interval | None = None
     aupro_by_size: dict[str, float] = Field(default_factory=dict)
-    """The same over regions of one size, at the same false-positive rates."""
+    """AUPRO over the regions of one size, at the false-positive rates of all pixels."""
     bound_auroc: float = 0.0
-    """The exact figure is at most so far from the one given; likewise the two below."""
+    """The exact pixel AUROC is at most so far away."""
     bound_f1_max: float = 0.0
+    """The exact largest F1 is at most so far away."""
     bound_aupro: float = 0.0
+    """The exact AUPRO is at most so far away."""
 
 
 class _Tally(NamedTuple):
-    """What lies at each level, highest first; a pixel is at the highest level that its score reaches. Leading axes are resamples."""
+    """What lies at each level, highest first; a pixel is at the highest level that its score reaches.
+
+    Leading axes are resamples.
+    """
 
     levels: Floats
-    """(U,)"""
+    """(U,) levels, falling."""
     good: Floats
     """(..., U) good pixels."""
     defect: Floats
@@ -92,7 +99,9 @@ class _Tally(NamedTuple):
 
 def size_of(share: float) -> str:
     """The size of a defect that covers this share of its image."""
-    return SIZES[0] if share <= SMALL else SIZES[2] if share >= LARGE else SIZES[1]
+    if share <= SMALL:
+        return "small"
+    return "large" if share >= LARGE else "medium"
 
 
 def measure(
@@ -102,12 +111,13 @@ def measure(
     seed: int = 0,
     level: float = LEVEL,
 ) -> PixelFigures | None:
-    """Figures of the maps, which are gone through at most three times; None without maps.
+    """Figures of the maps, which are gone through at most four times; None without maps.
 
     `bins` None is exact up to `EXACT_PIXELS` and `BINS` beyond, 0 is exact. Intervals are bootstraps by image
     over 256 levels, moved to the exact figure. Raises `InputError` that names the image when a map and its
     mask differ in size, or a map holds NaN or infinity.
     """
+    # 1. How many pixels there are, and between which scores.
     images, pixels, low, high = 0, 0, np.inf, -np.inf
     for item in items():
         _check(item)
@@ -117,41 +127,43 @@ def measure(
         return None
     if bins is None:
         bins = 0 if pixels <= EXACT_PIXELS else BINS
+    # 2. What lies at each level.
     if bins:
         levels = np.linspace(low, high, bins + 1)[:-1]
     else:
         levels = np.unique(np.concatenate([item.scores.ravel() for item in items()])).astype(np.float64)
-    by_size = [_empty(levels) for _ in SIZES]
+    by_size = {size: _empty(levels) for size in SIZES}
     for item in items():
         _add(item, by_size)
-    whole = _all_sizes(by_size)
-    figures = _figures(whole)
-    found: dict[str, object] = {
+    total = _all_sizes(by_size)
+    # 3. The figures that are defined, their intervals and bounds.
+    figures = _figures(total)
+    fields: dict[str, object] = {
         name: Interval(value=value, low=value, high=value) for name, value in figures.items()
     }
     if figures and images > 1 and repeats:
-        found |= _intervals(items, whole, figures, (repeats, seed, level))
+        fields |= _intervals(items, total, figures, (repeats, seed, level))
     if "f1_max" in figures:
-        found["f1_threshold"] = float(whole.levels[int(np.nanargmax(curves.f1(whole.counts))) - 1])
+        fields["f1_threshold"] = float(total.levels[int(np.nanargmax(curves.f1(total.counts))) - 1])
     if "aupro" in figures:
-        sized = zip(SIZES, by_size, strict=True)
-        found["aupro_by_size"] = {
-            size: _aupro(whole._replace(overlap=one.overlap, regions=one.regions))
-            for size, one in sized
-            if one.regions
+        fields["aupro_by_size"] = {
+            size: _aupro(total._replace(overlap=tally.overlap, regions=tally.regions))
+            for size, tally in by_size.items()
+            if tally.regions
         }
     if bins and figures:
-        found |= _bounds(whole, figures)
-    regions = {size: int(one.regions.item()) for size, one in zip(SIZES, by_size, strict=True)}
+        fields |= _bounds(total, figures)
+    regions = {size: int(tally.regions.item()) for size, tally in by_size.items()}
     return PixelFigures.model_validate(
-        {"images": images, "pixels": pixels, "regions": regions, "bins": bins, **found}
+        {"images": images, "pixels": pixels, "regions": regions, "bins": bins, **fields}
     )
 
 
 def _check(item: MapItem) -> None:
     if item.scores.shape != item.mask.shape:
         raise InputError(
-            f"the map of {item.name!r} is {item.scores.shape}, its mask {item.mask.shape}; scale the map to the image"
+            f"the map of {item.name!r} is {item.scores.shape}, its mask {item.mask.shape}; "
+            "scale the map to the image"
         )
     if not item.scores.size or not np.isfinite(item.scores).all():
         raise InputError(f"the map of {item.name!r} is empty or holds NaN or infinity; write finite scores")
@@ -162,49 +174,55 @@ def _empty(rising: Floats) -> _Tally:
     return _Tally(rising[::-1], good, defect, overlap, np.zeros(1))
 
 
-def _all_sizes(by_size: Sequence[_Tally]) -> _Tally:
-    overlap: Floats = np.sum([one.overlap for one in by_size], axis=0)
-    regions: Floats = np.sum([one.regions for one in by_size], axis=0)
-    return by_size[0]._replace(overlap=overlap, regions=regions)
+def _all_sizes(by_size: Mapping[str, _Tally]) -> _Tally:
+    overlap: Floats = np.sum([tally.overlap for tally in by_size.values()], axis=0)
+    regions: Floats = np.sum([tally.regions for tally in by_size.values()], axis=0)
+    return by_size[SIZES[0]]._replace(overlap=overlap, regions=regions)
 
 
-def _add(item: MapItem, by_size: Sequence[_Tally]) -> None:
-    """Count the pixels of one image; the regions of each size go to the tally of that size, the pixels to the first."""
+def _add(item: MapItem, by_size: Mapping[str, _Tally]) -> None:
+    """Count the pixels of one image.
+
+    Regions go to the tally of their size, pixels of all sizes to that of `SIZES[0]`.
+    """
     import cv2
 
-    first = by_size[0]
-    rising, scores, mask = first.levels[::-1], item.scores.ravel(), item.mask.ravel()
+    # 1. The level of each pixel. Sorted scores are looked up several times faster: neighbours are cached.
+    pixels = by_size[SIZES[0]]
+    rising, scores, mask = pixels.levels[::-1], item.scores.ravel(), item.mask.ravel()
     places = np.flatnonzero(mask)[np.argsort(scores[mask], kind="stable")]
-    # Sorted scores are looked up several times faster: their neighbours are in the cache.
-    _count(first.good, len(rising) - np.searchsorted(rising, np.sort(scores[~mask]), side="right"), None)
-    at = len(rising) - np.searchsorted(rising, scores[places], side="right")
-    _count(first.defect, at, None)
+    at_good = len(rising) - np.searchsorted(rising, np.sort(scores[~mask]), side="right")
+    at_defect = len(rising) - np.searchsorted(rising, scores[places], side="right")
+    _count(pixels.good, at_good, None)
+    _count(pixels.defect, at_defect, None)
+    # 2. The regions of the mask: each pixel counts 1 / pixels of its region.
     _, labels, stats, _ = cv2.connectedComponentsWithStats(
         np.ascontiguousarray(item.mask, dtype=np.uint8), connectivity=8
     )
-    areas = stats[:, cv2.CC_STAT_AREA]
-    sizes = np.array([SIZES.index(size_of(area / mask.size)) for area in areas])
+    areas = stats[:, cv2.CC_STAT_AREA]  # (regions + 1,), the background first
+    sizes = [size_of(area / mask.size) for area in areas]
     region = labels.ravel()[places]
-    for size, tally in enumerate(by_size):
-        own = sizes[region] == size
-        _count(tally.overlap, at[own], 1 / areas[region[own]])
-        tally.regions[0] += (sizes[1:] == size).sum()
+    for size, tally in by_size.items():
+        has_size = np.array([region_size == size for region_size in sizes])
+        inside = has_size[region]
+        _count(tally.overlap, at_defect[inside], 1 / areas[region[inside]])
+        tally.regions[0] += has_size[1:].sum()
 
 
 def _count(into: Floats, at: NDArray[np.intp], values: Floats | None) -> None:
-    """Add values (1 when None) at places, in the cheaper of two ways."""
+    """Add values (n,) (1 when None) at places (n,) of an array (U,), in the cheaper of two ways."""
     if len(at) > len(into):
         into += np.bincount(at, weights=values, minlength=len(into))
     else:
         np.add.at(into, at, 1.0 if values is None else values)
 
 
-def _figures(whole: _Tally) -> dict[str, float]:
+def _figures(total: _Tally) -> dict[str, float]:
     """The figures that are defined."""
     values = {
-        "auroc": float(curves.auroc(whole.counts)),
-        "f1_max": float(np.nanmax(curves.f1(whole.counts))) if whole.defect.any() else np.nan,
-        "aupro": _aupro(whole),
+        "auroc": float(curves.roc_area(total.counts)),
+        "f1_max": float(np.nanmax(curves.f1(total.counts))) if total.defect.any() else np.nan,
+        "aupro": _aupro(total),
     }
     return {name: value for name, value in values.items() if np.isfinite(value)}
 
@@ -219,53 +237,56 @@ def _pro_curve(tally: _Tally) -> tuple[Floats, Floats]:
 
 
 def _aupro(tally: _Tally) -> float:
-    """Area under the curve up to `LIMIT`, where it is cut between two levels in a straight line; NaN without regions or good pixels."""
+    """Area under the curve up to `LIMIT`, where a straight line between two levels cuts it.
+
+    NaN without regions or good pixels.
+    """
     x, y = _pro_curve(tally)
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         return float("nan")
-    last = int(np.searchsorted(x, LIMIT, side="right"))
-    end = np.interp(LIMIT, x[last - 1 : last + 1], y[last - 1 : last + 1])
-    return float(curves.area(np.append(x[:last], LIMIT), np.append(y[:last], end)) / LIMIT)
+    cut = int(np.searchsorted(x, LIMIT, side="right"))
+    y_at_limit = np.interp(LIMIT, x[cut - 1 : cut + 1], y[cut - 1 : cut + 1])
+    return float(curves.area(np.append(x[:cut], LIMIT), np.append(y[:cut], y_at_limit)) / LIMIT)
 
 
 def _intervals(
     items: Callable[[], Iterator[MapItem]],
-    whole: _Tally,
+    total: _Tally,
     figures: dict[str, float],
     bootstrap: tuple[int, int, float],
 ) -> dict[str, object]:
-    """Percentile intervals over images; levels are quantiles of the good and of the defective pixels."""
+    """Percentile intervals over images; `bootstrap` is repeats, seed and level."""
     repeats, seed, level = bootstrap
-    rising = np.unique(
-        np.concatenate(
-            [_quantiles(whole.levels, whole.good), _quantiles(whole.levels, whole.defect), whole.levels[-1:]]
-        )
-    )
+    # 1. Few levels: quantiles of the good and of the defective pixels.
+    quantiles = [_quantiles(total.levels, total.good), _quantiles(total.levels, total.defect)]
+    rising = np.unique(np.concatenate([*quantiles, total.levels[-1:]]))  # (V,)
+    # 2. The tally of each image, and of each resample of images.
     rows = []
     for item in items():
-        tallies = [_empty(rising) for _ in SIZES]
-        _add(item, tallies)
-        rows.append(np.concatenate(_all_sizes(tallies)[1:]))
-    total, drawn = resampled_sums(np.stack(rows), np.arange(len(rows)), repeats, seed)
-    split = [len(rising), 2 * len(rising), 3 * len(rising)]
-    coarse = _figures(_Tally(rising[::-1], *np.split(total, split)))
-    resampled = [_figures(_Tally(rising[::-1], *np.split(row, split))) for row in drawn]
-    found: dict[str, object] = {}
+        by_size = {size: _empty(rising) for size in SIZES}
+        _add(item, by_size)
+        rows.append(np.concatenate(_all_sizes(by_size)[1:]))  # (3 V + 1,)
+    sums, resampled_rows = resampled_sums(np.stack(rows), np.arange(len(rows)), repeats, seed)
+    # 3. The spread of the coarse figures, moved to the exact ones.
+    parts = [len(rising), 2 * len(rising), 3 * len(rising)]
+    coarse = _figures(_Tally(rising[::-1], *np.split(sums, parts)))
+    resampled = [_figures(_Tally(rising[::-1], *np.split(row, parts))) for row in resampled_rows]
+    intervals: dict[str, object] = {}
     for name, value in figures.items():
-        shifted = np.array([one.get(name, np.nan) for one in resampled]) + value - coarse[name]
-        found[name] = interval(value, np.clip(shifted, 0, 1), level)
-    return found
+        shifted = np.array([sample.get(name, np.nan) for sample in resampled]) + value - coarse[name]
+        intervals[name] = interval(value, np.clip(shifted, 0, 1), level)
+    return intervals
 
 
 def _quantiles(levels: Floats, pixels: Floats) -> Floats:
-    """Levels between which equally many pixels lie."""
+    """Levels, of (U,) with so many pixels (U,) at each, between which equally many pixels lie."""
     ends = np.cumsum(pixels)
     return levels[np.searchsorted(ends, np.linspace(0, ends[-1], _COARSE // 2, endpoint=False))]
 
 
-def _bounds(whole: _Tally, figures: dict[str, float]) -> dict[str, object]:
+def _bounds(total: _Tally, figures: dict[str, float]) -> dict[str, object]:
     """How far the figures of bins may lie from those of pixels: see the module's text."""
-    counts = whole.counts
+    counts = total.counts
     bounds: dict[str, object] = {
         "bound_auroc": float((np.diff(counts.fallout) * np.diff(counts.recall)).sum() / 2)
     }
@@ -273,9 +294,9 @@ def _bounds(whole: _Tally, figures: dict[str, float]) -> dict[str, object]:
     best = 2 * counts.hits[1:] / (counts.hits[1:] + counts.alarms[:-1] + counts.hits[-1])
     bounds["bound_f1_max"] = float(max(0.0, best.max() - figures["f1_max"]))
     if "aupro" in figures:
-        x, y = _pro_curve(whole)
-        last = int(np.searchsorted(x, LIMIT, side="right"))
-        inside = (np.diff(x) * np.diff(y))[: last - 1].sum() / 2
-        cut = (LIMIT - x[last - 1]) * (y[last] - y[last - 1]) if last < len(x) else 0.0
-        bounds["bound_aupro"] = float((inside + cut) / LIMIT)
+        x, y = _pro_curve(total)
+        cut = int(np.searchsorted(x, LIMIT, side="right"))
+        inside = (np.diff(x) * np.diff(y))[: cut - 1].sum() / 2
+        across = (LIMIT - x[cut - 1]) * (y[cut] - y[cut - 1]) if cut < len(x) else 0.0
+        bounds["bound_aupro"] = float((inside + across) / LIMIT)
     return bounds

@@ -1,4 +1,4 @@
-"""Samples and inspections -> one row a question: what was asked, what is right, and what each of three readers takes as the answer.
+"""Samples and inspections -> one row a question: what is right, and what three readers take as the answer.
 
 The readers: *strict* takes only what is written in the form that the prompt asked for; *lenient* what a
 careful reader accepts; *official* is MMAD's own parser, misreadings included. A question that got no reply
@@ -10,27 +10,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, get_args
 
-from anomalyr1 import answers
+from anomalyr1 import answers, prompts
 from anomalyr1.inspection import verdicts
 from anomalyr1.types import InputError, Inspection, Kind, Question, Reply, Sample
 
 Reading = Literal["strict", "lenient", "official"]
 READINGS: tuple[Reading, ...] = get_args(Reading)
 
-BARE_STYLE = "mmad"
-"""The prompt style that asks for the letter alone, without tags."""
 
-
-class Row(NamedTuple):
+class AnsweredQuestion(NamedTuple):
     """One question with options about one sample, and how its reply is read."""
 
     sample_id: str
     question_id: str
     kind: Kind
     dataset: str
-    category: str
+    class_name: str
     gold: str | None
-    """None = unknown."""
+    """The right letter; None = unknown."""
     strict: str | None
     lenient: str | None
     official: str | None
@@ -39,33 +36,43 @@ class Row(NamedTuple):
     conclusion: str | None
     """The letter on which the reasoning ends; None = it names none."""
     anomalous: bool | None
+    """Whether the image is anomalous; None = unknown."""
     logical: bool
+    """Whether its anomaly is logical."""
 
     def right(self, reading: Reading) -> bool:
         """Whether a reader takes the gold letter."""
         return self.gold is not None and getattr(self, reading) == self.gold
 
 
-def rows(pairs: Sequence[tuple[Sample, Inspection]], style: str = "ours") -> list[Row]:
-    """A row for each question with options, in the order of the samples; `style` is the fingerprint's, by which "strict" is judged.
+def of_pairs(pairs: Sequence[tuple[Sample, Inspection]], style: str = "ours") -> list[AnsweredQuestion]:
+    """A row for each question with options, in the order of the samples.
 
-    Raises `InputError` for a reply to a question that the sample does not have.
+    `style` is the fingerprint's, by which "strict" is judged. Raises `InputError` for a reply to a question
+    that the sample does not have.
     """
-    bare = style.partition("@")[0] == BARE_STYLE
-    return [row for sample, inspection in pairs for row in _of_sample(sample, inspection, bare)]
+    untagged = _asks_for_no_tags(style)
+    return [row for sample, inspection in pairs for row in _of_sample(sample, inspection, untagged)]
 
 
-def _of_sample(sample: Sample, inspection: Inspection, bare: bool) -> Iterator[Row]:
+def _asks_for_no_tags(style: str) -> bool:
+    """Whether the prompt of a fingerprint asks for the letter alone, without think and answer tags."""
+    name = style.partition("@")[0]
+    return name in prompts.STYLES and not prompts.STYLES[name].opening
+
+
+def _of_sample(sample: Sample, inspection: Inspection, untagged: bool) -> Iterator[AnsweredQuestion]:
     replies = {reply.question_id: reply for reply in inspection.replies}
-    known = {question.id for question in sample.questions}
-    strange = [name for name in replies if name not in known and not _of_inspect(name)]
-    if strange:
-        raise InputError(
-            f"sample {sample.id!r} was asked {strange[0]!r}, which the data does not ask; load the data with the options it was asked with"
-        )
+    asked_by_data = {question.id for question in sample.questions}
+    for question_id in replies:
+        if question_id not in asked_by_data and not _of_inspect(question_id):
+            raise InputError(
+                f"sample {sample.id!r} was asked {question_id!r}, which the data does not ask; "
+                "load the data with the options it was asked with"
+            )
     for question in sample.questions:
         if question.options:
-            yield _row(sample, question, replies.get(question.id), bare)
+            yield _row(sample, question, replies.get(question.id), untagged)
 
 
 def _of_inspect(question_id: str) -> bool:
@@ -73,25 +80,41 @@ def _of_inspect(question_id: str) -> bool:
     return question_id.endswith(("#verdict", "#grounding"))
 
 
-def _row(sample: Sample, question: Question, reply: Reply | None, bare: bool) -> Row:
+def _row(sample: Sample, question: Question, reply: Reply | None, untagged: bool) -> AnsweredQuestion:
     anomalous = sample.anomalous
     if anomalous is None and question.kind == "anomaly detection" and question.answer is not None:
         anomalous = question.answer == verdicts.defect_letter(question)
-    about = (sample.id, question.id, question.kind, sample.dataset, sample.category, question.answer)
-    if reply is None:
-        return Row(*about, None, None, None, "no reply", None, anomalous, sample.logical)
-    answer, completion = reply.answer, reply.completion
-    status = answer.status
-    if bare and status == "lenient" and answer.counts == {"no_tags": 1}:
-        # The prompt asked for the letter alone: what would be strict between the tags is strict without them.
-        status = answers.parse(f"<think></think><answer>{completion}</answer>", question.options).status
-    return Row(
-        *about,
-        answer.choice if status == "strict" else None,
-        answer.choice,
-        answers.as_mmad(completion, question.options),
-        status,
-        answer.conclusion,
-        anomalous,
-        sample.logical,
+    row = AnsweredQuestion(
+        sample_id=sample.id,
+        question_id=question.id,
+        kind=question.kind,
+        dataset=sample.dataset,
+        class_name=sample.class_name,
+        gold=question.answer,
+        strict=None,
+        lenient=None,
+        official=None,
+        status="no reply",
+        conclusion=None,
+        anomalous=anomalous,
+        logical=sample.logical,
     )
+    if reply is None:
+        return row
+    answer = reply.answer
+    strict = answer.status == "strict" or (untagged and _is_bare_answer(reply, question))
+    return row._replace(
+        strict=answer.choice if strict else None,
+        lenient=answer.choice,
+        official=answers.as_mmad(reply.completion, question.options),
+        status="strict" if strict else answer.status,
+        conclusion=answer.conclusion,
+    )
+
+
+def _is_bare_answer(reply: Reply, question: Question) -> bool:
+    """Whether a completion without tags would be strict between them."""
+    if reply.answer.status != "lenient" or reply.answer.counts != {"no_tags": 1}:
+        return False
+    tagged = f"<think></think><answer>{reply.completion}</answer>"
+    return answers.parse(tagged, question.options).status == "strict"

@@ -1,91 +1,145 @@
-"""One evaluation: samples and inspections -> scoreboards, detection, localisation and provenance, as one record and a folder of files.
+"""An evaluation in one call: data and a model, or the inspections of an earlier run -> figures, in a folder.
 
-evaluation.json    the record
-evaluation.md      its tables
-scoreboard.csv     the three scoreboards, a line a cell
-inspections.jsonl  the answers, where the evaluation asked for them itself
+    from anomalyr1.evaluation import evaluate
+    evaluation = evaluate("drawn:dev?n=64", "nano", out="evaluation")
+    evaluation.detection.overall.auroc
+
+`record` says what lies in the folder.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from pydantic import Field, ValidationError
-
-from anomalyr1 import files, records
+from anomalyr1 import files, prompts, records
 from anomalyr1.data import sources
-from anomalyr1.data.sources import Loaded
-from anomalyr1.evaluation import detection, localisation, mmad, pairing, provenance, statistics
-from anomalyr1.evaluation import rows as answered
-from anomalyr1.evaluation.provenance import Provenance
-from anomalyr1.types import Fingerprint, InputError, Inspection, Record, Sample
-
-FILE, MARKDOWN, SCOREBOARD, INSPECTIONS = (
-    "evaluation.json",
-    "evaluation.md",
-    "scoreboard.csv",
-    "inspections.jsonl",
+from anomalyr1.evaluation import detection, localisation, mmad, pairing, provenance, rows, statistics, tables
+from anomalyr1.evaluation.detection import Pair
+from anomalyr1.evaluation.record import (
+    FILE,
+    INSPECTIONS,
+    MARKDOWN,
+    SAMPLES,
+    SCOREBOARD,
+    Evaluation,
+    Source,
+    read_evaluation,
 )
-GIVEN = "data@"
-"""Opens `Fingerprint.given` of a run that asked the data's own questions; the digest of what was given
-follows."""
+from anomalyr1.inspection.inspector import Inspector
+from anomalyr1.types import Fingerprint, InputError, Inspection, Sample
 
+DATA = "data@"
+"""Opens `Fingerprint.given` of a run that asked the data's own questions; the digest of the data follows."""
 
-class Source(Record):
-    """What was evaluated, for loading it again."""
-
-    spec: str
-    options: dict[str, str] = Field(default_factory=dict)
-    """Of the loader."""
-    folder: str = ""
-    """Where drawn parts lie."""
-    samples: int
-    questions: str
-    """Digest of ids, texts, options and gold answers: equal means the same questions."""
-    inspections: str
-    """The inspections file; relative to the evaluation's folder when it lies in it."""
-    notes: dict[str, int] = Field(default_factory=dict)
-    """What was found while loading."""
-
-
-class Evaluation(Record):
-    """All that one evaluation says."""
-
-    source: Source
-    run: Fingerprint
-    provenance: Provenance
-    left_out: dict[str, int]
-    """Samples and inspections that found no partner."""
-    failed: int
-    """Inspections with an error; their questions count as wrong."""
-    errors: tuple[str, ...]
-    """The first of their messages."""
-    mmad: mmad.Mmad | None
-    """None = no multiple-choice question with a known answer."""
-    detection: detection.DetectionReport | None
-    """None = no image whose truth is known."""
-    localisation: localisation.Localisation | None
-    """None = no boxes were asked for, or no true place is known."""
-
-
-def given(samples: Sequence[Sample]) -> str:
-    """What `Inspector.run` is told so that a run over other questions, knowledge or references is not resumed."""
-    return GIVEN + provenance.questions_digest(samples, given=True)
-
-
-def require_same_data(path: str | Path, run: Fingerprint, samples: Sequence[Sample]) -> None:
-    """Raise `InputError` when the file answers other questions than the samples ask; files of `anomalyr1 inspect` answer none of them."""
-    if run.given.startswith(GIVEN) and run.given != given(samples):
-        raise InputError(
-            f"{str(path)!r} was made with other questions, knowledge or reference images than the data has now; load the same data with "
-            "the same options (--shots, --template, --knowledge, -o) as when it was made"
-        )
+Progress = Callable[[int, int, Inspection], None]
+"""Gets the number of samples that are done, the number of all samples, and the newest inspection."""
 
 
 def evaluate(
-    loaded: Loaded,
+    data: str | Sequence[Sample],
+    model: str | Inspector = "nano",
+    *,
+    inspections: str | Path | None = None,
+    out: str | Path = "evaluation",
+    options: Mapping[str, object] | None = None,
+    partial: bool = False,
+    progress: Progress = lambda done, total, inspection: None,
+    revision: str | None = None,
+    max_pixels: int | None = None,
+    style: str = prompts.DEFAULT_STYLE,
+    fast: bool = False,
+    engine: str = "local",
+) -> Evaluation:
+    """Figures of a model on labelled data, written into the folder `out`; run again to go on after a stop.
+
+    `data` is samples, or a spec such as "mmad:FOLDER" or "split:FILE" with the `options` of its loader. The
+    model is asked the data's own questions; it is an inspector, or the name of a model, which is loaded as
+    `Inspector.load` does with `revision`, `max_pixels`, `style`, `fast` and `engine`. With `inspections`, the
+    file of an earlier run is evaluated instead. `partial` allows samples without an inspection, and counts
+    them.
+
+    Raises `InputError` for data, inspections and settings that do not go together, `SetupError` for what is
+    not installed.
+    """
+    settings = (revision, max_pixels, style, fast, engine)
+    has_settings = settings != (None, None, prompts.DEFAULT_STYLE, False, "local")
+    folder = Path(out)
+    # 1. The samples.
+    loaded, source = _load(data, options or {}, folder)
+    # 2. Their inspections.
+    if inspections is not None:
+        if has_settings or model != "nano":
+            raise InputError(
+                f"{str(inspections)!r} is taken as an inspections file, which has its own model and prompt; "
+                "leave their options out"
+            )
+        source = source.model_copy(update={"inspections": str(Path(inspections).absolute())})
+        fingerprint, inspected = _read_inspections(inspections, loaded.samples)
+    else:
+        _require_questions(loaded.samples, source.spec)
+        if isinstance(model, str):
+            model = Inspector.load(
+                model, revision=revision, max_pixels=max_pixels, style=style, fast=fast, engine=engine
+            )
+        elif has_settings:
+            raise InputError("an inspector has its own model and prompt; leave their options out")
+        fingerprint, inspected = _ask(model, loaded.samples, folder / INSPECTIONS, progress)
+    # 3. The figures.
+    evaluation = measure(loaded, fingerprint, inspected, source, partial)
+    write(folder, evaluation)
+    return evaluation
+
+
+def evaluate_file(
+    inspections: str | Path, data: str, options: Mapping[str, object] | None, folder: Path
+) -> tuple[Evaluation, list[Pair]]:
+    """Figures of an inspections file that need not hold all samples, and the samples with their inspections.
+
+    Nothing is written, except that drawn parts are drawn into `folder`. Raises `InputError` when the file or
+    the data cannot be read, or do not belong together.
+    """
+    loaded, source = _load(data, options or {}, folder)
+    source = source.model_copy(update={"inspections": str(Path(inspections).absolute())})
+    fingerprint, inspected = _read_inspections(inspections, loaded.samples)
+    evaluation = measure(loaded, fingerprint, inspected, source, partial=True)
+    return evaluation, pairing.pair(loaded.samples, inspected).known
+
+
+def mmad_options(shots: int, template: str, knowledge: bool) -> dict[str, str]:
+    """The options of MMAD's loader: reference images beside each image, which, and knowledge of the class.
+
+    None of them where neither references nor knowledge are asked for. Raises `InputError` for a choice of
+    reference images without their number.
+    """
+    if template != "random" and not shots:
+        raise InputError(f"--template {template} chooses reference images, so say how many with --shots")
+    if not shots and not knowledge:
+        return {}
+    return {"shots": str(shots), "template": template, "knowledge": str(knowledge)}
+
+
+def data_digest(samples: Sequence[Sample]) -> str:
+    """The `context` of `Inspector.run`: resuming with other questions, knowledge or references is refused."""
+    return DATA + provenance.questions_digest(samples, with_context=True)
+
+
+def require_same_data(path: str | Path, run: Fingerprint, samples: Sequence[Sample]) -> None:
+    """Raise `InputError` when the file answers other questions than the samples ask.
+
+    Files of `anomalyr1 inspect` answer none of them, and pass.
+    """
+    if run.given.startswith(DATA) and run.given != data_digest(samples):
+        raise InputError(
+            f"{str(path)!r} was made with other questions, knowledge or reference images than the data has "
+            "now; load the same data with the same options (--shots, --template, --knowledge, -o) as when it "
+            "was made"
+        )
+
+
+def measure(
+    loaded: sources.LoadedSource,
     run: Fingerprint,
     inspections: Sequence[Inspection],
     source: Source,
@@ -101,15 +155,14 @@ def evaluate(
     without = pairs.left_out.get("samples without an inspection", 0)
     if without and not partial:
         raise InputError(
-            f"{without} of {len(loaded.samples)} samples have no inspection, so the figures would be those of a part; finish the run, or "
-            "evaluate what there is with --partial, which is then written down"
+            f"{without} of {len(loaded.samples)} samples have no inspection, so the figures would be those "
+            "of a part; finish the run, or evaluate what there is with --partial, which is then written down"
         )
-    rows = answered.rows(pairs.known, run.style)
-    located = any(
-        one.boxes is not None or any(question.kind == "grounding" for question in sample.questions)
-        for sample, one in pairs.known
-    )
     errors = [inspection.error for _, inspection in pairs.known if inspection.error is not None]
+    answered = rows.of_pairs(pairs.known, run.style)
+    scoreable = any(row.gold is not None and row.status != "no reply" for row in answered)
+    labelled = any(sample.anomalous is not None for sample, _ in pairs.known)
+    located = any(_says_where(sample, inspection) for sample, inspection in pairs.known)
     return Evaluation(
         source=source,
         run=run,
@@ -117,47 +170,101 @@ def evaluate(
         left_out=pairs.left_out,
         failed=len(errors),
         errors=tuple(dict.fromkeys(errors))[:5],
-        mmad=mmad.evaluate(rows, repeats, seed)
-        if any(row.gold is not None and row.status != "no reply" for row in rows)
-        else None,
-        detection=detection.detect(pairs.known, repeats, seed)
-        if any(one.anomalous is not None for one, _ in pairs.known)
-        else None,
+        mmad=mmad.evaluate(answered, repeats, seed) if scoreable else None,
+        detection=detection.detect(pairs.known, repeats, seed) if labelled else None,
         localisation=localisation.localise(pairs.known, repeats=repeats, seed=seed) if located else None,
     )
 
 
-def write(folder: Path, evaluation: Evaluation, tables: Mapping[str, str]) -> None:
-    """Write the record, and `tables` under their file names. Raises `SetupError` when the disk refuses."""
+def write(folder: Path, evaluation: Evaluation) -> None:
+    """Write the record and its tables. Raises `SetupError` when the disk refuses."""
     text = json.dumps(evaluation.model_dump(mode="json"), indent=1, ensure_ascii=True, allow_nan=False)
-    for name, content in {FILE: text + "\n", **tables}.items():
+    contents = {FILE: text + "\n", MARKDOWN: tables.markdown(evaluation)}
+    if evaluation.mmad is not None:
+        contents[SCOREBOARD] = tables.scoreboard_csv(evaluation.mmad)
+    for name, content in contents.items():
         files.write_whole(folder / name, content.encode("utf-8", "backslashreplace"))
 
 
-def read(folder: str | Path) -> Evaluation:
-    """The record in an evaluation's folder. Raises `InputError` when there is none."""
-    path = Path(folder) / FILE
-    try:
-        return Evaluation.model_validate(json.loads(path.read_bytes()))
-    except OSError as error:
-        raise InputError(
-            f"cannot read {str(path)!r}: {error.strerror}; expected a folder that `anomalyr1 evaluate` wrote"
-        ) from error
-    except (ValidationError, ValueError, RecursionError) as error:
-        first = str(error).splitlines()[0]
-        raise InputError(
-            f"{str(path)!r} is no evaluation of this version ({first}); evaluate again"
-        ) from error
+def load_again(folder: str | Path) -> tuple[Evaluation, list[Pair]]:
+    """The evaluation in a folder, and the samples with their inspections.
 
-
-def load_again(folder: str | Path) -> tuple[Evaluation, list[tuple[Sample, Inspection]]]:
-    """An evaluation with its samples and inspections. Raises `InputError` when its data or inspections are gone or have changed."""
-    evaluation = read(folder)
+    Raises `InputError` when its data or inspections are gone or have changed.
+    """
+    evaluation = read_evaluation(folder)
     source = evaluation.source
-    loaded = sources.load(source.spec, source.options, Path(source.folder or folder))
-    if provenance.questions_digest(loaded.samples, given=False) != source.questions:
+    if source.spec == SAMPLES:
+        samples = _read_samples(Path(folder) / SAMPLES)
+    else:
+        samples = sources.load_source(source.spec, source.options, Path(source.folder or folder)).samples
+    if provenance.questions_digest(samples, with_context=False) != source.questions:
         raise InputError(
-            f"{source.spec!r} asks other questions than when {str(folder)!r} was evaluated; restore the data, or evaluate again"
+            f"{source.spec!r} asks other questions than when {str(folder)!r} was evaluated; "
+            "restore the data, or evaluate again"
         )
     _, inspections = records.read(Path(folder) / source.inspections)  # an absolute path stays as it is
-    return evaluation, pairing.pair(loaded.samples, inspections).known
+    return evaluation, pairing.pair(samples, inspections).known
+
+
+def _load(
+    data: str | Sequence[Sample], options: Mapping[str, object], folder: Path
+) -> tuple[sources.LoadedSource, Source]:
+    """The samples, and what is to be written down of them; samples of a program are kept in the folder."""
+    drawings = folder / "drawn"
+    if isinstance(data, str):
+        loaded = sources.load_source(data, options, drawings)
+    else:
+        loaded = sources.LoadedSource(list(data), {}, None)
+        lines = [sample.to_json() + "\n" for sample in data]
+        files.write_whole(folder / SAMPLES, "".join(lines).encode("ascii"))
+    source = Source(
+        spec=data if isinstance(data, str) else SAMPLES,
+        options={name: str(value) for name, value in options.items()},
+        folder=str(drawings.absolute()),
+        samples=len(loaded.samples),
+        questions=provenance.questions_digest(loaded.samples, with_context=False),
+        inspections=INSPECTIONS,
+        notes=loaded.notes,
+    )
+    return loaded, source
+
+
+def _read_samples(path: Path) -> list[Sample]:
+    try:
+        return [Sample.from_json(line) for line in path.read_text(encoding="ascii").splitlines()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"the samples {str(path)!r} cannot be read ({error}); evaluate again") from error
+
+
+def _require_questions(samples: Sequence[Sample], spec: str) -> None:
+    if not any(sample.questions for sample in samples):
+        raise InputError(
+            f"{spec!r} asks no question, so there is nothing to evaluate; "
+            "give labelled data (anomalyr1 data show SPEC ID)"
+        )
+
+
+def _ask(
+    inspector: Inspector, samples: Sequence[Sample], path: Path, progress: Progress
+) -> tuple[Fingerprint, list[Inspection]]:
+    """Ask the model what the file does not hold yet."""
+    digest = data_digest(samples)
+    inspections = inspector.run(
+        samples,
+        path,
+        lambda done, inspection: progress(done, len(samples), inspection),
+        context=digest,
+        own_questions=True,
+    )
+    return inspector.fingerprint(digest), inspections
+
+
+def _read_inspections(path: str | Path, samples: Sequence[Sample]) -> tuple[Fingerprint, list[Inspection]]:
+    fingerprint, inspections = records.read(path)
+    require_same_data(Path(path), fingerprint, samples)
+    return fingerprint, inspections
+
+
+def _says_where(sample: Sample, inspection: Inspection) -> bool:
+    """Whether boxes were asked for."""
+    return inspection.boxes is not None or any(question.kind == "grounding" for question in sample.questions)

@@ -1,4 +1,4 @@
-"""How sure a figure is, and whether two runs differ: the bootstrap by image, paired tests, and how many questions a difference needs.
+"""How sure a figure is, and whether two runs differ: bootstrap by image, paired tests, number of questions.
 
 Questions about one image share its picture, so they are right or wrong together more often than chance has
 it. Everything here therefore draws, swaps or weighs whole images (*clusters*); only McNemar's test, for one
@@ -11,19 +11,21 @@ right or all are wrong.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from anomalyr1.boxes import Floats
 from anomalyr1.types import InputError, Record
 
-Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
+Clusters = Sequence[str] | NDArray[np.generic]
+"""The image that each row is about, (N,)."""
 
 REPEATS = 2000
 LEVEL = 0.95
-_AT_ONCE = 1 << 21
+_MOST_NUMBERS = 1 << 21
 """Numbers in memory together."""
 
 
@@ -43,7 +45,7 @@ class Paired(Record):
 
     rows: int
     clusters: int
-    """Images."""
+    """How many images the rows are about."""
     gained: int
     """Rows that only the second run has right."""
     lost: int
@@ -63,9 +65,39 @@ class Paired(Record):
         return (self.gained + self.lost) / self.rows
 
 
+def draw_images(images: int, repeats: int = REPEATS, seed: int = 0) -> Iterator[Indices]:
+    """The bootstrap's draws: (R, images) the images of R resamples, drawn with replacement.
+
+    `repeats` resamples in all, in batches that fit into memory; how many batches does not change the draws.
+    """
+    generator = np.random.default_rng(seed)
+    for size in batch_sizes(repeats, images):
+        yield generator.integers(images, size=(size, images))
+
+
+def count_draws(draws: Indices) -> Indices:
+    """(R, images) how often each image is in each of the resamples (R, images)."""
+    return np.stack([np.bincount(resample, minlength=len(resample)) for resample in draws])
+
+
+def draw_counts(generator: np.random.Generator, rows: int, repeats: int) -> Indices:
+    """(repeats, rows) how often each row is in each resample, where every row is an image of its own.
+
+    The same distribution as `count_draws(draw_images(...))`, drawn in one call; each line sums to `rows`.
+    """
+    return generator.multinomial(rows, np.full(rows, 1 / rows), size=repeats).astype(np.intp, copy=False)
+
+
+def batch_sizes(repeats: int, width: int) -> Iterator[int]:
+    """Sizes of batches that sum to `repeats`, so that `width` numbers a resample fit into memory."""
+    step = max(1, _MOST_NUMBERS // width)
+    for start in range(0, repeats, step):
+        yield min(step, repeats - start)
+
+
 def cluster_bootstrap(
     metric: Callable[[Indices], float],
-    clusters: Sequence[str] | NDArray[np.generic],
+    clusters: Clusters,
     repeats: int = REPEATS,
     seed: int = 0,
     level: float = LEVEL,
@@ -76,59 +108,47 @@ def cluster_bootstrap(
     has no value. `clusters` names the image of each row, (N,). Raises `InputError` without rows, or when the
     figure of all rows has no value.
     """
-    codes, number = _codes(clusters)
+    codes, images = _codes(clusters)
     value = metric(np.arange(len(codes), dtype=np.intp))
     if not math.isfinite(value):
         raise InputError(
             "the figure of all rows has no value, so it has no interval; ask for it only where it is defined"
         )
-    order = np.argsort(codes, kind="stable").astype(np.intp)
-    sizes = np.bincount(codes, minlength=number)
-    starts = np.cumsum(sizes) - sizes
-    random = np.random.default_rng(seed)
-    drawn = np.empty(repeats)
-    for at in range(repeats):
-        chosen = random.integers(number, size=number)
-        lengths = sizes[chosen]
-        ends = np.cumsum(lengths)
-        # Row numbers of each chosen image, one image after the other, without a loop over images.
-        places = np.arange(ends[-1]) + np.repeat(starts[chosen] - (ends - lengths), lengths)
-        drawn[at] = metric(order[places])
-    return interval(value, drawn, level)
+    rows_of = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
+    resampled = [
+        metric(np.concatenate([rows_of[image] for image in resample]))
+        for draws in draw_images(images, repeats, seed)
+        for resample in draws
+    ]
+    return interval(value, np.array(resampled), level)
 
 
 def resampled_sums(
-    values: ArrayLike, clusters: Sequence[str] | NDArray[np.generic], repeats: int = REPEATS, seed: int = 0
+    values: ArrayLike, clusters: Clusters, repeats: int = REPEATS, seed: int = 0
 ) -> tuple[Floats, Floats]:
-    """Column sums of `values` (N, K) over all rows, (K,), and over each of the bootstrap's draws of images, (repeats, K).
+    """Column sums of `values` (N, K) over all rows, (K,), and over the rows of each resample, (repeats, K).
 
     The fast way to intervals of anything made of sums: means, ratios, balanced accuracy, averages of those.
-    All columns see the same draws.
+    All columns see the same draws. Raises `InputError` for values of another shape.
     """
     columns = np.asarray(values, dtype=np.float64)
-    codes, number = _codes(clusters)
+    codes, images = _codes(clusters)
     if columns.ndim != 2 or len(columns) != len(codes):
         raise InputError(
-            f"expected one line of values for each of {len(codes)} rows, got an array of shape {columns.shape}"
+            f"expected one line of values for each of {len(codes)} rows, "
+            f"got an array of shape {columns.shape}"
         )
-    sums = np.zeros((number, columns.shape[1]))
+    sums = np.zeros((images, columns.shape[1]))  # (images, K)
     np.add.at(sums, codes, columns)
-    random = np.random.default_rng(seed)
-    drawn = np.empty((repeats, columns.shape[1]))
-    step = max(1, _AT_ONCE // number)
-    for start in range(0, repeats, step):
-        times = [
-            np.bincount(random.integers(number, size=number), minlength=number)
-            for _ in range(min(step, repeats - start))
-        ]
-        drawn[start : start + len(times)] = np.stack(times).astype(np.float64) @ sums
-    return sums.sum(axis=0), drawn
+    none = np.empty((0, columns.shape[1]))  # so that no repeats give no lines
+    batches = map(count_draws, draw_images(images, repeats, seed))
+    return sums.sum(axis=0), np.vstack([none, *(counts.astype(np.float64) @ sums for counts in batches)])
 
 
 def bootstrap_ratio(
     numerators: ArrayLike,
     denominators: ArrayLike,
-    clusters: Sequence[str] | NDArray[np.generic],
+    clusters: Clusters,
     repeats: int = REPEATS,
     seed: int = 0,
     level: float = LEVEL,
@@ -137,45 +157,46 @@ def bootstrap_ratio(
 
     Raises `InputError` when the denominators sum to 0.
     """
-    stacked = np.stack(
-        [np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)], axis=1
-    )
-    total, drawn = resampled_sums(stacked, clusters, repeats, seed)
+    parts = [np.asarray(part, dtype=np.float64) for part in (numerators, denominators)]
+    total, resampled = resampled_sums(np.stack(parts, axis=1), clusters, repeats, seed)
     if total[1] == 0:
         raise InputError(
             "the denominators sum to 0, so the ratio has no value; ask for it only where it is defined"
         )
     with np.errstate(invalid="ignore", divide="ignore"):
-        ratios = drawn[:, 0] / drawn[:, 1]
+        ratios = resampled[:, 0] / resampled[:, 1]
     return interval(float(total[0] / total[1]), ratios, level)
 
 
-def interval(value: float, drawn: Floats, level: float = LEVEL) -> Interval:
+def interval(value: float, resampled: Floats, level: float = LEVEL) -> Interval:
     """The percentile interval of resampled values (repeats,); what is not finite is counted and left out."""
-    defined = drawn[np.isfinite(drawn)]
+    defined = resampled[np.isfinite(resampled)]
     tail = (1 - level) / 2
     low, high = np.quantile(defined, [tail, 1 - tail]) if len(defined) else (value, value)
-    return Interval(value=float(value), low=float(low), high=float(high), undefined=len(drawn) - len(defined))
+    undefined = len(resampled) - len(defined)
+    return Interval(value=float(value), low=float(low), high=float(high), undefined=undefined)
 
 
-def compare(
-    first: ArrayLike, second: ArrayLike, clusters: Sequence[str] | NDArray[np.generic], seed: int = 0
-) -> Paired:
-    """Two runs on the same rows: `first` and `second` say for each row whether it is right, (N,); `clusters` names its image."""
-    a, b = np.asarray(first, dtype=np.bool_), np.asarray(second, dtype=np.bool_)
-    codes, number = _codes(clusters)
-    if not len(a) == len(b) == len(codes):
+def compare(before: ArrayLike, after: ArrayLike, clusters: Clusters, seed: int = 0) -> Paired:
+    """Two runs on the same rows; `before` and `after` say of each row whether the run has it right, (N,).
+
+    Raises `InputError` when the numbers of rows differ.
+    """
+    was_right, is_right = np.asarray(before, dtype=np.bool_), np.asarray(after, dtype=np.bool_)
+    codes, images = _codes(clusters)
+    if not len(was_right) == len(is_right) == len(codes):
         raise InputError(
-            f"paired runs have the same rows, got {len(a)}, {len(b)} and {len(codes)} images of rows"
+            f"paired runs have the same rows, got {len(was_right)}, {len(is_right)} "
+            f"and {len(codes)} images of rows"
         )
-    gained, lost = int((b & ~a).sum()), int((a & ~b).sum())
-    differences = b.astype(np.float64) - a
+    gained, lost = int((is_right & ~was_right).sum()), int((was_right & ~is_right).sum())
+    differences = is_right.astype(np.float64) - was_right
     return Paired(
-        rows=len(a),
-        clusters=number,
+        rows=len(codes),
+        clusters=images,
         gained=gained,
         lost=lost,
-        difference=bootstrap_ratio(differences, np.ones(len(a)), codes, seed=seed),
+        difference=bootstrap_ratio(differences, np.ones(len(codes)), codes, seed=seed),
         p_mcnemar=mcnemar(gained, lost),
         p_cluster=cluster_permutation(differences, codes, seed=seed),
         correlation=intra_cluster_correlation(differences, codes),
@@ -183,53 +204,50 @@ def compare(
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """The two-sided exact p-value of McNemar's test (McNemar 1947): of the rows that differ, half should fall on either side."""
+    """The two-sided exact p-value of McNemar's test (1947): half of the rows that differ should be gained."""
     from scipy.stats import binomtest
 
     return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def cluster_permutation(
-    differences: ArrayLike,
-    clusters: Sequence[str] | NDArray[np.generic],
-    repeats: int = 10_000,
-    seed: int = 0,
+    differences: ArrayLike, clusters: Clusters, repeats: int = 10_000, seed: int = 0
 ) -> float:
-    """The two-sided p-value of the sum of paired differences (N,) when the two runs are swapped image by image.
+    """The two-sided p-value of the sum of paired differences (N,), by swapping the two runs image by image.
 
     Monte Carlo with the observed order counted among the draws, so that it is never 0 (Phipson and Smyth
     2010).
     """
-    codes, number = _codes(clusters)
-    sums = np.bincount(codes, weights=np.asarray(differences, dtype=np.float64), minlength=number)
+    codes, images = _codes(clusters)
+    sums = np.bincount(codes, weights=np.asarray(differences, dtype=np.float64), minlength=images)
     sums = sums[sums != 0]
     if not len(sums):
         return 1.0
-    seen, reached = abs(float(sums.sum())), 0
-    random = np.random.default_rng(seed)
-    step = max(1, _AT_ONCE // len(sums))
-    for start in range(0, repeats, step):
-        signs = random.integers(2, size=(min(step, repeats - start), len(sums)), dtype=np.int8)
-        reached += int((np.abs((2.0 * signs - 1.0) @ sums) >= seen - 1e-9).sum())
-    return (reached + 1) / (repeats + 1)
+    observed, as_large = abs(float(sums.sum())), 0
+    generator = np.random.default_rng(seed)
+    for size in batch_sizes(repeats, len(sums)):
+        signs = generator.integers(2, size=(size, len(sums)), dtype=np.int8)  # 0 swaps the runs of an image
+        as_large += int((np.abs((2.0 * signs - 1.0) @ sums) >= observed - 1e-9).sum())
+    return (as_large + 1) / (repeats + 1)
 
 
-def intra_cluster_correlation(values: ArrayLike, clusters: Sequence[str] | NDArray[np.generic]) -> float:
-    """How much rows of one image go together: 1 = always, 0 = not more than rows of two images (one-way analysis of variance).
+def intra_cluster_correlation(values: ArrayLike, clusters: Clusters) -> float:
+    """How much the values (N,) of one image go together: 1 = always, 0 = no more than those of two images.
 
     0 where it cannot be estimated: fewer than two images, one row an image, or no variance. Source: Donner
-    1986, equation for the estimator from mean squares with unequal cluster sizes.
+    1986, equation for the estimator from mean squares with unequal cluster sizes (one-way analysis of
+    variance).
     """
     rows = np.asarray(values, dtype=np.float64)
-    codes, number = _codes(clusters)
+    codes, images = _codes(clusters)
     total = len(rows)
-    if number < 2 or total == number:
+    if images < 2 or total == images:
         return 0.0
-    sizes = np.bincount(codes, minlength=number).astype(np.float64)
-    means = np.bincount(codes, weights=rows, minlength=number) / sizes
-    between = float((sizes * (means - rows.mean()) ** 2).sum()) / (number - 1)
-    within = float(((rows - means[codes]) ** 2).sum()) / (total - number)
-    size = (total - float((sizes**2).sum()) / total) / (number - 1)
+    sizes = np.bincount(codes, minlength=images).astype(np.float64)  # (images,)
+    means = np.bincount(codes, weights=rows, minlength=images) / sizes
+    between = float((sizes * (means - rows.mean()) ** 2).sum()) / (images - 1)
+    within = float(((rows - means[codes]) ** 2).sum()) / (total - images)
+    size = (total - float((sizes**2).sum()) / total) / (images - 1)
     spread = between + (size - 1) * within
     return 0.0 if spread == 0 else (between - within) / spread
 
@@ -242,20 +260,20 @@ def questions_needed(
     power: float = 0.8,
     level: float = LEVEL,
 ) -> int:
-    """How many questions show a difference of `points` percentage points between two runs, with a chance of `power`.
+    """How many questions show a difference of `points` percentage points, with a chance of `power`.
 
-    `discordance` is the share of questions on which the runs differ, `correlation` that of the differences
-    within an image, `per_image` the number of questions an image. Source: Connor 1987 for McNemar's test,
-    times the design effect 1 + (m - 1) rho of Kish 1965; a negative correlation counts as 0. Raises
-    `InputError` where runs that differ so seldom cannot be so far apart.
+    `discordance` is the share of questions on which the two runs differ, `correlation` that of the
+    differences within an image, `per_image` the number of questions an image. Source: Connor 1987 for
+    McNemar's test, times the design effect 1 + (m - 1) rho of Kish 1965; a negative correlation counts as 0.
+    Raises `InputError` where runs that differ so seldom cannot be so far apart.
     """
     from scipy.stats import norm
 
     share = points / 100
     if not 0 < share <= discordance:
         raise InputError(
-            f"runs that differ on {discordance:.1%} of the questions can be more than 0 and at most {100 * discordance:.3g} points apart, "
-            f"not {points:g}; ask for a smaller difference"
+            f"runs that differ on {discordance:.1%} of the questions can be more than 0 and at most "
+            f"{100 * discordance:.3g} points apart, not {points:g}; ask for a smaller difference"
         )
     quantile, reach = float(norm.ppf(1 - (1 - level) / 2)), float(norm.ppf(power))
     single = ((quantile * math.sqrt(discordance) + reach * math.sqrt(discordance - share**2)) / share) ** 2
@@ -272,8 +290,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _codes(clusters: Sequence[str] | NDArray[np.generic]) -> tuple[Indices, int]:
-    """The number of each row's cluster, (N,), and how many clusters there are."""
+def _codes(clusters: Clusters) -> tuple[Indices, int]:
+    """The number of each row's image, (N,), and how many images there are."""
     names, codes = np.unique(np.asarray(clusters), return_inverse=True)
     if not len(names):
         raise InputError("there are no rows, so there is nothing to count; expected at least one")

@@ -1,24 +1,25 @@
-"""Samples -> inspections: two questions about each image, one verdict (`verdicts`), a score, boxes and masks."""
+"""Samples -> inspections: two questions about each image, one verdict, a score, boxes and masks."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
 
-from anomalyr1 import answers, prompts
+from anomalyr1 import prompts
 from anomalyr1.engines.engine import GREEDY, Completion, Engine, Sampling
+from anomalyr1.files import sha256_of_file
 from anomalyr1.images import THREADS, LoadedImage, open_image
 from anomalyr1.inspection import verdicts
 from anomalyr1.inspection.masks import Sam2, masks_for
 from anomalyr1.inspection.thresholds import Threshold
 from anomalyr1.records import Writer
-from anomalyr1.types import Fingerprint, InputError, Inspection, Question, Reply, Sample, SetupError
+from anomalyr1.types import Fingerprint, InputError, Inspection, Mask, Reply, Sample, SetupError
 
 VOTING = Sampling(temperature=1.0)
 """How votes are sampled: as the policy itself weighs its words."""
@@ -44,20 +45,14 @@ class Inspector:
     batch: int = 4
     """Samples per call of the engine."""
     sam2: Sam2 | None = None
-    """What makes masks of method "sam2"; None loads the default one when it is needed."""
+    """What makes masks of method "sam2"; None loads the default model when it is needed."""
     votes: int = 1
     """How many samples of both questions make a verdict."""
     threshold: Threshold | None = None
     """What the score is compared with; None = the answers alone make the verdict."""
-    own_questions: bool = False
-    """Ask each sample's own questions, as evaluation does, instead of the two of an inspection."""
 
     def __post_init__(self) -> None:
         """Refuse votes that would all be the same, or that nothing counts."""
-        if self.own_questions and self.votes > 1:
-            raise InputError(
-                f"a sample's own questions are asked once, not {self.votes} times; leave votes out"
-            )
         if self.votes < 1:
             raise InputError(f"votes is {self.votes}, expected at least 1")
         if self.votes > 1 and (self.sampling.fast or self.sampling.temperature == 0):
@@ -81,180 +76,170 @@ class Inspector:
         engine: str = "local",
         threshold: Threshold | None = None,
     ) -> Inspector:
-        """An inspector over a policy on this machine: "nano", a folder, or a name on the Hugging Face hub (pinned by `revision`).
+        """An inspector over a policy: "nano", a folder, or a name on the Hugging Face hub.
 
-        `votes` samples of both questions make each verdict; `fast` asks for the score alone, without
-        reasoning and boxes. `engine` runs the policy: "local", "vllm", or "endpoint:FILE" for the server of a
-        configuration, which names its own model. `threshold` decides by the score.
+        `revision` pins a hub model. `votes` samples of both questions make each verdict; `fast` asks for the
+        score alone, without reasoning and boxes. `engine` runs the policy: "local", "vllm", or
+        "endpoint:FILE" for the server of a configuration, which names its own model. `threshold` decides by
+        the score. Raises `InputError` for options that do not go together and for a model that cannot be
+        used, `SetupError` for what is not installed.
         """
         if fast and votes > 1:
             raise InputError(f"{votes} fast scores are all the same; ask for votes or for fast, not both")
-        from anomalyr1.engines import loading as specs
+        from anomalyr1.engines.loading import load_engine
 
         prompts.style_id(style, text)  # an unknown style is refused before the weights are loaded
-        sampling = Sampling(fast=True) if fast else VOTING if votes > 1 else GREEDY
+        sampling = VOTING if votes > 1 else GREEDY
+        if fast:
+            sampling = Sampling(fast=True)
         sam2 = Sam2.load() if masks == "sam2" and not fast else None
-        runs = specs.load(engine, model, revision, max_pixels)
-        return cls(runs, masks, style, text, sampling, sam2=sam2, votes=votes, threshold=threshold)
+        runner = load_engine(engine, model, revision, max_pixels)
+        return cls(runner, masks, style, text, sampling, sam2=sam2, votes=votes, threshold=threshold)
 
     def __call__(
         self, image: str | Path, knowledge: str = "", references: Sequence[str | Path] = ()
     ) -> Inspection:
-        """Inspect one image file. Raises `InputError` when a file is missing; what fails later is in the inspection's `error`."""
-        path = Path(image)
-        sample = Sample(
-            id=path.as_posix(),
-            image=path,
-            knowledge=knowledge,
-            references=tuple(Path(file) for file in references),
-        )
-        require_files([sample])
-        return self.inspect([sample])[0]
+        """Inspect one image file.
+
+        Raises `InputError` when a file is missing; what fails later is in the inspection's `error`.
+        """
+        samples, _ = samples_of_images([image], references, knowledge)
+        require_files(samples)
+        return self.inspect(samples)[0]
 
     def run(
         self,
         samples: Sequence[Sample],
         out: str | Path,
         progress: Callable[[int, Inspection], None] = lambda done, inspection: None,
-        given: str = "",
+        context: str = "",
+        own_questions: bool = False,
     ) -> list[Inspection]:
         """Inspect all samples into the inspections file `out`; those already there are not inspected again.
 
         Batches lie at fixed places of `samples`, and a batch that a kill cut is computed as a whole again, so
         a resumed file equals an uninterrupted one. `progress` gets the number of inspections done and the
-        last one. `given` says what all samples were given beside their image (see `digest`); resuming under
-        something else is refused. Raises `InputError` that lists all missing files, ids that are not unique,
-        or a threshold that was made for other scores, before anything is inspected.
+        newest of them. `context` is a digest of what all samples were given beside their image (see
+        `samples_of_images`); resuming under another one is refused. With `own_questions` each sample is asked
+        its own questions, as evaluation does, instead of the two of an inspection.
+
+        Raises `InputError` before anything is inspected: for missing files (all are listed), ids that are not
+        unique, votes on own questions, and a threshold that was made for other scores.
         """
+        if own_questions and self.votes > 1:
+            raise InputError(
+                f"a sample's own questions are asked once, not {self.votes} times; leave votes out"
+            )
         require_files(samples)
-        repeated = [name for name, n in Counter(sample.id for sample in samples).items() if n > 1]
-        if repeated:
-            raise InputError(f"sample ids must be unique; these are not: {', '.join(map(repr, repeated))}")
-        fingerprint = self.fingerprint(given)
+        _require_unique(samples)
+        fingerprint = self.fingerprint(context)
         if self.threshold is not None:
             self.threshold.require_same(fingerprint)
         with Writer(out, fingerprint) as writer:
-            held = writer.done
-            changed = [
-                one.id
-                for one in samples
-                if one.id in held and held[one.id].image_sha256 != _file_digest(one.image)
-            ]
-            if changed:
-                raise InputError(
-                    f"{str(out)!r} holds inspections of other images under these names: {', '.join(map(repr, changed))}; write to "
-                    "another folder, or delete their lines"
-                )
+            _require_unchanged(samples, writer.done, out)
             for start in range(0, len(samples), self.batch):
                 batch = samples[start : start + self.batch]
-                fresh = [] if all(sample.id in writer.done for sample in batch) else self.inspect(batch)
-                for inspection in fresh:
-                    if inspection.sample_id not in writer.done:
-                        writer.append(inspection)
+                self._inspect_into(writer, batch, own_questions)
                 for done, sample in enumerate(batch, start=start + 1):
                     progress(done, writer.done[sample.id])
             return [writer.done[sample.id] for sample in samples]
 
-    def inspect(self, samples: Sequence[Sample]) -> list[Inspection]:
+    def inspect(self, samples: Sequence[Sample], own_questions: bool = False) -> list[Inspection]:
         """Inspect samples in one call of the engine; what fails becomes an inspection with an error."""
         try:
-            return self._ask(samples)
+            return self._ask(samples, own_questions)
         except SetupError:
             raise
         except FAILURES as error:
             if len(samples) == 1:
-                return [
-                    _failed(
-                        samples[0],
-                        f"{'' if isinstance(error, InputError) else f'{type(error).__name__}: '}{error}",
-                    )
-                ]
+                kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+                return [_failed(samples[0], f"{kind}{error}")]
         # One bad sample does not take its neighbours along: each is asked alone.
-        return [inspection for sample in samples for inspection in self.inspect([sample])]
+        return [inspection for sample in samples for inspection in self.inspect([sample], own_questions)]
 
-    def fingerprint(self, given: str = "") -> Fingerprint:
+    def fingerprint(self, context: str = "") -> Fingerprint:
         """What a run of this inspector depends on."""
-        style = prompts.style_id(self.style, self.text)
         engine = self.engine.fingerprint(self.sampling)
-        versions = engine.versions | {name: metadata.version(name) for name in VERSIONS}
-        sampling = engine.sampling + (f", {self.votes} samples" if self.votes > 1 else "")
-        more = {
-            "style": style,
-            "given": given,
+        changes = {
+            "style": prompts.style_id(self.style, self.text),
+            "given": context,
             "masks": self.masks,
-            "versions": versions,
-            "sampling": sampling,
+            "versions": engine.versions | {name: metadata.version(name) for name in VERSIONS},
+            "sampling": engine.sampling + (f", {self.votes} samples" if self.votes > 1 else ""),
         }
         if self.threshold is not None:
-            more["threshold"] = self.threshold.digest
-        return engine.model_copy(update=more)
+            changes["threshold"] = self.threshold.digest
+        return engine.model_copy(update=changes)
 
-    def _ask(self, samples: Sequence[Sample]) -> list[Inspection]:
+    def _inspect_into(self, writer: Writer, batch: Sequence[Sample], own_questions: bool) -> None:
+        """Inspect a batch, unless all of it is done, and write what is not there yet."""
+        if all(sample.id in writer.done for sample in batch):
+            return
+        for inspection in self.inspect(batch, own_questions):
+            if inspection.sample_id not in writer.done:
+                writer.append(inspection)
+
+    def _ask(self, samples: Sequence[Sample], own_questions: bool) -> list[Inspection]:
+        # 1. Open every image once.
         paths = list(dict.fromkeys(path for sample in samples for path in (sample.image, *sample.references)))
         with ThreadPoolExecutor(THREADS) as pool:  # decoding lets go of the interpreter
             images = dict(zip(paths, pool.map(open_image, paths), strict=True))
-        asked = [
-            [
-                prompts.build(sample, question, self.style, self.text)
-                for question in self._questions(sample)
-                for _ in range(self.votes)
-            ]
-            for sample in samples
-        ]
-        completions = iter(
-            self.engine.complete([prompt for own in asked for prompt in own], images, self.sampling)
-        )
-        return [
-            self._judge(sample, images[sample.image], own, list(islice(completions, len(own))))
-            for sample, own in zip(samples, asked, strict=True)
-        ]
+        # 2. Ask all questions in one call.
+        prompts_of = [self._prompts(sample, own_questions) for sample in samples]
+        all_prompts = [prompt for sample_prompts in prompts_of for prompt in sample_prompts]
+        completions = iter(self.engine.complete(all_prompts, images, self.sampling))
+        # 3. Judge each sample by its completions.
+        inspections = []
+        for sample, sample_prompts in zip(samples, prompts_of, strict=True):
+            replies = list(islice(completions, len(sample_prompts)))
+            inspections.append(
+                self._judge(sample, images[sample.image], sample_prompts, replies, own_questions)
+            )
+        return inspections
 
-    def _questions(self, sample: Sample) -> tuple[Question, ...]:
+    def _prompts(self, sample: Sample, own_questions: bool) -> list[prompts.Prompt]:
         """What is asked about a sample; boxes are not asked for without reasoning, which makes none."""
-        questions = sample.questions if self.own_questions else prompts.inspection_questions(sample.id)
-        return tuple(question for question in questions if question.options or not self.sampling.fast)
+        questions = sample.questions if own_questions else prompts.inspection_questions(sample.id)
+        askable = [question for question in questions if question.options or not self.sampling.fast]
+        return [
+            prompts.build(sample, question, self.style, self.text)
+            for question in askable
+            for _ in range(self.votes)
+        ]
 
     def _judge(
         self,
         sample: Sample,
         image: LoadedImage,
-        asked: Sequence[prompts.Prompt],
+        sample_prompts: Sequence[prompts.Prompt],
         completions: Sequence[Completion],
+        own_questions: bool,
     ) -> Inspection:
-        if broken := [completion.error for completion in completions if completion.error]:
-            return _failed(sample, broken[0])
+        """The inspection of one sample by the completions of its prompts."""
+        errors = [completion.error for completion in completions if completion.error]
+        if errors:
+            return _failed(sample, errors[0])
+        # 1. Read the completions.
         counts: Counter[str] = Counter()
-        replies = []
-        for prompt, completion in zip(asked, completions, strict=True):
-            answer = answers.parse(completion.text, prompt.question.options, completion.frame)
-            replies.append(
-                Reply(
-                    question_id=prompt.question.id,
-                    completion=completion.text,
-                    answer=answer,
-                    finish=completion.finish,
-                    option_scores=completion.option_scores,
-                )
-            )
-            counts.update(answer.counts)
-            counts.update(prompt.counts)
-            counts.update({answer.status: 1, "cut_off": int(completion.finish == "length")})
-        counts.update(
-            {
-                "exif_orientation_applied": int(image.orientation != 1),
-                "bit_depth_reduced": int(image.window is not None),
-            }
-        )
-        if self.own_questions:
-            opinion = verdicts.of_questions([prompt.question for prompt in asked], replies)
+        replies = [
+            _read_reply(prompt, completion, counts)
+            for prompt, completion in zip(sample_prompts, completions, strict=True)
+        ]
+        counts["exif_orientation_applied"] += int(image.orientation != 1)
+        counts["bit_depth_reduced"] += int(image.window is not None)
+        # 2. Come to a verdict.
+        if own_questions:
+            opinion = verdicts.of_questions([prompt.question for prompt in sample_prompts], replies)
         else:
             opinion = verdicts.conclude(replies[: self.votes], replies[self.votes :], image.size_wh)
         verdict, reason = opinion.verdict, opinion.reason
         if self.threshold is not None:
             verdict, reason = self.threshold.judge(verdict, reason, opinion.score)
-        found = opinion.boxes
-        drawn, mask_counts = masks_for(image.rgb, found, self.masks, self.sam2) if found else ((), {})
-        counts.update(mask_counts)
+        # 3. Make the masks of its boxes.
+        masks: tuple[Mask, ...] | None = None if opinion.boxes is None else ()
+        if opinion.boxes:
+            masks, mask_counts = masks_for(image.rgb, opinion.boxes, self.masks, self.sam2)
+            counts.update(mask_counts)
         return Inspection(
             sample_id=sample.id,
             verdict=verdict,
@@ -262,47 +247,93 @@ class Inspector:
             score_from=opinion.score_from,
             votes=opinion.votes,
             reason=reason,
-            boxes=found,
-            masks=None if found is None else drawn,
+            boxes=opinion.boxes,
+            masks=masks,
             replies=tuple(replies),
             counts={name: n for name, n in sorted(counts.items()) if n},
             image_sha256=image.sha256,
         )
 
 
+def samples_of_images(
+    paths: Sequence[str | Path], references: Sequence[str | Path] = (), knowledge: str = ""
+) -> tuple[list[Sample], str]:
+    """Samples of plain image files, and the digest of what they share, for `Inspector.run`.
+
+    A sample's id is its path. The digest is of knowledge and reference images; empty without either.
+    """
+    shared = tuple(Path(path) for path in references)
+    samples = [
+        Sample(id=path.as_posix(), image=path, references=shared, knowledge=knowledge)
+        for path in map(Path, paths)
+    ]
+    if not knowledge and not shared:
+        return samples, ""
+    content = "\0".join((knowledge, *map(_digest_of_file, shared)))
+    digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+    return samples, f"knowledge@{digest[:12]}"
+
+
 def require_files(samples: Sequence[Sample]) -> None:
     """Raise `InputError` that lists all files of the samples that are missing."""
     paths = dict.fromkeys(path for sample in samples for path in (sample.image, *sample.references))
-    missing = [str(path) for path in paths if not path.is_file()]
+    missing = [repr(str(path)) for path in paths if not path.is_file()]
     if missing:
         raise InputError(
-            f"{len(missing)} of {len(paths)} image files are missing, so nothing was started: {', '.join(map(repr, missing))}"
+            f"{len(missing)} of {len(paths)} image files are missing, so nothing was started: "
+            f"{', '.join(missing)}"
         )
 
 
-def digest(knowledge: str, references: Sequence[Path]) -> str:
-    """What all samples of a run were given, for `Inspector.run`; empty when that is nothing."""
-    if not knowledge and not references:
-        return ""
-    whole = "\0".join((knowledge, *(_file_digest(path) for path in references)))
-    return f"knowledge@{hashlib.sha256(whole.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+def _require_unique(samples: Sequence[Sample]) -> None:
+    times = Counter(sample.id for sample in samples)
+    repeated = [repr(sample_id) for sample_id, n in times.items() if n > 1]
+    if repeated:
+        raise InputError(f"sample ids must be unique; these are not: {', '.join(repeated)}")
 
 
-def _failed(sample: Sample, message: str) -> Inspection:
-    reason = f"Unsure because the inspection failed: {message}"
-    return Inspection(
-        sample_id=sample.id,
-        verdict="unsure",
-        reason=reason,
-        error=message,
-        image_sha256=_file_digest(sample.image),
+def _require_unchanged(samples: Sequence[Sample], done: Mapping[str, Inspection], out: str | Path) -> None:
+    """Raise `InputError` when images have changed since they were inspected."""
+    changed = [
+        repr(sample.id)
+        for sample in samples
+        if sample.id in done and done[sample.id].image_sha256 != _digest_of_file(sample.image)
+    ]
+    if changed:
+        raise InputError(
+            f"{str(out)!r} holds inspections of other images under these names: {', '.join(changed)}; "
+            "write to another folder, or delete their lines"
+        )
+
+
+def _read_reply(prompt: prompts.Prompt, completion: Completion, counts: Counter[str]) -> Reply:
+    """A completion as a reply; what is to be counted is added to `counts`."""
+    answer = completion.answer
+    counts.update(answer.counts)
+    counts.update(prompt.counts)
+    counts.update({answer.status: 1, "cut_off": int(completion.finish == "length")})
+    return Reply(
+        question_id=prompt.question.id,
+        completion=completion.text,
+        answer=answer,
+        finish=completion.finish,
+        option_scores=completion.option_scores,
     )
 
 
-def _file_digest(path: Path) -> str:
+def _failed(sample: Sample, message: str) -> Inspection:
+    return Inspection(
+        sample_id=sample.id,
+        verdict="unsure",
+        reason=f"Unsure because the inspection failed: {message}",
+        error=message,
+        image_sha256=_digest_of_file(sample.image),
+    )
+
+
+def _digest_of_file(path: Path) -> str:
     """SHA-256 of a file; empty when it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of_file(path)
     except OSError:
         return ""

@@ -1,4 +1,4 @@
-"""Image and boxes -> one mask a box: SAM2, a posterior of colour and position that needs no download, rectangles.
+"""Image and boxes -> one mask a box: SAM2, a posterior of colour and position (no download), rectangles.
 
 The methods form a chain: "sam2" falls back to "default" (the posterior), and that to "box" (the rectangle).
 Every mask says what made it, and every fallback is counted under a name. A *window* is a box on whole pixels,
@@ -7,7 +7,6 @@ Every mask says what made it, and every fallback is counted under a name. A *win
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from anomalyr1.boxes import Bools, Floats, clip, encode_mask, iou, to_array
+from anomalyr1.policy.safety import refuse_code
 from anomalyr1.types import Box, InputError, Mask, MaskSource, SetupError
 
 if TYPE_CHECKING:
@@ -55,16 +55,11 @@ MIN_CONTRAST = 1.0
 """Spread of colour, in CIELAB units (2 can just be seen), below which a crop is flat and its box is
 filled."""
 
-CODE_SUFFIXES = frozenset(
-    {".py", ".pyc", ".so", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"}
-)
-"""Files that can run code when they are loaded; a SAM2 folder needs none of them."""
-
 
 def masks_for(
     rgb: Image.Image, boxes: Sequence[Box], method: str = "default", sam2: Sam2 | None = None
 ) -> tuple[tuple[Mask, ...], dict[str, int]]:
-    """One mask for each box, in their order and of the image's size, and the counts of every clip and fallback by name.
+    """One mask for each box, in their order, of the image's size; and the counts of clips and fallbacks.
 
     `sam2` is the model for method "sam2"; without one, the default is loaded, once. A box outside the image
     gets an empty mask. Raises `InputError` for an unknown method, `RuntimeError` when OpenCV fails, and what
@@ -75,40 +70,43 @@ def masks_for(
     if method not in METHODS:
         raise InputError(f"unknown mask method {method!r}: expected one of {', '.join(METHODS)}")
     counts: Counter[str] = Counter()
-    given = to_array(boxes)
-    clipped = clip(given, rgb.size)
-    counts["mask_box_clipped"] = int((given != clipped).any(axis=1).sum())
-    found: list[Bools | None] = [None] * len(boxes)
+    xyxy = to_array(boxes)  # (N, 4)
+    clipped = clip(xyxy, rgb.size)
+    counts["mask_box_clipped"] = int((xyxy != clipped).any(axis=1).sum())
     rgb = rgb.convert("RGB")
+    sam2_masks: list[Bools | None] = [None] * len(boxes)
     if method == "sam2" and boxes:
-        found = (sam2 or _default_sam2()).masks(rgb, clipped, counts)
+        sam2_masks = (sam2 or _default_sam2()).masks(rgb, clipped, counts)
     pixels = np.asarray(rgb)
     masks = []
-    for xyxy, mask in zip(clipped, found, strict=True):
-        if mask is not None:
-            masks.append(encode_mask(mask, "sam2"))
+    for box, sam2_mask in zip(clipped, sam2_masks, strict=True):
+        if sam2_mask is not None:
+            masks.append(encode_mask(sam2_mask, "sam2"))
             continue
         try:
-            masks.append(encode_mask(*_without_sam2(pixels, window(xyxy, rgb.size), method, counts)))
+            masks.append(encode_mask(*_without_sam2(pixels, window(box, rgb.size), method, counts)))
         except cv2.error as error:  # not a RuntimeError, which callers look out for
             raise RuntimeError(
-                f"OpenCV failed on the mask of the box {tuple(xyxy.tolist())}: {error}"
+                f"OpenCV failed on the mask of the box {tuple(box.tolist())}: {error}"
             ) from error
     return tuple(masks), {name: count for name, count in counts.items() if count}
 
 
 def window(xyxy: ArrayLike, size_wh: tuple[int, int]) -> Window | None:
-    """The whole pixels of one box, edges rounded, never less than one pixel; None for a box that is empty or outside the image."""
+    """The whole pixels of a box (4,) xyxy, edges rounded, never less than one pixel.
+
+    None for a box that is empty or outside the image.
+    """
     x1, y1, x2, y2 = clip(xyxy, size_wh)[0].tolist()
     if x1 >= x2 or y1 >= y2:
         return None
-    left, right = _whole(x1, x2, size_wh[0])
-    top, bottom = _whole(y1, y2, size_wh[1])
+    left, right = _round_edges(x1, x2, size_wh[0])
+    top, bottom = _round_edges(y1, y2, size_wh[1])
     return left, top, right, bottom
 
 
 def posterior(pixels: Pixels, box: Window) -> Bools | None:
-    """Which pixels of a box look like the defect: (h, w) of the box, never empty; None where all colours are the same.
+    """Which pixels of a box look like the defect: (h, w) of the box, never empty; None where it is flat.
 
     `pixels` is the whole image, (H, W, 3) RGB. Each pixel starts with the probability that its position in
     the box gives it (defects lie in the middle of their boxes, and reach the image's border where the box
@@ -120,15 +118,18 @@ def posterior(pixels: Pixels, box: Window) -> Bools | None:
     """
     import cv2
 
+    # 1. The box and its surroundings in CIELAB, and what position alone says.
     crop, (x1, y1, x2, y2) = _surroundings(pixels, box)
     lab = cv2.cvtColor(crop.astype(np.float32) / 255, cv2.COLOR_RGB2LAB).astype(np.float64)
     height, width = pixels.shape[:2]
     prior = position_prior((x2 - x1, y2 - y1), (box[0] <= 0, box[1] <= 0, box[2] >= width, box[3] >= height))
     around = np.ones(lab.shape[:2], dtype=np.bool_)
     around[y1:y2, x1:x2] = False
+    # 2. The axis of colour on which they differ most, in bins.
     binned = _bins(lab[y1:y2, x1:x2].reshape(-1, 3), lab[around], prior.ravel())
     if binned is None:
         return None
+    # 3. Position and colour together, and the mask of the largest expected IoU.
     probability = _estimate(prior, *binned)
     threshold = _best_threshold(probability)
     size_wh = (box[2] - box[0], box[3] - box[1])
@@ -140,9 +141,10 @@ def posterior(pixels: Pixels, box: Window) -> Bools | None:
 
 
 def position_prior(size_wh: tuple[int, int], at_border: tuple[bool, bool, bool, bool]) -> Floats:
-    """The probability of defect from position alone, (h, w): 0.74 in the middle, 0.4 at the edges, 0.15 in the corners.
+    """The probability of defect from position alone, (h, w).
 
-    Towards a side where the box ends because the image does (left, top, right, bottom), it does not fall.
+    It is 0.74 in the middle, 0.4 at the edges and 0.15 in the corners of a box of `size_wh`. Towards a side
+    where the box ends because the image does (left, top, right, bottom), it does not fall.
     """
     left, top, right, bottom = at_border
     x = _from_centre(size_wh[0], left, right)
@@ -165,10 +167,10 @@ class Sam2:
 
     @classmethod
     def load(cls, model: str | Path = DEFAULT_SAM2, revision: str | None = None, device: str = "cpu") -> Sam2:
-        """The SAM2 of a folder or a hub name: safetensors only, no code of the repository, `revision` a branch, tag or commit.
+        """The SAM2 of a folder or a hub name: safetensors only, no code of the repository.
 
-        Raises `InputError` for a folder that is not a complete SAM2 or that holds files that can run code,
-        `SetupError` when the model cannot be had.
+        `revision` is a branch, tag or commit of a hub model. Raises `InputError` for a folder that is not a
+        complete SAM2 or that holds files that can run code, `SetupError` when the model cannot be had.
         """
         from safetensors import SafetensorError
         from transformers import Sam2ImageProcessor, Sam2Model
@@ -183,52 +185,54 @@ class Sam2:
             )
         except OSError as error:
             raise SetupError(
-                f"cannot load SAM2 {str(model)!r}: {error}\nWith a network, check the name and the revision. Without one, download the "
-                "model's config.json, preprocessor_config.json and model.safetensors elsewhere and name their folder, or use the masks "
-                '"default", which need no download.'
+                f"cannot load SAM2 {str(model)!r}: {error}\n"
+                "With a network, check the name and the revision. Without one, download the model's "
+                "config.json, preprocessor_config.json and model.safetensors elsewhere and name their "
+                'folder, or use the masks "default", which need no download.'
             ) from error
         except (ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
             raise InputError(
-                f"{model}: expected a SAM2 model of transformers (Sam2Model), got {type(error).__name__}: {error}"
+                f"{model}: expected a SAM2 model of transformers (Sam2Model), "
+                f"got {type(error).__name__}: {error}"
             ) from error
         if info["missing_keys"]:
-            raise InputError(
-                f"{model}: the weights lack {', '.join(sorted(info['missing_keys'])[:5])}; download the SAM2 model again"
-            )
+            missing = ", ".join(sorted(info["missing_keys"])[:5])
+            raise InputError(f"{model}: the weights lack {missing}; download the SAM2 model again")
         return cls(loaded.to(device), processor, str(model), revision or "")
 
     def masks(self, rgb: Image.Image, xyxy: Floats, counts: Counter[str]) -> list[Bools | None]:
-        """(H, W) masks of boxes (N, 4) inside the image, None where SAM2's mask cannot be the box's content; the reason is counted.
+        """(H, W) masks of boxes (N, 4) inside the image; None where SAM2's mask cannot be what the box holds.
 
-        Each box is padded by `PADDING` of its size on each side and clipped. Of the candidates of a box the
-        one with the largest predicted IoU x IoU(its bounding box, the padded box) is taken, on the decoder's
-        grid; see `fault` for what is refused.
+        The reason is added to `counts`. Each box is padded by `PADDING` of its size on each side and clipped.
+        Of the candidates of a box the one with the largest predicted IoU x IoU(its bounding box, the padded
+        box) is taken, on the decoder's grid; see `fault` for what is refused.
         """
+        # 1. Pad the boxes that are not empty, and decode K candidates for each.
         size = xyxy[:, 2:] - xyxy[:, :2]
         padded = clip(xyxy + PADDING * np.concatenate([-size, size], axis=1), rgb.size)
-        valid = np.flatnonzero((size > 0).all(axis=1))
-        found: list[Bools | None] = [None] * len(xyxy)
+        valid = np.flatnonzero((size > 0).all(axis=1))  # (M,)
+        masks: list[Bools | None] = [None] * len(xyxy)
         if not len(valid):
-            return found
-        logits, scores = self.decode(rgb, padded[valid])
+            return masks
+        logits, scores = self.decode(rgb, padded[valid])  # (M, K, h, w), (M, K)
+        # 2. Take the best candidate of each, at the size of the image, unless it is at fault.
         grid = np.array([logits.shape[-1] / rgb.width, logits.shape[-2] / rgb.height] * 2)
-        chosen = choose(logits.gt(0).numpy(), scores.double().numpy(), padded[valid] * grid)
-        for i, candidates, best in zip(valid.tolist(), logits, chosen.tolist(), strict=True):
-            mask: Bools = enlarge(candidates[best], rgb.size).gt(0).numpy()
+        best = choose(logits.gt(0).numpy(), scores.double().numpy(), padded[valid] * grid)  # (M,)
+        for i, candidates, k in zip(valid.tolist(), logits, best.tolist(), strict=True):
+            mask: Bools = enlarge(candidates[k], rgb.size).gt(0).numpy()
             reason = fault(mask, padded[i])
             if reason is None:
-                found[i] = mask
+                masks[i] = mask
             else:
                 counts[f"mask_sam2_{reason}"] += 1
-        return found
+        return masks
 
     def decode(self, rgb: Image.Image, xyxy: Floats) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mask logits (N, 3, h, w) on the decoder's grid and predicted IoUs (N, 3) of the boxes (N, 4), in the image's pixels."""
+        """Mask logits (N, 3, h, w) on the decoder's grid and predicted IoUs (N, 3) of boxes (N, 4)."""
         import torch
 
-        pixel_values = self.image_processor(rgb, return_tensors="pt")[
-            "pixel_values"
-        ]  # (1, 3, S, S): the whole image, stretched
+        inputs = self.image_processor(rgb, return_tensors="pt")
+        pixel_values = inputs["pixel_values"]  # (1, 3, S, S): the whole image, stretched
         scale = np.array([pixel_values.shape[-1] / rgb.width, pixel_values.shape[-2] / rgb.height] * 2)
         prompts = torch.from_numpy(xyxy * scale).to(self.model.device, torch.float32)
         with torch.inference_mode():
@@ -238,7 +242,7 @@ class Sam2:
 
 
 def enlarge(logits: torch.Tensor, size_wh: tuple[int, int]) -> torch.Tensor:
-    """Mask logits (h, w) of the decoder's grid at the size of the image, (H, W), bilinear; above 0 is mask."""
+    """Mask logits (h, w) of the decoder's grid at the size of the image, (H, W); above 0 is mask."""
     import torch
 
     return torch.nn.functional.interpolate(
@@ -247,17 +251,17 @@ def enlarge(logits: torch.Tensor, size_wh: tuple[int, int]) -> torch.Tensor:
 
 
 def choose(candidates: Bools, scores: Floats, xyxy: Floats) -> NDArray[np.intp]:
-    """(N,) the best of the candidate masks (N, K, h, w) of each box (N, 4): largest score x IoU(bounding box of the mask, box).
+    """(N,) the best of the candidate masks (N, K, h, w) of each box (N, 4), by their scores (N, K) and fit.
 
-    A part of the defect and a mask of the whole object score high by themselves; neither fits the box. Empty
-    masks come last.
+    That is the largest score x IoU(bounding box of the mask, box): a part of the defect and a mask of the
+    whole object score high by themselves, but neither fits the box. Empty masks come last.
     """
     fits = np.array(
         [
             [iou(_bounding_box(mask), box)[0, 0] for mask in masks]
             for masks, box in zip(candidates, xyxy, strict=True)
         ]
-    )
+    )  # (N, K)
     best: NDArray[np.intp] = np.where(candidates.any(axis=(2, 3)), scores * fits, -1.0).argmax(axis=1)
     return best
 
@@ -272,31 +276,6 @@ def fault(mask: Bools, xyxy: ArrayLike) -> str | None:
     if part.sum() < MIN_INSIDE * area:
         return "left_box"
     return "filled_box" if part.sum() >= MAX_FILL * part.size else None
-
-
-def refuse_code(folder: Path) -> None:
-    """Raise `InputError` if a model folder holds files, or settings (`auto_map`), that can run code."""
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in CODE_SUFFIXES:
-            raise InputError(
-                f"{path}: files of this kind can run code when loaded; expected only JSON and safetensors, so remove it"
-            )
-        if path.suffix.lower() == ".json" and path.is_file() and _names_code(path):
-            raise InputError(
-                f"{path}: `auto_map` names code to run; expected a model that transformers knows, so remove the entry"
-            )
-
-
-def _names_code(path: Path) -> bool:
-    found: list[str] = []
-    try:
-        # The hook sees every object at any depth, with its escapes resolved.
-        json.loads(
-            path.read_bytes(), object_pairs_hook=lambda pairs: found.extend(str(name) for name, _ in pairs)
-        )
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected JSON, got {error}; download the model again") from error
-    return "auto_map" in found
 
 
 @cache
@@ -326,12 +305,13 @@ def _without_sam2(
     return mask, "posterior"
 
 
-def _whole(low: float, high: float, size: int) -> tuple[int, int]:
-    first, last = math.floor(low + 0.5), math.floor(high + 0.5)
-    if first < last:
-        return first, last
-    first = min(math.floor((low + high) / 2), size - 1)
-    return first, first + 1
+def _round_edges(low: float, high: float, size: int) -> tuple[int, int]:
+    """The whole pixels between two edges of a side of `size` pixels, at least one."""
+    start, end = math.floor(low + 0.5), math.floor(high + 0.5)
+    if start < end:
+        return start, end
+    start = min(math.floor((low + high) / 2), size - 1)
+    return start, start + 1
 
 
 def _from_centre(size: int, low_is_border: bool, high_is_border: bool) -> Floats:
@@ -355,13 +335,16 @@ def _surroundings(pixels: Pixels, box: Window) -> tuple[Pixels, Window]:
         size_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
         crop = cv2.resize(crop, size_wh, interpolation=cv2.INTER_AREA)
         inner = inner * np.array([size_wh[0] / width, size_wh[1] / height] * 2)
-    found = window(inner, (crop.shape[1], crop.shape[0]))
-    assert found is not None, "a box of at least one pixel stays one"
-    return crop, found
+    box_in_crop = window(inner, (crop.shape[1], crop.shape[0]))
+    assert box_in_crop is not None, "a box of at least one pixel stays one"
+    return crop, box_in_crop
 
 
 def _bins(inside: Floats, around: Floats, prior: Floats) -> tuple[NDArray[np.intp], Floats] | None:
-    """The colour bins of the pixels inside (n,) and the histogram of those around (BINS,), from Lab (n, 3) and (m, 3); None when flat."""
+    """The colour bins of the pixels inside, (n,), and the histogram of those around, (BINS,); None when flat.
+
+    Colours are CIELAB, `inside` (n, 3) and `around` (m, 3); `prior` (n,) is what position says.
+    """
     background = np.median(around, axis=0) if len(around) else np.average(inside, axis=0, weights=1 - prior)
     difference = inside - background
     _, axes = np.linalg.eigh(difference.T @ (difference * prior[:, None]))
@@ -382,7 +365,10 @@ def _bins(inside: Floats, around: Floats, prior: Floats) -> tuple[NDArray[np.int
 
 
 def _estimate(prior: Floats, bins: NDArray[np.intp], around: Floats) -> Floats:
-    """The probability of defect (h, w) after `ROUNDS` rounds between histograms and probabilities."""
+    """The probability of defect (h, w) after `ROUNDS` rounds between histograms and probabilities.
+
+    `prior` (h, w) is what position says, `bins` (h * w,) the colours inside, `around` (BINS,) those outside.
+    """
     import cv2
 
     kernel = np.exp(-0.5 * np.arange(-4, 5) ** 2)
@@ -399,7 +385,10 @@ def _estimate(prior: Floats, bins: NDArray[np.intp], around: Floats) -> Floats:
 
 
 def _best_threshold(probability: Floats) -> float:
-    """The threshold whose mask has the largest expected IoU, as the ratio of expected intersection and expected union."""
+    """The threshold of probabilities (h, w) whose mask has the largest expected IoU.
+
+    Expected IoU is taken as the ratio of expected intersection and expected union.
+    """
     falling = np.sort(probability, axis=None)[::-1]
     intersection = np.cumsum(falling)
     union = np.arange(1, len(falling) + 1) + intersection[-1] - intersection

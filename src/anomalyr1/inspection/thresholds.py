@@ -1,4 +1,4 @@
-"""The threshold on an anomaly score: the file `threshold.json`, the verdict it gives, and labels to make it from.
+"""The threshold on an anomaly score: the file `threshold.json`, the verdict it gives, labels to make it from.
 
 `calibration` chooses it. The verdict is fail-safe: "good" needs a score below the lower bound and answers
 that say good and agree.
@@ -9,17 +9,18 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
+from anomalyr1.boxes import Floats
 from anomalyr1.files import write_whole
-from anomalyr1.types import Fingerprint, InputError, Record, Verdict
+from anomalyr1.inspection.verdicts import unsure_because
+from anomalyr1.types import Fingerprint, InputError, Record, Verdict, first_error
 
-Floats = NDArray[np.float64]
 Method = Literal["platt", "temperature"]
 
 MUST_MATCH = (
@@ -59,21 +60,22 @@ class Figures(Record):
     misses: int
     """Defective parts below the threshold."""
     false_alarms: int
-    """Good parts at or above it."""
+    """Good parts at or above the threshold."""
     unsure: int
     """Parts of either kind between the bounds."""
     cost_per_part: float
-    """Expected, at the threshold, for parts of which `defect_rate` are defective."""
+    """Expected cost of a part at the threshold, where `defect_rate` of the parts are defective."""
     cost_at_half: float
-    """The same at a score of 0.5, for comparison."""
+    """Expected cost of a part at a score of 0.5, for comparison."""
     error_before: float
     """Expected calibration error of the scores as they are, at the labelled share of defects; ten bins of
     equal size."""
     error_after: float
-    """The same after calibration, cross-validated."""
+    """Expected calibration error after calibration, cross-validated."""
     brier_before: float
+    """Brier score of the scores as they are."""
     brier_after: float
-    """Cross-validated."""
+    """Brier score after calibration, cross-validated."""
     false_alarm_bound: float
     """The false-alarm rate is at most this, at 95 % (exact binomial)."""
     miss_bound: float
@@ -81,7 +83,7 @@ class Figures(Record):
     claim: float
     """The false-alarm rate that is to be claimed."""
     good_parts_missing: int
-    """So many more good parts without a false alarm are needed to claim it at 95 %."""
+    """So many more good parts without a false alarm are needed to claim that rate at 95 %."""
 
 
 class Threshold(Record):
@@ -90,9 +92,9 @@ class Threshold(Record):
     threshold: float
     """A score from here on costs less when it is called a defect."""
     low: float
-    """Below: good."""
+    """Scores below it are good."""
     high: float
-    """From here on: defect; between the two: unsure."""
+    """Scores from here on are defects; between the two bounds a part is unsure."""
     calibration: Calibration
     cost_miss: float
     cost_false_alarm: float
@@ -121,15 +123,14 @@ class Threshold(Record):
         except OSError as error:
             raise InputError(f"cannot read the threshold file {str(path)!r}: {error.strerror}") from error
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
             raise InputError(
-                f"{str(path)!r} is no threshold file ({why}); make one with: anomalyr1 calibrate"
+                f"{str(path)!r} is no threshold file ({first_error(error)}); "
+                "make one with: anomalyr1 calibrate"
             ) from error
 
     @property
     def digest(self) -> str:
-        """What a run's fingerprint says of it."""
+        """What the fingerprint of a run says of its threshold."""
         return f"threshold@{hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]}"
 
     def require_same(self, run: Fingerprint) -> None:
@@ -138,7 +139,8 @@ class Threshold(Record):
         differences = [f"{name} was {old!r} and is now {new!r}" for name, old, new in pairs if old != new]
         if differences:
             raise InputError(
-                f"the threshold was made for other scores: {'; '.join(differences)}. Inspect labelled parts so, and calibrate again"
+                f"the threshold was made for other scores: {'; '.join(differences)}. "
+                "Inspect labelled parts so, and calibrate again"
             )
 
     def judge(self, verdict: Verdict, reason: str, score: float | None) -> tuple[Verdict, str]:
@@ -150,48 +152,52 @@ class Threshold(Record):
         if verdict == "unsure":
             return verdict, reason
         if score is None:
-            return "unsure", _because("there is no score to compare with the threshold", reason)
-        said = f"the score {score:.3g} (probability of a defect {float(self.calibration(np.array([score]))[0]):.3g})"
-        if score >= self.high:
-            note = (
-                f"Defect because {said} reaches the threshold {self.high:.3g}, although the answer says good."
-            )
-            return "defect", reason if verdict == "defect" else f"{note}\n{reason}".strip()
-        if score >= self.low:
-            return "unsure", _because(
-                f"{said} lies between the bounds {self.low:.3g} and {self.high:.3g}", reason
-            )
-        if verdict == "defect":
-            return "unsure", _because(
-                f"{said} lies below the threshold {self.low:.3g}, but the answer says defect", reason
-            )
-        return "good", reason
+            return "unsure", unsure_because("there is no score to compare with the threshold", reason)
+        probability = float(self.calibration(np.array([score]))[0])
+        measured = f"the score {score:.3g} (probability of a defect {probability:.3g})"
+        if self.low <= score < self.high:
+            problem = f"{measured} lies between the bounds {self.low:.3g} and {self.high:.3g}"
+            return "unsure", unsure_because(problem, reason)
+        if score < self.low and verdict == "defect":
+            problem = f"{measured} lies below the threshold {self.low:.3g}, but the answer says defect"
+            return "unsure", unsure_because(problem, reason)
+        if score >= self.high and verdict == "good":
+            note = f"reaches the threshold {self.high:.3g}, although the answer says good."
+            return "defect", f"Defect because {measured} {note}\n{reason}".strip()
+        return verdict, reason  # score and answers agree
+
+
+def labels_of(source: str | Path) -> dict[str, bool]:
+    """Whether each sample is defective, from a CSV file (see `read_labels`) or from a data set (its spec).
+
+    Samples of a data set go by their image's path, as `anomalyr1 inspect` names them. Raises `InputError` as
+    `read_labels` and `data.load` do.
+    """
+    if Path(source).is_file() or ":" not in str(source):
+        return read_labels(source)
+    from anomalyr1 import data
+
+    samples = data.load(str(source))
+    return {sample.image.as_posix(): sample.anomalous for sample in samples if sample.anomalous is not None}
 
 
 def read_labels(path: str | Path) -> dict[str, bool]:
-    """Whether each sample is defective, from a CSV file with the columns sample_id and label (good or defect).
+    """Whether each sample is defective, from a CSV file of the columns sample_id and label (good or defect).
 
     Raises `InputError` with the line number for anything else, and for a sample with two labels.
     """
     labels: dict[str, bool] = {}
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file, strict=True)
-            if not {"sample_id", "label"} <= set(rows.fieldnames or ()):
+            table = csv.DictReader(file, strict=True)
+            columns = table.fieldnames or ()
+            if not {"sample_id", "label"} <= set(columns):
                 raise InputError(
-                    f"{str(path)!r}: expected the columns sample_id and label, got {', '.join(rows.fieldnames or ()) or 'none'}"
+                    f"{str(path)!r}: expected the columns sample_id and label, "
+                    f"got {', '.join(columns) or 'none'}"
                 )
-            for row in rows:
-                name, label = row["sample_id"], (row["label"] or "").strip().lower()
-                if label not in LABELS:
-                    raise InputError(
-                        f"line {rows.line_num} of {str(path)!r}: expected the label good or defect, got {label[:40]!r}"
-                    )
-                if name in labels:
-                    raise InputError(
-                        f"line {rows.line_num} of {str(path)!r}: sample {name!r} has a label already; delete one of the two"
-                    )
-                labels[name] = LABELS[label]
+            for row in table:
+                _add_label(labels, row, f"line {table.line_num} of {str(path)!r}")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(
             f"the labels {str(path)!r} cannot be read ({error}); give a CSV file in UTF-8"
@@ -199,14 +205,19 @@ def read_labels(path: str | Path) -> dict[str, bool]:
     return labels
 
 
-def _because(why: str, reason: str) -> str:
-    return f"Unsure because {why}." + (f"\n{reason}" if reason else "")
+def _add_label(labels: dict[str, bool], row: Mapping[str, str | None], where: str) -> None:
+    name, label = row["sample_id"] or "", (row["label"] or "").strip().lower()
+    if label not in LABELS:
+        raise InputError(f"{where}: expected the label good or defect, got {label[:40]!r}")
+    if name in labels:
+        raise InputError(f"{where}: sample {name!r} has a label already; delete one of the two")
+    labels[name] = LABELS[label]
 
 
 def logit(values: Floats) -> Floats:
     """(N,) probabilities -> (N,) log-odds, finite."""
-    kept = np.clip(values, _CLIP, 1 - _CLIP)
-    odds: Floats = np.log(kept) - np.log1p(-kept)
+    clipped = np.clip(values, _CLIP, 1 - _CLIP)
+    odds: Floats = np.log(clipped) - np.log1p(-clipped)
     return odds
 
 

@@ -35,35 +35,33 @@ class Opinion(NamedTuple):
 
 
 def conclude(verdicts: Sequence[Reply], groundings: Sequence[Reply], size_wh: tuple[int, int]) -> Opinion:
-    """The verdict of K replies to each of the two questions; the n-th of one and of the other are a sample together.
+    """The verdict of K replies to each of the two questions; the n-th of both are a sample together.
 
-    Without groundings (a reply without reasoning has no boxes) the one verdict stands by itself.
+    Without groundings (a reply without reasoning has no boxes) the one verdict stands by itself. `size_wh` is
+    the original image's.
     """
     score, score_from = _score(verdicts, fast=not groundings)
     if not groundings:
-        verdict, reason = _alone(verdicts[0], score)
+        verdict, reason = _fast_verdict(verdicts[0], score)
         return Opinion(verdict, reason, None, score, score_from)
-    samples = list(zip(verdicts, groundings, strict=True))
-    decided = [
-        decide(
-            first.answer, second.answer, cut_off="length" in (first.finish, second.finish), size_wh=size_wh
-        )
-        for first, second in samples
+    # 1. Each sample comes to a verdict of its own.
+    decisions = [
+        decide(judged.answer, located.answer, "length" in (judged.finish, located.finish), size_wh)
+        for judged, located in zip(verdicts, groundings, strict=True)
     ]
-    votes = None
-    if len(samples) == 1:
-        chosen, (verdict, reason) = 0, decided[0]
-    else:
-        found = [second.answer.boxes for _, second in samples]
-        votes = Votes(
-            verdicts=dict(sorted(Counter(one for one, _ in decided).items())), box_stability=_stability(found)
-        )
-        verdict, chosen = _majority([one for one, _ in decided], found)
-        reason = _voted(verdict, decided[chosen][1], votes)
+    boxes = [located.answer.boxes for located in groundings]
+    # 2. Of several samples more than half must agree.
+    votes, speaker = None, 0
+    verdict, reason = decisions[0]
+    if len(decisions) > 1:
+        votes = _count_votes([vote for vote, _ in decisions], boxes)
+        verdict, speaker = _majority([vote for vote, _ in decisions], boxes)
+        reason = _vote_reason(verdict, decisions[speaker][1], votes)
+    # 3. The score must not contradict the verdict.
     problem = against_score(verdict, score)
     if problem:
-        verdict, reason = "unsure", _unsure(problem, reason)
-    return Opinion(verdict, reason, samples[chosen][1].answer.boxes, score, score_from, votes)
+        verdict, reason = "unsure", unsure_because(problem, reason)
+    return Opinion(verdict, reason, boxes[speaker], score, score_from, votes)
 
 
 def defect_letter(question: Question) -> str | None:
@@ -73,60 +71,54 @@ def defect_letter(question: Question) -> str | None:
 
 
 def of_questions(questions: Sequence[Question], replies: Sequence[Reply]) -> Opinion:
-    """What a sample's own questions and their replies amount to: the verdict of its yes/no question, the boxes of its grounding.
+    """What a sample's own questions and their replies amount to.
 
-    Unlike `conclude`, nothing is checked against anything else: evaluation wants to see each answer as it is.
+    The verdict of its yes/no question, the boxes of its grounding. Unlike `conclude`, nothing is checked
+    against anything else: evaluation wants to see each answer as it is.
     """
-    asked = list(zip(questions, replies, strict=True))
-    boxes = next((reply.answer.boxes for question, reply in asked if question.kind == "grounding"), None)
-    for question, reply in asked:
+    pairs = list(zip(questions, replies, strict=True))
+    boxes = next((reply.answer.boxes for question, reply in pairs if question.kind == "grounding"), None)
+    for question, reply in pairs:
         letter = defect_letter(question) if question.kind == "anomaly detection" else None
-        if letter is None:
-            continue
-        score = reply.option_scores.get(letter) if reply.option_scores else None
-        score_from = "" if score is None else f"probability of option {letter}"
-        if reply.answer.choice is None:
-            return Opinion(
-                "unsure",
-                _unsure("the verdict could not be read", reply.answer.reasoning),
-                boxes,
-                score,
-                score_from,
-            )
-        verdict: Verdict = "defect" if reply.answer.choice == letter else "good"
-        return Opinion(verdict, reply.answer.reasoning, boxes, score, score_from)
-    return Opinion("unsure", _unsure("its questions ask for no verdict", ""), boxes, None, "")
+        if letter is not None:
+            return _yes_no_opinion(reply, letter, boxes)
+    return Opinion("unsure", unsure_because("its questions ask for no verdict"), boxes, None, "")
 
 
 def decide(
     verdict: Answer, grounding: Answer, cut_off: bool = False, size_wh: tuple[int, int] | None = None
 ) -> tuple[Verdict, str]:
-    """The verdict of the two answers of one sample, and why; "unsure" unless they agree. `size_wh` is the original image's."""
+    """The verdict of the two answers of one sample, and why; "unsure" unless they agree.
+
+    `size_wh` is the original image's.
+    """
     reasoning = verdict.reasoning or grounding.reasoning
     problem = "a reply was cut off before its end" if cut_off else disagreement(verdict, grounding, size_wh)
     if problem:
-        return "unsure", _unsure(problem, reasoning)
+        return "unsure", unsure_because(problem, reasoning)
     return ("defect" if verdict.choice == DEFECT else "good"), reasoning
 
 
 def disagreement(verdict: Answer, grounding: Answer, size_wh: tuple[int, int] | None = None) -> str:
     """What keeps two answers from making a verdict, in words; empty when they agree."""
+    # 1. The verdict's own reasoning and answer.
     if verdict.status == "unparseable" or verdict.choice not in (DEFECT, GOOD):
         return "the verdict could not be read"
     if verdict.conclusion not in (None, verdict.choice):
         return f"the reasoning concludes {verdict.conclusion} but the answer is {verdict.choice}"
     defect = verdict.choice == DEFECT
-    said = "defect" if defect else "good"
+    answer_says = f"the answer says {'defect' if defect else 'good'}"
     if verdict.says_defect not in (None, defect):
-        return f"the reasoning {'finds a defect' if verdict.says_defect else 'finds no defect'}, but the answer says {said}"
+        return f"the reasoning {_finding(verdict.says_defect)}, but {answer_says}"
+    # 2. The grounding's own reasoning and boxes.
     if grounding.status == "unparseable" or grounding.boxes is None:
-        return f"the answer says {said}, but the boxes could not be read"
-    drawn = len(grounding.boxes)
-    if grounding.says_defect not in (None, drawn > 0):
-        found = "finds a defect" if grounding.says_defect else "finds no defect"
-        return f"the reasoning about the place {found}, but {_boxes(drawn)} drawn"
-    if defect != (drawn > 0):
-        return f"the answer says {said}, but {_boxes(drawn)} drawn"
+        return f"{answer_says}, but the boxes could not be read"
+    boxes = len(grounding.boxes)
+    if grounding.says_defect not in (None, boxes > 0):
+        return f"the reasoning about the place {_finding(grounding.says_defect)}, but {_boxes(boxes)} drawn"
+    # 3. One against the other.
+    if defect != (boxes > 0):
+        return f"{answer_says}, but {_boxes(boxes)} drawn"
     if not defect and any(_defect_outside_reasoning(answer) for answer in (verdict, grounding)):
         return "the answer says good, but the text around it finds a defect"
     return _misplaced(verdict, grounding, size_wh)
@@ -139,20 +131,33 @@ def against_score(verdict: Verdict, score: float | None) -> str:
     return f"the answer says {verdict}, but the probability of a defect is {score:.2f}"
 
 
+def unsure_because(problem: str, reasoning: str = "") -> str:
+    """The reason of a verdict "unsure": the problem, then the model's reasoning, if there is any."""
+    return f"Unsure because {problem}." + (f"\n{reasoning}" if reasoning else "")
+
+
+def _yes_no_opinion(reply: Reply, letter: str, boxes: tuple[Box, ...] | None) -> Opinion:
+    """What the reply to a yes/no question says, whose option `letter` means a defect."""
+    reasoning = reply.answer.reasoning
+    score = reply.option_scores.get(letter) if reply.option_scores else None
+    score_from = "" if score is None else f"probability of option {letter}"
+    if reply.answer.choice is None:
+        reason = unsure_because("the verdict could not be read", reasoning)
+        return Opinion("unsure", reason, boxes, score, score_from)
+    verdict: Verdict = "defect" if reply.answer.choice == letter else "good"
+    return Opinion(verdict, reasoning, boxes, score, score_from)
+
+
 def _misplaced(verdict: Answer, grounding: Answer, size_wh: tuple[int, int] | None) -> str:
     """How the boxes lie elsewhere than a reasoning says, in words.
 
     Milder than the reward, which wants the centre of the largest box there: a box beside the border of two
     regions is no contradiction.
     """
-    for answer, about in ((grounding, " about the place"), (verdict, "")):
-        place = answer.place
-        if (
-            size_wh
-            and place
-            and grounding.boxes
-            and not any(_touches(box, place, size_wh) for box in grounding.boxes)
-        ):
+    if not size_wh or not grounding.boxes:
+        return ""
+    for place, about in ((grounding.place, " about the place"), (verdict.place, "")):
+        if place and not any(_touches(box, place, size_wh) for box in grounding.boxes):
             return f"the reasoning{about} puts the defect in the {place}, but no box touches it"
     return ""
 
@@ -173,60 +178,68 @@ def _defect_outside_reasoning(answer: Answer) -> bool:
 
 def _score(verdicts: Sequence[Reply], fast: bool) -> tuple[float | None, str]:
     """The mean probability of a defect over the replies that have one, and how it was made."""
-    known = [reply.option_scores[DEFECT] for reply in verdicts if reply.option_scores]
-    if not known:
+    scores = [reply.option_scores[DEFECT] for reply in verdicts if reply.option_scores]
+    if not scores:
         return None, ""
-    how = FAST if fast else REASONED
+    method = FAST if fast else REASONED
     if len(verdicts) > 1:
-        how = f"mean of {len(known)} of {len(verdicts)} samples: {how}"
-    return sum(known) / len(known), how
+        method = f"mean of {len(scores)} of {len(verdicts)} samples: {method}"
+    return sum(scores) / len(scores), method
 
 
-def _alone(reply: Reply, score: float | None) -> tuple[Verdict, str]:
-    """The verdict of a reply without reasoning."""
+def _fast_verdict(reply: Reply, score: float | None) -> tuple[Verdict, str]:
+    """The verdict of a reply without reasoning, and why."""
     if reply.answer.choice not in (DEFECT, GOOD) or score is None:
-        return "unsure", _unsure("the verdict could not be read", "")
+        return "unsure", unsure_because("the verdict could not be read")
     reason = f"Without reasoning: the probability of a defect is {score:.2f}."
     return ("defect" if reply.answer.choice == DEFECT else "good"), reason
 
 
-def _majority(verdicts: Sequence[Verdict], boxes: Sequence[tuple[Box, ...] | None]) -> tuple[Verdict, int]:
-    """What more than half of the samples say, else "unsure"; and the sample that says so whose boxes are most like the others'."""
-    winner, count = Counter(verdicts).most_common(1)[0]
-    agreed: Verdict = winner if 2 * count > len(verdicts) else "unsure"
-    speakers = [i for i, one in enumerate(verdicts) if one == winner]
-    return agreed, max(speakers, key=lambda i: (_likeness(i, speakers, boxes), -i))
-
-
-def _likeness(i: int, others: Sequence[int], boxes: Sequence[tuple[Box, ...] | None]) -> float:
-    """The summed set IoU of a sample's boxes with the others'; -1 where it has none to compare."""
-    own = boxes[i]
-    return (
-        -1.0
-        if own is None
-        else sum(_same(own, other) for k in others if k != i and (other := boxes[k]) is not None)
+def _count_votes(verdicts: Sequence[Verdict], boxes: Sequence[tuple[Box, ...] | None]) -> Votes:
+    """How the samples voted, and the mean set IoU over all pairs of samples that have boxes."""
+    readable = [sample_boxes for sample_boxes in boxes if sample_boxes is not None]
+    overlaps = [_overlap(*pair) for pair in combinations(readable, 2)]
+    return Votes(
+        verdicts=dict(sorted(Counter(verdicts).items())),
+        box_stability=sum(overlaps) / len(overlaps) if overlaps else None,
     )
 
 
-def _stability(boxes: Sequence[tuple[Box, ...] | None]) -> float | None:
-    pairs = list(combinations([one for one in boxes if one is not None], 2))
-    return sum(_same(one, other) for one, other in pairs) / len(pairs) if pairs else None
+def _majority(verdicts: Sequence[Verdict], boxes: Sequence[tuple[Box, ...] | None]) -> tuple[Verdict, int]:
+    """What more than half of the samples say, else "unsure"; and the sample that speaks for them.
+
+    That is, of those with the commonest verdict, the one whose boxes are most like the boxes of the others.
+    """
+    winner, count = Counter(verdicts).most_common(1)[0]
+    agreed: Verdict = winner if 2 * count > len(verdicts) else "unsure"
+    speakers = [i for i, verdict in enumerate(verdicts) if verdict == winner]
+    return agreed, max(speakers, key=lambda i: (_likeness(i, speakers, boxes), -i))
 
 
-def _same(one: Sequence[Box], other: Sequence[Box]) -> float:
-    return set_iou(to_array(one), to_array(other))
+def _likeness(sample: int, speakers: Sequence[int], boxes: Sequence[tuple[Box, ...] | None]) -> float:
+    """The summed set IoU of a sample's boxes with those of the other speakers; -1 where it has none."""
+    sample_boxes = boxes[sample]
+    if sample_boxes is None:
+        return -1.0
+    peers = [boxes[i] for i in speakers if i != sample]
+    return sum(_overlap(sample_boxes, peer_boxes) for peer_boxes in peers if peer_boxes is not None)
 
 
-def _voted(verdict: Verdict, reason: str, votes: Votes) -> str:
-    """The reason of a vote: how it went, then what the chosen sample reasons."""
+def _overlap(boxes: Sequence[Box], reference: Sequence[Box]) -> float:
+    return set_iou(to_array(boxes), to_array(reference))
+
+
+def _vote_reason(verdict: Verdict, reason: str, votes: Votes) -> str:
+    """The reason of a vote: how it went, then what the sample that speaks for it reasons."""
     tally = ", ".join(f"{n} {name}" for name, n in votes.verdicts.items())
     if verdict == "unsure":
-        return _unsure(f"of {votes.samples} samples too few agree on a verdict ({tally})", reason)
+        problem = f"of {votes.samples} samples too few agree on a verdict ({tally})"
+        return unsure_because(problem, reason)
     return f"{votes.verdicts[verdict]} of {votes.samples} samples say {verdict}.\n{reason}".strip()
 
 
-def _unsure(problem: str, reasoning: str) -> str:
-    return f"Unsure because {problem}." + (f"\n{reasoning}" if reasoning else "")
+def _finding(says_defect: bool | None) -> str:
+    return "finds a defect" if says_defect else "finds no defect"
 
 
 def _boxes(n: int) -> str:

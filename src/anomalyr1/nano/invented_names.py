@@ -7,7 +7,7 @@ from pathlib import Path
 
 from numpy.random import Generator
 
-from anomalyr1.data.multiple_choice import one
+from anomalyr1.data.multiple_choice import pick_text
 from anomalyr1.drawn.words import GOOD_LOOK, MATERIAL, PURPOSE
 from anomalyr1.types import LETTERS, Question, Sample
 
@@ -27,13 +27,15 @@ RHYMES = ("al", "an", "ar", "ek", "el", "en", "ib", "il", "in", "ol", "on", "or"
 def invent_name(rng: Generator) -> str:
     """One or two words, or one that does not exist."""
     if rng.random() < 0.3:
-        return "".join(one(rng, ONSETS) + one(rng, RHYMES) for _ in range(int(rng.integers(2, 4))))
+        return "".join(
+            pick_text(rng, ONSETS) + pick_text(rng, RHYMES) for _ in range(int(rng.integers(2, 4)))
+        )
     return _random_words(rng, 2)
 
 
 def invent_purpose(rng: Generator) -> str:
     """What an object may be used for."""
-    return f"{one(rng, ACTS)} {_random_words(rng, 3)}"
+    return f"{pick_text(rng, ACTS)} {_random_words(rng, 3)}"
 
 
 def invent_material(rng: Generator) -> str:
@@ -42,7 +44,7 @@ def invent_material(rng: Generator) -> str:
 
 
 def _random_words(rng: Generator, most: int) -> str:
-    return " ".join(one(rng, WORDS) for _ in range(int(rng.integers(1, most + 1))))
+    return " ".join(pick_text(rng, WORDS) for _ in range(int(rng.integers(1, most + 1))))
 
 
 def rename_object(sample: Sample, rng: Generator) -> Sample:

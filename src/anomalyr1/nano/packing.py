@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from anomalyr1.nano.layers import Rotary, attention, rms_norm, rotary, rotate
-from anomalyr1.shared_prefix.score import branch_mask
+from anomalyr1.shared_prefix.layout import PADDING, PREFIX, attention_mask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -93,7 +93,7 @@ def pack(rows: Sequence[PrefixRow], model: PreTrainedModel) -> PackedBatch:
     """The tensors of a batch for `model`, padded on the right."""
     shape = len(rows), max(row.length for row in rows)
     ids: Ints = np.full(shape, model.config.get_text_config().pad_token_id, dtype=np.int64)
-    segments: Ints = np.full(shape, -2, dtype=np.int64)
+    owners: Ints = np.full(shape, PADDING, dtype=np.int64)
     positions: Ints = np.zeros((3, *shape), dtype=np.int64)
     inspected: list[tuple[int, int]] = []
     learned: list[tuple[int, int]] = []
@@ -102,7 +102,7 @@ def pack(rows: Sequence[PrefixRow], model: PreTrainedModel) -> PackedBatch:
     for i, row in enumerate(rows):
         # 1. The prefix, with the model's own positions.
         end = len(row.prefix)
-        ids[i, :end], segments[i, :end] = row.prefix, -1
+        ids[i, :end], owners[i, :end] = row.prefix, PREFIX
         positions[:, i, :end] = _prefix_positions(row, model)
         restart = int(positions[:, i, :end].max()) + 1
         if row.grids_hw:
@@ -110,18 +110,19 @@ def pack(rows: Sequence[PrefixRow], model: PreTrainedModel) -> PackedBatch:
             image_columns = np.flatnonzero(ids[i] == model.config.image_token_id)
             inspected += [(i, int(column)) for column in image_columns[-h * w :]]
         # 2. Its branches one behind the other, each as if it stood right behind the prefix.
-        for j, branch in enumerate(row.branches):
+        for number, branch in enumerate(row.branches, start=1):
             tokens = branch.prompt + branch.completion
             start, end = end, end + len(tokens)
-            ids[i, start:end], segments[i, start:end] = tokens, j
+            ids[i, start:end], owners[i, start:end] = tokens, number
             positions[:, i, start:end] = restart + np.arange(len(tokens))
             learned += [(i, column) for column in range(start + len(branch.prompt) - 1, end - 1)]
             targets += branch.completion
             weights += branch.weights or [1.0] * len(branch.completion)
+    columns = torch.from_numpy(owners)
     return PackedBatch(
         ids=torch.from_numpy(ids),
         positions=torch.from_numpy(positions),
-        mask=branch_mask(torch.from_numpy(segments), torch.float32) == 0,
+        mask=attention_mask(columns, [columns], torch.float32) == 0,
         image_at=_as_indices(np.argwhere(ids == model.config.image_token_id)),
         last_image_at=_as_indices(inspected),
         learned_at=_as_indices(learned),

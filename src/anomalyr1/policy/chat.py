@@ -1,6 +1,9 @@
-"""Qwen's chat format: our own template, the one that is rendered whatever template a model folder brings along.
+"""Qwen's chat format: our own template, which is rendered whatever template a model folder brings along.
 
-    <|im_start|>role newline parts <|im_end|> newline, and for an image <|vision_start|><|image_pad|><|vision_end|>
+    <|im_start|>user
+    Inspect: <|vision_start|><|image_pad|><|vision_end|>
+    Is there any defect in the object?<|im_end|>
+    <|im_start|>assistant
 
 It adds no system message of its own: every word a model reads comes from `prompts.py`.
 """
@@ -14,8 +17,10 @@ from anomalyr1.types import InputError
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ part['text'] }}{% endif %}"
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
@@ -27,10 +32,11 @@ IMAGE_START, IMAGE, IMAGE_END = "<|vision_start|>", "<|image_pad|>", "<|vision_e
 REQUIRED_TOKENS = (TURN_START, TURN_END, TEXT_END, IMAGE_START, IMAGE, IMAGE_END)
 """What a tokenizer must have, each as one special token."""
 STOP_TOKENS = (TURN_END, TEXT_END)
-"""What ends a completion."""
+"""The tokens that end a completion."""
 NEVER_WRITTEN = (
-    TURN_START, IMAGE_START, IMAGE, IMAGE_END, "<|vision_pad|>", "<|video_pad|>", "<|object_ref_start|>", "<|object_ref_end|>",
-    "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>",
+    TURN_START, IMAGE_START, IMAGE, IMAGE_END, "<|vision_pad|>", "<|video_pad|>",
+    "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>",
+    "<|quad_start|>", "<|quad_end|>",
 )  # fmt: skip
 """Tokens that a completion must never hold: an image token without an image breaks the next forward pass."""
 
@@ -51,21 +57,21 @@ def encode(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> list[int]:
     )
     ids = cast("list[int]", tokenizer(rendered, add_special_tokens=False)["input_ids"])
     special = special_ids(tokenizer)
-    found = tokenizer.convert_ids_to_tokens([id_ for id_ in ids if id_ in special])
-    expected = _expected_tokens(messages)
-    if found != expected:
-        foreign = next(
-            (token for token, own in zip(found, expected, strict=False) if token != own),
-            (found + expected)[-1],
-        )
+    actual = tokenizer.convert_ids_to_tokens([id_ for id_ in ids if id_ in special])
+    expected = _special_tokens(messages)
+    if actual != expected:
+        misplaced = (token for token, right in zip(actual, expected, strict=False) if token != right)
+        foreign = next(misplaced, (actual + expected)[-1])
         raise InputError(
-            f"the prompt's text writes a special token: expected {len(expected)} of them, found {len(found)}, the first out of place is "
-            f"{foreign!r}; build prompts with anomalyr1.prompts, which breaks such text up"
+            f"the prompt's text writes a special token: expected {len(expected)} of them, "
+            f"found {len(actual)}, the first out of place is {foreign!r}; "
+            "build prompts with anomalyr1.prompts, which breaks such text up"
         )
     return ids
 
 
-def _expected_tokens(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+def _special_tokens(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The special tokens that the template itself writes for a chat."""
     expected: list[str] = []
     for message in messages:
         parts = [] if isinstance(message["content"], str) else message["content"]
@@ -75,6 +81,13 @@ def _expected_tokens(messages: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def expand(ids: Sequence[int], image_id: int, image_tokens: Sequence[int]) -> list[int]:
-    """`ids` with the n-th image token repeated `image_tokens[n]` times, once for each token that the image becomes."""
+    """`ids` with the n-th image token repeated for each of the `image_tokens[n]` tokens of the n-th image.
+
+    >>> expand([1, 9, 2, 9, 3], image_id=9, image_tokens=[3, 1])
+    [1, 9, 9, 9, 2, 9, 3]
+    """
     counts = iter(image_tokens)
-    return [id_ for own in ids for id_ in ([own] * next(counts) if own == image_id else [own])]
+    expanded: list[int] = []
+    for id_ in ids:
+        expanded += [id_] * (next(counts) if id_ == image_id else 1)
+    return expanded

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from anomalyr1.files import sha256_of_file
 from anomalyr1.images import FAMILIES, Family
 from anomalyr1.policy import chat
 from anomalyr1.policy.safety import check_configuration, check_folder
@@ -31,8 +31,8 @@ NANO = "nano"
 """The name of the bundled policy."""
 NANO_FOLDER = Path(__file__).parent / "nano"
 BUNDLED = {NANO: NANO_FOLDER, "nano-raw": NANO_FOLDER.with_name("nano-raw")}
-"""What the package ships, by name; the raw one is a start for experiments: its reasoning often contradicts
-its answers."""
+"""The folders of the policies that the package ships, by name. The raw one is a start for experiments: its
+reasoning often contradicts its answers."""
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -63,7 +63,7 @@ class Policy:
     max_pixels: int
     """The largest image that the model is shown, in pixels."""
     name: str
-    """As it was asked for: "nano", a folder or a hub name."""
+    """The name that it was loaded by: "nano", a folder or a name on the hub."""
     revision: str
     """The commit on the hub, or the digest "sha256:..." of a folder's weights and configuration."""
 
@@ -80,13 +80,17 @@ class Policy:
 
     @cached_property
     def suppressed_ids(self) -> tuple[int, ...]:
-        """The ids that a completion must never hold: placeholders, special tokens that are no stop, rows without a token."""
+        """The ids that a completion must never hold.
+
+        These are placeholders, special tokens that are no stop, and rows of the head without a token.
+        """
         tokenizer = self.processor.tokenizer
-        known = tokenizer.get_vocab()
+        vocabulary = tokenizer.get_vocab()
         rows = range(self.model.get_output_embeddings().weight.shape[0])
-        without_token = set(rows) - set(known.values())
-        named = {known[name] for name in chat.NEVER_WRITTEN if name in known}
-        return tuple(sorted((without_token | named | chat.special_ids(tokenizer)) - set(self.stop_ids)))
+        without_token = set(rows) - set(vocabulary.values())
+        placeholders = {vocabulary[name] for name in chat.NEVER_WRITTEN if name in vocabulary}
+        forbidden = without_token | placeholders | chat.special_ids(tokenizer)
+        return tuple(sorted(forbidden - set(self.stop_ids)))
 
     @property
     def max_tokens(self) -> int:
@@ -110,55 +114,55 @@ def load_policy(
     `InputError` for a folder that is refused, damaged or not supported, and `SetupError` where the weights
     cannot be had or the device is missing.
     """
-    folder, family, found = find_folder(name_or_dir, revision)
-    chosen = _device(device)
+    folder, family, found_revision = find_folder(name_or_dir, revision)
+    target = _find_device(device)
     if dtype is not None and dtype not in _DTYPES:
         raise InputError(f"unknown dtype {dtype!r}; choose one of {', '.join(_DTYPES)}")
     if dtype is None:
-        dtype = "bfloat16" if chosen.type == "cuda" else "float32"
-    model, processor = _from_folder(folder, dtype, chosen)
+        dtype = "bfloat16" if target.type == "cuda" else "float32"
+    processor = load_processor(folder)
+    processor.tokenizer.padding_side = "left"
+    model = _load_model(folder, dtype, target, processor.tokenizer)
     _check_parts(folder, model, processor, family)
-    return Policy(
-        model, processor, family, pixel_cap(folder, processor, family, max_pixels), name_or_dir, found
-    )
+    cap = pixel_cap(folder, processor, family, max_pixels)
+    return Policy(model, processor, family, cap, name_or_dir, found_revision)
 
 
-class Found(NamedTuple):
-    """A model folder that may be loaded."""
+class ModelFolder(NamedTuple):
+    """A model folder that has been checked and may be loaded."""
 
     folder: Path
+    """Where the files lie."""
     family: Family
+    """The family of the model in it."""
     revision: str
-    """The commit on the hub, or the digest of a folder's weights and configuration."""
+    """The commit on the hub, or the digest of a folder's weights and configuration; empty = not computed."""
 
 
-def find_folder(name_or_dir: str, revision: str | None = None) -> Found:
+def find_folder(name_or_dir: str, revision: str | None = None) -> ModelFolder:
     """The checked folder of "nano", of a folder or of a model of the hub; raises as `load_policy` does."""
     local = _local_folder(name_or_dir)
     folder = local or _download(name_or_dir, revision)
     family = FAMILIES[check_folder(folder)]
-    return Found(folder, family, folder.name if local is None else _revision_of(local, revision))
+    return ModelFolder(folder, family, folder.name if local is None else _revision_of(local, revision))
 
 
-def find_configuration(name_or_dir: str, revision: str | None = None) -> Found:
+def find_configuration(name_or_dir: str, revision: str | None = None) -> ModelFolder:
     """As `find_folder`, without the weights of a model of the hub: enough to plan with."""
-    if local := _local_folder(name_or_dir):
-        return Found(local, FAMILIES[check_configuration(local)], "")
-    folder = _download(name_or_dir, revision, weights=False)
-    return Found(folder, FAMILIES[check_configuration(folder)], folder.name)
+    local = _local_folder(name_or_dir)
+    folder = local or _download(name_or_dir, revision, weights=False)
+    return ModelFolder(folder, FAMILIES[check_configuration(folder)], folder.name if local is None else "")
 
 
 def load_processor(folder: Path) -> Any:
-    """The processor of a checked folder, with our chat template. Raises `InputError` when transformers cannot load it."""
+    """The processor of a checked folder, with our chat template.
+
+    Raises `InputError` when transformers cannot load it.
+    """
     from transformers import AutoProcessor
 
-    try:
-        with quiet():
-            processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
-        raise InputError(
-            f"{str(folder)!r}: transformers cannot load its processor ({_first_line(error)}); copy the folder again"
-        ) from error
+    with quiet(), _typed_errors(folder):
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     processor.chat_template = processor.tokenizer.chat_template = chat.CHAT_TEMPLATE
     return processor
 
@@ -174,48 +178,52 @@ def licence_of(name: str) -> str:
 
 
 def limits_of(name: str) -> str:
-    """What must be known before a verdict of this model is believed; empty where nothing is known against it."""
+    """What to know before a verdict of this model is believed; empty where nothing is known against it."""
     if name in BUNDLED:
-        return f"{name} knows drawn parts only: on a photograph of a real part its verdict means nothing; name a real model with --model"
+        return (
+            f"{name} knows drawn parts only: on a photograph of a real part its verdict means nothing; "
+            "name a real model with --model"
+        )
     if start := _bundled_start(name):
         return (
-            f"{name} was {start}, which knows drawn parts only, before it was taught: on a photograph of a part it was not taught its "
-            "verdict means nothing, and on one it was taught only as much as an evaluation on held-out images shows"
+            f"{name} was {start}, which knows drawn parts only, before it was taught: on a photograph of a "
+            "part it was not taught its verdict means nothing, and on one it was taught only as much as an "
+            "evaluation on held-out images shows"
         )
     return ""
 
 
 def _bundled_start(name: str) -> str:
-    """The bundled policy that a run of ours (`RUN/final`, `RUN/checkpoint-N`), or the runs before it, began with; empty = not known.
+    """The bundled policy that a run (`RUN/final`, `RUN/checkpoint-N`) goes back to; empty = none is known.
 
-    A run says in `run.json` what it began with, seen from where it was started: from here, or from a folder
-    above the run.
+    A run says in `run.json` what it began with, which may be a run again. It names that as seen from where it
+    was started: from here, or from a folder above the run.
     """
-    places, seen = [Path()], set()
+    starting_points, run_files = [Path()], set()
     try:
         while name not in BUNDLED:
-            folder = next(
-                found for place in places if (found := (place / Path(name).expanduser()).resolve()).is_dir()
-            )
-            run = folder.parent / "run.json"
-            if run in seen:
+            folders = ((point / Path(name).expanduser()).resolve() for point in starting_points)
+            folder = next(filter(Path.is_dir, folders), None)
+            if folder is None:
                 return ""
-            seen.add(run)
-            name, places = str(json.loads(run.read_bytes())["model"]), [Path(), *run.parents]
-    except (StopIteration, OSError, ValueError, LookupError, TypeError, RecursionError, RuntimeError):
+            run_file = folder.parent / "run.json"
+            if run_file in run_files:  # runs that name each other
+                return ""
+            run_files.add(run_file)
+            name = str(json.loads(run_file.read_bytes())["model"])
+            starting_points = [Path(), *run_file.parents]
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError):  # no run.json, or not one of ours
         return ""
     return name
 
 
 def digest_of(folder: Path) -> str:
     """The digest of a model folder's weights and configuration: "sha256:" and 64 hexadecimal digits."""
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         if file.suffix in (".safetensors", ".json") or file.name == "merges.txt":
-            with file.open("rb") as stream:
-                content = hashlib.file_digest(stream, "sha256").hexdigest()
-            whole.update(f"{file.name} {content}\n".encode("utf-8", "surrogateescape"))
-    return f"sha256:{whole.hexdigest()}"
+            digest.update(f"{file.name} {sha256_of_file(file)}\n".encode("utf-8", "surrogateescape"))
+    return f"sha256:{digest.hexdigest()}"
 
 
 def _local_folder(name: str) -> Path | None:
@@ -223,7 +231,8 @@ def _local_folder(name: str) -> Path | None:
     if name in BUNDLED:
         if not BUNDLED[name].is_dir():
             raise SetupError(
-                f"the bundled policy {name} is not in this installation; install the package again, or name another model"
+                f"the bundled policy {name} is not in this installation; install the package again, "
+                "or name another model"
             )
         return BUNDLED[name]
     folder = Path(name).expanduser()
@@ -231,25 +240,30 @@ def _local_folder(name: str) -> Path | None:
         return folder
     if not _HUB_NAME.fullmatch(name):
         raise InputError(
-            f"no model folder {name!r}; name a folder with a model in it, a model of the hub as owner/name, or {' or '.join(BUNDLED)}"
+            f"no model folder {name!r}; name a folder with a model in it, a model of the hub as owner/name, "
+            f"or {' or '.join(BUNDLED)}"
         )
     return None
 
 
 def _revision_of(folder: Path, revision: str | None) -> str:
-    """The commit of a snapshot in the hub's cache, else the digest; raises `InputError` when it is not the one asked for."""
+    """The commit of a snapshot in the hub's cache, else the digest.
+
+    Raises `InputError` when it is not the `revision` that was pinned.
+    """
     place = folder.resolve()
     in_cache = place.parent.name == "snapshots" and _COMMIT.fullmatch(place.name)
-    found = place.name if in_cache else digest_of(folder)
-    if revision is not None and revision != found:
+    actual = place.name if in_cache else digest_of(folder)
+    if revision is not None and revision != actual:
         raise InputError(
-            f"{str(folder)!r}: its revision is {found!r}, expected {revision!r}; the files are not the ones that were pinned"
+            f"{str(folder)!r}: its revision is {actual!r}, expected {revision!r}; "
+            "the files are not the ones that were pinned"
         )
-    return found
+    return actual
 
 
 def _download(name: str, revision: str | None, weights: bool = True) -> Path:
-    """A model of the hub in the hub's own cache: the configuration first, so that a model is refused before its weights are fetched."""
+    """A model of the hub, in its cache; it is refused by its configuration before weights are fetched."""
     from huggingface_hub import errors, snapshot_download
 
     # Neither is an OSError as all other failures of the network are, and older versions of the library do not
@@ -268,8 +282,9 @@ def _download(name: str, revision: str | None, weights: bool = True) -> Path:
             )
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
         raise InputError(
-            f"the hub has no model {name!r}{f' at revision {revision!r}' if revision else ''} that you may read ({_first_line(error)}); "
-            "check the name, and for a gated model accept its terms on its page and run: hf auth login"
+            f"the hub has no model {name!r}{f' at revision {revision!r}' if revision else ''} that you may "
+            f"read ({_first_line(error)}); check the name, and for a gated model accept its terms on its "
+            "page and run: hf auth login"
         ) from error
     except (OSError, *unreachable) as error:
         raise _not_here(name, revision, error) from error
@@ -279,13 +294,14 @@ def _download(name: str, revision: str | None, weights: bool = True) -> Path:
 def _not_here(name: str, revision: str | None, error: BaseException) -> SetupError:
     pin = f" --revision {revision}" if revision else ""
     return SetupError(
-        f"the weights of {name!r} are not on this machine and could not be fetched ({_first_line(error)}). With a network, run: "
-        f"hf download {name}{pin}. Without one, run on another machine: hf download {name}{pin} --local-dir FOLDER, copy FOLDER here, and "
-        f"name it instead of {name!r}"
+        f"the weights of {name!r} are not on this machine and could not be fetched ({_first_line(error)}). "
+        f"With a network, run: hf download {name}{pin}. Without one, run on another machine: "
+        f"hf download {name}{pin} --local-dir FOLDER, copy FOLDER here, and name it instead of {name!r}"
     )
 
 
-def _device(name: str | None) -> torch.device:
+def _find_device(name: str | None) -> torch.device:
+    """The device of this name; without one, CUDA where there is one."""
     import torch
 
     if name is None:
@@ -294,115 +310,115 @@ def _device(name: str | None) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise InputError(f"unknown device {name!r}; choose cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and (
-        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
-    ):
+    devices = torch.cuda.device_count()
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= devices):
         raise SetupError(
-            f"there is no device {name!r} here ({torch.cuda.device_count()} CUDA devices); choose cpu, or see: anomalyr1 doctor"
+            f"there is no device {name!r} here ({devices} CUDA devices); choose cpu, or see: anomalyr1 doctor"
         )
     return device
 
 
-def _from_folder(folder: Path, dtype: str, device: torch.device) -> tuple[Any, Any]:
-    """Model and processor of a checked folder."""
+def _load_model(folder: Path, dtype: str, device: torch.device, tokenizer: Any) -> Any:
+    """The model of a checked folder in evaluation mode, with plain greedy decoding as its default."""
     import torch
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-    from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+    from transformers import AutoModelForImageTextToText, GenerationConfig
 
-    safe = {"trust_remote_code": False, "local_files_only": True}
+    with quiet(), _typed_errors(folder, f" on {device} in {dtype}"):
+        model, loading = AutoModelForImageTextToText.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+        model.to(device)
+    if absent := sorted(loading["missing_keys"]):
+        raise InputError(
+            f"{str(folder)!r}: {len(absent)} tensors are missing from the weights, such as {absent[0]!r}; "
+            "download it again"
+        )
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.convert_tokens_to_ids(list(chat.STOP_TOKENS)),
+        pad_token_id=tokenizer.convert_tokens_to_ids(chat.TEXT_END),
+    )
+    return model.eval()
+
+
+@contextmanager
+def _typed_errors(folder: Path, place: str = "") -> Iterator[None]:
+    """Whatever transformers raises inside becomes a typed error: on damaged files it may raise anything."""
+    import torch
+
     try:
-        with quiet():
-            processor = AutoProcessor.from_pretrained(folder, **safe)
-            model, loading = AutoModelForImageTextToText.from_pretrained(
-                folder,
-                dtype=getattr(torch, dtype),
-                attn_implementation="sdpa",
-                use_safetensors=True,
-                output_loading_info=True,
-                **safe,
-            )
-            model.to(device)
+        yield
     except ImportError as error:
         raise SetupError(
             f"{_first_line(error)}; install the package with all it needs: pip install anomalyr1"
         ) from error
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise SetupError(
-            f"{str(folder)!r}: not enough memory on {device} in {dtype}; choose a smaller model or another device"
+            f"{str(folder)!r}: not enough memory{place}; choose a smaller model or another device"
         ) from error
-    except (
-        OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, AssertionError, struct.error,
-        SafetensorError, StrictDataclassError,
-    ) as error:  # fmt: skip
+    except Exception as error:
         raise InputError(
-            f"{str(folder)!r}: transformers cannot load this model ({type(error).__name__}: {_first_line(error)}); copy the folder again "
-            "from the model's source"
+            f"{str(folder)!r}: transformers cannot load this model ({type(error).__name__}: "
+            f"{_first_line(error)}); copy the folder again from the model's source"
         ) from error
-    if absent := sorted(loading["missing_keys"]):
-        raise InputError(
-            f"{str(folder)!r}: {len(absent)} tensors are missing from the weights, such as {absent[0]!r}; download it again"
-        )
-    processor.chat_template = processor.tokenizer.chat_template = chat.CHAT_TEMPLATE
-    processor.tokenizer.padding_side = "left"
-    model.generation_config = GenerationConfig(
-        eos_token_id=processor.tokenizer.convert_tokens_to_ids(list(chat.STOP_TOKENS)),
-        pad_token_id=processor.tokenizer.convert_tokens_to_ids(chat.TEXT_END),
-    )
-    return model.eval(), processor
 
 
 def _check_parts(folder: Path, model: Any, processor: Any, family: Family) -> None:
     """Raise `InputError` where weights, tokenizer and image processor do not belong together."""
     tokenizer, images = processor.tokenizer, processor.image_processor
     special = chat.special_ids(tokenizer)
-    known = tokenizer.get_vocab()
-    if absent := [token for token in chat.REQUIRED_TOKENS if known.get(token) not in special]:
+    vocabulary = tokenizer.get_vocab()
+    if absent := [token for token in chat.REQUIRED_TOKENS if vocabulary.get(token) not in special]:
         raise InputError(
-            f"{str(folder)!r}: the tokenizer has no special token {absent[0]!r}; use the tokenizer of the model's source"
+            f"{str(folder)!r}: the tokenizer has no special token {absent[0]!r}; "
+            "use the tokenizer of the model's source"
         )
     vision = model.config.vision_config
-    facts = (
-        ("image_token_id", model.config.image_token_id, known[chat.IMAGE]),
-        (
-            "patch size times merge size of the processor",
-            images.patch_size * images.merge_size,
-            family.factor,
-        ),
-        (
-            "patch size times merge size of the weights",
-            vision.patch_size * vision.spatial_merge_size,
-            family.factor,
-        ),
-    )
-    for what, found, expected in facts:
-        if found != expected:
+    factors = {
+        "processor": images.patch_size * images.merge_size,
+        "weights": vision.patch_size * vision.spatial_merge_size,
+    }
+    facts = [("image_token_id", model.config.image_token_id, vocabulary[chat.IMAGE])]
+    for part, factor in factors.items():
+        facts.append((f"patch size times merge size of the {part}", factor, family.factor))
+    for fact, actual, expected in facts:
+        if actual != expected:
             raise InputError(
-                f"{str(folder)!r}: {what} is {found}, expected {expected}; its files are of different models, download it again"
+                f"{str(folder)!r}: {fact} is {actual}, expected {expected}; "
+                "its files are of different models, download it again"
             )
-    rows = model.get_input_embeddings().weight.shape[0]
-    if max(known.values()) >= rows:
+    rows, largest_id = model.get_input_embeddings().weight.shape[0], max(vocabulary.values())
+    if largest_id >= rows:
         raise InputError(
-            f"{str(folder)!r}: the tokenizer has ids up to {max(known.values())}, the weights only {rows} rows; its files are of different "
-            "models, download it again"
+            f"{str(folder)!r}: the tokenizer has ids up to {largest_id}, the weights only {rows} rows; "
+            "its files are of different models, download it again"
         )
 
 
 def pixel_cap(folder: Path, processor: Any, family: Family, max_pixels: int | None) -> int:
-    """The pixel cap asked for, else the smaller one of the folder's own and the family's. Raises `InputError` when it is too small."""
+    """`max_pixels` where it is given, else the smaller one of the folder's cap and the family's.
+
+    Raises `InputError` when it is too small for the family.
+    """
     if max_pixels is not None:
         if max_pixels < family.min_pixels:
             raise InputError(
-                f"max_pixels is {max_pixels:,}, expected at least {family.min_pixels:,}, the least that {family.name} takes"
+                f"max_pixels is {max_pixels:,}, expected at least {family.min_pixels:,}, "
+                f"the least that {family.name} takes"
             )
         return max_pixels
-    own = processor.image_processor.size["longest_edge"]
-    if not isinstance(own, int) or own < family.min_pixels:
+    folder_cap = processor.image_processor.size["longest_edge"]
+    if not isinstance(folder_cap, int) or folder_cap < family.min_pixels:
         raise InputError(
-            f"{str(folder)!r}: the processor's own cap is {own!r} pixels, expected a number of at least {family.min_pixels:,}; use the "
-            "preprocessor_config.json of the model's source"
+            f"{str(folder)!r}: the processor's own cap is {folder_cap!r} pixels, expected a number of at "
+            f"least {family.min_pixels:,}; use the preprocessor_config.json of the model's source"
         )
-    return min(own, family.max_pixels)
+    return min(folder_cap, family.max_pixels)
 
 
 @contextmanager
@@ -422,4 +438,5 @@ def quiet() -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

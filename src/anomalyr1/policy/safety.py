@@ -1,5 +1,7 @@
 """What a model folder must be before transformers may see it: data that cannot run, lead astray or exhaust.
 
+`check_folder` is for the folder of a policy, `refuse_code` for any other model's.
+
 Covered: code and pickles by their suffix; links and shard names that leave the folder; malformed safetensors
 headers; keys that make transformers import, download or run something (`auto_map`, kernels, adapters, ...);
 classes and model types other than the supported families' own; files, nesting and layer counts beyond any
@@ -31,32 +33,17 @@ ARCHITECTURES = {
 }
 """The model classes that may be loaded, by the model type of the configuration."""
 
-CODE = frozenset(
-    {".py", ".pyc", ".pyo", ".pyd", ".pyw", ".so", ".dll", ".dylib", ".exe", ".sh", ".bat", ".ps1"}
-)
-PICKLES = frozenset(
-    {
-        ".bin",
-        ".pt",
-        ".pth",
-        ".pkl",
-        ".pickle",
-        ".ckpt",
-        ".msgpack",
-        ".h5",
-        ".hdf5",
-        ".keras",
-        ".joblib",
-        ".dill",
-        ".npy",
-        ".npz",
-    }
-)
-"""Formats that hold pickles or other code that runs when they are read."""
+CODE = frozenset((
+    ".py", ".pyc", ".pyo", ".pyd", ".pyw", ".so", ".dll", ".dylib", ".exe", ".sh", ".bat", ".ps1",
+))  # fmt: skip
+"""Suffixes of files that are code."""
+PICKLES = frozenset((
+    ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".msgpack", ".h5", ".hdf5", ".keras", ".joblib",
+    ".dill", ".npy", ".npz",
+))  # fmt: skip
+"""Suffixes of formats that hold pickles or other code that runs when they are read."""
 
-_RUNS_CODE = (
-    "it makes transformers run code of the folder, which this package never allows; use a model without it"
-)
+_RUNS_CODE = "it can run code of the folder, which this package never allows; use a model without it"
 _MERGE = "load the model that the adapter was merged into (peft's merge_and_unload, then save_pretrained)"
 FORBIDDEN_KEYS = {
     "auto_map": _RUNS_CODE,
@@ -65,10 +52,13 @@ FORBIDDEN_KEYS = {
     "custom_pipelines": _RUNS_CODE,
     "kernel_config": _RUNS_CODE,
     "use_kernels": _RUNS_CODE,
-    "transformers_weights": "it redirects where the weights are read from; name the file model.safetensors and remove the key",
-    "fast_tokenizer_files": "it redirects where the tokenizer is read from; name the file tokenizer.json and remove the key",
+    "transformers_weights": "it redirects where the weights are read from; "
+    "name the file model.safetensors and remove the key",
+    "fast_tokenizer_files": "it redirects where the tokenizer is read from; "
+    "name the file tokenizer.json and remove the key",
     "audio_tokenizer": "it loads a second model from elsewhere; remove the key",
-    "quantization_config": "quantised weights need loaders that are not supported; use the model that is not quantised",
+    "quantization_config": "quantised weights need loaders that are not supported; "
+    "use the model that is not quantised",
     "peft_type": _MERGE,
     "base_model_name_or_path": _MERGE,
 }
@@ -76,15 +66,13 @@ FORBIDDEN_KEYS = {
 
 _IMAGE_PROCESSORS = ("Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast", "Qwen2VLImageProcessorPil")
 _TOKENIZERS = ("Qwen2Tokenizer", "Qwen2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
-_ATTENTION = (
-    "sdpa",
-    "eager",
-    "flash_attention_2",
-    "flash_attention_3",
-    "flex_attention",
-    "grouped_mm",
-    "batched_mm",
-)
+_KERNELS = (
+    "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention", "grouped_mm", "batched_mm",
+)  # fmt: skip
+_KERNEL_KEYS = (
+    "attn_implementation", "_attn_implementation", "_attn_implementation_internal",
+    "experts_implementation", "_experts_implementation", "_experts_implementation_internal",
+)  # fmt: skip
 ALLOWED_VALUES: dict[str, tuple[str, ...]] = {
     "processor_class": ("Qwen2_5_VLProcessor", "Qwen3VLProcessor"),
     "image_processor_type": _IMAGE_PROCESSORS,
@@ -92,12 +80,7 @@ ALLOWED_VALUES: dict[str, tuple[str, ...]] = {
     "video_processor_type": ("Qwen2VLVideoProcessor", "Qwen3VLVideoProcessor"),
     "tokenizer_class": _TOKENIZERS,
     "slow_tokenizer_class": _TOKENIZERS,
-    "attn_implementation": _ATTENTION,
-    "_attn_implementation": _ATTENTION,
-    "_attn_implementation_internal": _ATTENTION,
-    "experts_implementation": _ATTENTION,
-    "_experts_implementation": _ATTENTION,
-    "_experts_implementation_internal": _ATTENTION,
+    **dict.fromkeys(_KERNEL_KEYS, _KERNELS),
 }
 """Keys that choose a class or a kernel, and the values they may have; anything else could be imported from
 elsewhere."""
@@ -112,18 +95,15 @@ _LARGEST: dict[str, int] = {
     "vocab_size": 4_194_304,
     "num_position_embeddings": 4_194_304,
 }
-"""Sizes in a configuration beyond which it is no real model but a way to exhaust the machine."""
+"""The sizes in a configuration beyond which it is no real model but a way to exhaust the machine."""
 
 _MIB = 2**20
 _MAX_ENTRIES = 10_000
 _MAX_DEPTH = 50
 _MAX_HEADER_BYTES = 100 * 1_000_000
-_MAX_BYTES = {
-    "tokenizer.json": 64 * _MIB,
-    "vocab.json": 64 * _MIB,
-    "merges.txt": 64 * _MIB,
-    "model.safetensors.index.json": 64 * _MIB,
-}
+_MAX_BYTES = dict.fromkeys(
+    ("tokenizer.json", "vocab.json", "merges.txt", "model.safetensors.index.json"), 64 * _MIB
+)
 _MAX_JSON_BYTES = 8 * _MIB
 _MAX_TEMPLATE_BYTES = _MIB
 _TOKEN_TABLES = frozenset({"vocab.json", "added_tokens.json"})
@@ -136,9 +116,9 @@ _DTYPE_BITS = {
 
 
 def check_folder(folder: Path) -> str:
-    """Refuse a model folder that could run code, read outside itself or exhaust the machine; returns its family's name.
+    """Refuse a model folder that could run code, read outside itself or exhaust the machine.
 
-    Raises `InputError` that names the file, the reason and what to do.
+    Returns the name of its family. Raises `InputError` that names the file, the reason and what to do.
     """
     family = check_configuration(folder)
     index = folder / "model.safetensors.index.json"
@@ -156,7 +136,7 @@ def check_folder(folder: Path) -> str:
 
 
 def check_configuration(folder: Path) -> str:
-    """All of `check_folder` but the weights, so that a folder can be refused before its weights are downloaded."""
+    """As `check_folder`, without the weights: a folder can be refused before they are downloaded."""
     if not folder.is_dir():
         raise _refusal(
             folder, "no such folder; name a folder with a model in it, or a model of the hub as owner/name"
@@ -177,9 +157,23 @@ def check_configuration(folder: Path) -> str:
     if not any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):
         raise _refusal(
             folder,
-            "no preprocessor_config.json, so this is no image model, or not whole; copy it from the model's source",
+            "no preprocessor_config.json, so this is no image model, or not whole; "
+            "copy it from the model's source",
         )
     return _check_config(folder / "config.json")
+
+
+def refuse_code(folder: Path) -> None:
+    """Refuse the folder of any model, of whatever family, if a file or a setting in it can run code.
+
+    Raises `InputError` that names the file, the reason and what to do, also for JSON that cannot be read.
+    """
+    for entry in sorted(_entries(folder)):
+        _refuse_code_file(entry)
+        if entry.suffix.lower() == ".json" and entry.is_file():
+            for _, key, value in _settings(_read_json(entry)):
+                if FORBIDDEN_KEYS.get(key) == _RUNS_CODE:
+                    _refuse_setting(entry, key, value)
 
 
 def _refusal(file: Path, text: str) -> InputError:
@@ -210,21 +204,31 @@ def _check_entry(entry: Path, folder: Path) -> None:
         return
     if not stat.S_ISREG(mode):
         raise _refusal(entry, "expected a file, found a device, pipe or link to a folder; remove it")
+    _refuse_code_file(entry)
+    if entry.name in _MAX_BYTES:
+        _check_size(entry, _MAX_BYTES[entry.name])
+    if entry.name in ("adapter_config.json", "adapter_model.safetensors"):
+        raise _refusal(entry, f"an adapter, which names another model to load; {_MERGE}")
+
+
+def _refuse_code_file(entry: Path) -> None:
     suffix = entry.suffix.lower()
     if suffix in CODE:
         raise _refusal(entry, f"code in a model folder; {_RUNS_CODE}")
     if suffix in PICKLES:
         raise _refusal(
             entry,
-            "this format can run code when it is read; only safetensors are. If it holds the weights, convert them to "
-            'safetensors where nothing can be lost: python -c "import sys, torch, safetensors.torch as s; s.save_file(torch.load('
-            "sys.argv[1], weights_only=True), 'model.safetensors')\" FILE. A trainer's training_args.bin, optimizer.pt and the like are "
-            "not needed: delete them",
+            "this format can run code when it is read; only safetensors are. If it holds the weights, "
+            "convert them to safetensors where nothing can be lost: "
+            'python -c "import sys, torch, safetensors.torch as s; '
+            "s.save_file(torch.load(sys.argv[1], weights_only=True), 'model.safetensors')\" FILE. "
+            "A trainer's training_args.bin, optimizer.pt and the like are not needed: delete them",
         )
-    if entry.name in _MAX_BYTES:
-        _check_size(entry, _MAX_BYTES[entry.name])
-    if entry.name in ("adapter_config.json", "adapter_model.safetensors"):
-        raise _refusal(entry, f"an adapter, which names another model to load; {_MERGE}")
+
+
+def _refuse_setting(file: Path, key: str, value: object) -> None:
+    if value not in (None, False):
+        raise _refusal(file, f"has the key {key!r}; {FORBIDDEN_KEYS[key]}")
 
 
 def _stays_inside(target: Path, folder: Path) -> bool:
@@ -240,7 +244,8 @@ def _check_size(file: Path, limit: int) -> None:
     if size > limit:
         raise _refusal(
             file,
-            f"{size:,} bytes, and no real model's is larger than {limit:,}; use the file of the model's source",
+            f"{size:,} bytes, and no real model's is larger than {limit:,}; "
+            "use the file of the model's source",
         )
 
 
@@ -261,25 +266,24 @@ def _read_json(file: Path) -> object:
 def _parse_json(file: Path, text: str) -> object:
     try:
         document = json.loads(text, object_pairs_hook=_unique)
+        depth = max((depth for depth, _, _ in _settings(document)), default=0)
     except RecursionError:
-        document = None
-        depth = _MAX_DEPTH + 1
+        document, depth = None, _MAX_DEPTH + 1
     except ValueError as error:
         raise _refusal(
             file, f"expected JSON ({error}); copy the file again from the model's source"
         ) from error
-    else:
-        depth = max((level for level, _, _ in _settings(document)), default=0)
     if depth > _MAX_DEPTH:
         raise _refusal(
             file,
-            f"nested deeper than {_MAX_DEPTH} levels, which no real model's is; use the file of the model's source",
+            f"nested deeper than {_MAX_DEPTH} levels, which no real model's is; "
+            "use the file of the model's source",
         )
     return document
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Two readers may take different ones of two equal keys, and so a check could pass what is then loaded."""
+    """A JSON object; equal keys are refused, since readers differ in which one they take."""
     document: dict[str, Any] = {}
     for key, value in pairs:
         if key in document:
@@ -289,42 +293,36 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _settings(document: object) -> Iterator[tuple[int, str, Any]]:
-    """Every (depth, key, value) of a JSON document; items of lists have the key ''."""
-    stack: list[tuple[int, object]] = [(1, document)]
-    while stack:
-        depth, value = stack.pop()
-        items = (
-            value.items()
-            if isinstance(value, dict)
-            else [("", item) for item in value]
-            if isinstance(value, list)
-            else ()
-        )
-        for key, item in items:
-            yield depth, key, item
-            stack.append((depth + 1, item))
+    """The depth, key and value of every setting in a JSON document; those in lists have the key ''."""
+    parents: list[tuple[int, Any]] = [(1, document)] if isinstance(document, dict | list) else []
+    while parents:
+        depth, parent = parents.pop()
+        children = parent.items() if isinstance(parent, dict) else [("", value) for value in parent]
+        for key, value in children:
+            yield depth, key, value
+            if isinstance(value, dict | list):
+                parents.append((depth + 1, value))
 
 
 def _check_document(file: Path, document: object) -> None:
     if not isinstance(document, dict):
         raise _refusal(
             file,
-            f"expected a JSON object, found {type(document).__name__}; copy the file again from the model's source",
+            f"expected a JSON object, found {type(document).__name__}; "
+            "copy the file again from the model's source",
         )
     if file.name in _TOKEN_TABLES:
         return
-    if file.name == "tokenizer.json":
-        document = {
-            key: value for key, value in document.items() if key != "model"
-        }  # its keys are tokens, too
+    if file.name == "tokenizer.json":  # the keys of its model are tokens, too
+        document = {key: value for key, value in document.items() if key != "model"}
     for _, key, value in _settings(document):
-        if key in FORBIDDEN_KEYS and value not in (None, False):
-            raise _refusal(file, f"has the key {key!r}; {FORBIDDEN_KEYS[key]}")
+        if key in FORBIDDEN_KEYS:
+            _refuse_setting(file, key, value)
         if key in ALLOWED_VALUES and value is not None and value not in ALLOWED_VALUES[key]:
-            allowed = ", ".join(ALLOWED_VALUES[key])
             raise _refusal(
                 file,
-                f"{key} is {value!r}, expected one of {allowed}; use a model of the Qwen2.5-VL or Qwen3-VL family",
+                f"{key} is {value!r}, expected one of {', '.join(ALLOWED_VALUES[key])}; "
+                "use a model of the Qwen2.5-VL or Qwen3-VL family",
             )
         if key in ("chat_template", "template"):
             _check_template(file, json.dumps(value))
@@ -334,13 +332,14 @@ def _check_template(file: Path, text: str) -> None:
     if len(text) > _MAX_TEMPLATE_BYTES:
         raise _refusal(
             file,
-            f"a chat template of {len(text):,} characters, which no real model's is; remove it, it is not used",
+            f"a chat template of {len(text):,} characters, which no real model's is; "
+            "remove it, it is not used",
         )
-    if found := re.search(r"__[a-z]{1,40}__", text):
+    if internal := re.search(r"__[a-z]{1,40}__", text):
         raise _refusal(
             file,
-            f"its chat template reaches for Python's internals ({found[0]}), as attacks do; do not trust this model. The template "
-            "itself would not be used",
+            f"its chat template reaches for Python's internals ({internal[0]}), as attacks do; "
+            "do not trust this model. The template itself would not be used",
         )
 
 
@@ -356,12 +355,14 @@ def _check_config(file: Path) -> str:
         if key == "model_type" and value not in parts:
             raise _refusal(
                 file,
-                f"a part has model_type {value!r}, expected one of {', '.join(sorted(parts))}; use the original file",
+                f"a part has model_type {value!r}, expected one of {', '.join(sorted(parts))}; "
+                "use the original file",
             )
         if key == "architectures" and value not in (None, [], [ARCHITECTURES[model_type]]):
             raise _refusal(
                 file,
-                f"architectures is {value!r}, expected [{ARCHITECTURES[model_type]!r}]; {supported}. Name such a model",
+                f"architectures is {value!r}, expected [{ARCHITECTURES[model_type]!r}]; {supported}. "
+                "Name such a model",
             )
         if key in _LARGEST and not (isinstance(value, int) and 0 <= value <= _LARGEST[key]):
             raise _refusal(
@@ -385,7 +386,8 @@ def _check_index(file: Path) -> None:
         if not isinstance(shard, str) or not re.fullmatch(r"[\w-][\w.-]*\.safetensors", shard, re.ASCII):
             raise _refusal(
                 file,
-                f"{tensor!r} is in {shard!r}, expected the plain name of a .safetensors file; use the original file",
+                f"{tensor!r} is in {shard!r}, expected the plain name of a .safetensors file; "
+                "use the original file",
             )
         if not (file.parent / shard).is_file():
             raise _refusal(
@@ -394,15 +396,15 @@ def _check_index(file: Path) -> None:
 
 
 def _check_header(file: Path) -> None:
-    """Check a safetensors header against the file (format: eight bytes of length, JSON, then the tensors' bytes)."""
+    """Check a safetensors header against the file: eight bytes of length, JSON, then the tensors' bytes."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or length > min(_MAX_HEADER_BYTES, size - 8):
             raise _refusal(
                 file,
-                f"its header claims {length:,} bytes, in a file of {size:,} bytes; expected a safetensors file with a header below "
-                f"{_MAX_HEADER_BYTES:,} bytes. Download the file again",
+                f"its header claims {length:,} bytes, in a file of {size:,} bytes; expected a safetensors "
+                f"file with a header below {_MAX_HEADER_BYTES:,} bytes. Download the file again",
             )
         header_bytes = stream.read(length)
     try:
@@ -413,28 +415,26 @@ def _check_header(file: Path) -> None:
         raise _refusal(file, "its header is not a JSON object; download the file again")
     header.pop("__metadata__", None)
     spans = sorted(_span(file, name, entry, size - 8 - length) for name, entry in header.items())
-    for (_, end, first), (begin, _, second) in itertools.pairwise(spans):
-        if begin < end:
+    for (_, end, name), (next_begin, _, next_name) in itertools.pairwise(spans):
+        if next_begin < end:
             raise _refusal(
                 file,
-                f"the tensors {first!r} and {second!r} overlap; the file is damaged or hostile, download it again",
+                f"the tensors {name!r} and {next_name!r} overlap; "
+                "the file is damaged or hostile, download it again",
             )
 
 
 def _span(file: Path, name: str, entry: object, data_bytes: int) -> tuple[int, int, str]:
     """Where a tensor's bytes begin and end, checked against its shape and the bytes there are."""
     match entry:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]} if (
-            dtype in _DTYPE_BITS
-        ):
-            whole = len(shape) <= 16 and all(type(side) is int and 0 <= side < 2**48 for side in shape)
-            if (
-                whole
-                and 0 <= begin <= end <= data_bytes
-                and (end - begin) * 8 == math.prod(shape) * _DTYPE_BITS[dtype]
-            ):
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
+            bits = _DTYPE_BITS.get(dtype, 0)
+            is_shape = len(shape) <= 16 and all(type(side) is int and 0 <= side < 2**48 for side in shape)
+            fits = bits and is_shape and 0 <= begin <= end <= data_bytes
+            if fits and (end - begin) * 8 == math.prod(shape) * bits:
                 return begin, end, name
     raise _refusal(
         file,
-        f"the tensor {name!r} does not fit the file: {str(entry)[:200]}, with {data_bytes:,} bytes of data; download it again",
+        f"the tensor {name!r} does not fit the file: {str(entry)[:200]}, with {data_bytes:,} bytes of data; "
+        "download it again",
     )

@@ -1,4 +1,6 @@
-"""A comparison of two runs as one self-contained HTML page: the table of subtasks, and the answers that flipped with their pictures."""
+"""A comparison of two runs as one self-contained HTML page: the table of subtasks, and the answers that
+flipped with their pictures.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from anomalyr1.evaluation.comparison import Comparison, Flip, Run
+from anomalyr1.evaluation.comparison import ComparedRun, Comparison, Flip
 from anomalyr1.files import write_whole
 from anomalyr1.images import open_image
 from anomalyr1.report.html import data_uri, render
-from anomalyr1.report.overlay import scaled
+from anomalyr1.report.overlays import scaled
 from anomalyr1.types import InputError, Question, Reply
 
 MAX_CARDS = 100
@@ -30,27 +32,45 @@ class Card:
     """Name of the run and its reply, first and second."""
 
 
-def write(path: Path, comparison: Comparison, runs: tuple[Run, Run], version: str) -> None:
+def write(path: Path, comparison: Comparison, runs: tuple[ComparedRun, ComparedRun], version: str) -> None:
     """Write the page. Raises `SetupError` when the disk refuses."""
     gained, lost = (
         [flip for flip in comparison.flips if flip.direction == way] for way in ("gained", "lost")
     )
-    shown = _in_turn(gained, lost)[:MAX_CARDS]
+    shown_flips = _in_turn(gained, lost)[:MAX_CARDS]
     samples = {sample.id: sample for sample, _ in runs[0].pairs}
     replies = [
-        {(sample.id, reply.question_id): reply for sample, one in run.pairs for reply in one.replies}
+        {
+            (sample.id, reply.question_id): reply
+            for sample, inspection in run.pairs
+            for reply in inspection.replies
+        }
         for run in runs
     ]
     pictures: dict[Path, str] = {}
-    cards = [_card(flip, {q.id: q for q in samples[flip.sample_id].questions}, samples[flip.sample_id].image, pictures, (
-        (comparison.first, replies[0].get((flip.sample_id, flip.question_id))),
-        (comparison.second, replies[1].get((flip.sample_id, flip.question_id))),
-    )) for flip in shown]  # fmt: skip
+    cards = []
+    for flip in shown_flips:
+        sample = samples[flip.sample_id]
+        questions = {question.id: question for question in sample.questions}
+        answers = (
+            (comparison.first, replies[0].get((flip.sample_id, flip.question_id))),
+            (comparison.second, replies[1].get((flip.sample_id, flip.question_id))),
+        )
+        cards.append(_card(flip, questions, sample.image, pictures, answers))
+    letters = {
+        card.flip.question_id: dict(zip(card.question.letters, card.question.options, strict=True))
+        for card in cards
+    }
     html = render(
-        "comparison_page.html.j2", ["page.css", "comparison_page.css"],
-        comparison=comparison, cards=cards, gained=len(gained), lost=len(lost), version=version,
-        letters={card.flip.question_id: dict(zip(card.question.letters, card.question.options, strict=True)) for card in cards},
-    )  # fmt: skip
+        "comparison_page.html.j2",
+        ["page.css", "comparison_page.css"],
+        comparison=comparison,
+        cards=cards,
+        gained=len(gained),
+        lost=len(lost),
+        version=version,
+        letters=letters,
+    )
     write_whole(path, html.encode("utf-8"))
 
 
@@ -69,8 +89,8 @@ def _card(
     return Card(flip, questions[flip.question_id], pictures[image], replies)
 
 
-def _in_turn(one: Sequence[Flip], other: Sequence[Flip]) -> list[Flip]:
+def _in_turn(gained: Sequence[Flip], lost: Sequence[Flip]) -> list[Flip]:
     """Both lists in turn, the rest of the longer one at the end."""
-    both = [flip for pair in zip(one, other, strict=False) for flip in pair]
-    least = min(len(one), len(other))
-    return [*both, *one[least:], *other[least:]]
+    flips = [flip for pair in zip(gained, lost, strict=False) for flip in pair]
+    least = min(len(gained), len(lost))
+    return [*flips, *gained[least:], *lost[least:]]

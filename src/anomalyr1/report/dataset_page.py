@@ -1,4 +1,6 @@
-"""A data set as one self-contained HTML page: balance of classes, defects and gold answers, sizes of boxes, example pictures."""
+"""A data set as one self-contained HTML page: balance of classes, defects and gold answers, sizes of boxes,
+example pictures.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from anomalyr1 import boxes as geometry
 from anomalyr1.data.mask_files import read_mask
 from anomalyr1.files import write_whole
 from anomalyr1.report.html import data_uri, render, shares
-from anomalyr1.report.overlay import overlay
+from anomalyr1.report.overlays import overlay
 from anomalyr1.types import InputError, Inspection, Sample
 
 MAX_ROWS = 200
@@ -65,12 +67,12 @@ class Summary:
         self.with_references += bool(sample.references)
         self.with_knowledge += bool(sample.knowledge)
         for box in sample.boxes or ():
-            side_length = math.sqrt((box.x2 - box.x1) * (box.y2 - box.y1))
+            side_length = math.sqrt(box.area)
             self.sizes[sum(side_length > edge for edge in EDGES)] += 1
         for question in sample.questions:
             gold = question.answer or "unknown"
-            if not question.options:
-                gold = "unknown" if question.boxes is None else "boxes" if question.boxes else "no box"
+            if not question.options and question.boxes is not None:
+                gold = "boxes" if question.boxes else "no box"
             self.questions.setdefault(question.kind, Counter())[gold] += 1
         kept = self.examples.setdefault((name, defect if sample.anomalous else side), [])
         if len(kept) < _KEPT:
@@ -115,10 +117,10 @@ def picture(sample: Sample, long_side: int | None = None) -> Image.Image:
     Raises `ImageError` when image or mask cannot be opened, and `InputError` when they differ in size.
     """
     masks = (geometry.encode_mask(read_mask(sample.mask), "box"),) if sample.mask else None
-    shown = Inspection(
+    true_inspection = Inspection(
         sample_id=sample.id, verdict="defect" if sample.anomalous else "good", boxes=sample.boxes, masks=masks
     )
-    return overlay(shown, sample.image, long_side)
+    return overlay(true_inspection, sample.image, long_side)
 
 
 def example(sample: Sample) -> Example:

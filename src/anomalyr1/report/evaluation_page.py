@@ -1,4 +1,5 @@
-"""Inspections and what is true as one self-contained page that runs no script and loads nothing, and as Markdown, JSON and CSV.
+"""Inspections and what is true as one self-contained page that runs no script and loads nothing, and as
+Markdown, JSON and CSV.
 
 index.html    tables with intervals, confusion matrices, plots, gallery with filters
 report.md     the tables
@@ -18,15 +19,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from anomalyr1.evaluation import tables
+from anomalyr1 import records
+from anomalyr1.errors import InputError
+from anomalyr1.evaluation import localisation, other_detectors, run, tables
 from anomalyr1.evaluation.detection import VERDICTS, Pair
-from anomalyr1.evaluation.run import Evaluation
+from anomalyr1.evaluation.record import Evaluation
 from anomalyr1.evaluation.tables import Table
 from anomalyr1.files import write_whole
 from anomalyr1.report import gallery, svg
 from anomalyr1.report.html import render
 from anomalyr1.report.plots import detection_plots
 from anomalyr1.types import Fingerprint, Inspection, Sample
+from anomalyr1.version import __version__
 
 MAX_CARDS = 1000
 """The page shows at most so many images; what needs a look comes first."""
@@ -37,6 +41,10 @@ MAX_ANSWERS = 12
 MAX_ROWS = 200
 """A table of the page shows at most so many rows; the files hold all."""
 OTHER, UNREAD = "other", "unread"
+TRUTH_UNKNOWN = (
+    "What is true of these images is not known here, so no figure says how good the verdicts are. "
+    "Name the data set with --data."
+)
 
 
 @dataclass(frozen=True)
@@ -72,11 +80,11 @@ def write(folder: Path, results: Results) -> Path:
     page = render_page(results, plots)
     evaluation = results.evaluation
     plain = tables.in_markdown("Inspections", results.notes, all_tables(results))
-    told = _told(results) if evaluation is None else evaluation.model_dump(mode="json")
+    record = _record_without_truth(results) if evaluation is None else evaluation.model_dump(mode="json")
     files = {
         "index.html": page,
         "report.md": plain if evaluation is None else tables.markdown(evaluation),
-        "report.json": json.dumps(told, indent=1, ensure_ascii=True, allow_nan=False) + "\n",
+        "report.json": json.dumps(record, indent=1, ensure_ascii=True, allow_nan=False) + "\n",
         "figures.csv": figures_csv(all_tables(results)),
         "items.csv": items_csv(results.pairs),
         **{f"plots/{name}.svg": svg.file(plot) for name, plot in plots.items()},
@@ -90,8 +98,10 @@ def render_page(results: Results, plots: Mapping[str, str]) -> str:
     """The page; `plots` are our own SVG."""
     from markupsafe import Markup
 
-    outcomes = Counter(gallery.outcome(sample, one) for sample, one in results.pairs)
-    flags = Counter(flag for sample, one in results.pairs for flag in gallery.flags(sample, one))
+    outcomes = Counter(gallery.outcome(sample, inspection) for sample, inspection in results.pairs)
+    flags = Counter(
+        flag for sample, inspection in results.pairs for flag in gallery.flags(sample, inspection)
+    )
     urgent = sorted(
         results.pairs,
         key=lambda pair: (gallery.OUTCOMES.index(gallery.outcome(*pair)), not gallery.flags(*pair)),
@@ -122,7 +132,9 @@ def render_page(results: Results, plots: Mapping[str, str]) -> str:
         cards=cards,
         filters=[(gallery.slug(name), name, outcomes[name] + flags[name]) for name in filters],
         places=places,
-        replies=Counter(reply.answer.status for _, one in results.pairs for reply in one.replies),
+        replies=Counter(
+            reply.answer.status for _, inspection in results.pairs for reply in inspection.replies
+        ),
     )
 
 
@@ -130,7 +142,9 @@ def all_tables(results: Results) -> list[Table]:
     """The tables of the evaluation, or what can be counted without a truth."""
     if results.evaluation is not None:
         return tables.tables(results.evaluation)
-    verdicts = Counter("failed" if one.error is not None else one.verdict for _, one in results.pairs)
+    verdicts = Counter(
+        "failed" if inspection.error is not None else inspection.verdict for _, inspection in results.pairs
+    )
     total = len(results.pairs)
     rows = [
         (name, str(verdicts[name]), f"{100 * verdicts[name] / max(total, 1):.1f}")
@@ -149,39 +163,47 @@ def all_tables(results: Results) -> list[Table]:
 def confusion_of_verdicts(pairs: Sequence[Pair]) -> list[Confusion]:
     """Truth against verdict; none where no truth is known."""
     truths = {False: "good", True: "anomalous"}
-    told = [(truths[sample.anomalous], one.verdict) for sample, one in pairs if sample.anomalous is not None]
-    if not told:
+    outcomes = [
+        (truths[sample.anomalous], inspection.verdict)
+        for sample, inspection in pairs
+        if sample.anomalous is not None
+    ]
+    if not outcomes:
         return []
-    return [_confusion("Verdicts", told, sorted({truth for truth, _ in told}, reverse=True), VERDICTS)]
+    return [
+        _confusion("Verdicts", outcomes, sorted({truth for truth, _ in outcomes}, reverse=True), VERDICTS)
+    ]
 
 
 def confusions_of_answers(pairs: Sequence[Pair]) -> list[Confusion]:
-    """Gold against answer, for each kind of question but the verdict that has few different gold answers; columns are numbers of rows."""
+    """Gold against answer, for each kind of question but the verdict that has few different gold answers;
+    columns are numbers of rows.
+    """
     answers: dict[str, list[tuple[str, str]]] = {}
-    for sample, one in pairs:
-        asked = {
+    for sample, inspection in pairs:
+        questions = {
             question.id: question for question in sample.questions if question.kind != "anomaly detection"
         }
-        for reply in one.replies:
-            question = asked.get(reply.question_id)
+        for reply in inspection.replies:
+            question = questions.get(reply.question_id)
             if question is not None and question.answer is not None and question.options:
                 texts = dict(zip(question.letters, question.options, strict=True))
                 answers.setdefault(question.kind, []).append(
                     (texts[question.answer], texts.get(reply.answer.choice or "", UNREAD))
                 )
-    found = []
+    confusions = []
     for kind, rows in sorted(answers.items()):
         golds = sorted({gold for gold, _ in rows})
         if len(golds) <= MAX_ANSWERS:
-            told = [(gold, answer if answer in (*golds, UNREAD) else OTHER) for gold, answer in rows]
-            matrix = _confusion(f"{kind[0].upper()}{kind[1:]}", told, golds, [*golds, OTHER, UNREAD])
+            outcomes = [(gold, answer if answer in (*golds, UNREAD) else OTHER) for gold, answer in rows]
+            matrix = _confusion(f"{kind[0].upper()}{kind[1:]}", outcomes, golds, [*golds, OTHER, UNREAD])
             numbers = tuple(str(number) for number in range(1, len(golds) + 1))
             named = [
                 (f"{number}. {gold}", cells)
                 for number, (gold, cells) in zip(numbers, matrix.rows, strict=True)
             ]
-            found.append(Confusion(matrix.title, (*numbers, OTHER, UNREAD), named))
-    return found
+            confusions.append(Confusion(matrix.title, (*numbers, OTHER, UNREAD), named))
+    return confusions
 
 
 def items_csv(pairs: Iterable[Pair]) -> str:
@@ -200,27 +222,36 @@ def items_csv(pairs: Iterable[Pair]) -> str:
         "reason",
         "error",
     )
-    return _csv(head, (_item(sample, one) for sample, one in pairs))
+    return _csv(head, (_item(sample, inspection) for sample, inspection in pairs))
 
 
-def figures_csv(shown: Iterable[Table]) -> str:
+def figures_csv(tables: Iterable[Table]) -> str:
     """The cells of tables, one a line: table, row, column, text."""
     cells = (
         (table.title, row[0], column, cell)
-        for table in shown
+        for table in tables
         for row in table.rows
         for column, cell in zip(table.head[1:], row[1:], strict=True)
     )
     return _csv(("table", "row", "column", "text"), cells)
 
 
-def _item(sample: Sample, one: Inspection) -> tuple[str | float | int | None, ...]:
+def _item(sample: Sample, inspection: Inspection) -> tuple[str | float | int | None, ...]:
     truth = {None: "", False: "good", True: "anomalous"}[sample.anomalous]
     return (
-        sample.id, sample.class_name, truth, sample.defect or "", one.verdict, gallery.outcome(sample, one),
-        ", ".join(gallery.flags(sample, one)), one.score, None if one.boxes is None else len(one.boxes),
-        None if sample.boxes is None else len(sample.boxes), one.reason, one.error or "",
-    )  # fmt: skip
+        sample.id,
+        sample.class_name,
+        truth,
+        sample.defect or "",
+        inspection.verdict,
+        gallery.outcome(sample, inspection),
+        ", ".join(gallery.flags(sample, inspection)),
+        inspection.score,
+        None if inspection.boxes is None else len(inspection.boxes),
+        None if sample.boxes is None else len(sample.boxes),
+        inspection.reason,
+        inspection.error or "",
+    )
 
 
 def _csv(head: Sequence[str], rows: Iterable[Sequence[str | float | int | None]]) -> str:
@@ -229,19 +260,15 @@ def _csv(head: Sequence[str], rows: Iterable[Sequence[str | float | int | None]]
     writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(head)
     for row in rows:
-        writer.writerow(
-            [
-                "" if cell is None else tables.formula_safe(cell) if isinstance(cell, str) else cell
-                for cell in row
-            ]
-        )
+        cells = ["" if cell is None else cell for cell in row]
+        writer.writerow([tables.formula_safe(cell) if isinstance(cell, str) else cell for cell in cells])
     return out.getvalue()
 
 
 def _confusion(
-    title: str, told: Sequence[tuple[str, str]], rows: Sequence[str], columns: Sequence[str]
+    title: str, outcomes: Sequence[tuple[str, str]], rows: Sequence[str], columns: Sequence[str]
 ) -> Confusion:
-    counted = Counter(told)
+    counted = Counter(outcomes)
     lines = []
     for truth in rows:
         numbers = [counted[truth, column] for column in columns]
@@ -251,32 +278,39 @@ def _confusion(
 
 def _tiles(results: Results, outcomes: Counter[str]) -> list[tuple[str, str, int]]:
     """(style, name, number) of the tiles."""
-    known = results.evaluation is not None and results.evaluation.detection is not None
-    shown = (
+    truth_known = results.evaluation is not None and results.evaluation.detection is not None
+    tiles = (
         (("good", "right"), ("defect", "missed"), ("defect", "false alarm"), ("unsure", "unsure"))
-        if known
+        if truth_known
         else (("good", "good"), ("defect", "defect"), ("unsure", "unsure"))
     )
-    more = (("failed", "failed"),) if outcomes["failed"] or not known else ()
-    return [(style, name, outcomes[name]) for style, name in (*shown, *more)]
+    failed_tile = (("failed", "failed"),) if outcomes["failed"] or not truth_known else ()
+    return [(style, name, outcomes[name]) for style, name in (*tiles, *failed_tile)]
 
 
 def _filter_style(group: str, kinds: Sequence[str]) -> str:
-    """Style of one row of filters: a chosen one hides the cards of other kinds and is marked; `kinds` are our own names."""
-    return "".join(
-        f"#{group}-{kind}:checked ~ .cards .card:not(.{kind}) {{ display: none; }}\n"
-        f"#{group}-{kind}:checked ~ .chips [for={group}-{kind}] {{ background: var(--accent); color: var(--card); }}\n"
-        f"#{group}-{kind}:focus-visible ~ .chips [for={group}-{kind}] {{ outline: 3px solid var(--accent); outline-offset: 2px; }}\n"
-        for kind in kinds
-    ) + (
-        f"#{group}-all:checked ~ .chips [for={group}-all] {{ background: var(--accent); color: var(--card); }}\n"
-        f"#{group}-all:focus-visible ~ .chips [for={group}-all] {{ outline: 3px solid var(--accent); outline-offset: 2px; }}\n"
-    )
+    """Style of one row of filters: a chosen one hides the cards of other kinds and is marked; `kinds` are our
+    own names.
+    """
+    accent = "background: var(--accent); color: var(--card);"
+    outline = "outline: 3px solid var(--accent); outline-offset: 2px;"
+    rules = []
+    for kind in kinds:
+        rules += [
+            f"#{group}-{kind}:checked ~ .cards .card:not(.{kind}) {{ display: none; }}",
+            f"#{group}-{kind}:checked ~ .chips [for={group}-{kind}] {{ {accent} }}",
+            f"#{group}-{kind}:focus-visible ~ .chips [for={group}-{kind}] {{ {outline} }}",
+        ]
+    rules += [
+        f"#{group}-all:checked ~ .chips [for={group}-all] {{ {accent} }}",
+        f"#{group}-all:focus-visible ~ .chips [for={group}-all] {{ {outline} }}",
+    ]
+    return "".join(f"{rule}\n" for rule in rules)
 
 
-def _told(results: Results) -> dict[str, object]:
-    outcomes = Counter(gallery.outcome(sample, one) for sample, one in results.pairs)
-    statuses = Counter(reply.answer.status for _, one in results.pairs for reply in one.replies)
+def _record_without_truth(results: Results) -> dict[str, object]:
+    outcomes = Counter(gallery.outcome(sample, inspection) for sample, inspection in results.pairs)
+    statuses = Counter(reply.answer.status for _, inspection in results.pairs for reply in inspection.replies)
     return {
         "title": results.title,
         "run": results.run.model_dump(mode="json"),
@@ -285,3 +319,49 @@ def _told(results: Results) -> dict[str, object]:
         "replies": dict(sorted(statuses.items())),
         "notes": list(results.notes),
     }
+
+
+def write_of_evaluation(folder: Path, out: Path, maps: Path | None = None) -> Path:
+    """The report of what `evaluate` wrote into `folder`, its data loaded again; returns the page's path.
+
+    `maps` is an NPZ file with one anomaly map (H, W) a sample. Raises `InputError` where data or
+    inspections are gone or have changed.
+    """
+    evaluation, pairs = run.load_again(folder)
+    return write(out, _results(str(folder), evaluation, pairs, maps))
+
+
+def write_of_inspections(
+    path: Path,
+    out: Path,
+    data: str | None = None,
+    options: Mapping[str, str] | None = None,
+    maps: Path | None = None,
+) -> Path:
+    """The report of an inspections file, beside the truth of a data set if one is named; returns the page's
+    path.
+
+    Raises `InputError` where the file or the data cannot be read, or do not belong together.
+    """
+    fingerprint, inspections = records.read(path)
+    if data is None:
+        if maps or options:
+            raise InputError(
+                "--maps and --option need --data: without the truth there is nothing to measure maps against"
+            )
+        pairs = [(Sample(id=i.sample_id, image=Path(i.sample_id)), i) for i in inspections]
+        return write(out, Results(str(path), fingerprint, pairs, None, [TRUTH_UNKNOWN], __version__))
+    evaluation, evaluated = run.evaluate_file(path, data, dict(options or {}), out)
+    return write(out, _results(str(path), evaluation, evaluated, maps))
+
+
+def _results(title: str, evaluation: Evaluation, pairs: Sequence[Pair], maps: Path | None) -> Results:
+    """Figures and pairs, with the maps measured if there are any."""
+    notes = [f"{name}: {count}" for name, count in evaluation.left_out.items()]
+    if maps is not None:
+        anomaly_maps = other_detectors.Maps(maps)
+        figures = localisation.localise(pairs, anomaly_maps)
+        evaluation = evaluation.model_copy(update={"localisation": figures})
+        without_map = sum(inspection.sample_id not in anomaly_maps for _, inspection in pairs)
+        notes += [f"images without a map: {without_map}"] if without_map else []
+    return Results(title, evaluation.run, pairs, evaluation, notes, __version__)

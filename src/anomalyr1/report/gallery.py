@@ -1,4 +1,6 @@
-"""Inspections beside the truth, made ready for the page: outcome, pictures, gold, and the reasoning with its conclusion marked."""
+"""Inspections beside the truth, made ready for the page: outcome, pictures, gold, and the reasoning with its
+conclusion marked.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from anomalyr1.evaluation.detection import Pair
 from anomalyr1.images import THREADS, open_image
 from anomalyr1.report.html import data_uri
 from anomalyr1.report.inspection_page import WIDE
-from anomalyr1.report.overlay import draw_on, scaled
+from anomalyr1.report.overlays import draw_on, scaled
 from anomalyr1.rewards import consistent, right
 from anomalyr1.types import Answer, InputError, Inspection, Question, Reply, Sample
 
@@ -74,7 +76,7 @@ class Case:
     name: str
     inspection: Inspection
     gold: str
-    found: str
+    marked_picture: str
     """Data URI of the image with what was found; empty when the image cannot be opened."""
     truth: str
     """Data URI of the image with what is true; empty when there is nothing to draw."""
@@ -125,14 +127,17 @@ def outcome(sample: Sample, inspection: Inspection) -> str:
 
 def flags(sample: Sample, inspection: Inspection) -> tuple[str, ...]:
     """Those of `FLAGS` that hold."""
-    asked = questions(sample, inspection)
-    known = [(reply, asked.get(reply.question_id)) for reply in inspection.replies]
+    questions_by_id = questions(sample, inspection)
+    replies_with_question = [(reply, questions_by_id.get(reply.question_id)) for reply in inspection.replies]
     holds = (
-        any(question is not None and _contradicts(reply.answer, question) for reply, question in known),
+        any(
+            question is not None and _contradicts(reply.answer, question)
+            for reply, question in replies_with_question
+        ),
         any(reply.answer.status == "unparseable" for reply in inspection.replies),
         any(
             question is not None and question.options and right(reply.answer, question) is False
-            for reply, question in known
+            for reply, question in replies_with_question
         ),
     )
     return tuple(name for name, held in zip(FLAGS, holds, strict=True) if held)
@@ -156,8 +161,8 @@ def cases(pairs: Sequence[Pair]) -> list[Case]:
 
 def case(sample: Sample, inspection: Inspection) -> Case:
     """One card. What cannot be opened is said on it."""
-    found, truth, problem, wide = _pictures(sample, inspection)
-    asked = questions(sample, inspection)
+    marked_picture, truth, problem, wide = _pictures(sample, inspection)
+    questions_by_id = questions(sample, inspection)
     folder, _, name = sample.id.rpartition("/")
     return Case(
         outcome=outcome(sample, inspection),
@@ -167,17 +172,19 @@ def case(sample: Sample, inspection: Inspection) -> Case:
         name=name,
         inspection=inspection,
         gold=_gold(sample),
-        found=found,
+        marked_picture=marked_picture,
         truth=truth,
         problem=problem,
         wide=wide,
-        replies=tuple(_reply(reply, asked.get(reply.question_id)) for reply in inspection.replies),
+        replies=tuple(_reply(reply, questions_by_id.get(reply.question_id)) for reply in inspection.replies),
     )
 
 
 def mark_conclusion(reasoning: str, answer: Answer, options: Sequence[str]) -> Marked:
-    """The reasoning, with the last sentence marked that concludes what the whole was read to conclude; else nothing is marked."""
-    ends = [0, *(found.end() for found in _SENTENCE.finditer(reasoning)), len(reasoning)]
+    """The reasoning, with the last sentence marked that concludes what the whole was read to conclude; else
+    nothing is marked.
+    """
+    ends = [0, *(sentence.end() for sentence in _SENTENCE.finditer(reasoning)), len(reasoning)]
     spans = [(a, b) for a, b in pairwise(ends) if reasoning[a:b].strip()]
     for start, end in reversed(spans[-_LAST:]):
         sentence = reasoning[start:end]
@@ -201,30 +208,32 @@ def _pictures(sample: Sample, inspection: Inspection) -> tuple[str, str, str, bo
     except (InputError, OSError) as error:
         return "", "", str(error), False
     small = _small(rgb)
-    some = {
+    first_boxes = {
         "boxes": (inspection.boxes or ())[:MAX_BOXES] or None,
         "masks": (inspection.masks or ())[:MAX_BOXES],
     }
-    shown = inspection.model_copy(update=some)
-    found, truth, problem = small, None, ""
+    shortened = inspection.model_copy(update=first_boxes)
+    marked_picture, truth, problem = small, None, ""
     try:
-        found = draw_on(small.copy(), shown, rgb.size)
+        marked_picture = draw_on(small.copy(), shortened, rgb.size)
         if sample.anomalous:
             masks = () if sample.mask is None else (geometry.encode_mask(read_mask(sample.mask), "box"),)
             true = Inspection(
                 sample_id=sample.id, verdict="good", boxes=(boxes_of(sample) or ())[:MAX_BOXES], masks=masks
             )
             truth = draw_on(small.copy(), true, rgb.size)
-        elif shown.boxes:
+        elif shortened.boxes:
             truth = small
     except (InputError, OSError) as error:
         problem = str(error)
     wide = rgb.width >= WIDE * rgb.height
-    return data_uri(found, "WEBP"), "" if truth is None else data_uri(truth, "WEBP"), problem, wide
+    return data_uri(marked_picture, "WEBP"), "" if truth is None else data_uri(truth, "WEBP"), problem, wide
 
 
 def _small(rgb: Image.Image) -> Image.Image:
-    """The image with a longer side of `PICTURE_LONG_SIDE` pixels; large ones are averaged first, which is fast."""
+    """The image with a longer side of `PICTURE_LONG_SIDE` pixels; large ones are averaged first, which is
+    fast.
+    """
     factor = max(rgb.size) // PICTURE_LONG_SIDE
     return scaled(rgb.reduce(factor) if factor > 1 else rgb, PICTURE_LONG_SIDE)
 
@@ -234,18 +243,22 @@ def _gold(sample: Sample) -> str:
         return ""
     if not sample.anomalous:
         return "good"
-    said = sample.defect or "defect, not named"
+    defect_name = sample.defect or "defect, not named"
     logical = ", logical" if sample.logical else ""
-    return f"{said}{logical}" if not sample.boxes else f"{said}{logical}, {_count(len(sample.boxes))}"
+    return (
+        f"{defect_name}{logical}"
+        if not sample.boxes
+        else (f"{defect_name}{logical}, {_count(len(sample.boxes))}")
+    )
 
 
 def _reply(reply: Reply, question: Question | None) -> ReplyView:
     answer = reply.answer
     options = question.options if question else ()
-    said = [_option(answer.choice, question)] if answer.choice else []
+    answer_parts = [_option(answer.choice, question)] if answer.choice else []
     if answer.boxes is not None:
-        said.append(_count(len(answer.boxes)))
-    known = None if question is None else right(answer, question)
+        answer_parts.append(_count(len(answer.boxes)))
+    is_right = None if question is None else right(answer, question)
     gold = ""
     if question is not None and question.answer is not None:
         gold = _option(question.answer, question)
@@ -256,9 +269,9 @@ def _reply(reply: Reply, question: Question | None) -> ReplyView:
         status=answer.status,
         reasoning=mark_conclusion(answer.reasoning, answer, options),
         concludes=_option(answer.conclusion, question) if answer.conclusion else "",
-        answer=", ".join(said) or "not readable",
+        answer=", ".join(answer_parts) or "not readable",
         gold=gold,
-        verdict="" if known is None else "right" if known else "wrong",
+        verdict={None: "", True: "right", False: "wrong"}[is_right],
         contradicts=question is not None and _contradicts(answer, question),
         raw=reply.completion,
     )

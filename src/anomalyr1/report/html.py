@@ -18,7 +18,8 @@ WEBP_QUALITIES = (72, 30)
 
 
 def render(template: str, styles: Sequence[str], extra_style: str = "", **values: object) -> str:
-    """A page from a template of this folder and its style sheets; every value is escaped. `extra_style` must hold no text of others.
+    """A page from a template of this folder and its style sheets; every value is escaped. `extra_style` must
+    hold no text of others.
 
     The page's content security policy allows its own styles, by their digest, and pictures in data URIs.
     """
@@ -42,7 +43,9 @@ def render(template: str, styles: Sequence[str], extra_style: str = "", **values
 
 
 def data_uri(image: Image.Image, form: Literal["JPEG", "WEBP"] = "JPEG") -> str:
-    """A picture as part of a page; WebP where there are many: it takes less room, and quality goes down until `WEBP_BYTES` suffice."""
+    """A picture as part of a page; WebP where there are many: it takes less room, and quality goes down until
+    `WEBP_BYTES` suffice.
+    """
     buffer = io.BytesIO()
     for quality in (88,) if form == "JPEG" else WEBP_QUALITIES:
         buffer = io.BytesIO()

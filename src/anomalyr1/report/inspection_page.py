@@ -14,10 +14,12 @@ from PIL import Image
 from anomalyr1 import prompts
 from anomalyr1.files import write_whole
 from anomalyr1.images import open_image
+from anomalyr1.policy.load import licence_of, limits_of
 from anomalyr1.report.html import data_uri, render, shares
-from anomalyr1.report.overlay import close_up, overlay, scaled
+from anomalyr1.report.overlays import close_up, overlay, scaled
 from anomalyr1.report.text import visible
 from anomalyr1.types import Fingerprint, InputError, Inspection, Question, Reply, Sample
+from anomalyr1.version import __version__
 
 MAX_CARDS = 400
 """A page shows at most this many pictures; what needs a look comes first."""
@@ -60,12 +62,20 @@ class Card:
     """"two" puts the pictures side by side, "one" below each other."""
     picture: str = ""
     """Data URI of the image as inspected; empty when it cannot be opened."""
-    drawn: str = ""
+    overlay: str = ""
     """Data URI with boxes and masks; empty when there are none."""
     close_ups: list[str] = field(default_factory=list)
     """Data URIs of the first boxes, enlarged."""
     replies: list[dict[str, str]] = field(default_factory=list)
     boxes: list[dict[str, str]] = field(default_factory=list)
+
+
+def about_run(fingerprint: Fingerprint, command: str) -> About:
+    """What a page says about a run of `command` with this fingerprint: licence and limits of the model, our
+    version.
+    """
+    licence, limits = licence_of(fingerprint.model), limits_of(fingerprint.model)
+    return About(fingerprint, licence, limits, command, __version__)
 
 
 def write(
@@ -74,17 +84,18 @@ def write(
     about: About,
     max_cards: int = MAX_CARDS,
 ) -> Path:
-    """Write `folder/overlays/*.png` for every inspection with boxes and `folder/index.html`; return the page's path.
+    """Write `folder/overlays/*.png` for every inspection with boxes and `folder/index.html`; return the
+    page's path.
 
     The page shows at most `max_cards` pictures. Raises `SetupError` when the disk refuses.
     """
-    shown = _shown([inspection for _, inspection in results], max_cards)
+    shown_places = _shown([inspection for _, inspection in results], max_cards)
     cards = []
     for number, (sample, inspection) in enumerate(results):
         rgb = _open(sample.image)
         if rgb is not None and inspection.boxes:
             write_whole(folder / "overlays" / overlay_name(sample.id), _png(overlay(inspection, rgb)))
-        if number in shown:
+        if number in shown_places:
             cards.append(card(sample, inspection, rgb))
     html = page(cards, [inspection for _, inspection in results], about)
     write_whole(folder / "index.html", html.encode("utf-8"))
@@ -95,7 +106,7 @@ def page(cards: Sequence[Card], inspections: Sequence[Inspection], about: About)
     """The page: a summary of all `inspections`, then the `cards`."""
     outcomes = Counter(outcome(inspection) for inspection in inspections)
     replies = Counter(reply.answer.status for inspection in inspections for reply in inspection.replies)
-    asked = replies.total()
+    reply_count = replies.total()
     return render(
         "inspection_page.html.j2",
         ["page.css"],
@@ -105,18 +116,20 @@ def page(cards: Sequence[Card], inspections: Sequence[Inspection], about: About)
         total=len(inspections),
         bar=shares([(name, outcomes[name]) for name in reversed(ORDER)]),
         replies=replies,
-        asked=asked,
-        explain=asked > 0 and (asked - replies["strict"]) / asked > MANY_UNREAD,
+        asked=reply_count,
+        explain=reply_count > 0 and (reply_count - replies["strict"]) / reply_count > MANY_UNREAD,
     )
 
 
 def card(sample: Sample, inspection: Inspection, rgb: Image.Image | None) -> Card:
-    """One inspection made ready for the page; `rgb` is the upright image at its original size, None when it cannot be opened."""
+    """One inspection made ready for the page; `rgb` is the upright image at its original size, None when it
+    cannot be opened.
+    """
     questions = {
         question.id: question for question in (*prompts.inspection_questions(sample.id), *sample.questions)
     }
     folder, _, name = sample.id.rpartition("/")
-    drawn = rgb is not None and bool(inspection.boxes)
+    has_boxes = rgb is not None and bool(inspection.boxes)
     return Card(
         folder=visible(folder),
         name=visible(name),
@@ -127,7 +140,7 @@ def card(sample: Sample, inspection: Inspection, rgb: Image.Image | None) -> Car
         size=f"{rgb.width} x {rgb.height} pixels" if rgb else "",
         layout="two" if rgb and rgb.width < WIDE * rgb.height else "one",
         picture=data_uri(scaled(rgb, PICTURE_LONG_SIDE)) if rgb else "",
-        drawn=data_uri(overlay(inspection, rgb, PICTURE_LONG_SIDE)) if rgb and drawn else "",
+        overlay=data_uri(overlay(inspection, rgb, PICTURE_LONG_SIDE)) if rgb and has_boxes else "",
         close_ups=[
             data_uri(close_up(rgb, box, CLOSE_UP_SIDE)) for box in (inspection.boxes or ())[:MAX_CLOSE_UPS]
         ]
@@ -165,9 +178,9 @@ def _open(path: Path) -> Image.Image | None:
 
 def _reply(reply: Reply, question: Question | None) -> dict[str, str]:
     answer = reply.answer
-    said = [_option(answer.choice, question)] if answer.choice else []
+    answer_parts = [_option(answer.choice, question)] if answer.choice else []
     if answer.boxes is not None:
-        said.append(
+        answer_parts.append(
             f"{len(answer.boxes)} box{'' if len(answer.boxes) == 1 else 'es'}" if answer.boxes else "no box"
         )
     return {
@@ -175,7 +188,7 @@ def _reply(reply: Reply, question: Question | None) -> dict[str, str]:
         "status": answer.status,
         "reasoning": answer.reasoning,
         "conclusion": _option(answer.conclusion, question) if answer.conclusion else "",
-        "answer": ", ".join(said) or "not readable",
+        "answer": ", ".join(answer_parts) or "not readable",
         "raw": reply.completion,
     }
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from anomalyr1.boxes import Floats
 from anomalyr1.evaluation import curves
-from anomalyr1.evaluation.calibration import BINS
 from anomalyr1.evaluation.detection import Pair, measure, scored
 from anomalyr1.report.svg import Series, chart
 
@@ -18,26 +18,30 @@ _GREY = 7
 
 
 def detection_plots(pairs: Sequence[Pair]) -> dict[str, str]:
-    """ROC, precision-recall, reliability, cost and score plots by name, as SVG; none when the scores have only one class."""
+    """ROC, precision-recall, reliability, cost and score plots by name, as SVG; none when the scores have
+    only one class.
+    """
     scores, truth = scored(pairs)
     if not (truth.any() and (~truth).any()):
         return {}
     counts = curves.count(scores, truth)
-    found = measure([pair for pair in pairs if pair[0].anomalous is not None], repeats=1)
-    told = found.verdicts
+    figures = measure([pair for pair in pairs if pair[0].anomalous is not None], repeats=1)
+    verdicts = figures.verdicts
     at = (
-        told["good"]["defect"] / max(found.good, 1),
-        told["anomalous"]["defect"] / max(found.anomalous, 1),
+        verdicts["good"]["defect"] / max(figures.good, 1),
+        verdicts["anomalous"]["defect"] / max(figures.anomalous, 1),
     )
     diagonal, base = [(0.0, 0.0), (1.0, 1.0)], float(truth.mean())
     chance = Series("chance", diagonal, "dashed", _GREY)
     always = Series("share of anomalous", [(0.0, base), (1.0, base)], "dashed", _GREY)
     calibrated = Series("calibrated", diagonal, "dashed", _GREY)
     trivial = Series("all good or all defect", [(0.0, 0.0), (0.5, 0.5), (1.0, 0.0)], "dashed", _GREY)
-    cost = list(zip(found.cost_x, found.cost_y, strict=True))
-    bins = np.array_split(np.argsort(scores, kind="stable"), min(BINS, len(scores)))
+    cost = list(zip(figures.cost_x, figures.cost_y, strict=True))
+    bins = np.array_split(np.argsort(scores, kind="stable"), min(curves.BINS, len(scores)))
     reliable = [
-        Series("images", [(float(scores[own].mean()), float(truth[own].mean())) for own in bins], "dots"),
+        Series(
+            "images", [(float(scores[in_bin].mean()), float(truth[in_bin].mean())) for in_bin in bins], "dots"
+        ),
         calibrated,
     ]
     edges = np.linspace(0, 1, _BARS + 1)
@@ -74,7 +78,8 @@ def detection_plots(pairs: Sequence[Pair]) -> dict[str, str]:
 
 
 def run_plots(lines: Sequence[Mapping[str, object]], before: str = "", most: int = 8) -> dict[str, str]:
-    """Curves over steps of all numbers in the lines of a run, by the part of their names before the slash; `most` curves a plot.
+    """Curves over steps of all numbers in the lines of a run, by the part of their names before the slash;
+    `most` curves a plot.
 
     `before` opens each title.
     """
@@ -90,15 +95,18 @@ def run_plots(lines: Sequence[Mapping[str, object]], before: str = "", most: int
         groups.setdefault(group if slash else name, []).append(name)
     for group, names in groups.items():
         for start in range(0, len(names), most):
-            some = names[start : start + most]
+            plotted_names = names[start : start + most]
             title = before + group if len(names) <= most else f"{before}{group} ({start // most + 1})"
             plots[title] = chart(
                 title,
                 "step",
-                [Series(name.rpartition("/")[2] if len(some) > 1 else "", values[name]) for name in some],
+                [
+                    Series(name.rpartition("/")[2] if len(plotted_names) > 1 else "", values[name])
+                    for name in plotted_names
+                ],
             )
     return plots
 
 
-def _points(x: curves.Floats, y: curves.Floats) -> list[tuple[float, float]]:
+def _points(x: Floats, y: Floats) -> list[tuple[float, float]]:
     return list(zip(x.tolist(), y.tolist(), strict=True))

@@ -1,4 +1,6 @@
-"""Line charts and histograms as SVG: no script, no style sheet, no library; the same text stands in a page and in a file of its own."""
+"""Line charts and histograms as SVG: no script, no style sheet, no library; the same text stands in a page
+and in a file of its own.
+"""
 
 from __future__ import annotations
 
@@ -38,15 +40,9 @@ def chart(
 
     Lines of more than 400 points are thinned evenly. Colours of text and grid follow the page.
     """
-    points = [point for one in series for point in one.points]
-    x_ticks, y_ticks = (
-        [
-            tick
-            for tick in _ticks(*(own or _span(values)))
-            if own is None or own[0] <= tick <= own[1] * (1 + 1e-9)
-        ]
-        for own, values in ((x_range, [x for x, _ in points]), (y_range, [y for _, y in points]))
-    )
+    points = [point for line in series for point in line.points]
+    x_ticks = _ticks_in(x_range, [x for x, _ in points])
+    y_ticks = _ticks_in(y_range, [y for _, y in points])
     rows = _legend(series)
     area = _Area(
         (x_range or (x_ticks[0], x_ticks[-1])),
@@ -54,24 +50,27 @@ def chart(
         _TOP + 13 * len(rows) - 4,
     )
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{_text(title)}" '
-        'font-family="system-ui, sans-serif" font-size="11" fill="currentColor">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{_text(title)}" font-family="system-ui, sans-serif" font-size="11" '
+        'fill="currentColor">',
         f'<text x="{_LEFT}" y="16" font-size="13" font-weight="600">{_text(title)}</text>',
     ]
     for y in y_ticks:
         parts.append(_rule(area.point(area.x[0], y), area.point(area.x[1], y)))
+        height = area.point(0, y)[1] + 4
         parts.append(
-            f'<text x="{_LEFT - 6}" y="{area.point(0, y)[1] + 4:.1f}" text-anchor="end" opacity=".75">{_number(y)}</text>'
+            f'<text x="{_LEFT - 6}" y="{height:.1f}" text-anchor="end" opacity=".75">{_number(y)}</text>'
         )
     for x in x_ticks:
+        left = area.point(x, 0)[0]
         parts.append(
-            f'<text x="{area.point(x, 0)[0]:.1f}" y="{HEIGHT - 24}" text-anchor="middle" opacity=".75">{_number(x)}</text>'
+            f'<text x="{left:.1f}" y="{HEIGHT - 24}" text-anchor="middle" opacity=".75">{_number(x)}</text>'
         )
+    middle = (WIDTH + _LEFT) / 2
     parts.append(
-        f'<text x="{(WIDTH + _LEFT) / 2:.0f}" y="{HEIGHT - 7}" text-anchor="middle" opacity=".75">{_text(x_label)}</text>'
+        f'<text x="{middle:.0f}" y="{HEIGHT - 7}" text-anchor="middle" opacity=".75">{_text(x_label)}</text>'
     )
-    for place, one in enumerate(series):
-        parts.append(_drawn(one, COLOURS[(place if one.colour is None else one.colour) % len(COLOURS)], area))
+    parts += [_curve(line, _colour(line, place), area) for place, line in enumerate(series)]
     for number, row in enumerate(rows):
         for label, colour, x in row:
             parts.append(
@@ -110,27 +109,31 @@ class _Area(NamedTuple):
         )
 
 
-def _drawn(one: Series, colour: str, area: _Area) -> str:
-    if one.look == "bars":
-        return _bars(one, colour, area)
-    step = max(1, math.ceil(len(one.points) / _MOST_POINTS))
-    kept = [point for i, point in enumerate(one.points) if i % step == 0 or i == len(one.points) - 1]
+def _curve(line: Series, colour: str, area: _Area) -> str:
+    if line.look == "bars":
+        return _bars(line, colour, area)
+    step = max(1, math.ceil(len(line.points) / _MOST_POINTS))
+    kept = [point for i, point in enumerate(line.points) if i % step == 0 or i == len(line.points) - 1]
     places = [area.point(x, y) for x, y in kept if math.isfinite(x) and math.isfinite(y)]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    dash = ' stroke-dasharray="4 4" opacity=".7"' if one.look == "dashed" else ""
-    if one.look == "dots":
+    dash = ' stroke-dasharray="4 4" opacity=".7"' if line.look == "dashed" else ""
+    if line.look == "dots":
         return "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>' for x, y in places)
-    return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round"{dash}/>'
+    return (
+        f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2" '
+        f'stroke-linejoin="round"{dash}/>'
+    )
 
 
-def _bars(one: Series, colour: str, area: _Area) -> str:
-    width = (WIDTH - _LEFT - _RIGHT) / max(len(one.points), 1) * 0.46
+def _bars(line: Series, colour: str, area: _Area) -> str:
+    width = (WIDTH - _LEFT - _RIGHT) / max(len(line.points), 1) * 0.46
     bars = []
-    for x, y in one.points:
+    for x, y in line.points:
         left, top = area.point(x, y)
         bottom = area.point(x, area.y[0])[1]
         bars.append(
-            f'<rect x="{left - width / 2:.1f}" y="{top:.1f}" width="{width:.1f}" height="{bottom - top:.1f}" fill="{colour}"/>'
+            f'<rect x="{left - width / 2:.1f}" y="{top:.1f}" width="{width:.1f}" '
+            f'height="{bottom - top:.1f}" fill="{colour}"/>'
         )
     return "".join(bars)
 
@@ -139,22 +142,25 @@ def _legend(series: Sequence[Series]) -> list[list[tuple[str, str, int]]]:
     """Rows of (label, colour, left edge) that fit beside each other."""
     rows: list[list[tuple[str, str, int]]] = []
     x = WIDTH
-    for place, one in enumerate(series):
-        if not one.label:
+    for place, line in enumerate(series):
+        if not line.label:
             continue
-        label = visible(one.label)
+        label = visible(line.label)
         label = label if len(label) <= 28 else f"{label[:27]}…"
         width = round(6.4 * len(label)) + 26
         if x + width > WIDTH - _RIGHT:
             rows.append([])
             x = _LEFT
-        rows[-1].append((label, COLOURS[(place if one.colour is None else one.colour) % len(COLOURS)], x))
+        rows[-1].append((label, _colour(line, place), x))
         x += width
     return rows
 
 
 def _rule(start: tuple[float, float], end: tuple[float, float]) -> str:
-    return f'<line x1="{start[0]:.1f}" y1="{start[1]:.1f}" x2="{end[0]:.1f}" y2="{end[1]:.1f}" stroke="currentColor" stroke-opacity=".15"/>'
+    return (
+        f'<line x1="{start[0]:.1f}" y1="{start[1]:.1f}" x2="{end[0]:.1f}" y2="{end[1]:.1f}" '
+        'stroke="currentColor" stroke-opacity=".15"/>'
+    )
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
@@ -164,13 +170,24 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
     return (low, high) if high > low else (low - apart, high + apart)
 
 
+def _colour(line: Series, place: int) -> str:
+    return COLOURS[(place if line.colour is None else line.colour) % len(COLOURS)]
+
+
+def _ticks_in(bounds: tuple[float, float] | None, values: Sequence[float]) -> list[float]:
+    """The ticks of an axis: those within its bounds, or as many as span the values where it has none."""
+    if bounds is None:
+        return _ticks(*_span(values))
+    return [tick for tick in _ticks(*bounds) if bounds[0] <= tick <= bounds[1] * (1 + 1e-9)]
+
+
 def _ticks(low: float, high: float) -> list[float]:
     """Four to nine round numbers; the first lies at or below `low`, the last at or above `high`."""
     rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(size * power for size in (1, 2, 5, 10) if size * power >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [number * step for number in range(first, last + 1)]
+    lowest, highest = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [number * step for number in range(lowest, highest + 1)]
 
 
 def _number(value: float) -> str:

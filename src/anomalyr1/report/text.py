@@ -4,10 +4,11 @@ from __future__ import annotations
 
 
 def visible(text: str, keep: str = "") -> str:
-    r"""`text` with every character that prints nothing, moves the cursor or reorders its neighbours as an escape.
+    r"""`text` with every character that prints nothing, moves the cursor or reorders its neighbours as an
+    escape.
 
-    Such as `\x1b`, `\u202e`, `\udcff`. Characters in `keep` (e.g. line ends) stay. The rule is `str.isprintable`, so joiners
-    inside some emoji become escapes too.
+    Such as `\x1b`, `\u202e`, `\udcff`. Characters in `keep` (e.g. line ends) stay. The rule is
+    `str.isprintable`, so joiners inside some emoji become escapes too.
     """
     if text.isprintable():
         return text

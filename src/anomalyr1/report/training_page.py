@@ -1,4 +1,6 @@
-"""A training run as one self-contained page: held-out figures, curves, recipe, and what the policy wrote last."""
+"""A training run as one self-contained page: held-out figures, curves, recipe, and what the policy wrote
+last.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ Line = Mapping[str, object]
 
 
 @dataclass(frozen=True)
-class Written:
+class LastGroup:
     """What the policy wrote to one prompt."""
 
     step: int
@@ -30,7 +32,7 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """A run folder, read."""
 
     title: str
@@ -40,11 +42,11 @@ class Run:
     recipe: str
     about: Mapping[str, object]
     """What run.json holds."""
-    written: Sequence[Written]
+    last_groups: Sequence[LastGroup]
     version: str = ""
 
 
-def write(folder: Path, run: Run) -> Path:
+def write(folder: Path, run: TrainingRun) -> Path:
     """Write index.html, report.md, report.json, figures.csv and plots/*.svg, and return the page's path."""
     from markupsafe import Markup
 
@@ -54,7 +56,7 @@ def write(folder: Path, run: Run) -> Path:
         {name: value for name, value in line.items() if not name.startswith(twice)} for line in run.metrics
     ]
     plots = [*run_plots(run.evaluations, "held out: ").values(), *run_plots(metrics).values()]
-    held_out, last = _held_out(run.evaluations), _last(metrics)
+    held_out, last_values = _held_out(run.evaluations), _last(metrics)
     page = render(
         "training_page.html.j2",
         ["page.css", "evaluation_page.css"],
@@ -62,13 +64,13 @@ def write(folder: Path, run: Run) -> Path:
         steps=max((int(str(line["step"])) for line in (*run.metrics, *run.evaluations)), default=0),
         plots=[Markup(plot) for plot in plots],  # our own; texts in it are escaped where it is made
         held_out=held_out,
-        last=last,
+        last=last_values,
         about=[
             (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
             for name, value in run.about.items()
         ],
     )
-    told = {
+    record = {
         "metrics": list(run.metrics),
         "evaluations": list(run.evaluations),
         "run": dict(run.about),
@@ -76,9 +78,9 @@ def write(folder: Path, run: Run) -> Path:
     }
     files = {
         "index.html": page,
-        "report.md": in_markdown("Training run", [run.title], [held_out, last]),
-        "report.json": json.dumps(told, indent=1, ensure_ascii=True) + "\n",
-        "figures.csv": figures_csv([held_out, last]),
+        "report.md": in_markdown("Training run", [run.title], [held_out, last_values]),
+        "report.json": json.dumps(record, indent=1, ensure_ascii=True) + "\n",
+        "figures.csv": figures_csv([held_out, last_values]),
         **{f"plots/{number:02}.svg": svg.file(plot) for number, plot in enumerate(plots, start=1)},
     }
     for name, text in files.items():
@@ -88,9 +90,9 @@ def write(folder: Path, run: Run) -> Path:
 
 def _held_out(evaluations: Sequence[Line]) -> Table:
     """A row a figure, first and last."""
-    names = dict.fromkeys(
-        name for line in evaluations for name, value in line.items() if name != "step" and _is_number(value)
-    )
+    names: dict[str, None] = {}
+    for line in evaluations:
+        names |= {name: None for name, value in line.items() if name != "step" and _is_number(value)}
     rows = []
     for name in names:
         values = [line[name] for line in evaluations if _is_number(line.get(name))]
@@ -109,16 +111,19 @@ def _held_out(evaluations: Sequence[Line]) -> Table:
 
 
 def _last(metrics: Sequence[Line]) -> Table:
-    last: dict[str, tuple[object, object]] = {}
+    values_by_name: dict[str, tuple[object, object]] = {}
     for line in metrics:
-        last.update(
+        values_by_name.update(
             {
                 name: (line["step"], value)
                 for name, value in line.items()
                 if name != "step" and _is_number(value)
             }
         )
-    rows = [(name, f"{float(str(value)):.4g}", str(step)) for name, (step, value) in sorted(last.items())]
+    rows = [
+        (name, f"{float(str(value)):.4g}", str(step))
+        for name, (step, value) in sorted(values_by_name.items())
+    ]
     return Table("Last logged values", ("figure", "value", "step"), rows)
 
 

@@ -7,12 +7,13 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from anomalyr1.reproduction.effects import PRIMARY
 from anomalyr1.rewards import ROAM, roam_row
 from anomalyr1.training.recipes import Recipe, check_keys, load_recipe
 from anomalyr1.types import Answer, Question, Record
 
 Stage = Literal["sft", "grpo"]
+PRIMARY = ("accuracy", "AUROC")
+"""The figures that claims are about unless they say otherwise."""
 SHOTS, MOST_SHOTS = 3, 5
 STEPS_3B = 1350
 """Of every stage at 3B: what the paper's 10 epochs come to for GRPO on 38 classes, 4 GPUs and groups of 8."""
@@ -159,20 +160,33 @@ class Scale(Record):
 
 
 SHORT = (
-    "held_out=[]", "turned=false", "grpo.learning_rate=5e-5", "grpo.per_device_train_batch_size=32", "grpo.report_to=none",
+    "held_out=[]",
+    "turned=false",
+    "grpo.learning_rate=5e-5",
+    "grpo.per_device_train_batch_size=32",
+    "grpo.report_to=none",
     "grpo.save_strategy='no'",
-)  # fmt: skip
+)
 """What makes a run of `nano-grpo` short and leaves the asking to others."""
 SCALES = {
     "nano": Scale(
         base="nano-grpo",
         starts={"nano-raw": "nano-raw"},
         data="drawn:dev?n=180&seed=11&references=0",
-        tests={"final classes": "drawn:final?n=96&seed=13&references=0", "seen before": "drawn:seen?n=48&seed=14&references=0"},
+        tests={
+            "final classes": "drawn:final?n=96&seed=13&references=0",
+            "seen before": "drawn:seen?n=48&seed=14&references=0",
+        },
         changes=(*SHORT, "grpo.max_steps=45"),
         sft={
-            "per_device_train_batch_size": 3, "max_steps": 45, "learning_rate": 3e-5, "lr_scheduler_type": "constant_with_warmup",
-            "bf16": False, "gradient_checkpointing": False, "report_to": "none", "save_strategy": "no",
+            "per_device_train_batch_size": 3,
+            "max_steps": 45,
+            "learning_rate": 3e-5,
+            "lr_scheduler_type": "constant_with_warmup",
+            "bf16": False,
+            "gradient_checkpointing": False,
+            "report_to": "none",
+            "save_strategy": "no",
         },
     ),
     "3b": Scale(
@@ -181,11 +195,15 @@ SCALES = {
         data="",
         changes=(f"grpo.max_steps={STEPS_3B}",),
         sft={
-            "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": STEPS_3B, "learning_rate": 1e-5,
-            "bf16": True, "gradient_checkpointing": True,
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 2,
+            "max_steps": STEPS_3B,
+            "learning_rate": 1e-5,
+            "bf16": True,
+            "gradient_checkpointing": True,
         },
     ),
-}  # fmt: skip
+}
 
 
 def recipe_of(scale: Scale, arm: Arm, stage: Stage, model: str, data: str, seed: int) -> Recipe:
@@ -205,12 +223,14 @@ def recipe_of(scale: Scale, arm: Arm, stage: Stage, model: str, data: str, seed:
     return Recipe.model_validate(recipe.model_dump() | fields)
 
 
-def chosen(names: Sequence[str], full: bool) -> tuple[Arm, ...]:
-    """The arms of these names, all when there are none; those that go on from SFT bring it along. Raises `InputError` for others."""
-    known = {arm.name: arm for arm in (*ARMS, *ABLATIONS)}
-    check_keys(names, known, "the experiment")
-    wanted = [known[name] for name in dict.fromkeys(names)] or [*ARMS, *(ABLATIONS if full else ())]
-    return tuple(wanted if SFT in wanted or not any(arm.after_sft for arm in wanted) else [SFT, *wanted])
+def choose_arms(names: Sequence[str], full: bool) -> tuple[Arm, ...]:
+    """The arms of these names, all when there are none; those that go on from SFT bring it along. Raises
+    `InputError` for others.
+    """
+    arms_by_name = {arm.name: arm for arm in (*ARMS, *ABLATIONS)}
+    check_keys(names, arms_by_name, "the experiment")
+    arms = [arms_by_name[name] for name in dict.fromkeys(names)] or [*ARMS, *(ABLATIONS if full else ())]
+    return tuple(arms if SFT in arms or not any(arm.after_sft for arm in arms) else [SFT, *arms])
 
 
 def silence_free(answer: Answer, question: Question) -> float | None:

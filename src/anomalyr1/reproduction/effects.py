@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalyr1.evaluation.statistics import LEVEL
+from anomalyr1.reproduction.arms import PRIMARY
 from anomalyr1.reproduction.judge import Judged
 
 Floats = NDArray[np.float64]
 DRAWS = 2000
-PRIMARY = ("accuracy", "AUROC")
 FIGURES = (
     *PRIMARY,
     "balanced yes/no",
@@ -61,17 +61,23 @@ class Answers:
 
     def __init__(self, runs: Mapping[str, Sequence[Sequence[Judged]]]) -> None:
         """`runs`: arm -> the answers of each of its seeds."""
-        first = next(iter(runs.values()))[0]
-        self.images = list(dict.fromkeys(one.sample_id for one in first))
-        self.kinds = sorted({one.kind for one in first if one.kind != "grounding"})
+        reference_answers = next(iter(runs.values()))[0]
+        self.images = list(dict.fromkeys(answer.sample_id for answer in reference_answers))
+        self.kinds = sorted({answer.kind for answer in reference_answers if answer.kind != "grounding"})
         self.names = [*(name for name in FIGURES if name != "AUROC"), *self.kinds, "found", "passed"]
-        truth = {one.sample_id: one.anomalous for one in first}
+        truth = {answer.sample_id: answer.anomalous for answer in reference_answers}
         self.anomalous = np.array([truth[name] for name in self.images])
         self._sums = {arm: [self._summed(answers) for answers in seeds] for arm, seeds in runs.items()}
-        draws = np.random.default_rng(0)
-        n = len(self.images)
+        generator = np.random.default_rng(0)
+        image_count = len(self.images)
         self._images = np.vstack(
-            [np.ones(n), *(np.bincount(draws.integers(n, size=n), minlength=n) for _ in range(DRAWS))]
+            [
+                np.ones(image_count),
+                *(
+                    np.bincount(generator.integers(image_count, size=image_count), minlength=image_count)
+                    for _ in range(DRAWS)
+                ),
+            ]
         )
         self._found: dict[tuple[str, str], Floats] = {}
 
@@ -85,25 +91,27 @@ class Answers:
 
     def by_seed(self, arm: str, than: str, name: str) -> list[Effect]:
         """The figure of each seed less the mean of the other arm, with intervals over images."""
-        drawn = self._drawn(arm, name) - self._drawn(than, name).mean(0)
-        return [self._bounded(one, []) for one in drawn if not np.isnan(one[0])]
+        values = self._drawn(arm, name) - self._drawn(than, name).mean(0)
+        return [self._bounded(seed_values, []) for seed_values in values if not np.isnan(seed_values[0])]
 
     def _effect(self, weights: Mapping[str, int], name: str) -> Effect | None:
         """Of the weighted sum of the arms."""
-        drawn, parts = np.zeros(1 + DRAWS), []
+        values, seed_variances = np.zeros(1 + DRAWS), []
         for arm, weight in weights.items():
             seeds = self._drawn(arm, name)
-            drawn = drawn + weight * seeds.mean(0)
+            values = values + weight * seeds.mean(0)
             if len(seeds) > 1:
-                parts.append((float(seeds[:, 0].var(ddof=1)) / len(seeds), len(seeds) - 1))
-        return None if np.isnan(drawn[0]) else self._bounded(drawn, parts)
+                seed_variances.append((float(seeds[:, 0].var(ddof=1)) / len(seeds), len(seeds) - 1))
+        return None if np.isnan(values[0]) else self._bounded(values, seed_variances)
 
-    def _bounded(self, drawn: Floats, parts: Sequence[tuple[float, int]]) -> Effect:
-        """`drawn`: the figure, then that of each resample; `parts`: the other variances, each with its degrees of freedom."""
+    def _bounded(self, values: Floats, seed_variances: Sequence[tuple[float, int]]) -> Effect:
+        """`drawn`: the figure, then that of each resample; `parts`: the other variances, each with its
+        degrees of freedom.
+        """
         from scipy.stats import t
 
-        value = float(drawn[0])
-        variances = [(float(np.nanvar(drawn[1:])), len(self.images) - 1), *parts]
+        value = float(values[0])
+        variances = [(float(np.nanvar(values[1:])), len(self.images) - 1), *seed_variances]
         total = sum(variance for variance, _ in variances)
         if total == 0:
             return Effect(value, value, value, float(value == 0))
@@ -114,7 +122,7 @@ class Answers:
     def _drawn(self, arm: str, name: str) -> Floats:
         """(seeds, 1 + DRAWS): the figure itself, then of each resample of the images."""
         if (arm, name) not in self._found:
-            self._found[arm, name] = np.stack([self._values(one, name) for one in self._sums[arm]])
+            self._found[arm, name] = np.stack([self._values(sums, name) for sums in self._sums[arm]])
         return self._found[arm, name]
 
     def _values(self, sums: Sums, name: str) -> Floats:
@@ -127,7 +135,9 @@ class Answers:
             return np.asarray(self._images @ sums.top[:, column] / (self._images @ sums.bottom[:, column]))
 
     def _auroc(self, scores: Floats) -> Floats:
-        """The share of pairs of an anomalous and a good image that the scores order, ties as halves; images weighted."""
+        """The share of pairs of an anomalous and a good image that the scores order, ties as halves; images
+        weighted.
+        """
         bad, good = scores[self.anomalous], scores[~self.anomalous]
         ordered = (bad[:, None] > good) + 0.5 * (bad[:, None] == good)
         of_bad, of_good = self._images[:, self.anomalous], self._images[:, ~self.anomalous]
@@ -138,11 +148,11 @@ class Answers:
         place = {name: i for i, name in enumerate(self.images)}
         top, bottom = np.zeros((2, len(place), len(self.names)))
         scores = np.full(len(place), 0.5)
-        for one in answers:
-            i = place[one.sample_id]
-            if one.score is not None and not one.sampled:
-                scores[i] = one.score
-            for name, value in _counted(one):
+        for answer in answers:
+            i = place[answer.sample_id]
+            if answer.score is not None and not answer.sampled:
+                scores[i] = answer.score
+            for name, value in _counted(answer):
                 column = self.names.index(name)
                 top[i, column] += value
                 bottom[i, column] += 1
@@ -151,42 +161,42 @@ class Answers:
 
 def by_test(runs: Mapping[str, Sequence[Sequence[Judged]]], tests: Iterable[str]) -> dict[str, Answers]:
     """The answers of all runs (arm -> each of its seeds) to each of the test sets."""
-    return {
-        test: Answers(
-            {
-                arm: [[one for one in seed if one.test == test] for seed in seeds]
-                for arm, seeds in runs.items()
-            }
-        )
-        for test in tests
-    }
+    answers = {}
+    for test in tests:
+        of_test = {arm: [_of_test(seed, test) for seed in seeds] for arm, seeds in runs.items()}
+        answers[test] = Answers(of_test)
+    return answers
 
 
-def _counted(one: Judged) -> list[tuple[str, float]]:
+def _of_test(answers: Sequence[Judged], test: str) -> list[Judged]:
+    return [answer for answer in answers if answer.test == test]
+
+
+def _counted(answer: Judged) -> list[tuple[str, float]]:
     """The figures that an answer counts for, and as what."""
-    if one.sampled:
-        if one.kind == "grounding":
+    if answer.sampled:
+        if answer.kind == "grounding":
             return []
-        agrees = [("agrees, sampled", float(one.agrees))] if one.right and one.agrees is not None else []
-        return [("silent, sampled", float(one.agrees is None)), *agrees]
-    found = [("strict", float(one.strict)), ("words", float(len(one.text.split())))]
-    if one.kind == "grounding":
-        return [*found, ("box mIoU", one.iou)] if one.iou is not None else found
-    found += [("accuracy", float(one.right)), (one.kind, float(one.right))]
-    if one.right and one.agrees is not None:
-        found.append(("agrees", float(one.agrees)))
-    if one.kind == "anomaly detection":
-        found.append(("found" if one.anomalous else "passed", float(one.right)))
-    return found
+        agrees = (
+            [("agrees, sampled", float(answer.agrees))] if answer.right and answer.agrees is not None else []
+        )
+        return [("silent, sampled", float(answer.agrees is None)), *agrees]
+    figures = [("strict", float(answer.strict)), ("words", float(len(answer.text.split())))]
+    if answer.kind == "grounding":
+        return [*figures, ("box mIoU", answer.iou)] if answer.iou is not None else figures
+    figures += [("accuracy", float(answer.right)), (answer.kind, float(answer.right))]
+    if answer.right and answer.agrees is not None:
+        figures.append(("agrees", float(answer.agrees)))
+    if answer.kind == "anomaly detection":
+        figures.append(("found" if answer.anomalous else "passed", float(answer.right)))
+    return figures
 
 
-def said(effect: Effect | None) -> str:
-    """A difference as text, in percentage points."""
-    return (
-        ""
-        if effect is None
-        else f"{100 * effect.value:+.1f} [{100 * effect.low:+.1f}, {100 * effect.high:+.1f}]"
-    )
+def in_points(effect: Effect | None) -> str:
+    """A difference as text, in percentage points, such as "+4.3 [+2.2, +6.5]"; empty for None."""
+    if effect is None:
+        return ""
+    return f"{100 * effect.value:+.1f} [{100 * effect.low:+.1f}, {100 * effect.high:+.1f}]"
 
 
 def excludes_zero(effect: Effect | None) -> bool:

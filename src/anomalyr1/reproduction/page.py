@@ -21,11 +21,12 @@ from anomalyr1.files import write_whole
 from anomalyr1.images import open_image
 from anomalyr1.report import svg
 from anomalyr1.report.html import data_uri, render
-from anomalyr1.report.overlay import scaled
-from anomalyr1.reproduction.arms import CLAIMS, Arm, Claim
-from anomalyr1.reproduction.effects import FIGURES, PRIMARY, Answers, Effect, by_test, excludes_zero, said
-from anomalyr1.reproduction.judge import Judged, read_judged, read_samples
-from anomalyr1.reproduction.study import COST, FEW_SHOT, JUDGED, Job, Study
+from anomalyr1.report.overlays import scaled
+from anomalyr1.reproduction.arms import CLAIMS, PRIMARY, Arm, Claim
+from anomalyr1.reproduction.effects import FIGURES, Answers, Effect, by_test, excludes_zero, in_points
+from anomalyr1.reproduction.judge import Judged, read_judged
+from anomalyr1.reproduction.samples import read_samples
+from anomalyr1.reproduction.study import COST, FEW_SHOT, JUDGED, ArmRun, Study
 from anomalyr1.training.held_out import questions_about
 from anomalyr1.training.run_folder import METRICS, read_lines
 from anomalyr1.types import InputError, Question
@@ -44,7 +45,7 @@ CURVES = {
 
 
 @dataclass(frozen=True)
-class Pair:
+class ContradictionPair:
     """One question that two arms answer alike, one of them against its own reasoning."""
 
     sample_id: str
@@ -56,7 +57,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Part:
+class StartResults:
     """What came out for one start policy."""
 
     name: str
@@ -64,51 +65,52 @@ class Part:
     claims: Table
     sentences: Sequence[str]
     plots: Sequence[str]
-    pairs: Sequence[Pair]
+    pairs: Sequence[ContradictionPair]
     seen_pairs: str
     """How many such pairs there are, and how many the other way round."""
 
 
 def write(out: Path, study: Study, machine: str, date: str, command: str) -> Path:
-    """Write index.html, report.md, report.json and plots/ of what is there so far. Raises `InputError` where no arm is finished."""
+    """Write index.html, report.md, report.json and plots/ of what is there so far. Raises `InputError` where
+    no arm is finished.
+    """
     from markupsafe import Markup
 
-    parts = [part for start in study.scale.starts if (part := _part(out, study, start)) is not None]
-    if not parts:
+    results = [
+        result for start in study.scale.starts if (result := _results_of(out, study, start)) is not None
+    ]
+    if not results:
         raise InputError(f"{str(out)!r} holds no finished arm yet, so there is nothing to report")
     about = [
-        f"machine: {machine}", f"date: {date}", f"command: {command}", f"AnomalyR1 {study.made_by}",
+        f"machine: {machine}",
+        f"date: {date}",
+        f"command: {command}",
+        f"AnomalyR1 {study.made_by}",
         f"few-shot splits of: {study.scale.data}",
         f"asked about {FEW_SHOT}: those of it that no split learns from",
         *(f"asked about {name}: {spec}" for name, spec in study.scale.tests.items()),
-    ]  # fmt: skip
+    ]
     page = render(
-        "reproduction.html.j2", ["page.css", "evaluation_page.css"], about=about,
-        parts=[(part, [Markup(plot) for plot in part.plots]) for part in parts],  # our own; texts in it are escaped where it is made
-    )  # fmt: skip
-    tables = [
-        table._replace(title=f"{part.name}: {table.title}")
-        for part in parts
-        for table in (part.claims, *part.tables)
-    ]
-    told = [
-        f"{part.name}: {sentence}"
-        for part in parts
-        for sentence in (*part.sentences, part.seen_pairs)
-        if sentence
-    ]
+        "reproduction.html.j2",
+        ["page.css", "evaluation_page.css"],
+        about=about,
+        # Our own plots; texts in them are escaped where they are made
+        parts=[(result, [Markup(plot) for plot in result.plots]) for result in results],
+    )
+    tables, conclusions, plots = [], [], {}
+    for result in results:
+        of_start = (result.claims, *result.tables)
+        tables += [table._replace(title=f"{result.name}: {table.title}") for table in of_start]
+        sentences_of_start = [*result.sentences, *([result.seen_pairs] if result.seen_pairs else [])]
+        conclusions += [f"{result.name}: {sentence}" for sentence in sentences_of_start]
+        for number, plot in enumerate(result.plots, start=1):
+            plots[f"plots/{result.name}-{number}.svg"] = svg.file(plot)
+    rows = [{**table._asdict(), "rows": list(table.rows)} for table in tables]
     files = {
         "index.html": page,
-        "report.md": in_markdown("Does ROAM help?", [*about, *told], tables),
-        "report.json": json.dumps(
-            [{**table._asdict(), "rows": list(table.rows)} for table in tables], indent=1
-        )
-        + "\n",
-        **{
-            f"plots/{part.name}-{i}.svg": svg.file(plot)
-            for part in parts
-            for i, plot in enumerate(part.plots, start=1)
-        },
+        "report.md": in_markdown("Does ROAM help?", [*about, *conclusions], tables),
+        "report.json": json.dumps(rows, indent=1) + "\n",
+        **plots,
     }
     for name, text in files.items():
         write_whole(out / name, text.encode("utf-8", "backslashreplace"))
@@ -120,49 +122,67 @@ def finished(out: Path, study: Study) -> bool:
     return any((out / start / JUDGED).exists() and _done(out, study, start) for start in study.scale.starts)
 
 
-def _part(out: Path, study: Study, start: str) -> Part | None:
+def _results_of(out: Path, study: Study, start: str) -> StartResults | None:
     """What there is of one start; None where no arm is finished."""
-    arms = {arm.name: arm for arm in study.chosen}
+    arms = {arm.name: arm for arm in study.arms_to_run}
     folders = _done(out, study, start)
     if not (out / start / JUDGED).exists() or not folders:
         return None
     runs: dict[str, list[Sequence[Judged]]] = {START: [read_judged(out / start / JUDGED)]}
-    runs |= {arm: [read_judged(folder / JUDGED) for folder in some] for arm, some in folders.items()}
+    runs |= {
+        arm: [read_judged(folder / JUDGED) for folder in seed_folders]
+        for arm, seed_folders in folders.items()
+    }
     answers = by_test(runs, study.tests)
-    tables = [_table(test, found, arms, runs) for test, found in answers.items()]
-    seen = list(differences(runs, answers))
-    pairs, counted = _pairs(out, study, runs)
+    tables = [_table(test, test_answers, arms, runs) for test, test_answers in answers.items()]
+    claim_results = list(differences(runs, answers))
+    pairs, pair_counts = _pairs(out, study, runs)
     tables += [*_seeds(folders, arms, answers), _costs(folders, arms, study.seeds)]
-    return Part(
-        start, tables, _claims(seen, list(answers)), sentences(seen), _curves(folders, arms), pairs, counted
+    return StartResults(
+        start,
+        tables,
+        _claims(claim_results, list(answers)),
+        sentences(claim_results),
+        _curves(folders, arms),
+        pairs,
+        pair_counts,
     )
 
 
 def _done(out: Path, study: Study, start: str) -> dict[str, list[Path]]:
     """The folders of the runs of one start that are finished, by arm."""
-    every = {
-        arm.name: [out / Job(start, arm, seed).folder for seed in range(study.seeds)] for arm in study.chosen
+    all_folders = {
+        arm.name: [out / ArmRun(start, arm, seed).folder for seed in range(study.seeds)]
+        for arm in study.arms_to_run
     }
-    done = {
-        arm: [folder for folder in folders if (folder / JUDGED).exists()] for arm, folders in every.items()
+    finished_folders = {
+        arm: [folder for folder in folders if (folder / JUDGED).exists()]
+        for arm, folders in all_folders.items()
     }
-    return {arm: folders for arm, folders in done.items() if folders}
+    return {arm: folders for arm, folders in finished_folders.items() if folders}
 
 
-def _table(test: str, found: Answers, arms: Mapping[str, Arm], runs: Mapping[str, Sequence[object]]) -> Table:
-    names = [*FIGURES, *found.kinds]
+def _table(
+    test: str, answers: Answers, arms: Mapping[str, Arm], runs: Mapping[str, Sequence[object]]
+) -> Table:
+    names = [*FIGURES, *answers.kinds]
     rows = []
     for arm in runs:
         cells = []
         for name in names:
-            figure = found.figure(arm, name)
+            figure = answers.figure(arm, name)
             cells.append("" if figure is None else _shown(figure, name))
         rows.append((arms[arm].title if arm in arms else "start policy", *cells))
-    alone = ", ".join(arm for arm, some in runs.items() if arm != START and len(some) == 1) or "none"
+    alone = (
+        ", ".join(arm for arm, seeds_of_arm in runs.items() if arm != START and len(seeds_of_arm) == 1)
+        or "none"
+    )
     note = (
-        f"{len(found.images)} images. In percent, with 95 % intervals over images and seeds; of the start and of arms with one seed "
+        f"{len(answers.images)} images. In percent, with 95 % intervals over images and seeds; of the start "
+        "and of arms with one seed "
         f"({alone}) over images alone. agrees: of right "
-        "answers to questions with options whose reasoning concludes something, those that it concludes; sampled: at temperature 1, else "
+        "answers to questions with options whose reasoning concludes something, those that it concludes; "
+        "sampled: at temperature 1, else "
         "greedy. Subtasks last."
     )
     return Table(test, ("arm", *names), rows, note)
@@ -171,21 +191,25 @@ def _table(test: str, found: Answers, arms: Mapping[str, Arm], runs: Mapping[str
 def _shown(figure: Effect, name: str) -> str:
     if name == "words":
         return f"{figure.value:.1f}"
-    return f"{100 * figure.value:.1f} [{100 * max(0.0, figure.low):.1f}, {100 * min(1.0, figure.high):.1f}]"  # a share
+    low, high = max(0.0, figure.low), min(1.0, figure.high)  # it is a share
+    return f"{100 * figure.value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _costs(folders: Mapping[str, Sequence[Path]], arms: Mapping[str, Arm], seeds: int) -> Table:
     rows = []
-    for arm, some in folders.items():
-        costs = [json.loads((folder / COST).read_text(encoding="ascii")) for folder in some]
+    for arm, seed_folders in folders.items():
+        costs = [json.loads((folder / COST).read_text(encoding="ascii")) for folder in seed_folders]
         seconds, rollouts = (float(np.mean([cost[key] for cost in costs])) for key in ("seconds", "rollouts"))
-        rows.append((arms[arm].title, str(len(some)), f"{seconds:.0f}", f"{rollouts:.0f}"))
+        rows.append((arms[arm].title, str(len(seed_folders)), f"{seconds:.0f}", f"{rollouts:.0f}"))
     missing = [
         f"{seeds - len(folders.get(name, ()))} of {arm.title}"
         for name, arm in arms.items()
         if len(folders.get(name, ())) < seeds
     ]
-    note = f"An arm that goes on from SFT counts its second stage alone. Runs that are not there: {'; '.join(missing) or 'none'}."
+    note = (
+        "An arm that goes on from SFT counts its second stage alone. Runs that are not there: "
+        f"{'; '.join(missing) or 'none'}."
+    )
     return Table("What a run took", ("arm", "seeds", "seconds", "rollouts"), rows, note)
 
 
@@ -197,8 +221,8 @@ def _seeds(
             (
                 arms[arm].title,
                 *(
-                    "; ".join(said(one) for one in found.by_seed(arm, START, name))
-                    for found in answers.values()
+                    "; ".join(in_points(effect) for effect in test_answers.by_seed(arm, START, name))
+                    for test_answers in answers.values()
                 ),
             )
             for arm in folders
@@ -207,7 +231,7 @@ def _seeds(
         yield Table(f"Each seed less the start: {name}", ("arm", *answers), rows, note)
 
 
-class Seen(NamedTuple):
+class ClaimResult(NamedTuple):
     """What came out about a claim in one figure on one test set."""
 
     claim: Claim
@@ -227,49 +251,56 @@ class Seen(NamedTuple):
         return "Confirmed" if self.effect.value > 0 or self.claim.either_way else "Contradicted"
 
 
-def differences(runs: Mapping[str, Sequence[object]], answers: Mapping[str, Answers]) -> Iterator[Seen]:
+def differences(
+    runs: Mapping[str, Sequence[object]], answers: Mapping[str, Answers]
+) -> Iterator[ClaimResult]:
     """Every claim about arms that were run, on every test set."""
     for claim in CLAIMS:
         if claim.better in runs and claim.than in runs:
             seeds = min(len(runs[arm]) for arm in (claim.better, claim.than) if arm != START)
-            for test, found in answers.items():
+            for test, test_answers in answers.items():
                 for figure in claim.figures:
-                    if (effect := found.difference(claim.better, claim.than, figure)) is not None:
-                        yield Seen(claim, test, figure, effect, seeds)
+                    if (effect := test_answers.difference(claim.better, claim.than, figure)) is not None:
+                        yield ClaimResult(claim, test, figure, effect, seeds)
 
 
-def _claims(seen: Sequence[Seen], tests: Sequence[str]) -> Table:
+def _claims(results: Sequence[ClaimResult], tests: Sequence[str]) -> Table:
     rows = []
-    for claim, figure in dict.fromkeys((one.claim, one.figure) for one in seen):
-        cells = {one.test: said(one.effect) for one in seen if (one.claim, one.figure) == (claim, figure)}
+    for claim, figure in dict.fromkeys((result.claim, result.figure) for result in results):
+        cells = {
+            result.test: in_points(result.effect)
+            for result in results
+            if (result.claim, result.figure) == (claim, figure)
+        }
         rows.append((claim.text, figure, *(cells.get(test, "") for test in tests)))
     note = "Percentage points with 95 % intervals over images and seeds; all arms saw the same images."
     return Table("Differences", ("claim", "figure", *tests), rows, note)
 
 
-def sentences(seen: Sequence[Seen]) -> list[str]:
+def sentences(results: Sequence[ClaimResult]) -> list[str]:
     """What was confirmed, what was contradicted, what could not be told."""
-    adjusted = holm([one.effect.p for one in seen])
-    looked_at = Counter(one.claim.text for one in seen)
-    told = []
+    adjusted = holm([result.effect.p for result in results])
+    looked_at = Counter(result.claim.text for result in results)
+    sentences_by_outcome = []
     for outcome in ("Confirmed", "Contradicted", "Not shown either way", "Not judged (one seed)"):
         by_claim: dict[str, list[str]] = {}
-        for one, p in zip(seen, adjusted, strict=True):
-            if one.outcome == outcome:
+        for result, p in zip(results, adjusted, strict=True):
+            if result.outcome == outcome:
                 star = "*" if p < ALPHA else ""
-                by_claim.setdefault(one.claim.text, []).append(
-                    f"{one.figure} on {one.test} {said(one.effect)}{star}"
+                by_claim.setdefault(result.claim.text, []).append(
+                    f"{result.figure} on {result.test} {in_points(result.effect)}{star}"
                 )
         if by_claim or outcome == "Confirmed":
             settled = outcome in ("Confirmed", "Contradicted")
-            some = [
-                f"{claim} ({', '.join(places) if settled else f'{len(places)} of {looked_at[claim]} differences'})"
-                for claim, places in by_claim.items()
-            ]
-            told.append(f"{outcome}: {'; '.join(some) or 'nothing'}.")
+            claims_with_places = []
+            for claim, places in by_claim.items():
+                where = ", ".join(places) if settled else f"{len(places)} of {looked_at[claim]} differences"
+                claims_with_places.append(f"{claim} ({where})")
+            sentences_by_outcome.append(f"{outcome}: {'; '.join(claims_with_places) or 'nothing'}.")
     return [
-        *told,
-        f"{len(seen)} differences were looked at. Where nothing differs, one in twenty intervals excludes zero by chance; those with a "
+        *sentences_by_outcome,
+        f"{len(results)} differences were looked at. Where nothing differs, one in twenty intervals "
+        "excludes zero by chance; those with a "
         "star stay clear of zero with Holm's correction for all of them, too.",
     ]
 
@@ -279,8 +310,8 @@ def _curves(folders: Mapping[str, Sequence[Path]], arms: Mapping[str, Arm]) -> l
     plots = []
     for key, title in CURVES.items():
         series = []
-        for arm, some in folders.items():
-            of_seeds = [
+        for arm, seed_folders in folders.items():
+            seed_curves = [
                 smooth(
                     [
                         (int(line["step"]), float(line[key]))
@@ -288,11 +319,11 @@ def _curves(folders: Mapping[str, Sequence[Path]], arms: Mapping[str, Arm]) -> l
                         if key in line
                     ]
                 )
-                for f in some
+                for f in seed_folders
             ]
-            common = set.intersection(*(set(points) for points in of_seeds))
+            common = set.intersection(*(set(points) for points in seed_curves))
             points = [
-                (float(step), float(np.mean([values[step] for values in of_seeds])))
+                (float(step), float(np.mean([values[step] for values in seed_curves])))
                 for step in sorted(common)
             ]
             if points:
@@ -313,32 +344,50 @@ def smooth(points: Sequence[tuple[int, float]]) -> dict[int, float]:
     }
 
 
-def _pairs(out: Path, study: Study, runs: Mapping[str, Sequence[Sequence[Judged]]]) -> tuple[list[Pair], str]:
-    """Questions that the first seeds of both arms answer rightly when sampled, plain GRPO against its reasoning, ROAM in line with it.
+def _pairs(
+    out: Path, study: Study, runs: Mapping[str, Sequence[Sequence[Judged]]]
+) -> tuple[list[ContradictionPair], str]:
+    """Questions that the first seeds of both arms answer rightly when sampled, plain GRPO against its
+    reasoning, ROAM in line with it.
 
     With options, since neither arm is paid for boxes. And in words how often that and the reverse were seen.
     """
     if not {"answer", "roam"} <= runs.keys():
         return [], ""
-    samples = {one.id: one for one in read_samples(study.samples_file(out, FEW_SHOT))}
+    samples = {sample.id: sample for sample in read_samples(study.samples_file(out, FEW_SHOT))}
     plain, roam = (
-        [one for one in runs[arm][0] if one.sampled and one.kind != "grounding"] for arm in ("answer", "roam")
+        [
+            plain_answer
+            for plain_answer in runs[arm][0]
+            if plain_answer.sampled and plain_answer.kind != "grounding"
+        ]
+        for arm in ("answer", "roam")
     )
-    both = [
-        (one, other) for one, other in zip(plain, roam, strict=True) if one.right and other.right
+    right_pairs = [
+        (plain_answer, roam_answer)
+        for plain_answer, roam_answer in zip(plain, roam, strict=True)
+        if plain_answer.right and roam_answer.right
     ]  # the same questions in the same order
-    shown = [(one, other) for one, other in both if one.agrees is False and other.agrees]
-    found: list[Pair] = []
-    for one, other in shown[:MOST_PAIRS]:
-        sample = samples[one.sample_id]
-        question = next(
-            asked for asked in questions_about(sample, 0, every=True) if asked.id == one.question_id
-        )
+    contradictions = [
+        (plain_answer, roam_answer)
+        for plain_answer, roam_answer in right_pairs
+        if plain_answer.agrees is False and roam_answer.agrees
+    ]
+    pairs: list[ContradictionPair] = []
+    for plain_answer, roam_answer in contradictions[:MOST_PAIRS]:
+        sample = samples[plain_answer.sample_id]
+        questions = questions_about(sample, 0, all_questions=True)
+        question = next(question for question in questions if question.id == plain_answer.question_id)
         picture = data_uri(scaled(open_image(sample.image).rgb.convert("RGB"), PICTURE_LONG_SIDE))
-        found.append(Pair(one.sample_id, question, picture, one.text, other.text))
-    reverse = sum(bool(one.agrees) and other.agrees is False for one, other in both)
-    counted = (
-        f"Of {len(both)} questions that the first seeds of both arms answer rightly at temperature 1, plain GRPO contradicts its reasoning "
-        f"and ROAM does not in {len(shown)}; the other way round in {reverse}."
+        pairs.append(
+            ContradictionPair(plain_answer.sample_id, question, picture, plain_answer.text, roam_answer.text)
+        )
+    reverse = sum(
+        bool(plain_answer.agrees) and roam_answer.agrees is False for plain_answer, roam_answer in right_pairs
     )
-    return found, counted
+    pair_counts = (
+        f"Of {len(right_pairs)} questions that the first seeds of both arms answer rightly at temperature "
+        "1, plain GRPO contradicts its reasoning "
+        f"and ROAM does not in {len(contradictions)}; the other way round in {reverse}."
+    )
+    return pairs, pair_counts

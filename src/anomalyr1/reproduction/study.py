@@ -1,4 +1,5 @@
-"""The experiment as a folder: every run of every arm, one after the other or side by side, each whole or not there.
+"""The experiment as a folder: every run of every arm, one after the other or side by side, each whole or not
+there.
 
     study.json                      what is run; another experiment is refused
     few/SHOTS.json                  the few-shot splits (`data.fewshot`)
@@ -14,6 +15,7 @@ A run that was killed begins anew; what is finished is not run again.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shlex
@@ -28,17 +30,16 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-import anomalyr1
-from anomalyr1.data import sources
-from anomalyr1.data import splits as fewshot
+from anomalyr1.data import sources, splits
+from anomalyr1.data.protocols import SplitPlan
 from anomalyr1.files import lock, write_whole
 from anomalyr1.policy.load import find_folder
-from anomalyr1.reproduction import arms as known
-from anomalyr1.reproduction.arms import SFT, Arm, Scale, Stage
-from anomalyr1.reproduction.judge import choose_samples, write_records
+from anomalyr1.reproduction.arms import MOST_SHOTS, SFT, Arm, Scale, Stage, choose_arms, recipe_of
+from anomalyr1.reproduction.samples import choose_samples, write_records
 from anomalyr1.training.recipes import dump_recipe
-from anomalyr1.training.run_folder import FINAL
+from anomalyr1.training.run_folder import FINAL, GROUPS
 from anomalyr1.types import InputError, Record, SetupError
+from anomalyr1.version import __version__
 
 STUDY, JUDGED, COST = "study.json", "judged.jsonl", "cost.json"
 TAKEN = ("few", "samples", "data", "plots", "lock")
@@ -82,7 +83,8 @@ class Study(Record):
         """A new one. Raises `InputError` for a start that is no model, or has a name that is taken."""
         if clash := [name for name in scale.starts if name in TAKEN]:
             raise InputError(
-                f"a start cannot be called {clash[0]!r}, the folder of the experiment has that for itself: --start NAME=MODEL"
+                f"a start cannot be called {clash[0]!r}, the folder of the experiment has that for itself: "
+                "--start NAME=MODEL"
             )
         revisions = {name: find_folder(model).revision for name, model in scale.starts.items()}
         names = tuple(arm.name for arm in arms)
@@ -91,7 +93,7 @@ class Study(Record):
             arms=names,
             seeds=seeds,
             limit=limit,
-            made_by=anomalyr1.__version__,
+            made_by=__version__,
             revisions=revisions,
         )
 
@@ -101,9 +103,9 @@ class Study(Record):
         return {FEW_SHOT: self.scale.data, **self.scale.tests}
 
     @property
-    def chosen(self) -> tuple[Arm, ...]:
+    def arms_to_run(self) -> tuple[Arm, ...]:
         """The arms."""
-        return known.chosen(self.arms, full=False)
+        return choose_arms(self.arms, full=False)
 
     def split_file(self, folder: Path, shots: int) -> Path:
         """Where the split of so many images a class stands."""
@@ -114,7 +116,7 @@ class Study(Record):
         return folder / "samples" / f"{test.replace(' ', '-')}.jsonl"
 
 
-class Job(NamedTuple):
+class ArmRun(NamedTuple):
     """A run of an arm."""
 
     start: str
@@ -131,7 +133,9 @@ class Runner:
     """Runs what is missing of a study."""
 
     def __init__(self, out: Path, study: Study, say: Say, launch: str = "") -> None:
-        """`launch` is a command such as `accelerate launch --config_file FILE` to train with; empty = this Python."""
+        """`launch` is a command such as `accelerate launch --config_file FILE` to train with; empty = this
+        Python.
+        """
         self.out, self.study, self.say = out, study, say
         self._launch = [*shlex.split(launch), "-m"] if launch else [sys.executable, "-m"]
         self._locked = -1
@@ -144,59 +148,70 @@ class Runner:
         Raises `SetupError` for the first run that failed, when all others are done, and `InputError` where
         the study is being run already.
         """
-        with (self.out / "lock").open(
-            "wb"
-        ) as locked:  # runs inherit it: what was killed without its runs is not begun again beside them
-            lock(locked.fileno(), self.out)
-            self._locked = locked.fileno()
+        # Runs inherit the lock: what was killed without its runs is not begun again beside them
+        with (self.out / "lock").open("wb") as lock_file:
+            lock(lock_file.fileno(), self.out)
+            self._locked = lock_file.fileno()
             self._run(jobs)
 
     def _run(self, jobs: int) -> None:
+        # 1. What is learned from, and what is asked about
         self._split()
+        self._write_samples()
+        # 2. The starts, and the arms that begin with them
+        starts = self.study.scale.starts
+        all_runs = [
+            ArmRun(start, arm, seed)
+            for seed, arm, start in product(range(self.study.seeds), self.study.arms_to_run, starts)
+        ]
+        errors = self._all([*starts, *(run for run in all_runs if not run.arm.after_sft)], jobs)
+        # 3. The arms that go on from the SFT of their seed
+        errors += self._all([run for run in all_runs if run.arm.after_sft], jobs)
+        if errors:
+            raise errors[0]
+
+    def _write_samples(self) -> None:
+        """Choose the samples of each test set that has none yet."""
         for name, spec in self.study.tests.items():
             file = self.study.samples_file(self.out, name)
-            if not file.exists():
-                spec = (
-                    f"split:{self.study.split_file(self.out, known.MOST_SHOTS)}" if name == FEW_SHOT else spec
-                )
-                write_records(
-                    file,
-                    choose_samples(
-                        spec, self.out.resolve() / "data" / name.replace(" ", "-"), self.study.limit
-                    ),
-                )
-        every = [
-            Job(start, arm, seed)
-            for seed, arm, start in product(
-                range(self.study.seeds), self.study.chosen, self.study.scale.starts
-            )
-        ]
-        failed = self._all([*self.study.scale.starts, *(job for job in every if not job.arm.after_sft)], jobs)
-        failed += self._all([job for job in every if job.arm.after_sft], jobs)
-        if failed:
-            raise failed[0]
+            if file.exists():
+                continue
+            if name == FEW_SHOT:
+                spec = f"split:{self.study.split_file(self.out, MOST_SHOTS)}"
+            folder = self.out.resolve() / "data" / name.replace(" ", "-")
+            write_records(file, choose_samples(spec, folder, self.study.limit))
 
     def _split(self) -> None:
-        """Write the few-shot splits; each holds the smaller ones, so nothing that any arm learns from is asked about."""
-        numbers = sorted({arm.shots for arm in self.study.chosen} | {known.MOST_SHOTS})
+        """Write the few-shot splits; each holds the smaller ones, so nothing that any arm learns from is
+        asked about.
+        """
+        numbers = sorted({arm.shots for arm in self.study.arms_to_run} | {MOST_SHOTS})
         missing = [shots for shots in numbers if not self.study.split_file(self.out, shots).exists()]
         spec = self.study.scale.data
-        samples = sources.load_samples([spec], self.out / "data" / "few") if missing else []
+        samples = sources.load_sources([spec], self.out / "data" / "few" / "drawn") if missing else []
         for shots in missing:
-            plan = fewshot.Plan(protocol="few-shot", shots=shots, drop_leaks=True)
-            fewshot.write(self.study.split_file(self.out, shots), fewshot.make(samples, plan, spec))
+            plan = SplitPlan(protocol="few-shot", shots=shots, drop_leaks=True)
+            splits.write(self.study.split_file(self.out, shots), splits.make(samples, plan, spec))
 
-    def _all(self, todo: Sequence[str | Job], jobs: int) -> list[BaseException]:
+    def _all(self, tasks: Sequence[str | ArmRun], jobs: int) -> list[BaseException]:
         """What those that failed said; they stop no other."""
         with ThreadPoolExecutor(jobs) as pool:
-            running = [pool.submit(self._start if isinstance(one, str) else self._job, one) for one in todo]  # type: ignore[arg-type]
+            running = [pool.submit(self._ask_or_run, task) for task in tasks]
             try:
-                return [error for one in running if (error := one.exception()) is not None]
+                errors = [task.exception() for task in running]
+                return [error for error in errors if error is not None]
             finally:  # nothing is left to stop unless somebody interrupts
                 pool.shutdown(wait=False, cancel_futures=True)
                 with self._lock:
                     for process in self._running:
                         process.terminate()
+
+    def _ask_or_run(self, task: str | ArmRun) -> None:
+        """Ask a start policy, or run an arm."""
+        if isinstance(task, str):
+            self._start(task)
+        else:
+            self._job(task)
 
     def _start(self, name: str) -> None:
         file = self.out / name / JUDGED
@@ -204,7 +219,7 @@ class Runner:
             self.say(f"{name}: asking the start policy")
             self._judge(self.study.scale.starts[name], file)
 
-    def _job(self, job: Job) -> None:
+    def _job(self, job: ArmRun) -> None:
         folder = self.out / job.folder
         if (folder / JUDGED).exists():
             return
@@ -214,23 +229,18 @@ class Runner:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             self._train(job, "sft" if job.arm.rewards is None else "grpo", folder)
-            groups = folder / "run" / "groups.jsonl"
-            rollouts = (
-                sum(len(json.loads(line)["completions"]) for line in groups.open(encoding="ascii"))
-                if groups.exists()
-                else 0
-            )
-            cost = {"seconds": round(time.monotonic() - begun, 1), "rollouts": rollouts}
+            seconds = round(time.monotonic() - begun, 1)
+            cost = {"seconds": seconds, "rollouts": _count_rollouts(folder / "run" / GROUPS)}
             write_whole(folder / COST, json.dumps(cost).encode("ascii"))
         self._judge(str(folder / "run" / FINAL), folder / JUDGED)
         self.say(f"{job.folder}: done after {time.monotonic() - begun:.0f} s")
 
-    def _train(self, job: Job, stage: Stage, folder: Path) -> None:
+    def _train(self, job: ArmRun, stage: Stage, folder: Path) -> None:
         model = self.study.scale.starts[job.start]
         if job.arm.after_sft:
-            model = str(self.out / Job(job.start, SFT, job.seed).folder / "run" / FINAL)
-        few = f"split:{self.study.split_file(self.out, job.arm.shots)}"
-        recipe = known.recipe_of(self.study.scale, job.arm, stage, model, few, job.seed)
+            model = str(self.out / ArmRun(job.start, SFT, job.seed).folder / "run" / FINAL)
+        few_shot_split = f"split:{self.study.split_file(self.out, job.arm.shots)}"
+        recipe = recipe_of(self.study.scale, job.arm, stage, model, few_shot_split, job.seed)
         file = folder / "recipe.yaml"
         write_whole(file, dump_recipe(recipe).encode("utf-8"))
         self._call(
@@ -245,10 +255,10 @@ class Runner:
 
     def _call(self, command: Sequence[str], log: Path) -> None:
         """Run a command to its end, its output in `log`. Raises `SetupError` where it fails."""
-        inherited: dict[str, Any] = {"pass_fds": (self._locked,)} if os.name == "posix" else {}
-        with log.open("wb") as written:
+        inherited_descriptors: dict[str, Any] = {"pass_fds": (self._locked,)} if os.name == "posix" else {}
+        with log.open("wb") as log_file:
             process = subprocess.Popen(
-                command, stdout=written, stderr=subprocess.STDOUT, env=environment(), **inherited
+                command, stdout=log_file, stderr=subprocess.STDOUT, env=environment(), **inherited_descriptors
             )
             with self._lock:
                 self._running.add(process)
@@ -256,22 +266,59 @@ class Runner:
             with self._lock:
                 self._running.discard(process)
         if code:
-            last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:] or [
-                "it said nothing"
-            ]
+            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             raise SetupError(
-                f"a run failed ({last[0]}); the whole of it is in {str(log)!r}; run the same command to go on"
+                f"a run failed ({lines[-1] if lines else 'it said nothing'}); the whole of it is in "
+                f"{str(log)!r}; "
+                "run the same command to go on"
             )
 
 
+def _count_rollouts(groups: Path) -> int:
+    if not groups.exists():
+        return 0
+    with groups.open(encoding="ascii") as lines:
+        return sum(len(json.loads(line)["completions"]) for line in lines)
+
+
 def environment() -> dict[str, str]:
-    """Of a run: one thread on a CPU, so that runs side by side do not wait for each other and sums are always in one order."""
-    found = dict(os.environ)
+    """Of a run: one thread on a CPU, so that runs side by side do not wait for each other and sums are always
+    in one order.
+    """
+    variables = dict(os.environ)
     import torch
 
     if not torch.cuda.is_available():
-        found |= {"OMP_NUM_THREADS": "1", **KEEP_MEMORY}
-    return found
+        variables |= {"OMP_NUM_THREADS": "1", **KEEP_MEMORY}
+    return variables
+
+
+def settle(
+    scale: Scale, out: Path, starts: dict[str, str], data: str | None, tests: dict[str, str] | None
+) -> Scale:
+    """The size of an experiment with a user's starts ({} = the usual ones), data and test sets.
+
+    Without `tests` it is asked about what the folder `out` was begun with, else about the scale's own, and
+    real solar cells where their package is installed. Raises `InputError` where there is no data to learn
+    from.
+    """
+    spec = data or scale.data
+    if not spec:
+        raise InputError(
+            "scale 3b learns from your data: give --data SPEC, such as mmad:PATH or folder:PATH "
+            "(see docs/guide/data.md)"
+        )
+    if tests is None and (out / STUDY).exists():
+        asked_about = Study.read(out).scale.tests
+    else:
+        usual = scale.tests if data is None else {}
+        asked_about = {**usual, **(real_tests() if tests is None else tests)}
+    return scale.model_copy(update={"starts": starts or scale.starts, "data": spec, "tests": asked_about})
+
+
+def real_tests() -> dict[str, str]:
+    """The test set of photographs that every arm is asked about where nothing else is named."""
+    return {"solar cells": "elpv"} if importlib.util.find_spec("elpv_dataset") else {}
 
 
 def begin(out: Path, study: Study) -> Study:
@@ -287,27 +334,32 @@ def begin(out: Path, study: Study) -> Study:
             )
         write_whole(file, study.to_json().encode("ascii"))
         return study
-    old = Study.read(out)
-    starts, revisions = old.scale.starts | study.scale.starts, old.revisions | study.revisions
-    same = {
-        "data, tests or recipe": old.scale.model_copy(update={"starts": starts})
+    existing = Study.read(out)
+    starts, revisions = existing.scale.starts | study.scale.starts, existing.revisions | study.revisions
+    unchanged = {
+        "data, tests or recipe": existing.scale.model_copy(update={"starts": starts})
         == study.scale.model_copy(update={"starts": starts}),
-        "limit": old.limit == study.limit,
-        "version of AnomalyR1": old.made_by == study.made_by,
+        "limit": existing.limit == study.limit,
+        "version of AnomalyR1": existing.made_by == study.made_by,
         "model of a start": all(
-            starts[name] == model and revisions[name] == old.revisions[name]
-            for name, model in old.scale.starts.items()
+            starts[name] == model and revisions[name] == existing.revisions[name]
+            for name, model in existing.scale.starts.items()
         ),
     }
-    if differ := [name for name, equal in same.items() if not equal]:
+    if changes := [name for name, equal in unchanged.items() if not equal]:
         raise InputError(
-            f"{str(out)!r} holds an experiment with another {' and another '.join(differ)}; name another folder with --out, or give what "
-            "it was begun with. Arms, seeds and starts may be added"
+            f"{str(out)!r} holds an experiment with another {' and another '.join(changes)}; name another "
+            "folder with --out, or give what it was begun with. Arms, seeds and starts may be added"
         )
-    arms = tuple(dict.fromkeys((*old.arms, *study.arms)))
+    arms = tuple(dict.fromkeys((*existing.arms, *study.arms)))
     scale = study.scale.model_copy(update={"starts": starts})
-    whole = study.model_copy(
-        update={"scale": scale, "arms": arms, "seeds": max(old.seeds, study.seeds), "revisions": revisions}
+    merged = study.model_copy(
+        update={
+            "scale": scale,
+            "arms": arms,
+            "seeds": max(existing.seeds, study.seeds),
+            "revisions": revisions,
+        }
     )
-    write_whole(file, whole.to_json().encode("ascii"))
-    return whole
+    write_whole(file, merged.to_json().encode("ascii"))
+    return merged

@@ -1,8 +1,13 @@
 """Which prompts continue from one prefix, and which prefixes are computed together; token ids only, no torch.
 
-A tree is a prefix (its images included), the questions behind it, and the samples behind each question: every
-token that prompts share is computed once. What a tree costs is counted in slots, one for each token whose
-keys and values are held.
+Prompts that show the same images after the same words make a tree: a prefix, the questions behind it, and the
+samples of each question.
+
+    "Inspect: <image>"  +-- " Is there a defect?"   samples 0, 1
+                        +-- " Where is it?"         sample 2
+
+Every token that prompts share is computed once. What a tree costs is counted in slots, one for each token
+whose keys and values are held.
 """
 
 from __future__ import annotations
@@ -18,31 +23,37 @@ again."""
 
 
 @dataclass(frozen=True)
-class Job:
+class EncodedPrompt:
     """A prompt as the model will read it."""
 
     index: int
-    """Its place in the call."""
+    """The place of the prompt in the call."""
     ids: tuple[int, ...]
-    """Every image's token repeated as often as the image needs."""
+    """The token ids, each image's token repeated as often as the image needs."""
     paths: tuple[Path, ...]
+    """The image files, in the order of their tokens."""
 
 
 @dataclass(frozen=True)
 class Branch:
-    """One question: what follows the prefix, and the places in the call of the prompts that ask it."""
+    """A question behind a prefix."""
 
     suffix: tuple[int, ...]
+    """The token ids that follow the prefix; at least one."""
     samples: tuple[int, ...]
+    """The places in the call of the prompts that ask this question: a completion grows for each."""
 
 
 @dataclass(frozen=True)
 class Tree:
-    """Questions behind one prefix; at least one token follows the prefix in each."""
+    """Questions behind one prefix."""
 
     prefix: tuple[int, ...]
+    """The token ids that all questions share."""
     paths: tuple[Path, ...]
+    """The image files of the prefix, in the order of their tokens."""
     branches: tuple[Branch, ...]
+    """The questions."""
 
     @property
     def suffix_tokens(self) -> int:
@@ -55,19 +66,30 @@ class Tree:
         return sum(len(branch.samples) for branch in self.branches)
 
 
-def plant(jobs: Sequence[Job], image_id: int, max_new_tokens: int, budget: int) -> list[Tree]:
-    """The trees of all jobs: jobs that show the same images after the same words share one, as many as fit into `budget` slots."""
-    together: dict[tuple[tuple[Path, ...], tuple[int, ...]], list[Job]] = {}
-    for job in jobs:
-        together.setdefault((job.paths, _through_images(job.ids, image_id)), []).append(job)
-    return [_tree(part) for group in together.values() for part in _parts(group, max_new_tokens, budget)]
+def plant_trees(
+    prompts: Sequence[EncodedPrompt], image_id: int, max_new_tokens: int, budget: int
+) -> list[Tree]:
+    """The trees of all prompts.
+
+    Prompts that show the same images after the same words share one, as many as fit into `budget` slots.
+    """
+    groups: dict[tuple[tuple[Path, ...], tuple[int, ...]], list[EncodedPrompt]] = {}
+    for prompt in prompts:
+        groups.setdefault((prompt.paths, _through_images(prompt.ids, image_id)), []).append(prompt)
+    trees: list[Tree] = []
+    for group in groups.values():
+        trees += [_grow_tree(part) for part in _split_group(group, max_new_tokens, budget)]
+    return trees
 
 
-def batches(trees: Sequence[Tree], max_new_tokens: int, budget: int) -> Iterator[list[Tree]]:
-    """Trees of similar length together, the longest first; a tree that is too large for the budget comes alone."""
+def batch_trees(trees: Sequence[Tree], max_new_tokens: int, budget: int) -> Iterator[list[Tree]]:
+    """Trees of similar length together, the longest ahead, each batch within `budget` slots.
+
+    A tree that is too large for the budget comes alone.
+    """
     batch: list[Tree] = []
     for tree in sorted(trees, key=lambda tree: (-len(tree.prefix), -tree.samples)):
-        if batch and slots([*batch, tree], max_new_tokens) > budget:
+        if batch and count_slots([*batch, tree], max_new_tokens) > budget:
             yield batch
             batch = []
         batch.append(tree)
@@ -75,52 +97,60 @@ def batches(trees: Sequence[Tree], max_new_tokens: int, budget: int) -> Iterator
         yield batch
 
 
-def slots(trees: Sequence[Tree], max_new_tokens: int) -> int:
-    """How many slots the trees hold when they are computed together, the padding of the shorter ones included."""
-    longest = max(len(tree.prefix) for tree in trees)
+def count_slots(trees: Sequence[Tree], max_new_tokens: int) -> int:
+    """How many slots the trees hold when they are computed together, the padding of shorter ones included."""
+    prefix = max(len(tree.prefix) for tree in trees)
     suffixes = max(tree.suffix_tokens for tree in trees)
-    return len(trees) * (longest + suffixes + max(tree.samples for tree in trees) * max_new_tokens)
+    completions = max(tree.samples for tree in trees) * max_new_tokens
+    return len(trees) * (prefix + suffixes + completions)
 
 
 def _through_images(ids: tuple[int, ...], image_id: int) -> tuple[int, ...]:
-    """The ids up to the last image token."""
+    """The ids up to and with the image token at the end; none without images."""
     end = next((place for place in range(len(ids), 0, -1) if ids[place - 1] == image_id), 0)
     return ids[:end]
 
 
-def _parts(group: Sequence[Job], max_new_tokens: int, budget: int) -> Iterator[list[Job]]:
+def _split_group(
+    group: Sequence[EncodedPrompt], max_new_tokens: int, budget: int
+) -> Iterator[list[EncodedPrompt]]:
     """A group cut where its tree would grow too large; equal prompts come behind each other."""
-    prefix = _common(group)
+    # 1. The room beside the prefix that all prompts of the group share.
+    prefix = _shared_length(group)
     room = min(max(BRANCH_SLOTS, 2 * prefix), budget - prefix)
-    first: dict[tuple[int, ...], int] = {}
-    for job in group:
-        first.setdefault(job.ids, len(first))
-    part: list[Job] = []
-    used = 0
-    for job in sorted(group, key=lambda job: first[job.ids]):
-        cost = max_new_tokens + (0 if part and part[-1].ids == job.ids else len(job.ids) - prefix)
-        if part and used + cost > room:
+    # 2. Equal prompts side by side, in the order in which each of them appears.
+    order: dict[tuple[int, ...], int] = {}
+    for prompt in group:
+        order.setdefault(prompt.ids, len(order))
+    # 3. Fill the room: a prompt that equals the one before it costs no suffix of its own.
+    part: list[EncodedPrompt] = []
+    taken_slots = 0
+    for prompt in sorted(group, key=lambda prompt: order[prompt.ids]):
+        suffix = len(prompt.ids) - prefix
+        is_sample = bool(part) and part[-1].ids == prompt.ids
+        cost = max_new_tokens + (0 if is_sample else suffix)
+        if part and taken_slots + cost > room:
             yield part
-            part, used, cost = [], 0, max_new_tokens + len(job.ids) - prefix
-        part.append(job)
-        used += cost
+            part, taken_slots, cost = [], 0, max_new_tokens + suffix
+        part.append(prompt)
+        taken_slots += cost
     yield part
 
 
-def _tree(jobs: Sequence[Job]) -> Tree:
-    prefix = _common(jobs)
+def _grow_tree(prompts: Sequence[EncodedPrompt]) -> Tree:
+    """One tree of prompts that share their images: what they have in common is its prefix."""
+    prefix = _shared_length(prompts)
     questions: dict[tuple[int, ...], list[int]] = {}
-    for job in jobs:
-        questions.setdefault(job.ids, []).append(job.index)
+    for prompt in prompts:
+        questions.setdefault(prompt.ids, []).append(prompt.index)
     branches = tuple(Branch(ids[prefix:], tuple(samples)) for ids, samples in questions.items())
-    return Tree(jobs[0].ids[:prefix], jobs[0].paths, branches)
+    return Tree(prompts[0].ids[:prefix], prompts[0].paths, branches)
 
 
-def _common(jobs: Sequence[Job]) -> int:
-    """How many first tokens the jobs share, with at least one left in each."""
-    first, last = min(job.ids for job in jobs), max(job.ids for job in jobs)
-    shared = next(
-        (place for place, (one, other) in enumerate(zip(first, last, strict=False)) if one != other),
-        len(first),
-    )
-    return min(shared, min(len(job.ids) for job in jobs) - 1)
+def _shared_length(prompts: Sequence[EncodedPrompt]) -> int:
+    """How many tokens at their beginning the prompts share, with at least one left in each."""
+    # What the smallest and the largest in dictionary order share, all between them share.
+    low, high = min(prompt.ids for prompt in prompts), max(prompt.ids for prompt in prompts)
+    differing = (place for place, (a, b) in enumerate(zip(low, high, strict=False)) if a != b)
+    shortest = min(len(prompt.ids) for prompt in prompts)
+    return min(next(differing, len(low)), shortest - 1)

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 from numpy.random import Generator
 
-from anomalyr1 import answers, boxes
+from anomalyr1 import boxes
+from anomalyr1.answers.completion import write
 from anomalyr1.images import Frame
-from anomalyr1.types import LETTERS, PLACES, InputError, Question, Sample
+from anomalyr1.types import PLACES, InputError, Question, Sample
 
 OBJECT = ("The image shows a {0}.", "This is a {0}.", "The part is a {0}.", "I look at a {0}.")
 DEFECT = (
@@ -36,9 +37,11 @@ FOLLOWS = (
 SILENT = ("This means: {0}.", "That fits: {0}.")
 """Conclusions that state an option's text and no letter."""
 SILENT_SHARE = 0.1
+"""How many conclusions are `SILENT`."""
 
 CONTRADICTING_SHARE, MUTE_SHARE = 0.25, 0.1
-"""Of what the raw policy learns to write (`gold`)."""
+"""How many reasonings of the raw policy contradict their answer, and how many say nothing of it
+(`unreliable`)."""
 
 UNCOUNTED = ("contamination", "wear", "discoloration", "too many", "too few")
 """Words that take no article, beside plurals."""
@@ -59,23 +62,22 @@ def quoted(option: str) -> str:
 def gold(
     sample: Sample, question: Question, look: str, frame: Frame, rng: Generator, doubtful: bool = False
 ) -> str:
-    """The completion that earns full reward, in one of many wordings; the first box is the one whose place is told.
+    """The completion that earns full reward, in one of many wordings; the place is that of the sample's leading box.
 
     With `doubtful` on the reasoning may contradict the answer or be silent.
     """
     place = boxes.place(sample.boxes[0], frame.original_wh) if sample.boxes else None
     text = (unreliable if doubtful else reasoning)(sample, question, look, place, rng)
     if question.kind == "grounding":
-        return answers.write(text, question.boxes or (), frame)
-    return answers.write(text, question.answer or "")
+        return write(text, question.boxes or (), frame)
+    return write(text, question.answer or "")
 
 
 def reasoning(sample: Sample, question: Question, look: str, place: str | None, rng: Generator) -> str:
     """A text that leads to the gold answer of `question`; `look` and `place` say what the defect looks like and where it is."""
     parts = [evidence(sample, look, place, rng)]
     if question.answer is not None:
-        option = question.options[LETTERS.index(question.answer)]
-        parts.append(conclusion(option, question.answer, rng))
+        parts.append(conclusion(question.option_text(question.answer), question.answer, rng))
     return " ".join(parts)
 
 
@@ -92,15 +94,14 @@ def unreliable(sample: Sample, question: Question, look: str, place: str | None,
 def _contradicting(sample: Sample, question: Question, look: str, rng: Generator) -> str:
     """A text that leads to another answer than the gold one; about boxes, to the opposite verdict."""
     if question.answer is None or question.kind == "anomaly detection":
-        sample = sample.model_copy(
-            update={"anomalous": not sample.anomalous, "defect": None if sample.anomalous else "flaw"}
-        )
-        parts = [evidence(sample, look, _pick(PLACES, rng), rng)]
+        opposite = {"anomalous": not sample.anomalous, "defect": None if sample.anomalous else "flaw"}
+        parts = [evidence(sample.model_copy(update=opposite), look, _pick(PLACES, rng), rng)]
     else:
         parts = [evidence(sample, look, None, rng)]
     if question.answer is not None:
-        wrong = _pick([letter for letter in question.letters if letter != question.answer], rng)
-        parts.append(conclusion(question.options[LETTERS.index(wrong)], wrong, rng))
+        wrong_letters = [letter for letter in question.letters if letter != question.answer]
+        letter = _pick(wrong_letters, rng)
+        parts.append(conclusion(question.option_text(letter), letter, rng))
     return " ".join(parts)
 
 
@@ -110,13 +111,12 @@ def evidence(sample: Sample, look: str, place: str | None, rng: Generator) -> st
         raise InputError(
             f"sample {sample.id!r} does not say whether it is anomalous; only samples with known truth can be written about"
         )
-    seen = _pick(GOOD, rng)
+    finding = _pick(GOOD, rng)
     if sample.anomalous:
-        seen = (_pick(UNPLACED, rng) if place is None else _pick(DEFECT, rng)).format(
-            with_article(look or sample.defect or "flaw"), place
-        )
+        wording = _pick(UNPLACED if place is None else DEFECT, rng)
+        finding = wording.format(with_article(look or sample.defect or "flaw"), place)
     subject = _pick(OBJECT, rng).format(sample.category)
-    return f"{_articled(subject, sample.category)} {seen}"
+    return f"{_articled(subject, sample.category)} {finding}"
 
 
 def conclusion(option: str, letter: str, rng: Generator) -> str:

@@ -19,65 +19,71 @@ from anomalyr1.types import InputError
 ONE_REWARD = 0.5
 """Share of groups with one reward from which it is a fault; some are in every run."""
 OFTEN = 0.1
-"""Share of completions that are cut off, unreadable or contradict themselves."""
+"""Share of completions that are cut off, unreadable or contradict themselves from which it is a fault."""
 LENIENT = 0.25
+"""Share of completions that are only read leniently from which it is a fault."""
 UNSCORED = 0.02
+"""Share of completions to which no reward applies from which it is a fault."""
 MASTERED = 0.9
 """Share of right answers from which one reward means that the questions are too easy."""
 ENTROPY_LEFT = 0.2
-"""Of the entropy at the beginning."""
+"""Share of the entropy at the beginning to which it may fall."""
 KL_NATS = 1.0
-"""A token, in the last quarter."""
+"""KL from the reference policy a token, over the closing quarter of the run, from which it is a fault."""
 LONGER, SHORTER = 1.5, 0.6
+"""Lengths of completions, as shares of those at the beginning, from which it is a fault."""
 DOMINANT = 0.95
 """Share of one reward in what differs within groups."""
 RISES = 0.02
 """A reward that rises by less than this share of its highest value has not moved."""
 CEILING = 0.9
+"""Share of its highest value above which a reward need not rise."""
 TREND_STEPS = 8
+"""Logged steps that a trend needs."""
 NOISE = 0.03
 """Smallest fall of a held-out accuracy that is told, however many images there are."""
 
 
 @dataclass(frozen=True)
-class Evidence:
+class RunEvidence:
     """What the files of a run say."""
 
     recipe: Recipe
+    """The recipe as it was run."""
     metrics: list[dict[str, Any]]
+    """The logged steps."""
     groups: list[Group]
+    """What the policy wrote; nothing for SFT."""
     evaluations: list[dict[str, Any]]
+    """The held-out figures by step."""
 
     def series(self, name: str) -> list[float]:
         """The logged values of a metric, in order, without those that are no numbers."""
         return [float(line[name]) for line in self.metrics if isinstance(line.get(name), int | float)]
 
     def late_share(self, name: str) -> float:
-        """Its mean over the later half; 0 where it was never logged."""
+        """The mean of a metric over the later half of the run; 0 where it was never logged."""
         values = self.series(name)
         return statistics.fmean(values[len(values) // 2 :]) if values else 0.0
 
     def trend(self, name: str) -> tuple[float, float] | None:
-        """Its means over the first and the last quarter; None for fewer than eight values."""
+        """The means of a metric over the opening and the closing quarter; None for fewer than eight values."""
         values = self.series(name)
+        if len(values) < TREND_STEPS:
+            return None
         quarter = len(values) // 4
-        return (
-            (statistics.fmean(values[:quarter]), statistics.fmean(values[-quarter:]))
-            if len(values) >= TREND_STEPS
-            else None
-        )
+        return statistics.fmean(values[:quarter]), statistics.fmean(values[-quarter:])
 
     @property
     def weights(self) -> dict[str, float]:
-        """Of the rewards, under the names that the groups have."""
+        """The weights of the rewards, under the names that the groups have."""
         return self.groups[-1].weights if self.groups else self.recipe.rewards
 
     @property
     def highest(self) -> float:
         """The most that a completion earned."""
-        return max(
-            (total for group in self.groups for total in group.totals() if total is not None), default=0.0
-        )
+        totals = [total for group in self.groups for total in group.totals()]
+        return max((total for total in totals if total is not None), default=0.0)
 
 
 def diagnose(run: Path) -> list[str]:
@@ -87,9 +93,10 @@ def diagnose(run: Path) -> list[str]:
     """
     if not (run / RECIPE).is_file():
         raise InputError(
-            f"{str(run)!r} is not the folder of a run: it has no {RECIPE}; name one that `anomalyr1 train` has made"
+            f"{str(run)!r} is not the folder of a run: it has no {RECIPE}; name one that `anomalyr1 train` has "
+            "made"
         )
-    evidence = Evidence(
+    evidence = RunEvidence(
         load_recipe(str(run / RECIPE)),
         read_lines(run / METRICS),
         read_groups(run),
@@ -97,94 +104,113 @@ def diagnose(run: Path) -> list[str]:
     )
     if not evidence.metrics:
         raise InputError(f"{str(run)!r} has not logged a step yet; ask again later")
-    return [sentence for symptom in SYMPTOMS if (sentence := symptom(evidence))]
+    sentences = [symptom(evidence) for symptom in SYMPTOMS]
+    return [sentence for sentence in sentences if sentence]
 
 
-def _not_a_number(run: Evidence) -> str | None:
+def _not_a_number(run: RunEvidence) -> str | None:
     for name in ("loss", "grad_norm"):
-        if found := [line["step"] for line in run.metrics if name in line and line[name] is None]:
+        steps = [line["step"] for line in run.metrics if name in line and line[name] is None]
+        if steps:
             return (
-                f"{name} was not a number at {len(found)} of {len(run.metrics)} logged steps, first at step {found[0]}: lower the learning "
-                "rate, and train in bfloat16 or float32 rather than float16"
+                f"{name} was not a number at {len(steps)} of {len(run.metrics)} logged steps, first at step "
+                f"{steps[0]}: lower the learning rate, and train in bfloat16 or float32 rather than float16"
             )
     return None
 
 
-def _one_reward(run: Evidence) -> str | None:
+def _one_reward(run: RunEvidence) -> str | None:
     share = run.late_share("signal/zero_variance")
     if share < ONE_REWARD:
         return None
-    found = f"{_percent(share)} of groups had one reward, so nothing was learned from them"
-    if run.late_share("answers/right") >= MASTERED:
-        return f"{found}; {_percent(run.late_share('answers/right'))} of answers are right already: mix harder questions, or stop here"
-    return f"{found}: raise temperature, mix easier questions or use soft IoU (the reward localisation)"
+    finding = f"{_percent(share)} of groups had one reward, so nothing was learned from them"
+    right = run.late_share("answers/right")
+    if right >= MASTERED:
+        return (
+            f"{finding}; {_percent(right)} of answers are right already: mix harder questions, or stop here"
+        )
+    return f"{finding}: raise temperature, mix easier questions or use soft IoU (the reward localisation)"
 
 
-def _unscored(run: Evidence) -> str | None:
+def _unscored(run: RunEvidence) -> str | None:
     share = run.late_share("signal/unscored")
     if share < UNSCORED:
         return None
-    return f"no reward applied to {_percent(share, 1)} of completions, which teach nothing: add a reward for every kind of question"
-
-
-def _never_applies(run: Evidence) -> str | None:
-    names = (
-        [name for name in run.weights if not any(_known(group, name) for group in run.groups)]
-        if run.groups
-        else []
+    return (
+        f"no reward applied to {_percent(share, 1)} of completions, which teach nothing: add a reward for every "
+        "kind of question"
     )
-    if not names:
+
+
+def _never_applies(run: RunEvidence) -> str | None:
+    names = [name for name in run.weights if not any(_applying(group, name) for group in run.groups)]
+    if not names or not run.groups:
         return None
-    return f"{_listed('reward', names)} never applied: the data has no such question; drop what does not apply, or add questions for it"
+    return (
+        f"{_rewards(names)} never applied: the data has no such question; drop what does not apply, or add "
+        "questions for it"
+    )
 
 
-def _cut_off(run: Evidence) -> str | None:
+def _cut_off(run: RunEvidence) -> str | None:
     share = run.late_share("completions/clipped_ratio")
     if share < OFTEN:
         return None
     limit = run.recipe.settings.get("max_completion_length", "(TRL's default)")
-    return f"{_percent(share)} of completions were cut off at max_completion_length {limit}: raise it, or add the reward length"
+    return (
+        f"{_percent(share)} of completions were cut off at max_completion_length {limit}: raise it, or add the "
+        "reward length"
+    )
 
 
-def _unreadable(run: Evidence) -> str | None:
+def _unreadable(run: RunEvidence) -> str | None:
     share, lenient = run.late_share("answers/unparseable"), run.late_share("answers/lenient")
     if share >= OFTEN:
-        return f"{_percent(share)} of completions could not be read: teach the form first (SFT), or add the reward format"
+        return (
+            f"{_percent(share)} of completions could not be read: teach the form first (SFT), or add the reward "
+            "format"
+        )
     if lenient >= LENIENT:
-        return f"{_percent(lenient)} of completions were only read leniently, and earn no ROAM: run SFT first, or add the reward format"
+        return (
+            f"{_percent(lenient)} of completions were only read leniently, and earn no ROAM: run SFT first, or "
+            "add the reward format"
+        )
     return None
 
 
-def _contradicted(run: Evidence) -> str | None:
+def _contradicted(run: RunEvidence) -> str | None:
     share = run.late_share("answers/right_but_contradicted")
     if share < OFTEN:
         return None
-    cure = (
-        "raise the weight of roam"
-        if any(name.startswith("roam") for name in run.weights)
-        else "add the reward roam"
+    has_roam = any(name.startswith("roam") for name in run.weights)
+    cure = "raise the weight of roam" if has_roam else "add the reward roam"
+    return (
+        f"the reasoning of {_percent(share)} of right answers concludes something else, so it is not what leads "
+        f"to them: {cure}"
     )
-    return f"the reasoning of {_percent(share)} of right answers concludes something else, so it is not what leads to them: {cure}"
 
 
-def _entropy(run: Evidence) -> str | None:
+def _entropy(run: RunEvidence) -> str | None:
     trend = run.trend("entropy")
     if trend is None or trend[0] <= 0 or trend[1] >= ENTROPY_LEFT * trend[0]:
         return None
     return (
-        f"entropy fell from {trend[0]:.3g} to {trend[1]:.3g}, the policy always writes the same: lower the learning rate, or raise beta or "
-        "temperature"
+        f"entropy fell from {trend[0]:.3g} to {trend[1]:.3g}, the policy always writes the same: lower the "
+        "learning rate, or raise beta or temperature"
     )
 
 
-def _kl(run: Evidence) -> str | None:
+def _kl(run: RunEvidence) -> str | None:
     trend = run.trend("kl")
     if trend is None or trend[1] < KL_NATS:
         return None
-    return f"KL from the reference policy is {trend[1]:.3g} a token, the policy forgets what it knew: lower the learning rate or raise beta"
+    return (
+        f"KL from the reference policy is {trend[1]:.3g} a token, the policy forgets what it knew: lower the "
+        "learning rate or raise beta"
+    )
 
 
-def _drift(run: Evidence) -> str | None:
+def _drift(run: RunEvidence) -> str | None:
     trend = run.trend("completions/mean_length")
     if trend is None:
         return None
@@ -192,56 +218,55 @@ def _drift(run: Evidence) -> str | None:
     if trend[1] > LONGER * trend[0]:
         return f"{lengths}: read a few (anomalyr1 explain), and add the rewards length or repetition"
     if trend[1] < SHORTER * trend[0]:
-        return f"{lengths}, the reasoning may be disappearing: read a few (anomalyr1 explain), and raise the weight of roam"
+        return (
+            f"{lengths}, the reasoning may be disappearing: read a few (anomalyr1 explain), and raise the weight "
+            "of roam"
+        )
     return None
 
 
-def _dominant(run: Evidence) -> str | None:
+def _dominant(run: RunEvidence) -> str | None:
+    # How much each reward differs within the groups of the later half, as it is and as it is weighed.
     spread = dict.fromkeys(run.weights, 0.0)
     for group in run.groups[len(run.groups) // 2 :]:
         for name in spread:
-            spread[name] += statistics.pvariance(_known(group, name) or [0.0])
+            spread[name] += statistics.pvariance(_applying(group, name) or [0.0])
     weighted = {name: spread[name] * weight**2 for name, weight in run.weights.items()}
     total = sum(weighted.values())
-    name = max(weighted, key=lambda one: weighted[one], default="")
-    ignored = [other for other in spread if other != name and spread[other] > OFTEN * spread[name]]
-    if not ignored or weighted[name] < DOMINANT * total:
+    top = max(weighted, key=weighted.__getitem__, default="")
+    ignored = [name for name in spread if name != top and spread[name] > OFTEN * spread[top]]
+    if not ignored or weighted[top] < DOMINANT * total:
         return None
     return (
-        f"the reward {name} makes {_percent(weighted[name] / total)} of what differs within groups, so {_listed('reward', ignored)} "
-        "hardly counts: bring their weights closer together"
+        f"the reward {top} makes {_percent(weighted[top] / total)} of what differs within groups, so "
+        f"{_rewards(ignored)} hardly counts: bring their weights closer together"
     )
 
 
-def _no_progress(run: Evidence) -> str | None:
+def _no_progress(run: RunEvidence) -> str | None:
     trend = run.trend("reward")
-    if (
-        trend is None
-        or not run.groups
-        or trend[1] - trend[0] > RISES * run.highest
-        or trend[1] > CEILING * run.highest
-    ):
+    if trend is None or not run.groups:
+        return None
+    if trend[1] - trend[0] > RISES * run.highest or trend[1] > CEILING * run.highest:
         return None
     return (
-        f"the reward did not rise (from {trend[0]:.3g} to {trend[1]:.3g}; best earned: {run.highest:.3g}): raise the learning rate or "
-        "num_generations, or teach by SFT first"
+        f"the reward did not rise (from {trend[0]:.3g} to {trend[1]:.3g}; best earned: {run.highest:.3g}): raise "
+        "the learning rate or num_generations, or teach by SFT first"
     )
 
 
-def _held_out(run: Evidence) -> str | None:
+def _held_out(run: RunEvidence) -> str | None:
     name = "balanced accuracy"
-    found = [
-        line for line in run.evaluations if isinstance(line.get(name), int | float) and not line.get("final")
-    ]
-    if len(found) < 2:
+    evaluations = [line for line in run.evaluations if isinstance(line.get(name), int | float)]
+    evaluations = [line for line in evaluations if not line.get("final")]
+    if len(evaluations) < 2:
         return None
-    noise = max(
-        NOISE, 1 / max(found[0].get("images") or 1, 1) ** 0.5
-    )  # two standard errors of a share, at most
-    first, last = found[0][name], found[-1][name]
-    if first - last < noise:
+    # The noise is two standard errors of a share, at most.
+    noise = max(NOISE, 1 / max(evaluations[0].get("images") or 1, 1) ** 0.5)
+    start, end = evaluations[0][name], evaluations[-1][name]
+    if start - end < noise:
         return None
-    fell = f"held-out balanced accuracy fell from {first:.3f} to {last:.3f}"
+    fell = f"held-out balanced accuracy fell from {start:.3f} to {end:.3f}"
     reward = run.trend("reward")
     if run.recipe.section == "sft":
         return f"{fell}: the policy learns the images by heart; train for fewer epochs or on more images"
@@ -250,13 +275,25 @@ def _held_out(run: Evidence) -> str | None:
     return f"{fell}: take an earlier checkpoint, and lower the learning rate"
 
 
-SYMPTOMS: tuple[Callable[[Evidence], str | None], ...] = (
-    _not_a_number, _one_reward, _unscored, _never_applies, _cut_off, _unreadable, _contradicted, _entropy, _kl, _drift, _dominant,
-    _no_progress, _held_out,
-)  # fmt: skip
+SYMPTOMS: tuple[Callable[[RunEvidence], str | None], ...] = (
+    _not_a_number,
+    _one_reward,
+    _unscored,
+    _never_applies,
+    _cut_off,
+    _unreadable,
+    _contradicted,
+    _entropy,
+    _kl,
+    _drift,
+    _dominant,
+    _no_progress,
+    _held_out,
+)
+"""What may be wrong; each says so in a sentence, or None."""
 
 
-def _known(group: Group, name: str) -> list[float]:
+def _applying(group: Group, name: str) -> list[float]:
     """The values of a reward in a group that applied."""
     return [value for value in group.rewards.get(name, ()) if value is not None]
 
@@ -265,5 +302,5 @@ def _percent(share: float, digits: int = 0) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
-def _listed(noun: str, names: Sequence[str]) -> str:
-    return f"the {noun}{'s' if len(names) > 1 else ''} {', '.join(names)}"
+def _rewards(names: Sequence[str]) -> str:
+    return f"the reward{'s' if len(names) > 1 else ''} {', '.join(names)}"

@@ -8,12 +8,10 @@ private methods of TRL 1.16, which the tests of exactness guard.
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,22 +27,24 @@ from trl.trainer.utils import (
     unsplit_pixel_values_by_grid,
 )
 
-from anomalyr1.shared_prefix.groups import Form, Groups, agreement, choose, find_groups, parts
+from anomalyr1.shared_prefix.groups import Form, Groups, choose_form, cost_agreement, find_groups, split_rows
 from anomalyr1.shared_prefix.rollouts import (
-    distinct,
+    drop_repeats,
     each_image_once,
     prompts_as_groups,
     roll_out,
     whole_weights,
 )
-from anomalyr1.shared_prefix.score import FAMILIES, install, suppress
-from anomalyr1.training import checkpoints
+from anomalyr1.shared_prefix.score import FAMILIES, install_scoring, suppress_tokens
+from anomalyr1.training.group_order import ResumableSampler, reorder, shuffle_groups
+from anomalyr1.training.reward_functions import ROW, text_of
+from anomalyr1.training.sealed_trainer import SealedTrainer
 from anomalyr1.training.zero_variance import (
     OnZeroVariance,
     ScoredGroup,
-    groups_of,
+    group_completions,
     length_figures,
-    spliced,
+    splice,
     without_signal,
 )
 from anomalyr1.types import InputError
@@ -57,10 +57,10 @@ _OURS = ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids", "n
 _log = logging.getLogger(__name__)
 
 
-class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not typed
+class SharedPrefixGRPOTrainer(SealedTrainer, GRPOTrainer):  # type: ignore[misc]  # TRL is not typed
     """`trl.GRPOTrainer` with shared prefixes; takes its arguments, and some more.
 
-    `suppressed_ids` are tokens that no completion may hold (image placeholders unless told otherwise;
+    `suppressed_ids` are tokens that no completion may hold (image placeholders where it is left out;
     `Policy.suppressed_ids` is the full list): they leave the distribution that is sampled from and the one
     that is scored, of policy and reference policy alike. vLLM samples elsewhere: suppress them there too,
     with `generation_kwargs`. `form` forces one form of the shared prefix where it can be run. `forms` counts
@@ -69,8 +69,20 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
     In a group whose completions all earn the same every advantage is exactly 0. `zero_variance` says what
     else becomes of it: "keep" it (the KL term still counts), "skip" it (its tokens leave the loss; a mean
     over completions still counts them, as zeros), or "resample" it (drawn once more before anything else is
-    computed; the second draw counts, whatever it earned; one process only). `on_group` is given each group,
+    computed; the redrawn one counts, whatever it earned; one process only). `on_group` is given each group,
     in the main process; the rows of the data set must then have the column `row`.
+
+    A GRPO step, and where it is:
+
+    1. Rollouts: each prompt is read once, and its group goes on from there (`_generate_single_turn`).
+    2. Rewards; groups without signal may be drawn once more (`_generate`).
+    3. Log-probabilities of the reference policy, by a shared form (`_score_shared`).
+    4. Advantages, exactly 0 without signal; every group to `on_group` (`_settle`).
+    5. Microbatches of whole groups (`_prepare_inputs`).
+    6. TRL's loss on log-probabilities by a shared form (`compute_loss`).
+    7. The optimizer's step, unless no token has an advantage (`_KeepWeightsWithoutSignal`).
+
+    Below, B are prompts, N the completions of a batch, P and L the most tokens of a prompt and a completion.
     """
 
     def __init__(
@@ -85,28 +97,28 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
         super().__init__(*args, **kwargs)
         if zero_variance == "resample" and self.accelerator.num_processes > 1:
             raise InputError(
-                "zero_variance: resample draws different groups again in each process, which cannot wait for each other; use skip"
+                "zero_variance: resample draws different groups again in each process, which cannot wait for "
+                "each other; use skip"
             )
         self._zero_variance = zero_variance
         self._on_group = on_group
         self._inputs: list[dict[str, Any]] = []
-        self._last_rewards: tuple[list[str], Tensor] | None = None
+        self._newest_rewards: tuple[list[str], Tensor] | None = None
         self.forms: Counter[str] = Counter()
         self._form = form
-        self._agree = agreement(self.accelerator)
+        self._agree = cost_agreement(self.accelerator)
         self._logged: set[str] = set()
         self._signal = False
-        self._buffered_inputs: list[dict[str, Any]] | None = (
-            None  # TRL's own: the microbatches of a generation batch
-        )
+        # TRL's own: the microbatches of a generation batch.
+        self._buffered_inputs: list[dict[str, Any]] | None = None
         self._shares = self._is_vlm and self._base(self.model).config.model_type in FAMILIES
         if self._shares:
             config = self._base(self.model).config
             ids = (config.image_token_id, config.video_token_id) if suppressed_ids is None else suppressed_ids
             for model in (self.model, self.ref_model):
                 if model is not None:
-                    suppress(self._base(model), ids)
-                    install(self._base(model), self.temperature, self.args.cast_lm_head_to_fp32)
+                    suppress_tokens(self._base(model), ids)
+                    install_scoring(self._base(model), self.temperature, self.args.cast_lm_head_to_fp32)
         self.add_callback(_KeepWeightsWithoutSignal(self))
 
     def _base(self, model: Any) -> Any:
@@ -133,22 +145,23 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
         compute_aux_loss: bool = False,
         **fields: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        given = {name: value for name, value in fields.items() if value is not None}
-        reason = self._why_not_shared(model, given, compute_aux_loss)
+        """(N, L) log-probabilities and entropies of `input_ids` (N, P + L), whose L = `logits_to_keep`, and TRL's auxiliary loss."""
+        images = {name: value for name, value in fields.items() if value is not None}
+        reason = self._why_not_shared(model, images, compute_aux_loss)
         if reason is None:
             groups = find_groups(
                 input_ids,
                 attention_mask,
                 logits_to_keep,
-                *(given.get(name) for name in ("pixel_values", "image_grid_thw", "num_images")),
+                *(images.get(name) for name in ("pixel_values", "image_grid_thw", "num_images")),
             )
-            found = self._score_shared(model, groups, batch_size or len(input_ids), compute_entropy)
-            if not isinstance(found, str):
-                return (*found, None)
-            reason = found
+            scores = self._score_shared(model, groups, batch_size or len(input_ids), compute_entropy)
+            if not isinstance(scores, str):
+                return (*scores, None)
+            reason = scores
         self._fall_back(reason)
         self.forms["trl"] += 1
-        scored: tuple[Tensor, Tensor | None, Tensor | None] = super()._get_per_token_logps_and_entropies(
+        trl_scores: tuple[Tensor, Tensor | None, Tensor | None] = super()._get_per_token_logps_and_entropies(
             model,
             input_ids,
             attention_mask,
@@ -158,15 +171,15 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
             compute_aux_loss,
             **fields,
         )
-        return scored
+        return trl_scores
 
-    def _why_not_shared(self, model: Any, given: Mapping[str, Any], aux_loss: bool) -> str | None:
+    def _why_not_shared(self, model: Any, images: Mapping[str, Any], aux_loss: bool) -> str | None:
         """What keeps this batch from sharing prefixes, in words."""
         if not self._shares:
             return f"the model is none of {', '.join(FAMILIES)}"
         if aux_loss:
             return "the load-balancing loss of a mixture of experts needs every token"
-        if foreign := [name for name in given if name not in _OURS]:
+        if foreign := [name for name in images if name not in _OURS]:
             return f"the batch holds {foreign[0]}"
         if self.tools:
             return "tools may add images to completions"
@@ -182,42 +195,45 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
         batch_size: int,
         entropy: bool,
     ) -> tuple[Tensor, Tensor | None] | str:
-        """Log-probabilities and entropies, `batch_size` completions at a time; in words why not, where it cannot be or saves nothing."""
+        """(N, L) log-probabilities and entropies, `batch_size` completions at a time; in words why not, where it saves nothing."""
         if self._agree is None and len(groups.prompts) == len(groups.group_of):
             return "no two completions of a microbatch share a prompt"
-        scored = []
-        for part in parts(groups, batch_size):
-            form = choose(self._base(model), part, self._form, self._agree)
+        log_probs, entropies = [], []  # (batch_size, L) each
+        for part in split_rows(groups, batch_size):
+            form = choose_form(self._base(model), part, self._form, self._agree)
             if form is None:
-                return "gradient checkpointing needs the packed form, whose mask this attention implementation does not take"
+                return (
+                    "gradient checkpointing needs the packed form, whose mask this attention implementation does "
+                    "not take"
+                )
             with self.accelerator.autocast():
-                scored.append(model(groups=part, form=form, entropy=entropy))
+                part_log_probs, part_entropies = model(groups=part, form=form, entropy=entropy)
+            log_probs.append(part_log_probs)
+            entropies.append(part_entropies)
             self.forms[form] += 1
-        log_probs = torch.cat([one for one, _ in scored])
-        return log_probs, torch.cat([one for _, one in scored]) if entropy else None
+        return torch.cat(log_probs), torch.cat(entropies) if entropy else None
 
     # Rollouts.
 
     def _tokenize_prompts(
         self, prompts: list[Any]
     ) -> tuple[list[list[int]], list[Any] | None, dict[str, Any]]:
+        """Ids and images of N prompts, and the processor's fields of the B distinct ones, which alone it has prepared."""
         if self._why_not_rolled_out() is not None:
             repeated: tuple[list[list[int]], list[Any] | None, dict[str, Any]] = super()._tokenize_prompts(
                 prompts
             )
             return repeated
-        kept, rows = distinct(prompts)
-        ids, images, fields = super()._tokenize_prompts(kept)
+        distinct_prompts, rows = drop_repeats(prompts)
+        ids, images, fields = super()._tokenize_prompts(distinct_prompts)
         # A prompt without images beside others with some: transformers' processors take [], not TRL's None.
-        shown = [images[row] or [] for row in rows] if images else None
-        return [ids[row] for row in rows], shown, {**fields, _ROWS: rows}
+        row_images = [images[row] or [] for row in rows] if images else None
+        return [ids[row] for row in rows], row_images, {**fields, _ROWS: rows}
 
     def _why_not_rolled_out(self) -> str | None:
         """What keeps rollouts from sharing prefixes, in words."""
-        if self.use_vllm:
-            return (
-                None  # it caches prefixes itself, and takes prompts and images without the processor's fields
-            )
+        if self.use_vllm:  # it caches prefixes itself, and takes prompts and images without the fields
+            return None
         if not self._shares:
             return f"the model is none of {', '.join(FAMILIES)}"
         if self.tools or self.environment_factories is not None:
@@ -236,20 +252,19 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
         num_generations: int,
         has_tool_images: bool = False,
     ) -> tuple[list[list[int]], Any]:
+        """The ids of N completions, from one reading of each of the B distinct prompts, and nothing."""
         fields = dict(multimodal_fields)
         rows = fields.pop(_ROWS, None)
         if rows is None or self.use_vllm:
-            if self.use_vllm:
-                images = (
-                    [one or None for one in images] if images else None
-                )  # it takes None where the processors take []
+            if self.use_vllm:  # it takes None where the processors take []
+                images = [row_images or None for row_images in images] if images else None
             else:
                 self._fall_back(self._why_not_rolled_out() or "prompts were not grouped")
-            written: tuple[list[list[int]], Any] = super()._generate_single_turn(
+            completions: tuple[list[list[int]], Any] = super()._generate_single_turn(
                 prompt_ids, images, fields, num_generations, has_tool_images
             )
-            return written
-        distinct_ids = [prompt_ids[rows.index(group)] for group in range(rows[-1] + 1)]
+            return completions
+        distinct_ids = [prompt_ids[rows.index(group)] for group in range(rows[-1] + 1)]  # B
         with (
             unwrap_model_for_generation(
                 self.model_wrapped,
@@ -267,72 +282,76 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
             groups = prompts_as_groups(
                 distinct_ids, fields, rows, base.config.image_token_id, merge, self.accelerator.device
             )
-            ids = roll_out(base, groups, self.generation_config)
+            ids = roll_out(base, groups, self.generation_config)  # (N, L)
         return [_until_stop(row, self.eos_token_ids) for row in ids.tolist()], None
 
     # Batches.
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """As TRL's, each image prepared once; groups without signal are settled."""
         self._inputs = inputs
         with each_image_once(self.processing_class) if self._shares else nullcontext():
-            scored: dict[str, Any] = super()._generate_and_score_completions(inputs)
+            batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         if self.model.training:
-            self._settle(scored)
-        return scored
+            self._settle(batch)
+        return batch
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
         """As TRL's; with "resample", groups without signal are drawn once more."""
-        drawn: tuple[Any, ...] = super()._generate(prompts)
+        outputs: tuple[Any, ...] = super()._generate(prompts)
         if self._zero_variance != "resample" or not self.model.training:
-            return drawn
-        flat = self._without_signal(self._calculate_rewards(self._inputs, prompts, drawn[3], drawn[1]))
+            return outputs
+        # 1. Which groups earn nothing that differs?
+        rewards = self._calculate_rewards(self._inputs, prompts, outputs[3], outputs[1])  # (N, rewards)
+        flat = self._without_signal(rewards)  # (N,)
         self._metrics["train"]["signal/resampled"].append(float(flat.float().mean()))
         rows = flat.nonzero()[:, 0].tolist()
         if not rows:
-            return drawn
-        merged = spliced(drawn, super()._generate([prompts[row] for row in rows]), rows)
-        ends = (*self.eos_token_ids, self._tokenizer.pad_token_id)
-        for name, value in length_figures(merged[1], ends).items():
-            self._metrics["train"][name][-2:] = [value]  # what counts, in place of both draws
+            return outputs
+        # 2. Their completions are replaced.
+        merged = splice(outputs, super()._generate([prompts[row] for row in rows]), rows)
+        # 3. Lengths are logged of what counts, in place of both draws.
+        end_ids = (*self.eos_token_ids, self._tokenizer.pad_token_id)
+        for name, value in length_figures(merged[1], end_ids).items():
+            self._metrics["train"][name][-2:] = [value]
         return merged
 
     def _calculate_rewards(
         self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
     ) -> Tensor:
+        """(N of all processes, rewards), which are kept with this process's texts for `_settle`."""
         rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        self._last_rewards = (
-            [one if isinstance(one, str) else one[0]["content"] for one in completions],
-            rewards,
-        )
+        self._newest_rewards = [text_of(completion) for completion in completions], rewards
         return rewards
 
     def _without_signal(self, rewards: Tensor) -> Tensor:
-        each = self.multi_objective_aggregation == "normalize_then_sum"
-        return without_signal(rewards, self.reward_weights, self.num_generations, each)
+        """(N,) bool: the rows of `rewards` (N, rewards) whose group has no signal."""
+        apart = self.multi_objective_aggregation == "normalize_then_sum"
+        return without_signal(rewards, self.reward_weights, self.num_generations, apart)
 
-    def _settle(self, scored: dict[str, Any]) -> None:
-        """Exact zeros for groups without signal, out of the loss with those that are skipped, and every group to who listens."""
-        if self._last_rewards is None:
+    def _settle(self, batch: dict[str, Any]) -> None:
+        """Exact zeros for groups without signal, out of the loss with those that are skipped, and every group to `on_group`."""
+        if self._newest_rewards is None:
             return
-        (texts, rewards), self._last_rewards = self._last_rewards, None
-        begin = self.accelerator.process_index * len(texts)
-        flat = self._without_signal(rewards)[begin : begin + len(texts)]
-        scored["advantages"][flat] = 0.0  # rounding may have left a little
+        (texts, rewards), self._newest_rewards = self._newest_rewards, None
+        # 1. Rounding may have left a little of an advantage.
+        start = self.accelerator.process_index * len(texts)
+        flat = self._without_signal(rewards)[start : start + len(texts)]  # (N,) of this process
+        batch["advantages"][flat] = 0.0  # (N,)
+        # 2. Tokens out of the loss.
         if self._zero_variance == "skip":
-            scored["completion_mask"][flat] = 0
-            scored["num_items_in_batch"] = self.accelerator.gather(scored["completion_mask"].sum()).sum()
-        if self._on_group is not None:
-            own = (
-                [one["row"] for one in self._inputs],
-                texts,
-                scored["prompt_mask"].sum(1).tolist(),
-                scored["advantages"].tolist(),
-            )
-            whole = gather_object(list(zip(*own, strict=True)))  # a group may lie in two processes
+            batch["completion_mask"][flat] = 0  # (N, L)
+            batch["num_items_in_batch"] = self.accelerator.gather(batch["completion_mask"].sum()).sum()
+        if self._on_group is None:
+            return
+        # 3. A group may lie in two processes: the main one puts all together.
+        rows = [sample[ROW] for sample in self._inputs]
+        prompt_tokens, advantages = batch["prompt_mask"].sum(1).tolist(), batch["advantages"].tolist()
+        completions = gather_object(list(zip(rows, texts, prompt_tokens, advantages, strict=True)))
+        if self.accelerator.is_main_process:
             by_name = {name: rewards[:, i].tolist() for i, name in enumerate(self.reward_func_names)}
-            for group in (
-                groups_of(whole, by_name, self.num_generations) if self.accelerator.is_main_process else ()
-            ):
+            step = self.state.global_step + 1
+            for group in group_completions(step, completions, by_name, self.num_generations):
                 self._on_group(group)
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
@@ -343,13 +362,12 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
         steps = self.args.steps_per_generation
         if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:
             batch = split_pixel_values_by_grid(self._generate_and_score_completions(generation_batch))
-            order = _shuffled_groups(len(batch["prompt_ids"]), self.num_generations)
-            batches = split_tensor_dict(
-                {name: _in_order(value, order) for name, value in batch.items()}, steps
-            )
-            self._buffered_inputs = [unsplit_pixel_values_by_grid(one) for one in batches]
-        found: dict[str, Any] = self._buffered_inputs[self._step % steps]
-        return found
+            order = shuffle_groups(len(batch["prompt_ids"]), self.num_generations)
+            shuffled = {name: reorder(value, order) for name, value in batch.items()}
+            microbatches = split_tensor_dict(shuffled, steps)
+            self._buffered_inputs = [unsplit_pixel_values_by_grid(batch) for batch in microbatches]
+        microbatch: dict[str, Any] = self._buffered_inputs[self._step % steps]
+        return microbatch
 
     def compute_loss(
         self,
@@ -360,7 +378,8 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
     ) -> Tensor:
         """TRL's loss; remembers whether any completion of the step had an advantage, and tokens that count."""
         if self.model.training:
-            counts = inputs["completion_mask"].bool().any(1)  # none do where a truncated completion is masked
+            # (N,) bool; where truncated completions are masked, none of their tokens count.
+            counts = inputs["completion_mask"].bool().any(1)
             self._signal = self._signal or bool(((inputs["advantages"] != 0) & counts).any())
         loss: Tensor = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         return loss
@@ -368,29 +387,20 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is not 
     # Resume.
 
     def _get_train_sampler(self, dataset: Any = None) -> RepeatSampler:
-        theirs = super()._get_train_sampler(dataset)
-        return _ResumableSampler(theirs, lambda: self.state.epoch or 0.0)
+        return ResumableSampler(super()._get_train_sampler(dataset), lambda: self.state.epoch or 0.0)
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Left out: TRL's card knows nothing of the data, and `run.json` holds what it would say."""
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        checkpoints.load_weights(
-            self,
-            resume_from_checkpoint,
-            functools.partial(super()._load_from_checkpoint, resume_from_checkpoint, model),
-        )
-
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """As transformers', sealed (see `checkpoints`), and only where no rollouts wait for their steps: TRL does not save those."""
+        """Sealed, and only where no rollouts wait for their steps: TRL does not save those."""
         if self._step % (self.args.steps_per_generation * self.num_iterations):
             _log.warning(
                 "no checkpoint at step %d: rollouts of a generation batch are still in use",
                 self.state.global_step,
             )
             return
-        save = functools.partial(super()._save_checkpoint, model, trial)
-        checkpoints.save_sealed(self, Path(self._get_output_dir(trial=trial)), save)
+        super()._save_checkpoint(model, trial)
 
 
 class _KeepWeightsWithoutSignal(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
@@ -413,44 +423,7 @@ class _KeepWeightsWithoutSignal(TrainerCallback):  # type: ignore[misc]  # trans
             trainer._metrics["train"]["steps_without_signal"].append(0.0)
 
 
-class _ResumableSampler(RepeatSampler):  # type: ignore[misc]  # TRL is not typed
-    """TRL's sampler, whose order in an epoch does not depend on whether this process ran the epochs before it."""
-
-    def __init__(self, theirs: RepeatSampler, epoch: Callable[[], float]) -> None:
-        super().__init__(
-            theirs.data_source,
-            theirs.mini_repeat_count,
-            theirs.batch_size,
-            theirs.repeat_count,
-            theirs.shuffle,
-            theirs.seed,
-        )
-        self._epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        if self.shuffle:
-            self.generator.manual_seed(self.seed)
-            for _ in range(int(self._epoch() + 1e-6)):  # as an uninterrupted run has drawn by now
-                torch.randperm(self.num_samples, generator=self.generator)
-        yield from super().__iter__()
-
-
 def _until_stop(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
-    """A completion up to and with the first token that ends it."""
-    end = next((place + 1 for place, id_ in enumerate(ids) if id_ in stop_ids), len(ids))
+    """A completion up to and with the token that ends it."""
+    end = next((place + 1 for place, token_id in enumerate(ids) if token_id in stop_ids), len(ids))
     return ids[:end]
-
-
-def _shuffled_groups(rows: int, size: int) -> Tensor:
-    """An order of `rows` in which blocks of `size` stay whole, drawn as TRL draws its own: blocks as its permutation first meets them."""
-    permutation = torch.randperm(rows)
-    if rows % size:
-        return torch.arange(rows)  # a process holds parts of groups; they stay where they are
-    blocks = list(dict.fromkeys((permutation // size).tolist()))
-    return torch.cat([torch.arange(block * size, (block + 1) * size) for block in blocks])
-
-
-def _in_order(values: Any, order: Tensor) -> Any:
-    if values is None or (isinstance(values, Tensor) and values.ndim == 0):
-        return values
-    return values[order] if isinstance(values, Tensor) else [values[i] for i in order.tolist()]

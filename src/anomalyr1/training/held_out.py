@@ -34,33 +34,53 @@ if TYPE_CHECKING:
 BATCH = 8
 """Samples whose images are open at a time."""
 DRAWS, LEVEL = 1000, 0.95
-"""Of the bootstrap."""
+"""How often the bootstrap draws the samples anew, and the level of its intervals."""
 BOUNDED = ("balanced accuracy", "AUROC", "other options", "box mIoU", "strict", "reasoning agrees")
 """Figures that get an interval."""
 EVALUATIONS = 10
-"""So many in a run whose recipe does not say `eval_steps`."""
+"""Evaluations of a run whose recipe does not say `eval_steps`."""
 
 
 @dataclass(frozen=True)
-class Told:
+class HeldOutAnswer:
     """One answer about a held-out sample."""
 
     sample: Sample
+    """The sample that was asked about."""
     question: Question
+    """The question with its gold answer."""
     answer: Answer
+    """The answer that the policy gave."""
     score: float | None
     """Probability of a defect; None = the verdict named no option, or another question was asked."""
 
 
-def known(samples: Sequence[Sample]) -> list[Sample]:
+def require_both_kinds(samples: Sequence[Sample]) -> list[Sample]:
     """The samples of known truth. Raises `InputError` where good or defective ones are absent."""
-    found = [sample for sample in samples if sample.anomalous is not None]
-    if len({sample.anomalous for sample in found}) < 2:
+    labelled = [sample for sample in samples if sample.anomalous is not None]
+    defective = sum(bool(sample.anomalous) for sample in labelled)
+    if not 0 < defective < len(labelled):
         raise InputError(
-            f"held_out has {len(found)} samples of known truth, {sum(bool(one.anomalous) for one in found)} of them defective; "
-            "balanced accuracy needs good and defective ones"
+            f"held_out has {len(labelled)} samples of known truth, {defective} of them defective; balanced "
+            "accuracy needs good and defective ones"
         )
-    return found
+    return labelled
+
+
+def questions_about(sample: Sample, number: int, all_questions: bool) -> list[Question]:
+    """What is asked about the sample in place `number`: verdict, boxes where they are known, and other questions.
+
+    Of the others one, in turn, so that all kinds are heard; with `all_questions` on all.
+    """
+    verdict, grounding = gold_inspection_questions(sample)
+    extras = [
+        question
+        for question in sample.questions
+        if question.answer is not None and question.kind != "anomaly detection"
+    ]
+    if extras and not all_questions:
+        extras = [extras[number % len(extras)]]
+    return [verdict, *([grounding] if sample.boxes is not None else []), *extras]
 
 
 class HeldOut:
@@ -72,114 +92,125 @@ class HeldOut:
         policy: Policy,
         style: str = prompts.DEFAULT_STYLE,
         text: str | None = None,
-        every: bool = False,
+        all_questions: bool = False,
     ) -> None:
-        """Samples of unknown truth are left out; with `every` on all other questions are asked.
+        """Samples of unknown truth are left out; with `all_questions` on all other questions are asked.
 
         Raises `InputError` where good or defective ones are absent.
         """
-        asked = known(samples)
-        self.left_out = len(samples) - len(asked)
+        labelled = require_both_kinds(samples)
+        self.left_out = len(samples) - len(labelled)
         self._policy, self._style, self._text = policy, style, text
-        self._asked = [
-            (sample, questions_about(sample, number, every)) for number, sample in enumerate(asked)
+        self._samples = [
+            (sample, questions_about(sample, number, all_questions)) for number, sample in enumerate(labelled)
         ]
 
-    def ask(self, model: Any, max_new_tokens: int = 256, temperature: float = 0.0) -> list[Told]:
+    def ask(self, model: Any, max_new_tokens: int = 256, temperature: float = 0.0) -> list[HeldOutAnswer]:
         """What `model` answers, in the order of the samples; it is the policy's own or that of a trainer, without wrappers.
 
         At temperature 0 greedily, else drawn; the same every time.
         """
         from anomalyr1.engines.local import LocalEngine
 
-        engine, told = LocalEngine(replace(self._policy, model=model)), []
+        engine = LocalEngine(replace(self._policy, model=model))
         sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
-        for start in range(0, len(self._asked), BATCH):
-            some = [
+        answers = []
+        for start in range(0, len(self._samples), BATCH):
+            pairs = [
                 (sample, question)
-                for sample, questions in self._asked[start : start + BATCH]
+                for sample, questions in self._samples[start : start + BATCH]
                 for question in questions
             ]
-            images = {
-                path: open_image(path) for sample, _ in some for path in (sample.image, *sample.references)
-            }
-            built = [prompts.build(sample, question, self._style, self._text) for sample, question in some]
-            for (sample, question), one in zip(some, engine.complete(built, images, sampling), strict=True):
-                verdict = question.kind == "anomaly detection" and one.option_scores
-                score = one.option_scores[DEFECT] if verdict and one.option_scores else None
-                told.append(Told(sample, question, parse(one.text, question.options, one.frame), score))
-        return told
+            paths = [path for sample, _ in pairs for path in (sample.image, *sample.references)]
+            images = {path: open_image(path) for path in dict.fromkeys(paths)}
+            batch = [prompts.build(sample, question, self._style, self._text) for sample, question in pairs]
+            completions = engine.complete(batch, images, sampling)
+            for (sample, question), completion in zip(pairs, completions, strict=True):
+                answer = parse(completion.text, question.options, completion.frame)
+                scores = completion.option_scores if question.kind == "anomaly detection" else None
+                score = scores[DEFECT] if scores else None
+                answers.append(HeldOutAnswer(sample, question, answer, score))
+        return answers
 
 
-def measure(told: Sequence[Told]) -> dict[str, float]:
+def measure(answers: Sequence[HeldOutAnswer]) -> dict[str, float]:
     """The figures of `scoring.figures`, and the AUROC of the anomaly score; a verdict without one counts as 0.5 and is counted.
 
     The AUROC is absent where all samples are good, or all defective.
     """
-    found: dict[str, float] = scoring.figures(
-        [(one.sample, one.question) for one in told], [one.answer for one in told]
-    )
-    truths, scores = _verdicts(told)
+    questions = [(answer.sample, answer.question) for answer in answers]
+    figures: dict[str, float] = scoring.figures(questions, [answer.answer for answer in answers])
+    truths, scores = _verdicts(answers)
     area = _auroc(truths, scores)
-    return {
-        **found,
-        **({} if area is None else {"AUROC": area}),
-        "without score": float(np.mean(np.isnan(scores))),
-    }
+    if area is not None:
+        figures["AUROC"] = area
+    return figures | {"without score": float(np.mean(np.isnan(scores)))}
 
 
-def intervals(told: Sequence[Told], seed: int = 0) -> dict[str, tuple[float, float]]:
+def intervals(answers: Sequence[HeldOutAnswer], seed: int = 0) -> dict[str, tuple[float, float]]:
     """95 % percentile intervals of the main figures, by a bootstrap over samples (Efron and Tibshirani, 1993, chapter 13)."""
-    blocks: dict[str, list[Told]] = {}
-    for one in told:
-        blocks.setdefault(one.sample.id, []).append(one)
-    counted = [
-        scoring.hits([(one.sample, one.question) for one in block], [one.answer for one in block])
-        for block in blocks.values()
+    # 1. What the answers about each sample count as.
+    by_sample: dict[str, list[HeldOutAnswer]] = {}
+    for answer in answers:
+        by_sample.setdefault(answer.sample.id, []).append(answer)
+    hits = [
+        scoring.hits(
+            [(answer.sample, answer.question) for answer in block], [answer.answer for answer in block]
+        )
+        for block in by_sample.values()
     ]
-    drawn = np.random.default_rng(seed).integers(len(blocks), size=(DRAWS, len(blocks)))
+    # 2. Samples drawn with replacement, the same for every figure.  (DRAWS, samples)
+    draws = np.random.default_rng(seed).integers(len(hits), size=(DRAWS, len(hits)))
+    # 3. Each figure of each draw.  (DRAWS,)
     means = {}
-    for name in sorted({name for one in counted for name in one}):
-        sums, counts = (np.array([f(one.get(name, ())) for one in counted]) for f in (sum, len))
-        with np.errstate(invalid="ignore"):  # nothing of this kind was drawn
-            means[name] = sums[drawn].sum(1) / counts[drawn].sum(1)
-    found = scoring.summary(means)
-    truths, scores = _verdicts(told)
-    areas = [_auroc(truths[row], scores[row]) for row in drawn]
-    found["AUROC"] = np.array([np.nan if area is None else area for area in areas])
+    for name in sorted(set().union(*hits)):
+        sums = np.array([sum(block.get(name, ())) for block in hits])  # (samples,)
+        counts = np.array([len(block.get(name, ())) for block in hits])
+        with np.errstate(invalid="ignore"):  # a draw may hold nothing of this kind
+            means[name] = sums[draws].sum(1) / counts[draws].sum(1)
+    figures = scoring.summary(means)
+    truths, scores = _verdicts(answers)
+    areas = [_auroc(truths[draw], scores[draw]) for draw in draws]
+    figures["AUROC"] = np.array([np.nan if area is None else area for area in areas])
+    # 4. Percentiles over the draws in which the figure has a value.
     tails = [50 * (1 - LEVEL), 50 * (1 + LEVEL)]
-    bounded = {
-        name: np.nanpercentile(found[name], tails)
-        for name in BOUNDED
-        if name in found and not np.isnan(found[name]).all()
-    }
-    return {name: (float(low), float(high)) for name, (low, high) in bounded.items()}
+    bounds = {}
+    for name in BOUNDED:
+        if name in figures and not np.isnan(figures[name]).all():
+            low, high = np.nanpercentile(figures[name], tails)
+            bounds[name] = (float(low), float(high))
+    return bounds
 
 
-def _verdicts(told: Sequence[Told]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Of each sample whether it is defective, and its score; NaN where it has none."""
-    asked = [one for one in told if one.question.kind == "anomaly detection"]
-    scores = [np.nan if one.score is None else one.score for one in asked]
-    return np.array([bool(one.sample.anomalous) for one in asked]), np.array(scores, dtype=np.float64)
+def _verdicts(answers: Sequence[HeldOutAnswer]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Of each sample whether it is defective (samples,), and its score (samples,), NaN where it has none."""
+    verdicts = [answer for answer in answers if answer.question.kind == "anomaly detection"]
+    scores = [np.nan if verdict.score is None else verdict.score for verdict in verdicts]
+    truths = [bool(verdict.sample.anomalous) for verdict in verdicts]
+    return np.array(truths), np.array(scores, dtype=np.float64)
 
 
 def _auroc(truths: NDArray[np.bool_], scores: NDArray[np.float64]) -> float | None:
-    """None where there is only one kind; a missing score says nothing either way."""
+    """The area under the ROC curve, both arguments (samples,); None where there is only one kind.
+
+    A missing score says nothing either way. By scikit-learn, with which runs of 0.10 agree to the bit:
+    `evaluation.curves.auroc` adds the same terms in another order.
+    """
     from sklearn.metrics import roc_auc_score
 
-    return (
-        float(roc_auc_score(truths, np.nan_to_num(scores, nan=0.5)))
-        if truths.any() and not truths.all()
-        else None
-    )
+    if truths.all() or not truths.any():
+        return None
+    return float(roc_auc_score(truths, np.nan_to_num(scores, nan=0.5)))
 
 
 class Examiner(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
-    """Asks before the first step, every `eval_steps` steps and at the end, which gets intervals; add it with `attach`."""
+    """Asks before training, every `eval_steps` steps and at the end, which gets intervals; add it with `attach`."""
 
-    def __init__(self, held_out: HeldOut, trainer: Any, log: RunLog, limit: int) -> None:
-        self._held_out, self._trainer, self._log, self._limit = held_out, trainer, log, limit
-        self._last: tuple[int, list[Told]] = (-1, [])
+    def __init__(self, held_out: HeldOut, trainer: Any, log: RunLog, limit: int, seed: int) -> None:
+        self._held_out, self._trainer, self._log = held_out, trainer, log
+        self._limit, self._seed = limit, seed
+        self._newest: tuple[int, list[HeldOutAnswer]] = (-1, [])
+        """The step of the newest evaluation, and its answers."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: object) -> None:
         """Where it starts from; a resumed run has that already."""
@@ -188,40 +219,41 @@ class Examiner(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> None:
         """At every `eval_steps`-th step."""
-        if (
-            state.global_step % _every(args.eval_steps, state.max_steps) == 0
-            or state.global_step == state.max_steps
-        ):
-            self._evaluate(state.global_step)
+        step, steps = state.global_step, state.max_steps
+        if step % _interval(args.eval_steps, steps) == 0 or step == steps:
+            self._evaluate(step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: object) -> None:
         """Once more, with intervals; a run resumed behind its last step has the line without them already."""
-        told = self._last[1] if self._last[0] == state.global_step else self._ask()
-        self._log.evaluation(
-            state.global_step,
-            {**measure(told), "intervals": intervals(told, self._log.recipe.seed)},
-            final=True,
-        )
+        step, answers = self._newest
+        if step != state.global_step:
+            answers = self._ask()
+        figures = {**measure(answers), "intervals": intervals(answers, self._seed)}
+        self._log.evaluation(state.global_step, figures, final=True)
 
     def _evaluate(self, step: int) -> None:
-        self._last = (step, self._ask())
-        self._log.evaluation(step, measure(self._last[1]))
+        answers = self._ask()
+        self._newest = step, answers
+        self._log.evaluation(step, measure(answers))
 
-    def _ask(self) -> list[Told]:
+    def _ask(self) -> list[HeldOutAnswer]:
         with lent(self._trainer) as model:
             return self._held_out.ask(model, self._limit)
 
 
-def _every(eval_steps: float | None, max_steps: int) -> int:
+def _interval(eval_steps: float | None, max_steps: int) -> int:
     """Steps between two evaluations; below 1 `eval_steps` is a share of the run, as transformers takes it."""
     if not eval_steps:
         return max(1, max_steps // EVALUATIONS)
     return math.ceil(max_steps * eval_steps) if eval_steps < 1 else int(eval_steps)
 
 
-def attach(trainer: Any, held_out: HeldOut, log: RunLog, limit: int) -> None:
-    """Let `held_out` be asked while `trainer` trains, at most `limit` tokens long; figures go to `log`, and to TRL's trackers."""
-    trainer.add_callback(Examiner(held_out, trainer, log, limit))
+def attach(trainer: Any, held_out: HeldOut, log: RunLog, limit: int, seed: int = 0) -> None:
+    """Let `held_out` be asked while `trainer` trains, at most `limit` tokens long; figures go to `log`, and to TRL's trackers.
+
+    `seed` is that of the bootstrap.
+    """
+    trainer.add_callback(Examiner(held_out, trainer, log, limit, seed))
 
 
 @contextmanager
@@ -248,11 +280,3 @@ def lent(trainer: Any) -> Iterator[Any]:
         finally:
             for module in in_training:
                 module.training = True
-
-
-def questions_about(sample: Sample, number: int, every: bool) -> list[Question]:
-    """What is asked about the sample in place `number`; the other questions take turns, so that all kinds are heard, unless `every` is."""
-    verdict, grounding = gold_inspection_questions(sample)
-    others = [one for one in sample.questions if one.answer is not None and one.kind != "anomaly detection"]
-    some = others if every or not others else others[number % len(others) :][:1]
-    return [verdict, *([grounding] if sample.boxes is not None else []), *some]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from anomalyr1.files import new_folder
 from anomalyr1.training import checkpoints
 from anomalyr1.training.recipes import Recipe, load_recipe
 from anomalyr1.training.run_folder import ADAPTER, FINAL, RECIPE
@@ -17,7 +17,7 @@ from anomalyr1.types import InputError
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def merge(
+def merge_adapter(
     source: Path,
     out: Path,
     model: str | None = None,
@@ -34,55 +34,55 @@ def merge(
     """
     if out.exists():
         raise InputError(f"{str(out)!r} exists already; name a folder that does not")
-    adapter = _adapter_of(source, say)
+    adapter = _find_adapter(source, say)
     recipe = _recipe_of(adapter)
     name = model or (recipe.model if recipe else _config(adapter).get("base_model_name_or_path"))
     if not name:
         raise InputError(f"{str(adapter)!r} does not say which model it was trained on; name it with --model")
     revision = revision or (recipe.revision if recipe and not model else None)
-    whole, processor = merged(adapter, str(name), revision, recipe.max_pixels if recipe else None)
-    unfinished = out.with_name(f".{out.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        whole.save_pretrained(unfinished)
-        processor.save_pretrained(unfinished)
-        unfinished.rename(out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    merged_model, processor = merged(adapter, str(name), revision, recipe.max_pixels if recipe else None)
+    with new_folder(out) as folder:
+        merged_model.save_pretrained(folder)
+        processor.save_pretrained(folder)
     return out
 
 
 def merged(adapter: Path, name: str, revision: str | None, max_pixels: int | None) -> tuple[Any, Any]:
     """The model `name` at `revision` with the adapter in its weights, and its processor, which caps images at `max_pixels`.
 
-    See `merge` for types and errors.
+    Raises `InputError` for an adapter whose tensors do not fit; `merge_adapter` says what types are kept.
     """
     import torch
     from peft import PeftModel
 
     from anomalyr1.policy.load import find_folder, load_policy, quiet
 
-    own = json.loads((find_folder(name, revision).folder / "config.json").read_text(encoding="utf-8"))
-    kept = getattr(torch, str(own.get("dtype") or own.get("torch_dtype") or "float32").removeprefix("torch."))
+    # 1. The base in float32, and the type that it has by its own configuration.
+    config = json.loads((find_folder(name, revision).folder / "config.json").read_text(encoding="utf-8"))
+    type_name = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    dtype = getattr(torch, type_name.removeprefix("torch."))
     policy = load_policy(name, revision, "cpu", "float32", max_pixels)
     cap_images(policy)
+    # 2. The adapter on it, all of whose tensors must have a place.
     try:
         with quiet():
-            whole = PeftModel.from_pretrained(policy.model, adapter, is_trainable=False)
+            adapted = PeftModel.from_pretrained(policy.model, adapter, is_trainable=False)
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"{str(adapter)!r} does not fit {name!r} ({str(error).splitlines()[0]}); name its model with --model"
         ) from error
-    if missing := [
-        key for key in _tensors(adapter) if key not in {_saved_name(one) for one in whole.state_dict()}
-    ]:
+    places = {_saved_name(parameter) for parameter in adapted.state_dict()}
+    missing = [tensor for tensor in _tensor_names(adapter) if tensor not in places]
+    if missing:
         raise InputError(
-            f"{str(adapter)!r} does not fit {name!r}, which has no place for {missing[0]!r}; name its model with --model"
+            f"{str(adapter)!r} does not fit {name!r}, which has no place for {missing[0]!r}; name its model with "
+            "--model"
         )
-    return whole.merge_and_unload(safe_merge=True).to(kept), policy.processor
+    # 3. Their sum.
+    return adapted.merge_and_unload(safe_merge=True).to(dtype), policy.processor
 
 
-def _tensors(adapter: Path) -> list[str]:
+def _tensor_names(adapter: Path) -> list[str]:
     from safetensors import safe_open
 
     with safe_open(adapter / WEIGHTS, "pt") as file:
@@ -94,45 +94,47 @@ def _saved_name(parameter: str) -> str:
     return parameter.replace(".default.", ".").removesuffix(".default")
 
 
-def _adapter_of(source: Path, say: Callable[[str], None]) -> Path:
-    """The folder of the adapter that `source` means."""
+def _find_adapter(source: Path, say: Callable[[str], None]) -> Path:
+    """The folder of the adapter that `source` means. Raises `InputError` where there is none that may be used."""
     if not source.is_dir():
         raise InputError(f"{str(source)!r} is not a folder; name a run, a checkpoint or an adapter")
-    within = source.name.startswith("checkpoint-") and (source.parent / RECIPE).is_file()
-    if within and (reason := checkpoints.fault(source)):
+    is_checkpoint = source.name.startswith("checkpoint-") and (source.parent / RECIPE).is_file()
+    if is_checkpoint and (reason := checkpoints.fault(source)):
         raise InputError(
-            f"{str(source)!r} is no complete checkpoint ({reason}); name its run, and the newest complete one is taken"
+            f"{str(source)!r} is no complete checkpoint ({reason}); name its run, and the newest complete one is "
+            "taken"
         )
     newest, notes = checkpoints.newest(source)
-    for folder in (source, source / ADAPTER, source / FINAL, newest):
-        if folder is not None and (folder / CONFIG).is_file():
-            if not (folder / WEIGHTS).is_file():
-                raise InputError(
-                    f"{str(folder)!r} has no {WEIGHTS}; only safetensors are loaded, save the adapter as such"
-                )
-            for line in (
-                (*notes, f"the run is not finished: its adapter at {folder.name} is taken")
-                if folder == newest
-                else ()
-            ):
-                say(line)
-            return folder
-    raise InputError(
-        f"{str(source)!r} holds no adapter ({CONFIG}); weights that were trained whole need no merging, load them as they are"
-    )
+    candidates = [source, source / ADAPTER, source / FINAL, *([newest] if newest else [])]
+    folder = next((folder for folder in candidates if (folder / CONFIG).is_file()), None)
+    if folder is None:
+        raise InputError(
+            f"{str(source)!r} holds no adapter ({CONFIG}); weights that were trained whole need no merging, load "
+            "them as they are"
+        )
+    if not (folder / WEIGHTS).is_file():
+        raise InputError(
+            f"{str(folder)!r} has no {WEIGHTS}; only safetensors are loaded, save the adapter as such"
+        )
+    if folder == newest:
+        for note in (*notes, f"the run is not finished: its adapter at {folder.name} is taken"):
+            say(note)
+    return folder
 
 
 def _recipe_of(adapter: Path) -> Recipe | None:
     """The recipe of the run that an adapter lies in."""
-    found = [folder / RECIPE for folder in (adapter, adapter.parent) if (folder / RECIPE).is_file()]
-    return load_recipe(str(found[0])) if found else None
+    for folder in (adapter, adapter.parent):
+        if (folder / RECIPE).is_file():
+            return load_recipe(str(folder / RECIPE))
+    return None
 
 
 def _config(adapter: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(
             f"{str(adapter / CONFIG)!r} cannot be read ({error}); copy the adapter again"
         ) from error
-    return found
+    return config

@@ -1,20 +1,20 @@
-"""What a run will take, before its first step: tokens, what does not fit, memory by part, hours. Nothing is ever cut off to make it fit."""
+"""What a run will take, before its first step: tokens, what does not fit, memory by part, time. Nothing is ever cut off to fit."""
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from anomalyr1.images import Family, ImageError, fit
+from anomalyr1.images import Family, ImageError, fit, largest_cap_that_fits
 from anomalyr1.training import costs
-from anomalyr1.training.dataset import Material, Task, completion_ids, gold_completion
-from anomalyr1.training.model_size import CHARS_PER_TOKEN, Shape, read_shape
-from anomalyr1.training.recipes import Recipe
-from anomalyr1.training.settings import arguments, dtype_of, prompts_of, settings_of, steps_of
+from anomalyr1.training.arguments import prompts_of, steps_of
+from anomalyr1.training.dataset import Task, TrainingSet, completion_ids, gold_completion
+from anomalyr1.training.model_size import CHARS_PER_TOKEN, ModelSize
+from anomalyr1.training.processes import weights_are_sharded, world_size
+from anomalyr1.training.resolved import Resolved
+from anomalyr1.training.settings import dtype_of
 from anomalyr1.types import InputError, Sample
 
 LONGEST = 5
@@ -24,18 +24,21 @@ LOPSIDED = 0.75
 
 
 @dataclass(frozen=True)
-class Length:
+class PromptLength:
     """Tokens of one prompt and its completion."""
 
     task: Task
+    """The question that the prompt asks."""
     text: int
+    """Tokens of the prompt's text."""
     images: int
-    written: int
-    """Of the completion: what SFT teaches, or the most that GRPO lets be written."""
+    """Tokens of the prompt's images."""
+    completion: int
+    """Tokens of the completion: of what SFT teaches, or the most that GRPO lets be written."""
 
     @property
     def tokens(self) -> int:
-        """Of the prompt."""
+        """Tokens of the prompt."""
         return self.text + self.images
 
 
@@ -44,23 +47,34 @@ class Plan:
     """The plan of a run."""
 
     model: str
+    """Where the numbers about the model come from, in words."""
     device: str
+    """The name of the device."""
     processes: int
+    """How many processes make the run."""
     samples: int
+    """Samples that are learned from."""
     prompts: int
+    """Questions that are learned from."""
     steps: int
-    longest: list[Length]
+    """Optimizer steps of the run."""
+    longest: list[PromptLength]
     """The longest prompts, of different samples."""
     mean_tokens: float
+    """Tokens of a prompt on average."""
     too_long: list[str]
     """A line for each prompt that does not fit, with the pixel cap that would make it fit."""
     warnings: list[str]
+    """What may be wrong, in words, a line each."""
     bytes: dict[str, float]
-    """Predicted memory by part on one device, "peak" last."""
-    hours: float
+    """Predicted memory by part on one device, "peak" at the end."""
+    hours: float | None
+    """Predicted hours of the run; None = not known, as on a GPU."""
     parameters: int
+    """Parameters of the model, adapters included."""
     trained: int
-    written: int
+    """Parameters that learn."""
+    completion_tokens: int
     """Most tokens of a completion: what GRPO lets be written, or the longest that SFT teaches."""
     left_over: int = 0
     """Prompts that an epoch of GRPO does not come to, since they fill no generation batch."""
@@ -69,231 +83,255 @@ class Plan:
 
     def lines(self) -> list[str]:
         """The plan for people."""
-        return [*self._facts(), *self._costs(), *self._problems()]
+        problems = [f"warning: {warning}" for warning in self.warnings]
+        problems += [f"does not fit: {prompt}" for prompt in self.too_long]
+        return [*self._facts(), *self._memory(), self._time(), *problems]
 
     def _facts(self) -> list[str]:
         share = self.trained / self.parameters
-        learned = f"{self.trained:,} learn ({'all' if share >= 1 else f'{share:.2%}'})"
-        found = [
-            f"plan: {self.steps:,} steps over {self.prompts:,} prompts of {self.samples:,} samples in {self.processes} process"
-            f"{'es' if self.processes > 1 else ''} (accelerate launch says how many)",
-            f"model: {self.parameters:,} parameters, {learned}; from {self.model}",
+        processes = "1 process" if self.processes == 1 else f"{self.processes} processes"
+        lines = [
+            f"plan: {self.steps:,} steps over {self.prompts:,} prompts of {self.samples:,} samples in "
+            f"{processes} (accelerate launch says how many)",
+            f"model: {self.parameters:,} parameters, {self.trained:,} learn "
+            f"({'all' if share >= 1 else f'{share:.2%}'}); from {self.model}",
             f"prompt tokens: {self.mean_tokens:,.0f} on average; the longest:",
         ]
-        for one in self.longest:
-            found.append(
-                f"  {one.tokens:,} ({one.images:,} of images): sample {one.task.sample.id!r}, question {one.task.question.id!r}"
+        for length in self.longest:
+            task = length.task
+            lines.append(
+                f"  {length.tokens:,} ({length.images:,} of images): sample {task.sample.id!r}, question "
+                f"{task.question.id!r}"
             )
         if self.left_over:
-            found.append(
-                f"left over in each epoch: {self.left_over:,} prompts, since they fill no generation batch; which ones, changes"
+            lines.append(
+                f"left over in each epoch: {self.left_over:,} prompts, since they fill no generation batch; "
+                "which ones, changes"
             )
-        return found + [f"left out: {number:,} {name}" for name, number in self.counts.items()]
+        return lines + [f"left out: {number:,} {name}" for name, number in self.counts.items()]
 
-    def _costs(self) -> list[str]:
-        found = ["memory, predicted, on one device:"]
-        found += [
-            f"  {_size(value):>9} {name}"
-            for name, value in self.bytes.items()
-            if name != "peak" and value >= 1e6
+    def _memory(self) -> list[str]:
+        parts = [(name, size) for name, size in self.bytes.items() if name != "peak" and size >= 1e6]
+        return [
+            "memory, predicted, on one device:",
+            *(f"  {_size(size):>9} {name}" for name, size in parts),
+            f"  {_size(self.bytes['peak']):>9} at the peak (rollouts and training pass do not overlap)",
         ]
-        found.append(
-            f"  {_size(self.bytes['peak']):>9} at the peak (rollouts and training pass do not overlap)"
-        )
+
+    def _time(self) -> str:
+        if self.hours is None:
+            return (
+                f"time: not known on {self.device}, since no run on a GPU was ever timed; the run says from its "
+                "first step on how long is left"
+            )
         seconds = self.hours * 3600
-        time = (
-            f"{seconds:.0f} seconds"
-            if seconds < 120
-            else f"{seconds / 60:.0f} minutes"
-            if self.hours < 2
-            else f"{self.hours:,.1f} hours"
+        if seconds < 120:
+            duration = f"{seconds:.0f} seconds"
+        elif self.hours < 2:
+            duration = f"{seconds / 60:.0f} minutes"
+        else:
+            duration = f"{self.hours:,.1f} hours"
+        return (
+            f"time: about {duration} on this machine ({self.device}), if every completion is as long as the "
+            f"longest may be; an estimate from counted operations at {costs.SHARE_OF_PEAK:.0%} of a matrix "
+            "product's speed, held-out evaluation not included"
         )
-        found.append(
-            f"time: about {time} on this machine ({self.device}), if every completion is as long as the longest may be; an estimate from "
-            f"counted operations at {costs.SHARE_OF_PEAK:.0%} of a matrix product's speed, held-out evaluation not included"
-        )
-        return found
-
-    def _problems(self) -> list[str]:
-        return [f"warning: {one}" for one in self.warnings] + [
-            f"does not fit: {one}" for one in self.too_long
-        ]
 
     def require_fit(self) -> None:
         """Raise `InputError` when a prompt does not fit the model."""
         if self.too_long:
             raise InputError(
-                f"{len(self.too_long)} prompts are longer than the model can read, and nothing is cut off; see the plan. {self.too_long[0]}"
+                f"{len(self.too_long)} prompts are longer than the model can read, and nothing is cut off; see "
+                f"the plan. {self.too_long[0]}"
             )
 
 
-def make_plan(recipe: Recipe, material: Material, machine: costs.Machine | None = None) -> Plan:
-    """The plan of a recipe over its material. Raises `InputError` for settings that cannot run at all; loads no weights."""
-    settings, shape = settings_of(recipe), read_shape(recipe)
-    grpo = recipe.section == "grpo"
+def make_plan(resolved: Resolved, training_set: TrainingSet, machine: costs.Machine | None = None) -> Plan:
+    """The plan of a recipe over its training set; loads no weights.
+
+    Raises `InputError` for data that fill no batch, and `ImageError` for an image that the model cannot see.
+    """
+    settings, model_size, grpo = resolved.settings, resolved.model_size, resolved.grpo
     machine = machine or costs.measure()
-    most_written = int(settings["max_completion_length"]) if grpo else None
-    lengths = [_length(task, material, shape, recipe.seed, most_written) for task in material.tasks]
-    most, written = max(lengths, key=lambda one: one.tokens), max(one.written for one in lengths)
-    positions = int(shape.text.max_position_embeddings)
+    processes = world_size()
+    # 1. How long every prompt is, and what of it does not fit.
+    lengths = [_length(task, training_set, resolved) for task in training_set.tasks]
+    longest_prompt = max(lengths, key=lambda length: length.tokens)
+    completion_tokens = max(length.completion for length in lengths)
+    positions = int(model_size.text.max_position_embeddings)
     if grpo and settings["use_vllm"] and settings["vllm_max_model_length"]:
         positions = min(positions, int(settings["vllm_max_model_length"]))
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    rows = len(lengths) if grpo else len({one.task.sample.id for one in lengths})
-    load = _load(settings, most, written, len(lengths) / rows, grpo)
-    shards = processes if _sharded() else 1
-    arguments(
-        recipe, Path(), rows, processes
-    )  # what does not go together is refused here, before anything is written
-    gpu = 0 if machine.device.startswith("CPU") else machine.memory or 0
-    needed = costs.memory(shape, dtype_of(recipe), settings, load, grpo, shards, _sharded(), gpu)
+    too_long = [
+        _describe_too_long(length, training_set, model_size, positions - length.completion)
+        for length in lengths
+        if length.tokens + length.completion > positions
+    ]
+    # 2. What a step has to do, and what that costs.
+    rows = training_set.rows(grpo)
     steps = steps_of(settings, rows, processes, grpo)
+    load = _step_load(settings, longest_prompt, completion_tokens, len(lengths) / rows, grpo)
+    sharded = weights_are_sharded()
+    memory = costs.memory(
+        model_size,
+        dtype_of(resolved.recipe),
+        settings,
+        load,
+        grpo,
+        shards=processes if sharded else 1,
+        masters=sharded,
+        gpu_bytes=0 if machine.device.startswith("CPU") else machine.memory or 0,
+    )
     return Plan(
-        model=shape.source,
+        model=model_size.source,
         device=machine.device,
         processes=processes,
-        samples=len(material.samples),
+        samples=len(training_set.samples),
         prompts=len(lengths),
         steps=steps,
-        longest=_longest(lengths),
-        mean_tokens=sum(one.tokens for one in lengths) / len(lengths),
-        too_long=[
-            _way_out(one, material, shape, positions - one.written)
-            for one in lengths
-            if one.tokens + one.written > positions
-        ],
-        warnings=_warnings(recipe, settings, shape, machine, needed["peak"]) + _lopsided(material.samples),
-        bytes=needed,
-        hours=costs.hours(shape, settings, load, steps, machine, grpo),
-        parameters=shape.parameters + shape.adapters,
-        trained=shape.trained,
-        written=written,
+        longest=_longest_by_sample(lengths),
+        mean_tokens=sum(length.tokens for length in lengths) / len(lengths),
+        too_long=too_long,
+        warnings=_warnings(resolved, machine, memory["peak"]) + _lopsided(training_set.samples),
+        bytes=memory,
+        hours=costs.hours(model_size, settings, load, steps, machine, grpo),
+        parameters=model_size.parameters + model_size.adapters,
+        trained=model_size.trained,
+        completion_tokens=completion_tokens,
         left_over=rows % prompts_of(settings, processes) if grpo else 0,
-        counts=material.counts,
+        counts=training_set.counts,
     )
 
 
-def _length(task: Task, material: Material, shape: Shape, seed: int, most_written: int | None) -> Length:
+def _length(task: Task, training_set: TrainingSet, resolved: Resolved) -> PromptLength:
+    model_size = resolved.model_size
     try:
-        images = _image_tokens(task, material, shape.family, shape.max_pixels)
+        images = _image_tokens(task, training_set, model_size.family, model_size.max_pixels)
     except ImageError as error:
-        raise ImageError(
-            f"sample {task.sample.id!r}, images {[str(path) for path in task.prompt.images]}: {error}"
-        ) from error
-    if most_written is None:
-        frame = material.frame(task.sample, shape.family, shape.max_pixels)
-        if shape.tokenizer is None:
-            most_written = round(len(gold_completion(task, frame, seed).encode()) / CHARS_PER_TOKEN) + 1
-        else:
-            most_written = len(completion_ids(shape.tokenizer, task, frame, seed))
-    return Length(
-        task, shape.text_tokens(task.prompt.messages) - len(task.prompt.images), images, most_written
-    )
+        paths = [str(path) for path in task.prompt.images]
+        raise ImageError(f"sample {task.sample.id!r}, images {paths}: {error}") from error
+    text = model_size.count_text_tokens(task.prompt.messages) - len(task.prompt.images)
+    return PromptLength(task, text, images, _completion_tokens(task, training_set, resolved))
 
 
-def _image_tokens(task: Task, material: Material, family: Family, max_pixels: int) -> int:
-    sizes = [fit(material.pictures[path].size_wh, family, max_pixels) for path in task.prompt.images]
-    return sum(w * h for w, h in sizes) // family.factor**2
+def _completion_tokens(task: Task, training_set: TrainingSet, resolved: Resolved) -> int:
+    """The most that GRPO lets be written, or the tokens of what SFT teaches, estimated without a tokenizer."""
+    if resolved.grpo:
+        return int(resolved.settings["max_completion_length"])
+    model_size, seed = resolved.model_size, resolved.recipe.seed
+    frame = training_set.frame(task.sample, model_size.family, model_size.max_pixels)
+    if model_size.tokenizer is None:
+        return round(len(gold_completion(task, frame, seed).encode()) / CHARS_PER_TOKEN) + 1
+    return len(completion_ids(model_size.tokenizer, task, frame, seed))
 
 
-def _longest(lengths: Sequence[Length]) -> list[Length]:
+def _image_tokens(task: Task, training_set: TrainingSet, family: Family, max_pixels: int) -> int:
+    """Tokens of the images of a prompt."""
+    sizes_wh = [fit(training_set.pictures[path].size_wh, family, max_pixels) for path in task.prompt.images]
+    return sum(w * h for w, h in sizes_wh) // family.factor**2
+
+
+def _longest_by_sample(lengths: Sequence[PromptLength]) -> list[PromptLength]:
     """The longest prompt of each of the samples that have the longest."""
-    by_sample: dict[str, Length] = {}
-    for one in sorted(lengths, key=lambda one: -one.tokens):
-        by_sample.setdefault(one.task.sample.id, one)
+    by_sample: dict[str, PromptLength] = {}
+    for length in sorted(lengths, key=lambda length: -length.tokens):
+        by_sample.setdefault(length.task.sample.id, length)
     return list(by_sample.values())[:LONGEST]
 
 
-def _way_out(length: Length, material: Material, shape: Shape, room: int) -> str:
+def _describe_too_long(
+    length: PromptLength, training_set: TrainingSet, model_size: ModelSize, room: int
+) -> str:
     """What does not fit, and which pixel cap would make it fit."""
-    what = f"sample {length.task.sample.id!r}, question {length.task.question.id!r}: {length.tokens:,} tokens, room for {room:,}; "
-    tile, left = shape.family.factor**2, room - length.text
-    for tokens in range(left // max(1, len(length.task.prompt.images)), 0, -1):
-        cap = tokens * tile
-        if cap < shape.family.min_pixels:
-            break
-        try:
-            if _image_tokens(length.task, material, shape.family, cap) <= left:
-                return f"{what}with max_pixels: {cap} it fits"
-        except ImageError:  # no size of this aspect lies under so small a cap
-            break
-    return (
-        f"{what}no pixel cap makes it fit: give fewer reference images, less knowledge or shorter completions"
+    task = length.task
+    prompt = f"sample {task.sample.id!r}, question {task.question.id!r}: {length.tokens:,} tokens, room for {room:,}"
+    sizes_wh = [training_set.pictures[path].size_wh for path in task.prompt.images]
+    cap = largest_cap_that_fits(sizes_wh, model_size.family, room - length.text, model_size.max_pixels)
+    if cap is not None:
+        return f"{prompt}; with max_pixels: {cap} it fits"
+    return f"{prompt}; no pixel cap makes it fit: give fewer reference images, less knowledge or shorter completions"
+
+
+def _step_load(
+    settings: Mapping[str, Any],
+    longest: PromptLength,
+    completion_tokens: int,
+    questions_a_row: float,
+    grpo: bool,
+) -> costs.StepLoad:
+    """What an optimizer step has to do, if every prompt is as long as the longest."""
+    batch = int(settings["per_device_train_batch_size"])
+    if not grpo:
+        branches = math.ceil(batch * questions_a_row)
+        return costs.StepLoad(
+            batch, branches, batch, branches, longest.tokens, completion_tokens, longest.images
+        )
+    group = int(settings["num_generations"])
+    completions = batch * int(settings["steps_per_generation"])
+    # TRL's own path reads a prompt for every completion.
+    prompts = batch / group if batch % group == 0 else batch
+    return costs.StepLoad(
+        completions // group, completions, prompts, batch, longest.tokens, completion_tokens, longest.images
     )
 
 
-def _load(settings: dict[str, Any], most: Length, written: int, questions: float, grpo: bool) -> costs.Load:
-    batch = int(settings["per_device_train_batch_size"])
-    if not grpo:
-        branches = math.ceil(batch * questions)
-        return costs.Load(batch, branches, batch, branches, most.tokens, written, most.images)
-    size = int(settings["num_generations"])
-    completions = batch * int(settings["steps_per_generation"])
-    prompts = (
-        batch / size if batch % size == 0 else batch
-    )  # TRL's own path reads a prompt for every completion
-    return costs.Load(completions // size, completions, prompts, batch, most.tokens, written, most.images)
-
-
-def _warnings(
-    recipe: Recipe, settings: dict[str, Any], shape: Shape, machine: costs.Machine, peak: float
-) -> list[str]:
-    found = []
-    if recipe.section == "grpo" and settings["per_device_train_batch_size"] % settings["num_generations"]:
-        found.append(
-            f"groups of {settings['num_generations']} do not fit a microbatch of {settings['per_device_train_batch_size']} completions, so "
-            "prompts are read more than once; make per_device_train_batch_size a multiple of num_generations"
+def _warnings(resolved: Resolved, machine: costs.Machine, peak: float) -> list[str]:
+    """What may go wrong with these settings on this machine."""
+    recipe, settings = resolved.recipe, resolved.settings
+    warnings = []
+    if resolved.grpo and settings["per_device_train_batch_size"] % settings["num_generations"]:
+        warnings.append(
+            f"groups of {settings['num_generations']} do not fit a microbatch of "
+            f"{settings['per_device_train_batch_size']} completions, so prompts are read more than once; make "
+            "per_device_train_batch_size a multiple of num_generations"
         )
     if machine.memory is not None and peak > machine.memory:
-        found.append(
-            f"the predicted peak is {_size(peak)}, and {machine.device} has {_size(machine.memory)}; make per_device_train_batch_size or "
-            "max_pixels smaller, use gradient_checkpointing or lora, or shard with accelerate"
+        warnings.append(
+            f"the predicted peak is {_size(peak)}, and {machine.device} has {_size(machine.memory)}; make "
+            "per_device_train_batch_size or max_pixels smaller, use gradient_checkpointing or lora, or shard "
+            "with accelerate"
         )
-    if recipe.dtype == "bfloat16" and recipe.lora is None and not _sharded():
-        found.append(
-            "weights in bfloat16 without float32 masters lose small updates; use dtype: float32 with bf16: true, lora, or run under "
-            "accelerate with ZeRO-3 or FSDP2, which keep masters"
+    if recipe.dtype == "bfloat16" and recipe.lora is None and not weights_are_sharded():
+        warnings.append(
+            "weights in bfloat16 without float32 masters lose small updates; use dtype: float32 with bf16: "
+            "true, lora, or run under accelerate with ZeRO-3 or FSDP2, which keep masters"
         )
     if not recipe.held_out:
-        found.append(
+        warnings.append(
             "no held_out data is named, so neither balanced accuracy nor AUROC is measured on the way"
         )
-    if shape.tokenizer is None:
-        found.append(
-            f"tokens of text are estimated at {CHARS_PER_TOKEN} characters each: the model's tokenizer is not here"
+    if resolved.model_size.tokenizer is None:
+        warnings.append(
+            f"tokens of text are estimated at {CHARS_PER_TOKEN} characters each: the model's tokenizer is not "
+            "here"
         )
-    return found
+    return warnings
 
 
 def _lopsided(samples: Sequence[Sample]) -> list[str]:
     """A warning where the category alone tells most verdicts: a policy that cannot see the defect learns that instead."""
-    of: dict[str, list[int]] = {}
+    # 1. Good and defective samples of each category, and how many a guess by category gets right.
+    counts: dict[str, list[int]] = {}
     for sample in samples:
         if sample.anomalous is not None:
-            of.setdefault(sample.category, [0, 0])[sample.anomalous] += 1
-    total = sum(good + bad for good, bad in of.values())
-    told = sum(max(both) for both in of.values())
-    if not total or told < LOPSIDED * total:
+            counts.setdefault(sample.category, [0, 0])[sample.anomalous] += 1
+    total = sum(good + bad for good, bad in counts.values())
+    guessed = sum(max(sides) for sides in counts.values())
+    if not total or guessed < LOPSIDED * total:
         return []
-    who = "who knows the category" if len(of) > 1 else "who always says the same"
+    # 2. Say so.
+    guesser = "who knows the category" if len(counts) > 1 else "who always says the same"
     sides = [
         f"{good} good and {bad} defective of {name or 'no category'!r}"
-        for name, (good, bad) in sorted(of.items())
+        for name, (good, bad) in sorted(counts.items())
     ]
-    more = ["..."] if len(sides) > LONGEST else []
+    if len(sides) > LONGEST:
+        sides = [*sides[:LONGEST], "..."]
     return [
-        f"{who} is right about {told} of {total} samples without a look ({', '.join(sides[:LONGEST] + more)}), and that may be what is "
-        "learned; take as many good as defective ones of each category"
+        f"{guesser} is right about {guessed} of {total} samples without a look ({', '.join(sides)}), and that "
+        "may be what is learned; take as many good as defective ones of each category"
     ]
-
-
-def _sharded() -> bool:
-    """Whether accelerate launched this process with sharded weights."""
-    return any(
-        os.environ.get(name, "").lower() == "true"
-        for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
-    )
 
 
 def _size(number: float) -> str:
+    """Bytes for people."""
     return f"{number / 1e9:,.1f} GB" if number >= 1e8 else f"{number / 1e6:,.1f} MB"

@@ -7,12 +7,12 @@
 
 `sft` or `grpo` goes to TRL's `SFTConfig` or `GRPOConfig` as it stands; every key is checked, and an unknown
 one is refused with the nearest known. In overrides `train.` means the section that the recipe has:
-`train.learning_rate=1e-6`.
+`train.learning_rate=1e-6`. PyYAML reads it rather than OmegaConf, which takes `no` for false and splits the
+name of a reward such as `mine.rewards:length` at its dots.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from anomalyr1.types import InputError, Record
+from anomalyr1.types import InputError, Record, first_error, nearest_name
 
 SECTIONS = ("sft", "grpo")
 TRAIN = "train"
@@ -41,18 +41,20 @@ class Recipe(Record):
     """What one training run does."""
 
     description: str = ""
-    """In a sentence, with the hardware that it needs."""
+    """What the recipe does, in a sentence, with the hardware that it needs."""
     model: str = "nano"
     """"nano", a folder, or a model of the hub."""
     revision: str | None = None
+    """The model's commit on the hub; None = the newest."""
     dtype: Literal["float32", "bfloat16"] | None = None
-    """None = bfloat16 on CUDA where `lora` is given, else float32: see `settings.dtype_of`."""
+    """The type of the weights; None = bfloat16 on CUDA where `lora` is given, else float32: see
+    `settings.dtype_of`."""
     max_pixels: int | None = Field(default=None, gt=0)
     """The largest image that the model is shown, in pixels; None = the model's and the package's own cap."""
     data: tuple[str, ...] = ()
-    """What is learned from, as for `anomalyr1 data check`."""
+    """The specs of what is learned from, as for `anomalyr1 data check`."""
     held_out: tuple[str, ...] = ()
-    """What is asked now and then, and never learned from."""
+    """The specs of what is asked now and then, and never learned from."""
     prompt: str = "ours"
     """A prompt style, or the path of a prompt file."""
     questions: Literal["all", "own", "inspect"] = "all"
@@ -65,11 +67,15 @@ class Recipe(Record):
     zero_variance: Literal["keep", "skip", "resample"] = "keep"
     """What becomes of a group whose completions all earn the same; see `grpo.SharedPrefixGRPOTrainer`."""
     sft: dict[str, Any] | None = None
+    """Keys of TRL's `SFTConfig`; None = the recipe is for GRPO."""
     grpo: dict[str, Any] | None = None
+    """Keys of TRL's `GRPOConfig`; None = the recipe is for SFT."""
     lora: dict[str, Any] | None = None
-    """For peft's `LoraConfig`; None = all weights are trained."""
+    """Keys of peft's `LoraConfig`; None = all weights are trained."""
     freeze: Literal["vision"] | None = None
+    """The part of the model that does not learn; None = all of it does."""
     seed: int = Field(default=42, ge=0)
+    """The seed of everything that is random in the run."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -92,42 +98,36 @@ class Recipe(Record):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the section says."""
+        """The keys that the section sets, with their values."""
         return self.sft or self.grpo or {}
 
 
 def shipped() -> list[str]:
     """The names of the recipes that the package brings along."""
-    return sorted(
-        one.name.removesuffix(".yaml")
-        for one in files("anomalyr1.recipes").iterdir()
-        if one.name.endswith(".yaml")
-    )
+    names = [file.name for file in files("anomalyr1.recipes").iterdir()]
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
-    """A shipped recipe or the one in a YAML file, with `overrides` such as "grpo.learning_rate=1e-6" (the value is YAML).
+    """A shipped recipe or the one in a YAML file, changed by `overrides` such as "grpo.learning_rate=1e-6".
 
-    Raises `InputError` naming the file and the nearest known name for what is not known, and what is wrong
+    The value of an override is YAML. Raises `InputError` naming the file and the nearest known name for what is not known, and what is wrong
     with a value.
     """
-    text = _text_of(name_or_path)
-    values = _parsed(text, name_or_path)
+    values = _parse_yaml(_text_of(name_or_path), name_or_path)
     if not isinstance(values, dict):
         raise InputError(
             f"{name_or_path!r}: a recipe is a mapping of keys to values, found {type(values).__name__}"
         )
     check_keys(values, Recipe.model_fields, f"recipe {name_or_path!r}")
     for override in overrides:
-        _override(values, override)
+        _apply_override(values, override)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise InputError(
-            f"recipe {name_or_path!r}{f', {place}' if place else ''}: {first['msg'].removeprefix('Value error, ')}"
-        ) from error
+        place, _, fault = first_error(error).partition(": ")
+        where = f"recipe {name_or_path!r}, {place}" if place else f"recipe {name_or_path!r}"
+        raise InputError(f"{where}: {fault.removeprefix('Value error, ')}") from error
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -138,97 +138,105 @@ def dump_recipe(recipe: Recipe) -> str:
     return text
 
 
-def check_keys(values: Iterable[str], known: Iterable[str], where: str) -> None:
-    """Raise `InputError` for the first of `values` that is not `known`, naming the nearest that is."""
-    names = list(known)
-    for key in values:
-        if key not in names:
-            near = difflib.get_close_matches(str(key), names, 1)
-            hint = (
-                f"did you mean {near[0]!r}?"
-                if near
-                else f"known: {', '.join(names) if len(names) < 30 else 'see its documentation'}"
-            )
-            raise InputError(f"{where} has no key {key!r}; {hint}")
+def check_keys(keys: Iterable[str], valid_keys: Iterable[str], where: str) -> None:
+    """Raise `InputError` for the first of `keys` that is none of `valid_keys`, naming the nearest that is."""
+    valid_names = list(valid_keys)
+    for key in keys:
+        if key in valid_names:
+            continue
+        nearest = nearest_name(str(key), valid_names)
+        if nearest is not None:
+            hint = f"did you mean {nearest!r}?"
+        elif len(valid_names) < 30:
+            hint = f"known: {', '.join(valid_names)}"
+        else:
+            hint = "known: see its documentation"
+        raise InputError(f"{where} has no key {key!r}; {hint}")
 
 
-def check_settings(recipe: Recipe, known: Iterable[str]) -> None:
-    """Raise `InputError` for a key of the recipe's section that is none of `known`, TRL's own, or that is decided elsewhere."""
+def check_settings(recipe: Recipe, valid_keys: Iterable[str]) -> None:
+    """Check the keys of the recipe's section against TRL's own, `valid_keys`.
+
+    Raises `InputError` for a key that is none of those, and for one that is decided elsewhere.
+    """
     where = f"section {recipe.section} of the recipe"
     for key in recipe.settings:
         if key in OURS:
             raise InputError(
                 f"{where} cannot set {key!r}: the run does, from the recipe's other keys and the command line"
             )
-    check_keys(recipe.settings, known, where)
+    check_keys(recipe.settings, valid_keys, where)
 
 
-def differences(one: Recipe, other: Recipe) -> list[str]:
+def differences(before: Recipe, after: Recipe) -> list[str]:
     """Where two recipes differ, a line a key: "grpo.beta: 0.04 -> 0.0"."""
-    first, second = (dict(_flat(recipe.model_dump())) for recipe in (one, other))
-    keys = sorted(first.keys() | second.keys())
-    return [
-        f"{key}: {first.get(key)!r} -> {second.get(key)!r}"
-        for key in keys
-        if first.get(key) != second.get(key)
-    ]
+    values_before, values_after = (dict(_flatten(recipe.model_dump())) for recipe in (before, after))
+    lines = []
+    for key in sorted(values_before.keys() | values_after.keys()):
+        value_before, value_after = values_before.get(key), values_after.get(key)
+        if value_before != value_after:
+            lines.append(f"{key}: {value_before!r} -> {value_after!r}")
+    return lines
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Nested keys as dotted ones, with their values."""
     for key, value in values.items():
         if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
 def _text_of(name_or_path: str) -> str:
+    """The YAML text of a shipped recipe or a file. Raises `InputError` where there is neither."""
     if name_or_path in shipped():
         return (files("anomalyr1.recipes") / f"{name_or_path}.yaml").read_text(encoding="utf-8")
-    path = Path(name_or_path).expanduser()
     try:
-        return path.read_text(encoding="utf-8")
+        return Path(name_or_path).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        near = difflib.get_close_matches(name_or_path, shipped(), 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"give a YAML file, or one of {', '.join(shipped())}"
+        nearest = nearest_name(name_or_path, shipped())
+        choices = f"give a YAML file, or one of {', '.join(shipped())}"
+        hint = f"did you mean {nearest!r}?" if nearest else choices
         raise InputError(f"no recipe {name_or_path!r} ({error}); {hint}") from error
 
 
-def _override(values: dict[str, Any], override: str) -> None:
-    """Set one dotted key."""
-    dotted, equals, text = override.partition("=")
-    keys = dotted.split(
-        ".", 1 if dotted.startswith("rewards.") else -1
-    )  # a reward's name may be a dotted path
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    """Set one dotted key in `values`. Raises `InputError` where it cannot be read or has no place."""
+    # 1. Split it; the name of a reward may itself be a dotted path.
+    dotted_key, equals, text = override.partition("=")
+    keys = dotted_key.split(".", 1 if dotted_key.startswith("rewards.") else -1)
     if not equals or not all(keys):
         raise InputError(
-            f"cannot read the override {override!r}; write it as section.key=value, e.g. grpo.learning_rate=1e-6"
+            f"cannot read the override {override!r}; write it as section.key=value, "
+            "e.g. grpo.learning_rate=1e-6"
         )
     if keys[0] == TRAIN:
         keys[0] = next((name for name in SECTIONS if name in values), TRAIN)
     check_keys(keys[:1], [*Recipe.model_fields, TRAIN], f"override {override!r}: a recipe")
-    place = values
+    # 2. Go down to the mapping that holds the key; one that is not there yet begins empty.
+    mapping = values
     for key in keys[:-1]:
-        if place.get(key) is None:
-            place[key] = {}
-        if not isinstance(place[key], dict):
+        if mapping.get(key) is None:
+            mapping[key] = {}
+        if not isinstance(mapping[key], dict):
             raise InputError(
-                f"override {override!r}: {key!r} is {place[key]!r}, which has no keys of its own"
+                f"override {override!r}: {key!r} is {mapping[key]!r}, which has no keys of its own"
             )
-        place = place[key]
-    place[keys[-1]] = _parsed(text, f"override {override!r}")
+        mapping = mapping[key]
+    # 3. Set it.
+    mapping[keys[-1]] = _parse_yaml(text, f"override {override!r}")
 
 
-def _parsed(text: str, where: str) -> Any:
+def _parse_yaml(text: str, where: str) -> Any:
+    """What a YAML text says. Raises `InputError` with line and column where it is not valid."""
     import yaml
 
     try:
         return yaml.load(text, _loader())
     except yaml.YAMLError as error:
-        mark, problem = (
-            getattr(error, "problem_mark", None),
-            getattr(error, "problem", None) or str(error).splitlines()[0],
-        )
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
         raise InputError(f"{where}: not valid YAML ({place}{problem}); mend it there") from error
 
@@ -239,24 +247,21 @@ def _loader() -> Any:
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml is not typed
         yaml_implicit_resolvers: ClassVar = {
-            first: [(tag, word) for tag, word in known if tag != "tag:yaml.org,2002:bool"]
-            for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+            character: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+            for character, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
         }
 
-    def mapping(loader: Any, node: Any) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        if twice := next((key for key in keys if keys.count(key) > 1), None):
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {twice!r} stands twice", node.start_mark
-            )
-        found: dict[Any, Any] = yaml.SafeLoader.construct_mapping(loader, node, deep=True)
-        return found
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [key.value for key, _ in node.value]
+            repeated = next((key for key in keys if keys.count(key) > 1), None)
+            if repeated is not None:
+                problem = f"the key {repeated!r} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+            mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+            return mapping
 
-    Loader.add_implicit_resolver(
-        "tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF")
-    )
-    Loader.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
-    )
-    Loader.add_constructor("tag:yaml.org,2002:map", mapping)
+    truth_values = re.compile("true|True|TRUE|false|False|FALSE")
+    exponents = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:bool", truth_values, list("tTfF"))
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", exponents, list("-+.0123456789"))
     return Loader

@@ -21,96 +21,109 @@ from anomalyr1.rewards import CONTROLS, Reward
 from anomalyr1.types import Answer, InputError, Question
 
 ROW = "row"
-"""The column of the training data that says which `Asked` a completion answers."""
+"""The column of the training data that says which `TrainingQuestion` a completion answers."""
 
 RewardFunction = Callable[..., list[float | None]]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a prompt of the training data asked."""
+class TrainingQuestion:
+    """What a reward has to know of a row of the training data."""
 
     sample_id: str
+    """The sample that is asked about; errors name it."""
     question: Question
+    """The question with its gold answer."""
     frame: Frame | None
     """How the model sees the inspected image; None = unknown, and boxes stay in the model's units."""
 
 
-class Reader:
-    """Reads the completions of a batch once; every reward asks it for the same batch."""
+class CompletionReader:
+    """Reads the completions of a batch, each once, however many rewards and logs ask for them."""
 
-    def __init__(self, asked: Sequence[Asked]) -> None:
-        self.asked = asked
-        self._last: tuple[list[tuple[int, str]], list[Answer]] = ([], [])
+    def __init__(self, questions: Sequence[TrainingQuestion]) -> None:
+        self.questions = questions
+        """The questions by their rows."""
+        self._answers: dict[tuple[int, str], Answer] = {}
+        """Of the newest batch, by row and text."""
 
-    def read(self, rows: Sequence[int], completions: Sequence[Any]) -> list[Answer]:
-        """The answers of `completions`, which are texts or TRL's chats of one assistant message."""
-        batch = [
-            (row, one if isinstance(one, str) else one[0]["content"])
-            for row, one in zip(rows, completions, strict=True)
-        ]
-        if batch != self._last[0]:
-            self._last = (
-                batch,
-                [parse(text, self.asked[row].question.options, self.asked[row].frame) for row, text in batch],
-            )
-        return self._last[1]
+    def read_batch(self, rows: Sequence[int], completions: Sequence[Any]) -> list[Answer]:
+        """The answers of `completions` (texts, or TRL's chats of one message) to the questions in `rows`."""
+        keys = list(zip(rows, map(text_of, completions), strict=True))
+        self._answers = {key: self.read(*key) for key in keys}
+        return [self._answers[key] for key in keys]
+
+    def read(self, row: int, text: str) -> Answer:
+        """The answer of one completion; from memory where it belongs to the newest batch."""
+        answer = self._answers.get((row, text))
+        if answer is None:
+            answer = parse(text, self.questions[row].question.options, self.questions[row].frame)
+        return answer
 
 
-def reward_functions(rewards: Mapping[str, Reward], asked: Sequence[Asked]) -> list[RewardFunction]:
-    """TRL reward functions of the same names, for a data set with the column `ROW`; weights go to TRL's `reward_weights`.
+def text_of(completion: Any) -> str:
+    """The text of a completion, which is a text or TRL's chat of one assistant message."""
+    text: str = completion if isinstance(completion, str) else completion[0]["content"]
+    return text
 
-    None stays None: that term drops out, and a completion for which every reward is None has advantage 0.
-    Calling one raises `InputError` naming the reward and the sample for NaN and infinity.
+
+def reward_functions(rewards: Mapping[str, Reward], reader: CompletionReader) -> list[RewardFunction]:
+    """TRL reward functions of the same names, for a data set with the column `ROW`.
+
+    Their weights go to TRL's `reward_weights`. None stays None: that term drops out, and a completion for
+    which every reward is None has advantage 0. Calling one raises `InputError` naming the reward and the
+    sample for NaN and infinity.
     """
-    reader = Reader(asked)
-    return [_named(name, reward, reader) for name, reward in rewards.items()]
+    return [_reward_function(name, reward, reader) for name, reward in rewards.items()]
 
 
-def _named(name: str, reward: Reward, reader: Reader) -> RewardFunction:
-    _, _, control = name.partition("/")
+def _reward_function(name: str, reward: Reward, reader: CompletionReader) -> RewardFunction:
+    control = name.partition("/")[2]
 
     def function(
         completions: Sequence[Any], row: Sequence[int], trainer_state: Any = None, **_: object
     ) -> list[float | None]:
-        answers = reader.read(row, completions)
-        order = _dealt(row, trainer_state.global_step) if control in CONTROLS else []
+        answers = reader.read_batch(row, completions)
+        order = _deal(row, trainer_state.global_step) if control in CONTROLS else []
         if control == "unlinked":
             answers = [
-                _concluding(answer, answers[other]) for answer, other in zip(answers, order, strict=True)
+                _with_conclusion_of(answers[i], answer) for answer, i in zip(answers, order, strict=True)
             ]
         values = [
-            _checked(name, reward, answer, reader.asked[i]) for answer, i in zip(answers, row, strict=True)
+            _reward_value(name, reward, answer, reader.questions[i])
+            for answer, i in zip(answers, row, strict=True)
         ]
-        return [values[other] for other in order] if control == "shuffled" else values
+        return [values[i] for i in order] if control == "shuffled" else values
 
     function.__name__ = name  # what TRL's curves are called
     return function
 
 
-def _dealt(row: Sequence[int], step: int) -> list[int]:
+def _deal(rows: Sequence[int], step: int) -> list[int]:
     """For each completion the place of another one to the same question, dealt by `step`."""
-    order = np.arange(len(row))
-    random = np.random.default_rng([step, len(row)])
-    for one in dict.fromkeys(row):
-        places = np.nonzero(np.array(row) == one)[0]
+    order = np.arange(len(rows))
+    random = np.random.default_rng([step, len(rows)])
+    for row in dict.fromkeys(rows):
+        places = np.nonzero(np.array(rows) == row)[0]
         order[places] = random.permutation(places)
     return order.tolist()
 
 
-def _concluding(answer: Answer, other: Answer) -> Answer:
-    """The answer as if its reasoning concluded what the other's does."""
-    off = {"place_off_box": other.counts["place_off_box"]} if "place_off_box" in other.counts else {}
-    counts = {name: number for name, number in answer.counts.items() if name != "place_off_box"} | off
+def _with_conclusion_of(donor: Answer, answer: Answer) -> Answer:
+    """The answer as if its reasoning concluded what the donor's does."""
+    counts = {name: number for name, number in answer.counts.items() if name != "place_off_box"}
+    if "place_off_box" in donor.counts:
+        counts["place_off_box"] = donor.counts["place_off_box"]
     return answer.model_copy(
-        update={"conclusion": other.conclusion, "says_defect": other.says_defect, "counts": counts}
+        update={"conclusion": donor.conclusion, "says_defect": donor.says_defect, "counts": counts}
     )
 
 
-def _checked(name: str, reward: Reward, answer: Answer, asked: Asked) -> float | None:
-    value = reward(answer, asked.question)
+def _reward_value(name: str, reward: Reward, answer: Answer, row: TrainingQuestion) -> float | None:
+    value = reward(answer, row.question)
     if value is not None and not math.isfinite(value):
         raise InputError(
-            f"reward {name!r} of sample {asked.sample_id!r} is {value}; expected a finite number or None, correct the reward"
+            f"reward {name!r} of sample {row.sample_id!r} is {value}; expected a finite number or None, "
+            "correct the reward"
         )
     return value

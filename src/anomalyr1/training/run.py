@@ -8,22 +8,25 @@ train(load_recipe("nano-grpo", ["grpo.max_steps=20"]), Path("runs/mine"))
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomalyr1.data import sources
-from anomalyr1.rewards import load_reward
-from anomalyr1.training import checkpoints, dataset
-from anomalyr1.training.orientations import turned
+from anomalyr1.files import new_folder
+from anomalyr1.training import checkpoints
+from anomalyr1.training.arguments import argument_values, build_arguments
+from anomalyr1.training.dataset import TrainingSet, gather, require_apart
+from anomalyr1.training.orientations import turn_samples
 from anomalyr1.training.plan import Plan, make_plan
+from anomalyr1.training.processes import is_main_process, wait_for_all, world_size
 from anomalyr1.training.recipes import Recipe, differences, load_recipe
+from anomalyr1.training.resolved import Resolved, resolve
 from anomalyr1.training.run_folder import ADAPTER, DATA, FINAL, RECIPE, RUN
 from anomalyr1.training.run_record import record_of, write_record
 from anomalyr1.training.settings import cap_images, dtype_of
@@ -31,6 +34,7 @@ from anomalyr1.types import InputError, Sample, SetupError
 
 if TYPE_CHECKING:
     from anomalyr1.policy.load import Policy
+    from anomalyr1.training.run_log import RunLog
 
 Say = Callable[[str], None]
 
@@ -39,23 +43,48 @@ SFT_ANSWERS = 256
 
 
 @dataclass(frozen=True)
-class _Start:
+class ResumePoint:
     """Where a run begins."""
 
     checkpoint: Path | None
+    """The checkpoint that it goes on from; None = it begins anew."""
     notes: list[str]
+    """Which checkpoint that is, and which ones are passed over, a line each."""
 
     @property
     def step(self) -> int:
-        return int(self.checkpoint.name.rpartition("-")[2]) if self.checkpoint else 0
+        """The optimizer steps that are behind it."""
+        return checkpoints.step_of(self.checkpoint) if self.checkpoint else 0
 
     @property
     def at_the_end(self) -> bool:
-        """Whether the checkpoint is of the last step, so that only the policy remains to be written."""
+        """Whether no step is left, so that only the policy remains to be written."""
         if self.checkpoint is None:
             return False
         state = json.loads((self.checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
         return bool(state["global_step"] >= state["max_steps"])
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """All that is settled of a run before any weights are loaded."""
+
+    resolved: Resolved
+    """The recipe with what it stands for."""
+    training_set: TrainingSet
+    """What is learned from."""
+    held_out: list[Sample]
+    """What is asked now and then; empty where the recipe names nothing."""
+    argument_values: dict[str, Any]
+    """The arguments for TRL's configuration, which TRL has accepted."""
+    plan: Plan
+    """What the run will take."""
+
+    @property
+    def answer_limit(self) -> int:
+        """Tokens of a held-out answer: as many as GRPO's completions may have, and after SFT twice as many."""
+        tokens = self.plan.completion_tokens
+        return tokens if self.resolved.grpo else max(SFT_ANSWERS, 2 * tokens)
 
 
 def train(recipe: Recipe, out: Path, *, resume: bool = False, say: Say = print, command: str = "") -> Path:
@@ -63,173 +92,153 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, say: Say = print, 
 
     `resume` takes the newest complete checkpoint and says which ones it passes over; with none, the run
     begins anew. Raises `InputError` for a folder that holds a run already (without `resume`), another recipe,
-    other data or another model than the run began with, for prompts that do not fit, and for all that `plan`
-    refuses; `SetupError` where memory or weights are lacking.
+    other data or another model than the run began with, for prompts that do not fit, and for all that
+    `plan_run` refuses; `SetupError` where memory or weights are lacking.
     """
-    start = _start(recipe, out, resume)
+    from anomalyr1.policy.load import quiet
+    from anomalyr1.training.run_log import RunLog
+
+    start = _resume_point(recipe, out, resume)
     if resume and (out / FINAL).is_dir():
         say(f"the run in {out} is finished: {out / FINAL}")
         return out / FINAL
-    _wait_for_everyone()  # no process looks at the folder after another has begun the run in it
-    say = say if _is_main() else _silent
-    with _drawn_into(out / DATA) as folder:
-        material, held_out, planned = _planned(recipe, folder, say)
-        planned.require_fit()
-        policy = _policy(recipe)
-        record = record_of(recipe, material, held_out, policy, planned, command)
-
-        def begin() -> None:
+    wait_for_all()  # no process looks at the folder after another has begun the run in it
+    say = say if is_main_process() else _keep_silent
+    with _data_folder(out) as folder:
+        # 1. The plan, which is said.
+        prepared = _prepare(recipe, folder, out, say)
+        prepared.plan.require_fit()
+        # 2. The policy.
+        policy = _load_policy(prepared.resolved)
+        # 3. The trainer; only once it has taken all settings the folder becomes a run.
+        with closing(RunLog(out)) as log, quiet(), _warnings_ignored(), _memory_errors_explained():
+            trainer = _make_trainer(prepared, policy, log)
+            record = record_of(
+                prepared.resolved, prepared.training_set, prepared.held_out, policy, prepared.plan, command
+            )
             for note in (*write_record(out, record, recipe, start.checkpoint), *start.notes):
                 say(note)
-
-        _fit(recipe, out, policy, material, held_out, planned.written, start, begin)
+            # 4. Training, watched by the log and by held-out questions.
+            log.rewind(start.step)
+            log.attach(trainer)
+            _attach_held_out(prepared, trainer, policy, log)
+            _run_trainer(trainer, start)
+            # 5. The trained policy.
+            _write_policy(trainer, policy, recipe, out)
     say(f"trained policy: {out / FINAL}")
     return out / FINAL
 
 
-def plan(recipe: Recipe, say: Say = print) -> Plan:
-    """What `train` would do, said and given back; loads no weights and leaves nothing behind."""
+def plan_run(recipe: Recipe, say: Say = print) -> Plan:
+    """What `train` would do, said and given back; loads no weights and leaves nothing behind.
+
+    Raises `InputError` for whatever cannot be trained, and `SetupError` for what is not installed or here.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        return _planned(recipe, Path(folder), say)[2]
+        return _prepare(recipe, Path(folder), Path(), say).plan
 
 
-def _start(recipe: Recipe, out: Path, resume: bool) -> _Start:
+def _resume_point(recipe: Recipe, out: Path, resume: bool) -> ResumePoint:
     """Where to begin. Raises `InputError` where the folder and what is asked for do not go together."""
     if (out / RECIPE).is_file():
         if not resume:
             raise InputError(
-                f"{str(out)!r} holds a run already; go on with it with --resume, or name another folder with --out"
+                f"{str(out)!r} holds a run already; go on with it with --resume, or name another folder with "
+                "--out"
             )
-        changed = differences(load_recipe(str(out / RECIPE)), recipe)
-        if changed:
+        changes = differences(load_recipe(str(out / RECIPE)), recipe)
+        if changes:
             raise InputError(
-                f"{str(out)!r} was begun with another recipe, so it cannot be resumed: {'; '.join(changed)}. Give the recipe and overrides "
-                "it was begun with, or another folder"
+                f"{str(out)!r} was begun with another recipe, so it cannot be resumed: {'; '.join(changes)}. "
+                "Give the recipe and overrides it was begun with, or another folder"
             )
         checkpoint, notes = checkpoints.newest(out)
-        begin = (
-            f"going on from {checkpoint.name}"
-            if checkpoint
-            else "there is no complete checkpoint, so the run begins anew"
-        )
-        return _Start(checkpoint, [*notes, begin])
-    if out.exists() and (
-        not out.is_dir() or any(one.name not in (DATA, RUN) and not _torn(one) for one in out.iterdir())
-    ):
+        if checkpoint is None:
+            return ResumePoint(None, [*notes, "there is no complete checkpoint, so the run begins anew"])
+        return ResumePoint(checkpoint, [*notes, f"going on from {checkpoint.name}"])
+    if out.exists() and not _may_begin_in(out):
         raise InputError(f"{str(out)!r} holds something that is no run; name another folder with --out")
     if resume:
         raise InputError(
             f"there is no run in {str(out)!r} to go on with; leave --resume out, or name the run's folder"
         )
-    return _Start(None, [])
+    return ResumePoint(None, [])
 
 
-def _planned(recipe: Recipe, folder: Path, say: Say) -> tuple[dataset.Material, list[Sample], Plan]:
-    """What is learned from, what is held out, and the plan, which is said."""
-    rewards = {name: load_reward(name) for name in recipe.rewards} if recipe.section == "grpo" else None
-    samples = sources.load_samples(recipe.data, folder)
-    samples += turned(samples, folder / "turned") if recipe.turned else []
-    material = dataset.gather(samples, recipe, rewards)
-    held_out = sources.load_samples(recipe.held_out, folder, "test") if recipe.held_out else []
-    dataset.require_apart(material, held_out)
+def _may_begin_in(out: Path) -> bool:
+    """Whether there is nothing in a folder but what a run leaves that never began, or was killed as it did."""
+    unfinished = (f".{RUN}.", f".{RECIPE}.")  # as `write_whole` calls files that it has not renamed yet
+    return out.is_dir() and all(
+        path.name in (DATA, RUN) or path.name.startswith(unfinished) for path in out.iterdir()
+    )
+
+
+def _prepare(recipe: Recipe, folder: Path, out: Path, say: Say) -> Preparation:
+    """Settle all that can be settled without weights; drawn parts go to `folder`. The plan is said."""
+    resolved = resolve(recipe)
+    # 1. What is learned from, and what is held out.
+    samples = sources.load_sources(recipe.data, folder / "drawn")
+    if recipe.turned:
+        samples += turn_samples(samples, folder / "turned")
+    training_set = gather(samples, resolved)
+    held_out = sources.load_sources(recipe.held_out, folder / "drawn", "test") if recipe.held_out else []
+    require_apart(training_set, held_out)
     if held_out:
-        from anomalyr1.training.held_out import known
+        from anomalyr1.training.held_out import require_both_kinds
 
-        known(held_out)
-    made = make_plan(recipe, material)
-    for line in made.lines():
+        require_both_kinds(held_out)
+    # 2. What it takes, and whether TRL accepts it. Its configuration is made again for the trainer: under
+    # DeepSpeed transformers loads weights in shards while one is alive, and they are to be loaded whole.
+    plan = make_plan(resolved, training_set)
+    values = argument_values(recipe, resolved.settings, training_set.rows(resolved.grpo), world_size())
+    build_arguments(recipe.section, values, out)
+    for line in plan.lines():
         say(line)
-    return material, held_out, made
+    return Preparation(resolved, training_set, held_out, values, plan)
 
 
-def _policy(recipe: Recipe) -> Policy:
+def _load_policy(resolved: Resolved) -> Policy:
     """The policy to train; its processor takes images as `images.fit` sizes them, so that nothing is resized again."""
     from anomalyr1.policy.load import load_policy
 
-    device = (
-        "cpu" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
-    )  # accelerate brings each process's copy to its own device
+    recipe = resolved.recipe
+    device = "cpu" if world_size() > 1 else None  # accelerate brings each process's copy to its own device
     policy = load_policy(recipe.model, recipe.revision, device, dtype_of(recipe), recipe.max_pixels)
     cap_images(policy)
     return policy
 
 
-def _fit(
-    recipe: Recipe,
-    out: Path,
-    policy: Policy,
-    material: dataset.Material,
-    held_out: list[Sample],
-    written: int,
-    start: _Start,
-    begin: Callable[[], None],
-) -> None:
-    """Train and write the policy; `begin` makes the folder a run, once the trainer has taken all settings.
+def _make_trainer(prepared: Preparation, policy: Policy, log: RunLog) -> Any:
+    """The trainer, with an optimizer that is known to be installed. Raises `InputError` and `SetupError` where it refuses."""
+    from anomalyr1.training import trainers
 
-    Completions have at most `written` tokens; held-out answers may be as long, and after SFT twice as long,
-    at least `SFT_ANSWERS`.
-    """
-    import torch
-
-    from anomalyr1.policy.load import quiet
-    from anomalyr1.training import held_out as held
-    from anomalyr1.training.run_log import RunLog
-    from anomalyr1.training.trainers import make_trainer
-
-    log = RunLog(out, recipe)
-    try:
-        with quiet(), warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", category=FutureWarning, module="transformers"
-            )  # names that TRL still uses
-            with _in_our_words(recipe.section):
-                trainer = make_trainer(recipe, out, policy, material, log)
-                trainer.get_optimizer_cls_and_kwargs(
-                    trainer.args, trainer.model
-                )  # what it needs may not be installed
-            begin()
-            log.rewind(start.step)
-            log.attach(trainer)
-            if held_out:
-                limit = written if recipe.section == "grpo" else max(SFT_ANSWERS, 2 * written)
-                held.attach(
-                    trainer, held.HeldOut(held_out, policy, *dataset.prompt_style(recipe)), log, limit
-                )
-            if start.at_the_end:
-                _without_steps(trainer)
-            trainer.train(resume_from_checkpoint=str(start.checkpoint) if start.checkpoint else None)
-            _finish(trainer, policy, recipe, out)
-    except (MemoryError, RuntimeError) as error:
-        on_cpu = "can't allocate memory" in str(error)  # there torch has no class for it
-        if not (on_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)):
-            raise
-        said = (str(error) or type(error).__name__).splitlines()[0]
-        raise SetupError(
-            f"not enough memory ({said}); make per_device_train_batch_size or max_pixels smaller, use gradient_checkpointing or lora, or "
-            "shard with accelerate; then begin another run"
-        ) from error
-    finally:
-        log.close()
+    resolved = prepared.resolved
+    with _refusals_explained(resolved.recipe.section):
+        trainer = trainers.make_trainer(
+            resolved, prepared.training_set, prepared.argument_values, policy, log
+        )
+        trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
+    return trainer
 
 
-@contextmanager
-def _in_our_words(section: str) -> Iterator[None]:
-    """What a trainer refuses as it is made is the recipe's fault, or that of what is not installed."""
-    try:
-        yield
-    except (InputError, SetupError, ModuleNotFoundError):
-        raise
-    except (ImportError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "to be installed" not in str(
-            error
-        ):  # transformers' word for a tracker that is not there
-            raise
-        raise SetupError(f"section {section} of the recipe needs what is not installed: {error}") from error
-    except ValueError as error:
-        raise InputError(f"section {section} of the recipe, refused by the trainer: {error}") from error
+def _attach_held_out(prepared: Preparation, trainer: Any, policy: Policy, log: RunLog) -> None:
+    """Let the held-out samples be asked now and then, where there are any."""
+    if prepared.held_out:
+        from anomalyr1.training import held_out
+
+        resolved = prepared.resolved
+        questions = held_out.HeldOut(prepared.held_out, policy, *resolved.prompt_style)
+        held_out.attach(trainer, questions, log, prepared.answer_limit, resolved.recipe.seed)
 
 
-def _without_steps(trainer: Any) -> None:
+def _run_trainer(trainer: Any, start: ResumePoint) -> None:
+    """Train, from the checkpoint that there may be."""
+    if start.at_the_end:
+        _leave_out_steps(trainer)
+    trainer.train(resume_from_checkpoint=str(start.checkpoint) if start.checkpoint else None)
+
+
+def _leave_out_steps(trainer: Any) -> None:
     """Let `train` load the checkpoint and end: transformers 5.23 goes into the epoch and makes a step, whatever `max_steps` says."""
 
     def run_epoch(**_: object) -> None:
@@ -238,7 +247,7 @@ def _without_steps(trainer: Any) -> None:
     trainer._run_epoch = run_epoch
 
 
-def _finish(trainer: Any, policy: Policy, recipe: Recipe, out: Path) -> None:
+def _write_policy(trainer: Any, policy: Policy, recipe: Recipe, out: Path) -> None:
     """Write the trained policy, and with `lora` the adapter beside it; whole or not at all.
 
     An adapter is merged into a fresh copy of its base: the trained one may lie in shards.
@@ -251,24 +260,64 @@ def _finish(trainer: Any, policy: Policy, recipe: Recipe, out: Path) -> None:
     # Every process takes part where weights are sharded; DeepSpeed's engine, not the model in it, can gather
     # them.
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    if not _is_main():
+    if not is_main_process():
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
     if is_peft_model(model):
-        with _replaced(out / ADAPTER) as folder:
+        with _replacing(out / ADAPTER) as folder:
             model.save_pretrained(folder, state_dict=state)
         unset_hf_deepspeed_config()  # else transformers would load the base in shards, and wait for the others
         model, state = merged(out / ADAPTER, recipe.model, recipe.revision, recipe.max_pixels)[0], None
-    with _replaced(out / FINAL) as folder:
+    with _replacing(out / FINAL) as folder:
         model.save_pretrained(folder, state_dict=state)
         policy.processor.save_pretrained(folder)
 
 
 @contextmanager
-def _replaced(target: Path) -> Iterator[Path]:
-    """A new folder to fill in place of what a killed run may have left there."""
-    from anomalyr1.files import new_folder
+def _refusals_explained(section: str) -> Iterator[None]:
+    """What a trainer refuses as it is made is the recipe's fault, or that of what is not installed."""
+    try:
+        yield
+    except (InputError, SetupError, ModuleNotFoundError):
+        raise
+    except (ImportError, RuntimeError) as error:
+        # "to be installed" is transformers' word for a tracker that is not there.
+        if isinstance(error, RuntimeError) and "to be installed" not in str(error):
+            raise
+        raise SetupError(f"section {section} of the recipe needs what is not installed: {error}") from error
+    except ValueError as error:
+        raise InputError(f"section {section} of the recipe, refused by the trainer: {error}") from error
 
+
+@contextmanager
+def _memory_errors_explained() -> Iterator[None]:
+    """Turn what torch raises when memory is short into a `SetupError` that says what to do."""
+    import torch
+
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        on_cpu = "can't allocate memory" in str(error)  # there torch has no class for it
+        if not (on_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)):
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise SetupError(
+            f"not enough memory ({reason}); make per_device_train_batch_size or max_pixels smaller, use "
+            "gradient_checkpointing or lora, or shard with accelerate; then begin another run"
+        ) from error
+
+
+@contextmanager
+def _warnings_ignored() -> Iterator[None]:
+    """TRL still uses names that transformers is giving up."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+        yield
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A new folder to fill in place of what a killed run may have left there."""
     if target.exists():
         shutil.rmtree(target)
     with new_folder(target) as folder:
@@ -276,31 +325,14 @@ def _replaced(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _drawn_into(folder: Path) -> Iterator[Path]:
-    """Where drawn parts go: the run's own folder, and for the other processes of a run, which draw the same, one that vanishes."""
-    if _is_main():
-        yield folder
+def _data_folder(out: Path) -> Iterator[Path]:
+    """Where drawn parts go: into the run, and for its other processes, which draw the same, into a folder that vanishes."""
+    if is_main_process():
+        yield out / DATA
         return
-    with tempfile.TemporaryDirectory() as own:
-        yield Path(own)
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
-def _wait_for_everyone() -> None:
-    """Until all processes of the run are here."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from accelerate import PartialState
-
-        PartialState().wait_for_everyone()
-
-
-def _torn(path: Path) -> bool:
-    """Whether a kill left this beside a file that `write_whole` was writing."""
-    return path.name.startswith((f".{RUN}.", f".{RECIPE}."))
-
-
-def _silent(_: str) -> None:
+def _keep_silent(_: str) -> None:
     """What the other processes of a run say."""
-
-
-def _is_main() -> bool:
-    return os.environ.get("RANK", "0") == "0"

@@ -18,7 +18,7 @@ Steps count from 1: a group's step is the optimizer step that first learns from 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,7 +27,7 @@ from pydantic import ValidationError, model_validator
 from anomalyr1.answers.completion import parse
 from anomalyr1.images import Frame
 from anomalyr1.rewards import combine, consistent, right
-from anomalyr1.types import Answer, InputError, Question, Record
+from anomalyr1.types import Answer, InputError, Question, Record, first_error
 
 RECIPE, RUN = "recipe.yaml", "run.json"
 METRICS, GROUPS, EVALUATIONS = "metrics.jsonl", "groups.jsonl", "evaluations.jsonl"
@@ -41,40 +41,48 @@ class Group(Record):
     """The completions of one prompt in one step, and what they earned."""
 
     step: int
+    """The optimizer step, counted from 1, at which learning from the group begins."""
     sample_id: str
+    """The sample that the prompt asks about."""
     question: Question
+    """The question that the prompt asks, with its gold answer."""
     image: str
+    """The path of the inspected image."""
     frame: Frame | None = None
     """How the policy saw the image; None = unknown, and boxes stay in its own units."""
     prompt_tokens: int
+    """Tokens of the prompt, those of its images included."""
     completions: tuple[str, ...]
+    """The texts of the completions."""
     rewards: dict[str, tuple[float | None, ...]]
-    """By name, one a completion; None = does not apply."""
+    """Rewards by name, one a completion; None = does not apply."""
     weights: dict[str, float]
+    """The weight of each reward."""
     advantages: tuple[float, ...]
+    """How much better each completion is than its group."""
     normalized_apart: bool = False
     """Whether each reward is normalized on its own (TRL's `normalize_then_sum`), so that one that differs is
     a signal."""
 
     @model_validator(mode="after")
     def _same_length(self) -> Self:
-        lengths = {
-            "advantages": len(self.advantages),
-            **{name: len(values) for name, values in self.rewards.items()},
-        }
-        for name, length in lengths.items():
-            if length != len(self.completions):
+        columns = {"advantages": self.advantages, **self.rewards}
+        for name, values in columns.items():
+            if len(values) != len(self.completions):
                 raise ValueError(
-                    f"a group of {len(self.completions)} completions has {length} values of {name}"
+                    f"a group of {len(self.completions)} completions has {len(values)} values of {name}"
                 )
         return self
 
     def totals(self) -> list[float | None]:
         """The weighted sum of each completion's rewards; None = none applies."""
-        rows = [
-            {name: values[i] for name, values in self.rewards.items()} for i in range(len(self.completions))
+        return [
+            combine(self.rewards_of(i), self.weights, self.sample_id) for i in range(len(self.completions))
         ]
-        return [combine(row, self.weights, self.sample_id) for row in rows]
+
+    def rewards_of(self, number: int) -> dict[str, float | None]:
+        """The rewards of the completion in place `number`, by name."""
+        return {name: values[number] for name, values in self.rewards.items()}
 
     def answers(self) -> list[Answer]:
         """The completions as the rewards read them."""
@@ -83,42 +91,50 @@ class Group(Record):
     @property
     def without_signal(self) -> bool:
         """Whether all completions that were scored earned the same, so that nothing can be learned from them."""
-        columns = (
-            [self.rewards[name] for name in self.weights if self.weights[name]]
-            if self.normalized_apart
-            else [self.totals()]
-        )
-        scored = [[value for value in column if value is not None] for column in columns]
-        return all(not values or max(values) - min(values) < SAME for values in scored)
+        columns: list[Sequence[float | None]] = [self.totals()]
+        if self.normalized_apart:
+            columns = [self.rewards[name] for name in self.weights if self.weights[name]]
+        return all(_spread(column) < SAME for column in columns)
 
 
-def figures(groups: Sequence[Group]) -> dict[str, float]:
-    """What groups of one step tell beside TRL's own figures; one that has nothing to count is left out.
+def _spread(values: Sequence[float | None]) -> float:
+    """How far the values that are there lie apart; 0 where there are none."""
+    applying = [value for value in values if value is not None]
+    return max(applying) - min(applying) if applying else 0.0
+
+
+def figures(groups: Iterable[tuple[Group, Sequence[Answer]]]) -> dict[str, float]:
+    """What groups of one step, each with its answers, tell beside TRL's own figures; what has nothing to count is left out.
 
     `answers/`: shares of all completions that were read strictly, leniently, not at all, and that are right;
     of those whose reasoning concludes something, the share that agrees with its answer (`consistent`); of the
     right ones, the share that does not (`right_but_contradicted`). `signal/`: the share of groups with one
     reward, and of completions without any.
     """
-    counted: dict[str, list[float]] = {}
-    for group in groups:
-        counted.setdefault("signal/zero_variance", []).append(group.without_signal)
-        counted.setdefault("signal/unscored", []).extend(total is None for total in group.totals())
-        for answer in group.answers():
+    values: dict[str, list[float]] = {}
+
+    def note(name: str, value: float) -> None:
+        values.setdefault(name, []).append(value)
+
+    for group, answers in groups:
+        note("signal/zero_variance", group.without_signal)
+        for total in group.totals():
+            note("signal/unscored", total is None)
+        for answer in answers:
             for status in ("strict", "lenient", "unparseable"):
-                counted.setdefault(f"answers/{status}", []).append(answer.status == status)
+                note(f"answers/{status}", answer.status == status)
             is_right, agrees = right(answer, group.question), consistent(answer, group.question)
             if is_right is not None:
-                counted.setdefault("answers/right", []).append(is_right)
+                note("answers/right", is_right)
             if agrees is not None and answer.status != "unparseable":
-                counted.setdefault("answers/consistent", []).append(agrees)
+                note("answers/consistent", agrees)
             if is_right:
-                counted.setdefault("answers/right_but_contradicted", []).append(agrees is False)
-    return {name: sum(values) / len(values) for name, values in counted.items()}
+                note("answers/right_but_contradicted", agrees is False)
+    return {name: sum(counted) / len(counted) for name, counted in values.items()}
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; none where it does not exist. A torn last line, as a killed run leaves it, is left out.
+    """The objects of a JSON-lines file; none where it does not exist. A torn line at the end, as a killed run leaves it, is left out.
 
     Raises `InputError` with the number of a line that is not an object with a step.
     """
@@ -128,18 +144,18 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         return []
     except OSError as error:
         raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from error
-    found = []
+    objects = []
     for number, line in enumerate(data.split(b"\n")[:-1], start=1):
         try:
-            one = json.loads(line)
+            value = json.loads(line)
         except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise InputError(
                 f"line {number} of {str(path)!r} is no JSON ({error}); delete the line"
             ) from error
-        if not isinstance(one, dict) or not isinstance(one.get("step"), int):
+        if not isinstance(value, dict) or not isinstance(value.get("step"), int):
             raise InputError(f"line {number} of {str(path)!r} is no object with a step; delete the line")
-        found.append(one)
-    return found
+        objects.append(value)
+    return objects
 
 
 def read_groups(run: Path, step: int | None = None) -> list[Group]:
@@ -151,9 +167,7 @@ def read_groups(run: Path, step: int | None = None) -> list[Group]:
         try:
             groups.append(Group.model_validate(line))
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            why = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
             raise InputError(
-                f"line {number} of {str(run / GROUPS)!r} is not a group ({why}); delete the line"
+                f"line {number} of {str(run / GROUPS)!r} is not a group ({first_error(error)}); delete the line"
             ) from error
     return groups

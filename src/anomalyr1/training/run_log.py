@@ -1,9 +1,9 @@
 """What a training run writes down while it goes: metrics, groups, held-out figures, curves, and a line or a bar for who waits.
 
-    log = RunLog(run, recipe)
+    log = RunLog(run)
     log.rewind(step)          # when the run goes on from the checkpoint of `step`
     log.attach(trainer)
-    log.group(step, sample, question, ...)   # for every group of a generation batch
+    log.group(group, answers)   # for every group of a generation batch
 
 Only the main process writes. Lines are appended and synced one by one, so a kill costs at most the line being
 written.
@@ -19,14 +19,13 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from transformers import TrainerCallback
 
-from anomalyr1.files import write_whole
-from anomalyr1.images import Frame
+from anomalyr1.files import append_synced, write_whole
 from anomalyr1.report.text import visible
-from anomalyr1.training.recipes import Recipe
+from anomalyr1.training.processes import is_main_process
 from anomalyr1.training.run_folder import (
     EVALUATIONS,
     GROUPS,
@@ -37,37 +36,43 @@ from anomalyr1.training.run_folder import (
     figures,
     read_lines,
 )
-from anomalyr1.types import Question, Sample, SetupError
+from anomalyr1.types import Answer, SetupError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 SHOWN = {
-    "loss": "loss", "reward": "reward", "answers/right": "right", "answers/consistent": "consistent", "signal/zero_variance": "one reward",
-    "entropy": "entropy", "kl": "KL", "held_out/balanced accuracy": "held-out accuracy",
-}  # fmt: skip
+    "loss": "loss",
+    "reward": "reward",
+    "answers/right": "right",
+    "answers/consistent": "consistent",
+    "signal/zero_variance": "one reward",
+    "entropy": "entropy",
+    "kl": "KL",
+    "held_out/balanced accuracy": "held-out accuracy",
+}
 """What the terminal shows of a step, under which name."""
 PAGE_EVERY = 10
-"""Steps between two pages in `samples/`, or a few more where rollouts are not of every step; the first step
-has one too."""
+"""Steps between two pages in `samples/`, or a few more where rollouts are not of every step; step 1 has a
+page, too."""
 
 
 class RunLog:
     """Writes the folder of a run (see `run_folder`)."""
 
-    def __init__(self, run: Path, recipe: Recipe) -> None:
+    def __init__(self, run: Path) -> None:
         self.run = run
-        self.recipe = recipe
-        self.callback = _Callback(self)
+        self.callback = _LogCallback(self)
         """For transformers' trainers; `attach` adds it."""
-        self._groups: list[Group] = []
-        self._from = 0
-        self._paged: int | None = None
-        """Step of the last page."""
+        self._groups: list[tuple[Group, Sequence[Answer]]] = []
+        """The groups since the last step, with their answers."""
+        self._resumed_step = 0
+        self._page_step: int | None = None
+        """The step of the newest page."""
 
     def rewind(self, step: int) -> None:
         """Forget what was written of later steps, so that a run resumed at `step` ends with the files of an uninterrupted one."""
-        self._from = step
+        self._resumed_step = step
         if not is_main_process():
             return
         for name in (METRICS, GROUPS, EVALUATIONS):
@@ -78,12 +83,13 @@ class RunLog:
                     for line in read_lines(path)
                     if step and line["step"] <= step and not line.get("final")
                 ]
-                write_whole(path, b"".join(_line(one) for one in kept))
+                write_whole(path, b"".join(map(_to_line, kept)))
         for page in sorted((self.run / SAMPLES).glob("step-*.html")):
-            if (number := int(page.stem.rpartition("-")[2])) > step:
+            page_step = int(page.stem.rpartition("-")[2])
+            if page_step > step:
                 page.unlink()
             else:
-                self._paged = number
+                self._page_step = page_step
         if step == 0:
             shutil.rmtree(self.run / TENSORBOARD, ignore_errors=True)
 
@@ -92,74 +98,39 @@ class RunLog:
         from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
         self.callback.trainer = trainer
-        for theirs in (PrinterCallback, ProgressCallback):
-            trainer.remove_callback(theirs)
+        for printing in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(printing)
         self._point_tensorboard(trainer)
         trainer.add_callback(self.callback)
 
-    def group(
-        self,
-        step: int,
-        sample: Sample,
-        question: Question,
-        prompt_tokens: int,
-        completions: Sequence[str],
-        rewards: Mapping[str, Sequence[float | None]],
-        weights: Mapping[str, float],
-        advantages: Sequence[float],
-        frame: Frame | None = None,
-    ) -> None:
-        """Write one group; in a run of several processes the main one writes those of all.
-
-        `step` is the optimizer step that first learns from the group: `trainer.state.global_step + 1` when it
-        was generated. `frame` is how the policy sees the inspected image, as the rewards know it. NaN in
-        `rewards` is TRL's word for None.
-        """
+    def group(self, group: Group, answers: Sequence[Answer]) -> None:
+        """Write one group, of which the rewards have read `answers`; the main process writes those of all."""
         if not is_main_process():
             return
-        group = Group(
-            step=step,
-            sample_id=sample.id,
-            question=question,
-            image=str(sample.image),
-            frame=frame,
-            prompt_tokens=prompt_tokens,
-            completions=tuple(completions),
-            rewards={
-                name: tuple(None if one is None or math.isnan(one) else float(one) for one in rewards[name])
-                for name in rewards
-            },
-            weights=dict(weights),
-            advantages=tuple(float(one) for one in advantages),
-            normalized_apart=self.recipe.settings.get("multi_objective_aggregation") == "normalize_then_sum",
-        )
-        first = not self._groups
-        self._groups.append(group)
+        begins_step = not self._groups
+        self._groups.append((group, answers))
         _append(self.run / GROUPS, group.to_json().encode("ascii") + b"\n")
-        if first and (self._paged is None or step // PAGE_EVERY > self._paged // PAGE_EVERY):
+        if begins_step and self._page_is_due(group.step):
             from anomalyr1.training.run_pages import write_page
 
-            self._paged = step
-            write_page(self.run / SAMPLES / f"step-{step:06}.html", group)
+            self._page_step = group.step
+            write_page(self.run / SAMPLES / f"step-{group.step:06}.html", group, answers)
 
-    def evaluation(self, step: int, found: Mapping[str, Any], final: bool = False) -> None:
+    def evaluation(self, step: int, values: Mapping[str, Any], final: bool = False) -> None:
         """Write held-out figures; those that are numbers go to the curves too, as `held_out/NAME`, when training has begun."""
         if self.callback.trainer is not None and step and not final:
-            for name, value in found.items():
+            for name, value in values.items():
                 if isinstance(value, int | float):
                     self.callback.trainer._metrics["train"][f"held_out/{name}"].append(float(value))
         if is_main_process():
-            _append(
-                self.run / EVALUATIONS, _line({"step": step, **({"final": True} if final else {}), **found})
-            )
+            mark = {"final": True} if final else {}
+            _append(self.run / EVALUATIONS, _to_line({"step": step, **mark, **values}))
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
         """Write one logged step; values that are no finite numbers become null."""
         if is_main_process():
-            _append(
-                self.run / METRICS,
-                _line({"step": step, **{name: _finite(value) for name, value in values.items()}}),
-            )
+            finite = {name: _finite(value) for name, value in values.items()}
+            _append(self.run / METRICS, _to_line({"step": step, **finite}))
 
     def close(self) -> None:
         """Leave the terminal as it was, however the run ended."""
@@ -170,30 +141,34 @@ class RunLog:
         groups, self._groups = self._groups, []
         return figures(groups)
 
+    def _page_is_due(self, step: int) -> bool:
+        return self._page_step is None or step // PAGE_EVERY > self._page_step // PAGE_EVERY
+
     def _point_tensorboard(self, trainer: Any) -> None:
         """Let TensorBoard's files lie in the run's folder, and hide what a resumed run will write again."""
         from transformers.integrations import TensorBoardCallback
 
-        found = [one for one in trainer.callback_handler.callbacks if isinstance(one, TensorBoardCallback)]
-        if not found or found[0].tb_writer is not None or not is_main_process():
+        callbacks = trainer.callback_handler.callbacks
+        boards = [callback for callback in callbacks if isinstance(callback, TensorBoardCallback)]
+        if not boards or boards[0].tb_writer is not None or not is_main_process():
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        purge = self._from + 1 if self._from else None
-        found[0].tb_writer = SummaryWriter(str(self.run / TENSORBOARD), purge_step=purge)
+        purge_step = self._resumed_step + 1 if self._resumed_step else None
+        boards[0].tb_writer = SummaryWriter(str(self.run / TENSORBOARD), purge_step=purge_step)
 
 
-class _Callback(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
+class _LogCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
     """Passes on what the trainer tells."""
 
     def __init__(self, log: RunLog) -> None:
         self._log = log
-        self._show: _Shown | None = None
+        self._display: _StepDisplay | None = None
         self.trainer: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: object) -> None:
         if is_main_process():
-            self._show = _Shown(state.global_step, state.max_steps)
+            self._display = _StepDisplay(state.global_step, state.max_steps)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> None:
         """Before the trainer logs the step: hand it our figures."""
@@ -206,23 +181,23 @@ class _Callback(TrainerCallback):  # type: ignore[misc]  # transformers is not t
         if logs is None or "train_runtime" in logs:  # the summary at the end is no step
             return
         self._log.metrics(state.global_step, logs)
-        if self._show is not None:
-            self._show(state.global_step, logs)
+        if self._display is not None:
+            self._display.show(state.global_step, logs)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Show nothing more."""
-        if self._show is not None:
-            self._show.close()
+        if self._display is not None:
+            self._display.close()
 
 
-class _Shown:
+class _StepDisplay:
     """Progress with the time left: a bar on a terminal, a line a logged step elsewhere."""
 
     def __init__(self, start: int, steps: int) -> None:
-        self._begin, self._start, self._steps = time.monotonic(), start, steps
+        self._started_at, self._start, self._steps = time.monotonic(), start, steps
         self._bar: Progress | None = None
         if sys.stdout.isatty():
             from rich.console import Console
@@ -239,8 +214,8 @@ class _Shown:
             self._task = self._bar.add_task("", total=steps, completed=start)
             self._bar.start()
 
-    def __call__(self, step: int, logs: Mapping[str, Any]) -> None:
-        """Show a step."""
+    def show(self, step: int, logs: Mapping[str, Any]) -> None:
+        """Show a step and what was logged of it."""
         parts = [
             f"{title} {logs[name]:.3g}"
             for name, title in SHOWN.items()
@@ -251,8 +226,8 @@ class _Shown:
             self._bar.console.print(line, markup=False, highlight=False, overflow="ellipsis", no_wrap=True)
             self._bar.update(self._task, completed=step)
             return
-        left = (time.monotonic() - self._begin) / max(step - self._start, 1) * (self._steps - step)
-        print(f"{line}  time left {_duration(left)}", flush=True)
+        seconds_a_step = (time.monotonic() - self._started_at) / max(step - self._start, 1)
+        print(f"{line}  time left {_duration(seconds_a_step * (self._steps - step))}", flush=True)
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -260,42 +235,41 @@ class _Shown:
             self._bar.stop()
 
 
-def is_main_process() -> bool:
-    """Whether this is the process that writes; the only one where there are no others."""
-    from torch import distributed
-
-    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
-
-
 def _duration(seconds: float) -> str:
     minutes = round(seconds / 60)
-    return (
-        f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
-    )
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _line(values: Mapping[str, Any]) -> bytes:
+def _to_line(values: Mapping[str, Any]) -> bytes:
     return json.dumps(values, default=str, allow_nan=False).encode("ascii") + b"\n"
 
 
 def _append(path: Path, line: bytes) -> None:
-    """Add a whole line to a file, on the disk on return; a line that a kill tore before it is cut off."""
+    """Add a whole line to a file, on the disk on return; a line that a kill tore before it is cut off.
+
+    Raises `SetupError` when the disk refuses.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    file.seek(0)
-                    file.truncate(file.read().rfind(b"\n") + 1)
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+            _cut_torn_line(file)
+            append_synced(file.fileno(), path, line)
     except OSError as error:
         raise SetupError(
             f"cannot write to {str(path)!r}: {error.strerror}; what is in it is safe, resume the run to go on"
         ) from error
+
+
+def _cut_torn_line(file: BinaryIO) -> None:
+    if not file.tell():
+        return
+    file.seek(-1, os.SEEK_END)
+    if file.read(1) != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)

@@ -1,0 +1,187 @@
+"""Which option's text a sentence states, where it names no letter: "this is a scratch" -> "Scratch"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from anomalyr1.answers.clauses import Clause
+from anomalyr1.answers.findings import (
+    clause_defect,
+    cut_sentence,
+    denied_after,
+    find_defect,
+    judges_part,
+    negated,
+)
+from anomalyr1.answers.wording import Token, find, word_list
+from anomalyr1.types import LETTERS
+
+_ALONE = "(^|is|:|\"|'|be|therefore|so|,) X ($|,|.|\"|'|!|-)"
+"""Around a yes or a no that is a statement by itself."""
+_SAID_OF_ELSE = (
+    "X (question|view)",  # a good question
+    "(<view>|<picture>) !(it)? <states> !(it){0,2} X",  # the background is clean
+    "am _{0,2} X",  # I am missing some information
+)
+"""Around an option of one word: it is said of something else than the part."""
+
+
+class _Statement(NamedTuple):
+    """Where a sentence states an option's text."""
+
+    option: int
+    start: int
+    end: int
+
+
+def stated_option(sentence: Sequence[Token], texts: Sequence[list[str]]) -> str | None:
+    """The letter of the one option whose text a sentence states; None in a question or a supposition.
+
+    The longest of overlapping texts counts. Where the options are a yes and a no, the sentence must decide
+    whether there is a defect.
+    """
+    clause = Clause([token.word for token in sentence])
+    if clause.holds("(<question>|<supposition>|<states_nothing>|<undecidable>|<either>)"):
+        return None
+    yes_no = _yes_no(texts)
+    if yes_no is not None:
+        answer = _yes_or_no(clause, sentence)
+        return None if answer is None else yes_no[answer]
+    for stem in (_singular, _stem):
+        statements = [
+            statement
+            for option, text in enumerate(texts)
+            for statement in _statements(clause, text, option, stem)
+            if _means_part(clause, sentence, statement, text)
+        ]
+        named = {
+            statement.option
+            for statement in statements
+            if not any(_within(statement, longer) for longer in statements)
+        }
+        if named:
+            return LETTERS[named.pop()] if len(named) == 1 else None
+    return None
+
+
+def opening_answer(reasoning: Sequence[Sequence[Token]], texts: Sequence[list[str]]) -> str | None:
+    """The letter of the yes or the no that a sentence opens with: "Yes. One strand sticks out."."""
+    yes_no = _yes_no(texts)
+    clauses = [Clause([token.word for token in sentence]) for sentence in reasoning]
+    if yes_no is None or any(
+        clause.holds("(<question>|<supposition>|<undecidable>|<taken_back>)") for clause in clauses
+    ):
+        return None
+    answers = {clause.words[0] for clause in clauses if clause.surrounds(_ALONE, 0)} & {"yes", "no"}
+    if len(answers) != 1 or ({"yes", "no"} - answers) & set(clauses[-1].words):
+        return None
+    return yes_no["yes" in answers]
+
+
+def _statements(clause: Clause, text: list[str], option: int, stem: Callable[[str], str]) -> list[_Statement]:
+    """Every place where a clause states an option's text, not denied."""
+    skipped = word_list("skipped")
+    phrase = [stem(word) for word in text if word not in skipped]
+    while len(phrase) > 1 and phrase[0] in {"it", "there", "they"}:
+        phrase = phrase[1:]
+    if len(set(phrase) & word_list("place")) > 1 and word_list("place_text").issuperset(phrase):
+        phrase = [word for word in phrase if word in word_list("place")]  # of the "bottom right corner"
+    if not phrase:
+        return []
+    kept = [i for i, word in enumerate(clause.words) if word[0].isalnum() and word not in skipped]
+    line = [stem(clause.words[i]) for i in kept]
+    statements = []
+    at = find(line, phrase)
+    while at != -1:
+        start, end = kept[at], kept[at + len(phrase) - 1] + 1
+        denied = negated(clause, start) or denied_after(clause, end)
+        if not denied and not _in_longer_place(clause, start, end) and not _is_guess(clause, start, end):
+            statements.append(_Statement(option, start, end))
+        at = find(line, phrase, at + 1)
+    return statements
+
+
+def _means_part(clause: Clause, sentence: Sequence[Token], statement: _Statement, text: list[str]) -> bool:
+    """Whether an option is said of the part: not "clear-cut", "left out", "no way", "normal light"."""
+    start, word = statement.start, text[0]
+    if all(part in word_list("place_text") for part in text):
+        unclear = clause.holds("<view>") and clause_defect(clause) is not True
+        if unclear or clause.surrounds("<seen> ... from _? X", start):
+            return False
+    if clause.precedes("<elsewhere>", start):
+        return False
+    if len(text) > 1:
+        return True
+    compound = start > 1 and sentence[start].glued and clause.precedes("-", start)
+    if compound or any(clause.surrounds(pattern, start) for pattern in _SAID_OF_ELSE):
+        return False
+    if word in {"yes", "no"}:
+        return clause.surrounds(_ALONE, start)
+    if word in word_list("place"):
+        return _means_place(clause, start)
+    return word not in word_list("graded") or (clause.words[start] == word and judges_part(clause, start))
+
+
+def _means_place(clause: Clause, index: int) -> bool:
+    """Whether a lone "left" says where something is: "at the left", "the left side"; not "left out"."""
+    if clause.surrounds("^ X (<break>|<side>)", index):
+        return True
+    leads = "<points_to>" if clause.words[index] in word_list("sideways") else "(is|<points_to>)"
+    if not clause.precedes(leads, index):
+        return False
+    return clause.starts("_ (<break>|<side>|<goes_on>)", index) or clause_defect(clause) is True
+
+
+def _within(statement: _Statement, rival: _Statement) -> bool:
+    """Whether a statement is part of a longer one."""
+    longer = rival.end - rival.start > statement.end - statement.start
+    return longer and rival.start <= statement.start and statement.end <= rival.end
+
+
+def _in_longer_place(clause: Clause, start: int, end: int) -> bool:
+    """Whether "bottom" was found in "bottom right"."""
+    words = set(clause.words[start:end]) - word_list("skipped")
+    return words <= word_list("place") and (
+        clause.precedes("<place>", start) or clause.starts("(<place>|- _)", end)
+    )
+
+
+def _is_guess(clause: Clause, start: int, end: int) -> bool:
+    """Whether an option's text is only what something could be."""
+    if clause.starts("<generic>", end):
+        return True
+    is_seen = clause.precedes("(seen|found|observed|noticed|visible) _{0,4}", start)
+    return not is_seen and clause.precedes("(could|might|may) _? <seems> _{0,6}", start)
+
+
+def _yes_no(texts: Sequence[list[str]]) -> dict[bool, str] | None:
+    """The letters of the yes and the no where two options are just that."""
+    if len(texts) != 2 or not all(0 < len(text) < 9 for text in texts):
+        return None
+    for yes, no in ((0, 1), (1, 0)):
+        if texts[yes][0] in word_list("affirmative") and texts[no][0] in {"no", "not", "normal"}:
+            return {True: LETTERS[yes], False: LETTERS[no]}
+    return None
+
+
+def _yes_or_no(clause: Clause, sentence: Sequence[Token]) -> bool | None:
+    """What a sentence answers to the question whether there is a defect."""
+    for index, word in enumerate(clause.words):
+        if word in {"yes", "no"} and clause.surrounds(_ALONE, index):
+            return word == "yes"
+    return find_defect([cut_sentence(sentence)])
+
+
+def _singular(word: str) -> str:
+    if len(word) > 4 and word.endswith(("ches", "shes", "sses", "xes")):
+        return word[:-2]
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+
+
+def _stem(word: str) -> str:
+    word = _singular(word)
+    for ending in ("ing", "ed", "e", "ly"):
+        if len(word) > len(ending) + 3 and word.endswith(ending):
+            return word[: -len(ending)]
+    return word

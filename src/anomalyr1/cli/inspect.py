@@ -1,0 +1,165 @@
+"""The verb `anomalyr1 inspect`."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from anomalyr1.cli.terminal import OK, SOME_FAILED, find_images, say
+from anomalyr1.errors import InputError
+
+if TYPE_CHECKING:
+    from anomalyr1.inspection.inspector import Inspector
+    from anomalyr1.types import Inspection, Sample
+
+Masks = Literal["default", "sam2", "box"]
+
+
+def inspect(
+    paths: Annotated[
+        list[Path], typer.Argument(help="Image files, or folders that are searched for images.")
+    ],
+    model: Annotated[
+        str, typer.Option(help="nano (drawn parts), a model folder, or a name on the Hugging Face hub.")
+    ] = "nano",
+    revision: Annotated[str | None, typer.Option(help="Commit of a hub model.")] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(help="Scale images down to this many pixels; default: 1280 image tokens.")
+    ] = None,
+    knowledge: Annotated[
+        Path | None, typer.Option(help="Text file with what is known about good and bad parts.")
+    ] = None,
+    reference: Annotated[
+        list[Path] | None, typer.Option(help="Image of a good part; may be given more than once.")
+    ] = None,
+    masks: Annotated[
+        Masks, typer.Option(help="default needs no download, sam2 fetches a model, box is the box itself.")
+    ] = "default",
+    out: Annotated[Path, typer.Option(help="Folder for inspections.jsonl, overlays and index.html.")] = Path(
+        "inspections"
+    ),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON line per inspection on stdout, nothing else.")
+    ] = False,
+    style: Annotated[str, typer.Option(help="Prompt style: ours, mmad or released.")] = "ours",
+    prompt: Annotated[
+        Path | None, typer.Option(help="Text file with your own prompt, instead of a style.")
+    ] = None,
+    votes: Annotated[
+        int, typer.Option(min=1, help="Ask so many times and let the answers vote; the score is their mean.")
+    ] = 1,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="No reasoning, no boxes: one forward pass, the score alone.")
+    ] = False,
+    engine: Annotated[
+        str, typer.Option(help="local, vllm, or endpoint:FILE for a server (docs/engines.md).")
+    ] = "local",
+    threshold: Annotated[
+        Path | None, typer.Option(help="File of `anomalyr1 calibrate`: decide by the score.")
+    ] = None,
+) -> int:
+    """Inspect images: verdict, reasoning, boxes, masks, and a page to look at. Run again to go on after a
+    stop.
+    """
+    from anomalyr1 import prompts
+    from anomalyr1.inspection.inspector import Inspector, samples_of_images
+    from anomalyr1.inspection.thresholds import Threshold
+
+    references = tuple(reference or ())
+    images = find_images(paths, out, references)
+    samples, knowledge_digest = samples_of_images(images, references, _read_knowledge(knowledge))
+    inspector = Inspector.load(
+        model,
+        revision=revision,
+        max_pixels=max_pixels,
+        masks=masks,
+        style=style,
+        text=prompts.read_prompt(prompt) if prompt else None,
+        votes=votes,
+        fast=fast,
+        engine=engine,
+        threshold=Threshold.read(threshold) if threshold else None,
+    )
+    inspections = inspect_samples(inspector, samples, out, knowledge_digest, as_json)
+    return SOME_FAILED if any(inspection.error is not None for inspection in inspections) else OK
+
+
+def inspect_samples(
+    inspector: Inspector, samples: Sequence[Sample], out: Path, given_digest: str, as_json: bool
+) -> list[Inspection]:
+    """Inspect, write overlays and page, and say what came out; `given_digest` is the digest of what all
+    samples were
+    given.
+    """
+    from anomalyr1.report import inspection_page
+
+    with _progress("inspecting", len(samples), as_json) as show:
+        inspections = inspector.run(samples, out / "inspections.jsonl", show, given_digest)
+    about = inspection_page.about_run(
+        inspector.fingerprint(given_digest), shlex.join(["anomalyr1", *sys.argv[1:]])
+    )
+    page = inspection_page.write(out, list(zip(samples, inspections, strict=True)), about)
+    outcomes = Counter(inspection_page.outcome(inspection) for inspection in inspections)
+    tally = ", ".join(f"{outcomes[name]} {name}" for name in ("good", "defect", "unsure", "failed"))
+    say(f"{len(inspections)} inspected: {tally}", err=as_json)
+    say(f"page: {page}", err=as_json)
+    if about.limits:
+        say(f"note: {about.limits}", err=as_json)
+    return inspections
+
+
+@contextlib.contextmanager
+def _progress(title: str, total: int, as_json: bool) -> Iterator[Callable[[int, Inspection], None]]:
+    """A bar with the time left on a terminal, one line per inspection otherwise."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if as_json:
+        yield lambda done, inspection: print(inspection.to_json(), flush=True)
+    elif not sys.stdout.isatty():
+        yield lambda done, inspection: say(f"{done}/{total} {_line(inspection)}")
+    else:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("time left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(markup=False, highlight=False)) as bar:
+            task = bar.add_task(title, total=total)
+
+            def show(done: int, inspection: Inspection) -> None:
+                bar.console.print(
+                    _line(inspection), markup=False, highlight=False, overflow="ellipsis", no_wrap=True
+                )
+                bar.update(task, completed=done)
+
+            yield show
+
+
+def _line(inspection: Inspection) -> str:
+    from anomalyr1.report.inspection_page import outcome
+    from anomalyr1.report.text import visible
+
+    reason = " ".join((inspection.error or inspection.reason).split())
+    shortened = f"{reason[:120]}{'...' if len(reason) > 120 else ''}"
+    return visible(f"{outcome(inspection):6} {inspection.sample_id}  {shortened}").rstrip()
+
+
+def _read_knowledge(path: Path | None) -> str:
+    if path is None:
+        return ""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"the knowledge file {str(path)!r} cannot be read ({error}); give a UTF-8 text file"
+        ) from error

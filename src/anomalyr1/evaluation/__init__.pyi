@@ -1,0 +1,10 @@
+from .calibration import calibrate as calibrate
+from .calibration import calibrate_file as calibrate_file
+from .checks import check as check
+from .comparison import Comparison as Comparison
+from .comparison import compare as compare
+from .other_detectors import convert as convert
+from .other_detectors import save_anomalib as save_anomalib
+from .record import Evaluation as Evaluation
+from .record import read_evaluation as read_evaluation
+from .run import evaluate as evaluate

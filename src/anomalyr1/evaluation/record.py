@@ -1,0 +1,82 @@
+"""The record of an evaluation, and what lies in its folder.
+
+evaluation.json    the record
+evaluation.md      its tables
+scoreboard.csv     the three scoreboards, a line a cell
+inspections.jsonl  the answers, where the evaluation asked for them itself
+samples.jsonl      the samples, where a program gave them and no spec
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from anomalyr1.evaluation.detection import DetectionReport
+from anomalyr1.evaluation.localisation import Localisation
+from anomalyr1.evaluation.mmad import Mmad
+from anomalyr1.evaluation.provenance import Provenance
+from anomalyr1.types import Fingerprint, InputError, Record
+
+FILE = "evaluation.json"
+MARKDOWN = "evaluation.md"
+SCOREBOARD = "scoreboard.csv"
+INSPECTIONS = "inspections.jsonl"
+SAMPLES = "samples.jsonl"
+
+
+class Source(Record):
+    """What was evaluated, for loading it again."""
+
+    spec: str
+    """The spec of the data; `SAMPLES` where a program gave the samples."""
+    options: dict[str, str] = Field(default_factory=dict)
+    """Options of the data's loader."""
+    folder: str = ""
+    """Where drawn parts lie."""
+    samples: int
+    questions: str
+    """Digest of ids, texts, options and gold answers: equal means the same questions."""
+    inspections: str
+    """The inspections file; relative to the evaluation's folder when it lies in it."""
+    notes: dict[str, int] = Field(default_factory=dict)
+    """What was found while loading, under its name."""
+
+
+class Evaluation(Record):
+    """All that one evaluation says."""
+
+    source: Source
+    run: Fingerprint
+    """What made the inspections."""
+    provenance: Provenance
+    left_out: dict[str, int]
+    """Samples and inspections that found no partner."""
+    failed: int
+    """Inspections with an error; their questions count as wrong."""
+    errors: tuple[str, ...]
+    """The messages of the failed inspections, at most five."""
+    mmad: Mmad | None
+    """None = no multiple-choice question with a known answer."""
+    detection: DetectionReport | None
+    """None = no image whose truth is known."""
+    localisation: Localisation | None
+    """None = no boxes were asked for, or no true place is known."""
+
+
+def read_evaluation(folder: str | Path) -> Evaluation:
+    """The record in an evaluation's folder. Raises `InputError` when there is none."""
+    path = Path(folder) / FILE
+    try:
+        return Evaluation.model_validate(json.loads(path.read_bytes()))
+    except OSError as error:
+        raise InputError(
+            f"cannot read {str(path)!r}: {error.strerror}; expected a folder that `anomalyr1 evaluate` wrote"
+        ) from error
+    except (ValidationError, ValueError, RecursionError) as error:
+        problem = str(error).splitlines()[0]
+        raise InputError(
+            f"{str(path)!r} is no evaluation of this version ({problem}); evaluate again"
+        ) from error
