@@ -118,11 +118,10 @@ def pack(rows: Sequence[PrefixRow], model: PreTrainedModel) -> PackedBatch:
             learned += [(i, column) for column in range(start + len(branch.prompt) - 1, end - 1)]
             targets += branch.completion
             weights += branch.weights or [1.0] * len(branch.completion)
-    columns = torch.from_numpy(owners)
     return PackedBatch(
         ids=torch.from_numpy(ids),
         positions=torch.from_numpy(positions),
-        mask=attention_mask(columns, [columns], torch.float32) == 0,
+        mask=attention_mask(torch.from_numpy(owners), [torch.from_numpy(owners)], torch.float32) == 0,
         image_at=_as_indices(np.argwhere(ids == model.config.image_token_id)),
         last_image_at=_as_indices(inspected),
         learned_at=_as_indices(learned),
