@@ -122,10 +122,10 @@ class MasterWeights:
     @torch.no_grad()
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint."""
-        for master, saved in zip(self.masters, state["masters"], strict=True):
+        for master, saved in zip(
+            (*self.masters, *self.means), (*state["masters"], *state["means"]), strict=True
+        ):
             master.copy_(saved)
-        for mean, saved in zip(self.means, state["means"], strict=True):
-            mean.copy_(saved)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.publish()

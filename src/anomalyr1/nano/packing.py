@@ -110,19 +110,18 @@ def pack(rows: Sequence[PrefixRow], model: PreTrainedModel) -> PackedBatch:
             image_columns = np.flatnonzero(ids[i] == model.config.image_token_id)
             inspected += [(i, int(column)) for column in image_columns[-h * w :]]
         # 2. Its branches one behind the other, each as if it stood right behind the prefix.
-        for j, branch in enumerate(row.branches, start=1):
+        for number, branch in enumerate(row.branches, start=1):
             tokens = branch.prompt + branch.completion
             start, end = end, end + len(tokens)
-            ids[i, start:end], owners[i, start:end] = tokens, j
+            ids[i, start:end], owners[i, start:end] = tokens, number
             positions[:, i, start:end] = restart + np.arange(len(tokens))
             learned += [(i, column) for column in range(start + len(branch.prompt) - 1, end - 1)]
             targets += branch.completion
             weights += branch.weights or [1.0] * len(branch.completion)
-    owner = torch.from_numpy(owners)
     return PackedBatch(
         ids=torch.from_numpy(ids),
         positions=torch.from_numpy(positions),
-        mask=attention_mask(owner, [owner], torch.float32) == 0,
+        mask=attention_mask(torch.from_numpy(owners), [torch.from_numpy(owners)], torch.float32) == 0,
         image_at=_as_indices(np.argwhere(ids == model.config.image_token_id)),
         last_image_at=_as_indices(inspected),
         learned_at=_as_indices(learned),
