@@ -91,7 +91,7 @@ def clause_defect(clause: Clause) -> bool | None:
                 statement = statement or not denied
             elif statement is None:
                 statement = denied
-        opened = opened or word in word_list("open")
+        opened = opened or word in word_list("open") or clause.starts("(type|kind) of", i)
     return statement
 
 
