@@ -156,10 +156,14 @@ def _is_option(part: Sequence[Token], mention: Mention) -> bool:
     if part[mention.at].raw.islower():
         return _is_small_option(part, mention)
     ends = not after or not after[0].isalnum() or mention.own_text
-    verb = len(after) > 3 and after.endswith("s") and (mention.letter != "A" or mention.at > 0)  # not "A lens"
+    verb = (
+        len(after) > 3 and after.endswith("s") and (mention.letter != "A" or mention.at > 0)
+    )  # not "A lens"
+    governed = before in (word_list("choose") | word_list("support")) - word_list("nouns_too")
     return (
         ends
         or verb
+        or governed
         or after in word_list("after_letter")
         or (named and mention.letter != "A")
         or _is_judged(part, mention.at)
