@@ -176,7 +176,8 @@ def _is_small_option(part: Sequence[Token], mention: Mention) -> bool:
     if before in word_list("named") and (mention.own_text or after in word_list("after_letter")):
         return True
     if after and after[0].isalnum():
-        return after in word_list("after_small_a" if mention.letter == "A" else "after_letter")
+        must_be = after == "must" and _word(part, mention.at + 2) == "be"
+        return must_be or after in word_list("after_small_a" if mention.letter == "A" else "after_letter")
     if not before:
         return len(part) <= 2 or _word(part, mention.at + 2) in word_list("reason")
     return after != "'" and before in _before_letter() - word_list("not_before_small_letter")
