@@ -21,7 +21,7 @@ from anomalyr1.types import LETTERS
 
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 _CUTS = {
-    "but": "(, _{0,3}|(^|!(<every>|<none>)){4})",
+    "but": "(, _{0,3}|(^|!(<every>|<none>|anything)){4})",
     "however": "_",
     "yet": "_",
     "whereas": "_",
@@ -37,9 +37,11 @@ _HARMLESS = (
     ("(<find_out>|find out) if", "whether"),
     ("(answer|question) (to|of)? whether", "answer"),
     ("(<resolved_if>|<undoubted>)", ""),
+    (",? in all (likelihood|probability)", ""),
     ("(points|turns|stands|sticks) out", "points"),
+    ("comes out", "comes"),
 )
-"""What would be read as a condition, a doubt or a denial and is none, and the words that are read in its place."""
+"""What looks like a condition, a doubt or a denial and is none, and the words that are read for it."""
 
 
 class _Claim(NamedTuple):
@@ -85,7 +87,7 @@ def _standing_claims(reasoning: Sequence[list[Token]], texts: Sequence[list[str]
     denied: set[str] = set()
     turn = 0
     for sentence in reasoning:
-        if find_defect([cut_sentence(sentence)]) is not True and not mentions(sentence, texts):
+        if not _bears_out(sentence, texts):
             claims = [claim for claim in claims if not claim.hinted]
         for part in _parts(sentence):
             clause = Clause([token.word for token in part])
@@ -101,6 +103,12 @@ def _standing_claims(reasoning: Sequence[list[Token]], texts: Sequence[list[str]
             denied |= against
             claims += [claim._replace(turn=turn) for claim in new_claims]
     return [claim for claim in claims if denied - {claim.letter} or claim.verdict is not Verdict.NAMED]
+
+
+def _bears_out(sentence: list[Token], texts: Sequence[list[str]]) -> bool:
+    """Whether a sentence leaves a hint before it standing: it finds a defect, or speaks of options."""
+    confirms = Clause([token.word for token in sentence]).holds("<confirmation>")
+    return confirms or bool(mentions(sentence, texts)) or find_defect([cut_sentence(sentence)]) is True
 
 
 def _corrects(clause: Clause) -> bool:

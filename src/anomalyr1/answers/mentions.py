@@ -155,13 +155,16 @@ def _is_option(part: Sequence[Token], mention: Mention) -> bool:
         return False
     if part[mention.at].raw.islower():
         return _is_small_option(part, mention)
-    ends = not after or not after[0].isalnum() or mention.own_text
+    ends = not after or not after[0].isalnum()
+    if mention.own_text and not ends and not before[:1].isalnum() and mention.letter == "A":
+        return False  # the article: "A scratch is visible"
     verb = (
         len(after) > 3 and after.endswith("s") and (mention.letter != "A" or mention.at > 0)
     )  # not "A lens"
     governed = before in (word_list("choose") | word_list("support")) - word_list("nouns_too")
     return (
         ends
+        or mention.own_text
         or verb
         or governed
         or after in word_list("after_letter")
