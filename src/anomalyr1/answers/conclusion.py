@@ -21,7 +21,7 @@ from anomalyr1.types import LETTERS
 
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 _CUTS = {
-    "but": "(, _{0,3}|(^|!(<every>|<none>)){4})",
+    "but": "(, _{0,3}|(^|!(<every>|<none>|anything)){4})",
     "however": "_",
     "yet": "_",
     "whereas": "_",
@@ -32,6 +32,16 @@ _CUTS = {
     "therefore": "(,|and|-)",
 }
 """Where a sentence turns, so that a condition or a doubt ends: the word, and what must stand before it."""
+_HARMLESS = (
+    ("(even|as|because) if", "as"),
+    ("(<find_out>|find out) if", "whether"),
+    ("(answer|question) (to|of)? whether", "answer"),
+    ("(<resolved_if>|<undoubted>)", ""),
+    (",? in all (likelihood|probability)", ""),
+    ("(points|turns|stands|sticks) out", "points"),
+    ("comes out", "comes"),
+)
+"""What looks like a condition, a doubt or a denial and is none, and the words that are read for it."""
 
 
 class _Claim(NamedTuple):
@@ -77,7 +87,7 @@ def _standing_claims(reasoning: Sequence[list[Token]], texts: Sequence[list[str]
     denied: set[str] = set()
     turn = 0
     for sentence in reasoning:
-        if find_defect([cut_sentence(sentence)]) is not True and not mentions(sentence, texts):
+        if not _bears_out(sentence, texts):
             claims = [claim for claim in claims if not claim.hinted]
         for part in _parts(sentence):
             clause = Clause([token.word for token in part])
@@ -95,6 +105,12 @@ def _standing_claims(reasoning: Sequence[list[Token]], texts: Sequence[list[str]
     return [claim for claim in claims if denied - {claim.letter} or claim.verdict is not Verdict.NAMED]
 
 
+def _bears_out(sentence: list[Token], texts: Sequence[list[str]]) -> bool:
+    """Whether a sentence leaves a hint before it standing: it finds a defect, or speaks of options."""
+    confirms = Clause([token.word for token in sentence]).holds("<confirmation>")
+    return confirms or bool(mentions(sentence, texts)) or find_defect([cut_sentence(sentence)]) is True
+
+
 def _corrects(clause: Clause) -> bool:
     """Whether a part shows a sign that what was said before is corrected."""
     return clause.starts("(but|however|yet|actually|no|hmm|well)") or clause.holds("<correction>")
@@ -104,9 +120,8 @@ def _judge(part: Sequence[Token], texts: Sequence[list[str]]) -> tuple[set[str],
     """The letters that a part of a sentence speaks against, and its claims for one."""
     groups = grouped(part, mentions(part, texts))
     clause = Clause(symbols(part, groups))
-    clause = clause.without("(even|as|because) if", "as").without("(<resolved_if>|<undoubted>)")
-    clause = clause.without("(<find_out>|find out) if", "whether")
-    clause = clause.without("(answer|question) (to|of)? whether", "answer")
+    for pattern, replacement in _HARMLESS:
+        clause = clause.without(pattern, replacement)
     if not groups:
         return set(), _claim_by_text(clause, texts)
     # 1. What is spoken against becomes Z; "X rather than Z" becomes X.
@@ -123,8 +138,11 @@ def _judge(part: Sequence[Token], texts: Sequence[list[str]]) -> tuple[set[str],
     clause = Clause(words).without("X <aside>* Z ,?", "X")
     # 2. Each of the others that stands by itself may be claimed.
     claims = []
-    for place, group in zip(_open_options(clause), remaining, strict=True):
-        claim = _claim(clause, place, group[0]) if len(group) == 1 else None
+    options = list(zip(_open_options(clause), remaining, strict=True))
+    for place, (mention, *listed) in options:
+        rivals = [at for at, group in options if {rival.letter for rival in group} != {mention.letter}]
+        alone = all(clause.starts("(would|could)", at + 1) for at in rivals)
+        claim = None if listed else _claim(clause, place, mention, alone)
         if claim is not None:
             claims.append(claim)
     return against, claims
@@ -135,10 +153,8 @@ def _open_options(clause: Clause) -> list[int]:
     return [i for i, word in enumerate(clause.words) if word in {"X", "XX"}]
 
 
-def _claim(clause: Clause, place: int, mention: Mention) -> _Claim | None:
-    """What a clause claims of the option at a place."""
-    rivals = [i for i in _open_options(clause) if i != place]
-    alone = all(clause.starts("(would|could)", i + 1) for i in rivals)
+def _claim(clause: Clause, place: int, mention: Mention, alone: bool) -> _Claim | None:
+    """What a clause claims of the option at a place; `alone` = no other option of the clause is open."""
     rule = first_rule(CLAIMS, clause, place, mention, alone)
     if rule is None or rule.verdict is Verdict.NOTHING or first_rule(DOUBTS, clause, place):
         return None

@@ -95,7 +95,7 @@ def clause_defect(clause: Clause) -> bool | None:
                 statement = statement or not denied
             elif statement is None:
                 statement = denied
-        opened = opened or word in word_list("open")
+        opened = opened or word in word_list("open") or clause.starts("(type|kind) of", i)
     return statement
 
 
@@ -120,7 +120,7 @@ def _is_defect(clause: Clause, index: int) -> bool:
     word = clause.words[index]
     if word in word_list("object"):
         return clause.precedes("<introduced> _{0,2}", index)
-    return word in word_list("defect")
+    return word in word_list("defect") and not clause.precedes("(am|i'm) _?", index)  # not "I am torn"
 
 
 def _is_fine(clause: Clause, index: int) -> bool:

@@ -155,9 +155,18 @@ def _is_option(part: Sequence[Token], mention: Mention) -> bool:
         return False
     if part[mention.at].raw.islower():
         return _is_small_option(part, mention)
-    ends = not after or not after[0].isalnum() or mention.own_text
+    ends = not after or not after[0].isalnum()
+    if mention.own_text and not ends and not before[:1].isalnum() and mention.letter == "A":
+        return False  # the article: "A scratch is visible"
+    verb = (
+        len(after) > 3 and after.endswith("s") and (mention.letter != "A" or mention.at > 0)
+    )  # not "A lens"
+    governed = before in (word_list("choose") | word_list("support")) - word_list("nouns_too")
     return (
         ends
+        or mention.own_text
+        or verb
+        or governed
         or after in word_list("after_letter")
         or (named and mention.letter != "A")
         or _is_judged(part, mention.at)
@@ -170,7 +179,8 @@ def _is_small_option(part: Sequence[Token], mention: Mention) -> bool:
     if before in word_list("named") and (mention.own_text or after in word_list("after_letter")):
         return True
     if after and after[0].isalnum():
-        return after in word_list("after_small_a" if mention.letter == "A" else "after_letter")
+        must_be = after == "must" and _word(part, mention.at + 2) == "be"
+        return must_be or after in word_list("after_small_a" if mention.letter == "A" else "after_letter")
     if not before:
         return len(part) <= 2 or _word(part, mention.at + 2) in word_list("reason")
     return after != "'" and before in _before_letter() - word_list("not_before_small_letter")

@@ -21,6 +21,7 @@ _ALONE = "(^|is|:|\"|'|be|therefore|so|,) X ($|,|.|\"|'|!|-)"
 """Around a yes or a no that is a statement by itself."""
 _SAID_OF_ELSE = (
     "X (question|view)",  # a good question
+    "(a|an) X of the <picture>",  # a cut of the image
     "(<view>|<picture>) !(it)? <states> !(it){0,2} X",  # the background is clean
     "am _{0,2} X",  # I am missing some information
 )
