@@ -21,14 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["SCHEMES", "LoadedSource", "Samples", "find_images", "load", "load_source", "load_sources"]
 
 _FILES = {
-    "SCHEMES": "loading",
-    "load": "loading",
-    "find_images": "readers",
-    "Samples": "samples",
-    "LoadedSource": "sources",
-    "load_source": "sources",
-    "load_sources": "sources",
-}
+    "SCHEMES": "loading", "load": "loading", "find_images": "readers", "Samples": "samples",
+    "LoadedSource": "sources", "load_source": "sources", "load_sources": "sources",
+}  # fmt: skip
 """The file of this folder that defines each public name."""
 
 
