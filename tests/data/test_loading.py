@@ -192,9 +192,9 @@ def odd_names() -> list[bytes]:
         "new\nline", "-rf", "--help", "\u202ertl", "שלום", "مرحبا", "تصوير\u200f", "tab\there",
         "quote'", 'double"', "back\\slash", "semi;colon", "dollar$HOME", "`tick`", "star*", "question?",
         "#hash", "%2e%2e", "%2F", "a..b", "space ", " space", "CON", "emoji🔩", "é", "e\u0301", "ｆｕｌｌ",
-        "a&b", "a|b", "<b>", "{x}", "[x]", "(x)", "a,b", "a=b", "a@b", "a:b", "~", "~root", "carriage\rreturn",
-        "bell\a", "escape\x1b[31m", "zero\u200bwidth", "bom\ufeff", "line\u2028sep", "\u0085next", "a" * 251,
-        "ü" * 125, "日本語", "Ω≈ç√∫", "null", "NaN", "1e999", "true", "x.tar",
+        "a&b", "a|b", "<b>", "{x}", "[x]", "(x)", "a,b", "a=b", "a@b", "a:b", "~", "~root",
+        "carriage\rreturn", "bell\a", "escape\x1b[31m", "zero\u200bwidth", "bom\ufeff", "line\u2028sep",
+        "\u0085next", "a" * 251, "ü" * 125, "日本語", "Ω≈ç√∫", "null", "NaN", "1e999", "true", "x.tar",
     ]  # fmt: skip
     names = [text.encode() for text in texts]
     names += [bytes((0x80 + n, 0xFF, 0x41 + n % 26)) for n in range(120 - len(names))]  # not UTF-8
