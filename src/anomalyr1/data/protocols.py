@@ -33,13 +33,10 @@ Protocol = Literal[
 _FEW_SHOT_FIELDS = frozenset(("shots", "good_shots", "per", "allow_short"))
 _LEAVE_OUT_FIELDS = _FEW_SHOT_FIELDS | {"held_out"}
 _FIELDS_OF: dict[Protocol, frozenset[str]] = {
-    "few-shot": _FEW_SHOT_FIELDS,
-    "share": frozenset(("share",)),
-    "given": frozenset(),
-    "leave-classes-out": _LEAVE_OUT_FIELDS,
-    "leave-defects-out": _LEAVE_OUT_FIELDS,
+    "few-shot": _FEW_SHOT_FIELDS, "share": frozenset(("share",)), "given": frozenset(),
+    "leave-classes-out": _LEAVE_OUT_FIELDS, "leave-defects-out": _LEAVE_OUT_FIELDS,
     "leave-datasets-out": _LEAVE_OUT_FIELDS,
-}
+}  # fmt: skip
 """The fields of a plan that a protocol makes use of, besides what concerns seed and leaks."""
 
 
