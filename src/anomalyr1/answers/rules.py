@@ -156,7 +156,8 @@ CLAIMS = (
     Rule("X describes it best", FITS, "B describes the line better.",
          "X <linking>* <tells> ... <well>"),
     Rule("X describes it", FITS, "Not A: the line is thin. B describes it.",
-         "X <linking>* (<tells> (it|this|these) (!(as)|$)|(<speaks>|does <tell>) (for|of|to)? <what_is_seen>)"),
+         ("X <linking>* (<tells> (it|this|these) (!(as)|$)|(<speaks>|does <tell>) (for|of|to)? "
+             "<what_is_seen>)")),
     Rule("X explains", FITS, "B accounts for the line.",
          "X <linking>* (explains|accounts for)"),
     Rule("X, which fits", FITS, "Option B names a line, which is what I see.",

@@ -103,10 +103,8 @@ class EndpointConfig(Record):
             data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
             raise InputError(
-                
-                    f"{str(path)!r}: the endpoint's configuration cannot be read ({error}); see "
-                    "docs/guide/engines.md"
-                
+                f"{str(path)!r}: the endpoint's configuration cannot be read ({error}); see "
+                "docs/guide/engines.md"
             ) from error
         if not isinstance(data, dict):
             raise InputError(
