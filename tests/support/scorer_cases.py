@@ -14,9 +14,16 @@ DATASETS = {
     "GoodsAD": "food_box/test",
 }
 KINDS = (
-    "Anomaly Detection", "Defect Classification", "Defect Localization", "Defect Description", "Defect Analysis",
-    "Object Classification", "Object Analysis", "Object Structure", "Object Details",
-)  # fmt: skip
+    "Anomaly Detection",
+    "Defect Classification",
+    "Defect Localization",
+    "Defect Description",
+    "Defect Analysis",
+    "Object Classification",
+    "Object Analysis",
+    "Object Structure",
+    "Object Details",
+)
 INVALID = ("", "F", "a", "None", "I cannot tell.", "AB")
 
 

@@ -122,19 +122,7 @@ def calibrate(
     _require_possible(cost_miss, cost_false_alarm, defect_rate, claim)
     scores, defect, left_out = labelled
     good_n, defect_n = int((~defect).sum()), int(defect.sum())
-    if min(good_n, defect_n) < LEAST_OF_EACH:
-        reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.items())
-        raise InputError(
-            f"{good_n} good and {defect_n} defective parts with a score, at least {LEAST_OF_EACH} of each "
-            "are needed" + (f" ({reasons})" if reasons else "")
-        )
-    area = curves.auroc(scores, defect)
-    if area <= 0.5:
-        raise InputError(
-            f"the scores do not rank defective parts above good ones (AUROC {area:.2f}), so no threshold "
-            "helps; use another model, knowledge or reference images, "
-            "or check that the labels are not swapped"
-        )
+    area = _require_ranking(labelled, good_n, defect_n)
     # 1. The calibration, moved to the share of defects on the line.
     share = defect_n / len(defect)
     rate = share if defect_rate is None else defect_rate
@@ -177,6 +165,25 @@ def calibrate(
         figures=figures,
         run=run,
     )
+
+
+def _require_ranking(labelled: LabelledScores, good_n: int, defect_n: int) -> float:
+    """The AUROC of scores that can be calibrated; raises `InputError` for others, and for too few parts."""
+    scores, defect, left_out = labelled
+    if min(good_n, defect_n) < LEAST_OF_EACH:
+        reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.items())
+        raise InputError(
+            f"{good_n} good and {defect_n} defective parts with a score, at least {LEAST_OF_EACH} of each "
+            "are needed" + (f" ({reasons})" if reasons else "")
+        )
+    area = curves.auroc(scores, defect)
+    if area <= 0.5:
+        raise InputError(
+            f"the scores do not rank defective parts above good ones (AUROC {area:.2f}), so no threshold "
+            "helps; use another model, knowledge or reference images, "
+            "or check that the labels are not swapped"
+        )
+    return area
 
 
 def _require_possible(
