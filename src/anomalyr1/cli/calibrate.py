@@ -42,9 +42,8 @@ def calibrate(
     """Fit scores to labelled parts, and choose the threshold of least expected cost."""
     from anomalyr1.evaluation import calibration
 
-    labelled, run = calibration.gather_files(inspections, labels)
-    threshold = calibration.calibrate(
-        labelled, run, cost_miss, cost_false_alarm, method, defect_rate, claim, seed
+    threshold = calibration.calibrate_files(
+        inspections, labels, cost_miss, cost_false_alarm, method, defect_rate, claim, seed
     )
     threshold.write(out)
     for line in _describe(threshold):

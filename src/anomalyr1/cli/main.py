@@ -9,6 +9,7 @@ To list the verbs loads neither the records nor any library but Typer: each verb
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import typer
 
@@ -18,6 +19,12 @@ from anomalyr1.errors import InputError, SetupError
 
 TRAIN = ("accelerate", "datasets", "peft", "tensorboard", "trl")
 """What the extra `train` installs."""
+
+
+def in_one_line(verb: Callable[..., int]) -> str:
+    """What a verb does, from its docstring, however that is wrapped."""
+    return " ".join((verb.__doc__ or "").split())
+
 
 app = typer.Typer(
     help="Inspect parts with a vision-language model that reasons, answers and points at the defect.",
@@ -39,14 +46,14 @@ for verb in (
     reproduce.reproduce,
     *runs.VERBS,
 ):
-    app.command()(verb)
+    app.command(help=in_one_line(verb))(verb)
 
 data_verbs = typer.Typer(
     help="Check, split, look at and export data sets; SPEC is e.g. mvtec:FOLDER (docs/guide/data.md).",
     no_args_is_help=True,
 )
 for data_verb in (data.check, data.split, data.stats, data.export, data.show, data.extract):
-    data_verbs.command()(data_verb)
+    data_verbs.command(help=in_one_line(data_verb))(data_verb)
 app.add_typer(data_verbs, name="data")
 
 

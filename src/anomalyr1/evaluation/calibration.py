@@ -73,6 +73,22 @@ def gather_files(inspections: str | Path, labels: str | Path) -> tuple[LabelledS
     return gather(inspected, truths), run
 
 
+def calibrate_files(
+    inspections: str | Path,
+    labels: str | Path,
+    cost_miss: float,
+    cost_false_alarm: float,
+    method: Method = "platt",
+    defect_rate: float | None = None,
+    claim: float = 0.01,
+    seed: int = 0,
+) -> Threshold:
+    """`calibrate` on the files that `gather_files` takes; costs and rates are checked before they are read."""
+    _require_possible(cost_miss, cost_false_alarm, defect_rate, claim)
+    labelled, run = gather_files(inspections, labels)
+    return calibrate(labelled, run, cost_miss, cost_false_alarm, method, defect_rate, claim, seed)
+
+
 def gather(inspections: Sequence[Inspection], labels: Mapping[str, bool]) -> LabelledScores:
     """The scores of all inspections with a label (True = defect), and how many could not be used.
 
