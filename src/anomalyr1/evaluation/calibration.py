@@ -83,7 +83,7 @@ def calibrate_files(
     claim: float = 0.01,
     seed: int = 0,
 ) -> Threshold:
-    """`calibrate` on the files that `gather_files` takes; costs and rates are checked before they are read."""
+    """`calibrate` on the files that `gather_files` takes; costs and rates are checked first."""
     _require_possible(cost_miss, cost_false_alarm, defect_rate, claim)
     labelled, run = gather_files(inspections, labels)
     return calibrate(labelled, run, cost_miss, cost_false_alarm, method, defect_rate, claim, seed)
