@@ -1,5 +1,4 @@
-"""What the memory allocator does to training on a CPU: seconds a step and memory, the same steps turn by
-turn.
+"""What the memory allocator does to training on a CPU: seconds and memory of the same steps, turn by turn.
 
     python benchmarks/allocators.py [--turns 12] [--threads 1]
 
@@ -42,9 +41,7 @@ def allocators() -> dict[str, dict[str, str]]:
 
 
 def steps(out: Path, count: int, threads: int) -> None:
-    """Train the last stage `count` steps for each line of the input; print seconds a step and memory in
-    MB.
-    """
+    """Train the last stage `count` steps a line of the input; print seconds a step and memory in MB."""
     torch.set_num_threads(threads)
     recipe = NanoRecipe()
     losses = StageLosses(out, recipe)
@@ -91,11 +88,8 @@ def main() -> None:
     quarters = [part.mean(0) for part in np.array_split(turns, 4)]
     for i, name in enumerate(environments):
         seconds = ", ".join(f"{part[i, 0]:.2f}" for part in quarters)
-        total = options.turns * options.steps
-        print(
-            f"{name}: {seconds} s a step in each quarter of {total} steps, {turns[-1, i, 1]:.0f} MB at the "
-            "end"
-        )
+        total, megabytes = options.turns * options.steps, turns[-1, i, 1]
+        print(f"{name}: {seconds} s a step in each quarter of {total} steps, {megabytes:.0f} MB at the end")
 
 
 def _turn(process: subprocess.Popen[bytes]) -> list[float]:

@@ -1,5 +1,6 @@
-"""What happens to a perfect box on its way through a model's text: with our frames, and with the shortcut of
-reading it as original pixels.
+"""What happens to a perfect box on its way through a model's text.
+
+Once with our frames, and once with the shortcut of reading it as original pixels.
 
     python benchmarks/coordinates.py
 
@@ -27,10 +28,12 @@ BOXES = 200
 
 
 def main() -> None:
-    """Print one row a family and size: mean IoU mapped and unmapped, and the largest error in units of what
-    the model can write.
+    """Print a row a family and size: mean IoU mapped and unmapped, and the largest error.
+
+    Errors are in units of what the model can write.
     """
-    print(f"{'family':12}{'size':26}{'seen at':>12}{'IoU mapped':>12}{'IoU as is':>11}{'largest error':>22}")
+    head = f"{'family':12}{'size':26}{'seen at':>12}{'IoU mapped':>12}{'IoU as is':>11}"
+    print(f"{head}{'largest error, units':>22}")
     for family in FAMILIES.values():
         for name, size in SIZES.items():
             rng = np.random.default_rng(0)
@@ -47,10 +50,9 @@ def main() -> None:
                 mapped.append(boxes.iou([read.xyxy], [gold.xyxy])[0, 0])
                 unmapped.append(boxes.iou([raw.xyxy], [gold.xyxy])[0, 0])
                 errors.append(np.abs((np.array(read.xyxy) - gold.xyxy) / unit).max())
-            seen = "{} x {}".format(*frame.model_wh)
-            print(
-                f"{family.name:12}{name:26}{seen:>12}{np.mean(mapped):12.3f}{np.mean(unmapped):11.3f}{max(errors):22.3f}"
-            )
+            model_size = "{} x {}".format(*frame.model_wh)
+            means = f"{np.mean(mapped):12.3f}{np.mean(unmapped):11.3f}"
+            print(f"{family.name:12}{name:26}{model_size:>12}{means}{max(errors):22.3f}")
 
 
 if __name__ == "__main__":

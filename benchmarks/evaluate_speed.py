@@ -1,5 +1,6 @@
-"""Time and memory of `anomalyr1 evaluate FILE` for 10,000 MMAD questions; run with `python
-benchmarks/evaluate_speed.py`.
+"""Time and memory of `anomalyr1 evaluate FILE` for 10,000 MMAD questions.
+
+    python benchmarks/evaluate_speed.py
 
 The file is made up: 2,500 images, four questions each, about a kilobyte of reasoning a reply; a tenth of the
 replies has no readable answer, and there are 40 classes. No image is opened, as none is for MMAD. Peak memory
@@ -66,18 +67,14 @@ def main(images: int) -> None:
         seconds = time.perf_counter() - started
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         busy, peak = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
-        print(
-            f"{4 * images} questions, a file of {size:.0f} MB: {seconds:.1f} s ({busy:.1f} s of processor "
-            f"time), {peak:.0f} MB"
-        )
+        time_used = f"{seconds:.1f} s ({busy:.1f} s of processor time)"
+        print(f"{4 * images} questions, a file of {size:.0f} MB: {time_used}, {peak:.0f} MB")
 
 
 def name(number: int) -> str:
     """The path of an image; every third is good."""
-    return (
-        f"{DATASETS[number % 4]}/class "
-        f"{number // 4 % 10}/test/{'good' if number % 3 == 0 else 'broken'}/{number:05}.png"
-    )
+    state = "good" if number % 3 == 0 else "broken"
+    return f"{DATASETS[number % 4]}/class {number // 4 % 10}/test/{state}/{number:05}.png"
 
 
 def entry(key: str) -> dict[str, object]:

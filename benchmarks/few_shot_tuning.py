@@ -49,8 +49,7 @@ def tune(
     batch: int = 8,
     seed: int = 0,
 ) -> None:
-    """Teach verdicts (and boxes where they are known) on `examples`, half of a batch anomalous; changes
-    `model`.
+    """Teach `model` verdicts, and boxes where they are known, on `examples`; half of a batch is anomalous.
 
     Each is shown mirrored, turned and under other light, at random. All examples must have the same size and
     a known verdict. The model is float32 afterwards.
@@ -89,9 +88,7 @@ def tune(
 
 
 def _vary(example: ImageExample, rng: Generator) -> ImageExample:
-    """Under other light; mirrored and, if square, turned, unless it has boxes, since words tell their
-    place.
-    """
+    """In other light; without boxes, whose places words tell, also mirrored and, if square, turned."""
     image = example.image
     if not example.sample.boxes:
         for axis in (0, 1):

@@ -1,7 +1,9 @@
-"""One GRPO step of `SharedPrefixGRPOTrainer` beside one of TRL's own trainer: the same model, data, seeds and
-settings, in turn.
+"""One GRPO step of `SharedPrefixGRPOTrainer` beside one of TRL's own trainer, in turn.
 
-    OMP_NUM_THREADS=2 python benchmarks/grpo_step.py [--corner 8x290x64xnano ...] [--steps 3] [--out FILE]
+    OMP_NUM_THREADS=2 python benchmarks/grpo_step.py [--corner 8x290x64xnano ...] [--steps 3]
+        [--out runs/grpo_step.json]
+
+Both have the same model, data, seeds and settings.
 
 A corner is completions a group x prompt tokens x completion tokens x size of the model, with +checkpointing
 where it says so. Every completion has the full length. Each trainer lives in a process of its own; the two
@@ -37,13 +39,9 @@ from typing import Any, NamedTuple
 
 TRAINERS = ("ours", "TRL")
 CORNERS = (
-    "8x290x64xnano",
-    "16x1060x64xnano",
-    "16x290x256xnano",
-    "8x1000x256xnano",
-    "16x290x256xnano+checkpointing",
-    "8x1000x64x0.2B",
-)
+    "8x290x64xnano", "16x1060x64xnano", "16x290x256xnano", "8x1000x256xnano",
+    "16x290x256xnano+checkpointing", "8x1000x64x0.2B",
+)  # fmt: skip
 PHASES = {"rollouts": "#4878a8", "reference": "#e0a33a", "rest": "#8a9aa8"}
 """With their colours."""
 PASSES = 5
@@ -254,10 +252,10 @@ class Step:
             gradient_accumulation_steps=1,
             num_generations=corner.size,
             max_completion_length=corner.completion,
+            generation_kwargs={"min_new_tokens": corner.completion},
             beta=0.04,
             temperature=1.0,
             max_steps=100,
-            generation_kwargs={"min_new_tokens": corner.completion},
             bf16=False,
             use_cpu=True,
             gradient_checkpointing=corner.checkpointing,
@@ -346,10 +344,8 @@ class Step:
 
 
 def write_model(folder: Path, size: str) -> None:
-    """A folder with random weights of a size and the bundled policy's processor, for images of any size
-    here.
-    """
-    from anomalyr1.nano import model as nano_model
+    """A folder with random weights of a size and the bundled policy's processor, for images of any size."""
+    from anomalyr1.nano.model import NanoShape, load_model, make_model, make_processor, save_model
     from anomalyr1.policy.load import NANO_FOLDER
 
     large = {
@@ -360,14 +356,9 @@ def write_model(folder: Path, size: str) -> None:
         "sight_layers": 8,
         "sight_mlp": 1408,
     }
-    shape = nano_model.Shape(**({} if size == "nano" else large))
-    _, processor = nano_model.load(NANO_FOLDER)
-    whole = shape.model_copy(update={"max_pixels": 1024 * 1024})
-    nano_model.save(
-        nano_model.make_model(processor.tokenizer, whole),
-        nano_model.make_processor(processor.tokenizer, whole),
-        folder,
-    )
+    shape = NanoShape(**({} if size == "nano" else large), max_pixels=1024 * 1024)
+    tokenizer = load_model(NANO_FOLDER)[1].tokenizer
+    save_model(make_model(tokenizer, shape), make_processor(tokenizer, shape), folder)
 
 
 def row_of(processor: Any, prompt_tokens: int) -> dict[str, Any]:
@@ -429,10 +420,8 @@ def peak_gflops(side: int = 2048) -> dict[str, float]:
 def table(found: dict[str, Any]) -> str:
     """All corners as Markdown."""
     lines = [
-        (
-            "| G x prompt x completion, model | ours: s | GB | TFLOP, of the least | share of the machine | "
-            "TRL: s | GB | TFLOP | faster |"
-        ),
+        "| G x prompt x completion, model | ours: s | GB | TFLOP, of the least | share of the machine "
+        "| TRL: s | GB | TFLOP | faster |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in found.items():
@@ -463,33 +452,31 @@ def plot(found: dict[str, Any], width: int = 760) -> str:
     """Bars of both trainers by phase, each corner to the scale of its slower one."""
     parts, y = [], 34
     for name, row in found.items():
-        longest = max((row[one]["seconds"] for one in TRAINERS if "seconds" in row[one]), default=1.0)
+        longest = max(
+            (row[trainer]["seconds"] for trainer in TRAINERS if "seconds" in row[trainer]), default=1.0
+        )
         parts.append(f'<text x="8" y="{y}" font-weight="600">{name}</text>')
-        for one in TRAINERS:
+        for trainer in TRAINERS:
             y += 24
-            parts.append(f'<text x="20" y="{y}">{one}</text>')
-            if "seconds" not in row[one]:
-                parts.append(f'<text x="70" y="{y}">{row[one]["result"].replace("<", "")}</text>')
+            parts.append(f'<text x="20" y="{y}">{trainer}</text>')
+            if "seconds" not in row[trainer]:
+                parts.append(f'<text x="70" y="{y}">{row[trainer]["result"].replace("<", "")}</text>')
                 continue
             x = 70.0
             for phase, colour in PHASES.items():
-                long = row[one]["phases"][phase] / longest * (width - 230)
+                long = row[trainer]["phases"][phase] / longest * (width - 230)
                 parts.append(
                     f'<rect x="{x:.1f}" y="{y - 14}" width="{long:.1f}" height="18" fill="{colour}"/>'
                 )
                 x += long
-            parts.append(
-                f'<text x="{x + 6:.1f}" y="{y}">{row[one]["seconds"]:.2f} s, {row[one]["peak GB"]:.2f} '
-                "GB</text>"
-            )
+            label = f"{row[trainer]['seconds']:.2f} s, {row[trainer]['peak GB']:.2f} GB"
+            parts.append(f'<text x="{x + 6:.1f}" y="{y}">{label}</text>')
         y += 34
     for number, (phase, colour) in enumerate(PHASES.items()):
         parts.append(f'<rect x="{70 + 120 * number}" y="{y - 12}" width="14" height="14" fill="{colour}"/>')
         parts.append(f'<text x="{90 + 120 * number}" y="{y}">{phase}</text>')
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{y + 14}" '
-        'font-family="sans-serif" font-size="13">'
-    )
+    size = f'width="{width}" height="{y + 14}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="13">'
     return "\n".join([head, '<rect width="100%" height="100%" fill="white"/>', *parts, "</svg>\n"])
 
 

@@ -1,7 +1,7 @@
-"""Whether inspecting many images adds memory: the resident memory of the real inspector after every 100
-images.
+"""Whether inspecting many images adds memory: the resident memory of the inspector after every 100 images.
 
-    python benchmarks/inspect_memory.py [--images 1000] [--warm 200] [--model nano] [--fast] [--hold]
+    python benchmarks/inspect_memory.py [--images 1000] [--warm 200] [--model nano] [--threads 2] [--fast]
+        [--hold] [--leak]
 
 100 drawn parts are inspected again and again under new names, so that each hundred asks for the same sizes.
 Before a mark malloc_trim gives back what is free but in pieces: what still grows is held by something. The
@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from anomalyr1 import Inspector
-from anomalyr1.drawn import draw as procedural
+from anomalyr1.drawn.draw import draw
 from anomalyr1.engines.engine import Engine
 from anomalyr1.types import Sample
 
@@ -35,8 +35,9 @@ MOST_MB = 1.0
 
 
 def resident_mb() -> float:
-    """Resident memory of this process that is its own; pages of libraries come as they are first used, and
-    are no leak.
+    """Resident memory of this process that is its own.
+
+    Pages of libraries come as they are used, and are no leak.
     """
     (line,) = (
         line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon:")
@@ -71,7 +72,7 @@ def drawn(count: int, parts: int, folder: Path) -> list[Sample]:
     files = []
     for number in range(parts):
         files.append(folder / f"{number:03}.png")
-        Image.fromarray(procedural.draw(8_400_000_000 + number).image).save(files[-1])
+        Image.fromarray(draw(8_400_000_000 + number).image).save(files[-1])
     return [Sample(id=f"{number:05}", image=files[number % len(files)]) for number in range(count)]
 
 
@@ -103,13 +104,8 @@ def main() -> None:
             before = resident_mb()
             ctypes.CDLL(None).malloc_trim(0)
             marks.append((done, before, resident_mb()))
-            print(
-                (
-                    f"{done:6} images {time.perf_counter() - began:7.1f} s {before:9.1f} MB, trimmed "
-                    f"{marks[-1][2]:9.1f} MB"
-                ),
-                flush=True,
-            )
+            seconds, after = time.perf_counter() - began, marks[-1][2]
+            print(f"{done:6} images {seconds:7.1f} s {before:9.1f} MB, trimmed {after:9.1f} MB", flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
         samples = drawn(given.images, given.parts, Path(folder))

@@ -30,7 +30,7 @@ import torch
 from PIL import Image, ImageFile
 
 from anomalyr1 import prompts, records
-from anomalyr1.drawn import draw as procedural
+from anomalyr1.drawn.draw import draw
 from anomalyr1.engines import local
 from anomalyr1.engines.engine import Completion, Sampling
 from anomalyr1.engines.local import LocalEngine
@@ -116,9 +116,7 @@ def watched() -> Iterator[Clock]:
 
 def picture(side: int, form: str, folder: Path) -> Path:
     """A drawn plate of `side` x `side` pixels with a camera's noise."""
-    drawn = Image.fromarray(procedural.draw(3, "metal plate").image).resize(
-        (side, side), Image.Resampling.BICUBIC
-    )
+    drawn = Image.fromarray(draw(3, "metal plate").image).resize((side, side), Image.Resampling.BICUBIC)
     noise = np.random.default_rng(0).normal(0, 2, (side, side, 3))
     whole = Image.fromarray(np.clip(np.asarray(drawn) + noise, 0, 255).astype(np.uint8))
     path = folder / form

@@ -1,7 +1,7 @@
-"""How well the anomaly score ranks, what votes add to greedy verdicts, and what calibration mends: drawn
-parts and real images.
+"""How well the anomaly score ranks, what votes add to greedy verdicts, and what calibration mends.
 
-    python benchmarks/inspect_scores.py [--count 80] [--shared DIR] [--sets seen,dev,elpv] [--json FILE]
+    python benchmarks/inspect_scores.py [--count 80] [--shared DIR]
+        [--sets seen,dev,magnetic_tile,bsdata,elpv] [--out scores] [--json FILE]
 
 Drawn parts are held out: seeds that neither training nor development has used, of the seen categories and of
 those for development; the final ones are never drawn here. Real sets are half good, half defective:
@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 
 from anomalyr1 import Inspector, data, prompts
-from anomalyr1.drawn import dataset as drawn_dataset
+from anomalyr1.drawn.dataset import write
 from anomalyr1.engines.engine import GREEDY, Sampling
 from anomalyr1.evaluation import calibration, curves
 from anomalyr1.inspection.inspector import VOTING
@@ -44,11 +44,12 @@ Arrays = NDArray[Any]
 
 
 def samples_of(name: str, count: int, shared: Path | None, folder: Path) -> list[Sample]:
-    """`count` samples of a set, without reference images. Raises `InputError` or `SetupError` where it cannot
-    be had.
+    """`count` samples of a set, without reference images.
+
+    Raises `InputError` or `SetupError` where it cannot be had.
     """
     if name in DRAWN:
-        drawn = drawn_dataset.write(DRAWN[name].format(count), folder / name, prompts.GROUNDING_TEXT)
+        drawn = write(DRAWN[name].format(count), folder / name, prompts.GROUNDING_TEXT)
         return [sample.model_copy(update={"references": ()}) for sample in drawn]
     if name not in REAL:
         raise InputError(f"unknown set {name!r}; choose among {', '.join((*DRAWN, *REAL))}")
@@ -85,8 +86,9 @@ def balanced(right: Arrays, defect: Arrays) -> float:
 def interval(
     measure: Callable[[Arrays], float], defect: Arrays, draws: int = DRAWS
 ) -> tuple[float, float, float]:
-    """`measure` of all places, and the ends of its 95 % bootstrap interval; both kinds are drawn again by
-    themselves.
+    """`measure` of all places, and the ends of its 95 % bootstrap interval.
+
+    Good and defective parts are drawn again by themselves.
     """
     generator = np.random.default_rng(0)
     kinds = [np.flatnonzero(defect), np.flatnonzero(~defect)]
@@ -157,10 +159,8 @@ def report(name: str, found: dict[str, Any]) -> None:
                 [f"{one[what]:.3f}" for one in own["calibration"].values()] for what in ("error", "Brier")
             )
             shown += f"  unsure {own['unsure']:.2f}, {own['without a score']} without a score"
-            shown += (
-                f"  error {' / '.join(error)}, Brier {' / '.join(brier)}  {found['seconds'][way]:.2f} "
-                "s an image"
-            )
+            shown += f"  error {' / '.join(error)}, Brier {' / '.join(brier)}"
+            shown += f"  {found['seconds'][way]:.2f} s an image"
         print(f"{name:14} {way:15} {shown}", flush=True)
 
 

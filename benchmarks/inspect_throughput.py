@@ -1,7 +1,9 @@
-"""Throughput of inspection: our local engine against transformers' `generate` at batch 1 and 16, and its
-continuous batching.
+"""Throughput of inspection: our local engine against transformers' `generate` and its continuous batching.
 
-    python benchmarks/inspect_throughput.py [--images 16] [--image-tokens 1000] [--new-tokens 32]
+    python benchmarks/inspect_throughput.py [--model nano] [--images 16] [--image-tokens 1000]
+        [--new-tokens 32] [--threads 2]
+
+`generate` runs at batch 1 and 16.
 
 Two jobs: `questions` (1 image, 5 questions with options, greedy) and `votes` (1 image, 1 question, 8
 samples). Every contender gets the same model, images and prompts and writes exactly `--new-tokens` tokens
@@ -31,11 +33,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from anomalyr1 import images as doors
 from anomalyr1 import prompts
 from anomalyr1.engines.engine import Sampling
 from anomalyr1.engines.local import LocalEngine
-from anomalyr1.images import LoadedImage
+from anomalyr1.images import LoadedImage, fit, resize
 from anomalyr1.policy.load import Policy, load_policy
 from anomalyr1.prompts import Prompt
 from anomalyr1.types import Question, Sample
@@ -60,9 +61,7 @@ VOTES = 8
 def job(
     policy: Policy, name: str, images: int, image_tokens: int
 ) -> tuple[list[Prompt], dict[Path, LoadedImage]]:
-    """The prompts of a job and their images, drawn as noise; each image becomes about `image_tokens`
-    tokens.
-    """
+    """The prompts of a job and their images, which are noise of about `image_tokens` tokens each."""
     side = round(math.sqrt(image_tokens)) * policy.family.factor
     asked, opened = [], {}
     for number in range(images):
@@ -112,7 +111,7 @@ def generate(
             for prompt in part
         ]
         shown = [
-            doors.resize(opened[path].rgb, policy.family, policy.max_pixels)[0]
+            resize(opened[path].rgb, policy.family, policy.max_pixels)[0]
             for prompt in part
             for path in prompt.images
         ]
@@ -175,9 +174,7 @@ def counted(model: nn.Module) -> Iterator[dict[str, float]]:
 
 
 def floor(policy: Policy, asked: list[Prompt], opened: dict[Path, LoadedImage], sampling: Sampling) -> float:
-    """The least operations of a job: each image encoded once, each shared token and each new one computed
-    once.
-    """
+    """The least operations of a job: each image, each shared token and each new one computed once."""
     from anomalyr1.shared_prefix.trees import plant_trees
 
     engine, model = LocalEngine(policy), policy.model
@@ -213,7 +210,7 @@ def floor(policy: Policy, asked: list[Prompt], opened: dict[Path, LoadedImage], 
     ]
     whole = getattr(vision, "fullatt_block_indexes", None)
     for image in opened.values():
-        w, h = doors.fit(image.size_wh, policy.family, policy.max_pixels)
+        w, h = fit(image.size_wh, policy.family, policy.max_pixels)
         patches = w * h // vision.patch_size**2
         window = (getattr(vision, "window_size", 0) // vision.patch_size) ** 2 or patches
         seen = sum(
@@ -283,19 +280,14 @@ def main() -> None:
             call = [sys.executable, __file__, *sys.argv[1:], "--job", name, "--one", contender]
             done = subprocess.run(call, capture_output=True, text=True, check=False)
             if done.returncode:
-                print(
-                    (
-                        f"{name:10} {contender:12} failed: "
-                        f"{(done.stderr.strip().splitlines() or ['no message'])[-1][:200]}"
-                    ),
-                    flush=True,
-                )
+                message = (done.stderr.strip().splitlines() or ["no message"])[-1][:200]
+                print(f"{name:10} {contender:12} failed: {message}", flush=True)
                 continue
             one = json.loads(done.stdout.splitlines()[-1])
             print(
                 f"{name:10} {contender:12} {one['images_s']:8.3f} {one['seconds']:8.1f} "
-                f"{one['peak_mb']:8.0f} {one['tokens']:8} "
-                f"{one['gflop']:6.0f} {one['gflop'] / one['floor_gflop']:8.2f}",
+                f"{one['peak_mb']:8.0f} {one['tokens']:8} {one['gflop']:6.0f} "
+                f"{one['gflop'] / one['floor_gflop']:8.2f}",
                 flush=True,
             )
 

@@ -1,6 +1,6 @@
-"""How far apart perceptual hashes lie: of copies, and of different images. What docs/guide/data-splits.md
-says of
-`leaks.MAX_DISTANCE`.
+"""How far apart perceptual hashes lie: of copies, and of different images.
+
+Whence what the guide to splits of data says of `leaks.MAX_DISTANCE`.
 
 python benchmarks/leaks.py --shared DIR    # DIR/data holds magnetic_tile, bsdata and deeppcb; ELPV is taken
 where it is installed
@@ -18,8 +18,7 @@ import numpy as np
 from PIL import Image
 
 from anomalyr1 import data
-from anomalyr1.data import leaks
-from anomalyr1.data import splits as fewshot
+from anomalyr1.data import leaks, splits
 from anomalyr1.data.protocols import SplitPlan
 from anomalyr1.images import open_image
 from anomalyr1.types import SetupError
@@ -79,25 +78,19 @@ def examine(spec: str) -> None:
             copied[name].append(int(np.bitwise_count(long[-1] ^ hashed(COPIES[name](image))).sum()))
     for name, bits in copied.items():
         low, middle, high, most = np.quantile(bits, [0, 0.5, 0.9, 1])
-        print(
-            f"  copies, {name}: {len(bits)}, bits of 256: least {low:g}, median {middle:g}, nine of ten "
-            f"{high:g}, most {most:g}"
-        )
+        quantiles = f"least {low:g}, median {middle:g}, nine of ten {high:g}, most {most:g}"
+        print(f"  copies, {name}: {len(bits)}, bits of 256: {quantiles}")
     apart = distances(long)
     pairs = {limit: int((apart <= limit).sum()) // 2 for limit in (4, 10, 16, 24)}
     print(f"  other images, 256 bits: nearest {apart.min()}, pairs within {pairs}")
-    print(
-        f"  other images, 64 bits: {int((distances(short).min(axis=1) <= 4).sum())} images have another "
-        "within 4"
-    )
+    close = int((distances(short).min(axis=1) <= 4).sum())
+    print(f"  other images, 64 bits: {close} images have another within 4")
     started = time.perf_counter()
-    manifest = fewshot.make(samples, SplitPlan(protocol="share"), spec, allow_leaks=True)
+    manifest = splits.make(samples, SplitPlan(protocol="share"), spec, allow_leaks=True)
     leaking = len({leak.test for leak in manifest.leaks.found})
     seconds = time.perf_counter() - started
-    print(
-        f"  20/80: {leaking} of {len(manifest.test)} test samples leak {manifest.leaks.counts}, "
-        f"{seconds:.1f} s"
-    )
+    leaking_share = f"{leaking} of {len(manifest.test)} test samples leak"
+    print(f"  20/80: {leaking_share} {manifest.leaks.counts}, {seconds:.1f} s")
 
 
 def main() -> None:

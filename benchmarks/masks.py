@@ -1,5 +1,4 @@
-"""How well boxes become masks: `masks.masks_for` and simple baselines on real images with true boxes, exact
-and jittered.
+"""How well boxes become masks: `masks.masks_for` and simple baselines on real images with true boxes.
 
     python benchmarks/masks.py [--shared DIR] [--sam2 MODEL]
 
@@ -87,8 +86,9 @@ def ours(method: str, sam2: Sam2 | None = None) -> Method:
 
 
 def baseline(segment: Callable[[Pixels, Window], Bools]) -> Method:
-    """A function of the pixels and one window as a method; where it finds 2 % of the box or less, the box is
-    filled.
+    """A function of the pixels and one window as a method.
+
+    Where it finds 2 % of the box or less, the box is filled.
     """
 
     def run(image: Image.Image, boxes: Sequence[Box]) -> Bools:
@@ -106,9 +106,7 @@ def baseline(segment: Callable[[Pixels, Window], Bools]) -> Method:
 
 
 def otsu_dark(pixels: Pixels, box: Window) -> Bools:
-    """Otsu's threshold inside the box; the dark side is the defect. Knows that the defects of these data are
-    dark.
-    """
+    """Otsu's threshold inside the box; the dark side is the defect, as defects of these data are dark."""
     x1, y1, x2, y2 = box
     grey = np.ascontiguousarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[y1:y2, x1:x2])
     threshold, _ = cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU)
@@ -123,9 +121,7 @@ def otsu_border(pixels: Pixels, box: Window) -> Bools:
 
 
 def otsu_ring(pixels: Pixels, box: Window) -> Bools:
-    """Otsu's threshold inside the box; the side that has less of a ring of a quarter of the box around it is
-    the defect.
-    """
+    """Otsu's threshold inside the box; the defect has less of a ring of a quarter of the box around it."""
     x1, y1, x2, y2 = box
     dark = otsu_dark(pixels, box)
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
@@ -137,9 +133,7 @@ def otsu_ring(pixels: Pixels, box: Window) -> Bools:
 
 
 def grabcut(pixels: Pixels, box: Window) -> Bools:
-    """OpenCV's GrabCut, 5 rounds, on the box and 30 % around it, at most 96 pixels; the box is probable
-    foreground.
-    """
+    """OpenCV's GrabCut, 5 rounds, on the box, probably foreground, and 30 % around it, at most 96 pixels."""
     x1, y1, x2, y2 = box
     pad_x, pad_y = (max(6, int(0.3 * side)) for side in (x2 - x1, y2 - y1))
     left, top = max(0, x1 - pad_x), max(0, y1 - pad_y)
@@ -189,8 +183,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not (arguments.shared / "data").is_dir():
         print(
-            f"skipped: {arguments.shared}/data is not there; name the developers' folder of real images "
-            "with --shared DIR"
+            f"skipped: {arguments.shared}/data is not there; "
+            "name the developers' folder of real images with --shared DIR"
         )
         return
     methods = {**BASELINES, "default (posterior)": ours("default")}
@@ -198,14 +192,10 @@ def main() -> None:
         methods["SAM2"] = ours("sam2", Sam2.load(arguments.sam2))
     for name in DATASETS:
         dataset = list(items(arguments.shared / "data" / name))
-        print(
-            f"\n{name}: {len(dataset)} images, {sum(len(item.boxes) for item in dataset)} boxes; mean IoU "
-            "with the true mask\n"
-        )
-        print(
-            f"| {'method':22} | exact    | tuned    | held out | jitter {JITTERS[1]:.0%} | {JITTERS[2]:.0%} "
-            "| ms per box |"
-        )
+        count = sum(len(item.boxes) for item in dataset)
+        print(f"\n{name}: {len(dataset)} images, {count} boxes; mean IoU with the true mask\n")
+        jitters = f"jitter {JITTERS[1]:.0%} | {JITTERS[2]:.0%}"
+        print(f"| {'method':22} | exact    | tuned    | held out | {jitters} | ms per box |")
         print("|---|---|---|---|---|---|---|")
         for label, method in methods.items():
             print(row(label, method, dataset), flush=True)

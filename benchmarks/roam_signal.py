@@ -1,5 +1,4 @@
-"""What ROAM adds to the answer reward in logged completions, how its letters are read, and how alike the
-reasonings are.
+"""What ROAM adds to the answer reward in logged completions, and how its letters are read.
 
     python benchmarks/roam_signal.py RUN [RUN ...]
 
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalyr1.answers import published as released
+from anomalyr1.answers import published
 from anomalyr1.rewards import accuracy, roam
 from anomalyr1.training.run_folder import SAME, Group, read_groups
 
@@ -49,58 +48,50 @@ def main() -> None:
     print(
         f"within groups, answer + ROAM and the answer alone correlate {correlation(right + ours, right):.2f}"
     )
-    print(
-        f"groups in which the answers earn the same and ROAM differs: {alone.mean():.1%}; no signal at all: "
-        f"{nothing:.1%}"
-    )
+    print(f"groups in which the answers earn the same and ROAM differs: {alone.mean():.1%};", end=" ")
+    print(f"no signal at all: {nothing:.1%}")
     read = [
-        (answer.conclusion, released.read_letter(thought(answer.raw)))
+        (answer.conclusion, published.read_letter(thought(answer.raw)))
         for group in groups
         for answer in group.answers()
     ]
     other, false = np.mean([a != b for a, b in read]), np.mean([b == "A" != a for a, b in read])
     print(f"reasoning concludes a letter: ours {share(read, 0)}, released {share(read, 1)}")
     print(f"they differ: {other:.1%}; released reads A where ours does not: {false:.1%}")
-    print(
-        f"ROAM differs: {np.mean(ours != theirs):.1%}; mean ours {ours.mean():.3f}, released "
-        f"{theirs.mean():.3f}"
-    )
+    means = f"mean ours {ours.mean():.3f}, released {theirs.mean():.3f}"
+    print(f"ROAM differs: {np.mean(ours != theirs):.1%}; {means}")
     articles = np.mean([bool(ARTICLE.search(text)) for text in texts])
     changed = np.mean(without != theirs)
+    without_articles = f"released ROAM without articles {without.mean():.3f}, differs in {changed:.1%}"
+    print(f"with the article 'A': {articles:.1%}; {without_articles}")
+    both_correlations = correlation(ours, theirs), correlation(theirs, without)
     print(
-        f"with the article 'A': {articles:.1%}; released ROAM without articles {without.mean():.3f}, "
-        f"differs in {changed:.1%}"
-    )
-    print(
-        f"within groups, ours and released correlate {correlation(ours, theirs):.2f}, with and without "
-        f"{correlation(theirs, without):.2f}"
+        "within groups, ours and released correlate {:.2f}, with and without {:.2f}".format(
+            *both_correlations
+        )
     )
     begun = Counter(
         " ".join(s.split()[:BEGINNING]) for text in texts for s in SENTENCE.findall(thought(text))
     )
     common = sum(count for _, count in begun.most_common(COMMONEST)) / max(1, begun.total())
-    print(
-        f"sentences of reasoning: the {COMMONEST} commonest beginnings of {BEGINNING} words begin "
-        f"{common:.1%} of them"
-    )
+    beginnings = f"the {COMMONEST} commonest beginnings of {BEGINNING} words"
+    print(f"sentences of reasoning: {beginnings} begin {common:.1%} of them")
 
 
 def values(group: Group) -> tuple[list[float], list[float], list[float], list[float]]:
-    """Of each completion of a group: whether it is right, ROAM, the released ROAM, and that without
-    articles.
-    """
+    """Of each completion of a group: whether it is right, ROAM, the released ROAM, also without articles."""
     gold, texts, answers = group.question.answer or "", group.completions, group.answers()
     return (
         [accuracy(answer, group.question) or 0.0 for answer in answers],
         [roam(answer, group.question) or 0.0 for answer in answers],
-        [released.roam(text, gold) for text in texts],
-        [released.roam(ARTICLE.sub("One", text), gold) for text in texts],
+        [published.roam(text, gold) for text in texts],
+        [published.roam(ARTICLE.sub("One", text), gold) for text in texts],
     )
 
 
 def thought(text: str) -> str:
     """What stands between the last think tags."""
-    return released.last_element(text, "think") or ""
+    return published.last_element(text, "think") or ""
 
 
 def share(read: list[tuple[str | None, str | None]], which: int) -> str:

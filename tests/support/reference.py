@@ -1,6 +1,4 @@
-"""One prompt at a time, the plain way: transformers' processor, its `generate`, and a whole forward for
-option scores.
-"""
+"""One prompt at a time, the plain way: transformers' processor, `generate`, one forward for option scores."""
 
 from __future__ import annotations
 
