@@ -310,7 +310,7 @@ def test_samples_of_a_program_are_evaluated_and_loaded_again(data, recorded, tmp
     assert again == evaluation
     assert [sample for sample, _ in pairs] == samples
     (tmp_path / "out" / "samples.jsonl").write_text("{}")
-    with pytest.raises(InputError, match="samples '.*' cannot be read"):
+    with pytest.raises(InputError, match=r"samples '.*' cannot be read"):
         run.load_again(tmp_path / "out")
     asking_nothing = [sample.model_copy(update={"questions": ()}) for sample in samples]
     with pytest.raises(InputError, match="asks no question"):

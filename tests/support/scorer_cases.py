@@ -14,8 +14,8 @@ DATASETS = {
     "GoodsAD": "food_box/test",
 }
 KINDS = (
-    "Anomaly Detection", "Defect Classification", "Defect Localization", "Defect Description", "Defect Analysis",
-    "Object Classification", "Object Analysis", "Object Structure", "Object Details",
+    "Anomaly Detection", "Defect Classification", "Defect Localization", "Defect Description",
+    "Defect Analysis", "Object Classification", "Object Analysis", "Object Structure", "Object Details",
 )  # fmt: skip
 INVALID = ("", "F", "a", "None", "I cannot tell.", "AB")
 
