@@ -120,21 +120,9 @@ def calibrate(
     scores that do not rank defects above good parts.
     """
     _require_possible(cost_miss, cost_false_alarm, defect_rate, claim)
+    area = _require_ranking(labelled)
     scores, defect, left_out = labelled
     good_n, defect_n = int((~defect).sum()), int(defect.sum())
-    if min(good_n, defect_n) < LEAST_OF_EACH:
-        reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.items())
-        raise InputError(
-            f"{good_n} good and {defect_n} defective parts with a score, at least {LEAST_OF_EACH} of each "
-            "are needed" + (f" ({reasons})" if reasons else "")
-        )
-    area = curves.auroc(scores, defect)
-    if area <= 0.5:
-        raise InputError(
-            f"the scores do not rank defective parts above good ones (AUROC {area:.2f}), so no threshold "
-            "helps; use another model, knowledge or reference images, "
-            "or check that the labels are not swapped"
-        )
     # 1. The calibration, moved to the share of defects on the line.
     share = defect_n / len(defect)
     rate = share if defect_rate is None else defect_rate
@@ -142,8 +130,8 @@ def calibrate(
     shift = float(logit(np.array(rate)) - logit(np.array(share)))
     moved = fitted.model_copy(update={"intercept": fitted.intercept + shift})
     # 2. The threshold, where a part costs least.
-    weights = (cost_miss * rate, cost_false_alarm * (1 - rate))
-    threshold, low, high = choose_threshold(scores, defect, *weights, seed)
+    miss, alarm = cost_miss * rate, cost_false_alarm * (1 - rate)  # weights of the two rates
+    threshold, low, high = choose_threshold(scores, defect, miss, alarm, seed)
     # 3. What is to be expected of both.
     misses, alarms = int((scores[defect] < threshold).sum()), int((scores[~defect] >= threshold).sum())
     after = cross_validated(scores, defect, method, seed)
@@ -152,8 +140,8 @@ def calibrate(
         misses=misses,
         false_alarms=alarms,
         unsure=int(((scores >= low) & (scores < high)).sum()),
-        cost_per_part=weights[0] * misses / defect_n + weights[1] * alarms / good_n,
-        cost_at_half=_cost(scores, defect, 0.5, *weights),
+        cost_per_part=miss * misses / defect_n + alarm * alarms / good_n,
+        cost_at_half=float(miss * (scores[defect] < 0.5).mean() + alarm * (scores[~defect] >= 0.5).mean()),
         error_before=curves.calibration_error(scores, defect),
         error_after=curves.calibration_error(after, defect),
         brier_before=float(((scores - defect) ** 2).mean()),
@@ -188,6 +176,26 @@ def _require_possible(
     for name, share in (("--defect-rate", defect_rate), ("--claim", claim)):
         if share is not None and not 0 < share < 1:
             raise InputError(f"{name} is {share:g}, expected a share between 0 and 1")
+
+
+def _require_ranking(labelled: LabelledScores) -> float:
+    """The AUROC of enough scores that rank defects above good parts; else raises `InputError`."""
+    scores, defect, left_out = labelled
+    good_n, defect_n = int((~defect).sum()), int(defect.sum())
+    if min(good_n, defect_n) < LEAST_OF_EACH:
+        reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.items())
+        raise InputError(
+            f"{good_n} good and {defect_n} defective parts with a score, at least {LEAST_OF_EACH} of each "
+            "are needed" + (f" ({reasons})" if reasons else "")
+        )
+    area = curves.auroc(scores, defect)
+    if area <= 0.5:
+        raise InputError(
+            f"the scores do not rank defective parts above good ones (AUROC {area:.2f}), so no threshold "
+            "helps; use another model, knowledge or reference images, "
+            "or check that the labels are not swapped"
+        )
+    return area
 
 
 def fit(scores: Floats, defect: Bools, method: Method = "platt") -> Calibration:
@@ -293,13 +301,6 @@ def _middle_of_cheapest(cost: Floats, cuts: Floats) -> Floats:
     end = np.where(beyond.any(axis=1), beyond.argmax(axis=1), len(cuts)) - 1
     middle: Floats = sigmoid((logit(cuts[start]) + logit(cuts[end])) / 2)
     return np.clip(middle, cuts[start], cuts[end])
-
-
-def _cost(scores: Floats, defect: Bools, threshold: float, miss: float, false_alarm: float) -> float:
-    """The cost a part at a threshold; `miss` and `false_alarm` weigh the rates."""
-    return float(
-        miss * (scores[defect] < threshold).mean() + false_alarm * (scores[~defect] >= threshold).mean()
-    )
 
 
 def upper_bound(events: int, n: int) -> float:
