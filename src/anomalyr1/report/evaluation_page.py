@@ -321,14 +321,14 @@ def _record_without_truth(results: Results) -> dict[str, object]:
     }
 
 
-def write_of_evaluation(folder: Path, out: Path, maps: Path | None = None) -> Path:
+def write_of_evaluation(folder: str | Path, out: str | Path, maps: Path | None = None) -> Path:
     """The report of what `evaluate` wrote into `folder`, its data loaded again; returns the page's path.
 
     `maps` is an NPZ file with one anomaly map (H, W) a sample. Raises `InputError` where data or
     inspections are gone or have changed.
     """
     evaluation, pairs = run.load_again(folder)
-    return write(out, _results(str(folder), evaluation, pairs, maps))
+    return write(Path(out), _results(str(folder), evaluation, pairs, maps))
 
 
 def write_of_inspections(
