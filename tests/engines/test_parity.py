@@ -4,9 +4,9 @@ from dataclasses import replace
 import pytest
 
 from anomalyr1 import answers
+from anomalyr1.answers import parse_with_place
 from anomalyr1.engines.endpoint import EndpointEngine
 from anomalyr1.engines.endpoint_config import EndpointConfig
-from anomalyr1.engines.engine import parse_with_place
 from anomalyr1.engines.loading import load_engine
 from anomalyr1.engines.parity import compare_engines
 from anomalyr1.engines.replay import ReplayEngine
