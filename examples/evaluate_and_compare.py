@@ -20,7 +20,7 @@ def main(data: str = DATA, out: Path = OUT) -> object:
     for model in ("nano", "nano-raw"):
         # One call: the data is loaded, every sample's own questions are asked, and figures with intervals are
         # written
-        evaluation = anomalyr1.evaluate(data, model, out=out / model)
+        evaluation = anomalyr1.evaluate(model, data, out=out / model)
         detection = evaluation.detection
         print(f"{model}: {detection}")
     comparison = anomalyr1.compare(out / "nano-raw", out / "nano")

@@ -27,6 +27,8 @@ from anomalyr1.types import LETTERS, InputError, Question, Sample
 
 VERDICT_TEXT = "Is there any defect in the object?"
 VERDICT_OPTIONS = ("Yes.", "No.")
+DEFECT_LETTER, GOOD_LETTER = "A", "B"
+"""The letters of these options."""
 GROUNDING_TEXT = "Where are the defects? Answer with the box of each defect as JSON, or [] if there is none."
 
 DEFAULT_STYLE = "ours"
@@ -160,7 +162,9 @@ def with_gold(sample: Sample, question: Question) -> Question:
     """One of the two questions that `inspect` asks, with its gold from the sample's truth, where known."""
     if question.kind == "grounding":
         return question.model_copy(update={"boxes": () if sample.anomalous is False else sample.boxes})
-    return question.model_copy(update={"answer": {True: "A", False: "B", None: None}[sample.anomalous]})
+    return question.model_copy(
+        update={"answer": {True: DEFECT_LETTER, False: GOOD_LETTER, None: None}[sample.anomalous]}
+    )
 
 
 def gold_inspection_questions(sample: Sample) -> tuple[Question, Question]:

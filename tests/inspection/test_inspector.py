@@ -88,7 +88,7 @@ def drew(*boxes, status="strict", **more):
     ],
 )
 def test_decide(verdict, grounding, cut_off, expected, reason):
-    got, why = decide(verdict, grounding, cut_off)
+    got, why = decide(verdict, grounding, cut_off, recordings.SIZE_WH)
     assert got == expected
     assert reason in why
     assert why or got != "unsure"
@@ -115,13 +115,14 @@ def test_the_boxes_must_lie_where_the_reasoning_sees_the_defect(place, boxes, ex
         (said("A", **places), drew(*boxes), ""),
         (said("A"), drew(*boxes, **places), " about the place"),
     ):
-        got, why = decide(verdict, grounding, size_wh=recordings.SIZE_WH)
+        got, why = decide(verdict, grounding, False, recordings.SIZE_WH)
         assert got == expected
         assert (
             got == "defect"
             or f"the reasoning{about} puts the defect in the {place}, but no box touches it" in why
         )
-        assert decide(verdict, grounding)[0] == "defect"  # the control: without the size nothing is compared
+        silent = [answer.model_copy(update={"place": None}) for answer in (verdict, grounding)]
+        assert decide(*silent, False, recordings.SIZE_WH)[0] == "defect"  # the control: no place is said
 
 
 @pytest.fixture
@@ -251,7 +252,10 @@ def test_the_digest_is_that_of_the_picture_that_was_inspected(folder):
 def test_text_around_the_answer_that_finds_a_defect_is_never_good(verdict, grounding, expected):
     assert (
         decide(
-            answers.parse(verdict, prompts.VERDICT_OPTIONS), answers.parse(grounding, (), recordings.FRAME)
+            answers.parse(verdict, prompts.VERDICT_OPTIONS),
+            answers.parse(grounding, (), recordings.FRAME),
+            False,
+            recordings.SIZE_WH,
         )[0]
         == expected
     )

@@ -14,10 +14,9 @@ from typing import NamedTuple
 
 from anomalyr1.answers.findings import says_defect
 from anomalyr1.boxes import set_iou, to_array
+from anomalyr1.prompts import DEFECT_LETTER, GOOD_LETTER
 from anomalyr1.types import PLACES, Answer, Box, Question, Reply, Verdict, Votes
 
-DEFECT, GOOD = "A", "B"
-"""The options of `prompts.VERDICT_OPTIONS`."""
 FAST = "probability of option A in one forward pass without reasoning"
 REASONED = "probability of option A after the model's own reasoning"
 
@@ -34,22 +33,24 @@ class Opinion(NamedTuple):
     votes: Votes | None = None
 
 
-def conclude(verdicts: Sequence[Reply], groundings: Sequence[Reply], size_wh: tuple[int, int]) -> Opinion:
+def conclude(
+    yes_no_replies: Sequence[Reply], box_replies: Sequence[Reply], size_wh: tuple[int, int]
+) -> Opinion:
     """The verdict of K replies to each of the two questions; the n-th of both are a sample together.
 
-    Without groundings (a reply without reasoning has no boxes) the one verdict stands by itself. `size_wh` is
+    Without box replies (a reply without reasoning has no boxes) the one verdict stands by itself. `size_wh` is
     the original image's.
     """
-    score, score_from = _score(verdicts, fast=not groundings)
-    if not groundings:
-        verdict, reason = _fast_verdict(verdicts[0], score)
+    score, score_from = _score(yes_no_replies, fast=not box_replies)
+    if not box_replies:
+        verdict, reason = _fast_verdict(yes_no_replies[0], score)
         return Opinion(verdict, reason, None, score, score_from)
     # 1. Each sample comes to a verdict of its own.
     decisions = [
         decide(judged.answer, located.answer, "length" in (judged.finish, located.finish), size_wh)
-        for judged, located in zip(verdicts, groundings, strict=True)
+        for judged, located in zip(yes_no_replies, box_replies, strict=True)
     ]
-    boxes = [located.answer.boxes for located in groundings]
+    boxes = [located.answer.boxes for located in box_replies]
     # 2. Of several samples more than half must agree.
     votes, speaker = None, 0
     verdict, reason = decisions[0]
@@ -85,31 +86,29 @@ def of_questions(questions: Sequence[Question], replies: Sequence[Reply]) -> Opi
     return Opinion("unsure", unsure_because("its questions ask for no verdict"), boxes, None, "")
 
 
-def decide(
-    verdict: Answer, grounding: Answer, cut_off: bool = False, size_wh: tuple[int, int] | None = None
-) -> tuple[Verdict, str]:
+def decide(yes_no: Answer, grounding: Answer, cut_off: bool, size_wh: tuple[int, int]) -> tuple[Verdict, str]:
     """The verdict of the two answers of one sample, and why; "unsure" unless they agree.
 
     `size_wh` is the original image's.
     """
-    reasoning = verdict.reasoning or grounding.reasoning
-    problem = "a reply was cut off before its end" if cut_off else disagreement(verdict, grounding, size_wh)
+    reasoning = yes_no.reasoning or grounding.reasoning
+    problem = "a reply was cut off before its end" if cut_off else disagreement(yes_no, grounding, size_wh)
     if problem:
         return "unsure", unsure_because(problem, reasoning)
-    return ("defect" if verdict.choice == DEFECT else "good"), reasoning
+    return ("defect" if yes_no.choice == DEFECT_LETTER else "good"), reasoning
 
 
-def disagreement(verdict: Answer, grounding: Answer, size_wh: tuple[int, int] | None = None) -> str:
+def disagreement(yes_no: Answer, grounding: Answer, size_wh: tuple[int, int]) -> str:
     """What keeps two answers from making a verdict, in words; empty when they agree."""
     # 1. The verdict's own reasoning and answer.
-    if verdict.status == "unparseable" or verdict.choice not in (DEFECT, GOOD):
+    if yes_no.status == "unparseable" or yes_no.choice not in (DEFECT_LETTER, GOOD_LETTER):
         return "the verdict could not be read"
-    if verdict.conclusion not in (None, verdict.choice):
-        return f"the reasoning concludes {verdict.conclusion} but the answer is {verdict.choice}"
-    defect = verdict.choice == DEFECT
+    if yes_no.conclusion not in (None, yes_no.choice):
+        return f"the reasoning concludes {yes_no.conclusion} but the answer is {yes_no.choice}"
+    defect = yes_no.choice == DEFECT_LETTER
     answer_says = f"the answer says {'defect' if defect else 'good'}"
-    if verdict.says_defect not in (None, defect):
-        return f"the reasoning {_finding(verdict.says_defect)}, but {answer_says}"
+    if yes_no.says_defect not in (None, defect):
+        return f"the reasoning {_finding(yes_no.says_defect)}, but {answer_says}"
     # 2. The grounding's own reasoning and boxes.
     if grounding.status == "unparseable" or grounding.boxes is None:
         return f"{answer_says}, but the boxes could not be read"
@@ -119,9 +118,9 @@ def disagreement(verdict: Answer, grounding: Answer, size_wh: tuple[int, int] | 
     # 3. One against the other.
     if defect != (boxes > 0):
         return f"{answer_says}, but {_boxes(boxes)} drawn"
-    if not defect and any(_defect_outside_reasoning(answer) for answer in (verdict, grounding)):
+    if not defect and any(_defect_outside_reasoning(answer) for answer in (yes_no, grounding)):
         return "the answer says good, but the text around it finds a defect"
-    return _misplaced(verdict, grounding, size_wh)
+    return _misplaced(yes_no, grounding, size_wh)
 
 
 def against_score(verdict: Verdict, score: float | None) -> str:
@@ -148,15 +147,15 @@ def _yes_no_opinion(reply: Reply, letter: str, boxes: tuple[Box, ...] | None) ->
     return Opinion(verdict, reasoning, boxes, score, score_from)
 
 
-def _misplaced(verdict: Answer, grounding: Answer, size_wh: tuple[int, int] | None) -> str:
+def _misplaced(yes_no: Answer, grounding: Answer, size_wh: tuple[int, int]) -> str:
     """How the boxes lie elsewhere than a reasoning says, in words.
 
     Milder than the reward, which wants the centre of the largest box there: a box beside the border of two
     regions is no contradiction.
     """
-    if not size_wh or not grounding.boxes:
+    if not grounding.boxes:
         return ""
-    for place, about in ((grounding.place, " about the place"), (verdict.place, "")):
+    for place, about in ((grounding.place, " about the place"), (yes_no.place, "")):
         if place and not any(_touches(box, place, size_wh) for box in grounding.boxes):
             return f"the reasoning{about} puts the defect in the {place}, but no box touches it"
     return ""
@@ -178,7 +177,7 @@ def _defect_outside_reasoning(answer: Answer) -> bool:
 
 def _score(verdicts: Sequence[Reply], fast: bool) -> tuple[float | None, str]:
     """The mean probability of a defect over the replies that have one, and how it was made."""
-    scores = [reply.option_scores[DEFECT] for reply in verdicts if reply.option_scores]
+    scores = [reply.option_scores[DEFECT_LETTER] for reply in verdicts if reply.option_scores]
     if not scores:
         return None, ""
     method = FAST if fast else REASONED
@@ -189,10 +188,10 @@ def _score(verdicts: Sequence[Reply], fast: bool) -> tuple[float | None, str]:
 
 def _fast_verdict(reply: Reply, score: float | None) -> tuple[Verdict, str]:
     """The verdict of a reply without reasoning, and why."""
-    if reply.answer.choice not in (DEFECT, GOOD) or score is None:
+    if reply.answer.choice not in (DEFECT_LETTER, GOOD_LETTER) or score is None:
         return "unsure", unsure_because("the verdict could not be read")
     reason = f"Without reasoning: the probability of a defect is {score:.2f}."
-    return ("defect" if reply.answer.choice == DEFECT else "good"), reason
+    return ("defect" if reply.answer.choice == DEFECT_LETTER else "good"), reason
 
 
 def _count_votes(verdicts: Sequence[Verdict], boxes: Sequence[tuple[Box, ...] | None]) -> Votes:

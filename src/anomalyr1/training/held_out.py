@@ -20,8 +20,7 @@ from transformers import TrainerCallback
 from anomalyr1 import prompts
 from anomalyr1.engines.engine import Sampling
 from anomalyr1.images import open_image
-from anomalyr1.inspection.verdicts import DEFECT
-from anomalyr1.prompts import gold_inspection_questions
+from anomalyr1.prompts import DEFECT_LETTER, gold_inspection_questions
 from anomalyr1.shared_prefix.rollouts import whole_weights
 from anomalyr1.training import scoring
 from anomalyr1.training.run_log import RunLog
@@ -126,7 +125,7 @@ class HeldOut:
             completions = engine.complete(batch, images, sampling)
             for (sample, question), completion in zip(pairs, completions, strict=True):
                 scores = completion.option_scores if question.kind == "anomaly detection" else None
-                score = scores[DEFECT] if scores else None
+                score = scores[DEFECT_LETTER] if scores else None
                 answers.append(HeldOutAnswer(sample, question, completion.answer, score))
         return answers
 

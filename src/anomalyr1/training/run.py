@@ -1,7 +1,6 @@
 """One training run: recipe in, run folder out (`run_folder` says what lies in it).
 
-from anomalyr1.training.recipes import load_recipe
-from anomalyr1.training.run import train
+from anomalyr1.training import load_recipe, train
 train(load_recipe("nano-grpo", ["grpo.max_steps=20"]), Path("runs/mine"))
 """
 
@@ -115,7 +114,8 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, say: Say = print, 
             record = record_of(
                 prepared.resolved, prepared.training_set, prepared.held_out, policy, prepared.plan, command
             )
-            for note in (*write_record(out, record, recipe, start.checkpoint), *start.notes):
+            notes = write_record(out, record, recipe, start.checkpoint)
+            for note in (*notes, *start.notes):
                 say(note)
             # 4. Training, watched by the log and by held-out questions.
             log.rewind(start.step)

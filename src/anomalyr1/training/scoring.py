@@ -9,6 +9,7 @@ import numpy as np
 
 from anomalyr1 import boxes
 from anomalyr1.drawn.defects import LOGICAL
+from anomalyr1.prompts import DEFECT_LETTER
 from anomalyr1.types import Answer, Question, Sample
 
 
@@ -55,7 +56,7 @@ def hits(questions: Sequence[tuple[Sample, Question]], answers: Sequence[Answer]
         else:
             values |= _option_hits(sample, question, answer)
             if question.kind == "anomaly detection":
-                says_defect[sample.id] = answer.choice == "A"
+                says_defect[sample.id] = answer.choice == DEFECT_LETTER
         for name, value in values.items():
             counted.setdefault(name, []).append(float(value))
     return counted
