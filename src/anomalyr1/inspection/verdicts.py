@@ -38,8 +38,8 @@ def conclude(
 ) -> Opinion:
     """The verdict of K replies to each of the two questions; the n-th of both are a sample together.
 
-    Without box replies (a reply without reasoning has no boxes) the one verdict stands by itself. `size_wh` is
-    the original image's.
+    Without box replies (a reply without reasoning has no boxes) the one verdict stands by itself. `size_wh`
+    is the original image's.
     """
     score, score_from = _score(yes_no_replies, fast=not box_replies)
     if not box_replies:
