@@ -24,6 +24,7 @@ _SAID_OF_ELSE = (
     "(a|an) X of the <picture>",  # a cut of the image
     "(<view>|<picture>) !(it)? <states> !(it){0,2} X",  # the background is clean
     "am _{0,2} X",  # I am missing some information
+    "(next to|near|beside|behind|above|below|under) (the|its) _? X",  # next to the memory chip
 )
 """Around an option of one word: it is said of something else than the part."""
 
