@@ -44,7 +44,7 @@ def cut_sentence(sentence: Sequence[Token]) -> list[Clause]:
     clause = (
         Clause([token.word for token in sentence])
         .without("<asserting>")
-        .without("<not> _? free (of|from)", "with")
+        .without("<not> (without|_? free (of|from))", "with")
     )
     starts = [start for start, _ in clause.runs("(<turn>|, (<new_clause>|and|showing))")]
     return [Clause(words) for words in cut(clause.words, starts)]

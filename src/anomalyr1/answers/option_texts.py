@@ -119,8 +119,7 @@ def _means_part(clause: Clause, sentence: Sequence[Token], start: int, text: lis
             return False
     if len(text) > 1:
         return True
-    compound = start > 1 and sentence[start].glued and clause.precedes("-", start)
-    if compound or any(clause.surrounds(pattern, start) for pattern in _SAID_OF_ELSE):
+    if _is_compound(sentence, start) or any(clause.surrounds(pattern, start) for pattern in _SAID_OF_ELSE):
         return False
     if text[0] in {"yes", "no"}:
         return clause.surrounds(_ALONE, start)
@@ -129,6 +128,12 @@ def _means_part(clause: Clause, sentence: Sequence[Token], start: int, text: lis
     return text[0] not in word_list("graded") or (
         clause.words[start] == text[0] and judges_part(clause, start)
     )
+
+
+def _is_compound(sentence: Sequence[Token], index: int) -> bool:
+    """Whether a word is part of one with a hyphen: "clear-cut", "crack-proof"."""
+    before, after = sentence[max(0, index - 1)], sentence[min(index + 1, len(sentence) - 1)]
+    return (before.word == "-" and sentence[index].glued) or (after.word == "-" and after.glued)
 
 
 def _means_place(clause: Clause, index: int) -> bool:
