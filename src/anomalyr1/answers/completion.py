@@ -168,21 +168,26 @@ def _split(text: str) -> _Split:
     if not tags:
         return _lenient(text, "", (0, len(text)), {"no_tags": 1})
     names = [tag.name for tag in tags]
-    closing = len(names) - 1 - names[::-1].index("</think>") if "</think>" in names else None
-    answers = [i for i, name in enumerate(names) if name == "<answer>" and (closing is None or i > closing)]
+    closing = max((i for i, name in enumerate(names) if name == "</think>"), default=None)
+    answers = [i for i in range((closing or 0), len(names)) if names[i] == "<answer>"]
     if len({text[slice(*_inside(text, tags, i))].strip() for i in answers}) > 1:
         reasoning = _thought(text, tags, closing, answers)
         return _Split(reasoning, None, 0, False, {"several_answers": len(answers)})
     pair = _well_formed(text, tags)
-    if pair is not None and closing == pair + 1 and len(answers) <= 1:
-        outside = text[: tags[pair].start].strip() or text[tags[pair + 3].end :].strip()
-        reasoning = text[slice(*_inside(text, tags, pair))].strip()
-        counts = {"text_outside_tags": 1} if outside else {}
-        answer, start = _trimmed(text, _inside(text, tags, pair + 2))
-        return _Split(reasoning, answer, start, True, counts)
+    if pair is not None and closing == pair + 1 and len(answers) == 1:
+        return _split_strictly(text, tags[pair : pair + 4])
     if answers or closing is None:
         return _split_at_answer(text, tags, closing, answers)
     return _split_after_think(text, tags, closing)
+
+
+def _split_strictly(text: str, tags: list[_Tag]) -> _Split:
+    """A completion with a well-formed pair, by its four tags."""
+    outside = text[: tags[0].start].strip() or text[tags[3].end :].strip()
+    counts = {"text_outside_tags": 1} if outside else {}
+    reasoning, _ = _trimmed(text, _inside(text, tags, 0))
+    answer, start = _trimmed(text, _inside(text, tags, 2))
+    return _Split(reasoning, answer, start, True, counts)
 
 
 def _split_at_answer(text: str, tags: list[_Tag], closing: int | None, answers: list[int]) -> _Split:
@@ -260,23 +265,25 @@ def _read_choice(text: str, options: Sequence[str], counts: dict[str, int]) -> t
     text = text[-MAX_CHOICE_CHARS:]
     letters = LETTERS[: len(options)]
     normal = [_normal(option) for option in options]
-    letter = _letter_form(text, letters, normal, counts)
-    if letter is None and "letter_text_conflict" not in counts and normal.count(_normal(text)) == 1:
-        letter = letters[normal.index(_normal(text))]
-    if letter is not None or counts.get("letter_text_conflict"):
+    letter = _exact_choice(text, letters, normal, counts)
+    if letter is not None or "letter_text_conflict" in counts:
         return letter, True
     simple = plain(text).strip()
-    letter = _letter_form(
-        simple.upper() if len(simple.strip("().: ")) == 1 else simple, letters, normal, counts
-    )
-    if letter is None and normal.count(_normal(simple)) == 1:
-        letter = letters[normal.index(_normal(simple))]
-    if letter is None and not counts.get("letter_text_conflict"):
+    lone = simple.strip("().: ").upper()
+    letter = _exact_choice(lone if len(lone) == 1 else simple, letters, normal, counts)
+    if letter is None and "letter_text_conflict" not in counts:
         letter = _label(simple, letters) or read_conclusion(text, options)
     if letter is None:
-        lone = simple.strip("().: ").upper()
         counts["letter_not_an_option" if len(lone) == 1 and lone in LETTERS else "no_choice"] = 1
     return letter, False
+
+
+def _exact_choice(text: str, letters: str, normal: Sequence[str], counts: dict[str, int]) -> str | None:
+    """The letter of an answer that is just a letter, with or without its text, or just an option's text."""
+    letter = _letter_form(text, letters, normal, counts)
+    if letter is None and "letter_text_conflict" not in counts and normal.count(_normal(text)) == 1:
+        return letters[normal.index(_normal(text))]
+    return letter
 
 
 def _letter_form(text: str, letters: str, normal: Sequence[str], counts: dict[str, int]) -> str | None:

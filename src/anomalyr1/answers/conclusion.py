@@ -87,39 +87,40 @@ def _standing_claims(reasoning: Sequence[list[Token]], texts: Sequence[list[str]
     denied: set[str] = set()
     turn = 0
     for sentence in reasoning:
-        if not _bears_out(sentence, texts):
-            claims = [claim for claim in claims if not claim.hinted]
+        if any(claim.hinted for claim in claims) and not _bears_out(sentence, texts):
+            claims = _without_hints(claims)
         for part in _parts(sentence):
             clause = Clause([token.word for token in part])
             against, new_claims = _judge(part, texts)
+            denied |= against
             corrects = bool(new_claims) and len(reasoning) > 1 and clause.starts("(actually|no|hmm|well)")
             if corrects or Clause(clause.words[:14]).holds("(<taken_back>|<retreat>)"):
                 claims = []
-            turn += _corrects(clause) and not (new_claims and clause.holds("<likewise>"))
-            limits = clause.starts("<contrast>") or clause.holds("(no|not|<denier>)")
-            claims = [
-                claim for claim in claims if claim.letter not in against and not (limits and claim.hinted)
-            ]
-            denied |= against
+            elif clause.starts("<contrast>") or clause.holds("(no|not|<denier>)"):
+                claims = _without_hints(claims)
+            turn += clause.holds("<correction>") and not (new_claims and clause.holds("<likewise>"))
+            claims = [claim for claim in claims if claim.letter not in against]
             claims += [claim._replace(turn=turn) for claim in new_claims]
     return [claim for claim in claims if denied - {claim.letter} or claim.verdict is not Verdict.NAMED]
 
 
 def _bears_out(sentence: list[Token], texts: Sequence[list[str]]) -> bool:
     """Whether a sentence leaves a hint before it standing: it finds a defect, or speaks of options."""
-    confirms = Clause([token.word for token in sentence]).holds("<confirmation>")
-    return confirms or bool(mentions(sentence, texts)) or find_defect([cut_sentence(sentence)]) is True
+    if mentions(sentence, texts) or Clause([token.word for token in sentence]).holds("<confirmation>"):
+        return True
+    return find_defect([cut_sentence(sentence)]) is True
 
 
-def _corrects(clause: Clause) -> bool:
-    """Whether a part shows a sign that what was said before is corrected."""
-    return clause.starts("(but|however|yet|actually|no|hmm|well)") or clause.holds("<correction>")
+def _without_hints(claims: Sequence[_Claim]) -> list[_Claim]:
+    return [claim for claim in claims if not claim.hinted]
 
 
 def _judge(part: Sequence[Token], texts: Sequence[list[str]]) -> tuple[set[str], list[_Claim]]:
     """The letters that a part of a sentence speaks against, and its claims for one."""
     groups = grouped(part, mentions(part, texts))
     clause = Clause(symbols(part, groups))
+    if not groups and not clause.holds("(answer|option|choice) _{0,8} (is|:|be|=)"):
+        return set(), []
     for pattern, replacement in _HARMLESS:
         clause = clause.without(pattern, replacement)
     if not groups:

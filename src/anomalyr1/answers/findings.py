@@ -44,7 +44,7 @@ def cut_sentence(sentence: Sequence[Token]) -> list[Clause]:
     clause = (
         Clause([token.word for token in sentence])
         .without("<asserting>")
-        .without("<not> _? free (of|from)", "with")
+        .without("<not> (without|_? free (of|from))", "with")
     )
     starts = [start for start, _ in clause.runs("(<turn>|, (<new_clause>|and|showing))")]
     return [Clause(words) for words in cut(clause.words, starts)]
@@ -91,10 +91,8 @@ def clause_defect(clause: Clause) -> bool | None:
             denied = negated(clause, i) or denied_after(clause, i + 1)
             if opened and not (defect and denied):
                 continue
-            if defect:
-                statement = statement or not denied
-            elif statement is None:
-                statement = denied
+            if defect or statement is None:
+                statement = statement or defect != denied
         opened = opened or word in word_list("open") or clause.starts("(type|kind) of", i)
     return statement
 

@@ -145,32 +145,30 @@ def _skip_text(part: Sequence[Token], i: int, text: list[str]) -> tuple[int, boo
 
 def _is_option(part: Sequence[Token], mention: Mention) -> bool:
     """Whether a single letter means an option: by the word before it and the word after it."""
-    before, after = _word(part, mention.at - 1), _word(part, mention.at + 1)
+    before = _word(part, mention.at - 1)
     if mention.bracketed:
         return _word(part, mention.at - 2) not in word_list("naming")
-    if before and before[0].isalnum() and before not in _before_letter():
+    if before[:1].isalnum() and before not in _before_letter():
         return False
-    named = before in word_list("named")
-    if mention.letter == "I" and not named:
+    if mention.letter == "I" and before not in word_list("named"):
         return False
-    if part[mention.at].raw.islower():
-        return _is_small_option(part, mention)
-    ends = not after or not after[0].isalnum()
-    if mention.own_text and not ends and not before[:1].isalnum() and mention.letter == "A":
-        return False  # the article: "A scratch is visible"
-    verb = (
-        len(after) > 3 and after.endswith("s") and (mention.letter != "A" or mention.at > 0)
-    )  # not "A lens"
-    governed = before in (word_list("choose") | word_list("support")) - word_list("nouns_too")
     return (
-        ends
-        or mention.own_text
-        or verb
-        or governed
-        or after in word_list("after_letter")
-        or (named and mention.letter != "A")
-        or _is_judged(part, mention.at)
+        _is_small_option(part, mention)
+        if part[mention.at].raw.islower()
+        else _is_capital_option(part, mention)
     )
+
+
+def _is_capital_option(part: Sequence[Token], mention: Mention) -> bool:
+    """Whether a capital means an option: "B.", "B is right", "leaves B on the table"; not the article "A"."""
+    before, after = _word(part, mention.at - 1), _word(part, mention.at + 1)
+    if not after[:1].isalnum() or after in word_list("after_letter") or _is_judged(part, mention.at):
+        return True
+    if mention.letter == "A" and (not before[:1].isalnum() or before in word_list("named")):
+        return False
+    verb = len(after) > 3 and after.endswith("s")
+    governing = word_list("named") | word_list("choose") | word_list("support")
+    return verb or mention.own_text or before in governing - word_list("nouns_too")
 
 
 def _is_small_option(part: Sequence[Token], mention: Mention) -> bool:

@@ -24,6 +24,7 @@ _SAID_OF_ELSE = (
     "(a|an) X of the <picture>",  # a cut of the image
     "(<view>|<picture>) !(it)? <states> !(it){0,2} X",  # the background is clean
     "am _{0,2} X",  # I am missing some information
+    "(next to|near|beside|behind|above|below|under) (the|its) _? X",  # next to the memory chip
 )
 """Around an option of one word: it is said of something else than the part."""
 
@@ -50,15 +51,13 @@ def stated_option(sentence: Sequence[Token], texts: Sequence[list[str]]) -> str 
         answer = _yes_or_no(clause, sentence)
         return None if answer is None else yes_no[answer]
     for stem in (_singular, _stem):
-        statements = []
-        for option, text in enumerate(texts):
-            stated = _statements(clause, text, option, stem)
-            statements += [part for part in stated if _means_part(clause, sentence, part, text)]
-        named = {
-            statement.option
-            for statement in statements
-            if not any(_within(statement, longer) for longer in statements)
-        }
+        statements = [
+            statement
+            for option, text in enumerate(texts)
+            for statement in _statements(clause, sentence, text, option, stem)
+        ]
+        longest = [short for short in statements if not any(_within(short, long) for long in statements)]
+        named = {statement.option for statement in longest}
         if named:
             return LETTERS[named.pop()] if len(named) == 1 else None
     return None
@@ -68,9 +67,8 @@ def opening_answer(reasoning: Sequence[Sequence[Token]], texts: Sequence[list[st
     """The letter of the yes or the no that a sentence opens with: "Yes. One strand sticks out."."""
     yes_no = _yes_no(texts)
     clauses = [Clause([token.word for token in sentence]) for sentence in reasoning]
-    if yes_no is None or any(
-        clause.holds("(<question>|<supposition>|<undecidable>|<taken_back>)") for clause in clauses
-    ):
+    unsure = "(<question>|<supposition>|<undecidable>|<taken_back>)"
+    if yes_no is None or any(clause.holds(unsure) for clause in clauses):
         return None
     answers = {clause.words[0] for clause in clauses if clause.surrounds(_ALONE, 0)} & {"yes", "no"}
     if len(answers) != 1 or ({"yes", "no"} - answers) & set(clauses[-1].words):
@@ -78,48 +76,64 @@ def opening_answer(reasoning: Sequence[Sequence[Token]], texts: Sequence[list[st
     return yes_no["yes" in answers]
 
 
-def _statements(clause: Clause, text: list[str], option: int, stem: Callable[[str], str]) -> list[_Statement]:
-    """Every place where a clause states an option's text, not denied."""
-    skipped = word_list("skipped")
-    phrase = [stem(word) for word in text if word not in skipped]
-    while len(phrase) > 1 and phrase[0] in {"it", "there", "they"}:
-        phrase = phrase[1:]
-    if len(set(phrase) & word_list("place")) > 1 and word_list("place_text").issuperset(phrase):
-        phrase = [word for word in phrase if word in word_list("place")]  # of the "bottom right corner"
-    if not phrase:
-        return []
-    kept = [i for i, word in enumerate(clause.words) if word[0].isalnum() and word not in skipped]
+def _statements(
+    clause: Clause, sentence: Sequence[Token], text: list[str], option: int, stem: Callable[[str], str]
+) -> list[_Statement]:
+    """Every place where a clause states an option's text of the part, not denied."""
+    kept = [
+        i for i, word in enumerate(clause.words) if word[0].isalnum() and word not in word_list("skipped")
+    ]
     line = [stem(clause.words[i]) for i in kept]
+    phrase = _phrase(text, stem)
     statements = []
-    at = find(line, phrase)
+    at = find(line, phrase) if phrase else -1
     while at != -1:
         start, end = kept[at], kept[at + len(phrase) - 1] + 1
-        denied = negated(clause, start) or denied_after(clause, end)
-        if not denied and not _in_longer_place(clause, start, end) and not _is_guess(clause, start, end):
+        if _asserts(clause, start, end) and _means_part(clause, sentence, start, text):
             statements.append(_Statement(option, start, end))
         at = find(line, phrase, at + 1)
     return statements
 
 
-def _means_part(clause: Clause, sentence: Sequence[Token], statement: _Statement, text: list[str]) -> bool:
+def _phrase(text: list[str], stem: Callable[[str], str]) -> list[str]:
+    """The words that state an option; of a place, as in "bottom right corner", only those that name it."""
+    phrase = [stem(word) for word in text if word not in word_list("skipped")]
+    while len(phrase) > 1 and phrase[0] in {"it", "there", "they"}:
+        phrase = phrase[1:]
+    places = [word for word in phrase if word in word_list("place")]
+    return places if len(places) > 1 and word_list("place_text").issuperset(phrase) else phrase
+
+
+def _asserts(clause: Clause, start: int, end: int) -> bool:
+    """Whether a clause asserts the words from start to end: it neither denies nor only supposes them."""
+    if negated(clause, start) or denied_after(clause, end) or clause.precedes("<elsewhere>", start):
+        return False
+    return not _in_longer_place(clause, start, end) and not _is_guess(clause, start, end)
+
+
+def _means_part(clause: Clause, sentence: Sequence[Token], start: int, text: list[str]) -> bool:
     """Whether an option is said of the part: not "clear-cut", "left out", "no way", "normal light"."""
-    start, word = statement.start, text[0]
-    if all(part in word_list("place_text") for part in text):
+    if word_list("place_text").issuperset(text):
         unclear = clause.holds("<view>") and clause_defect(clause) is not True
         if unclear or clause.surrounds("<seen> ... from _? X", start):
             return False
-    if clause.precedes("<elsewhere>", start):
-        return False
     if len(text) > 1:
         return True
-    compound = start > 1 and sentence[start].glued and clause.precedes("-", start)
-    if compound or any(clause.surrounds(pattern, start) for pattern in _SAID_OF_ELSE):
+    if _is_compound(sentence, start) or any(clause.surrounds(pattern, start) for pattern in _SAID_OF_ELSE):
         return False
-    if word in {"yes", "no"}:
+    if text[0] in {"yes", "no"}:
         return clause.surrounds(_ALONE, start)
-    if word in word_list("place"):
+    if text[0] in word_list("place"):
         return _means_place(clause, start)
-    return word not in word_list("graded") or (clause.words[start] == word and judges_part(clause, start))
+    return text[0] not in word_list("graded") or (
+        clause.words[start] == text[0] and judges_part(clause, start)
+    )
+
+
+def _is_compound(sentence: Sequence[Token], index: int) -> bool:
+    """Whether a word is part of one with a hyphen: "clear-cut", "crack-proof"."""
+    before, after = sentence[max(0, index - 1)], sentence[min(index + 1, len(sentence) - 1)]
+    return (before.word == "-" and sentence[index].glued) or (after.word == "-" and after.glued)
 
 
 def _means_place(clause: Clause, index: int) -> bool:

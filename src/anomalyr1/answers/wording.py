@@ -203,7 +203,9 @@ def _inside(current: list[Token], following: Token | None) -> bool:
     if current[-1].word != "." or following is None or following.word == "\n":
         return False
     before = current[-2].word if len(current) > 1 else ""
-    if following.glued and following.raw[0].isalnum() and before and current[-1].glued:
+    if before and current[-1].glued and following.glued and following.raw[0].isalnum():
         return following.raw[0].islower() or following.raw[0].isdigit()
-    latin = len(current) > 3 and current[-3].word == "." and before in {"g", "e"}  # "e.g.", "i.e."
-    return latin or before in _ABBREVIATIONS or (len(current) == 2 and (before.isdigit() or len(before) == 1))
+    if len(current) == 2:
+        return before.isdigit() or len(before) == 1 or before in _ABBREVIATIONS
+    latin = before in {"g", "e"} and current[-3:][0].word == "."  # "e.g.", "i.e."
+    return latin or before in _ABBREVIATIONS
