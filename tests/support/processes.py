@@ -108,9 +108,18 @@ def main(folder: Path, samples: Path, settings: dict) -> None:
                 )
 
     made = grpo_runs.trainer(
-        grpo.SharedPrefixGRPOTrainer, folder, optim="sgd", weight_decay=0.0, max_grad_norm=0.0, learning_rate=0.1, max_steps=3,
-        gradient_accumulation_steps=1, beta=0.04, eval_steps=3, **settings,
-    )  # fmt: skip
+        grpo.SharedPrefixGRPOTrainer,
+        folder,
+        optim="sgd",
+        weight_decay=0.0,
+        max_grad_norm=0.0,
+        learning_rate=0.1,
+        max_steps=3,
+        gradient_accumulation_steps=1,
+        beta=0.04,
+        eval_steps=3,
+        **settings,
+    )
     made.add_callback(Look())
     log = RunLog(folder)
     log.attach(made)

@@ -29,9 +29,14 @@ def rising(log, step, rewards=None):
 def healthy(step):
     reward = [0.575, 1.05, 1.525][min((step - 1) // 7, 2)]
     return {
-        "loss": 0.1, "grad_norm": 0.2, "reward": reward, "entropy": 0.6 - step / 100, "kl": 0.01 * step, "completions/clipped_ratio": 0.02,
+        "loss": 0.1,
+        "grad_norm": 0.2,
+        "reward": reward,
+        "entropy": 0.6 - step / 100,
+        "kl": 0.01 * step,
+        "completions/clipped_ratio": 0.02,
         "completions/mean_length": 60 + step,
-    }  # fmt: skip
+    }
 
 
 def held_out(*accuracies, images=64):

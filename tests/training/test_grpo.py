@@ -79,9 +79,16 @@ def test_each_loss_moves_weights_as_trls_does(tmp_path, loss, monkeypatch):
 
     monkeypatch.setattr("trl.trainer.grpo_trainer.shuffle_sequence_dict", whole_groups)
     settings = {
-        "max_steps": 2, "num_iterations": 2, "gradient_accumulation_steps": 1, "loss_type": loss, "optim": "sgd", "learning_rate": 0.05,
-        "weight_decay": 0.0, "max_grad_norm": 0.0, **LOSSES[loss],
-    }  # fmt: skip
+        "max_steps": 2,
+        "num_iterations": 2,
+        "gradient_accumulation_steps": 1,
+        "loss_type": loss,
+        "optim": "sgd",
+        "learning_rate": 0.05,
+        "weight_decay": 0.0,
+        "max_grad_norm": 0.0,
+        **LOSSES[loss],
+    }
     made = {}
     for kind, own in ((GRPOTrainer, None), (SharedPrefixGRPOTrainer, {"suppressed_ids": ()})):
         one = made[kind] = trainer(kind, tmp_path, own=own, **settings)

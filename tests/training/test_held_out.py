@@ -45,9 +45,12 @@ def part(name, anomalous):
 def test_figures():
     half = (Box(x1=0, y1=0, x2=10, y2=5),)
     given = [
-        *told(part("d1", True), "A", 0.9, half), *told(part("d2", True), "B", 0.2), *told(part("d3", True), None, None),
-        *told(part("g1", False), "B", 0.1), *told(part("g2", False), "A", 0.6),
-    ]  # fmt: skip
+        *told(part("d1", True), "A", 0.9, half),
+        *told(part("d2", True), "B", 0.2),
+        *told(part("d3", True), None, None),
+        *told(part("g1", False), "B", 0.1),
+        *told(part("g2", False), "A", 0.6),
+    ]
     found = measure(given)
     assert found["balanced accuracy"] == pytest.approx((1 / 3 + 1 / 2) / 2)  # what cannot be read is wrong
     # pairs (defect, good): .9 beats both; .2 beats .1 only; the missing one counts as .5 and beats .1 only

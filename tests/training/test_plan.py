@@ -339,11 +339,18 @@ def test_settings_that_are_refused(section, changes, message, tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"save_strategy": "no"}, {"save_strategy": "no", "logging_steps": 7}, {"eval_strategy": "no", "save_only_model": False},
-        {"num_iterations": 4, "save_steps": 8}, {"sync_ref_model": True, "beta": 0.1}, {"label_smoothing_factor": 0.0},
-        {"logging_steps": 5, "save_steps": 10}, {"save_strategy": "epoch"}, {"scale_rewards": False}, {"learning_rate": 1},
+        {"save_strategy": "no"},
+        {"save_strategy": "no", "logging_steps": 7},
+        {"eval_strategy": "no", "save_only_model": False},
+        {"num_iterations": 4, "save_steps": 8},
+        {"sync_ref_model": True, "beta": 0.1},
+        {"label_smoothing_factor": 0.0},
+        {"logging_steps": 5, "save_steps": 10},
+        {"save_strategy": "epoch"},
+        {"scale_rewards": False},
+        {"learning_rate": 1},
     ],
-)  # fmt: skip
+)
 def test_settings_that_are_taken(changes, tmp_path):
     argued(runs.recipe(settings=changes), tmp_path)
 

@@ -72,12 +72,31 @@ def test_the_papers_loss_is_the_released_one(tmp_path):
     """TRL's defaults have moved since; what the released trainer did not have is off."""
     made = arguments(load_recipe("paper-3b"), tmp_path, 5000)
     expected = {
-        "use_bias_correction_kl": False, "loss_type": "grpo", "scale_rewards": "group", "importance_sampling_level": "token",
-        "mask_truncated_completions": False, "multi_objective_aggregation": "sum_then_normalize", "num_iterations": 1, "epsilon": 0.2,
-        "epsilon_high": None, "delta": None, "top_entropy_quantile": 1.0, "entropy_coef": 0.0, "off_policy_mask_threshold": None,
-        "sync_ref_model": False, "repetition_penalty": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None, "steps_per_generation": 2,
-        "optim": "adamw_torch", "weight_decay": 0.0, "max_grad_norm": 1.0, "warmup_steps": 0, "lr_scheduler_type": "linear",
-    }  # fmt: skip
+        "use_bias_correction_kl": False,
+        "loss_type": "grpo",
+        "scale_rewards": "group",
+        "importance_sampling_level": "token",
+        "mask_truncated_completions": False,
+        "multi_objective_aggregation": "sum_then_normalize",
+        "num_iterations": 1,
+        "epsilon": 0.2,
+        "epsilon_high": None,
+        "delta": None,
+        "top_entropy_quantile": 1.0,
+        "entropy_coef": 0.0,
+        "off_policy_mask_threshold": None,
+        "sync_ref_model": False,
+        "repetition_penalty": 1.0,
+        "top_k": 50,
+        "top_p": 1.0,
+        "min_p": None,
+        "steps_per_generation": 2,
+        "optim": "adamw_torch",
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "warmup_steps": 0,
+        "lr_scheduler_type": "linear",
+    }
     assert {name: getattr(made, name) for name in expected} == expected
 
 
@@ -168,3 +187,11 @@ def test_settings_that_are_not_trls():
     taken = Recipe(data=("drawn",), sft={"output_dir": "x"})
     with pytest.raises(InputError, match="cannot set 'output_dir'"):
         check_settings(taken, ["output_dir"])
+
+
+def test_rewards_that_recipes_of_0_10_name_by_their_modules():
+    from anomalyr1.rewards import REWARDS, load_reward
+
+    ours = [f"anomalyr1.rewards:{function.__name__}" for function in REWARDS.values()]
+    arms = [f"anomalyr1.reproduction.arms:{name}" for name in ("silence_free", "wrong_nothing", "mild")]
+    assert all(callable(load_reward(name)) for name in (*ours, *arms))

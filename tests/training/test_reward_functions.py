@@ -70,10 +70,17 @@ def test_controls():
         "<think>It is so.</think><answer>A</answer>",
     ] * 4
     rows = [0] * 6 + [1] * 6
-    made = {one.__name__: one for one in reward_functions.reward_functions(
-        {"roam": REWARDS["roam"], "roam/shuffled": load_reward("roam/shuffled"), "roam/unlinked": load_reward("roam/unlinked")},
-        CompletionReader(asked),
-    )}  # fmt: skip
+    made = {
+        one.__name__: one
+        for one in reward_functions.reward_functions(
+            {
+                "roam": REWARDS["roam"],
+                "roam/shuffled": load_reward("roam/shuffled"),
+                "roam/unlinked": load_reward("roam/unlinked"),
+            },
+            CompletionReader(asked),
+        )
+    }
     states = [SimpleNamespace(global_step=step) for step in range(20)]
     plain = made["roam"](completions=texts, row=rows)
     assert sorted(plain) == sorted([1.0, 0.0, 0.05] * 4)

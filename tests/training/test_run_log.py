@@ -72,9 +72,15 @@ def test_figures():
     )
     unscored = group.model_copy(update={"rewards": {"roam": (None,) * 4}})
     assert figures([group]) == {
-        "signal/zero_variance": 0.0, "signal/unscored": 0.0, "answers/strict": 0.75, "answers/lenient": 0.0, "answers/unparseable": 0.25,
-        "answers/right": 0.5, "answers/consistent": 2 / 3, "answers/right_but_contradicted": 0.5,
-    }  # fmt: skip
+        "signal/zero_variance": 0.0,
+        "signal/unscored": 0.0,
+        "answers/strict": 0.75,
+        "answers/lenient": 0.0,
+        "answers/unparseable": 0.25,
+        "answers/right": 0.5,
+        "answers/consistent": 2 / 3,
+        "answers/right_but_contradicted": 0.5,
+    }
     both = figures([group, same, unscored])
     assert (both["signal/zero_variance"], both["signal/unscored"]) == (2 / 3, 1 / 3)
 
@@ -290,9 +296,12 @@ def test_a_run_that_fails_leaves_the_terminal_as_it_was(tmp_path):
     )
     main, side = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "run"), str(ROOT / "tests")], stdout=side, stderr=side, stdin=side,
+        [sys.executable, "-c", code, str(tmp_path / "run"), str(ROOT / "tests")],
+        stdout=side,
+        stderr=side,
+        stdin=side,
         env=os.environ | {"TERM": "xterm", "COLUMNS": "120"},
-    )  # fmt: skip
+    )
     os.close(side)
     shown = b""
     while True:
