@@ -187,3 +187,11 @@ def test_settings_that_are_not_trls():
     taken = Recipe(data=("drawn",), sft={"output_dir": "x"})
     with pytest.raises(InputError, match="cannot set 'output_dir'"):
         check_settings(taken, ["output_dir"])
+
+
+def test_rewards_that_recipes_of_0_10_name_by_their_modules():
+    from anomalyr1.rewards import REWARDS, load_reward
+
+    ours = [f"anomalyr1.rewards:{function.__name__}" for function in REWARDS.values()]
+    arms = [f"anomalyr1.reproduction.arms:{name}" for name in ("silence_free", "wrong_nothing", "mild")]
+    assert all(callable(load_reward(name)) for name in (*ours, *arms))

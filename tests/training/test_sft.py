@@ -13,6 +13,7 @@ from anomalyr1.data import sources
 from anomalyr1.policy.load import load_policy
 from anomalyr1.rewards import REWARDS
 from anomalyr1.shared_prefix.groups import choose_form
+from anomalyr1.shared_prefix.layout import PREFIX
 from anomalyr1.shared_prefix.score import install_scoring
 from anomalyr1.training import dataset, sft
 from anomalyr1.types import InputError
@@ -121,16 +122,18 @@ def test_packed_equals_one_by_one(material, family, lora, checkpointing, form):
 
 
 def test_a_broken_mask_is_seen(material, monkeypatch):
-    from anomalyr1.shared_prefix import score as shared_prefix
+    from anomalyr1.shared_prefix import score
 
     policy, model = made("qwen2_5_vl", False, True)
     lessons = sft.EncodedSamples(material, policy, seed=0)
     groups = sft.PrefixCollator(policy)([lessons[0]])["groups"]
     right, _ = model(groups=groups, form="packed", entropy=False)
-    whole = shared_prefix.branch_mask
-    monkeypatch.setattr(
-        shared_prefix, "branch_mask", lambda segments, dtype: whole(segments.clamp(max=0), dtype)
-    )  # branches see each other
+    whole = score.attention_mask
+
+    def branches_see_each_other(owners, query_owners, dtype):
+        return whole(owners.clamp(max=PREFIX), query_owners, dtype)
+
+    monkeypatch.setattr(score, "attention_mask", branches_see_each_other)
     wrong, _ = model(groups=groups, form="packed", entropy=False)
     assert float((right - wrong).abs().max()) > 1e-3
 
