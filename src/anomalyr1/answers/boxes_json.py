@@ -71,9 +71,11 @@ def read_boxes(text: str, frame: Frame | None = None) -> BoxReading:
     are kept). A list of boxes of which none is left is unreadable, not "none".
     """
     counts: dict[str, int] = {}
+    # 1. The rows of the JSON list.
     rows, strict = _rows(text, counts)
     if rows is None:
         return BoxReading(None, None, False, counts)
+    # 2. Each row as a box: repaired, mapped and cut, or dropped and counted.
     kept: list[tuple[tuple[float, ...], str]] = []
     for row in rows:
         if len(kept) == MAX_BOXES:
@@ -86,6 +88,7 @@ def read_boxes(text: str, frame: Frame | None = None) -> BoxReading:
             kept.append((placed, _label(row)))
     if rows and not kept:
         return BoxReading(None, None, False, counts)
+    # 3. What is left, in the model's units or in original pixels.
     strict = strict and not counts.keys() - {"box_clipped"}
     if frame is None:
         return BoxReading(
