@@ -1,4 +1,6 @@
-"""Write the list of the package's files into docs/design.md: `python docs/layout.py`. A file's line is the first of its docstring."""
+"""Write the list of the package's files into docs/design.md: `python docs/layout.py`. A file's line is the
+first of its docstring.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,11 @@ def layout(order: tuple[str, ...]) -> str:
     source = ROOT / "src" / "anomalyr1"
     lines = []
     for room in order:
-        files = [source / f"{room}.py"] if (source / f"{room}.py").is_file() else sorted((source / room).glob("*.py"))
+        files = (
+            [source / f"{room}.py"]
+            if (source / f"{room}.py").is_file()
+            else sorted((source / room).glob("*.py"))
+        )
         for path in files:
             name = room if path.parent == source else f"{room}/{path.stem}".removesuffix("/__init__")
             lines.append(f"- `{name}`: {_summary(path)}")

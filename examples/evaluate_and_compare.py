@@ -14,9 +14,12 @@ DATA = "drawn:seen?n=24&seed=5&references=0"
 
 
 def main(data: str = DATA, out: Path = OUT) -> object:
-    """Evaluate nano and nano-raw (the same policy, taught to contradict itself), compare, and write a page."""
+    """Evaluate nano and nano-raw (the same policy, taught to contradict itself), compare, and write a
+    page.
+    """
     for model in ("nano", "nano-raw"):
-        # One call: the data is loaded, every sample's own questions are asked, and figures with intervals are written
+        # One call: the data is loaded, every sample's own questions are asked, and figures with intervals are
+        # written
         evaluation = anomalyr1.evaluate(model, data, out=out / model)
         detection = evaluation.detection
         print(f"{model}: {detection}")

@@ -33,7 +33,9 @@ def main(folder: Path | None = None, out: Path = OUT) -> Counter[str]:
     inspections = inspector.run(samples, out / "inspections.jsonl", given=given)
     for inspection in inspections:
         boxes = [[round(value) for value in box.xyxy] for box in inspection.boxes or ()]
-        print(f"{inspection.verdict:7} {inspection.score or 0:.2f}  {Path(inspection.sample_id).name}  {boxes}")
+        print(
+            f"{inspection.verdict:7} {inspection.score or 0:.2f}  {Path(inspection.sample_id).name}  {boxes}"
+        )
         print(f"        {inspection.reason}")
     # 3. The page for people
     about = about_run(inspector.fingerprint(given), "python examples/inspect_folder.py")

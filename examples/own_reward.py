@@ -2,7 +2,8 @@
 
     python examples/own_reward.py           # under a minute on 2 cores; the folder runs/example-reward
 
-A reward is a pure function of an answer and its question; None = it does not apply. On the command line the same is
+A reward is a pure function of an answer and its question; None = it does not apply. On the command line the
+same is
 
     anomalyr1 train nano-grpo 'rewards={roam: 1.0, accuracy: 1.0, examples.own_reward:brevity: 0.2}'
 """
@@ -22,7 +23,9 @@ FREE_WORDS = 20
 
 
 def brevity(answer: Answer, question: Question) -> float | None:
-    """1 for a reasoning of at most 20 words, falling to 0 at twice as many; None for boxes, which need no words."""
+    """1 for a reasoning of at most 20 words, falling to 0 at twice as many; None for boxes, which need no
+    words.
+    """
     if not question.options:
         return None
     return min(1.0, max(0.0, 2 - len(answer.reasoning.split()) / FREE_WORDS))
@@ -31,7 +34,10 @@ def brevity(answer: Answer, question: Question) -> float | None:
 def main(steps: int = 4, out: Path = OUT) -> Path:
     """Train nano by GRPO with this reward beside ROAM, and give the folder of the run."""
     short = rewards.load_reward("own_reward:brevity")  # what a recipe does with the name
-    print("a short reasoning earns", short(anomalyr1.parse("<think>It is bent.</think><answer>A</answer>", ("Yes", "No")), YES_NO))
+    print(
+        "a short reasoning earns",
+        short(anomalyr1.parse("<think>It is bent.</think><answer>A</answer>", ("Yes", "No")), YES_NO),
+    )
     recipe = load_recipe(
         "nano-grpo",
         [

@@ -2,8 +2,9 @@
 
     python examples/roam_grpo.py            # about a minute on 2 cores; the folder runs/example-grpo
 
-`anomalyr1 train nano-grpo` does the same by TRL, with resume, adapters, several GPUs, and each prompt read once. Here everything is
-in sight. Dimensions: G completions of one prompt (a group), P prompt tokens, L completion tokens, V words of the vocabulary.
+`anomalyr1 train nano-grpo` does the same by TRL, with resume, adapters, several GPUs, and each prompt read
+once. Here everything is in sight. Dimensions: G completions of one prompt (a group), P prompt tokens, L
+completion tokens, V words of the vocabulary.
 """
 
 from __future__ import annotations
@@ -121,7 +122,8 @@ def log_probabilities(model: torch.nn.Module, inputs: dict[str, Tensor], complet
 def grpo_loss(logps: Tensor, reference_logps: Tensor, advantages: Tensor, written: Tensor) -> Tensor:
     """The loss of Shao et al. (2024): the mean over completions of the mean over their tokens.
 
-    There is one step a group, so the ratio of new to old probabilities is 1 and nothing is clipped; its gradient is what counts.
+    There is one step a group, so the ratio of new to old probabilities is 1 and nothing is clipped; its
+    gradient is what counts.
     """
     ratio = (logps - logps.detach()).exp()
     apart = reference_logps - logps

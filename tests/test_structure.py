@@ -1,4 +1,6 @@
-"""The shape of the package: import order, no circles, sizes, names, what an import loads, docstrings, no leftovers."""
+"""The shape of the package: import order, no circles, sizes, names, what an import loads, docstrings, no
+leftovers.
+"""
 
 from __future__ import annotations
 

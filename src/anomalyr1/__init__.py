@@ -1,4 +1,5 @@
-"""AnomalyR1: industrial visual inspection with a vision-language model that reasons, answers and points at the defect.
+"""AnomalyR1: industrial visual inspection with a vision-language model that reasons, answers and points at
+the defect.
 
     from anomalyr1 import Inspector
     inspection = Inspector.load("nano")("part.png")

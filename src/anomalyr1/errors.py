@@ -1,4 +1,6 @@
-"""The two errors that users meet; a module of their own, so that the command line lists its verbs without loading the records."""
+"""The two errors that users meet; a module of their own, so that the command line lists its verbs without
+loading the records.
+"""
 
 
 class InputError(ValueError):

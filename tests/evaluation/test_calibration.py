@@ -68,7 +68,9 @@ def test_right_scores_stay_right():
 
 
 def test_error_after_is_cross_validated():
-    """Scores that say nothing: a fit looks good on its own parts (the control), not on parts it has not seen."""
+    """Scores that say nothing: a fit looks good on its own parts (the control), not on parts it has not
+    seen.
+    """
     generator = np.random.default_rng(5)
     gaps = []
     for _ in range(40):

@@ -1,4 +1,6 @@
-"""`anomalyr1 compare`: flips in both directions, p-values, what is refused, and a page that text of models cannot break."""
+"""`anomalyr1 compare`: flips in both directions, p-values, what is refused, and a page that text of models
+cannot break.
+"""
 
 import json
 
@@ -122,7 +124,9 @@ def test_text_of_models_cannot_break_the_page(call, evaluated, tmp_path):
 
 
 def flips_page(call, folder, texts):
-    """The page of 100 flips, with three of 300 texts a card: in question, options, reasoning, unreadable answer, model and run name."""
+    """The page of 100 flips, with three of 300 texts a card: in question, options, reasoning, unreadable
+    answer, model and run name.
+    """
     spec = evaluations.make(folder / "mmad", 100)
     manifest = folder / "mmad" / "mmad.json"
     entries = json.loads(manifest.read_text())

@@ -1,4 +1,6 @@
-"""Localisation figures equal scikit-learn's, pycocotools' and anomalib's; bins keep their bound; nothing is dropped silently."""
+"""Localisation figures equal scikit-learn's, pycocotools' and anomalib's; bins keep their bound; nothing is
+dropped silently.
+"""
 
 import contextlib
 import io

@@ -1,4 +1,6 @@
-"""The official scoreboard to the digit, the published averages from their cells, and the strict and lenient boards by hand."""
+"""The official scoreboard to the digit, the published averages from their cells, and the strict and lenient
+boards by hand.
+"""
 
 import csv
 import hashlib
@@ -32,7 +34,9 @@ def as_published(board):
 
 
 def furthest(table, expected):
-    """The largest distance between our table and the published scorer's; infinite where rows or columns differ."""
+    """The largest distance between our table and the published scorer's; infinite where rows or columns
+    differ.
+    """
     if list(table) != expected["rows"] or any(list(cells) != expected["columns"] for cells in table.values()):
         return math.inf
     return float(

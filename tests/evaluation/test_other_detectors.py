@@ -1,4 +1,6 @@
-"""Scores and maps of other detectors become inspections; what is wrong with them is named by file, row and column."""
+"""Scores and maps of other detectors become inspections; what is wrong with them is named by file, row and
+column.
+"""
 
 from types import SimpleNamespace
 

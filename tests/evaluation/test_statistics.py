@@ -102,7 +102,9 @@ def test_the_permutation_test_equals_all_swaps():
 
 
 def test_the_permutation_test_does_not_cry_wolf_where_mcnemar_does():
-    """Equal runs whose answers go together by image: swapped by image 5 % are found, taken row by row many more."""
+    """Equal runs whose answers go together by image: swapped by image 5 % are found, taken row by row many
+    more.
+    """
     by_image, by_row = 0, 0
     for seed in range(200):
         a, names = clustered(80, 6, 0.5, 0.9, seed)
@@ -122,7 +124,9 @@ def test_correlation_within_images():
 
 
 def test_questions_needed_gives_the_power_it_promises():
-    """Simulated: with so many questions four of five experiments show the difference, with a quarter of them far fewer."""
+    """Simulated: with so many questions four of five experiments show the difference, with a quarter of them
+    far fewer.
+    """
     discordance, points = 0.2, 5
     needed = statistics.questions_needed(points, discordance)
     z = (norm.ppf(0.975) * math.sqrt(0.2) + norm.ppf(0.8) * math.sqrt(0.2 - 0.05**2)) / 0.05

@@ -1,4 +1,6 @@
-"""The verdict is fail-safe, failures become records, a killed run resumes to the same files, and the answer depends on the picture."""
+"""The verdict is fail-safe, failures become records, a killed run resumes to the same files, and the answer
+depends on the picture.
+"""
 
 import hashlib
 import json

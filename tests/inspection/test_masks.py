@@ -204,7 +204,9 @@ def test_default_beats_the_baselines_on_real_images(shared, name, jitter, margin
 
 @pytest.fixture(scope="module")
 def tiny_sam2():
-    """The classes of the real model with its four stages, pooling and window attention, at 128 pixels and with weights that react."""
+    """The classes of the real model with its four stages, pooling and window attention, at 128 pixels and
+    with weights that react.
+    """
     import torch
     from transformers import Sam2Config, Sam2ImageProcessor, Sam2Model
     from transformers.models.sam2 import configuration_sam2 as parts
@@ -252,7 +254,9 @@ def sam2_case(size_wh, count):
 
 
 def by_the_library(sam2, image, xyxy):
-    """What transformers' own processor, model and post-processing give: logits (N, 3, H, W) and predicted IoUs (N, 3)."""
+    """What transformers' own processor, model and post-processing give: logits (N, 3, H, W) and predicted
+    IoUs (N, 3).
+    """
     import torch
     from transformers import Sam2Processor
 

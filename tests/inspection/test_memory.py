@@ -34,5 +34,7 @@ def growth(*more):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is read from /proc")
 @pytest.mark.timeout(600)  # two processes that load torch
 def test_inspections_add_no_memory():
-    """So short a run has single jumps of a few megabytes; images that stay are 0.2 MB each, and the control shows that they are seen."""
+    """So short a run has single jumps of a few megabytes; images that stay are 0.2 MB each, and the control
+    shows that they are seen.
+    """
     assert growth() < growth("--leak") / 3

@@ -50,7 +50,9 @@ def says(letter, conclusion=None):
 
 
 def inspect(spec, path, choose, run=RUN, **options):
-    """An inspections file of the data, where `choose` (sample, question) gives each completion; None = the image failed."""
+    """An inspections file of the data, where `choose` (sample, question) gives each completion; None = the
+    image failed.
+    """
     samples = load_source(spec, options, path.parent).samples
     with records.Writer(path, run.model_copy(update={"given": data_digest(samples)})) as writer:
         for sample in samples:

@@ -134,6 +134,9 @@ def real(text: str) -> str:
 
 
 LIVE = [
-    f"<script>document.title='canary'</script><img src=http://canary.test/{i}><img src=x onerror=document.title='canary'>"
+    (
+        f"<script>document.title='canary'</script><img src=http://canary.test/{i}><img src=x "
+        "onerror=document.title='canary'>"
+    )
     for i in range(3)
 ]

@@ -1,4 +1,5 @@
-"""A run in one of several processes: `python processes.py FOLDER SAMPLES SETTINGS`, in the environment of a launcher.
+"""A run in one of several processes: `python processes.py FOLDER SAMPLES SETTINGS`, in the environment of a
+launcher.
 
 Three GRPO steps, or with a `recipe` in SETTINGS all of `anomalyr1.training.run.train`. The rollouts are made
 up of the prompt and the place in the group, so that it does not matter which process they fall to.
@@ -22,7 +23,8 @@ LONG = 40
 
 
 def made_up(base, groups, generation, first=0):
-    """(N, L) completions, the same for a prompt wherever it is answered; what is sampled beside them is thrown away.
+    """(N, L) completions, the same for a prompt wherever it is answered; what is sampled beside them is
+    thrown away.
 
     One completion of each third prompt is long, so that processes differ in which form of the shared prefix
     costs less. `first` is the place in its group of this process's first completion.
@@ -46,7 +48,9 @@ def whole(tensor):
 
 
 def shard_on_cpu() -> None:
-    """accelerate shards on accelerators alone; let it take these processes for some. What it then does with the model is its own."""
+    """accelerate shards on accelerators alone; let it take these processes for some. What it then does with
+    the model is its own.
+    """
     from accelerate.state import PartialState
     from accelerate.utils import DistributedType
 
@@ -61,7 +65,9 @@ def shard_on_cpu() -> None:
 
 
 def trained(folder: Path, recipe: dict, first: int) -> None:
-    """A whole run, or what is left of one; where groups lie in several processes, each process has `first` completions of one."""
+    """A whole run, or what is left of one; where groups lie in several processes, each process has `first`
+    completions of one.
+    """
     from anomalyr1.training import grpo
     from anomalyr1.training.recipes import Recipe
     from anomalyr1.training.run import train
@@ -72,7 +78,9 @@ def trained(folder: Path, recipe: dict, first: int) -> None:
 
 
 def main(folder: Path, samples: Path, settings: dict) -> None:
-    """Write gradients of the first step and the stepped weights, by name, and what was logged; all from the main process."""
+    """Write gradients of the first step and the stepped weights, by name, and what was logged; all from the
+    main process.
+    """
     from accelerate.utils import gather_object
     from transformers import TrainerCallback
 

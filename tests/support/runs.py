@@ -65,7 +65,9 @@ def add_group(log, step, completions=COMPLETIONS, rewards=None, **changes):
 
 
 def made(folder, steps=20, metrics=None, evaluations=(), group=add_group, recipe=RECIPE):
-    """A run of `steps` steps: `group(log, step)` and `metrics(step)` say what happened, `evaluations` are (step, figures)."""
+    """A run of `steps` steps: `group(log, step)` and `metrics(step)` say what happened, `evaluations` are
+    (step, figures).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.yaml").write_text(
         json.dumps(recipe.model_dump(mode="json")), encoding="utf-8"

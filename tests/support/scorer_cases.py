@@ -1,4 +1,6 @@
-"""Random answer files as MMAD's scorer reads them, 0 to 40 % of the answers invalid; the same seed gives the same file anywhere."""
+"""Random answer files as MMAD's scorer reads them, 0 to 40 % of the answers invalid; the same seed gives the
+same file anywhere.
+"""
 
 import json
 import random

@@ -1,4 +1,6 @@
-"""What a run learns from: questions with known answers, nothing twice, nothing held out, all left-out counted."""
+"""What a run learns from: questions with known answers, nothing twice, nothing held out, all left-out
+counted.
+"""
 
 from __future__ import annotations
 

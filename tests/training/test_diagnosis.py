@@ -1,4 +1,6 @@
-"""What `anomalyr1 diagnose` says of runs that have one thing wrong, and that it says nothing of a healthy one."""
+"""What `anomalyr1 diagnose` says of runs that have one thing wrong, and that it says nothing of a healthy
+one.
+"""
 
 from __future__ import annotations
 
@@ -67,21 +69,33 @@ def overpowered(log, step):
 
 SYMPTOMS = [
     # what happened, metrics, evaluations, and how the one sentence begins
-    (each(*[runs.WRONG] * 4), healthy, (), "100 % of groups had one reward, so nothing was learned from them: raise temperature"),
-    (each(*[runs.RIGHT] * 4), healthy, (), "100 % of groups had one reward, so nothing was learned from them; 100 % of answers are"),
-    (rising, changed(completions__clipped_ratio=lambda step: 0.4), (), "40 % of completions were cut off at max_completion_length (TRL"),
-    (each(runs.RIGHT, runs.WRONG, runs.RIGHT, runs.UNREADABLE), healthy, (), "25 % of completions could not be read: teach the form"),
-    (each(runs.RIGHT, runs.WRONG, LENIENT, LENIENT), healthy, (), "50 % of completions were only read leniently"),
-    (each(runs.RIGHT, runs.WRONG, runs.CONTRADICTED, runs.RIGHT), healthy, (), "the reasoning of 33 % of right answers concludes"),
+    (each(*[runs.WRONG] * 4), healthy, (), ("100 % of groups had one reward, so nothing was learned from "
+        "them: raise temperature")),
+    (each(*[runs.RIGHT] * 4), healthy, (), ("100 % of groups had one reward, so nothing was learned from "
+        "them; 100 % of answers are")),
+    (rising, changed(completions__clipped_ratio=lambda step: 0.4), (), ("40 % of completions were cut off at "
+        "max_completion_length (TRL")),
+    (each(runs.RIGHT, runs.WRONG, runs.RIGHT, runs.UNREADABLE), healthy, (), ("25 % of completions could not "
+        "be read: teach the form")),
+    (each(runs.RIGHT, runs.WRONG, LENIENT, LENIENT), healthy, (), ("50 % of completions were only read "
+        "leniently")),
+    (each(runs.RIGHT, runs.WRONG, runs.CONTRADICTED, runs.RIGHT), healthy, (), ("the reasoning of 33 % of "
+        "right answers concludes")),
     (rising, changed(entropy=lambda step: 0.6 / step), (), "entropy fell from 0.274 to 0.033"),
     (rising, changed(kl=lambda step: step / 10), (), "KL from the reference policy is 1.8 a token"),
-    (rising, changed(completions__mean_length=lambda step: 40 + 5 * step), (), "completions went from 55 to 130 tokens: read a few"),
-    (rising, changed(completions__mean_length=lambda step: 120 - 5 * step), (), "completions went from 105 to 30 tokens, the reason"),
-    (rising, changed(reward=lambda step: 0.5 + 0.01 * (step % 2)), (), "the reward did not rise (from 0.506 to 0.504; best"),
-    (rising, changed(loss=lambda step: float("nan") if step == 7 else 0.1), (), "loss was not a number at 1 of 20 logged steps, first at "),
-    (rising, healthy, held_out(0.7, 0.66, 0.6, 0.5), "held-out balanced accuracy fell from 0.700 to 0.500 while the reward rose: ad"),
+    (rising, changed(completions__mean_length=lambda step: 40 + 5 * step), (), ("completions went from 55 to "
+        "130 tokens: read a few")),
+    (rising, changed(completions__mean_length=lambda step: 120 - 5 * step), (), ("completions went from 105 "
+        "to 30 tokens, the reason")),
+    (rising, changed(reward=lambda step: 0.5 + 0.01 * (step % 2)), (), ("the reward did not rise (from 0.506 "
+        "to 0.504; best")),
+    (rising, changed(loss=lambda step: float("nan") if step == 7 else 0.1), (), ("loss was not a number at 1 "
+        "of 20 logged steps, first at ")),
+    (rising, healthy, held_out(0.7, 0.66, 0.6, 0.5), ("held-out balanced accuracy fell from 0.700 to 0.500 "
+        "while the reward rose: ad")),
     (unscored, healthy, (), "no reward applied to 25.0 % of completions"),
-    (overpowered, changed(reward=lambda step: step), (), "the reward roam makes 99 % of what differs within groups, so the rew"),
+    (overpowered, changed(reward=lambda step: step), (), ("the reward roam makes 99 % of what differs within "
+        "groups, so the rew")),
 ]  # fmt: skip
 
 

@@ -1,4 +1,6 @@
-"""Two processes on the CPU end where one does, and the shipped configurations are what accelerate reads in them."""
+"""Two processes on the CPU end where one does, and the shipped configurations are what accelerate reads in
+them.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ HERE = ROOT / "tests"
 
 
 def launcher(name):
-    """accelerate's own reading of a shipped configuration: arguments, and the environment that it gives to processes."""
+    """accelerate's own reading of a shipped configuration: arguments, and the environment that it gives to
+    processes.
+    """
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
     from accelerate.utils.launch import prepare_multi_gpu_env
 
@@ -161,7 +165,9 @@ def test_two_processes_are_as_one(tmp_path, samples, alone, name):
     ("section", "name", "lora"), [("grpo", "fsdp2", False), ("sft", "fsdp2", True), ("sft", "ddp", False)]
 )
 def test_a_run_of_two_processes_ends_with_the_policy_of_one(tmp_path, section, name, lora, monkeypatch):
-    """From the recipe to `final/`, and again from the checkpoint halfway; a group of GRPO lies in both processes."""
+    """From the recipe to `final/`, and again from the checkpoint halfway; a group of GRPO lies in both
+    processes.
+    """
     from safetensors.torch import load_file
     from transformers import AutoModelForImageTextToText
 

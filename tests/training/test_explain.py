@@ -41,15 +41,18 @@ def test_a_question_with_options(run):
     assert "ROAM: right, but the reasoning concludes something else (0)" in told
     assert "ROAM: wrong, as the reasoning concludes (0.1)" in told
     assert (
-        "read: unparseable; the reasoning concludes nothing; the answer is not readable\n  ROAM: malformed: not read strictly (0)"
-        in told
-    )
+        "read: unparseable; the reasoning concludes nothing; the answer is not readable\n  ROAM: malformed: "
+        "not read strictly (0)"
+    ) in told
     assert "counted: no_tags 1" in told
 
 
 def test_boxes_and_what_does_not_apply(tmp_path):
     question = Question(id="g", kind="grounding", text="Where?", boxes=(Box(x1=0, y1=0, x2=20, y2=20),))
-    boxes = '<think>There is a defect in the top left.</think><answer>[{"bbox_2d": [0, 0, 10, 20], "label": "dent"}]</answer>'
+    boxes = (
+        '<think>There is a defect in the top left.</think><answer>[{"bbox_2d": [0, 0, 10, 20], "label": '
+        '"dent"}]</answer>'
+    )
     log = RunLog(tmp_path)
     rewards = {"roam_boxes": [1.0, 0.0], "accuracy": [None, None]}
     frame = Frame((60, 60), (60, 60), "pixels")
@@ -66,9 +69,9 @@ def test_boxes_and_what_does_not_apply(tmp_path):
     )
     told = "\n".join(explain_group(tmp_path, 4))
     assert (
-        "the reasoning says there is a defect in the top left; the answer is [0, 0, 10, 20] dent (set IoU 0.50)"
-        in told
-    )
+        "the reasoning says there is a defect in the top left; the answer is [0, 0, 10, 20] dent (set IoU "
+        "0.50)"
+    ) in told
     assert "completion 1: reward 2, advantage +0.700" in told
     assert "rewards: roam_boxes 1 x 2, accuracy none x 1" in told
     assert "says neither defect nor clean; the answer is no box" in told
@@ -80,7 +83,10 @@ def test_boxes_and_what_does_not_apply(tmp_path):
         ("roam_released", "ROAM as released, which reads letters in a way of its own: 0.8"),
         (
             "roam_unchecked",
-            "ROAM unchecked, where whatever the reasoning concludes agrees: right, as the reasoning concludes (1)",
+            (
+                "ROAM unchecked, where whatever the reasoning concludes agrees: right, as the reasoning "
+                "concludes (1)"
+            ),
         ),
         ("accuracy", "ROAM, not paid here: right, but the reasoning concludes something else (0)"),
         ("roam/shuffled", "ROAM, not paid here: right, but the reasoning concludes something else (0)"),

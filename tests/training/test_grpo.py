@@ -1,4 +1,6 @@
-"""The trainer against TRL's: whole runs, steps without signal, groups in microbatches, advantages with rewards that do not apply."""
+"""The trainer against TRL's: whole runs, steps without signal, groups in microbatches, advantages with
+rewards that do not apply.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +97,9 @@ def test_each_loss_moves_weights_as_trls_does(tmp_path, loss, monkeypatch):
 
 
 def test_rollouts_of_vllm_give_the_same_step(tmp_path, monkeypatch):
-    """vLLM itself was never run: a stand-in for TRL's `VLLMGeneration` returns completions that transformers wrote."""
+    """vLLM itself was never run: a stand-in for TRL's `VLLMGeneration` returns completions that transformers
+    wrote.
+    """
     settings = {"mixed": True, "max_steps": 1, "gradient_accumulation_steps": 1}
     plain = trainer(SharedPrefixGRPOTrainer, tmp_path, **settings)
     drawn, sampled, asked = [], {}, []
@@ -154,7 +158,9 @@ def test_rollouts_of_vllm_give_the_same_step(tmp_path, monkeypatch):
 
 
 def test_rollouts_in_mixed_precision(tmp_path):
-    """Weights in float32 and `bf16: true`: every product is in bfloat16, those of the prompt's reading too, as in TRL's rollouts."""
+    """Weights in float32 and `bf16: true`: every product is in bfloat16, those of the prompt's reading too,
+    as in TRL's rollouts.
+    """
     made = trainer(SharedPrefixGRPOTrainer, tmp_path, bf16=True, max_steps=1)
     start, kinds = weights(made), set()
     layer = made.model.model.language_model.layers[0].self_attn.q_proj

@@ -112,7 +112,8 @@ def test_a_run_that_stopped_gives_its_newest_complete_checkpoint_and_says_so(tmp
     said: list[str] = []
     merge_adapter(run, tmp_path / "merged", say=said.append)
     assert said == [
-        "checkpoint-15 is passed over: it was not finished (no marker)", "the run is not finished: its adapter at checkpoint-10 is taken",
+        "checkpoint-15 is passed over: it was not finished (no marker)", ("the run is not finished: its "
+            "adapter at checkpoint-10 is taken"),
     ]  # fmt: skip
     with pytest.raises(InputError, match=r"checkpoint-15' is no complete checkpoint \(it was not finished"):
         merge_adapter(run / "checkpoint-15", tmp_path / "other")

@@ -1,4 +1,6 @@
-"""The plan: tokens as the processor counts them, what does not fit and what would make it fit, memory by part, every shipped recipe."""
+"""The plan: tokens as the processor counts them, what does not fit and what would make it fit, memory by
+part, every shipped recipe.
+"""
 
 from __future__ import annotations
 
@@ -414,9 +416,9 @@ def test_verdicts_that_the_category_alone_tells(samples):
     gears, screws = [("gear", i == 0) for i in range(4)], [("screw", i > 0) for i in range(4)]
     text = warned(*gears, *screws)
     assert (
-        "who knows the category is right about 6 of 8 samples without a look (3 good and 1 defective of 'gear'"
-        in text
-    )
+        "who knows the category is right about 6 of 8 samples without a look (3 good and 1 defective of "
+        "'gear'"
+    ) in text
     assert "who always says the same is right about 3 of 4" in warned(*gears)
     assert "without a look" not in warned(
         *[(name, i % 2 == 0) for name in ("gear", "screw") for i in range(4)]

@@ -149,7 +149,9 @@ def test_frozen_vision_without_adapters(tmp_path):
 
 @pytest.mark.parametrize("lora", [False, True])
 def test_the_policy_of_a_run_under_zero_3(tmp_path, lora):
-    """DeepSpeed itself is not here: accelerate's own gathering meets a stand-in for its engine, the only thing that it can ask."""
+    """DeepSpeed itself is not here: accelerate's own gathering meets a stand-in for its engine, the only
+    thing that it can ask.
+    """
     from accelerate import Accelerator
     from accelerate.utils import DistributedType
     from peft import LoraConfig, get_peft_model
@@ -248,7 +250,10 @@ def test_what_cannot_be_begun_or_resumed(whole, tmp_path):
         train(runs.recipe(), out)
     with pytest.raises(
         InputError,
-        match=r"begun with another recipe, so it cannot be resumed: grpo.learning_rate: 0.001 -> 0.002; seed: 42 -> 1",
+        match=(
+            r"begun with another recipe, so it cannot be resumed: grpo.learning_rate: 0.001 -> 0.002; "
+            r"seed: 42 -> 1"
+        ),
     ):
         train(runs.recipe(seed=1, settings={"learning_rate": 2e-3}), out, resume=True)
     with pytest.raises(InputError, match="there is no run in"):
@@ -361,7 +366,8 @@ def test_a_kill_while_the_record_is_written_leaves_a_folder_that_may_be_begun(tm
 def test_no_memory_on_the_cpu(tmp_path, monkeypatch):
     def no_memory(*_, **__):
         raise RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+            "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you "
+            "tried"
         )
 
     monkeypatch.setattr("anomalyr1.training.trainers.make_trainer", no_memory)
@@ -439,7 +445,8 @@ def _inode(path):
 
 
 def killed(context, out, chance, in_save):
-    """Start or resume the run and kill it: inside one of its next saves, or at a random moment, mostly after it has made a step.
+    """Start or resume the run and kill it: inside one of its next saves, or at a random moment, mostly after
+    it has made a step.
 
     Gives whether the kill left an unfinished checkpoint; None = the run ended before.
     """

@@ -210,7 +210,9 @@ def curves(folder):
 
 
 def test_a_trainers_run_with_curves(tmp_path):
-    """TRL's trainer, resumed in between: our figures reach its reporters with its own, and orphaned steps are hidden."""
+    """TRL's trainer, resumed in between: our figures reach its reporters with its own, and orphaned steps are
+    hidden.
+    """
     import shutil
 
     from anomalyr1.training.grpo import SharedPrefixGRPOTrainer

@@ -1,4 +1,6 @@
-"""SFT: the packed loss and its gradients are those of questions asked one by one; only completions are learned."""
+"""SFT: the packed loss and its gradients are those of questions asked one by one; only completions are
+learned.
+"""
 
 from __future__ import annotations
 

@@ -41,7 +41,11 @@ def place(reasoning: str) -> str | None:
 
 def cut_sentence(sentence: Sequence[Token]) -> list[Clause]:
     """A sentence in clauses, cut at turns and at a comma that opens a new clause."""
-    clause = Clause([token.word for token in sentence]).without("<asserting>").without("<not> _? free (of|from)", "with")
+    clause = (
+        Clause([token.word for token in sentence])
+        .without("<asserting>")
+        .without("<not> _? free (of|from)", "with")
+    )
     starts = [start for start, _ in clause.runs("(<turn>|, (<new_clause>|and|showing))")]
     return [Clause(words) for words in cut(clause.words, starts)]
 

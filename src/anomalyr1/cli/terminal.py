@@ -25,7 +25,9 @@ def say(text: str, err: bool = False) -> None:
 def find_images(
     paths: Sequence[Path], out: Path | None = None, references: Sequence[Path] = ()
 ) -> list[Path]:
-    """The paths that `readers.find_images` finds; it is said how many masks were left out. Raises as that does."""
+    """The paths that `readers.find_images` finds; it is said how many masks were left out. Raises as that
+    does.
+    """
     from anomalyr1.data import readers
 
     images = readers.find_images(paths, out, references)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from anomalyr1.answers import parse_with_place
 from anomalyr1.engines import openai_format
 from anomalyr1.engines.connection import Connection, Request
 from anomalyr1.engines.endpoint_config import EndpointConfig
@@ -32,7 +33,6 @@ from anomalyr1.engines.engine import (
     draw_seeds,
     make_fingerprint,
     name_prompt,
-    parse_with_place,
     refuse_fast,
     resize_images,
 )

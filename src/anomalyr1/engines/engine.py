@@ -12,7 +12,6 @@ from typing import Literal, Protocol
 from PIL import Image
 from pydantic import Field
 
-from anomalyr1.answers.completion import choice_at, parse
 from anomalyr1.images import Family, Frame, ImageError, LoadedImage, resize
 from anomalyr1.prompts import Prompt
 from anomalyr1.types import Answer, Fingerprint, InputError, Record
@@ -86,13 +85,6 @@ class Engine(Protocol):
     ) -> list[Completion]:
         """One completion a prompt, in their order; `images` holds every image that the prompts name."""
         ...
-
-
-def parse_with_place(
-    text: str, options: Sequence[str], frame: Frame | None = None
-) -> tuple[Answer, int | None]:
-    """What a completion says, and at which character its option letter stands; None = it has none."""
-    return parse(text, options, frame), choice_at(text, options)
 
 
 def make_fingerprint(

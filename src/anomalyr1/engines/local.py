@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from anomalyr1.answers import parse_with_place
 from anomalyr1.engines.engine import (
     GREEDY,
     Completion,
@@ -30,7 +31,6 @@ from anomalyr1.engines.engine import (
     draw_seeds,
     make_fingerprint,
     name_prompt,
-    parse_with_place,
     require_images,
 )
 from anomalyr1.engines.option_tokens import OptionTokens

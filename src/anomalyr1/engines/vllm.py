@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from anomalyr1.answers import parse_with_place
 from anomalyr1.engines import openai_format
 from anomalyr1.engines.engine import (
     GREEDY,
@@ -25,7 +26,6 @@ from anomalyr1.engines.engine import (
     draw_seeds,
     make_fingerprint,
     name_prompt,
-    parse_with_place,
     refuse_fast,
     resize_images,
 )

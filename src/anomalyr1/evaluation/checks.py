@@ -199,7 +199,9 @@ def _check_verdict(sample: Sample, question: Question) -> Iterator[Problem]:
 
 
 def _verdict(question: Question) -> bool | None:
-    """Whether the gold of a yes/no question says that there is a defect; None for another form of question."""
+    """Whether the gold of a yes/no question says that there is a defect; None for another form of
+    question.
+    """
     words = question.text.casefold()
     options = [option.casefold().strip(" .!") for option in question.options]
     if sorted(options) != ["no", "yes"] or not _DEFECT.search(words) or _NEGATED.search(words):

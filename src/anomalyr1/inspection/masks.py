@@ -267,7 +267,9 @@ def choose(candidates: Bools, scores: Floats, xyxy: Floats) -> NDArray[np.intp]:
 
 
 def fault(mask: Bools, xyxy: ArrayLike) -> str | None:
-    """Why a mask (H, W) cannot be what a box (xyxy) holds: "empty", "left_box", "filled_box"; None when it can."""
+    """Why a mask (H, W) cannot be what a box (xyxy) holds: "empty", "left_box", "filled_box"; None when it
+    can.
+    """
     area = int(mask.sum())
     if area == 0:
         return "empty"

@@ -1,4 +1,6 @@
-"""TRL's configuration of a run: what the settings come to over the data, and what of it could not be resumed."""
+"""TRL's configuration of a run: what the settings come to over the data, and what of it could not be
+resumed.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ def argument_values(recipe: Recipe, settings: Mapping[str, Any], rows: int, proc
     # 1. What several processes cannot do.
     if recipe.zero_variance == "resample" and processes > 1:
         raise InputError(
-            "zero_variance: resample draws different groups again in each process, which cannot wait for each "
+            "zero_variance: resample draws different groups again in each process, which cannot wait for "
+            "each "
             "other; use skip"
         )
     # 2. When checkpoints are written, unless the recipe says so.
@@ -38,7 +41,8 @@ def argument_values(recipe: Recipe, settings: Mapping[str, Any], rows: int, proc
     # 3. What does not go together.
     if grpo and settings["sync_ref_model"] and (settings["beta"] == 0 or recipe.lora is not None):
         raise InputError(
-            "section grpo of the recipe: sync_ref_model needs a reference model of its own, so a beta that is "
+            "section grpo of the recipe: sync_ref_model needs a reference model of its own, so a beta that "
+            "is "
             "not 0, and no lora, whose reference is the policy without adapters; set one of them, or leave "
             "sync_ref_model out"
         )
@@ -66,7 +70,9 @@ def build_arguments(section: str, values: Mapping[str, Any], out: Path) -> Any:
 
 
 def steps_of(settings: Mapping[str, Any], rows: int, processes: int = 1, grpo: bool = True) -> int:
-    """Optimizer steps of a run over `rows` rows of data. Raises `InputError` where they do not fill one batch."""
+    """Optimizer steps of a run over `rows` rows of data. Raises `InputError` where they do not fill one
+    batch.
+    """
     batch = settings["per_device_train_batch_size"] * processes
     if grpo:
         prompts, completions = prompts_of(settings, processes), batch * settings["steps_per_generation"]
@@ -82,7 +88,8 @@ def steps_of(settings: Mapping[str, Any], rows: int, processes: int = 1, grpo: b
     if settings["max_steps"] > 0:
         return int(settings["max_steps"])
     steps_an_epoch = max(1, math.ceil(microbatches / settings["gradient_accumulation_steps"]))
-    return math.ceil(steps_an_epoch * settings["num_train_epochs"])
+    steps: int = math.ceil(steps_an_epoch * settings["num_train_epochs"])
+    return steps
 
 
 def prompts_of(settings: Mapping[str, Any], processes: int = 1) -> int:
@@ -100,7 +107,9 @@ def _default_save_steps(settings: Mapping[str, Any], steps: int, grpo: bool) -> 
 
 
 def _require_used_up(settings: Mapping[str, Any], save_steps: float, steps: int) -> None:
-    """Raise `InputError` where a checkpoint would fall between the steps of a generation batch: none would be written there."""
+    """Raise `InputError` where a checkpoint would fall between the steps of a generation batch: none would be
+    written there.
+    """
     save_steps = math.ceil(steps * save_steps) if save_steps < 1 else int(save_steps)
     unit = _steps_to_use_up(settings)
     if save_steps % unit:
@@ -117,7 +126,9 @@ def _steps_to_use_up(settings: Mapping[str, Any]) -> int:
 
 
 def _require_logged(settings: Mapping[str, Any], save_steps: float) -> None:
-    """Raise `InputError` where a checkpoint can fall between two logged steps: a run resumed there lacks the metrics before it."""
+    """Raise `InputError` where a checkpoint can fall between two logged steps: a run resumed there lacks the
+    metrics before it.
+    """
     logging_steps = settings["logging_steps"]
     when_logged, when_saved = settings["logging_strategy"], settings["save_strategy"]
     if "no" in (when_logged, when_saved) or (str(when_logged) == "steps" and logging_steps == 1):
@@ -125,6 +136,7 @@ def _require_logged(settings: Mapping[str, Any], save_steps: float) -> None:
     if when_logged == when_saved and (when_saved != "steps" or save_steps % logging_steps == 0):
         return
     raise InputError(
-        f"a run with logging_steps: {logging_steps} and save_steps: {save_steps} could not be resumed with all "
+        f"a run with logging_steps: {logging_steps} and save_steps: {save_steps} could not be resumed with "
+        "all "
         "its metrics; make save_steps a multiple of logging_steps, or log every step"
     )

@@ -1,4 +1,5 @@
-"""Checkpoints that are complete or do not count: a manifest with the digest of every file, and a marker that is written last.
+"""Checkpoints that are complete or do not count: a manifest with the digest of every file, and a marker that
+is written last.
 
 A run that is killed while it saves leaves a folder without marker; one whose files changed afterwards no
 longer fits its manifest. Both are passed over, by name and with the reason, and the checkpoint before them is
@@ -23,7 +24,9 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 
 
 def seal(folder: Path) -> None:
-    """Declare the checkpoint in `folder` complete: sync its files, write the manifest, and last of all the marker."""
+    """Declare the checkpoint in `folder` complete: sync its files, write the manifest, and last of all the
+    marker.
+    """
     digests = {}
     for path in _files(folder):
         digests[path.relative_to(folder).as_posix()] = sha256_of_file(path)
@@ -85,7 +88,8 @@ def clear(folder: Path) -> None:
 
 
 def trim(run: Path, limit: int) -> list[str]:
-    """Delete all but the newest `limit` complete checkpoints, and what is older than those; gives the names of what went.
+    """Delete all but the newest `limit` complete checkpoints, and what is older than those; gives the names
+    of what went.
 
     Call it after `seal`, so that there is always a complete one. Raises `InputError` for a limit below 1.
     """

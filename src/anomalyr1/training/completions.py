@@ -1,4 +1,5 @@
-"""What a policy should learn to write: reasoning in many wordings, then the answer, for any question about a sample with known truth.
+"""What a policy should learn to write: reasoning in many wordings, then the answer, for any question about a
+sample with known truth.
 
 Every text names the object, what is seen, where, and what follows, so that `answers.parse` can read a
 conclusion, a place, and whether there is a defect. Grounding names no letter.
@@ -62,7 +63,8 @@ def quoted(option: str) -> str:
 def gold(
     sample: Sample, question: Question, look: str, frame: Frame, rng: Generator, doubtful: bool = False
 ) -> str:
-    """The completion that earns full reward, in one of many wordings; the place is that of the sample's leading box.
+    """The completion that earns full reward, in one of many wordings; the place is that of the sample's
+    leading box.
 
     With `doubtful` on the reasoning may contradict the answer or be silent.
     """
@@ -74,7 +76,9 @@ def gold(
 
 
 def reasoning(sample: Sample, question: Question, look: str, place: str | None, rng: Generator) -> str:
-    """A text that leads to the gold answer of `question`; `look` and `place` say what the defect looks like and where it is."""
+    """A text that leads to the gold answer of `question`; `look` and `place` say what the defect looks like
+    and where it is.
+    """
     parts = [evidence(sample, look, place, rng)]
     if question.answer is not None:
         parts.append(conclusion(question.option_text(question.answer), question.answer, rng))
@@ -82,7 +86,9 @@ def reasoning(sample: Sample, question: Question, look: str, place: str | None, 
 
 
 def unreliable(sample: Sample, question: Question, look: str, place: str | None, rng: Generator) -> str:
-    """Reasoning as base models write it, before the right answer: a quarter contradicts it, a tenth says nothing of it."""
+    """Reasoning as base models write it, before the right answer: a quarter contradicts it, a tenth says
+    nothing of it.
+    """
     fate = rng.random()
     if fate < CONTRADICTING_SHARE:
         return _contradicting(sample, question, look, rng)
@@ -106,10 +112,13 @@ def _contradicting(sample: Sample, question: Question, look: str, rng: Generator
 
 
 def evidence(sample: Sample, look: str, place: str | None, rng: Generator) -> str:
-    """Object and what is seen: a defect and its place, or that there is none. Raises `InputError` for a sample of unknown truth."""
+    """Object and what is seen: a defect and its place, or that there is none. Raises `InputError` for a
+    sample of unknown truth.
+    """
     if sample.anomalous is None:
         raise InputError(
-            f"sample {sample.id!r} does not say whether it is anomalous; only samples with known truth can be written about"
+            f"sample {sample.id!r} does not say whether it is anomalous; only samples with known truth can "
+            "be written about"
         )
     finding = _pick(GOOD, rng)
     if sample.anomalous:

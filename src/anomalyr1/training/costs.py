@@ -1,4 +1,5 @@
-"""Predicted memory of a training run as a table of bytes, and its time on a CPU: from counted parameters, tokens and operations.
+"""Predicted memory of a training run as a table of bytes, and its time on a CPU: from counted parameters,
+tokens and operations.
 
 A prediction, not a promise: the terms are those that matter for the shared forms of `shared_prefix`, with
 AdamW, on one device. Sharding (ZeRO-3, FSDP) divides weights, gradients and optimizer by the number of
@@ -52,7 +53,9 @@ class Machine:
 
 @dataclass(frozen=True)
 class StepLoad:
-    """What an optimizer step has to do, in tokens: a generation batch and a microbatch of GRPO, or a microbatch of SFT."""
+    """What an optimizer step has to do, in tokens: a generation batch and a microbatch of GRPO, or a
+    microbatch of SFT.
+    """
 
     prompts: int
     """Prompts of a generation batch; for SFT, prefixes of a microbatch."""
@@ -80,7 +83,8 @@ def memory(
     masters: bool = False,
     gpu_bytes: int = 0,
 ) -> dict[str, float]:
-    """Bytes by part, "peak" at the end. Rollouts and the training pass do not overlap, so the larger of the two counts.
+    """Bytes by part, "peak" at the end. Rollouts and the training pass do not overlap, so the larger of the
+    two counts.
 
     `masters`: bfloat16 weights that learn have float32 copies, on which the optimizer works, as under ZeRO-3
     and FSDP2. `gpu_bytes` is what vLLM takes its share of, on the GPU that it has in common with training.
@@ -138,7 +142,8 @@ def _activations(
     hidden, inner, layers = int(text.hidden_size), int(text.intermediate_size), int(text.num_hidden_layers)
     query_width = int(text.num_attention_heads) * model_size.head_dim
     key_width = int(text.num_key_value_heads) * model_size.head_dim
-    # 1. A layer of the text model: two norms in float32, projections before and after rotation, attention, the
+    # 1. A layer of the text model: two norms in float32, projections before and after rotation, attention,
+    # the
     # gated product.
     tokens = load.micro_prompts * load.prompt_tokens + load.micro_completions * load.completion_tokens
     values = 8 * hidden * 4 / value_bytes + 3 * query_width + 4 * key_width + 4 * inner + 2 * hidden
@@ -169,7 +174,9 @@ def hours(
     machine: Machine,
     grpo: bool,
 ) -> float | None:
-    """Hours of the whole run, every completion as long as it may be; None where the machine was not measured."""
+    """Hours of the whole run, every completion as long as it may be; None where the machine was not
+    measured.
+    """
     if machine.operations is None or machine.bandwidth is None:
         return None
     text = model_size.text

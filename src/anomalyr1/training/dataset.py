@@ -1,4 +1,5 @@
-"""What a run learns from: samples of its specs, the questions with a known answer, and how large the model sees each image.
+"""What a run learns from: samples of its specs, the questions with a known answer, and how large the model
+sees each image.
 
 Nothing is left out silently: what cannot be learned from is counted under its name. All image files are
 opened before anything starts.
@@ -118,7 +119,8 @@ def gather(samples: Sequence[Sample], resolved: Resolved) -> TrainingSet:
 def questions_of(
     sample: Sample, which: Literal["all", "own", "inspect"], counts: Counter[str]
 ) -> list[Question]:
-    """The questions of a sample whose answer is known: the two of `inspect`, its own, or both; the same one only once.
+    """The questions of a sample whose answer is known: the two of `inspect`, its own, or both; the same one
+    only once.
 
     What is left out is added to `counts`.
     """
@@ -140,7 +142,9 @@ def questions_of(
 
 
 def _why_left_out(sample: Sample, question: Question, boxed: bool, resolved: Resolved) -> str | None:
-    """Why a question is not learned from, in the plural; None = it is. `boxed`: some defective sample has boxes."""
+    """Why a question is not learned from, in the plural; None = it is. `boxed`: some defective sample has
+    boxes.
+    """
     if question.kind == "grounding" and not boxed:
         return "questions for boxes, since no defective sample has any: only to tell none would be learned"
     if resolved.grpo:
@@ -181,7 +185,9 @@ def _look_at_file(path: Path) -> Picture:
 
 
 def fingerprint(training_set: TrainingSet) -> str:
-    """A digest of all that is learned from: questions, answers and the content of images, not where they lie."""
+    """A digest of all that is learned from: questions, answers and the content of images, not where they
+    lie.
+    """
     return _digest(
         [
             task.sample.id,
@@ -194,7 +200,9 @@ def fingerprint(training_set: TrainingSet) -> str:
 
 
 def held_out_fingerprint(samples: Sequence[Sample]) -> str:
-    """A digest of what is asked now and then: truth, questions and the content of images, not where they lie."""
+    """A digest of what is asked now and then: truth, questions and the content of images, not where they
+    lie.
+    """
     pictures = look_at(path for sample in samples for path in (sample.image, *sample.references))
     return _digest(
         [
@@ -220,13 +228,16 @@ def require_apart(training_set: TrainingSet, held_out: Sequence[Sample]) -> None
     leaks = [sample.id for sample in held_out if pictures[sample.image].sha256 in learned]
     if leaks:
         raise InputError(
-            f"{len(leaks)} held-out images are also learned from: {listed(leaks)}; hold out others (anomalyr1 "
+            f"{len(leaks)} held-out images are also learned from: {listed(leaks)}; hold out others "
+            "(anomalyr1 "
             "data split)"
         )
 
 
 def gold_completion(task: Task, frame: Frame, seed: int) -> str:
-    """What SFT teaches to a task: the user's own text, else one from the labels, always the same for a seed."""
+    """What SFT teaches to a task: the user's own text, else one from the labels, always the same for a
+    seed.
+    """
     import numpy as np
 
     if task.question.completion is not None:

@@ -67,7 +67,9 @@ class RunEvidence:
         return statistics.fmean(values[len(values) // 2 :]) if values else 0.0
 
     def trend(self, name: str) -> tuple[float, float] | None:
-        """The means of a metric over the opening and the closing quarter; None for fewer than eight values."""
+        """The means of a metric over the opening and the closing quarter; None for fewer than eight
+        values.
+        """
         values = self.series(name)
         if len(values) < TREND_STEPS:
             return None
@@ -93,7 +95,8 @@ def diagnose(run: Path) -> list[str]:
     """
     if not (run / RECIPE).is_file():
         raise InputError(
-            f"{str(run)!r} is not the folder of a run: it has no {RECIPE}; name one that `anomalyr1 train` has "
+            f"{str(run)!r} is not the folder of a run: it has no {RECIPE}; name one that `anomalyr1 train` "
+            "has "
             "made"
         )
     evidence = RunEvidence(
@@ -137,7 +140,8 @@ def _unscored(run: RunEvidence) -> str | None:
     if share < UNSCORED:
         return None
     return (
-        f"no reward applied to {_percent(share, 1)} of completions, which teach nothing: add a reward for every "
+        f"no reward applied to {_percent(share, 1)} of completions, which teach nothing: add a reward for "
+        "every "
         "kind of question"
     )
 
@@ -158,7 +162,8 @@ def _cut_off(run: RunEvidence) -> str | None:
         return None
     limit = run.recipe.settings.get("max_completion_length", "(TRL's default)")
     return (
-        f"{_percent(share)} of completions were cut off at max_completion_length {limit}: raise it, or add the "
+        f"{_percent(share)} of completions were cut off at max_completion_length {limit}: raise it, or add "
+        "the "
         "reward length"
     )
 
@@ -167,12 +172,14 @@ def _unreadable(run: RunEvidence) -> str | None:
     share, lenient = run.late_share("answers/unparseable"), run.late_share("answers/lenient")
     if share >= OFTEN:
         return (
-            f"{_percent(share)} of completions could not be read: teach the form first (SFT), or add the reward "
+            f"{_percent(share)} of completions could not be read: teach the form first (SFT), or add the "
+            "reward "
             "format"
         )
     if lenient >= LENIENT:
         return (
-            f"{_percent(lenient)} of completions were only read leniently, and earn no ROAM: run SFT first, or "
+            f"{_percent(lenient)} of completions were only read leniently, and earn no ROAM: run SFT first, "
+            "or "
             "add the reward format"
         )
     return None
@@ -185,7 +192,8 @@ def _contradicted(run: RunEvidence) -> str | None:
     has_roam = any(name.startswith("roam") for name in run.weights)
     cure = "raise the weight of roam" if has_roam else "add the reward roam"
     return (
-        f"the reasoning of {_percent(share)} of right answers concludes something else, so it is not what leads "
+        f"the reasoning of {_percent(share)} of right answers concludes something else, so it is not what "
+        "leads "
         f"to them: {cure}"
     )
 
@@ -219,7 +227,8 @@ def _drift(run: RunEvidence) -> str | None:
         return f"{lengths}: read a few (anomalyr1 explain), and add the rewards length or repetition"
     if trend[1] < SHORTER * trend[0]:
         return (
-            f"{lengths}, the reasoning may be disappearing: read a few (anomalyr1 explain), and raise the weight "
+            f"{lengths}, the reasoning may be disappearing: read a few (anomalyr1 explain), and raise the "
+            "weight "
             "of roam"
         )
     return None
@@ -250,7 +259,8 @@ def _no_progress(run: RunEvidence) -> str | None:
     if trend[1] - trend[0] > RISES * run.highest or trend[1] > CEILING * run.highest:
         return None
     return (
-        f"the reward did not rise (from {trend[0]:.3g} to {trend[1]:.3g}; best earned: {run.highest:.3g}): raise "
+        f"the reward did not rise (from {trend[0]:.3g} to {trend[1]:.3g}; best earned: {run.highest:.3g}): "
+        "raise "
         "the learning rate or num_generations, or teach by SFT first"
     )
 
@@ -271,7 +281,10 @@ def _held_out(run: RunEvidence) -> str | None:
     if run.recipe.section == "sft":
         return f"{fell}: the policy learns the images by heart; train for fewer epochs or on more images"
     if reward is not None and reward[1] > reward[0]:
-        return f"{fell} while the reward rose: add yes/no questions about good parts, and take an earlier checkpoint"
+        return (
+            f"{fell} while the reward rose: add yes/no questions about good parts, and take an earlier "
+            "checkpoint"
+        )
     return f"{fell}: take an earlier checkpoint, and lower the learning rate"
 
 

@@ -1,4 +1,6 @@
-"""One group in words: what the parser saw in each completion, which row of ROAM that is, what it earned, and its advantage."""
+"""One group in words: what the parser saw in each completion, which row of ROAM that is, what it earned, and
+its advantage.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,15 @@ def explain_group(run: Path, step: int | None = None, number: int = 1) -> list[s
     steps = list(dict.fromkeys(line["step"] for line in read_lines(run / GROUPS)))
     if not steps:
         raise InputError(
-            f"{str(run)!r} has no groups ({GROUPS} is absent or empty); name the folder of a GRPO run that has "
+            f"{str(run)!r} has no groups ({GROUPS} is absent or empty); name the folder of a GRPO run that "
+            "has "
             "begun"
         )
     step = steps[-1] if step is None else step
     if step not in steps:
         raise InputError(
-            f"{str(run)!r} has no groups of step {step}; it has those of {len(steps)} steps, from {steps[0]} to "
+            f"{str(run)!r} has no groups of step {step}; it has those of {len(steps)} steps, from "
+            f"{steps[0]} to "
             f"{steps[-1]}"
         )
     groups = read_groups(run, step)

@@ -1,4 +1,6 @@
-"""The order in which groups are learned from: that of an uninterrupted run, and whole groups in every microbatch."""
+"""The order in which groups are learned from: that of an uninterrupted run, and whole groups in every
+microbatch.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from trl.trainer.utils import RepeatSampler
 
 
 class ResumableSampler(RepeatSampler):  # type: ignore[misc]  # TRL is not typed
-    """TRL's sampler, whose order in an epoch does not depend on whether this process ran the epochs before it."""
+    """TRL's sampler, whose order in an epoch does not depend on whether this process ran the epochs before
+    it.
+    """
 
     def __init__(self, sampler: RepeatSampler, epoch: Callable[[], float]) -> None:
         super().__init__(
@@ -33,7 +37,9 @@ class ResumableSampler(RepeatSampler):  # type: ignore[misc]  # TRL is not typed
 
 
 def shuffle_groups(rows: int, size: int) -> Tensor:
-    """(rows,) an order in which blocks of `size` stay whole, drawn as TRL draws its own: as its permutation meets the blocks."""
+    """(rows,) an order in which blocks of `size` stay whole, drawn as TRL draws its own: as its permutation
+    meets the blocks.
+    """
     permutation = torch.randperm(rows)  # (rows,)
     if rows % size:
         return torch.arange(rows)  # a process holds parts of groups; they stay where they are

@@ -1,4 +1,5 @@
-"""GRPO on image prompts: TRL's trainer in which a group reads its prompt once, for rollouts and for log-probabilities alike.
+"""GRPO on image prompts: TRL's trainer in which a group reads its prompt once, for rollouts and for
+log-probabilities alike.
 
 TRL repeats a prompt for each of its G completions: G image encodings and G prompt passes in generation, in
 the reference policy and in the training step. `SharedPrefixGRPOTrainer` gives the same numbers (see
@@ -145,7 +146,9 @@ class SharedPrefixGRPOTrainer(SealedTrainer, GRPOTrainer):  # type: ignore[misc]
         compute_aux_loss: bool = False,
         **fields: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """(N, L) log-probabilities and entropies of `input_ids` (N, P + L), whose L = `logits_to_keep`, and TRL's auxiliary loss."""
+        """(N, L) log-probabilities and entropies of `input_ids` (N, P + L), whose L = `logits_to_keep`, and
+        TRL's auxiliary loss.
+        """
         images = {name: value for name, value in fields.items() if value is not None}
         reason = self._why_not_shared(model, images, compute_aux_loss)
         if reason is None:
@@ -195,7 +198,9 @@ class SharedPrefixGRPOTrainer(SealedTrainer, GRPOTrainer):  # type: ignore[misc]
         batch_size: int,
         entropy: bool,
     ) -> tuple[Tensor, Tensor | None] | str:
-        """(N, L) log-probabilities and entropies, `batch_size` completions at a time; in words why not, where it saves nothing."""
+        """(N, L) log-probabilities and entropies, `batch_size` completions at a time; in words why not, where
+        it saves nothing.
+        """
         if self._agree is None and len(groups.prompts) == len(groups.group_of):
             return "no two completions of a microbatch share a prompt"
         log_probs, entropies = [], []  # (batch_size, L) each
@@ -203,7 +208,8 @@ class SharedPrefixGRPOTrainer(SealedTrainer, GRPOTrainer):  # type: ignore[misc]
             form = choose_form(self._base(model), part, self._form, self._agree)
             if form is None:
                 return (
-                    "gradient checkpointing needs the packed form, whose mask this attention implementation does "
+                    "gradient checkpointing needs the packed form, whose mask this attention implementation "
+                    "does "
                     "not take"
                 )
             with self.accelerator.autocast():
@@ -218,7 +224,9 @@ class SharedPrefixGRPOTrainer(SealedTrainer, GRPOTrainer):  # type: ignore[misc]
     def _tokenize_prompts(
         self, prompts: list[Any]
     ) -> tuple[list[list[int]], list[Any] | None, dict[str, Any]]:
-        """Ids and images of N prompts, and the processor's fields of the B distinct ones, which alone it has prepared."""
+        """Ids and images of N prompts, and the processor's fields of the B distinct ones, which alone it has
+        prepared.
+        """
         if self._why_not_rolled_out() is not None:
             repeated: tuple[list[list[int]], list[Any] | None, dict[str, Any]] = super()._tokenize_prompts(
                 prompts
@@ -330,7 +338,9 @@ class SharedPrefixGRPOTrainer(SealedTrainer, GRPOTrainer):  # type: ignore[misc]
         return without_signal(rewards, self.reward_weights, self.num_generations, apart)
 
     def _settle(self, batch: dict[str, Any]) -> None:
-        """Exact zeros for groups without signal, out of the loss with those that are skipped, and every group to `on_group`."""
+        """Exact zeros for groups without signal, out of the loss with those that are skipped, and every group
+        to `on_group`.
+        """
         if self._newest_rewards is None:
             return
         (texts, rewards), self._newest_rewards = self._newest_rewards, None
@@ -355,7 +365,9 @@ class SharedPrefixGRPOTrainer(SealedTrainer, GRPOTrainer):  # type: ignore[misc]
                 self._on_group(group)
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
-        """As TRL's, but a group stays together when the generation batch is shuffled, so that it lies in one microbatch."""
+        """As TRL's, but a group stays together when the generation batch is shuffled, so that it lies in one
+        microbatch.
+        """
         if not self.model.training:
             inputs: dict[str, Any] = super()._prepare_inputs(generation_batch)
             return inputs
@@ -376,7 +388,9 @@ class SharedPrefixGRPOTrainer(SealedTrainer, GRPOTrainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Tensor:
-        """TRL's loss; remembers whether any completion of the step had an advantage, and tokens that count."""
+        """TRL's loss; remembers whether any completion of the step had an advantage, and tokens that
+        count.
+        """
         if self.model.training:
             # (N,) bool; where truncated completions are masked, none of their tokens count.
             counts = inputs["completion_mask"].bool().any(1)
@@ -404,7 +418,8 @@ class SharedPrefixGRPOTrainer(SealedTrainer, GRPOTrainer):  # type: ignore[misc]
 
 
 class _KeepWeightsWithoutSignal(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
-    """Drops the gradients of a step in which no token has an advantage: momentum and weight decay would move the weights all the same.
+    """Drops the gradients of a step in which no token has an advantage: momentum and weight decay would move
+    the weights all the same.
 
     Not under DeepSpeed, whose engine has stepped by then.
     """

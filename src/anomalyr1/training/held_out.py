@@ -1,4 +1,5 @@
-"""What the policy in training can do on samples it never learns from: asked greedily, now and then, by the engine that inspects.
+"""What the policy in training can do on samples it never learns from: asked greedily, now and then, by the
+engine that inspects.
 
 The engine runs the trainer's own model: there is no second copy of the weights, no random number is drawn,
 and training goes on as if nothing had happened. In a run of several processes each asks the same, so that
@@ -68,7 +69,8 @@ def require_both_kinds(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def questions_about(sample: Sample, number: int, all_questions: bool) -> list[Question]:
-    """What is asked about the sample in place `number`: verdict, boxes where they are known, and other questions.
+    """What is asked about the sample in place `number`: verdict, boxes where they are known, and other
+    questions.
 
     Of the others one, in turn, so that all kinds are heard; with `all_questions` on all.
     """
@@ -84,7 +86,9 @@ def questions_about(sample: Sample, number: int, all_questions: bool) -> list[Qu
 
 
 class HeldOut:
-    """Held-out samples, each asked for its verdict, its boxes where they are known, and one other question where it has one."""
+    """Held-out samples, each asked for its verdict, its boxes where they are known, and one other question
+    where it has one.
+    """
 
     def __init__(
         self,
@@ -106,7 +110,8 @@ class HeldOut:
         ]
 
     def ask(self, model: Any, max_new_tokens: int = 256, temperature: float = 0.0) -> list[HeldOutAnswer]:
-        """What `model` answers, in the order of the samples; it is the policy's own or that of a trainer, without wrappers.
+        """What `model` answers, in the order of the samples; it is the policy's own or that of a trainer,
+        without wrappers.
 
         At temperature 0 greedily, else drawn; the same every time.
         """
@@ -134,7 +139,8 @@ class HeldOut:
 
 
 def measure(answers: Sequence[HeldOutAnswer]) -> dict[str, float]:
-    """The figures of `scoring.figures`, and the AUROC of the anomaly score; a verdict without one counts as 0.5 and is counted.
+    """The figures of `scoring.figures`, and the AUROC of the anomaly score; a verdict without one counts as
+    0.5 and is counted.
 
     The AUROC is absent where all samples are good, or all defective.
     """
@@ -148,7 +154,9 @@ def measure(answers: Sequence[HeldOutAnswer]) -> dict[str, float]:
 
 
 def intervals(answers: Sequence[HeldOutAnswer], seed: int = 0) -> dict[str, tuple[float, float]]:
-    """95 % percentile intervals of the main figures, by a bootstrap over samples (Efron and Tibshirani, 1993, chapter 13)."""
+    """95 % percentile intervals of the main figures, by a bootstrap over samples (Efron and Tibshirani, 1993,
+    chapter 13).
+    """
     # 1. What the answers about each sample count as.
     by_sample: dict[str, list[HeldOutAnswer]] = {}
     for answer in answers:
@@ -204,7 +212,9 @@ def _auroc(truths: NDArray[np.bool_], scores: NDArray[np.float64]) -> float | No
 
 
 class Examiner(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
-    """Asks before training, every `eval_steps` steps and at the end, which gets intervals; add it with `attach`."""
+    """Asks before training, every `eval_steps` steps and at the end, which gets intervals; add it with
+    `attach`.
+    """
 
     def __init__(self, held_out: HeldOut, trainer: Any, log: RunLog, limit: int, seed: int) -> None:
         self._held_out, self._trainer, self._log = held_out, trainer, log
@@ -249,7 +259,8 @@ def _interval(eval_steps: float | None, max_steps: int) -> int:
 
 
 def attach(trainer: Any, held_out: HeldOut, log: RunLog, limit: int, seed: int = 0) -> None:
-    """Let `held_out` be asked while `trainer` trains, at most `limit` tokens long; figures go to `log`, and to TRL's trackers.
+    """Let `held_out` be asked while `trainer` trains, at most `limit` tokens long; figures go to `log`, and
+    to TRL's trackers.
 
     `seed` is that of the bootstrap.
     """
@@ -258,7 +269,9 @@ def attach(trainer: Any, held_out: HeldOut, log: RunLog, limit: int, seed: int =
 
 @contextmanager
 def lent(trainer: Any) -> Iterator[Any]:
-    """The trainer's model without wrappers, whole, and in evaluation mode; each module is put back into the mode it was in."""
+    """The trainer's model without wrappers, whole, and in evaluation mode; each module is put back into the
+    mode it was in.
+    """
     from accelerate.utils import is_peft_model
     from trl.models import unwrap_model_for_generation
 

@@ -48,7 +48,8 @@ def merge_adapter(
 
 
 def merged(adapter: Path, name: str, revision: str | None, max_pixels: int | None) -> tuple[Any, Any]:
-    """The model `name` at `revision` with the adapter in its weights, and its processor, which caps images at `max_pixels`.
+    """The model `name` at `revision` with the adapter in its weights, and its processor, which caps images at
+    `max_pixels`.
 
     Raises `InputError` for an adapter whose tensors do not fit; `merge_adapter` says what types are kept.
     """
@@ -69,13 +70,15 @@ def merged(adapter: Path, name: str, revision: str | None, max_pixels: int | Non
             adapted = PeftModel.from_pretrained(policy.model, adapter, is_trainable=False)
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise InputError(
-            f"{str(adapter)!r} does not fit {name!r} ({str(error).splitlines()[0]}); name its model with --model"
+            f"{str(adapter)!r} does not fit {name!r} ({str(error).splitlines()[0]}); name its model with "
+            "--model"
         ) from error
     places = {_saved_name(parameter) for parameter in adapted.state_dict()}
     missing = [tensor for tensor in _tensor_names(adapter) if tensor not in places]
     if missing:
         raise InputError(
-            f"{str(adapter)!r} does not fit {name!r}, which has no place for {missing[0]!r}; name its model with "
+            f"{str(adapter)!r} does not fit {name!r}, which has no place for {missing[0]!r}; name its model "
+            "with "
             "--model"
         )
     # 3. Their sum.
@@ -95,13 +98,16 @@ def _saved_name(parameter: str) -> str:
 
 
 def _find_adapter(source: Path, say: Callable[[str], None]) -> Path:
-    """The folder of the adapter that `source` means. Raises `InputError` where there is none that may be used."""
+    """The folder of the adapter that `source` means. Raises `InputError` where there is none that may be
+    used.
+    """
     if not source.is_dir():
         raise InputError(f"{str(source)!r} is not a folder; name a run, a checkpoint or an adapter")
     is_checkpoint = source.name.startswith("checkpoint-") and (source.parent / RECIPE).is_file()
     if is_checkpoint and (reason := checkpoints.fault(source)):
         raise InputError(
-            f"{str(source)!r} is no complete checkpoint ({reason}); name its run, and the newest complete one is "
+            f"{str(source)!r} is no complete checkpoint ({reason}); name its run, and the newest complete "
+            "one is "
             "taken"
         )
     newest, notes = checkpoints.newest(source)
@@ -109,7 +115,8 @@ def _find_adapter(source: Path, say: Callable[[str], None]) -> Path:
     folder = next((folder for folder in candidates if (folder / CONFIG).is_file()), None)
     if folder is None:
         raise InputError(
-            f"{str(source)!r} holds no adapter ({CONFIG}); weights that were trained whole need no merging, load "
+            f"{str(source)!r} holds no adapter ({CONFIG}); weights that were trained whole need no merging, "
+            "load "
             "them as they are"
         )
     if not (folder / WEIGHTS).is_file():

@@ -1,4 +1,6 @@
-"""How large a model is, from its configuration alone: it is built without memory for its weights, and its parameters are counted."""
+"""How large a model is, from its configuration alone: it is built without memory for its weights, and its
+parameters are counted.
+"""
 
 from __future__ import annotations
 
@@ -185,13 +187,16 @@ def _adapt(model: Any, lora: Any) -> Any:
             return get_peft_model(model, lora)
     except ValueError as error:
         raise InputError(
-            f"section lora of the recipe: {str(error).splitlines()[0].rstrip('.')}; name the modules that get "
+            f"section lora of the recipe: {str(error).splitlines()[0].rstrip('.')}; name the modules that "
+            "get "
             "adapters, such as lora.target_modules=[q_proj,k_proj,v_proj,o_proj]"
         ) from error
 
 
 def _estimate_tokens(messages: Sequence[Mapping[str, Any]]) -> int:
-    """Tokens of a chat by the length of its text; 3 for its end, 4 a message and 3 an image for the format."""
+    """Tokens of a chat by the length of its text; 3 for its end, 4 a message and 3 an image for the
+    format.
+    """
     total = 3
     for message in messages:
         content = message["content"]

@@ -1,4 +1,5 @@
-"""More to learn from where images are few: each image in its seven other orientations (mirrored, turned by quarters, and both).
+"""More to learn from where images are few: each image in its seven other orientations (mirrored, turned by
+quarters, and both).
 
 Whether there is a defect does not hang on the orientation, and boxes turn along; what else is known of the
 image may name a place.
@@ -64,7 +65,8 @@ class _TurnedImage(NamedTuple):
 
 
 def turn_samples(samples: Sequence[Sample], folder: Path) -> list[Sample]:
-    """The samples in all of `ORIENTATIONS`, their references with them; images are written to `folder` as PNG.
+    """The samples in all of `ORIENTATIONS`, their references with them; images are written to `folder` as
+    PNG.
 
     Of their own questions they keep those for verdict and boxes, but none with a completion of the user's.
     Raises `ImageError` for an image that cannot be opened.

@@ -1,4 +1,6 @@
-"""What a run will take, before its first step: tokens, what does not fit, memory by part, time. Nothing is ever cut off to fit."""
+"""What a run will take, before its first step: tokens, what does not fit, memory by part, time. Nothing is
+ever cut off to fit.
+"""
 
 from __future__ import annotations
 
@@ -121,7 +123,8 @@ class Plan:
     def _time(self) -> str:
         if self.hours is None:
             return (
-                f"time: not known on {self.device}, since no run on a GPU was ever timed; the run says from its "
+                f"time: not known on {self.device}, since no run on a GPU was ever timed; the run says from "
+                "its "
                 "first step on how long is left"
             )
         seconds = self.hours * 3600
@@ -141,7 +144,8 @@ class Plan:
         """Raise `InputError` when a prompt does not fit the model."""
         if self.too_long:
             raise InputError(
-                f"{len(self.too_long)} prompts are longer than the model can read, and nothing is cut off; see "
+                f"{len(self.too_long)} prompts are longer than the model can read, and nothing is cut off; "
+                "see "
                 f"the plan. {self.too_long[0]}"
             )
 
@@ -214,7 +218,9 @@ def _length(task: Task, training_set: TrainingSet, resolved: Resolved) -> Prompt
 
 
 def _completion_tokens(task: Task, training_set: TrainingSet, resolved: Resolved) -> int:
-    """The most that GRPO lets be written, or the tokens of what SFT teaches, estimated without a tokenizer."""
+    """The most that GRPO lets be written, or the tokens of what SFT teaches, estimated without a
+    tokenizer.
+    """
     if resolved.grpo:
         return int(resolved.settings["max_completion_length"])
     model_size, seed = resolved.model_size, resolved.recipe.seed
@@ -243,12 +249,18 @@ def _describe_too_long(
 ) -> str:
     """What does not fit, and which pixel cap would make it fit."""
     task = length.task
-    prompt = f"sample {task.sample.id!r}, question {task.question.id!r}: {length.tokens:,} tokens, room for {room:,}"
+    prompt = (
+        f"sample {task.sample.id!r}, question {task.question.id!r}: {length.tokens:,} tokens, room for "
+        f"{room:,}"
+    )
     sizes_wh = [training_set.pictures[path].size_wh for path in task.prompt.images]
     cap = largest_cap_that_fits(sizes_wh, model_size.family, room - length.text, model_size.max_pixels)
     if cap is not None:
         return f"{prompt}; with max_pixels: {cap} it fits"
-    return f"{prompt}; no pixel cap makes it fit: give fewer reference images, less knowledge or shorter completions"
+    return (
+        f"{prompt}; no pixel cap makes it fit: give fewer reference images, less knowledge or shorter "
+        "completions"
+    )
 
 
 def _step_load(
@@ -281,7 +293,8 @@ def _warnings(resolved: Resolved, machine: costs.Machine, peak: float) -> list[s
     if resolved.grpo and settings["per_device_train_batch_size"] % settings["num_generations"]:
         warnings.append(
             f"groups of {settings['num_generations']} do not fit a microbatch of "
-            f"{settings['per_device_train_batch_size']} completions, so prompts are read more than once; make "
+            f"{settings['per_device_train_batch_size']} completions, so prompts are read more than once; "
+            "make "
             "per_device_train_batch_size a multiple of num_generations"
         )
     if machine.memory is not None and peak > machine.memory:
@@ -301,14 +314,17 @@ def _warnings(resolved: Resolved, machine: costs.Machine, peak: float) -> list[s
         )
     if resolved.model_size.tokenizer is None:
         warnings.append(
-            f"tokens of text are estimated at {CHARS_PER_TOKEN} characters each: the model's tokenizer is not "
+            f"tokens of text are estimated at {CHARS_PER_TOKEN} characters each: the model's tokenizer is "
+            "not "
             "here"
         )
     return warnings
 
 
 def _lopsided(samples: Sequence[Sample]) -> list[str]:
-    """A warning where the category alone tells most verdicts: a policy that cannot see the defect learns that instead."""
+    """A warning where the category alone tells most verdicts: a policy that cannot see the defect learns that
+    instead.
+    """
     # 1. Good and defective samples of each category, and how many a guess by category gets right.
     counts: dict[str, list[int]] = {}
     for sample in samples:
@@ -327,7 +343,8 @@ def _lopsided(samples: Sequence[Sample]) -> list[str]:
     if len(sides) > LONGEST:
         sides = [*sides[:LONGEST], "..."]
     return [
-        f"{guesser} is right about {guessed} of {total} samples without a look ({', '.join(sides)}), and that "
+        f"{guesser} is right about {guessed} of {total} samples without a look ({', '.join(sides)}), and "
+        "that "
         "may be what is learned; take as many good as defective ones of each category"
     ]
 

@@ -1,4 +1,6 @@
-"""The processes of a run, as their launcher (`accelerate launch`) describes them in the environment; one without it."""
+"""The processes of a run, as their launcher (`accelerate launch`) describes them in the environment; one
+without it.
+"""
 
 from __future__ import annotations
 

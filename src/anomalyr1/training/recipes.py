@@ -111,8 +111,8 @@ def shipped() -> list[str]:
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """A shipped recipe or the one in a YAML file, changed by `overrides` such as "grpo.learning_rate=1e-6".
 
-    The value of an override is YAML. Raises `InputError` naming the file and the nearest known name for what is not known, and what is wrong
-    with a value.
+    The value of an override is YAML. Raises `InputError` naming the file and the nearest known name for what
+    is not known, and what is wrong with a value.
     """
     values = _parse_yaml(_text_of(name_or_path), name_or_path)
     if not isinstance(values, dict):

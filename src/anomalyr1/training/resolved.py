@@ -1,4 +1,6 @@
-"""A recipe with all that follows from it before any data are read: made once a run, and passed on from there."""
+"""A recipe with all that follows from it before any data are read: made once a run, and passed on from
+there.
+"""
 
 from __future__ import annotations
 

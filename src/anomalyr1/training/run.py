@@ -82,13 +82,16 @@ class Preparation:
 
     @property
     def answer_limit(self) -> int:
-        """Tokens of a held-out answer: as many as GRPO's completions may have, and after SFT twice as many."""
+        """Tokens of a held-out answer: as many as GRPO's completions may have, and after SFT twice as
+        many.
+        """
         tokens = self.plan.completion_tokens
         return tokens if self.resolved.grpo else max(SFT_ANSWERS, 2 * tokens)
 
 
 def train(recipe: Recipe, out: Path, *, resume: bool = False, say: Say = print, command: str = "") -> Path:
-    """Run `recipe` into the new folder `out`, or go on with the run that is there; gives the folder of the trained policy.
+    """Run `recipe` into the new folder `out`, or go on with the run that is there; gives the folder of the
+    trained policy.
 
     `resume` takes the newest complete checkpoint and says which ones it passes over; with none, the run
     begins anew. Raises `InputError` for a folder that holds a run already (without `resume`), another recipe,
@@ -166,7 +169,9 @@ def _resume_point(recipe: Recipe, out: Path, resume: bool) -> ResumePoint:
 
 
 def _may_begin_in(out: Path) -> bool:
-    """Whether there is nothing in a folder but what a run leaves that never began, or was killed as it did."""
+    """Whether there is nothing in a folder but what a run leaves that never began, or was killed as it
+    did.
+    """
     unfinished = (f".{RUN}.", f".{RECIPE}.")  # as `write_whole` calls files that it has not renamed yet
     return out.is_dir() and all(
         path.name in (DATA, RUN) or path.name.startswith(unfinished) for path in out.iterdir()
@@ -198,7 +203,9 @@ def _prepare(recipe: Recipe, folder: Path, out: Path, say: Say) -> Preparation:
 
 
 def _load_policy(resolved: Resolved) -> Policy:
-    """The policy to train; its processor takes images as `images.fit` sizes them, so that nothing is resized again."""
+    """The policy to train; its processor takes images as `images.fit` sizes them, so that nothing is resized
+    again.
+    """
     from anomalyr1.policy.load import load_policy
 
     recipe = resolved.recipe
@@ -209,7 +216,9 @@ def _load_policy(resolved: Resolved) -> Policy:
 
 
 def _make_trainer(prepared: Preparation, policy: Policy, log: RunLog) -> Any:
-    """The trainer, with an optimizer that is known to be installed. Raises `InputError` and `SetupError` where it refuses."""
+    """The trainer, with an optimizer that is known to be installed. Raises `InputError` and `SetupError`
+    where it refuses.
+    """
     from anomalyr1.training import trainers
 
     resolved = prepared.resolved
@@ -239,7 +248,9 @@ def _run_trainer(trainer: Any, start: ResumePoint) -> None:
 
 
 def _leave_out_steps(trainer: Any) -> None:
-    """Let `train` load the checkpoint and end: transformers 5.23 goes into the epoch and makes a step, whatever `max_steps` says."""
+    """Let `train` load the checkpoint and end: transformers 5.23 goes into the epoch and makes a step,
+    whatever `max_steps` says.
+    """
 
     def run_epoch(**_: object) -> None:
         trainer.control.should_training_stop = True
@@ -326,7 +337,9 @@ def _replacing(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def _data_folder(out: Path) -> Iterator[Path]:
-    """Where drawn parts go: into the run, and for its other processes, which draw the same, into a folder that vanishes."""
+    """Where drawn parts go: into the run, and for its other processes, which draw the same, into a folder
+    that vanishes.
+    """
     if is_main_process():
         yield out / DATA
         return

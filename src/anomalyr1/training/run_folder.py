@@ -90,7 +90,9 @@ class Group(Record):
 
     @property
     def without_signal(self) -> bool:
-        """Whether all completions that were scored earned the same, so that nothing can be learned from them."""
+        """Whether all completions that were scored earned the same, so that nothing can be learned from
+        them.
+        """
         columns: list[Sequence[float | None]] = [self.totals()]
         if self.normalized_apart:
             columns = [self.rewards[name] for name in self.weights if self.weights[name]]
@@ -104,7 +106,8 @@ def _spread(values: Sequence[float | None]) -> float:
 
 
 def figures(groups: Iterable[tuple[Group, Sequence[Answer]]]) -> dict[str, float]:
-    """What groups of one step, each with its answers, tell beside TRL's own figures; what has nothing to count is left out.
+    """What groups of one step, each with its answers, tell beside TRL's own figures; what has nothing to
+    count is left out.
 
     `answers/`: shares of all completions that were read strictly, leniently, not at all, and that are right;
     of those whose reasoning concludes something, the share that agrees with its answer (`consistent`); of the
@@ -134,7 +137,8 @@ def figures(groups: Iterable[tuple[Group, Sequence[Answer]]]) -> dict[str, float
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; none where it does not exist. A torn line at the end, as a killed run leaves it, is left out.
+    """The objects of a JSON-lines file; none where it does not exist. A torn line at the end, as a killed run
+    leaves it, is left out.
 
     Raises `InputError` with the number of a line that is not an object with a step.
     """
@@ -159,7 +163,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def read_groups(run: Path, step: int | None = None) -> list[Group]:
-    """The groups of a run, or of one of its steps. Raises `InputError` with the number of a line that is none."""
+    """The groups of a run, or of one of its steps. Raises `InputError` with the number of a line that is
+    none.
+    """
     groups = []
     for number, line in enumerate(read_lines(run / GROUPS), start=1):
         if step is not None and line["step"] != step:
@@ -168,6 +174,7 @@ def read_groups(run: Path, step: int | None = None) -> list[Group]:
             groups.append(Group.model_validate(line))
         except ValidationError as error:
             raise InputError(
-                f"line {number} of {str(run / GROUPS)!r} is not a group ({first_error(error)}); delete the line"
+                f"line {number} of {str(run / GROUPS)!r} is not a group ({first_error(error)}); delete the "
+                "line"
             ) from error
     return groups

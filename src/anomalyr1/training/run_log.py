@@ -1,4 +1,5 @@
-"""What a training run writes down while it goes: metrics, groups, held-out figures, curves, and a line or a bar for who waits.
+"""What a training run writes down while it goes: metrics, groups, held-out figures, curves, and a line or a
+bar for who waits.
 
     log = RunLog(run)
     log.rewind(step)          # when the run goes on from the checkpoint of `step`
@@ -71,7 +72,9 @@ class RunLog:
         """The step of the newest page."""
 
     def rewind(self, step: int) -> None:
-        """Forget what was written of later steps, so that a run resumed at `step` ends with the files of an uninterrupted one."""
+        """Forget what was written of later steps, so that a run resumed at `step` ends with the files of an
+        uninterrupted one.
+        """
         self._resumed_step = step
         if not is_main_process():
             return
@@ -94,7 +97,9 @@ class RunLog:
             shutil.rmtree(self.run / TENSORBOARD, ignore_errors=True)
 
     def attach(self, trainer: Any) -> None:
-        """Log a trainer of TRL's: our figures go with its own to whatever it reports to; its bars and printed lines give way to ours."""
+        """Log a trainer of TRL's: our figures go with its own to whatever it reports to; its bars and printed
+        lines give way to ours.
+        """
         from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
         self.callback.trainer = trainer
@@ -117,7 +122,9 @@ class RunLog:
             write_page(self.run / SAMPLES / f"step-{group.step:06}.html", group, answers)
 
     def evaluation(self, step: int, values: Mapping[str, Any], final: bool = False) -> None:
-        """Write held-out figures; those that are numbers go to the curves too, as `held_out/NAME`, when training has begun."""
+        """Write held-out figures; those that are numbers go to the curves too, as `held_out/NAME`, when
+        training has begun.
+        """
         if self.callback.trainer is not None and step and not final:
             for name, value in values.items():
                 if isinstance(value, int | float):

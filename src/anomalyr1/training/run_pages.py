@@ -28,7 +28,8 @@ LONG_SIDE = 360
 
 
 def write_page(path: Path, group: Group, answers: Sequence[Answer]) -> None:
-    """Write the page of a group, whose completions say `answers`; where the image cannot be read, it says so and has no pictures.
+    """Write the page of a group, whose completions say `answers`; where the image cannot be read, it says so
+    and has no pictures.
 
     Raises `SetupError` when the disk refuses.
     """
@@ -63,7 +64,9 @@ def write_page(path: Path, group: Group, answers: Sequence[Answer]) -> None:
 
 
 def _picture(image: Image.Image | None, boxes: tuple[Box, ...] | None, verdict: str = "defect") -> str | None:
-    """The image with boxes, as part of a page, None without either; gold ones are drawn in the colour of good."""
+    """The image with boxes, as part of a page, None without either; gold ones are drawn in the colour of
+    good.
+    """
     if image is None or boxes is None:
         return None
     inspection = Inspection.model_validate({"sample_id": "", "verdict": verdict, "boxes": boxes})

@@ -1,4 +1,6 @@
-"""`run.json`: what a run was made of, so that its figures can be trusted and the run resumed on the same ground."""
+"""`run.json`: what a run was made of, so that its figures can be trusted and the run resumed on the same
+ground.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,8 @@ def record_of(
 
 
 def write_record(out: Path, record: dict[str, Any], recipe: Recipe, checkpoint: Path | None) -> list[str]:
-    """Write `run.json`, then the recipe, which makes the folder a run; a resumed one keeps its record and adds to it.
+    """Write `run.json`, then the recipe, which makes the folder a run; a resumed one keeps its record and
+    adds to it.
 
     Gives notes. Raises `InputError` when the ground of the run has changed.
     """
@@ -105,7 +108,8 @@ def _require_same_ground(out: Path, original: dict[str, Any], record: dict[str, 
     ]
     if changes:
         raise InputError(
-            f"{str(out)!r} was begun on other ground, so it cannot be resumed: {'; '.join(changes)}. Restore it, "
+            f"{str(out)!r} was begun on other ground, so it cannot be resumed: {'; '.join(changes)}. "
+            "Restore it, "
             "or begin anew"
         )
 

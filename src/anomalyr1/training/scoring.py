@@ -13,7 +13,8 @@ from anomalyr1.types import Answer, Question, Sample
 
 
 def figures(questions: Sequence[tuple[Sample, Question]], answers: Sequence[Answer]) -> dict[str, Any]:
-    """Shares and means over answers: of the verdict (options as `prompts.inspection_questions` has them), boxes, other questions.
+    """Shares and means over answers: of the verdict (options as `prompts.inspection_questions` has them),
+    boxes, other questions.
 
     An answer that cannot be read is a wrong one. A figure that nothing was asked for is left out.
     """
@@ -23,7 +24,9 @@ def figures(questions: Sequence[tuple[Sample, Question]], answers: Sequence[Answ
 
 
 def summary(means: Mapping[str, Any]) -> dict[str, Any]:
-    """The means of `hits`, with balanced accuracy, and the mean accuracy of all kinds of other questions; numbers, or arrays of them."""
+    """The means of `hits`, with balanced accuracy, and the mean accuracy of all kinds of other questions;
+    numbers, or arrays of them.
+    """
     figures = dict(means)
     if {"defect found", "good passed"} <= means.keys():
         figures["balanced accuracy"] = (means["defect found"] + means["good passed"]) / 2

@@ -1,4 +1,6 @@
-"""A trainer of transformers' whose checkpoints are sealed (see `checkpoints`) and load into any Qwen-VL model."""
+"""A trainer of transformers' whose checkpoints are sealed (see `checkpoints`) and load into any Qwen-VL
+model.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from anomalyr1.training import checkpoints
 
 
 class SealedTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
-    """The two hooks of transformers' `Trainer` that load and save checkpoints; both of our trainers have them."""
+    """The two hooks of transformers' `Trainer` that load and save checkpoints; both of our trainers have
+    them.
+    """
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load the weights of a checkpoint; adapters and sharded weights are left to transformers' own way.

@@ -1,4 +1,6 @@
-"""What a recipe's keys mean to TRL, peft and transformers: its section with all defaults, each key checked; adapters; types."""
+"""What a recipe's keys mean to TRL, peft and transformers: its section with all defaults, each key checked;
+adapters; types.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,16 @@ if TYPE_CHECKING:
 VISION = r".*\bvisual\b.*"
 """The names of the vision tower's modules."""
 _HELD_OUT_BATCHES = "held-out data is asked by the engine that inspects, which makes its own batches"
-_NO_EVALUATION = "the trainer has no data to evaluate on; name held_out data, and say with eval_steps how often it is asked"
+_NO_EVALUATION = (
+    "the trainer has no data to evaluate on; name held_out data, and say with eval_steps how "
+    "often it is asked"
+)
 REFUSED = {
     "eval_strategy": _NO_EVALUATION,
     "do_eval": _NO_EVALUATION,
     "eval_on_start": "held_out data is asked before the first step anyway",
-    "load_best_model_at_end": "there is no best one: held_out data chooses nothing; take the checkpoint that you "
+    "load_best_model_at_end": "there is no best one: held_out data chooses nothing; take the checkpoint "
+    "that you "
     "want by `anomalyr1 merge`",
     "generation_batch_size": "it depends on the number of processes; say steps_per_generation",
     "save_only_model": "a run could not be resumed from such a checkpoint",
@@ -62,7 +68,8 @@ PLAIN_TYPES = {bool: "true or false", int: "a whole number", float: "a number", 
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
-    """All keys of the recipe's section with what holds for them: TRL's defaults, then ours, then the recipe's.
+    """All keys of the recipe's section with what holds for them: TRL's defaults, then ours, then the
+    recipe's.
 
     Raises `InputError` for a key that TRL does not know, one that is decided elsewhere, one of SFT's that has
     no meaning here, and a value that is none of its key's.
@@ -123,7 +130,9 @@ def _require_trainer_keys(recipe: Recipe) -> None:
 
 
 def _check_value(section: str, key: str, value: Any, type_hint: Any) -> None:
-    """Raise `InputError` for a key that is refused, and for a value that is not of the key's type or words."""
+    """Raise `InputError` for a key that is refused, and for a value that is not of the key's type or
+    words.
+    """
     where = f"section {section} of the recipe"
     if key in REFUSED and value not in (None, False, "no"):
         raise InputError(f"{where} cannot set {key!r}: {REFUSED[key]}")
@@ -175,7 +184,8 @@ def adapter_config(recipe: Recipe) -> Any:
     # 3. The base must stay as it is, and the head without wrappers.
     if config.init_lora_weights not in (True, False, "gaussian", "orthogonal"):
         raise InputError(
-            f"lora.init_lora_weights: {config.init_lora_weights} may change the base's weights, into which the "
+            f"lora.init_lora_weights: {config.init_lora_weights} may change the base's weights, into which "
+            "the "
             "adapter is merged in the end; expected true, false, gaussian or orthogonal"
         )
     for key in ("target_modules", "modules_to_save"):

@@ -1,4 +1,5 @@
-"""Fine-tuning on completions written from labels: all questions about one image are read behind one image prefix.
+"""Fine-tuning on completions written from labels: all questions about one image are read behind one image
+prefix.
 
 A row of the data is a sample with all its questions. What their prompts have in common (instructions,
 knowledge, images) is read once, and each question with its completion is a branch behind it, in the same
@@ -74,7 +75,9 @@ class PrefixCollator:
         self._image_id: int = policy.processor.tokenizer.convert_tokens_to_ids(chat.IMAGE)
 
     def __call__(self, samples: Sequence[EncodedSample]) -> dict[str, Any]:
-        """`groups` of N branches of at most L tokens, and `labels` (N, L): the learned tokens, `IGNORED` elsewhere."""
+        """`groups` of N branches of at most L tokens, and `labels` (N, L): the learned tokens, `IGNORED`
+        elsewhere.
+        """
         prefixes: list[Tensor] = []  # (P_b,) each
         grids: list[Tensor] = []  # (images, 3) each
         pixels: list[Tensor] = []  # (patches, values) each
@@ -164,12 +167,15 @@ class PackedSFTTrainer(SealedTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Tensor:
-        """Minus the log-probability of the learned tokens, summed and divided by how many an optimizer step has."""
+        """Minus the log-probability of the learned tokens, summed and divided by how many an optimizer step
+        has.
+        """
         groups = inputs["groups"]
         form = choose_form(self._base, groups, agree=self._agree)
         if form is None:
             raise InputError(
-                "gradient checkpointing needs the packed form, which this attention takes no mask for; use sdpa, "
+                "gradient checkpointing needs the packed form, which this attention takes no mask for; use "
+                "sdpa, "
                 "or turn it off"
             )
         log_probs, _ = model(groups=groups, form=form, entropy=False)  # (N, L), 0 where nothing is learned

@@ -1,4 +1,6 @@
-"""The trainer of a recipe: `SharedPrefixGRPOTrainer` or `PackedSFTTrainer`, with data, rewards, adapters and what stays frozen."""
+"""The trainer of a recipe: `SharedPrefixGRPOTrainer` or `PackedSFTTrainer`, with data, rewards, adapters and
+what stays frozen.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ def make_trainer(
     policy: Policy,
     log: RunLog,
 ) -> Any:
-    """The trainer of a recipe over its training set; groups of GRPO go to `log`, and checkpoints to its folder.
+    """The trainer of a recipe over its training set; groups of GRPO go to `log`, and checkpoints to its
+    folder.
 
     Changes the policy's model. `argument_values` are those of `arguments.argument_values`. Raises
     `SetupError` where this process sees several GPUs.
@@ -121,9 +124,12 @@ def group_record(
 
 
 def _require_one_device(args: Any) -> None:
-    """Raise `SetupError` where this process sees several GPUs: transformers would run copies of the model that share no prefixes."""
+    """Raise `SetupError` where this process sees several GPUs: transformers would run copies of the model
+    that share no prefixes.
+    """
     if args.n_gpu > 1:
         raise SetupError(
-            f"one process sees {args.n_gpu} GPUs; start one a GPU with accelerate launch (docs/runs.md says how), "
+            f"one process sees {args.n_gpu} GPUs; start one a GPU with accelerate launch (docs/runs.md says "
+            "how), "
             "or show it a single one with CUDA_VISIBLE_DEVICES=0"
         )

@@ -1,4 +1,6 @@
-"""Which groups carry a signal: in one whose completions all earn the same, none is better than another, and nothing is learned."""
+"""Which groups carry a signal: in one whose completions all earn the same, none is better than another, and
+nothing is learned.
+"""
 
 from __future__ import annotations
 
