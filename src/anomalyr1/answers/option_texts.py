@@ -44,7 +44,7 @@ def stated_option(sentence: Sequence[Token], texts: Sequence[list[str]]) -> str 
     whether there is a defect.
     """
     clause = Clause([token.word for token in sentence])
-    if clause.holds("(<question>|<supposition>|<states_nothing>|<undecidable>|<either>)"):
+    if clause.holds("(<question>|<supposition>|<states_nothing>|<undecidable>|<either>|<of_others>)"):
         return None
     yes_no = _yes_no(texts)
     if yes_no is not None:
