@@ -70,8 +70,10 @@ def find_place(sentences_cut: Sequence[list[Clause]]) -> str | None:
     fallback: str | None = None
     for clause in itertools.chain.from_iterable(sentences_cut):
         names = {name for name, index in _places(clause) if not negated(clause, index)}
+        if not names or clause.holds("(<question>|if|whether|<clean>)"):
+            continue
         defect = clause_defect(clause)
-        if not names or defect is False or clause.holds("(<question>|if|whether|<clean>)"):
+        if defect is False:
             continue
         fallback = names.pop() if len(names) == 1 else None
         if defect or clause.holds("<located>"):
@@ -93,7 +95,8 @@ def clause_defect(clause: Clause) -> bool | None:
                 continue
             if defect or statement is None:
                 statement = statement or defect != denied
-        opened = opened or word in word_list("open") or clause.starts("(type|kind) of", i)
+        asks_kind = word in {"type", "kind"} and clause.starts("_ of", i)
+        opened = opened or asks_kind or word in word_list("open")
     return statement
 
 

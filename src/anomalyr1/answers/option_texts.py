@@ -50,12 +50,21 @@ def stated_option(sentence: Sequence[Token], texts: Sequence[list[str]]) -> str 
     if yes_no is not None:
         answer = _yes_or_no(clause, sentence)
         return None if answer is None else yes_no[answer]
+    return _named_option(clause, sentence, texts)
+
+
+def _named_option(clause: Clause, sentence: Sequence[Token], texts: Sequence[list[str]]) -> str | None:
+    """The letter of the one option whose text stands in a clause, not denied and said of the part."""
+    kept = [
+        i for i, word in enumerate(clause.words) if word[0].isalnum() and word not in word_list("skipped")
+    ]
     for stem in (_singular, _stem):
-        statements = [
-            statement
-            for option, text in enumerate(texts)
-            for statement in _statements(clause, sentence, text, option, stem)
-        ]
+        line = [stem(clause.words[i]) for i in kept]
+        statements = []
+        for option, text in enumerate(texts):
+            for start, end in _runs(line, kept, _phrase(text, stem)):
+                if _asserts(clause, start, end) and _means_part(clause, sentence, start, text):
+                    statements.append(_Statement(option, start, end))
         longest = [short for short in statements if not any(_within(short, long) for long in statements)]
         named = {statement.option for statement in longest}
         if named:
@@ -76,25 +85,6 @@ def opening_answer(reasoning: Sequence[Sequence[Token]], texts: Sequence[list[st
     return yes_no["yes" in answers]
 
 
-def _statements(
-    clause: Clause, sentence: Sequence[Token], text: list[str], option: int, stem: Callable[[str], str]
-) -> list[_Statement]:
-    """Every place where a clause states an option's text of the part, not denied."""
-    kept = [
-        i for i, word in enumerate(clause.words) if word[0].isalnum() and word not in word_list("skipped")
-    ]
-    line = [stem(clause.words[i]) for i in kept]
-    phrase = _phrase(text, stem)
-    statements = []
-    at = find(line, phrase) if phrase else -1
-    while at != -1:
-        start, end = kept[at], kept[at + len(phrase) - 1] + 1
-        if _asserts(clause, start, end) and _means_part(clause, sentence, start, text):
-            statements.append(_Statement(option, start, end))
-        at = find(line, phrase, at + 1)
-    return statements
-
-
 def _phrase(text: list[str], stem: Callable[[str], str]) -> list[str]:
     """The words that state an option; of a place, as in "bottom right corner", only those that name it."""
     phrase = [stem(word) for word in text if word not in word_list("skipped")]
@@ -102,6 +92,16 @@ def _phrase(text: list[str], stem: Callable[[str], str]) -> list[str]:
         phrase = phrase[1:]
     places = [word for word in phrase if word in word_list("place")]
     return places if len(places) > 1 and word_list("place_text").issuperset(phrase) else phrase
+
+
+def _runs(line: list[str], places: list[int], phrase: list[str]) -> list[tuple[int, int]]:
+    """(start, end) of a phrase wherever it is in a line, by the places of the line's words in the clause."""
+    runs = []
+    at = find(line, phrase) if phrase else -1
+    while at != -1:
+        runs.append((places[at], places[at + len(phrase) - 1] + 1))
+        at = find(line, phrase, at + 1)
+    return runs
 
 
 def _asserts(clause: Clause, start: int, end: int) -> bool:
