@@ -15,7 +15,7 @@ from anomalyr1.answers.clauses import Clause, cut
 from anomalyr1.answers.findings import cut_sentence, find_defect
 from anomalyr1.answers.mentions import Mention, grouped, mentions, symbols
 from anomalyr1.answers.option_texts import opening_answer, stated_option
-from anomalyr1.answers.rules import CLAIMS, DENIALS, DOUBTS, Verdict, first_rule
+from anomalyr1.answers.rules import CLAIMS, DENIALS, DOUBTS, Ruling, first_rule
 from anomalyr1.answers.wording import MAX_SENTENCE_TOKENS, Token, content, run_end, sentences, word_list
 from anomalyr1.types import LETTERS
 
@@ -48,7 +48,7 @@ class _Claim(NamedTuple):
     """One clause that speaks for an option."""
 
     letter: str
-    verdict: Verdict
+    verdict: Ruling
     marked: bool
     """Introduced as a conclusion: "so", "therefore"."""
     turn: int = 0
@@ -57,7 +57,7 @@ class _Claim(NamedTuple):
     @property
     def hinted(self) -> bool:
         """Whether it holds only as long as nothing is said against it."""
-        return self.verdict in {Verdict.NAMED, Verdict.HINT}
+        return self.verdict in {Ruling.NAMED, Ruling.HINT}
 
 
 def read_conclusion(reasoning: str, options: Sequence[str]) -> str | None:
@@ -74,7 +74,7 @@ def conclude(reasoning: Sequence[list[Token]], options: Sequence[str]) -> str | 
     claims = _standing_claims(reasoning, texts)
     listed = _lists_options(reasoning, texts)
     if listed:
-        claims = [claim for claim in claims if claim.verdict is not Verdict.LABEL]
+        claims = [claim for claim in claims if claim.verdict is not Ruling.LABEL]
     stated = _stated(reasoning[-1], texts, listed)
     if claims and not (stated and mentions(reasoning[-1], texts)):
         return _settle(claims)
@@ -101,7 +101,7 @@ def _standing_claims(reasoning: Sequence[list[Token]], texts: Sequence[list[str]
             turn += clause.holds("<correction>") and not (new_claims and clause.holds("<likewise>"))
             claims = [claim for claim in claims if claim.letter not in against]
             claims += [claim._replace(turn=turn) for claim in new_claims]
-    return [claim for claim in claims if denied - {claim.letter} or claim.verdict is not Verdict.NAMED]
+    return [claim for claim in claims if denied - {claim.letter} or claim.verdict is not Ruling.NAMED]
 
 
 def _bears_out(sentence: list[Token], texts: Sequence[list[str]]) -> bool:
@@ -131,7 +131,7 @@ def _judge(part: Sequence[Token], texts: Sequence[list[str]]) -> tuple[set[str],
     remaining: list[list[Mention]] = []
     for place, group in zip(_open_options(clause), groups, strict=True):
         denial = first_rule(DENIALS, clause, place)
-        if denial is not None and denial.verdict is Verdict.AGAINST:
+        if denial is not None and denial.verdict is Ruling.AGAINST:
             words[place] = "Z"
             against |= {mention.letter for mention in group}
         else:
@@ -157,7 +157,7 @@ def _open_options(clause: Clause) -> list[int]:
 def _claim(clause: Clause, place: int, mention: Mention, alone: bool) -> _Claim | None:
     """What a clause claims of the option at a place; `alone` = no other option of the clause is open."""
     rule = first_rule(CLAIMS, clause, place, mention, alone)
-    if rule is None or rule.verdict is Verdict.NOTHING or first_rule(DOUBTS, clause, place):
+    if rule is None or rule.verdict is Ruling.NOTHING or first_rule(DOUBTS, clause, place):
         return None
     marked = rule.concludes or clause.precedes("<marker> <any_word>{0,11}", place)
     marked = marked and not clause.holds("<likewise>")
@@ -177,7 +177,7 @@ def _claim_by_text(clause: Clause, texts: Sequence[list[str]]) -> list[_Claim]:
             option = max(quoted, key=lambda option: (len(texts[option]), option))
             clause = Clause([*words[:start], "X", *words[ends[option] :]])
             doubt = first_rule(DOUBTS, clause, start)
-            return [] if doubt else [_Claim(LETTERS[option], Verdict.ANSWER, True)]
+            return [] if doubt else [_Claim(LETTERS[option], Ruling.ANSWER, True)]
     return []
 
 
@@ -186,7 +186,7 @@ def _settle(claims: Sequence[_Claim]) -> str | None:
 
     Without one, the option that is said to fit, if it is the only one or marked as the conclusion at the end.
     """
-    answers = [claim for claim in claims if claim.verdict is Verdict.ANSWER]
+    answers = [claim for claim in claims if claim.verdict is Ruling.ANSWER]
     if answers:
         final = answers[-1]
         rivals = [claim for claim in answers if claim.letter != final.letter and claim.turn == final.turn]

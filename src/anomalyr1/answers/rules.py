@@ -14,7 +14,7 @@ from anomalyr1.answers.clauses import Clause
 from anomalyr1.answers.mentions import Mention
 
 
-class Verdict(Enum):
+class Ruling(Enum):
     """What a rule makes of an option."""
 
     ANSWER = "is said to be the answer"
@@ -30,7 +30,7 @@ class Rule(NamedTuple):
     """What one way of speaking says of an option."""
 
     name: str
-    verdict: Verdict
+    verdict: Ruling
     example: str
     """A sentence in which the rule decides about option B."""
     pattern: str
@@ -43,7 +43,7 @@ class Rule(NamedTuple):
     """What the `Mention` must be."""
 
 
-ANSWER, FITS, NAMED, HINT, LABEL, AGAINST, NOTHING = Verdict
+ANSWER, FITS, NAMED, HINT, LABEL, AGAINST, NOTHING = Ruling
 
 
 def first_rule(
