@@ -135,8 +135,9 @@ def continuous(
     from transformers import GenerationConfig
 
     word = policy.processor.tokenizer("a", add_special_tokens=False)["input_ids"][0]
-    image_id, jobs = policy.model.config.image_token_id, LocalEngine(policy)._jobs(asked, opened, sampling)
-    ids = [[word if id_ == image_id else id_ for id_ in one.ids] for one in jobs]
+    image_id = policy.model.config.image_token_id
+    encoded = LocalEngine(policy)._encode_prompts(asked, opened, sampling)
+    ids = [[word if id_ == image_id else id_ for id_ in prompt.ids] for prompt in encoded]
     config = GenerationConfig(
         max_new_tokens=sampling.max_new_tokens,
         do_sample=sampling.temperature > 0,
@@ -187,7 +188,7 @@ def floor(policy: Policy, asked: list[Prompt], opened: dict[Path, LoadedImage], 
     per_pair = 4 * text.num_hidden_layers * text.num_attention_heads * size
     new = sampling.max_new_tokens
     total = 0.0
-    for tree in plant_trees(engine._jobs(asked, opened, sampling), engine._image_id, new, 10**9):
+    for tree in plant_trees(engine._encode_prompts(asked, opened, sampling), engine._image_id, new, 10**9):
         p = len(tree.prefix)
         tokens, pairs = p, p * (p + 1) / 2
         for branch in tree.branches:
