@@ -185,7 +185,7 @@ def test_an_interrupt_breaks_off_what_is_under_way():
         while len(seen) < 2 and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        assert "KeyboardInterrupt" in process.communicate(timeout=15)[1]
+        assert "KeyboardInterrupt" in process.communicate(timeout=120)[1]
         assert len(seen) == 2
 
 
