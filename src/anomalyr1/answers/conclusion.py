@@ -20,6 +20,8 @@ from anomalyr1.answers.wording import MAX_SENTENCE_TOKENS, Token, content, run_e
 from anomalyr1.types import LETTERS
 
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
+RETREAT_WORDS = 14
+"""Within so many words a clause that takes an answer back says so."""
 _CUTS = {
     "but": "(, _{0,3}|(^|!(<every>|<none>|anything)){4})",
     "however": "_",
@@ -94,7 +96,7 @@ def _standing_claims(reasoning: Sequence[list[Token]], texts: Sequence[list[str]
             against, new_claims = _judge(part, texts)
             denied |= against
             corrects = bool(new_claims) and len(reasoning) > 1 and clause.starts("(actually|no|hmm|well)")
-            if corrects or Clause(clause.words[:14]).holds("(<taken_back>|<retreat>)"):
+            if corrects or Clause(clause.words[:RETREAT_WORDS]).holds("(<taken_back>|<retreat>)"):
                 claims = []
             elif clause.starts("<contrast>") or clause.holds("(no|not|<denier>)"):
                 claims = _without_hints(claims)
@@ -224,13 +226,13 @@ def _join_labels(reasoning: Sequence[list[Token]], texts: Sequence[list[str]]) -
     """The sentences, joined where they were cut after a label: "A. | Crack, B. | Scratch", "A? | No."."""
     result: list[list[Token]] = []
     for sentence in reasoning:
-        label = result[-1] if result else []
-        text = _label_text(label[-2:], texts)
+        previous = result[-1] if result else []
+        text = _label_text(previous[-2:], texts)
         starts = run_end([token.word for token in sentence], text, 0) is not None
-        if starts and len(label) + len(sentence) <= MAX_SENTENCE_TOKENS:
-            result[-1] = label + sentence
-        elif len(label) == 2 and _label_text(label, texts, "?") and sentence[0].word in {"yes", "no"}:
-            result[-1] = [*label[:-1], label[-1]._replace(word=":"), *sentence]
+        if starts and len(previous) + len(sentence) <= MAX_SENTENCE_TOKENS:
+            result[-1] = previous + sentence
+        elif len(previous) == 2 and _label_text(previous, texts, "?") and sentence[0].word in {"yes", "no"}:
+            result[-1] = [*previous[:-1], previous[-1]._replace(word=":"), *sentence]
         else:
             result.append(sentence)
     return result
