@@ -335,3 +335,19 @@ def test_contact_sheet():
     sheet = contact_sheet.contact_sheet(("washer", "woven fabric"), columns=5, cell=84)
     assert sheet.dtype == np.uint8
     assert sheet.shape == (2 * (84 + 18), 5 * (84 + 6), 3)
+
+
+@pytest.mark.parametrize("sides", [3, 4, 5, 8])
+def test_the_slope_around_a_corner_is_whole(sides):
+    """Beyond a corner a slope reaches farther than it is wide: a larger window shows no more of it."""
+    from anomalyr1.drawn.scene import Outline, Scene, Spot
+    from anomalyr1.drawn.unfamiliar import _polygon
+
+    outline = _polygon(30.0, sides)
+    heights = []
+    for shape in (outline, Outline(outline.distance, 500.0)):
+        planes = (np.zeros((128, 128), np.float32) for _ in range(3))
+        scene = Scene(np.zeros((128, 128, 3), np.float32), *planes)
+        scene.stamp(Spot(64.0, 64.0, 0.2), shape, (1.0, 1.0, 1.0), raised=4.0, bevel=16.0)
+        heights.append(scene.height)
+    assert heights[0].max() > 0 and np.array_equal(*heights)

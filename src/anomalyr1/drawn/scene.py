@@ -117,7 +117,8 @@ class Scene:
         """
         # 1. The window around the element.
         h, w = self.height.shape
-        reach = outline.reach + (bevel / 2 if raised else 0.0)
+        # Beyond a corner the distance of a polygon grows half as fast, so the slope ends a whole bevel away.
+        reach = outline.reach + (bevel if raised else 0.0)
         x0, x1 = max(0, int(at.x - reach - 1)), min(w, int(at.x + reach + 2))
         y0, y1 = max(0, int(at.y - reach - 1)), min(h, int(at.y + reach + 2))
         if x0 >= x1 or y0 >= y1:
