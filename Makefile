@@ -47,6 +47,7 @@ figures-engines: $(READY)
 
 figures-training: $(READY)
 	$(BIN)/python benchmarks/grpo_step.py
+	$(BIN)/python benchmarks/nano_forward.py
 	$(BIN)/python benchmarks/nano_grpo.py --out runs/nano-grpo-figures
 
 figures-roam: $(READY)
