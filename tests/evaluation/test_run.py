@@ -315,6 +315,18 @@ def test_samples_of_a_program_are_evaluated_and_loaded_again(data, recorded, tmp
     asking_nothing = [sample.model_copy(update={"questions": ()}) for sample in samples]
     with pytest.raises(InputError, match="asks no question"):
         run.evaluate(inspector, asking_nothing, out=tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_other_samples_do_not_write_over_those_of_an_evaluation(data, recorded, tmp_path):
+    samples = sources.load_source(data, {}, tmp_path).samples
+    inspector = Inspector(ReplayEngine(recorded))
+    run.evaluate(inspector, samples[:4], out=tmp_path / "out")
+    kept = (tmp_path / "out" / "samples.jsonl").read_bytes()
+    with pytest.raises(InputError, match="another"):
+        run.evaluate(inspector, samples[4:6], out=tmp_path / "out")
+    assert (tmp_path / "out" / "samples.jsonl").read_bytes() == kept
+    assert len(run.load_again(tmp_path / "out")[1]) == 4
 
 
 def test_two_folders_are_compared_in_one_call(data, recorded, tmp_path):

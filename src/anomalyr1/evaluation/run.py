@@ -73,6 +73,7 @@ def evaluate(
         raise InputError("an inspector has its own model and prompt; leave their options out")
     fingerprint, inspected = _ask(model, loaded.samples, Path(out) / INSPECTIONS, progress)
     evaluation = measure(loaded, fingerprint, inspected, source)
+    _keep_samples(Path(out), data)
     write(Path(out), evaluation)
     return evaluation
 
@@ -91,6 +92,7 @@ def evaluate_file(
     data cannot be read, or do not belong together.
     """
     evaluation, _ = measure_file(inspections, data, options or {}, Path(out), partial)
+    _keep_samples(Path(out), data)
     write(Path(out), evaluation)
     return evaluation
 
@@ -202,14 +204,11 @@ def load_again(folder: str | Path) -> tuple[Evaluation, list[Pair]]:
 def _load(
     data: str | Sequence[Sample], options: Mapping[str, object], folder: Path, inspections: str
 ) -> tuple[sources.LoadedSource, Source]:
-    """The samples, and how to load them again; samples of a program are kept in the folder."""
+    """The samples, and how to load them again; samples of a program will lie in the folder."""
     if isinstance(data, str):
         spec, loaded = data, sources.load_source(data, options, folder / "drawn")
     else:
         spec, loaded = SAMPLES, sources.LoadedSource(list(data), {}, None)
-        files.write_whole(
-            folder / SAMPLES, "".join(sample.to_json() + "\n" for sample in data).encode("ascii")
-        )
     source = Source(
         spec=spec,
         options={name: str(value) for name, value in options.items()},
@@ -220,6 +219,13 @@ def _load(
         notes=loaded.notes,
     )
     return loaded, source
+
+
+def _keep_samples(folder: Path, data: str | Sequence[Sample]) -> None:
+    """Write samples of a program beside their evaluation, which could not be loaded again without them."""
+    if not isinstance(data, str):
+        lines = [f"{sample.to_json()}\n" for sample in data]
+        files.write_whole(folder / SAMPLES, "".join(lines).encode("ascii"))
 
 
 def _read_samples(path: Path) -> list[Sample]:

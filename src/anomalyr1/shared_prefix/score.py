@@ -125,7 +125,7 @@ def read_packed(model: PreTrainedModel, groups: Groups) -> Tensor:
         owners = [torch.full((len(prompt) - 1,), PREFIX, device=device)]
         column = len(prompt) - 1
         for i in (groups.group_of == group).nonzero()[:, 0].tolist():
-            if lengths[i]:
+            if lengths[i]:  # an empty completion has no branch: [: -1] would be all but its last token
                 ids += [prompt[-1:], groups.completions[i, : lengths[i] - 1]]
             positions.append(prompt_positions[:, -1:] + torch.arange(lengths[i], device=device))
             owners.append(torch.full((lengths[i],), i + 1, device=device))
