@@ -166,7 +166,8 @@ def test_works_inside_a_running_loop():
 
 
 INTERRUPTED = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
 from anomalyr1.engines.connection import Connection, Request
 from anomalyr1.engines.endpoint_config import EndpointConfig
 config = EndpointConfig(url=sys.argv[1], model="nano", family="qwen2_5_vl", concurrency=2)
