@@ -158,7 +158,7 @@ def test_labelled_reasonings_by_language():
 @pytest.mark.parametrize(
     "rule",
     [*rules.DENIALS, *rules.CLAIMS, *rules.DOUBTS],
-    ids=lambda rule: f"{rule.verdict.name} {rule.name}",
+    ids=lambda rule: f"{rule.ruling.name} {rule.name}",
 )
 def test_rules_decide_their_examples(rule, monkeypatch):
     deciding = []
@@ -170,9 +170,9 @@ def test_rules_decide_their_examples(rule, monkeypatch):
     monkeypatch.setattr(conclusion, "first_rule", first_rule)
     letter = read_conclusion(rule.example, DEFECTS)
     assert rule in deciding
-    if rule in rules.CLAIMS and rule.verdict is not rules.NOTHING:
+    if rule in rules.CLAIMS and rule.ruling is not rules.NOTHING:
         assert letter == "B"
-    elif rule not in rules.DENIALS or rule.verdict is rules.AGAINST:
+    elif rule not in rules.DENIALS or rule.ruling is rules.AGAINST:
         assert letter != "B"
 
 

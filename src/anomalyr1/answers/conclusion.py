@@ -50,7 +50,7 @@ class _Claim(NamedTuple):
     """One clause that speaks for an option."""
 
     letter: str
-    verdict: Ruling
+    ruling: Ruling
     marked: bool
     """Introduced as a conclusion: "so", "therefore"."""
     turn: int = 0
@@ -59,7 +59,7 @@ class _Claim(NamedTuple):
     @property
     def hinted(self) -> bool:
         """Whether it holds only as long as nothing is said against it."""
-        return self.verdict in {Ruling.NAMED, Ruling.HINT}
+        return self.ruling in {Ruling.NAMED, Ruling.HINT}
 
 
 def read_conclusion(reasoning: str, options: Sequence[str]) -> str | None:
@@ -76,7 +76,7 @@ def conclude(reasoning: Sequence[list[Token]], options: Sequence[str]) -> str | 
     claims = _standing_claims(reasoning, texts)
     listed = _lists_options(reasoning, texts)
     if listed:
-        claims = [claim for claim in claims if claim.verdict is not Ruling.LABEL]
+        claims = [claim for claim in claims if claim.ruling is not Ruling.LABEL]
     stated = _stated(reasoning[-1], texts, listed)
     if claims and not (stated and mentions(reasoning[-1], texts)):
         return _settle(claims)
@@ -103,7 +103,7 @@ def _standing_claims(reasoning: Sequence[list[Token]], texts: Sequence[list[str]
             turn += clause.holds("<correction>") and not (new_claims and clause.holds("<likewise>"))
             claims = [claim for claim in claims if claim.letter not in against]
             claims += [claim._replace(turn=turn) for claim in new_claims]
-    return [claim for claim in claims if denied - {claim.letter} or claim.verdict is not Ruling.NAMED]
+    return [claim for claim in claims if denied - {claim.letter} or claim.ruling is not Ruling.NAMED]
 
 
 def _bears_out(sentence: list[Token], texts: Sequence[list[str]]) -> bool:
@@ -133,7 +133,7 @@ def _judge(part: Sequence[Token], texts: Sequence[list[str]]) -> tuple[set[str],
     remaining: list[list[Mention]] = []
     for place, group in zip(_open_options(clause), groups, strict=True):
         denial = first_rule(DENIALS, clause, place)
-        if denial is not None and denial.verdict is Ruling.AGAINST:
+        if denial is not None and denial.ruling is Ruling.AGAINST:
             words[place] = "Z"
             against |= {mention.letter for mention in group}
         else:
@@ -159,11 +159,11 @@ def _open_options(clause: Clause) -> list[int]:
 def _claim(clause: Clause, place: int, mention: Mention, alone: bool) -> _Claim | None:
     """What a clause claims of the option at a place; `alone` = no other option of the clause is open."""
     rule = first_rule(CLAIMS, clause, place, mention, alone)
-    if rule is None or rule.verdict is Ruling.NOTHING or first_rule(DOUBTS, clause, place):
+    if rule is None or rule.ruling is Ruling.NOTHING or first_rule(DOUBTS, clause, place):
         return None
     marked = rule.concludes or clause.precedes("<marker> <any_word>{0,11}", place)
     marked = marked and not clause.holds("<likewise>")
-    return _Claim(mention.letter, rule.verdict, marked)
+    return _Claim(mention.letter, rule.ruling, marked)
 
 
 def _claim_by_text(clause: Clause, texts: Sequence[list[str]]) -> list[_Claim]:
@@ -188,7 +188,7 @@ def _settle(claims: Sequence[_Claim]) -> str | None:
 
     Without one, the option that is said to fit, if it is the only one or marked as the conclusion at the end.
     """
-    answers = [claim for claim in claims if claim.verdict is Ruling.ANSWER]
+    answers = [claim for claim in claims if claim.ruling is Ruling.ANSWER]
     if answers:
         final = answers[-1]
         rivals = [claim for claim in answers if claim.letter != final.letter and claim.turn == final.turn]

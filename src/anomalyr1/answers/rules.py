@@ -30,7 +30,7 @@ class Rule(NamedTuple):
     """What one way of speaking says of an option."""
 
     name: str
-    verdict: Ruling
+    ruling: Ruling
     example: str
     """A sentence in which the rule decides about option B."""
     pattern: str
@@ -114,7 +114,7 @@ CLAIMS = (
          "X (would|could) only"),
     Rule("change to X", ANSWER, "My answer changes from A to B.",
          "<change> _{0,3} <option> to X", concludes=True),
-    # A verdict after it
+    # A ruling after it
     Rule("X is the most likely", ANSWER, "B is the most likely.",
          "X <pause> <link> <linking>* (most|more|only|the) <linking>* (<suits>|what)"),
     Rule("X is likely", FITS, "B is plausible.",
@@ -166,7 +166,7 @@ CLAIMS = (
          "X would <tell>", alone=True),
     Rule("X describes the", NAMED, "Not A: it is thin. B describes the line.",
          "X <tells> the !(as)* $", alone=True),
-    # A verdict before it
+    # A ruling before it
     Rule("options are X", NOTHING, "The options are B: Scratch",
          "((^|<clause_stop>) !(<of>){0,2}|!(<of>){3}) <options> <subject> (are|:) <filler>* X"),
     Rule("so is X", NOTHING, "A is possible, and so is B.",

@@ -61,9 +61,8 @@ def packages(requirements: Sequence[str]) -> Iterator[Finding]:
         yield Finding(
             False,
             (
-                'anomalyr1 is not installed as a package, so its floors are unknown: run "pip install -e ." '
-                "in "
-                "its checkout"
+                "anomalyr1 is not installed as a package, so its floors are unknown: "
+                'run "pip install -e ." in its checkout'
             ),
         )
     for requirement in parsed:

@@ -73,8 +73,7 @@ def evaluate(
         raise InputError("an inspector has its own model and prompt; leave their options out")
     fingerprint, inspected = _ask(model, loaded.samples, Path(out) / INSPECTIONS, progress)
     evaluation = measure(loaded, fingerprint, inspected, source)
-    _keep_samples(Path(out), data)
-    write(Path(out), evaluation)
+    write(Path(out), evaluation, data)
     return evaluation
 
 
@@ -92,8 +91,7 @@ def evaluate_file(
     data cannot be read, or do not belong together.
     """
     evaluation, _ = measure_file(inspections, data, options or {}, Path(out), partial)
-    _keep_samples(Path(out), data)
-    write(Path(out), evaluation)
+    write(Path(out), evaluation, data)
     return evaluation
 
 
@@ -171,10 +169,14 @@ def measure(
     )
 
 
-def write(folder: Path, evaluation: Evaluation) -> None:
-    """Write the record and its tables. Raises `SetupError` when the disk refuses."""
+def write(folder: Path, evaluation: Evaluation, data: str | Sequence[Sample]) -> None:
+    """Write the record, its tables, and samples of a program, which could not be loaded again otherwise.
+
+    Raises `SetupError` when the disk refuses.
+    """
     text = json.dumps(evaluation.model_dump(mode="json"), indent=1, ensure_ascii=True, allow_nan=False)
-    contents = {FILE: text + "\n", MARKDOWN: tables.markdown(evaluation)}
+    contents = {} if isinstance(data, str) else {SAMPLES: "".join(f"{s.to_json()}\n" for s in data)}
+    contents |= {FILE: text + "\n", MARKDOWN: tables.markdown(evaluation)}
     if evaluation.mmad is not None:
         contents[SCOREBOARD] = tables.scoreboard_csv(evaluation.mmad)
     for name, content in contents.items():
@@ -219,13 +221,6 @@ def _load(
         notes=loaded.notes,
     )
     return loaded, source
-
-
-def _keep_samples(folder: Path, data: str | Sequence[Sample]) -> None:
-    """Write samples of a program beside their evaluation, which could not be loaded again without them."""
-    if not isinstance(data, str):
-        lines = [f"{sample.to_json()}\n" for sample in data]
-        files.write_whole(folder / SAMPLES, "".join(lines).encode("ascii"))
 
 
 def _read_samples(path: Path) -> list[Sample]:
