@@ -18,6 +18,7 @@ from anomalyr1.data.readers import (
 )
 from anomalyr1.data.rows import Collector, LabelledBox, LabelledRow, LoadOptions
 from anomalyr1.data.samples import Samples
+from anomalyr1.files import read_yaml
 from anomalyr1.types import InputError
 
 _COCO_EXPECTED = "a JSON object with the lists images, annotations and categories"
@@ -120,17 +121,10 @@ def yolo(spec: str, path: Path, options: AnnotationOptions) -> Samples:
 
 def _yolo_config(root: Path) -> dict[str, Any]:
     """What data.yaml says; empty where there is none."""
-    import yaml
-
     path = next((root / name for name in ("data.yaml", "data.yml") if (root / name).is_file()), None)
     if path is None:
         return {}
-    try:
-        config = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise InputError(
-            f"{str(path)!r} is no YAML ({error}); see the documentation of your label tool"
-        ) from error
+    config = read_yaml(path)
     if not isinstance(config, dict):
         raise InputError(f"{str(path)!r}: expected keys such as train, val and names")
     return config

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 
+from anomalyr1.files import read_yaml
 from anomalyr1.images import FAMILIES
 from anomalyr1.types import InputError, Record, SetupError, first_error, nearest_name
 
@@ -97,15 +98,7 @@ class EndpointConfig(Record):
 
         Raises `InputError` that names the field, and for an unknown one the nearest known.
         """
-        import yaml
-
-        try:
-            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-            raise InputError(
-                f"{str(path)!r}: the endpoint's configuration cannot be read ({error}); see "
-                "docs/guide/engines.md"
-            ) from error
+        data = read_yaml(path)
         if not isinstance(data, dict):
             raise InputError(
                 f"{str(path)!r}: expected fields such as url, model and family; see docs/guide/engines.md"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from anomalyr1.data import sources
 from anomalyr1.drawn import dataset as drawn_dataset
+from anomalyr1.files import read_yaml
 from anomalyr1.types import InputError, Record, Sample, SetupError
 
 if TYPE_CHECKING:
@@ -80,19 +81,15 @@ def training_data(model: str) -> tuple[str, ...] | None:
 
     Raises `InputError` when the recipe of the run cannot be read.
     """
-    import yaml
-
     folder = Path(model)
     paths = [folder / "recipe.yaml", folder.parent / "recipe.yaml"] if folder.is_dir() else []
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         return None
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(
-            f"{str(path)!r} cannot be read ({error}), so it is not known what was trained on"
-        ) from error
+        recipe = read_yaml(path)
+    except InputError as error:
+        raise InputError(f"{error}, so it is not known what was trained on") from error
     specs = recipe.get("data") if isinstance(recipe, dict) else None
     if not isinstance(specs, list) or not all(isinstance(spec, str) for spec in specs):
         raise InputError(

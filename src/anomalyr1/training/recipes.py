@@ -13,14 +13,14 @@ name of a reward such as `mine.rewards:length` at its dots.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from anomalyr1.files import parse_yaml, read_text
 from anomalyr1.types import InputError, Record, first_error, nearest_name
 
 SECTIONS = ("sft", "grpo")
@@ -104,7 +104,7 @@ class Recipe(Record):
 
 def shipped() -> list[str]:
     """The names of the recipes that the package brings along."""
-    names = [file.name for file in files("anomalyr1.recipes").iterdir()]
+    names = [file.name for file in resources.files("anomalyr1.recipes").iterdir()]
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
@@ -114,7 +114,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     The value of an override is YAML. Raises `InputError` naming the file and the nearest known name for what
     is not known, and what is wrong with a value.
     """
-    values = _parse_yaml(_text_of(name_or_path), name_or_path)
+    values = parse_yaml(_text_of(name_or_path), name_or_path)
     if not isinstance(values, dict):
         raise InputError(
             f"{name_or_path!r}: a recipe is a mapping of keys to values, found {type(values).__name__}"
@@ -186,10 +186,10 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str,
 def _text_of(name_or_path: str) -> str:
     """The YAML text of a shipped recipe or a file. Raises `InputError` where there is neither."""
     if name_or_path in shipped():
-        return (files("anomalyr1.recipes") / f"{name_or_path}.yaml").read_text(encoding="utf-8")
+        return (resources.files("anomalyr1.recipes") / f"{name_or_path}.yaml").read_text(encoding="utf-8")
     try:
-        return Path(name_or_path).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(Path(name_or_path).expanduser())
+    except InputError as error:
         nearest = nearest_name(name_or_path, shipped())
         choices = f"give a YAML file, or one of {', '.join(shipped())}"
         hint = f"did you mean {nearest!r}?" if nearest else choices
@@ -220,43 +220,4 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
             )
         mapping = mapping[key]
     # 3. Set it.
-    mapping[keys[-1]] = _parse_yaml(text, f"override {override!r}")
-
-
-def _parse_yaml(text: str, where: str) -> Any:
-    """What a YAML text says. Raises `InputError` with line and column where it is not valid."""
-    import yaml
-
-    try:
-        return yaml.load(text, _loader())
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
-        raise InputError(f"{where}: not valid YAML ({place}{problem}); mend it there") from error
-
-
-def _loader() -> Any:
-    """Safe YAML in which, as in YAML 1.2, 5e-7 is a number and `no` a word, and a key stands once."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml is not typed
-        yaml_implicit_resolvers: ClassVar = {
-            character: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-            for character, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-        }
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [key.value for key, _ in node.value]
-            repeated = next((key for key in keys if keys.count(key) > 1), None)
-            if repeated is not None:
-                problem = f"the key {repeated!r} stands twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-            mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-            return mapping
-
-    truth_values = re.compile("true|True|TRUE|false|False|FALSE")
-    exponents = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:bool", truth_values, list("tTfF"))
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", exponents, list("-+.0123456789"))
-    return Loader
+    mapping[keys[-1]] = parse_yaml(text, f"override {override!r}")
