@@ -1,14 +1,19 @@
 """Rewards: pure functions of what a completion says and of its question; None = does not apply.
 
 Every reward is in 0..1, and the gold answer earns 1. Weights live in the recipe. A user's own reward comes in
-by the dotted path "package.module:name" of a function `(Answer, Question) -> float | None`.
+as a function `(Answer, Question) -> float | None`: "folder/file.py:name" from the working folder, or
+"package.module:name".
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 from anomalyr1.answers import published
@@ -26,6 +31,8 @@ REPEAT_WORDS = 4
 """Repetition counts runs of this many words."""
 CONTROLS = ("shuffled", "unlinked")
 """What may stand behind the name of a reward and a slash in a recipe (`training.reward_functions`)."""
+LARGEST_REWARD = 1e9
+"""No reward and no weight lies further from 0: TRL adds and squares them in float32."""
 REPEAT_FREE = 0.1
 """This share of repeated runs costs nothing; prose about one part repeats a few."""
 
@@ -222,26 +229,32 @@ REWARDS: dict[str, Reward] = {
 }
 
 
-def load_reward(name: str) -> Reward:
-    """The reward of a name in `REWARDS`, or of a dotted path "package.module:name".
+def is_code(name: str) -> bool:
+    """Whether a reward's name is that of a function elsewhere, which is imported and run."""
+    return ":" in name
 
-    One of `CONTROLS` behind it changes nothing here. A dotted path imports and runs that module. Raises
-    `InputError` naming the nearest known name, or what is missing.
+
+def load_reward(name: str) -> Reward:
+    """The reward of a name in `REWARDS`, or the function "file.py:name" or "package.module:name".
+
+    One of `CONTROLS` behind it changes nothing here. A function's file or module is imported, which runs it.
+    Raises `InputError` naming the nearest known name, or what is missing.
     """
-    plain, _, control = name.partition("/")
+    plain, _, control = name.rpartition("/")
     name = plain if control in CONTROLS else name
     if name in REWARDS:
         return REWARDS[name]
-    module_name, colon, attribute = name.partition(":")
-    if not colon:
-        hint = _did_you_mean(name, REWARDS) or f"known: {', '.join(REWARDS)}; your own: package.module:name"
+    if not is_code(name):
+        hint = _did_you_mean(name, REWARDS) or f"known: {', '.join(REWARDS)}; your own: my_rewards.py:name"
         raise InputError(f"no reward is called {name!r}; {hint}")
+    module_name, _, attribute = name.rpartition(":")
     try:
-        module = importlib.import_module(module_name)
-    except (ImportError, ValueError) as error:
-        raise InputError(
-            f"reward {name!r}: cannot import {module_name!r} ({error}); install it or correct the path"
-        ) from error
+        module = _import_code(module_name)
+    except (ImportError, ValueError, SyntaxError, OSError) as error:
+        remedy = "install it or correct the path"
+        if Path(f"{module_name}.py").is_file():
+            remedy = f"a file is named with its ending: {module_name}.py:{attribute}"
+        raise InputError(f"reward {name!r}: cannot import {module_name!r} ({error}); {remedy}") from error
     reward = getattr(module, attribute, None)
     if not callable(reward):
         functions = [label for label in dir(module) if callable(getattr(module, label))]
@@ -249,6 +262,25 @@ def load_reward(name: str) -> Reward:
         raise InputError(f"reward {name!r}: {module_name!r} has no function {attribute!r}; {hint}")
     loaded: Reward = reward
     return loaded
+
+
+def _import_code(name: str) -> ModuleType:
+    """The module of a name, or of a file from the working folder ("rewards/mine.py"), run once a process."""
+    if not name.endswith(".py"):
+        return importlib.import_module(name)
+    path = str(Path(name).resolve())
+    if path in sys.modules:
+        return sys.modules[path]
+    spec = importlib.util.spec_from_file_location(path, path)
+    if spec is None or spec.loader is None:
+        raise ImportError("it is no Python file")
+    module = sys.modules[path] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path]
+        raise
+    return module
 
 
 def _did_you_mean(name: str, known_names: Iterable[str]) -> str:

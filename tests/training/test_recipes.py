@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from anomalyr1.training.arguments import argument_values, build_arguments
-from anomalyr1.training.recipes import Recipe, check_settings, differences, dump_recipe, load_recipe, shipped
+from anomalyr1.training.recipes import (
+    Recipe,
+    check_settings,
+    differences,
+    dump_recipe,
+    load_recipe,
+    read_recipe,
+    shipped,
+)
 from anomalyr1.training.settings import settings_of
 from anomalyr1.types import InputError
 
@@ -136,7 +146,7 @@ def test_words_and_dotted_paths_in_overrides(tmp_path):
     )
     assert words.settings == {"beta": 0.1, "save_strategy": "no", "bf16": False, "report_to": "off"}
     assert words.rewards == {"roam": 1.0, "a.b:c": 0.5}
-    assert load_recipe(written(tmp_path, dump_recipe(words))) == words
+    assert read_recipe(Path(written(tmp_path, dump_recipe(words)))) == words
 
 
 @pytest.mark.parametrize(
@@ -160,6 +170,9 @@ def test_words_and_dotted_paths_in_overrides(tmp_path):
         (MINIMAL + "seed: -1\n", [], "seed: Input should be greater"),
         (MINIMAL + "dtype: int8\n", [], "dtype: Input should be"),
         (MINIMAL, ["rewards.roam=.nan"], "rewards.roam: "),
+        (MINIMAL, ["rewards.roam=1e39"], "a weight of rewards is greater than 1e+09"),
+        (MINIMAL, ["learning_rate=1e-5"], "did you mean 'train.learning_rate'?"),
+        (MINIMAL, ["turned=yes"], "turned: Input should be a valid boolean"),
     ],
 )
 def test_what_is_refused(tmp_path, text, overrides, message):
@@ -170,6 +183,18 @@ def test_what_is_refused(tmp_path, text, overrides, message):
     with pytest.raises(InputError) as refused:
         load_recipe(path, overrides)
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("steps", [0, -3])
+def test_steps_are_counted_or_left_to_epochs(steps):
+    with pytest.raises(InputError, match=f"max_steps is {steps}, expected more than 0, or -1"):
+        settings_of(Recipe(data=("drawn",), sft={"max_steps": steps}))
+    assert settings_of(Recipe(data=("drawn",), sft={"max_steps": -1}))["max_steps"] == -1
+
+
+def test_one_spec_is_a_list_of_one(tmp_path):
+    recipe = load_recipe(written(tmp_path, MINIMAL), ["data=split:a.json", "held_out=split:a.json"])
+    assert recipe.data == recipe.held_out == ("split:a.json",)
 
 
 def test_no_such_recipe():

@@ -29,6 +29,9 @@ def train(
             "--resume", help="Go on with the run in the folder from its newest complete checkpoint."
         ),
     ] = False,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Let the recipe's own rewards run: they are code, read them.")
+    ] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what the run takes (tokens, memory, time) and stop.")
     ] = False,
@@ -37,7 +40,7 @@ def train(
     from anomalyr1.training import run
     from anomalyr1.training.recipes import load_recipe
 
-    chosen = load_recipe(recipe, overrides or [])
+    chosen = load_recipe(recipe, overrides or [], allow_code=allow_code or plan)  # a plan runs none
     if plan:
         return USER_ERROR if run.plan_run(chosen, say).too_long else OK
     folder = out or Path("runs") / Path(recipe).name.removesuffix(".yaml").removesuffix(".yml")

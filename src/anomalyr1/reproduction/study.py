@@ -244,7 +244,7 @@ class Runner:
         file = folder / "recipe.yaml"
         write_whole(file, dump_recipe(recipe).encode("utf-8"))
         self._call(
-            [*self._launch, "anomalyr1", "train", str(file), "--out", str(folder / "run")],
+            [*self._launch, "anomalyr1", "train", str(file), "--allow-code", "--out", str(folder / "run")],
             folder / "train.log",
         )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anomalyr1.training.recipes import Recipe, load_recipe
+from anomalyr1.training.recipes import Recipe, read_recipe
 from anomalyr1.training.run_folder import EVALUATIONS, METRICS, RECIPE, Group, read_groups, read_lines
 from anomalyr1.types import InputError
 
@@ -97,7 +97,7 @@ def diagnose(run: Path) -> list[str]:
             "has made"
         )
     evidence = RunEvidence(
-        load_recipe(str(run / RECIPE)),
+        read_recipe(run / RECIPE),
         read_lines(run / METRICS),
         read_groups(run),
         read_lines(run / EVALUATIONS),

@@ -9,7 +9,7 @@ from typing import Any
 
 from anomalyr1.files import new_folder
 from anomalyr1.training import checkpoints
-from anomalyr1.training.recipes import Recipe, load_recipe
+from anomalyr1.training.recipes import Recipe, read_recipe
 from anomalyr1.training.run_folder import ADAPTER, FINAL, RECIPE
 from anomalyr1.training.settings import cap_images
 from anomalyr1.types import InputError
@@ -128,7 +128,7 @@ def _recipe_of(adapter: Path) -> Recipe | None:
     """The recipe of the run that an adapter lies in."""
     for folder in (adapter, adapter.parent):
         if (folder / RECIPE).is_file():
-            return load_recipe(str(folder / RECIPE))
+            return read_recipe(folder / RECIPE)
     return None
 
 

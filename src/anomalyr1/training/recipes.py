@@ -8,7 +8,8 @@
 `sft` or `grpo` goes to TRL's `SFTConfig` or `GRPOConfig` as it stands; every key is checked, and an unknown
 one is refused with the nearest known. In overrides `train.` means the section that the recipe has:
 `train.learning_rate=1e-6`. PyYAML reads it rather than OmegaConf, which takes `no` for false and splits the
-name of a reward such as `mine.rewards:length` at its dots.
+name of a reward such as `mine.rewards:length` at its dots. What a recipe file may not decide alone,
+`reach` says.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from anomalyr1.files import parse_yaml, read_text
+from anomalyr1.rewards import LARGEST_REWARD
+from anomalyr1.training.reach import require_said
 from anomalyr1.types import InputError, Record, first_error, nearest_name
 
 SECTIONS = ("sft", "grpo")
@@ -59,7 +62,7 @@ class Recipe(Record):
     """A prompt style, or the path of a prompt file."""
     questions: Literal["all", "own", "inspect"] = "all"
     """What is asked about a sample: its own questions, the two of `inspect` (verdict and boxes), or all."""
-    turned: bool = False
+    turned: bool = Field(default=False, strict=True)
     """Whether each image is learned from in its seven other orientations, too, of which verdict and boxes
     alone are asked."""
     rewards: dict[str, float] = Field(default_factory=dict)
@@ -77,6 +80,12 @@ class Recipe(Record):
     seed: int = Field(default=42, ge=0)
     """The seed of everything that is random in the run."""
 
+    @field_validator("data", "held_out", mode="before")
+    @classmethod
+    def _listed(cls, specs: Any) -> Any:
+        """One spec is a list of one."""
+        return [specs] if isinstance(specs, str) else specs
+
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         if (self.sft is None) == (self.grpo is None):
@@ -87,6 +96,8 @@ class Recipe(Record):
             raise ValueError(
                 "rewards and zero_variance mean something for GRPO alone; leave them out beside sft"
             )
+        if any(abs(weight) > LARGEST_REWARD for weight in self.rewards.values()):
+            raise ValueError(f"a weight of rewards is greater than {LARGEST_REWARD:g}")
         if not self.data:
             raise ValueError('a recipe needs data, such as ["drawn:seen?n=64"]')
         return self
@@ -108,25 +119,48 @@ def shipped() -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
-def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name_or_path: str, overrides: Sequence[str] = (), *, allow_code: bool = False) -> Recipe:
     """A shipped recipe or the one in a YAML file, changed by `overrides` such as "grpo.learning_rate=1e-6".
 
-    The value of an override is YAML. Raises `InputError` naming the file and the nearest known name for what
-    is not known, and what is wrong with a value.
+    The value of an override is YAML. `allow_code` lets the file name rewards of its own, which training
+    imports and runs. Raises `InputError` naming the file and the nearest known name for what is not known,
+    what is wrong with a value, and what `reach` says that a file may not decide alone.
     """
-    values = parse_yaml(_text_of(name_or_path), name_or_path)
-    if not isinstance(values, dict):
-        raise InputError(
-            f"{name_or_path!r}: a recipe is a mapping of keys to values, found {type(values).__name__}"
-        )
-    check_keys(values, Recipe.model_fields, f"recipe {name_or_path!r}")
+    where = f"recipe {name_or_path!r}"
+    values = _values_of(_text_of(name_or_path), where)
+    typed: dict[str, Any] = {name: {} for name in SECTIONS if name in values}
     for override in overrides:
         _apply_override(values, override)
+        _apply_override(typed, override)
+    recipe = _validated(values, where)
+    sections = {recipe.section: recipe.settings, "lora": recipe.lora or {}}
+    require_said(sections, recipe.rewards, typed, where, allow_code)
+    return recipe
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in the folder of a run: a record of what was done, by which nothing is done again.
+
+    Raises `InputError` as `load_recipe` does, but for what a recipe may not decide.
+    """
+    where = f"recipe {str(path)!r}"
+    return _validated(_values_of(read_text(path), where), where)
+
+
+def _values_of(text: str, where: str) -> dict[str, Any]:
+    values = parse_yaml(text, where)
+    if not isinstance(values, dict):
+        raise InputError(f"{where}: a recipe is a mapping of keys to values, found {type(values).__name__}")
+    check_keys(values, Recipe.model_fields, where)
+    return values
+
+
+def _validated(values: dict[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
         place, _, fault = first_error(error).partition(": ")
-        where = f"recipe {name_or_path!r}, {place}" if place else f"recipe {name_or_path!r}"
+        where = f"{where}, {place}" if place else where
         raise InputError(f"{where}: {fault.removeprefix('Value error, ')}") from error
 
 
@@ -208,6 +242,10 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         )
     if keys[0] == TRAIN:
         keys[0] = next((name for name in SECTIONS if name in values), TRAIN)
+    if len(keys) == 1 and nearest_name(keys[0], [*Recipe.model_fields, TRAIN]) is None:
+        raise InputError(
+            f"override {override!r}: a recipe has no key {keys[0]!r}; did you mean '{TRAIN}.{keys[0]}'?"
+        )
     check_keys(keys[:1], [*Recipe.model_fields, TRAIN], f"override {override!r}: a recipe")
     # 2. Go down to the mapping that holds the key; one that is not there yet begins empty.
     mapping = values

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from anomalyr1 import prompts
-from anomalyr1.rewards import Reward, load_reward
+from anomalyr1.rewards import Reward, is_code, load_reward
 from anomalyr1.training.model_size import ModelSize, read_model_size
 from anomalyr1.training.recipes import Recipe
 from anomalyr1.training.settings import settings_of
-from anomalyr1.types import InputError
+from anomalyr1.types import Answer, InputError, Question
 
 
 class PromptStyle(NamedTuple):
@@ -44,19 +44,28 @@ class Resolved:
         return self.recipe.section == "grpo"
 
 
-def resolve(recipe: Recipe) -> Resolved:
+def resolve(recipe: Recipe, run_code: bool = True) -> Resolved:
     """Look up all that a recipe names but its data; loads no weights.
+
+    Without `run_code` a stand-in that applies to all questions takes the place of rewards that are code.
 
     Raises `InputError` for a reward, prompt, key, value or model that cannot be used, and `SetupError` for a
     model that is neither here nor known.
     """
     return Resolved(
         recipe=recipe,
-        rewards={name: load_reward(name) for name in recipe.rewards},
+        rewards={
+            name: load_reward(name) if run_code or not is_code(name) else _stand_in for name in recipe.rewards
+        },
         prompt_style=prompt_style(recipe),
         settings=settings_of(recipe),
         model_size=read_model_size(recipe),
     )
+
+
+def _stand_in(answer: Answer, question: Question) -> float | None:
+    """Takes the place of a reward that is not run."""
+    return 0.0
 
 
 def prompt_style(recipe: Recipe) -> PromptStyle:

@@ -8,7 +8,6 @@ reasoning. Both deal by the step, so a resumed run deals the same.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 
 from anomalyr1.answers.completion import parse
 from anomalyr1.images import Frame
-from anomalyr1.rewards import CONTROLS, Reward
+from anomalyr1.rewards import CONTROLS, LARGEST_REWARD, Reward
 from anomalyr1.types import Answer, InputError, Question
 
 ROW = "row"
@@ -78,7 +77,7 @@ def reward_functions(rewards: Mapping[str, Reward], reader: CompletionReader) ->
 
 
 def _reward_function(name: str, reward: Reward, reader: CompletionReader) -> RewardFunction:
-    control = name.partition("/")[2]
+    control = name.rpartition("/")[2]
 
     def function(
         completions: Sequence[Any], row: Sequence[int], trainer_state: Any = None, **_: object
@@ -121,9 +120,9 @@ def _with_conclusion_of(donor: Answer, answer: Answer) -> Answer:
 
 def _reward_value(name: str, reward: Reward, answer: Answer, row: TrainingQuestion) -> float | None:
     value = reward(answer, row.question)
-    if value is not None and not math.isfinite(value):
+    if value is not None and not abs(value) <= LARGEST_REWARD:  # NaN is no number that compares
         raise InputError(
-            f"reward {name!r} of sample {row.sample_id!r} is {value}; expected a finite number or None, "
-            "correct the reward"
+            f"reward {name!r} of sample {row.sample_id!r} is {value}; expected a finite number of at most "
+            f"{LARGEST_REWARD:g}, or None; correct the reward"
         )
     return value

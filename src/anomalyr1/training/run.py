@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from anomalyr1.data import sources
 from anomalyr1.files import new_folder
+from anomalyr1.rewards import is_code
 from anomalyr1.training import checkpoints
 from anomalyr1.training.arguments import argument_values, build_arguments, old_names_allowed
 from anomalyr1.training.dataset import TrainingSet, gather, require_apart
 from anomalyr1.training.orientations import turn_samples
 from anomalyr1.training.plan import Plan, make_plan
 from anomalyr1.training.processes import is_main_process, wait_for_all, world_size
-from anomalyr1.training.recipes import Recipe, differences, load_recipe
+from anomalyr1.training.recipes import Recipe, differences, read_recipe
 from anomalyr1.training.resolved import Resolved, resolve
 from anomalyr1.training.run_folder import ADAPTER, DATA, FINAL, RECIPE, RUN
 from anomalyr1.training.run_record import record_of, write_record
@@ -129,12 +130,15 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, say: Say = print, 
 
 
 def plan_run(recipe: Recipe, say: Say = print) -> Plan:
-    """What `train` would do, said and given back; loads no weights and leaves nothing behind.
+    """What `train` would do, said and given back; loads no weights, runs no code, leaves nothing behind.
 
     Raises `InputError` for whatever cannot be trained, and `SetupError` for what is not installed or here.
     """
     with tempfile.TemporaryDirectory() as folder:
-        return _prepare(recipe, Path(folder), Path(), say).plan
+        plan = _prepare(recipe, Path(folder), Path(), say, run_code=False).plan
+    for name in filter(is_code, recipe.rewards):
+        say(f"reward {name} is code: not run by the plan, which takes it to apply to all questions")
+    return plan
 
 
 def _resume_point(recipe: Recipe, out: Path, resume: bool) -> ResumePoint:
@@ -145,7 +149,7 @@ def _resume_point(recipe: Recipe, out: Path, resume: bool) -> ResumePoint:
                 f"{str(out)!r} holds a run already; go on with it with --resume, or name another folder with "
                 "--out"
             )
-        changes = differences(load_recipe(str(out / RECIPE)), recipe)
+        changes = differences(read_recipe(out / RECIPE), recipe)
         if changes:
             raise InputError(
                 f"{str(out)!r} was begun with another recipe, so it cannot be resumed: {'; '.join(changes)}. "
@@ -172,9 +176,9 @@ def _may_begin_in(out: Path) -> bool:
     )
 
 
-def _prepare(recipe: Recipe, folder: Path, out: Path, say: Say) -> Preparation:
+def _prepare(recipe: Recipe, folder: Path, out: Path, say: Say, run_code: bool = True) -> Preparation:
     """Settle all that can be settled without weights; drawn parts go to `folder`. The plan is said."""
-    resolved = resolve(recipe)
+    resolved = resolve(recipe, run_code)
     # 1. What is learned from, and what is held out.
     samples = sources.load_sources(recipe.data, folder / "drawn")
     if recipe.turned:

@@ -140,6 +140,8 @@ def _check_value(section: str, key: str, value: Any, type_hint: Any) -> None:
         raise InputError(f"{where}: {key} is {value!r}, expected {expected}")
     if key in POSITIVE and isinstance(value, int | float) and value <= 0:
         raise InputError(f"{where}: {key} is {value!r}, expected more than 0")
+    if key == "max_steps" and value != -1 and value < 1:
+        raise InputError(f"{where}: max_steps is {value!r}, expected more than 0, or -1 for whole epochs")
     if key == "max_completion_length" and value is None:
         raise InputError(
             f"{where}: max_completion_length is null, expected a whole number, by which memory and time are "
