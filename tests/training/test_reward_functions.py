@@ -52,7 +52,7 @@ def test_rewards_under_their_names(monkeypatch):
     assert made[0](completions=[RIGHT], row=[1]) == [None]  # the same text, another question
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e39, -2e9])
 def test_a_reward_that_is_no_number(value):
     (made,) = reward_functions.reward_functions(
         {"odd": lambda answer, question: value}, CompletionReader(ASKED)

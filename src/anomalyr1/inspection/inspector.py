@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 
 from anomalyr1 import prompts
 from anomalyr1.engines.engine import GREEDY, Completion, Engine, Sampling
 from anomalyr1.files import sha256_of_file
 from anomalyr1.images import THREADS, LoadedImage, open_image
 from anomalyr1.inspection import verdicts
+from anomalyr1.inspection.arrays import Pixels, load_pixels
 from anomalyr1.inspection.masks import Sam2, masks_for
 from anomalyr1.inspection.thresholds import Threshold
 from anomalyr1.records import Writer
@@ -97,15 +99,34 @@ class Inspector:
         return cls(runner, masks, style, text, sampling, sam2=sam2, votes=votes, threshold=threshold)
 
     def __call__(
-        self, image: str | Path, knowledge: str = "", references: Sequence[str | Path] = ()
+        self,
+        image: str | Path | Pixels,
+        knowledge: str = "",
+        references: Sequence[str | Path | Pixels] = (),
+        sample_id: str = "",
     ) -> Inspection:
-        """Inspect one image file.
+        """Inspect one image: a file, an array (grey or RGB, see `arrays`) or an image of Pillow's.
 
-        Raises `InputError` when a file is missing; what fails later is in the inspection's `error`.
+        The inspection goes by `sample_id`, else by the file's path or by "image-DIGEST" of the pixels. Raises
+        `InputError` when a file is missing or pixels are none; what fails later is in the inspection's
+        `error`.
         """
-        samples, _ = samples_of_images([image], references, knowledge)
-        require_files(samples)
-        return self.inspect(samples)[0]
+        # 1. Pixels are images that were opened already, under paths at which no file lies.
+        loaded: dict[Path, LoadedImage] = {}
+        paths = []
+        for source in (image, *references):
+            if isinstance(source, str | Path):
+                paths.append(Path(source))
+                continue
+            picture = load_pixels(source)
+            loaded[picture.path] = picture
+            paths.append(picture.path)
+        # 2. All others are files.
+        samples, _ = samples_of_images(paths[:1], paths[1:], knowledge)
+        require_files(samples, loaded)
+        if sample_id:
+            samples = [samples[0].model_copy(update={"id": sample_id})]
+        return self.inspect(samples, loaded=loaded)[0]
 
     def run(
         self,
@@ -144,10 +165,18 @@ class Inspector:
                     progress(done, writer.done[sample.id])
             return [writer.done[sample.id] for sample in samples]
 
-    def inspect(self, samples: Sequence[Sample], own_questions: bool = False) -> list[Inspection]:
-        """Inspect samples in one call of the engine; what fails becomes an inspection with an error."""
+    def inspect(
+        self,
+        samples: Sequence[Sample],
+        own_questions: bool = False,
+        loaded: Mapping[Path, LoadedImage] = MappingProxyType({}),
+    ) -> list[Inspection]:
+        """Inspect samples in one call of the engine; what fails becomes an inspection with an error.
+
+        `loaded` holds images that were opened already, by the paths that samples name; the others are opened.
+        """
         try:
-            return self._ask(samples, own_questions)
+            return self._ask(samples, own_questions, loaded)
         except SetupError:
             raise
         except FAILURES as error:
@@ -155,7 +184,9 @@ class Inspector:
                 kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
                 return [_failed(samples[0], f"{kind}{error}")]
         # One bad sample does not take its neighbours along: each is asked alone.
-        return [inspection for sample in samples for inspection in self.inspect([sample], own_questions)]
+        return [
+            inspection for sample in samples for inspection in self.inspect([sample], own_questions, loaded)
+        ]
 
     def fingerprint(self, context: str = "") -> Fingerprint:
         """What a run of this inspector depends on."""
@@ -179,11 +210,15 @@ class Inspector:
             if inspection.sample_id not in writer.done:
                 writer.append(inspection)
 
-    def _ask(self, samples: Sequence[Sample], own_questions: bool) -> list[Inspection]:
+    def _ask(
+        self, samples: Sequence[Sample], own_questions: bool, loaded: Mapping[Path, LoadedImage]
+    ) -> list[Inspection]:
         # 1. Open every image once.
         paths = list(dict.fromkeys(path for sample in samples for path in (sample.image, *sample.references)))
         with ThreadPoolExecutor(THREADS) as pool:  # decoding lets go of the interpreter
-            images = dict(zip(paths, pool.map(open_image, paths), strict=True))
+            images = dict(
+                zip(paths, pool.map(lambda path: loaded.get(path) or open_image(path), paths), strict=True)
+            )
         # 2. Ask all questions in one call.
         prompts_of = [self._prompts(sample, own_questions) for sample in samples]
         all_prompts = [prompt for sample_prompts in prompts_of for prompt in sample_prompts]
@@ -274,10 +309,10 @@ def samples_of_images(
     return samples, f"knowledge@{digest[:12]}"
 
 
-def require_files(samples: Sequence[Sample]) -> None:
-    """Raise `InputError` that lists all files of the samples that are missing."""
+def require_files(samples: Sequence[Sample], loaded: Container[Path] = ()) -> None:
+    """Raise `InputError` that lists all files of the samples that are missing, but for images in `loaded`."""
     paths = dict.fromkeys(path for sample in samples for path in (sample.image, *sample.references))
-    missing = [repr(str(path)) for path in paths if not path.is_file()]
+    missing = [repr(str(path)) for path in paths if path not in loaded and not path.is_file()]
     if missing:
         raise InputError(
             f"{len(missing)} of {len(paths)} image files are missing, so nothing was started: "
