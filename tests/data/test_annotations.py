@@ -60,6 +60,23 @@ def test_root(tmp_path):
     assert not any(sample.image.is_file() for sample in data.load(f"coco:{moved}"))
 
 
+def test_coco_images_beside_the_folder_of_annotations(tmp_path):
+    path = layouts.coco(tmp_path / "set")
+    content = json.loads(path.read_text())
+    for image in content["images"]:  # as COCO has them
+        image["file_name"] = image["file_name"].rpartition("/")[2]
+    (tmp_path / "set/annotations").mkdir()
+    moved = tmp_path / "set/annotations/instances.json"
+    moved.write_text(json.dumps(content))
+    samples = data.load(f"coco:{moved}")
+    assert all(sample.image.is_file() for sample in samples) and samples.name == "set"
+    assert samples.notes["folders of images found beside the annotation file's"] == 1
+    content["images"][0]["file_name"] = "../images/0.png"  # no name leads the search
+    moved.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="names a parent folder"):
+        data.load(f"coco:{moved}")
+
+
 def test_yolo_boxes_need_the_image(tmp_path):
     samples = data.load(f"yolo:{layouts.yolo(tmp_path)}")
     assert samples.notes["path in data.yaml, not used"] == 1
@@ -152,9 +169,17 @@ def test_index(tmp_path):
         {"image": "a.png", "anomaly": 1, "boxes": [[1e300, 1, 1.1e300, 2]]},
         {"image": "a.png", "anomaly": 1, "defects": "dent"},
         {"image": "a.png", "anomaly": 1, "boxes": [[0, 0, float("inf"), 1]]},
+        {"image": "a.png", "label": "defect"},  # not read, so the verdict would be lost
+        {"image": "a.png", "anomoly": 1},
     ],
 )
 def test_index_refuses(tmp_path, row):
     (tmp_path / "index.jsonl").write_text(json.dumps(row))
     with pytest.raises(InputError, match="line 1"):
+        data.load(f"index:{tmp_path}")
+
+
+def test_an_unknown_key_of_an_index_is_named(tmp_path):
+    (tmp_path / "index.jsonl").write_text('{"image": "a.png", "anomoly": 1}')
+    with pytest.raises(InputError, match="'anomoly', which is not read; did you mean 'anomaly'"):
         data.load(f"index:{tmp_path}")

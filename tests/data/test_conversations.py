@@ -132,3 +132,73 @@ def test_several_images_and_mixed_lines(tmp_path):
 def test_other_lines_are_refused(tmp_path, line):
     with pytest.raises(InputError, match="line 1"):
         load(tmp_path, line)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "kind"),
+    [
+        ("Is there a defect?", "Yes No", "anomaly detection"),
+        ("Look closely. Is there any visible damage on the part?", "No Yes", "anomaly detection"),
+        ("Is the object defective?", "Yes No", "anomaly detection"),
+        ("Does this image show an anomaly?", "Yes No", "anomaly detection"),
+        ("Defect?", "Yes No", "anomaly detection"),
+        ("What is its state?", "OK NG", "anomaly detection"),
+        ("How is it?", "defect good", "anomaly detection"),
+        # control: "no" is no word for a good part here
+        ("Is there a defect in the left half?", "Yes No", "object analysis"),
+        ("Is the defect a scratch?", "Yes No", "object analysis"),
+        ("Is the part free of defects?", "Yes No", "object analysis"),
+        ("Is the thread metric?", "Yes No", "object analysis"),
+        ("What is it?", "good unclear", "object analysis"),
+    ],
+)
+def test_questions_that_ask_for_the_verdict(tmp_path, text, options, kind):
+    first, last = options.split()
+    samples = load(tmp_path, talk(f"{text}\nA. {first}\nB. {last}", "A"))
+    verdicts = {"yes": True, "no": False, "ok": False, "ng": True, "defect": True}
+    assert samples[0].questions[0].kind == kind
+    assert samples[0].anomalous == (verdicts[first.casefold()] if kind == "anomaly detection" else None)
+
+
+def messages(user, reply="B", **more):
+    return {"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": reply}], **more}
+
+
+IMAGE, TEXT = {"type": "image"}, {"type": "text", "text": "Is there a defect?\nA. Yes\nB. No"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        messages([IMAGE, TEXT], [{"type": "text", "text": "B"}], images=["a.png"]),  # TRL
+        messages("<image>" + TEXT["text"], images=["a.png"]),
+        messages([IMAGE, TEXT], images=[{"path": "a.png", "bytes": None}]),  # a data set of Hugging Face
+        messages([TEXT, IMAGE | {"image": "a.png"}]),  # Qwen
+        messages([{"type": "image_url", "image_url": {"url": "a.png"}}, TEXT]),  # OpenAI
+    ],
+)
+def test_messages(tmp_path, line):
+    line["messages"].insert(0, {"role": "system", "content": "You inspect."})
+    (sample,) = load(tmp_path, line)
+    assert (sample.image, sample.anomalous) == (tmp_path / "a.png", False)
+    assert (sample.questions[0].text, sample.questions[0].options) == ("Is there a defect?", ("Yes", "No"))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (messages("x"), "expected image"),  # none is named
+        (messages([{"type": "image_url", "image_url": {"url": "https://x/a.png"}}, TEXT]), "is a URL"),
+        (
+            messages([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}, TEXT]),
+            "is a URL",
+        ),
+        (messages(["x"], images=["a.png"]), "parts of content"),
+        ({"messages": "x", "images": ["a.png"]}, "expected messages"),
+        (messages([TEXT], images=[3]), "expected image"),
+        (messages([TEXT], images="a.png"), "expected images"),
+    ],
+)
+def test_messages_that_are_refused(tmp_path, line, message):
+    with pytest.raises(InputError, match=message):
+        load(tmp_path, line)

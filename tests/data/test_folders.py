@@ -118,3 +118,27 @@ def test_a_link_that_leads_back_ends(tmp_path):
 def test_nothing_to_load_is_said(tmp_path):
     with pytest.raises(InputError, match="good/ with good images"):
         data.load(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("parts", "part"),
+        ("Test_02", "part"),
+        ("2024-05", "part"),
+        ("images (3)", "part"),
+        ("gear housing", "gear housing"),
+    ],
+)
+def test_the_name_of_a_folder_is_not_always_that_of_the_part(tmp_path, folder, name):
+    layouts.image(tmp_path / folder / "good/a.png")
+    assert data.load(f"folder:{tmp_path / folder}")[0].category == name
+    assert data.load(f"folder:{tmp_path / folder}", name="screw")[0].category == "screw"
+
+
+def test_categories_with_names_take_no_other(tmp_path):
+    place = layouts.mvtec(tmp_path / "set")
+    with pytest.raises(InputError, match="names its categories itself"):
+        data.load(f"mvtec:{place}", name="screw")
+    named = data.load(f"mvtec:{place / 'washer'}", name="screw")
+    assert {sample.category for sample in named} == {"screw"} and named[0].id.startswith("MVTec-AD/washer/")

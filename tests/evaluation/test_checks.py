@@ -230,3 +230,12 @@ def test_an_image_too_narrow_for_the_model_is_a_problem_and_no_crash(files):
     Image.new("RGB", (41, 8200)).save(files / "strip.png")
     (problem,) = check([sample(files, image=files / "strip.png", mask=None, boxes=(), questions=())])
     assert "strip.png" in problem.what
+
+
+def test_samples_that_are_neither_good_nor_bad(tmp_path):
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (64, 64)).save(picture)
+    unlabelled = Sample(id="a", image=picture)
+    (problem,) = check([unlabelled])
+    assert problem.what == "1 of 1 samples have no verdict: nothing says good or defective"
+    assert check([unlabelled, Sample(id="b", image=picture, anomalous=False)]) == []

@@ -49,6 +49,9 @@ def check(
     problems = checks.check(checks.readable(samples), family, max_pixels)
     for problem in problems:
         say(f"{problem.sample_id}: {problem.what}; {problem.fix}")
+    unlabelled = sum(sample.anomalous is None for sample in samples.without_opening())
+    if 0 < unlabelled < len(samples):
+        say(f"note: {unlabelled} of {len(samples)} samples have no verdict")
     concerned = len({problem.sample_id for problem in problems})
     say(
         f"{len(samples)} samples checked: {len(problems) or 'no'} "

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from anomalyr1.data.paths import is_odd
 from anomalyr1.data.readers import (
     Json,
     is_four_numbers,
@@ -19,10 +20,14 @@ from anomalyr1.data.readers import (
 from anomalyr1.data.rows import Collector, LabelledBox, LabelledRow, LoadOptions
 from anomalyr1.data.samples import Samples
 from anomalyr1.files import read_yaml
-from anomalyr1.types import InputError
+from anomalyr1.types import InputError, nearest_name
 
 _COCO_EXPECTED = "a JSON object with the lists images, annotations and categories"
 _YOLO_EXPECTED = "images/ with labels/ beside it, and data.yaml with the names of the classes"
+_INDEX_KEYS = (
+    "image", "anomaly", "id", "mask", "template", "width", "height", "defect", "defects", "boxes", "split",
+    "category", "description",
+)  # fmt: skip
 _LARGEST_PIXEL = 1e7
 """No image is as large; above it, x + w may be x."""
 
@@ -39,14 +44,16 @@ class AnnotationOptions(LoadOptions):
 def coco(spec: str, path: Path, options: AnnotationOptions) -> Samples:
     """A COCO file: boxes with categories as labels of defects.
 
-    Of a segmentation the box is used, and that is counted. Raises `InputError` for another form.
+    Images lie beside the file, in images/ there, or beside the folder annotations/ that it lies in. Of a
+    segmentation the box is used, and that is counted. Raises `InputError` for another form.
     """
     content = read_json(path)
     if not isinstance(content, dict) or not all(
         isinstance(content.get(key), list) for key in ("images", "annotations", "categories")
     ):
         raise InputError(f"{str(path)!r} is no COCO file; expected {_COCO_EXPECTED}")
-    collector = _collector(spec, path, options)
+    collector = _collector(spec, path, options, _image_folder(path, content["images"]))
+    collector.notes["folders of images found beside the annotation file's"] = collector.root != path.parent
     categories = content["categories"]
     labels = {
         str(_field(path, category, "id")): str(_field(path, category, "name")) for category in categories
@@ -59,7 +66,7 @@ def coco(spec: str, path: Path, options: AnnotationOptions) -> Samples:
         collector.door.check(file_name)
         of_image = annotations.pop(str(_field(path, image, "id")), [])
         boxes = list(_coco_boxes(path, of_image, labels, collector))
-        row: LabelledRow = {"id": str(file_name), "image": str(file_name), "category": collector.dataset}
+        row: LabelledRow = {"id": str(file_name), "image": str(file_name), "category": collector.category}
         row["boxes"] = _with_area(boxes, collector)
         _set_size(row, image)
         _set_defects(collector, row, boxes, options.unannotated)
@@ -67,6 +74,17 @@ def coco(spec: str, path: Path, options: AnnotationOptions) -> Samples:
     unlisted = sum(map(len, annotations.values()))
     collector.notes["annotations of images that the file does not list, left out"] = unlisted
     return collector.samples(_COCO_EXPECTED)
+
+
+def _image_folder(path: Path, images: list[Json]) -> Path:
+    """Where the images of a COCO file lie, by the first of them; the file's folder where it is not found."""
+    name = images[0].get("file_name") if images and isinstance(images[0], dict) else None
+    if not isinstance(name, str) or is_odd(name):
+        return path.parent
+    above = path.resolve().parent.parent
+    candidates = [path.parent, path.parent / "images", above / "images"]
+    candidates += [above] if path.resolve().parent.name == "annotations" else []
+    return next((folder for folder in candidates if (folder / name).is_file()), path.parent)
 
 
 def _with_area(boxes: list[LabelledBox], collector: Collector) -> list[LabelledBox]:
@@ -107,7 +125,7 @@ def yolo(spec: str, path: Path, options: AnnotationOptions) -> Samples:
     class_names = _class_names(root, config)
     for split, folder in _yolo_folders(root, config, collector):
         for image in collector.door.images(folder, collector.notes):
-            row: LabelledRow = {"id": image, "image": image, "category": collector.dataset}
+            row: LabelledRow = {"id": image, "image": image, "category": collector.category}
             labels = root / label_file(image)
             if labels.is_file():
                 boxes = list(_yolo_boxes(labels, class_names, collector))
@@ -217,10 +235,11 @@ def index(spec: str, path: Path, options: AnnotationOptions) -> Samples:
         where = f"line {number} of {str(path)!r}"
         if not isinstance(line, dict) or "image" not in line or line.get("anomaly") not in (0, 1, None):
             raise InputError(f"{where}: expected an object with image and anomaly (0 or 1)")
+        _require_known(line, where)
         row: LabelledRow = {
             "id": str(line.get("id", line["image"])),
             "image": line["image"],
-            "category": str(line.get("category", collector.dataset)),
+            "category": str(line.get("category", collector.category)),
             "anomalous": None if line.get("anomaly") is None else bool(line["anomaly"]),
         }
         collector.door.check(line["image"])
@@ -231,6 +250,16 @@ def index(spec: str, path: Path, options: AnnotationOptions) -> Samples:
         _set_index_truth(collector, row, line, where)
         collector.add(row, str(line.get("split", "")))
     return collector.samples("JSON lines with image and anomaly")
+
+
+def _require_known(line: dict[str, Any], where: str) -> None:
+    """Raise `InputError` for a key that would not be read."""
+    for key in line:
+        if key in _INDEX_KEYS:
+            continue
+        nearest = nearest_name(key, _INDEX_KEYS)
+        hint = f"did you mean {nearest!r}?" if nearest else f"known: {', '.join(_INDEX_KEYS)}"
+        raise InputError(f"{where} has the key {key!r}, which is not read; {hint}")
 
 
 def _set_index_truth(collector: Collector, row: LabelledRow, line: dict[str, Any], where: str) -> None:
@@ -267,9 +296,13 @@ def _set_defects(
         collector.notes[f"images without annotations, taken as {unannotated}"] += 1
 
 
-def _collector(spec: str, path: Path, options: AnnotationOptions) -> Collector:
-    root = options.root if options.root is not None else path.parent
-    return Collector(spec, root.resolve().name, root, path, options)
+def _collector(
+    spec: str, path: Path, options: AnnotationOptions, image_folder: Path | None = None
+) -> Collector:
+    root = options.root or image_folder or path.parent
+    folder = root.resolve()
+    name = folder.parent.name if folder.name in ("images", "annotations") else folder.name
+    return Collector(spec, name, root, path, options)
 
 
 def _field(path: Path, value: Json, key: str) -> Json:

@@ -1,10 +1,13 @@
-"""JSON lines: our own samples, and conversations as VLM-R1 trains on them; each line may be either.
+"""JSON lines: our own samples, and conversations as VLM-R1, TRL and OpenAI have them; each line may be any.
 
 A conversation line: `image` (a path, or several: the last is inspected, those before are references),
 `conversations` (turns `human` and `gpt`), and where given `id` and `type` (a subtask of MMAD). A human turn
 that ends in lines "A. text", "B. text" is a question with options; a gpt turn is a letter, an option's text,
 or boxes in pixels of the original image ([x1, y1, x2, y2], or objects with `bbox_2d` and `label`). Turns that
 say anything else cannot be asked or scored here: they are left out and counted.
+
+A line with `messages` is read as such a conversation: turns with `role` and `content`, a text or a list of
+parts, whose images stand in the parts or in the column `images`.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from anomalyr1.data import mask_files
+from anomalyr1.data.label_tables import BAD, GOOD
 from anomalyr1.data.paths import PathDoor
 from anomalyr1.data.readers import Json, is_four_numbers, read_json_lines
 from anomalyr1.data.samples import Samples, require_some, require_unique
@@ -31,6 +35,18 @@ _KIND_WORDS: tuple[tuple[str, Kind], ...] = (
     ("where", "defect localization"), ("appearance", "defect description"), ("effect", "defect analysis"),
 )  # fmt: skip
 """Words of MMAD's wordings and the kind they tell where a line does not; the earliest that fits counts."""
+
+
+_NOUN = r"(?:an?|any|the|this)? ?(?:image|picture|photo|part|object|product|component|surface|item|sample)"
+_DEFECT = r"(?:defects?|anomal(?:y|ies)|damages?|flaws?|faults?)"
+_ASKS_VERDICT = re.compile(
+    rf"(?:(?:is|are) there (?:an?|any)? ?(?:visible )?{_DEFECT}(?: (?:visible |present )?(?:in|on) {_NOUN})?"
+    rf"|do(?:es)? {_NOUN} (?:have|show|contain) (?:an?|any)? ?{_DEFECT}"
+    rf"|is {_NOUN} (?:defective|anomalous|damaged|faulty|flawed)|\A\W*(?:defect|defective))\s*\??\s*\Z"
+)
+"""Ends a question that "yes" answers for a defective part, and "no" for a good one: not one about a place."""
+_SPEAKERS = {"user": "human", "assistant": "gpt", "system": "system", "developer": "system"}
+"""Roles of messages, and what conversations call them."""
 
 
 class ConversationOptions(Record):
@@ -51,6 +67,8 @@ def load(spec: str, path: Path, options: ConversationOptions) -> Samples:
     samples: list[Sample] = []
     for number, line, text in read_json_lines(path):
         where = f"line {number} of {str(path)!r}"
+        if isinstance(line, dict) and "messages" in line:
+            line = _as_conversation(line, where)
         if isinstance(line, dict) and "conversations" in line:
             sample = _conversation(line, where, number, notes)
             paths = line["image"] if isinstance(line["image"], list) else [line["image"]]
@@ -91,6 +109,36 @@ def _sample(text: str, where: str) -> Sample:
         raise InputError(
             f"{where} is neither a sample nor a conversation ({first_error(error)}); mend or delete the line"
         ) from error
+
+
+def _as_conversation(line: dict[str, Any], where: str) -> dict[str, Any]:
+    """A row of messages as a conversation line. Raises `InputError` where it is none."""
+    turns: list[Json] = []
+    messages, listed = line["messages"], line.get("images") or []
+    if not isinstance(listed, list):
+        raise InputError(f"{where}: expected images (a list of paths), got {str(listed)[:40]!r}")
+    images = [_path_in(image) for image in listed]
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise InputError(f"{where}: expected messages (a list of role and content)")
+    for message in messages:
+        content = message.get("content")
+        parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+        texts = []
+        for part in parts:
+            if not isinstance(part, dict):
+                raise InputError(f"{where}: expected parts of content with a type, got {str(part)[:40]!r}")
+            if part.get("type") == "text":
+                texts.append(str(part.get("text")))
+            elif not listed and "image" in str(part.get("type")):
+                images.append(_path_in(part.get("image", part.get("image_url"))))
+        turns.append({"from": _SPEAKERS.get(str(message.get("role"))), "value": "\n".join(texts)})
+    others = {key: value for key, value in line.items() if key not in ("messages", "images")}
+    return {**others, "image": images, "conversations": turns}
+
+
+def _path_in(image: Json) -> Json:
+    """The path of an image as a text, or in a mapping as Hugging Face and OpenAI write it."""
+    return image.get("path", image.get("url")) if isinstance(image, dict) else image
 
 
 def _conversation(line: dict[str, Any], where: str, number: int, notes: Counter[str]) -> Sample:
@@ -148,7 +196,7 @@ def _question(name: str, kind: object, human: str, reply: Json, notes: Counter[s
     letter = _letter(reply, options)
     return Question(
         id=name,
-        kind=_kind(kind, text, notes),
+        kind=_kind(kind, text, options, notes),
         text=text,
         options=options,
         answer=letter,
@@ -156,12 +204,16 @@ def _question(name: str, kind: object, human: str, reply: Json, notes: Counter[s
     )
 
 
-def _kind(name: object, text: str, notes: Counter[str]) -> Kind:
+def _kind(name: object, text: str, options: tuple[str, ...], notes: Counter[str]) -> Kind:
     """The kind that a line names, else the one that the question's words suggest."""
     folded_name = " ".join(str(name).casefold().split())
     if folded_name in get_args(Kind):
         return folded_name  # type: ignore[return-value]  # it is one of them
     notes["kinds of questions guessed from their words"] += 1
+    words = [_folded(option) for option in options]
+    asks_verdict = sorted(words) == ["no", "yes"] and _ASKS_VERDICT.search(text.casefold())
+    if asks_verdict or (len(words) == 2 and {_says_defect(word) for word in words} == {True, False}):
+        return "anomaly detection"
     return next((kind for words, kind in _KIND_WORDS if words in text.casefold()), "object analysis")
 
 
@@ -236,5 +288,11 @@ def _verdict(questions: tuple[Question, ...]) -> bool | None:
     """What the gold of a yes/no question says; None where there is none."""
     for question in questions:
         if question.kind == "anomaly detection" and question.answer is not None:
-            return {"yes": True, "no": False}.get(_folded(question.option_text(question.answer)))
+            word = _folded(question.option_text(question.answer))
+            return {"yes": True, "no": False}.get(word, _says_defect(word))
     return None
+
+
+def _says_defect(word: str) -> bool | None:
+    """Whether a word for the state of a part says defective; None where it is no such word."""
+    return word in BAD if word in GOOD | BAD else None

@@ -19,7 +19,7 @@ from anomalyr1.types import InputError
 FolderOptions = LoadOptions
 """Folders have no options but those of all data sets."""
 
-GOOD = frozenset(("good", "ok", "normal"))
+GOOD = frozenset(("good", "ok", "normal", "gut"))
 """Names of folders of good images."""
 _LOGICAL = "logical_anomalies"
 _PARTS = ("train", "validation", "test")
@@ -59,6 +59,7 @@ def visa(spec: str, path: Path, options: FolderOptions) -> Samples:
     if not categories:
         return _mvtec_like(spec, path, options, "VisA", _VISA_EXPECTED)
     collector = Collector(spec, "VisA", root, root, options)
+    _require_one_for_a_name(categories, collector)
     splits = _visa_splits(root, collector)
     for folder in categories:
         _add_visa_category(collector, folder, splits)
@@ -72,8 +73,7 @@ def labelled_folder(spec: str, path: Path, options: FolderOptions) -> Samples:
     asked. Raises `InputError` for good images inside a folder of defects, and when there is no image.
     """
     root = require_folder(path)
-    category = root.resolve().name
-    collector = Collector(spec, category, root, root, options)
+    collector = Collector(spec, root.resolve().name, root, root, options)
     masks = {posixpath.splitext(mask)[0]: mask for mask in collector.door.images("masks")}
     for label in subfolder_names(root):
         if label == "masks":
@@ -86,7 +86,8 @@ def labelled_folder(spec: str, path: Path, options: FolderOptions) -> Samples:
                     "which would be read as a defect; name the folder that holds good/ itself, "
                     "or load the layouts of MVTec AD as mvtec:FOLDER"
                 )
-            row: LabelledRow = {"id": image, "image": image, "category": category, "anomalous": not good}
+            row: LabelledRow = {"id": image, "image": image, "anomalous": not good}
+            row["category"] = collector.category
             if not good:
                 row["defects"] = [label]
                 stem = posixpath.splitext(image)[0]
@@ -104,7 +105,9 @@ def _mvtec_like(
 ) -> Samples:
     root = require_folder(path)
     collector = Collector(spec, dataset, root, root, options)
-    for folder in _category_folders(root, _PARTS):
+    folders = _category_folders(root, _PARTS)
+    _require_one_for_a_name(folders, collector)
+    for folder in folders:
         _add_mvtec_category(collector, folder)
     return collector.samples(expected)
 
@@ -116,6 +119,15 @@ def _category_folders(root: Path, parts: tuple[str, ...]) -> list[str]:
         return any((folder / part).is_dir() for part in parts)
 
     return [""] if is_category(root) else [name for name in subfolder_names(root) if is_category(root / name)]
+
+
+def _require_one_for_a_name(folders: list[str], collector: Collector) -> None:
+    """Raise `InputError` where one name is given to what the data set calls by names of its own."""
+    if collector.options.name and folders != [""]:
+        raise InputError(
+            f"{str(collector.source)!r} names its categories itself ({', '.join(folders)[:200]}); leave the "
+            "option name out"
+        )
 
 
 def _add_mvtec_category(collector: Collector, folder: str) -> None:
@@ -140,8 +152,9 @@ def _add_mvtec_category(collector: Collector, folder: str) -> None:
 
 def _row(collector: Collector, folder: str, image: str, label: str) -> LabelledRow:
     """What every image of a category has; `label` is the name of its folder: good, or a kind of defect."""
-    category = folder or collector.root.resolve().name
-    sample_id = f"{collector.dataset}/{category}/{image.removeprefix(f'{folder}/') if folder else image}"
+    category = folder or collector.category
+    name = folder or collector.root.resolve().name
+    sample_id = f"{collector.dataset}/{name}/{image.removeprefix(f'{folder}/') if folder else image}"
     return {"id": sample_id, "image": image, "category": category, "anomalous": label.casefold() not in GOOD}
 
 

@@ -35,6 +35,7 @@ SCHEMES: dict[str, Scheme] = {
     "coco": Scheme("anomalyr1.data.annotations", "coco", "AnnotationOptions", "coco:FILE"),
     "yolo": Scheme("anomalyr1.data.annotations", "yolo", "AnnotationOptions", "yolo:FOLDER"),
     "index": Scheme("anomalyr1.data.annotations", "index", "AnnotationOptions", "index:FILE"),
+    "csv": Scheme("anomalyr1.data.label_tables", "load", "TableOptions", "csv:FILE"),
     "jsonl": Scheme("anomalyr1.data.conversations", "load", "ConversationOptions", "jsonl:FILE"),
     "elpv": Scheme("anomalyr1.data.elpv", "elpv", "ElpvOptions", "elpv"),
     "drawn": Scheme("anomalyr1.drawn.dataset", "load", "DrawnOptions", "drawn:seen?n=64&seed=0"),

@@ -113,6 +113,11 @@ class PathDoor:
                     self._refused[repr(path)] = "is a symbolic link"
 
 
+def is_odd(path: str) -> bool:
+    """Whether a path as a manifest writes it may lead out of its folder."""
+    return _ODD.search(path) is not None
+
+
 def _refusal(path: str) -> str | None:
     if "\0" in path:
         return "holds a NUL character"

@@ -17,6 +17,14 @@ from anomalyr1.data.samples import Samples, require_some, require_unique
 from anomalyr1.images import open_image
 from anomalyr1.types import Box, InputError, Record, Sample
 
+UNTELLING = frozenset(
+    ("", "bad", "capture", "captures", "data", "dataset", "defect", "download", "downloads", "file", "files",
+     "folder", "good", "image", "images", "img", "imgs", "input", "new", "ng", "object", "objects", "ok",
+     "part", "parts", "photo", "photos", "pic", "pics", "picture", "pictures", "sample", "samples", "set",
+     "test", "tmp", "train", "val", "valid", "validation")
+)  # fmt: skip
+"""Names of folders, without numbers and in lower case, that do not say what is in the pictures."""
+
 LabelledBox = tuple[float, float, float, float, str]
 """x1, y1, x2, y2 and the label."""
 
@@ -32,6 +40,8 @@ class LoadOptions(Record):
     """Chooses distractors and the order of options."""
     links: bool = False
     """Follow symbolic links that lead out of the folder."""
+    name: str = ""
+    """What the part is called, where the data set does not say; empty = as its folder, or "part"."""
 
 
 class LabelledRow(TypedDict, total=False):
@@ -126,6 +136,16 @@ def _box_records(boxes: Sequence[LabelledBox], scale_wh: tuple[int, int]) -> tup
     )
 
 
+def part_name(folder: str) -> str:
+    """What the part in a folder is called: as the folder, but "part" where its name does not say.
+
+    >>> part_name("housing"), part_name("parts_2024-05")
+    ('housing', 'part')
+    """
+    letters = "".join(character for character in folder.casefold() if character.isalpha())
+    return "part" if letters in UNTELLING else folder
+
+
 @dataclass
 class Collector:
     """Gathers the rows of a data set, its labels and what is noteworthy about it."""
@@ -145,6 +165,11 @@ class Collector:
         self._defects: dict[str, dict[str, None]] = {}
         self._descriptions: dict[str, None] = {}
         self._splits: dict[str, None] = {}
+
+    @property
+    def category(self) -> str:
+        """What the part is called where the data set names no categories."""
+        return self.options.name or part_name(self.root.resolve().name)
 
     def add(self, row: LabelledRow, split: str = "") -> None:
         """Keep a row, unless the options ask for another split. Its paths must have gone through `door`."""

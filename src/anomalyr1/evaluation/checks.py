@@ -81,6 +81,7 @@ def check(
     times_of: Counter[str] = Counter()
     files, knowledge = _Files(), _Knowledge()
     problems: list[Problem] = []
+    labelled = 0
     for sample in samples:
         times_of[sample.id] += 1
         knowledge.add(sample)
@@ -90,9 +91,14 @@ def check(
             _check_sample(sample, family, max_pixels),
         )
         problems += [Problem(sample.id, *finding) for finding in chain(*findings)]
+        located = any(question.boxes is not None for question in sample.questions)
+        labelled += sample.anomalous is not None or located
     fix = "give each sample its own id: inspections are stored by it"
     repeated = [(sample_id, times) for sample_id, times in times_of.items() if times > 1]
     repeated_ids = [Problem(sample_id, f"{times} samples have this id", fix) for sample_id, times in repeated]
+    if times_of and not labelled:
+        what = f"{len(times_of)} of {len(times_of)} samples have no verdict: nothing says good or defective"
+        problems.insert(0, Problem("all samples", what, "add labels, or correct where they are read from"))
     return [*repeated_ids, *knowledge.problems(), *problems]
 
 
@@ -153,7 +159,10 @@ def _check_files(sample: Sample, files: _Files) -> Iterator[Finding]:
     """Files that are missing or broken, and images that are another sample's, or their own reference."""
     for path in (sample.image, *sample.references, *([sample.mask] if sample.mask else [])):
         if not (path.is_file() or (path == sample.mask and path.is_dir())):
-            yield f"{path} is missing", "restore the file or correct its path"
+            yield (
+                f"{path} is missing",
+                "restore the file or correct its path (option root: where paths start)",
+            )
     for path in sample.references:
         if path in files.digests or not path.is_file():
             continue
