@@ -262,9 +262,9 @@ def test_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,b\n", "expected the columns sample_id and label, got a, b"),
+        ("a,b\n", "expected a column of images .*, got a, b"),
         ("", "got none"),
-        ("sample_id,label\nx,bad\n", "line 2 of .* got 'bad'"),
+        ("sample_id,label\nx,maybe\n", r"neither good nor defect: 'maybe' \(line 2\)"),
         ("sample_id,label\nx,good\nx,defect\n", "line 3 of .*has a label already"),
         ("sample_id,label\nx\n", "line 2"),
     ],
@@ -273,6 +273,11 @@ def test_labels_that_are_refused(tmp_path, text, message):
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(InputError, match=message):
         read_labels(tmp_path / "labels.csv")
+
+
+def test_labels_of_a_plant(tmp_path):
+    (tmp_path / "labels.csv").write_text("filename;label\na.png;OK\nb.png;NG\nc.png;\n", encoding="utf-8-sig")
+    assert read_labels(tmp_path / "labels.csv") == {"a.png": False, "b.png": True}
 
 
 def inspections_file(tmp_path, n=60):

@@ -6,10 +6,8 @@ that say good and agree.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +15,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from anomalyr1.boxes import Floats
+from anomalyr1.data.label_tables import read_label_table
 from anomalyr1.files import write_whole
 from anomalyr1.inspection.verdicts import unsure_because
 from anomalyr1.types import Fingerprint, InputError, Record, Verdict, first_error
@@ -35,8 +34,6 @@ MUST_MATCH = (
     "sampling",
 )
 """What a score depends on: a threshold serves only runs that agree in these fields of the fingerprint."""
-LABELS = {"good": False, "defect": True}
-"""What a file of labels may say."""
 _CLIP = 1e-9
 """Scores are kept so far from 0 and 1 before their log-odds are taken."""
 
@@ -182,36 +179,12 @@ def labels_of(source: str | Path) -> dict[str, bool]:
 
 
 def read_labels(path: str | Path) -> dict[str, bool]:
-    """Whether each sample is defective, from a CSV file of the columns sample_id and label (good or defect).
+    """Whether each sample is defective, from a CSV file (see `label_tables.read_label_table`, which raises).
 
-    Raises `InputError` with the line number for anything else, and for a sample with two labels.
+    Rows without a label are left out.
     """
-    labels: dict[str, bool] = {}
-    try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file, strict=True)
-            columns = table.fieldnames or ()
-            if not {"sample_id", "label"} <= set(columns):
-                raise InputError(
-                    f"{str(path)!r}: expected the columns sample_id and label, "
-                    f"got {', '.join(columns) or 'none'}"
-                )
-            for row in table:
-                _add_label(labels, row, f"line {table.line_num} of {str(path)!r}")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"the labels {str(path)!r} cannot be read ({error}); give a CSV file in UTF-8"
-        ) from error
-    return labels
-
-
-def _add_label(labels: dict[str, bool], row: Mapping[str, str | None], where: str) -> None:
-    name, label = row["sample_id"] or "", (row["label"] or "").strip().lower()
-    if label not in LABELS:
-        raise InputError(f"{where}: expected the label good or defect, got {label[:40]!r}")
-    if name in labels:
-        raise InputError(f"{where}: sample {name!r} has a label already; delete one of the two")
-    labels[name] = LABELS[label]
+    lines = read_label_table(path)
+    return {line.name: line.anomalous for line in lines if line.anomalous is not None}
 
 
 def logit(values: Floats) -> Floats:
