@@ -151,6 +151,7 @@ def test_split_writes_a_manifest(call, drawn):
         f"test: {len(manifest.test)}",
         "leaks: none found",
         "split: s.json",
+        "next: anomalyr1 train nano-sft data=split:s.json",
     ]
     assert (
         manifest.spec == drawn and manifest.plan.seed == 3 and len(manifest.train) + len(manifest.test) == 24

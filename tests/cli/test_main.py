@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 from anomalyr1 import records
-from anomalyr1.cli import inspect, terminal
+from anomalyr1.cli import doctor, inspect, terminal
 from anomalyr1.cli import main as cli
 from anomalyr1.cli.doctor import examine, packages
 from anomalyr1.reproduction import demo
@@ -245,7 +246,7 @@ def test_a_terminal_gets_a_bar_and_markup_stays_text(monkeypatch):
         ("pydantic>=2", True, "pydantic 2"),
         ("pydantic>=99", False, 'pip install "pydantic>=99"'),
         ("no-such-package>=1", False, "no-such-package is missing"),
-        ('no-such-package>=1; extra == "train"', True, 'pip install "anomalyr1[train]"'),
+        ('no-such-package>=1; extra == "train"', True, 'pip install ".[train]" in the checkout'),
         ('pydantic>=2; extra == "train"', True, "extra train: installed"),
         ('no-such-package>=1; python_version < "3"', True, None),
     ],
@@ -266,7 +267,7 @@ def test_doctor_checks_packages(requirement, ok, said):
             ["train", "nano-grpo"],
             ModuleNotFoundError("No module named 'trl.x'", name="trl.x"),
             3,
-            'pip install "anomalyr1[train]"',
+            'pip install ".[train]" in the checkout',
         ),
     ],
 )
@@ -277,6 +278,47 @@ def test_a_verb_that_ends_early(call, monkeypatch, arguments, raised, code, said
     monkeypatch.setattr("anomalyr1.cli.main.app", app)
     found, _, err = call(*arguments)
     assert found == code and said in err
+
+
+def test_version_and_completion(call, monkeypatch):
+    from anomalyr1.version import __version__
+
+    assert call("--version") == (0, f"anomalyr1 {__version__}\n", "")
+    code, out, _ = call("--show-completion", "bash")
+    assert code == 0 and "complete" in out
+    monkeypatch.setenv("_ANOMALYR1_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "anomalyr1 calib")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert call()[:2] == (0, "calibrate\n")
+
+
+def test_flags_are_shown_without_a_value_and_inspect_first(call):
+    code, out, _ = call("inspect", "--help")
+    assert code == 0 and "--fast" in out and "bool" not in out and "<path>" in out
+    verbs = call("--help")[1].partition("Commands")[2]
+    assert verbs.index(" inspect ") < verbs.index(" report ") < verbs.index(" doctor ")
+
+
+def test_warnings_to_authors_of_libraries_are_not_shown(call, monkeypatch):
+    def app(**_):
+        warnings.warn("old name", FutureWarning, stacklevel=1)
+        warnings.warn("look", UserWarning, stacklevel=1)
+
+    monkeypatch.setattr("anomalyr1.cli.main.app", app)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        monkeypatch.setattr(sys, "warnoptions", [])
+        call("doctor")
+    assert [str(one.message) for one in shown] == ["look"]
+
+
+@pytest.mark.parametrize(
+    ("version", "doubtful"),
+    [((3, 11, 7), True), ((3, 11, 13), False), ((3, 12, 10), True), ((3, 13, 4), False), ((3, 14, 0), False)],
+)
+def test_doctor_knows_which_pythons_are_mended(version, doubtful):
+    found = doctor.python(version)
+    assert found.ok and found.doubtful is doubtful and ("tarfile" in found.text) is doubtful
 
 
 def test_a_module_that_no_extra_brings_is_a_defect(monkeypatch):

@@ -46,7 +46,7 @@ def engine(request, tmp_path):
             )
     else:
         pytest.importorskip(
-            "vllm", reason='vLLM is not installed here: pip install "anomalyr1[vllm]" on a machine with a GPU'
+            "vllm", reason='vLLM is not installed here: pip install ".[vllm]" on a machine with a GPU'
         )
         from anomalyr1.engines.vllm import VllmEngine
 

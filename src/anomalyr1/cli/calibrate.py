@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,7 +19,7 @@ def calibrate(
     labels: Annotated[
         str,
         typer.Option(
-            help="CSV file with the columns sample_id and label (good or defect), or a data set (SPEC)."
+            help="CSV file of images and labels (sample_id, label; good or defect), or a data set (SPEC)."
         ),
     ],
     cost_miss: Annotated[
@@ -49,6 +50,7 @@ def calibrate(
     for line in _describe(threshold):
         say(line)
     say(f"threshold: {out}")
+    say(f"next: anomalyr1 inspect IMAGES --threshold {shlex.quote(str(out))}, with the same model")
     return OK
 
 

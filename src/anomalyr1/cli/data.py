@@ -5,6 +5,7 @@ Exit codes as for all verbs; `check` gives 2 when samples have problems.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -147,6 +148,7 @@ def split(
     leaks = ", ".join(f"{number} {kind}" for kind, number in manifest.leaks.counts.items())
     say(f"leaks: {f'{leaks} (allowed, and written down)' if leaks else 'none found'}")
     say(f"split: {out}")
+    say(f"next: anomalyr1 train nano-sft {shlex.quote(f'data=split:{out}')}")
     return OK
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +28,9 @@ EXTRAS = {
 }
 """What each optional group of packages adds."""
 
+PYTHON_FLOORS = {(3, 11): (3, 11, 13), (3, 12): (3, 12, 11), (3, 13): (3, 13, 4)}
+"""The oldest release of each minor version that has the corrections of CVE-2025-4517 and its like."""
+
 MODELS = ("nano", "Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen3-VL-4B-Instruct")
 """Models whose licences the report names."""
 
@@ -37,17 +41,29 @@ class Finding(NamedTuple):
     ok: bool
     """False makes `doctor` fail."""
     text: str
+    doubtful: bool = False
+    """Whether it works, but should be mended."""
 
 
 def examine() -> list[Finding]:
     """All findings, in the order to print them."""
     return [
-        Finding(True, f"Python {platform.python_version()} on {platform.platform()}"),
+        python(sys.version_info[:3]),
         *packages(_requirements()),
         *_device(),
         *_space(),
         *_models(),
     ]
+
+
+def python(version: tuple[int, int, int]) -> Finding:
+    """Whether the interpreter is one with the corrections of June 2025."""
+    text = f"Python {'.'.join(map(str, version))} on {platform.platform()}"
+    floor = PYTHON_FLOORS.get(version[:2])
+    if floor is None or version >= floor:
+        return Finding(True, text)
+    reason = f"before {'.'.join(map(str, floor))} its tarfile could write outside a folder (CVE-2025-4517)"
+    return Finding(True, f"{text}: {reason}; update it", doubtful=True)
 
 
 def packages(requirements: Sequence[str]) -> Iterator[Finding]:
@@ -81,8 +97,8 @@ def packages(requirements: Sequence[str]) -> Iterator[Finding]:
             yield Finding(
                 True,
                 (
-                    f'extra {extra}: adds {adds}; add it with: pip install "anomalyr1[{extra}]" (lacks '
-                    f"{', '.join(lacking)})"
+                    f'extra {extra}: adds {adds}; add it with: pip install ".[{extra}]" in the checkout '
+                    f"(lacks {', '.join(lacking)})"
                 ),
             )
         elif members:
@@ -178,5 +194,6 @@ def doctor() -> int:
     """Check this machine: versions, device, memory, disk, extras and licences."""
     findings = examine()
     for finding in findings:
-        say(f"{'ok ' if finding.ok else 'BAD'} {finding.text}")
+        mark = "?? " if finding.doubtful else "ok "
+        say(f"{mark if finding.ok else 'BAD'} {finding.text}")
     return OK if all(finding.ok for finding in findings) else SETUP_ERROR

@@ -9,13 +9,17 @@ To list the verbs loads neither the records nor any library but Typer: each verb
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from anomalyr1.cli import calibrate, data, doctor, evaluate, inspect, parity, report, reproduce, runs, train
 from anomalyr1.cli.terminal import INTERRUPTED, OK, SETUP_ERROR, USER_ERROR, say
 from anomalyr1.errors import InputError, SetupError
+from anomalyr1.version import __version__
 
 TRAIN = ("accelerate", "datasets", "peft", "tensorboard", "trl")
 """What the extra `train` installs."""
@@ -26,35 +30,65 @@ def in_one_line(verb: Callable[..., int]) -> str:
     return " ".join((verb.__doc__ or "").split())
 
 
-app = typer.Typer(
-    help="Inspect parts with a vision-language model that reasons, answers and points at the defect.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-for verb in (
-    inspect.inspect,
-    reproduce.demo,
-    doctor.doctor,
-    calibrate.calibrate,
-    parity.parity,
-    evaluate.evaluate,
-    evaluate.compare,
-    report.report,
-    report.convert,
-    train.train,
-    reproduce.reproduce,
-    *runs.VERBS,
-):
-    app.command(help=in_one_line(verb))(verb)
+class PlainFlags:
+    """Help in which an option without a value shows none: `--fast`, not `--fast <bool>`."""
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The options and arguments of a verb."""
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]  # of Typer's class
+        for param in params:
+            if getattr(param, "is_bool_flag", False):
+                param.metavar = ""
+        return params
+
+
+class Verb(PlainFlags, TyperCommand):
+    """A verb."""
+
+
+class VerbGroup(PlainFlags, TyperGroup):
+    """A group of verbs."""
+
+
+app = typer.Typer(cls=VerbGroup, no_args_is_help=True, pretty_exceptions_enable=False)
 data_verbs = typer.Typer(
+    cls=VerbGroup,
     help="Check, split, look at and export data sets; SPEC is e.g. mvtec:FOLDER (docs/guide/data.md).",
     no_args_is_help=True,
 )
 for data_verb in (data.check, data.split, data.stats, data.export, data.show, data.extract):
-    data_verbs.command(help=in_one_line(data_verb))(data_verb)
+    data_verbs.command(cls=Verb, help=in_one_line(data_verb))(data_verb)
+for verb in (  # as they are needed: look, judge, decide; teach; measure; look into it; try
+    inspect.inspect,
+    report.report,
+    calibrate.calibrate,
+    train.train,
+    evaluate.evaluate,
+    evaluate.compare,
+    *runs.VERBS,
+    parity.parity,
+    report.convert,
+    reproduce.demo,
+    reproduce.reproduce,
+    doctor.doctor,
+):
+    app.command(cls=Verb, help=in_one_line(verb))(verb)
 app.add_typer(data_verbs, name="data")
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        say(f"anomalyr1 {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def anomalyr1(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Inspect parts with a vision-language model that reasons, answers and points at the defect."""
 
 
 def _fail(message: str, code: int) -> int:
@@ -70,8 +104,10 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             # A terminal that cannot show a letter shows its escape
             stream.reconfigure(errors="backslashreplace")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore", FutureWarning)  # of libraries, to those who write them
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="anomalyr1", standalone_mode=False)
     except typer.TyperException as error:
         message = error.format_message()
         # Without a verb there is no message: the help was shown
@@ -83,7 +119,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in TRAIN:
             raise
-        install = 'pip install "anomalyr1[train]"'
+        install = 'pip install ".[train]" in the checkout of anomalyr1'
         code = _fail(f"training needs {error.name}, which is not installed: {install}", SETUP_ERROR)
     except (typer.Abort, KeyboardInterrupt):
         with_resume = " with --resume" if sys.argv[1:2] == ["train"] and "--resume" not in sys.argv else ""

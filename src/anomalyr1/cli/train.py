@@ -44,5 +44,7 @@ def train(
     if plan:
         return USER_ERROR if run.plan_run(chosen, say).too_long else OK
     folder = out or Path("runs") / Path(recipe).name.removesuffix(".yaml").removesuffix(".yml")
-    run.train(chosen, folder, resume=resume, say=say, command=shlex.join(["anomalyr1", *sys.argv[1:]]))
+    command = shlex.join(["anomalyr1", *sys.argv[1:]])
+    policy = run.train(chosen, folder, resume=resume, say=say, command=command)
+    say(f"next: anomalyr1 inspect IMAGES --model {shlex.quote(str(policy))}")
     return OK

@@ -280,7 +280,8 @@ def _hf(samples: Sequence[Sample], folder: Path, dropped: Counter[str], left_out
         import datasets
     except ImportError as error:
         raise SetupError(
-            'the export to Hugging Face needs the package datasets; run: pip install "anomalyr1[train]"'
+            'the export to Hugging Face needs the package datasets; run: pip install ".[train]" in the '
+            "checkout of anomalyr1"
         ) from error
 
     string, boolean = datasets.Value("string"), datasets.Value("bool")

@@ -65,7 +65,9 @@ class Connection:
             import httpx
             import tenacity  # noqa: F401 - looked for here, so that it is not missed in the middle of a run
         except ImportError as error:
-            raise SetupError(f'{error.name} is missing: pip install "anomalyr1[endpoint]"') from error
+            raise SetupError(
+                f'{error.name} is missing: pip install ".[endpoint]" in the checkout of anomalyr1'
+            ) from error
         self.losses = 0
         self._config = config
         self._key = config.key()

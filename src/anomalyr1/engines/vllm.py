@@ -59,8 +59,8 @@ class VllmEngine:
             import vllm
         except ImportError as error:
             raise SetupError(
-                'vLLM is missing: pip install "anomalyr1[vllm]" on a machine with a GPU, '
-                "or run without --engine vllm"
+                'vLLM is missing: pip install ".[vllm]" in the checkout of anomalyr1, on a machine with a '
+                "GPU, or run without --engine vllm"
             ) from error
         # 1. The folder, checked as for the local engine.
         source = find_folder(model, revision)
