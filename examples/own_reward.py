@@ -5,12 +5,12 @@
 A reward is a pure function of an answer and its question; None = it does not apply. On the command line the
 same is
 
-    anomalyr1 train nano-grpo 'rewards={roam: 1.0, accuracy: 1.0, examples.own_reward:brevity: 0.2}'
+    anomalyr1 train nano-grpo rewards.examples/own_reward.py:brevity=0.2
 """
 
 from __future__ import annotations
 
-import sys
+import os
 from pathlib import Path
 
 import anomalyr1
@@ -19,6 +19,8 @@ from anomalyr1.training.recipes import load_recipe
 from anomalyr1.types import Answer, Question
 
 OUT = Path("runs/example-reward")
+NAME = f"{os.path.relpath(__file__)}:brevity"
+"""What a recipe calls the reward: its file, from the working folder, and the function."""
 FREE_WORDS = 20
 
 
@@ -33,7 +35,7 @@ def brevity(answer: Answer, question: Question) -> float | None:
 
 def main(steps: int = 4, out: Path = OUT) -> Path:
     """Train nano by GRPO with this reward beside ROAM, and give the folder of the run."""
-    short = rewards.load_reward("own_reward:brevity")  # what a recipe does with the name
+    short = rewards.load_reward(NAME)  # what a recipe does with the name
     print(
         "a short reasoning earns",
         short(anomalyr1.parse("<think>It is bent.</think><answer>A</answer>", ("Yes", "No")), YES_NO),
@@ -41,7 +43,7 @@ def main(steps: int = 4, out: Path = OUT) -> Path:
     recipe = load_recipe(
         "nano-grpo",
         [
-            "rewards={roam: 1.0, accuracy: 1.0, own_reward:brevity: 0.2}",
+            f"rewards.{NAME}=0.2",
             'data=["drawn:connector?n=6&seed=0&references=0"]',
             "held_out=[]",
             "turned=false",
@@ -58,5 +60,4 @@ def main(steps: int = 4, out: Path = OUT) -> Path:
 YES_NO = Question(id="q", kind="anomaly detection", text="Is it bent?", options=("Yes", "No"), answer="A")
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))  # so that the recipe finds own_reward
     main()

@@ -83,4 +83,4 @@ def test_log_probabilities_of_the_loop_are_those_of_the_shared_prefix(load, tmp_
 
 def test_a_reward_of_ones_own_is_paid(load, tmp_path):
     load("own_reward").main(steps=1, out=tmp_path / "run")
-    assert "own_reward:brevity" in (tmp_path / "run" / "groups.jsonl").read_text(encoding="utf-8")
+    assert "own_reward.py:brevity" in (tmp_path / "run" / "groups.jsonl").read_text(encoding="utf-8")

@@ -141,3 +141,27 @@ def test_a_recipe_runs_code_only_when_told(foreign, call):
         sys.modules.pop(name)
     code, _, err = call("train", "evil.yaml", "rewards={evilmod.py:reward: 1}", "grpo.max_steps=0")
     assert code == 1 and "max_steps" in err and trace.exists()
+
+
+def test_a_reward_in_a_file(tmp_path, monkeypatch):
+    """Found from the working folder, run once, whatever else is called so; its errors name it."""
+    from anomalyr1.rewards import load_reward
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab/mine.py").write_text(
+        "calls = []\ndef short(a, q): calls.append(1); return 1.0\nlong = short\n"
+    )
+    short, long = load_reward("lab/mine.py:short"), load_reward("lab/mine.py:long/shuffled")
+    assert short is long and short(None, None) == 1.0
+    (tmp_path / "broken.py").write_text("def f(:\n")
+    for name, message in (
+        ("broken.py:f", "cannot import 'broken.py'"),
+        ("gone.py:f", "cannot import 'gone.py'"),
+        ("lab/mine.py:shrt", "did you mean 'short'"),
+        ("broken:f", "a file is named with its ending: broken.py:f"),
+    ):
+        sys.path_importer_cache.clear()
+        with pytest.raises(InputError, match=message):
+            load_reward(name)
+    sys.modules.pop(str(tmp_path / "lab/mine.py"))

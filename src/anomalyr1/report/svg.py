@@ -166,8 +166,10 @@ def _rule(start: tuple[float, float], end: tuple[float, float]) -> str:
 def _span(values: Sequence[float]) -> tuple[float, float]:
     finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
     low, high = min(finite), max(finite)
-    apart = abs(low) / 2 or 0.5  # a constant stands in the middle, at its own scale
-    return (low, high) if high > low else (low - apart, high + apart)
+    if high > low:
+        return low, high
+    apart = abs(low) / 2  # a constant stands in the middle, at its own scale; nothing stands at the bottom
+    return (low - apart, high + apart) if apart else (0.0, 1.0)
 
 
 def _colour(line: Curve, place: int) -> str:
