@@ -180,6 +180,9 @@ class Sample(Record):
     mask: Path | None = None
     """An image file, or a folder whose image files together are the mask (MVTec LOCO);
     `data.mask_files.read_mask` opens both."""
+    mask_runs: Mask | None = None
+    """The true mask as run lengths, where a COCO file outlines the defects and boxes were asked for;
+    `data.mask_files.true_mask` gives either."""
     boxes: tuple[Box, ...] | None = None
     """The true boxes of the defects in original pixels: () = clean, None = unknown."""
     questions: tuple[Question, ...] = ()

@@ -19,6 +19,7 @@ from anomalyr1.data.readers import (
 )
 from anomalyr1.data.rows import Collector, LabelledBox, LabelledRow, LoadOptions
 from anomalyr1.data.samples import Samples
+from anomalyr1.data.segmentations import can_fill
 from anomalyr1.files import read_yaml
 from anomalyr1.types import InputError, nearest_name
 
@@ -44,8 +45,9 @@ class AnnotationOptions(LoadOptions):
 def coco(spec: str, path: Path, options: AnnotationOptions) -> Samples:
     """A COCO file: boxes with categories as labels of defects.
 
-    Images lie beside the file, in images/ there, or beside the folder annotations/ that it lies in. Of a
-    segmentation the box is used, and that is counted. Raises `InputError` for another form.
+    Images lie beside the file, in images/ there, or beside the folder annotations/ that it lies in.
+    Segmentations become the sample's mask with its boxes (`with_boxes`), where all of its annotations have
+    one; of others the box is used, and that is counted. Raises `InputError` for another form.
     """
     content = read_json(path)
     if not isinstance(content, dict) or not all(
@@ -69,11 +71,23 @@ def coco(spec: str, path: Path, options: AnnotationOptions) -> Samples:
         row: LabelledRow = {"id": str(file_name), "image": str(file_name), "category": collector.category}
         row["boxes"] = _with_area(boxes, collector)
         _set_size(row, image)
+        _set_segmentations(collector, row, of_image)
         _set_defects(collector, row, boxes, options.unannotated)
         collector.add(row)
     unlisted = sum(map(len, annotations.values()))
     collector.notes["annotations of images that the file does not list, left out"] = unlisted
     return collector.samples(_COCO_EXPECTED)
+
+
+def _set_segmentations(collector: Collector, row: LabelledRow, annotations: list[Json]) -> None:
+    """Keep the outlines of an image's defects, where all are there; else they are counted."""
+    outlines = [annotation["segmentation"] for annotation in annotations if annotation.get("segmentation")]
+    size_wh = row.get("size")
+    whole = size_wh is not None and len(outlines) == len(annotations) and can_fill(outlines, size_wh)
+    if outlines and whole:
+        row["segmentations"] = outlines
+    else:
+        collector.notes["annotations with a segmentation, of which the box is used"] += len(outlines)
 
 
 def _image_folder(path: Path, images: list[Json]) -> Path:
@@ -107,8 +121,6 @@ def _coco_boxes(
                 f"{str(path)!r}: an annotation has the category {category_id!r}, "
                 "which the file does not define"
             )
-        has_segmentation = bool(annotation.get("segmentation"))
-        collector.notes["annotations with a segmentation, of which the box is used"] += has_segmentation
         x, y, w, h = xywh if _are_pixels(xywh) else (0, 0, 0, 0)
         yield x, y, x + w, y + h, label
 

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from anomalyr1.boxes import Bools, encode_mask
 from anomalyr1.data.annotations import label_file
-from anomalyr1.data.mask_files import boxes_of, read_mask
+from anomalyr1.data.mask_files import boxes_of, true_mask
 from anomalyr1.data.readers import Json
 from anomalyr1.data.samples import Samples, listed
 from anomalyr1.files import new_folder
@@ -157,7 +157,7 @@ def _coco(samples: Iterable[Sample], folder: Path, dropped: Counter[str], left_o
         file_name = copier.copy(sample.image)
         images.append({"id": len(images) + 1, "file_name": file_name, "width": width, "height": height})
         datasets.setdefault(sample.dataset)
-        mask = read_mask(sample.mask) if sample.mask and boxes else None
+        mask = true_mask(sample) if boxes else None
         if mask is not None and mask.shape != (height, width):
             mask = None
         for box in boxes:
@@ -165,8 +165,8 @@ def _coco(samples: Iterable[Sample], folder: Path, dropped: Counter[str], left_o
             annotations.append(
                 {"id": len(annotations) + 1, "image_id": len(images), **_annotation(box, category, mask)}
             )
-        mask_is_held = mask is not None or not sample.mask
-        _note_dropped(sample, boxes, file_name, {"dataset", "mask"} if mask_is_held else {"dataset"}, dropped)
+        held = {"dataset"} if mask is None else {"dataset", "mask", "mask_runs"}
+        _note_dropped(sample, boxes, file_name, held, dropped)
     if len(datasets) > 1:
         dropped["dataset"] += len(images)
     content = {
@@ -326,7 +326,8 @@ def _hf_row(sample: Sample, dropped: Counter[str]) -> dict[str, Any]:
     ]
     row["image"] = _file(sample.image)
     row["references"] = [_file(path) for path in sample.references]
-    row["mask"] = _mask_file(sample.mask) if sample.mask else None
+    row["mask"] = _mask_file(sample)
+    del row["mask_runs"]
     plain: dict[str, Any] = _utf_8(row)
     dropped["bytes that are not UTF-8 (replaced)"] += plain != row
     return plain
@@ -341,17 +342,20 @@ def _file(path: Path) -> dict[str, Any]:
     return {"bytes": path.read_bytes(), "path": path.name}
 
 
-def _mask_file(path: Path) -> dict[str, Any]:
-    """A mask as one file: one that is a folder of several is drawn as one."""
-    if not path.is_dir():
-        return _file(path)
+def _mask_file(sample: Sample) -> dict[str, Any] | None:
+    """The true mask as one file: one that is a folder of several, or run lengths, is drawn as one."""
+    if sample.mask is not None and not sample.mask.is_dir():
+        return _file(sample.mask)
+    mask = true_mask(sample)
+    if mask is None:
+        return None
     import io
 
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(read_mask(path)).save(buffer, "PNG")
-    return {"bytes": buffer.getvalue(), "path": f"{path.name}.png"}
+    Image.fromarray(mask).save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": f"{(sample.mask or sample.image).name}.png"}
 
 
 def _utf_8(value: Json) -> Json:

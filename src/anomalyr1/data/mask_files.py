@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from anomalyr1.boxes import Bools, components
+from anomalyr1.boxes import Bools, components, decode_mask
 from anomalyr1.data.readers import is_image, list_folder
 from anomalyr1.images import ImageError, open_image
-from anomalyr1.types import Box, Sample
+from anomalyr1.types import Box, InputError, Sample
 
 LEAST_PIXELS = 4
 """A component of fewer pixels is the dust of annotating, no defect."""
@@ -38,6 +38,21 @@ def read_mask(path: Path) -> Bools:
             )
         mask |= part
     return mask
+
+
+def true_mask(sample: Sample) -> Bools | None:
+    """The (H, W) true mask of a sample, from its file or its run lengths; None where it has neither.
+
+    Raises as `read_mask` does.
+    """
+    if sample.mask is not None:
+        return read_mask(sample.mask)
+    if sample.mask_runs is None:
+        return None
+    try:
+        return decode_mask(sample.mask_runs)
+    except InputError as error:
+        raise ImageError(f"the mask of sample {sample.id!r}: {error}") from error
 
 
 def mask_boxes(path: Path, label: str = "") -> tuple[tuple[Box, ...], tuple[int, int]]:

@@ -14,6 +14,7 @@ from anomalyr1.data import mask_files, questions
 from anomalyr1.data.paths import PathDoor
 from anomalyr1.data.questions import Labels, Truth
 from anomalyr1.data.samples import Samples, require_some, require_unique
+from anomalyr1.data.segmentations import Segmentation, fill
 from anomalyr1.images import open_image
 from anomalyr1.types import Box, InputError, Record, Sample
 
@@ -61,6 +62,8 @@ class LabelledRow(TypedDict, total=False):
     """Boxes in pixels."""
     shares: list[LabelledBox]
     """Boxes as shares of the image's width and height (YOLO)."""
+    segmentations: list[Segmentation]
+    """Outlines of all its defects, in pixels (COCO)."""
     logical: bool
     description: str
 
@@ -104,6 +107,8 @@ class SampleBuilder:
             mask=self.root / row["mask"] if "mask" in row else None,
             boxes=true.boxes,
         )
+        if open_files and row.get("segmentations"):
+            sample = sample.model_copy(update={"mask_runs": fill(row["segmentations"], row["size"])})
         truth = Truth(tuple(defects), true.size_wh, row.get("description", ""))
         located = self.boxes_in_rows or open_files
         sample_questions = questions.ask(sample, truth, self.labels, self.seed, located=located)

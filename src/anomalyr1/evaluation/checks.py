@@ -20,7 +20,7 @@ import numpy as np
 
 from anomalyr1 import answers, boxes, rewards
 from anomalyr1.boxes import Bools
-from anomalyr1.data.mask_files import LEAST_PIXELS, read_mask
+from anomalyr1.data.mask_files import LEAST_PIXELS, true_mask
 from anomalyr1.data.samples import Samples
 from anomalyr1.files import sha256_of_file
 from anomalyr1.images import FAMILIES, Frame, ImageError, open_image
@@ -186,7 +186,8 @@ def _check_files(sample: Sample, files: _Files) -> Iterator[Finding]:
 
 def _check_labels(sample: Sample) -> Iterator[Finding]:
     """Labels that contradict each other, or say nothing."""
-    unexplained = (sample.mask, sample.boxes, sample.defect) == (None, None, None) and not sample.questions
+    facts = (sample.mask, sample.mask_runs, sample.boxes, sample.defect)
+    unexplained = all(fact is None for fact in facts) and not sample.questions
     if sample.anomalous and unexplained:
         fix = "add a defect's name, a mask, boxes or questions"
         yield "it is anomalous, and nothing says how or where", fix
@@ -275,33 +276,36 @@ def _plain_words(text: str) -> str:
 
 def _check_mask(sample: Sample, size_wh: tuple[int, int]) -> Iterator[Finding]:
     """A mask that cannot be read, has another size, or does not mark what the sample is said to be."""
-    if sample.mask is None or not sample.mask.exists():
+    if sample.mask is not None and not sample.mask.exists():
         return
     try:
-        mask = read_mask(sample.mask)
+        mask = true_mask(sample)
     except ImageError as error:
         yield f"its mask: {error}", "replace the mask"
         return
+    if mask is None:
+        return
+    name = sample.mask or "its mask"
     mask_wh = (mask.shape[1], mask.shape[0])
     if mask_wh != size_wh:
-        what = f"{sample.mask} is {_size(mask_wh)}, its image {_size(size_wh)}"
+        what = f"{name} is {_size(mask_wh)}, its image {_size(size_wh)}"
         yield what, "export the mask at the image's size"
     marked = int(mask.sum())
     if marked < LEAST_PIXELS and sample.anomalous:
         amount = f"{marked} pixel{'s' if marked > 1 else ''}" if marked else "nothing"
-        what = f"{sample.mask} marks {amount}, but the sample is anomalous"
+        what = f"{name} marks {amount}, but the sample is anomalous"
         yield what, "mark the defect, or drop the mask"
     if marked and sample.anomalous is False:
-        what = f"{sample.mask} marks a defect, but the sample is good"
+        what = f"{name} marks a defect, but the sample is good"
         yield what, "correct the label, or drop the mask"
     if marked > MOST_MARKED * mask.size:
-        what = f"{sample.mask} marks {marked / mask.size:.0%} of the image"
+        what = f"{name} marks {marked / mask.size:.0%} of the image"
         yield what, "see whether the mask is inverted"
     elif marked >= LEAST_PIXELS and mask_wh == size_wh and sample.boxes is not None:
-        yield from _check_boxes_of_mask(sample.mask, mask, sample.boxes)
+        yield from _check_boxes_of_mask(name, mask, sample.boxes)
 
 
-def _check_boxes_of_mask(path: Path, mask: Bools, gold: Sequence[Box]) -> Iterator[Finding]:
+def _check_boxes_of_mask(path: Path | str, mask: Bools, gold: Sequence[Box]) -> Iterator[Finding]:
     """Boxes and mask (H, W) must mean the same places.
 
     That is: little of the mask lies outside the boxes, and every box is about as large as what it holds.

@@ -200,7 +200,7 @@ def _true_place(sample: Sample) -> TruePlace:
     """True boxes and mask, the file opened once."""
     if not sample.anomalous:
         return TruePlace((), None)
-    mask = None if sample.mask is None else mask_files.read_mask(sample.mask)
+    mask = mask_files.true_mask(sample)
     gold = sample.boxes
     if gold is None and mask is not None:
         gold = boxes.components(mask, mask_files.LEAST_PIXELS, sample.defect or "")
@@ -283,11 +283,13 @@ class _ScaledMaps:
         self.count = 0
         for sample, inspection in self._pairs:
             scores = self._maps.get(inspection.sample_id)
-            if scores is None or sample.anomalous is None or (sample.anomalous and sample.mask is None):
+            if scores is None or sample.anomalous is None:
                 continue
-            mask: Bools = np.zeros(scores.shape, dtype=np.bool_)
-            if sample.anomalous and sample.mask is not None:
-                mask = mask_files.read_mask(sample.mask)
+            mask: Bools | None = np.zeros(scores.shape, dtype=np.bool_)
+            if sample.anomalous:
+                mask = mask_files.true_mask(sample)
+            if mask is None:
+                continue
             if scores.shape != mask.shape:
                 self.count += 1
                 size_wh = (mask.shape[1], mask.shape[0])

@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from anomalyr1 import boxes as geometry
-from anomalyr1.data.mask_files import read_mask
+from anomalyr1.data.mask_files import true_mask
 from anomalyr1.files import write_whole
 from anomalyr1.report.html import data_uri, render, shares
 from anomalyr1.report.overlays import overlay
@@ -63,7 +63,7 @@ class Summary:
             labels = {box.label for box in sample.boxes or () if box.label} or {defect}
             self.defects.update((name, label) for label in labels)
             self.unlocated += not sample.boxes
-        self.with_masks += sample.mask is not None
+        self.with_masks += sample.mask is not None or sample.mask_runs is not None
         self.with_references += bool(sample.references)
         self.with_knowledge += bool(sample.knowledge)
         for box in sample.boxes or ():
@@ -117,7 +117,8 @@ def picture(sample: Sample, long_side: int | None = None) -> Image.Image:
 
     Raises `ImageError` when image or mask cannot be opened, and `InputError` when they differ in size.
     """
-    masks = (geometry.encode_mask(read_mask(sample.mask), "box"),) if sample.mask else None
+    mask = true_mask(sample)
+    masks = None if mask is None else (geometry.encode_mask(mask, "box"),)
     true_inspection = Inspection(
         sample_id=sample.id, verdict="defect" if sample.anomalous else "good", boxes=sample.boxes, masks=masks
     )

@@ -17,7 +17,7 @@ from anomalyr1 import boxes as geometry
 from anomalyr1 import prompts
 from anomalyr1.answers.conclusion import read_conclusion
 from anomalyr1.answers.findings import says_defect
-from anomalyr1.data.mask_files import boxes_of, read_mask
+from anomalyr1.data.mask_files import boxes_of, true_mask
 from anomalyr1.evaluation.detection import Pair
 from anomalyr1.images import THREADS, open_image
 from anomalyr1.report.html import data_uri
@@ -217,7 +217,8 @@ def _pictures(sample: Sample, inspection: Inspection) -> tuple[str, str, str, bo
     try:
         marked_picture = draw_on(small.copy(), shortened, rgb.size)
         if sample.anomalous:
-            masks = () if sample.mask is None else (geometry.encode_mask(read_mask(sample.mask), "box"),)
+            mask = true_mask(sample)
+            masks = () if mask is None else (geometry.encode_mask(mask, "box"),)
             true = Inspection(
                 sample_id=sample.id, verdict="good", boxes=(boxes_of(sample) or ())[:MAX_BOXES], masks=masks
             )

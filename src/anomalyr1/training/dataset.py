@@ -198,7 +198,7 @@ def held_out_fingerprint(samples: Sequence[Sample]) -> str:
     pictures = look_at(path for sample in samples for path in (sample.image, *sample.references))
     return _digest(
         [
-            sample.model_dump(mode="json", exclude={"image", "references", "mask"}),
+            sample.model_dump(mode="json", exclude={"image", "references", "mask", "mask_runs"}),
             [pictures[path].sha256 for path in (sample.image, *sample.references)],
         ]
         for sample in samples

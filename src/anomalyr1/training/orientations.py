@@ -95,6 +95,7 @@ def _turn_sample(sample: Sample, number: int, images: dict[Path, _TurnedImage]) 
             "image": images[sample.image].files[number],
             "references": tuple(images[path].files[number] for path in sample.references),
             "mask": None,
+            "mask_runs": None,
             "boxes": orientation.turn_boxes(sample.boxes, size_wh),
             "questions": tuple(questions),
         }
