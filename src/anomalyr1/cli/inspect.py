@@ -31,7 +31,7 @@ def inspect(
     ] = "nano",
     revision: Annotated[str | None, typer.Option(help="Commit of a hub model.")] = None,
     max_pixels: Annotated[
-        int | None, typer.Option(help="Scale images down to this many pixels; default: 1280 image tokens.")
+        int | None, typer.Option(help="Scale images down to this many pixels; default: the model's cap.")
     ] = None,
     knowledge: Annotated[
         Path | None, typer.Option(help="Text file with what is known about good and bad parts.")

@@ -111,7 +111,9 @@ def main() -> None:
     except typer.TyperException as error:
         message = error.format_message()
         # Without a verb there is no message: the help was shown
-        code = _fail(f"{message} Try: anomalyr1 --help", USER_ERROR) if message else USER_ERROR
+        context = getattr(error, "ctx", None)
+        verb = context.command_path if context else "anomalyr1"
+        code = _fail(f"{message} Try: {verb} --help", USER_ERROR) if message else USER_ERROR
     except (InputError, OSError) as error:
         code = _fail(str(error), USER_ERROR)
     except SetupError as error:
