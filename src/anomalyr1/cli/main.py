@@ -14,9 +14,12 @@ from collections.abc import Callable
 import typer
 
 from anomalyr1.cli import calibrate, data, doctor, evaluate, inspect, parity, report, reproduce, runs, train
+from anomalyr1.cli.cores import take_free_cores
 from anomalyr1.cli.terminal import INTERRUPTED, OK, SETUP_ERROR, USER_ERROR, say
 from anomalyr1.errors import InputError, SetupError
 
+COMPUTING = ("demo", "evaluate", "inspect", "parity", "reproduce", "train")
+"""The verbs that ask or teach a policy."""
 TRAIN = ("accelerate", "datasets", "peft", "tensorboard", "trl")
 """What the extra `train` installs."""
 
@@ -70,6 +73,8 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             # A terminal that cannot show a letter shows its escape
             stream.reconfigure(errors="backslashreplace")
+    if sys.argv[1:2] and sys.argv[1] in COMPUTING:
+        take_free_cores()
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
