@@ -44,7 +44,6 @@ from anomalyr1.shared_prefix.decode import encode_images, grow_completions, requ
 from anomalyr1.shared_prefix.trees import EncodedPrompt, Tree, batch_trees, plant_trees
 from anomalyr1.types import Fingerprint, InputError
 
-
 SMALL = 100_000_000
 """Parameters below which the threads of a CPU only wait for each other: such a policy computes on one."""
 
