@@ -487,7 +487,7 @@ def test_configuration_file(tmp_path):
     path.write_text("- a list")
     with pytest.raises(InputError, match="expected fields such as url"):
         EndpointConfig.read(path)
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="cannot read"):
         EndpointConfig.read(tmp_path / "none.yaml")
 
 

@@ -63,6 +63,7 @@ PUT_BACK = "reasoning_put_back"
 """The name by which a completion is counted that had its reasoning put back."""
 _LETTER_TOKEN = re.compile(r"(\W*)([A-Z])\W*")
 """A token that writes one option letter, and the marks before it."""
+_THINK = re.compile("</?think>", re.IGNORECASE)
 _ROUNDING = 1e-3
 """A log-probability may lie so much above 0."""
 
@@ -128,10 +129,8 @@ class _Message(_ReplyPart):
 
     @property
     def split_reasoning(self) -> str:
-        """What a server cut off the text and gave beside it, by either name; empty where nothing was."""
-        texts = dict.fromkeys(filter(None, (self.reasoning_content, self.reasoning)))
-        reasoning, text = "\n".join(texts), self.text or ""
-        return "" if "<think>" in text and reasoning.strip() in text else reasoning
+        """What a server gave as reasoning beside the text, by either name; empty where there is none."""
+        return "\n".join(dict.fromkeys(filter(None, (self.reasoning_content, self.reasoning))))
 
 
 class _Choice(_ReplyPart):
@@ -278,19 +277,21 @@ def _whole_text(choice: _Choice) -> tuple[str, int]:
         )
     if message.refusal or message.tool_calls:
         raise ReplyError("stopped otherwise", "the message refuses or calls a tool, expected a text")
-    text, reasoning = message.text, message.split_reasoning
-    if reasoning and not text:
-        if finish == "stop":
-            raise ReplyError(
-                "reasoning split off",
-                "the server's reasoning parser took the whole text; start it without one",
-            )
-        prefix = f"<think>{reasoning}"
-    else:
-        prefix = f"<think>{reasoning}</think>" if reasoning else ""
-    if text is None and finish == "stop":
+    text, reasoning = message.text or "", message.split_reasoning
+    if finish == "stop" and not text and reasoning:
+        raise ReplyError(
+            "reasoning split off", "the server's reasoning parser took the whole text; start it without one"
+        )
+    if finish == "stop" and message.text is None:
         raise ReplyError("no text", "the reply's message has no content")
-    return prefix + (text or ""), len(prefix)
+    if _THINK.search(text):  # the reasoning is there
+        if reasoning.strip() not in text:
+            raise ReplyError(
+                "another form of JSON", "expected one reasoning, but there is another one beside the text"
+            )
+        reasoning = ""
+    prefix = f"<think>{reasoning}{'</think>' if text else ''}" if reasoning else ""
+    return prefix + text, len(prefix)
 
 
 def option_scores(
