@@ -112,6 +112,20 @@ class Nano:
         return {"token": name([chosen]), "logprob": logprobs[chosen].item(), "top_logprobs": top}
 
 
+def split_off(backend, field):
+    """A server that moves the reasoning of another one into a field of its own, or drops it (field None)."""
+
+    def reply(body):
+        whole = backend(body)
+        message = whole["choices"][0]["message"]
+        reasoning, _, message["content"] = message["content"].removeprefix("<think>").partition("</think>")
+        if field:
+            message[field] = reasoning
+        return whole
+
+    return reply
+
+
 def as_template(content):
     """The content of a message as transformers' templates take it."""
     return (
