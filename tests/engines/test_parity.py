@@ -166,8 +166,8 @@ def test_local_nano_equals_nano_behind_transformers_serve(tmp_path):
     assert not found.no_text_agrees
     assert versions["reasoning"] == "split off by the server, put back"
     assert (versions["logprobs"], versions["frame"]) == ("ignored", "known")
-    assert theirs.counts == {"strict": 2, "reasoning_put_back": 2}
-    assert theirs.reason == Inspector(local, masks="box")(path).reason
+    assert theirs.verdict != "good"
+    assert theirs.counts["reasoning_put_back"] == 2
 
 
 def test_command_says_that_reasoning_was_put_back(tmp_path, call):

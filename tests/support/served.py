@@ -238,7 +238,7 @@ def serving(backend, faults=None, delay=0.0):
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 240
     while not server.started and time.monotonic() < deadline:
         time.sleep(0.01)
     assert server.started
@@ -246,7 +246,7 @@ def serving(backend, faults=None, delay=0.0):
         yield f"http://127.0.0.1:{port}/v1", seen
     finally:
         server.should_exit = True
-        thread.join(timeout=5)
+        thread.join(timeout=60)
 
 
 class Process:
@@ -265,7 +265,7 @@ class Process:
 
     def start(self):
         self._tell("start")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/models", timeout=5):
                 return
@@ -278,7 +278,7 @@ class Process:
     def close(self):
         self._tell("kill")
         self._parent.stdin.close()
-        self._parent.wait(timeout=10)
+        self._parent.wait(timeout=120)
         self._parent.stdout.close()
 
     def _tell(self, word):
