@@ -32,6 +32,7 @@ DISGUISES = {
     "hexadecimal": KEY.encode().hex(),
     "capitals": KEY.upper(),
     "spaced": " ".join(KEY),
+    "a letter a line": "\n".join(KEY),
     "nothing between": "\u200b".join(KEY),
     "tags between": f"{KEY[:9]}<>{KEY[9:]}",
     "full width": "".join(chr(ord(one) + 0xFEE0) for one in KEY),

@@ -5,7 +5,7 @@ sent as PNG data URLs, so that the server has nothing left to resize. Whether it
 probed before the first question, and again after a connection was lost: three pictures of known sizes must
 cost exactly the image tokens that the family's rule gives. Where they do not, or the server does not say what
 a prompt cost, the frame is unknown: completions come without one, and no box is mapped. The first picture is
-asked about at length: so it is seen whether the server splits reasoning off, and gives log-probabilities.
+asked about at length at first: so it is seen whether the server splits reasoning off.
 
 A question that fails has a named error (`Completion.error`), and the others go on. A server that cannot be
 reached for `deadline_seconds`, or that fails the probe, is a `SetupError`: what is recorded is kept, and the
@@ -139,7 +139,7 @@ class EndpointEngine:
         ]
         # 3. Where a connection was lost, what came back may be another server's: are the frames still true?
         if self._connection.losses > losses:
-            self._probe = self._ask_about_grey(patient=True)
+            self._probe = replace(self._ask_about_grey(patient=True), reasoning=probe.reasoning)
         if self.probe().frame_known:
             return completions
         return [
@@ -163,23 +163,23 @@ class EndpointEngine:
         return Request(body, options, frame, openai_format.reply_limit(sampling.max_new_tokens))
 
     def _ask_about_grey(self, patient: bool) -> Probe:
-        """Ask about three grey pictures, and compare what they cost.
+        """Ask about three grey pictures, and compare what they cost; when `patient`, for a word each.
 
         Raises `SetupError` when the server cannot be used.
         """
         family, cap = FAMILIES[self.config.family], self.config.cap
         sizes_wh = [fit(size_wh, family, cap) for size_wh in _PROBE_SIZES_WH]
-        # 1. The smallest picture at length, without log-probabilities where the server refuses those.
+        word = Sampling(max_new_tokens=1)
+        sampling = word if patient else GREEDY
+        # 1. The smallest picture, without log-probabilities where the server refuses those.
         is_refused = False
-        outcomes = self._connection.ask([self._grey_request(sizes_wh[0], GREEDY, True)], patient)
+        outcomes = self._connection.ask([self._grey_request(sizes_wh[0], sampling, True)], patient)
         if isinstance(outcomes[0], ReplyError) and outcomes[0].status in (400, 422):
             is_refused = True
-            outcomes = self._connection.ask([self._grey_request(sizes_wh[0], GREEDY, False)], patient)
+            outcomes = self._connection.ask([self._grey_request(sizes_wh[0], sampling, False)], patient)
         # 2. The larger ones, of which only the cost matters.
         if not isinstance(outcomes[0], ReplyError):
-            requests = [
-                self._grey_request(size_wh, Sampling(max_new_tokens=1), False) for size_wh in sizes_wh[1:]
-            ]
+            requests = [self._grey_request(size_wh, word, False) for size_wh in sizes_wh[1:]]
             outcomes += self._connection.ask(requests, patient)
         replies: list[ServerReply] = []
         for outcome in outcomes:

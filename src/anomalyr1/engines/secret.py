@@ -19,7 +19,7 @@ _PIECE, _STRIDE = 12, 4
 """Letters and digits of a piece that gives the key away, and how far apart pieces begin: any 15 in a row hold
 one."""
 _LAYERS = 3
-_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|([^a-zA-Z0-9]))")
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|([bfnrt])|([^a-zA-Z0-9]))")
 _NO_LETTER = re.compile(r"[^0-9A-Za-z]+")
 _WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 """Full width to ASCII; whole normalisation takes quadratic time on rows of combining marks."""
@@ -77,6 +77,8 @@ def _base64_core(data: bytes, shift: int) -> str:
 
 
 def _unescape(match: re.Match[str]) -> str:
-    """The character of an escape of JSON."""
+    """The character of an escape of JSON; a blank for any control character."""
     code = match[1] or match[2]
-    return chr(int(code, 16)) if code else match[3]
+    if code:
+        return chr(int(code, 16))
+    return " " if match[3] else match[4]
