@@ -403,7 +403,7 @@ def test_reasoning_that_was_split_off_is_put_back(field, tmp_path):
             inspections.append(Inspector(engine, masks="box")(tmp_path / "a.png"))
             found = engine.fingerprint().versions["reasoning"]
     whole, split = inspections
-    assert found == "split off by the server, put back"
+    assert found == "split off by the server or its template, put back"
     assert split.counts == whole.counts | {"reasoning_put_back": 2}
     assert [one.completion for one in split.replies] == [one.completion for one in whole.replies]
     assert (split.verdict, split.reason, split.boxes) == (whole.verdict, whole.reason, whole.boxes)
@@ -461,8 +461,8 @@ def read_message(finish="stop", **message):
         ),
         (  # the chat template wrote the opening tag
             {"content": "R</think><answer>B</answer>"},
-            "R</think><answer>B</answer>",
-            False,
+            "<think>R</think><answer>B</answer>",
+            True,
         ),
         (
             {"content": [{"type": "text", "text": "<answer>B"}, {"type": "text", "text": "</answer>"}]},

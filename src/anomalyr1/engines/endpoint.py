@@ -48,7 +48,7 @@ _PROBE = Question(id="#probe", kind="object analysis", text="Is this grey?", opt
 _PROBE_SIZES_WH = ((40, 40), (4000, 3000), (2000, 500))
 """A picture that is enlarged, one that the cap scales down, and a wide one."""
 _PROBE_PATH = Path("probe.png")
-PUT_BACK_FINDING = "split off by the server, put back"
+PUT_BACK_FINDING = "split off by the server or its template, put back"
 _NO_FAST = (
     "a server writes its own beginning of an answer, so it cannot answer without reasoning; leave fast out"
 )

@@ -223,8 +223,8 @@ def reply_limit(max_new_tokens: int) -> int:
 def read_reply(data: bytes, options: Sequence[str] = (), frame: Frame | None = None) -> ServerReply:
     """What a reply of status 200 says to a question with these options; `frame` maps its boxes.
 
-    Reasoning that the server gave beside the text is put back in front of it, and counted in the answer as
-    reasoning_put_back. Raises `ReplyError`.
+    Reasoning that the server gave beside the text is put back in front of it, as is the tag that its chat
+    template opened it with; both are counted in the answer as reasoning_put_back. Raises `ReplyError`.
     """
     # 1. The form of the reply.
     if data.lstrip()[:1] == b"<":
@@ -291,6 +291,8 @@ def _whole_text(choice: _Choice) -> tuple[str, int]:
             )
         reasoning = ""
     prefix = f"<think>{reasoning}{'</think>' if text else ''}" if reasoning else ""
+    if "</think>" in text and "<think>" not in text:  # the server's chat template opened it
+        prefix = "<think>"
     return prefix + text, len(prefix)
 
 
