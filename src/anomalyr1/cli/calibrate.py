@@ -40,7 +40,7 @@ def calibrate(
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
 ) -> int:
     """Fit scores to labelled parts, and choose the threshold of least expected cost."""
-    from anomalyr1.evaluation import calibration
+    from anomalyr1.evaluation import calibration, statistics
 
     threshold = calibration.calibrate_files(
         inspections, labels, cost_miss, cost_false_alarm, method, defect_rate, claim, seed
@@ -48,6 +48,8 @@ def calibrate(
     threshold.write(out)
     for line in _describe(threshold):
         say(line)
+    if warning := statistics.warn_of_few({"good parts": threshold.good, "defective parts": threshold.defect}):
+        say(f"warning: {warning}")
     say(f"threshold: {out}")
     return OK
 

@@ -131,6 +131,7 @@ def _describe(comparison: Comparison) -> list[str]:
     lines = [
         f"{comparison.second} against {comparison.first}, answers read {comparison.reading}",
         *(f"differs in {difference}" for difference in comparison.differences),
+        *([f"warning: {comparison.warning}"] if comparison.warning else []),
     ]
     for group in comparison.groups:
         paired, gap = group.paired, group.paired.difference

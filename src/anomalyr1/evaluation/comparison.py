@@ -11,6 +11,7 @@ how many there are (Holm).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -77,6 +78,8 @@ class Comparison(Record):
     """Points -> questions that would show such a difference with a chance of 80 %, as these runs differ; None
     = they differ too seldom."""
     flips: tuple[Flip, ...]
+    warning: str = ""
+    """That few images are behind the figures; empty where they are enough."""
 
 
 class ComparedRun(NamedTuple):
@@ -139,10 +142,18 @@ def compare(
         groups=tuple(groups),
         needed={f"{points:g}": _needed(points, paired[ALL]) for points in POINTS},
         flips=tuple(_flip(a, b, reading) for a, b in pairs if a.right(reading) != b.right(reading)),
+        warning=_warn_of_few(earlier.pairs),
     )
     if out is not None:
         write_whole(Path(out) / FILE, comparison.to_json().encode("ascii") + b"\n")
     return comparison
+
+
+def _warn_of_few(pairs: Sequence[Pair]) -> str:
+    truths = Counter(sample.anomalous for sample, _ in pairs)
+    if truths[None] == len(pairs):
+        return statistics.warn_of_few({"images": len(pairs)})
+    return statistics.warn_of_few({"good images": truths[False], "anomalous images": truths[True]})
 
 
 def require_same(before: ComparedRun, after: ComparedRun) -> None:

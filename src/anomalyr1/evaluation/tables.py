@@ -11,7 +11,7 @@ from anomalyr1.evaluation.detection import FIGURES, DetectionReport
 from anomalyr1.evaluation.localisation import ACCURACY_AT, Localisation
 from anomalyr1.evaluation.mmad import AVERAGE, SUBTASKS, Board, Mmad
 from anomalyr1.evaluation.record import Evaluation
-from anomalyr1.evaluation.statistics import Interval
+from anomalyr1.evaluation.statistics import Interval, warn_of_few
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _BLANKS = str.maketrans("\n\r\t", "   ")
@@ -29,7 +29,7 @@ class Table(NamedTuple):
 
 def markdown(evaluation: Evaluation) -> str:
     """The evaluation in Markdown."""
-    return in_markdown("Evaluation", facts(evaluation), tables(evaluation))
+    return in_markdown("Evaluation", [*warnings(evaluation), *facts(evaluation)], tables(evaluation))
 
 
 def in_markdown(title: str, statements: Sequence[str], tables: Sequence[Table]) -> str:
@@ -48,6 +48,8 @@ def in_markdown(title: str, statements: Sequence[str], tables: Sequence[Table]) 
 def text(evaluation: Evaluation) -> Iterator[str]:
     """The evaluation in plain lines for a terminal."""
     yield from facts(evaluation)
+    for warning in warnings(evaluation):
+        yield f"warning: {warning}"
     for table in tables(evaluation):
         lines = [table.head, *table.rows]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -84,6 +86,17 @@ def _board_lines(board: Board) -> Iterator[list[str]]:
 def formula_safe(cell: str) -> str:
     """Text that spreadsheets take for text: an apostrophe before what would open a formula."""
     return f"'{cell}" if cell.lstrip(" ").startswith(_FORMULA) else cell
+
+
+def warnings(evaluation: Evaluation) -> list[str]:
+    """What must be known before a figure is believed: that few images are behind it."""
+    images = {}
+    if evaluation.detection is not None:
+        overall = evaluation.detection.overall
+        images = {"good images": overall.good, "anomalous images": overall.anomalous}
+    elif evaluation.mmad is not None:
+        images = {"images": evaluation.mmad.images}
+    return [warning] if (warning := warn_of_few(images)) else []
 
 
 def facts(evaluation: Evaluation) -> list[str]:
@@ -124,12 +137,9 @@ def _mmad_facts(mmad: Mmad) -> list[str]:
             f"reasoning names an option ({percent(consistency.share)} %); {consistency.silent} name none"
         )
     for gap in mmad.gaps:
-        share = ""
-        if gap.share_by_parsing is not None:
-            share = f", parsing is {100 * gap.share_by_parsing:.0f} % of it"
         lines.append(
             f"official less {gap.reading}: {gap.points:+.2f} points, "
-            f"{gap.by_parsing:+.2f} by parsing and {gap.by_counting:+.2f} by counting{share}"
+            f"{gap.by_parsing:+.2f} by parsing and {gap.by_counting:+.2f} by counting"
         )
     if mmad.deleted or mmad.skipped:
         lines.append(
