@@ -32,6 +32,9 @@ ALL = "all questions"
 POINTS = (1.0, 2.0, 5.0)
 """Differences in percentage points for which the number of questions is told."""
 
+WORDS = {"given": "what is shown beside the image: knowledge or reference images"}
+"""What is said of a field of the fingerprint whose values are digests alone."""
+
 RowPair = tuple[AnsweredQuestion, AnsweredQuestion]
 """The same question in both runs."""
 
@@ -166,7 +169,11 @@ def require_same(before: ComparedRun, after: ComparedRun) -> None:
     if not differences and orders[0] != orders[1]:
         differences.append("the order of the questions")
     if differences:
-        specs = " and ".join(dict.fromkeys(repr(source.spec) for source in sources))
+        specs = " and ".join(
+            dict.fromkeys(
+                f"{source.spec!r}" + f", {source.selection}" * bool(source.selection) for source in sources
+            )
+        )
         raise InputError(
             f"the two runs are not of the same data ({specs}): {'; '.join(differences)}. "
             "Evaluate both on the same data"
@@ -176,7 +183,7 @@ def require_same(before: ComparedRun, after: ComparedRun) -> None:
 def settings(before: Fingerprint, after: Fingerprint) -> list[str]:
     """What differs between the runs of two fingerprints, in words."""
     old, new = before.model_dump(), after.model_dump()
-    return [f"{name}: {old[name]} and {new[name]}" for name in old if old[name] != new[name]]
+    return [WORDS.get(name, f"{name}: {old[name]} and {new[name]}") for name in old if old[name] != new[name]]
 
 
 def _other_questions(before: ComparedRun, after: ComparedRun) -> list[str]:

@@ -107,7 +107,8 @@ def facts(evaluation: Evaluation) -> list[str]:
     training_data = f"{', '.join(origin.trained_on)}. " if origin.trained_on else ""
     lines = [
         f"model: {run.model}{revision}; prompt {run.style}, {run.sampling}, engine {run.engine}",
-        f"data: {source.spec}{options}, {source.samples} samples",
+        f"data: {source.spec}{options}, {source.samples} samples"
+        + (f" ({source.selection})" if source.selection else ""),
         f"protocol: {origin.protocol}",
         f"training data: {training_data}{origin.statement}",
         *(f"overlap: {kind}, {n} evaluated samples" for kind, n in origin.overlaps.items()),
