@@ -73,8 +73,8 @@ def evaluate(
             f"{source.spec!r} asks no question, so there is nothing to evaluate; "
             "give labelled data (anomalyr1 data show SPEC ID)"
         )
+    _require_images(loaded, source.spec)
     if isinstance(model, str):
-        _require_images(loaded, source.spec)
         _require_resumable(Path(out) / INSPECTIONS, prompts.style_id(style), context)
         model = Inspector.load(
             model, revision=revision, max_pixels=max_pixels, style=style, fast=fast, engine=engine
@@ -233,10 +233,9 @@ def select(samples: Sequence[Sample], limit: int | None, classes: Sequence[str])
     names = {name for sample in samples for name in (sample.class_name, sample.category)} - {""}
     for name in classes:
         if name not in names:
-            raise InputError(
-                f"there is no class {name!r}; did you mean {nearest_name(name, names)!r}? There are "
-                f"{listed(sorted(names))}"
-            )
+            nearest = nearest_name(name, names)
+            hint = "" if nearest is None else f", did you mean {nearest!r}?"
+            raise InputError(f"there is no class {name!r}{hint}; there are {listed(sorted(names))}")
     chosen = [s for s in samples if not classes or s.class_name in classes or s.category in classes]
     if limit is None or limit >= len(chosen):
         return chosen

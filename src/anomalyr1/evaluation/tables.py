@@ -179,10 +179,9 @@ def _board(board: Board) -> Table:
 def _classes(mmad: Mmad) -> Table:
     rows = []
     for row in mmad.classes:
-        form = percent if row.images > 1 else _short  # a single image has no interval
         rates = ["-" if rate is None else f"{rate:.1f}" for rate in (row.overkill, row.miss)]
         rows.append(
-            (row.name, str(row.images), str(row.questions), form(row.strict), form(row.lenient), *rates)
+            (row.name, str(row.images), str(row.questions), percent(row.strict), percent(row.lenient), *rates)
         )
     head = ("class", "images", "questions", "strict", "lenient", "overkill", "miss")
     return Table("Classes, in percent", head, rows)

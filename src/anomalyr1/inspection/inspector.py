@@ -125,7 +125,7 @@ class Inspector:
         `samples_of_images`); resuming under another one is refused. With `own_questions` each sample is asked
         its own questions, as evaluation does, instead of the two of an inspection.
 
-        Raises `InputError` before anything is inspected: for missing files (all are listed), ids that are not
+        Raises `InputError` before anything is inspected: for missing files, ids that are not
         unique, votes on own questions, and a threshold that was made for other scores.
         """
         if own_questions and self.votes > 1:
