@@ -365,7 +365,7 @@ def test_the_verb(tmp_path, call):
     assert code == 0, err
     assert "AUROC" in (tmp_path / "full" / "index.html").read_text(encoding="utf-8")
     for arguments, problem in (
-        (("report", tmp_path / "gone"), "nothing to report on"),
+        (("report", tmp_path / "gone"), "holds no inspections"),
         (("report", tmp_path, "--maps", "x"), "need --data"),
     ):
         code, _, err = call(*arguments, "--out", tmp_path / "no")
