@@ -19,7 +19,7 @@ def evaluate(
     what: Annotated[
         str,
         typer.Argument(
-            help="mmad or model: ask a model the data's questions; a file: the inspections of an earlier run."
+            help="mmad or model: ask a model the data's questions; a path: the inspections of an earlier run."
         ),
     ],
     data: Annotated[
