@@ -7,7 +7,7 @@ TCMALLOC := $(addprefix LD_PRELOAD=,$(firstword $(wildcard /usr/lib/*/libtcmallo
 
 SHARED ?= ../shared
 
-.PHONY: help demo test check figures figures-nano figures-photographs figures-engines figures-training figures-roam nano
+.PHONY: help demo test kills locked check figures figures-nano figures-photographs figures-engines figures-training figures-roam nano
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -16,7 +16,13 @@ demo: $(READY)  ## teach nano a part it never saw, show before and after on a pa
 	$(BIN)/anomalyr1 demo $(if $(IMAGES),"$(IMAGES)")
 
 test: $(READY)  ## run the tests
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+kills: $(READY)  ## kill training 20 times at random moments: it ends with the same bits (a few minutes)
+	ANOMALYR1_KILLS=20 $(BIN)/python -m pytest -q -s tests/training/test_run.py -k killed
+
+locked:  ## write requirements/locked.txt anew: the digest of every file that `make` may install (needs uv)
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make locked" requirements/dev.txt -o requirements/locked.txt
 
 check: $(READY)  ## ruff, mypy --strict, structure test
 	$(BIN)/ruff check .
@@ -61,6 +67,6 @@ $(READY): $(wildcard requirements/*.txt) pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or say where it is with make PYTHON=/path/to/python"; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is too old: Python 3.11 or newer is needed (make PYTHON=...)"; exit 1; }
 	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements/dev.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -q --require-hashes -r requirements/locked.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -q --no-build-isolation --no-deps -e .
 	@touch $(READY)

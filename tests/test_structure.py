@@ -8,6 +8,7 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -304,3 +305,21 @@ def test_tests_mirror_the_folders():
     folders = {path.parent.name for path in FILES if path.parent != SRC} - {"recipes"}
     tests = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
     assert folders == tests
+
+
+def test_what_make_installs_is_what_is_pinned_and_every_file_has_its_digest() -> None:
+    """`make locked` writes locked.txt from the other files."""
+    folder = ROOT / "requirements"
+    locked = (folder / "locked.txt").read_text(encoding="utf-8")
+    pins = {
+        line
+        for path in folder.glob("*.txt")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if path.name != "locked.txt" and line[:1].isalnum()
+    }
+    entries = re.findall(
+        r"^([\w.-]+)(?:\[[^]]*\])?==([^ ;\\]+)([^\n]*\n(?: +--hash=sha256:[0-9a-f]{64}.*\n?)*)", locked, re.M
+    )
+    assert len(entries) == len(re.findall(r"^\w", locked, re.M))
+    assert all("--hash=" in digests for _, _, digests in entries)
+    assert pins <= {f"{name}=={version}" for name, version, _ in entries}

@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import re
-import secrets
 import shutil
 import stat
 from collections import Counter
@@ -179,7 +178,7 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises `SetupError` when the disk refuses.
     """
     # A name that nobody can foresee, and a file that is not there yet: else a link would be written through.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.part")
     with _setup_error_for(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -204,7 +203,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     _require_absent(target)
     with _setup_error_for(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.parent / f".unfinished-{secrets.token_hex(8)}.part"
+        unfinished = target.parent / f".unfinished-{os.urandom(8).hex()}.part"
         unfinished.mkdir()
     try:
         yield unfinished

@@ -150,6 +150,8 @@ def test_split_writes_a_manifest(call, drawn):
         f"train: {len(manifest.train)}",
         f"test: {len(manifest.test)}",
         "leaks: none found",
+        "warning: to test on there are only 7 good images: fewer than 10 say almost nothing; believe the "
+        "intervals, not the figures; take fewer --shots, or add images",
         "split: s.json",
         "next: anomalyr1 train nano-sft data=split:s.json",
     ]

@@ -172,6 +172,13 @@ def test_another_form_is_refused(tmp_path, entries, said):
         data.load(f"mmad:{layouts.mmad(tmp_path / 'm', **entries)}")
 
 
+def test_a_folder_with_another_file_of_questions_says_how_to_name_it(folder):
+    (folder / "mmad.json").rename(folder / "mmad_subset.json")
+    with pytest.raises(InputError, match=r"holds no mmad\.json; name the file: mmad:.*/mmad_subset\.json"):
+        data.load(f"mmad:{folder}")
+    assert len(data.load(f"mmad:{folder / 'mmad_subset.json'}")) == 3
+
+
 def test_an_image_that_comes_twice_is_refused(tmp_path):
     path = tmp_path / "mmad.json"
     one = json.dumps(layouts.entry(BAD))

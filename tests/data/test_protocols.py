@@ -138,7 +138,7 @@ def test_what_is_unknown_is_left_out_and_counted(many):
 def test_short_groups_stop_the_split_or_are_counted(many):
     short = [*many, sample("rare", defect="rust"), sample("rare2", defect="rust")]
     plan = SplitPlan(protocol="few-shot", shots=2, per="defect")
-    with pytest.raises(InputError, match=r"1 groups .*d/bolt \(anomalous: rust: 2\).*--allow-short"):
+    with pytest.raises(InputError, match=r"1 of 17 groups: .*d/bolt \(anomalous: rust: 2\).*--allow-short"):
         divide(short, plan)
     sides = divide(short, plan.model_copy(update={"allow_short": True}))
     assert sides.counts == {"short_groups": 1}

@@ -10,8 +10,9 @@ from anomalyr1.engines.endpoint_config import EndpointConfig
 from anomalyr1.engines.loading import load_engine
 from anomalyr1.engines.parity import compare_engines
 from anomalyr1.engines.replay import ReplayEngine
+from anomalyr1.inspection.inspector import Inspector
 from anomalyr1.types import Box, InputError, SetupError
-from support import recordings, served
+from support import recordings, served, transformers_serve
 
 BOX = Box(x1=60, y1=40, x2=80, y2=54, label="stain")
 NEAR = Box(x1=60, y1=40, x2=80, y2=61, label="stain")
@@ -145,6 +146,54 @@ def test_local_nano_equals_nano_behind_a_url(tmp_path):
     assert (found.same_text, found.same_choice, found.same_tokens, found.same_frame) == (2, 1, 2, 2)
     assert found.score_difference < 1e-3
     assert found.same_input
+
+
+def test_local_nano_equals_nano_behind_transformers_serve(tmp_path):
+    """A server that splits the reasoning off, ignores log-probabilities, and is not ours."""
+    path = recordings.draw(tmp_path / "part.png")
+    local = load_engine("local:nano")
+    with transformers_serve.serving_nano(tmp_path / "log") as (url, model):
+        file = tmp_path / "server.yaml"
+        cap = local.policy.max_pixels
+        file.write_text(f"url: {url}\nmodel: {model}\nfamily: qwen2_5_vl\nmax_pixels: {cap}\n")
+        engine = load_engine(f"endpoint:{file}")
+        found = compare_engines((local, engine), [recordings.sample(path)])
+        versions = engine.fingerprint().versions
+        theirs = Inspector(engine, masks="box")(path)
+    assert (found.same_text, found.same_choice, found.same_tokens, found.same_frame) == (2, 1, 2, 2)
+    assert (found.put_back, found.without_reasoning) == ((0, 2), (0, 0))
+    assert found.same_input
+    assert not found.no_text_agrees
+    assert versions["reasoning"] == "split off by the server or its template, put back"
+    assert (versions["logprobs"], versions["frame"]) == ("ignored", "known")
+    assert theirs.verdict != "good"
+    assert theirs.counts["reasoning_put_back"] == 2
+
+
+def test_command_says_that_reasoning_was_put_back(tmp_path, call):
+    path, echo = recordings.draw(tmp_path / "part.png"), served.Echo()
+    with served.serving(echo) as (url, _), served.serving(served.split_off(echo, "reasoning")) as (other, _):
+        for name, where in (("whole", url), ("split", other)):
+            (tmp_path / name).write_text(f"url: {where}\nmodel: nano\nfamily: qwen2_5_vl\n")
+        engines = [f"endpoint:{tmp_path / name}" for name in ("whole", "split")]
+        code, out, _ = call("parity", path, "--engines", ",".join(engines))
+    assert code == 0
+    assert "same text: 2 of 2" in out
+    assert f"{engines[1]} split the reasoning off 2 of 2 texts; it was put back" in out
+    assert f"{engines[0]} split" not in out
+
+
+def test_no_text_in_common_is_no_parity(recorded, call):
+    """A server that drops the reasoning answers alike, and is still not the same."""
+    samples, record = recorded
+    path = record("a", (SAYS_A, DRAWS), (SAYS_B, DRAWS_NONE))
+    bare = record("b", *([text.partition("</think>")[2] for text in (SAYS_A, DRAWS)] for _ in "12"))
+    code, out, _ = call("parity", samples[0].image, "--engines", f"replay:{path},replay:{bare}")
+    assert code == 2
+    assert "same text: 0 of 2; same option: 1 of 1" in out
+    assert "no text agrees: other weights, another chat template, or reasoning that a server drops" in out
+    assert f"replay:{bare} gave no reasoning with 2 of 2 texts" in out
+    assert f"replay:{path} gave" not in out
 
 
 # Specs.

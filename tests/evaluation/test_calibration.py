@@ -332,6 +332,17 @@ def test_command(tmp_path, call):
         "calibration error",
     ):
         assert piece in said, piece
+    assert "warning" not in said
+    few, lines = tmp_path / "few.csv", labels.read_text().splitlines(keepends=True)
+    scores = {one.sample_id: one.score or 0 for one in records.read(inspections)[1]}
+    defects = sorted(
+        (line for line in lines if "Defect" in line), key=lambda line: scores[line.split(",")[0]]
+    )
+    few.write_text("".join([line for line in lines if "efect" not in line] + defects[-2:]))
+    folder = inspections.parent  # of a run, as good as its file
+    code, said, err = call(*arguments[:1], folder, "--labels", few, *arguments[4:-1], tmp_path / "few.json")
+    assert (code, err) == (0, "")
+    assert "warning: only 2 defective parts: fewer than 10 say almost nothing" in said
     (tmp_path / "moved.csv").write_text("sample_id,label\n/parts/0.png,good\n")
     code, _, err = call(
         "calibrate",

@@ -140,6 +140,58 @@ def test_intervals_cover():
     assert 88 <= held <= 100
 
 
+def test_two_anomalous_images_do_not_make_a_figure_certain():
+    """12 good and 2 anomalous images, all right: every interval says how little that is."""
+    truth = np.arange(14) >= 12
+    scores = np.where(truth, 0.95, 0.05) + np.arange(14) / 1000
+    verdicts = ["defect" if bad else "good" for bad in truth]
+    found = detection.measure(pairs_of(scores.tolist(), truth, verdicts))
+    assert (found.miss_rate.value, found.miss_rate.low) == (0, 0)
+    assert found.miss_rate.high == pytest.approx(0.842, abs=0.001)  # Clopper and Pearson, 0 of 2
+    assert found.overkill_rate.high == pytest.approx(0.265, abs=0.001)  # 0 of 12
+    assert (found.auroc.value, found.auroc.high) == (1, 1)
+    assert found.auroc.low == pytest.approx(0.15, abs=0.02)
+    for name in ("average_precision", "f1_max", "balanced_accuracy", "balanced_accuracy_max"):
+        figure = getattr(found, name)
+        assert (figure.value, figure.high) == (1, 1)
+        assert figure.low < 0.6, name
+    assert (found.fpr_at_95_tpr.value, found.fpr_at_95_tpr.high) == (0, 1)
+    assert found.calibration_error.high > 0.3
+
+
+def coverage(interval_of, defects, good, area):
+    """How often of 40 an interval of AUROC holds its true value, where some defects look like good parts."""
+    held = 0
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        visible = random.random(defects) < 2 * area - 1
+        scores = np.concatenate([random.random(defects) / 2 + visible / 2, random.random(good) / 2])
+        low, high = interval_of(scores, np.arange(defects + good) < defects, seed)
+        held += low <= area <= high
+    return held / 40
+
+
+@pytest.mark.parametrize(("defects", "good"), [(2, 12), (5, 60), (20, 20)])
+@pytest.mark.parametrize("area", [0.7, 0.95])
+def test_intervals_of_few_images_cover(defects, good, area):
+    def ours(scores, truth, seed):
+        found = detection.measure(pairs_of(scores.tolist(), truth), 200, seed).auroc
+        return found.low, found.high
+
+    assert coverage(ours, defects, good, area) >= 0.9
+
+
+def test_a_percentile_bootstrap_of_few_images_does_not_cover():
+    """The control: what stood here before held the true AUROC in fewer than half of the samples."""
+
+    def bootstrap(scores, truth, seed):
+        times = np.random.default_rng(seed).multinomial(len(truth), np.full(len(truth), 1 / len(truth)), 200)
+        areas = curves.roc_area(curves.count(scores, truth, times))
+        return np.quantile(areas[np.isfinite(areas)], [0.025, 0.975])
+
+    assert coverage(bootstrap, 2, 12, 0.95) < 0.5
+
+
 def test_the_cost_curve():
     scores, truth = np.array([0.1, 0.4, 0.6, 0.9]), np.array([False, True, False, True])
     x, y = curves.cost_curve(curves.count(scores, truth), 5)

@@ -6,17 +6,19 @@ import json
 
 import pytest
 import yaml
+from PIL import Image
 
 from anomalyr1 import answers, records
 from anomalyr1.data import sources
 from anomalyr1.data import splits as fewshot
 from anomalyr1.drawn import dataset as drawn_dataset
 from anomalyr1.engines.replay import ReplayEngine
-from anomalyr1.evaluation import provenance, record, run, tables
+from anomalyr1.evaluation import pairing, provenance, record, run, tables
 from anomalyr1.evaluation.comparison import Comparison, compare
+from anomalyr1.files import sha256_of_file
 from anomalyr1.inspection import verdicts
 from anomalyr1.inspection.inspector import VOTING, Inspector
-from anomalyr1.types import InputError, Question, Reply
+from anomalyr1.types import InputError, Inspection, Question, Reply
 from support import evaluations
 
 
@@ -144,7 +146,7 @@ def test_a_replayed_model_is_asked_its_own_questions_and_resumed(call, data, rec
     assert call(*arguments)[1] == out
     assert path.read_bytes() == b"".join(lines)
     code, _, err = call(*arguments, "-o", "option_order=shuffled")
-    assert (code, "made by another run" in err) == (1, True)
+    assert (code, "made with other questions" in err) == (1, True)
 
 
 QUESTION = Question(id="q", kind="anomaly detection", text="Any defect?", options=("No.", "Yes."), answer="B")
@@ -337,3 +339,177 @@ def test_two_folders_are_compared_in_one_call(data, recorded, tmp_path):
     assert (result.groups[0].paired.gained, result.groups[0].paired.lost) == (7, 0)
     written = (tmp_path / "compared" / "comparison.json").read_text()
     assert Comparison.from_json(written) == result
+
+
+# From any folder, after a move, and before a model is loaded.
+
+
+@pytest.fixture
+def project(call, tmp_path, monkeypatch):
+    """A folder with data, a split and two evaluations of its test side, made from within it."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.chdir(home)
+    evaluations.make(home / "mmad")
+    for number, picture in enumerate(sorted(home.rglob("*.png"))):
+        Image.new("RGB", (40, 30), (number * 20, 90, 120)).save(picture)  # no two of the same content
+    assert call("data", "split", "mmad:mmad", "--shots", 1, "--out", "split.json", "--allow-leaks")[0] == 0
+    for name, choose in (("all-b", lambda s, q: "B"), ("right", lambda s, q: q.answer)):
+        path = evaluations.inspect(
+            "split:split.json", home / f"{name}.jsonl", lambda s, q, pick=choose: evaluations.says(pick(s, q))
+        )
+        code, _, err = call("evaluate", path.name, "--data", "split:split.json", "--out", name)
+        assert code == 0, err
+    return home
+
+
+def test_evaluations_are_opened_from_another_folder_and_after_a_move(call, project, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "mmad").mkdir()  # another folder of this name does not lead astray
+    code, _, err = call("compare", "../home/all-b", "../home/right", "--out", "compared")
+    assert code == 0, err
+    project.rename(tmp_path / "moved")
+    code, _, err = call("compare", "../moved/all-b", "../moved/right", "--out", "again")
+    assert code == 0, err
+    code, _, err = call("report", tmp_path / "moved" / "right", "--out", "page")
+    assert code == 0, err
+    pages = [(tmp_path / "elsewhere" / name / "index.html").read_text() for name in ("again", "page")]
+    assert [page.count("data:image/") > 3 for page in pages] == [True, True]
+
+
+def test_a_split_lying_beside_its_data_is_used_from_another_folder(project, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len(sources.load_source("split:home/split.json").samples) == 8
+    with pytest.raises(InputError, match="cannot read the split"):
+        sources.load_source("split:split.json")
+
+
+def test_inspections_find_their_samples_by_the_content_of_the_image(tmp_path, monkeypatch):
+    for folder in ("here", "there"):
+        evaluations.make(tmp_path / folder, 4)
+        for number, picture in enumerate(sorted((tmp_path / folder).rglob("*.png"))):
+            draw_noise(picture, number if folder == "here" else 10 + number)
+    samples = sources.load_source(f"mmad:{tmp_path / 'here'}").samples
+    inspections = [
+        Inspection(
+            sample_id=f"as/typed/{number}.png",
+            verdict="good",
+            image_sha256=sha256_of_file(sample.image),
+        )
+        for number, sample in enumerate(samples)
+    ]
+    pairs = pairing.pair(samples, inspections[::-1])
+    assert [inspection for _, inspection in pairs.known] == inspections
+    assert pairs.left_out == {}
+    # A name that stands for another image does not count where that image was inspected.
+    swapped = [
+        one.model_copy(update={"sample_id": sample.id})
+        for one, sample in zip(inspections, samples[1:] + samples[:1], strict=True)
+    ]
+    pairs = pairing.pair(samples, swapped)
+    assert [inspection.image_sha256 for _, inspection in pairs.known] == [
+        one.image_sha256 for one in inspections
+    ]
+    # Other images under the same names are paired, and counted.
+    others = sources.load_source(f"mmad:{tmp_path / 'there'}").samples
+    assert pairing.pair(others, swapped).left_out == {pairing.CHANGED: 4}
+    with pytest.raises(InputError, match="neither by the content of its image nor by name"):
+        pairing.pair(others, inspections)
+
+
+@pytest.fixture
+def without_loading(monkeypatch):
+    """A model that must not be loaded."""
+
+    def load(*arguments, **options):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(Inspector, "load", load)
+
+
+def test_missing_images_are_named_before_a_model_is_loaded(call, data, tmp_path, without_loading):
+    for picture in sorted((tmp_path / "mmad").rglob("*.png"))[2:]:
+        picture.unlink()
+    code, _, err = call("evaluate", "mmad", "--data", data, "--out", tmp_path / "out")
+    assert code == 1
+    assert "10 of 12 image files are missing" in err
+    assert repr(str(tmp_path / "mmad")) in err
+    assert err.count(".png") == 5 and "and 5 more" in err
+    assert "https://github.com/jam-cc/MMAD" in err
+    assert len(err) < 900
+
+
+def test_another_prompt_is_refused_before_a_model_is_loaded(call, data, recorded, tmp_path, monkeypatch):
+    arguments = ("evaluate", "mmad", "--data", data, "--out", tmp_path / "out")
+    run.evaluate("nano", data, engine=f"replay:{recorded}", out=tmp_path / "out")
+
+    def load(*arguments, **options):
+        raise AssertionError("a model was loaded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Inspector, "load", load)
+        code, _, err = call(*arguments, "--style", "mmad")
+        assert (code, "made with the prompt ours@" in err, "--style" in err) == (1, True, True)
+        code, _, err = call(*arguments, "-o", "option_order=shuffled")
+        assert (code, "made with other questions" in err) == (1, True)
+        with pytest.raises(AssertionError, match="a model was loaded"):  # the control
+            call(*arguments)
+
+
+def test_a_part_is_evaluated_and_gone_on_from(call, recorded, data, tmp_path):
+    arguments = (
+        "evaluate",
+        "mmad",
+        "--data",
+        data,
+        "--engine",
+        f"replay:{recorded}",
+        "--out",
+        tmp_path / "out",
+    )
+    code, out, _ = call(*arguments, "--limit", 6)
+    assert code == 0
+    assert "6 samples (limit 6 of 12 samples)" in out
+    found = record.read_evaluation(tmp_path / "out")
+    assert (found.detection.overall.good, found.detection.overall.anomalous) == (2, 4)  # as 4 and 8 of all
+    assert set(found.detection.categories) == {"GoodsAD/part", "VisA/part"}
+    assert len(run.load_again(tmp_path / "out")[1]) == 6
+    code, _, err = call(*arguments)
+    assert (code, err.count("/12 ")) == (0, 12)
+    code, out, _ = call(*arguments, "--class", "VisA/part")
+    assert "6 samples (class VisA/part of 12 samples)" in out
+    assert set(record.read_evaluation(tmp_path / "out").detection.categories) == {"VisA/part"}
+    code, _, err = call(*arguments, "--class", "VisA/prat")
+    assert (code, "did you mean 'VisA/part'" in err) == (1, True)
+
+
+def test_parts_of_different_size_are_not_compared_and_their_limits_are_named(call, recorded, data, tmp_path):
+    for name, more in (("all", ()), ("few", ("--limit", 4))):
+        assert call("evaluate", recorded, "--data", data, "--out", tmp_path / name, *more)[0] == 0
+    code, _, err = call("compare", tmp_path / "all", tmp_path / "few", "--out", tmp_path / "compared")
+    assert code == 1
+    assert "limit 4 of 12 samples" in err
+
+
+def test_folders_of_runs_are_taken_or_their_policy_named(call, data, recorded, tmp_path):
+    run.evaluate("nano", data, engine=f"replay:{recorded}", out=tmp_path / "asked")
+    code, _, err = call("evaluate", tmp_path / "asked", "--data", data, "--out", tmp_path / "out")
+    assert code == 0, err
+    (tmp_path / "taught").mkdir()
+    (tmp_path / "taught" / "recipe.yaml").write_text("{}")
+    for verb, more in (
+        ("evaluate", ("--data", data)),
+        ("calibrate", ("--labels", data, "--cost-miss", 1, "--cost-false-alarm", 1)),
+    ):
+        code, _, err = call(verb, tmp_path / "taught", *more, "--out", tmp_path / "no")
+        assert (code, f"-m {tmp_path / 'taught' / 'final'}" in err) == (1, True)
+
+
+def test_few_images_are_warned_of_on_terminal_and_pages(call, data, recorded, tmp_path):
+    _, out, _ = call("evaluate", recorded, "--data", data, "--out", tmp_path / "out")
+    assert "warning: only 4 good images and 8 anomalous images: fewer than 10" in out
+    call("report", tmp_path / "out", "--out", tmp_path / "page")
+    call("compare", tmp_path / "out", tmp_path / "out", "--out", tmp_path / "compared")
+    for page in ("page", "compared"):
+        assert "Only 4 good images and 8 anomalous images" in (tmp_path / page / "index.html").read_text()

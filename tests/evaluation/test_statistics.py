@@ -2,11 +2,10 @@
 
 import itertools
 import math
-import time
 
 import numpy as np
 import pytest
-from scipy.stats import binom, norm
+from scipy.stats import binom, binomtest, norm
 
 from anomalyr1.evaluation import statistics
 from anomalyr1.types import InputError
@@ -30,7 +29,7 @@ def cluster_bootstrap(metric, clusters, repeats=2000, seed=0):
         for draws in statistics.draw_images(len(names), repeats, seed)
         for resample in draws
     ]
-    return statistics.interval(metric(np.arange(len(codes))), np.array(resampled))
+    return statistics.interval(metric(np.arange(len(codes))), np.array(resampled), len(names))
 
 
 def test_the_fast_way_equals_the_general_way_draw_by_draw():
@@ -60,6 +59,39 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
         held += found.low <= 0.7 <= found.high
     low, high = binom.ppf([0.001, 0.999], 300, 0.94)
     assert low <= held <= high
+
+
+@pytest.mark.parametrize(("events", "images"), [(0, 2), (2, 2), (1, 2), (0, 12), (3, 40), (399, 400)])
+def test_a_share_of_images_has_its_exact_interval(events, images):
+    right = np.arange(images) < events
+    exact = binomtest(events, images).proportion_ci(0.95, "exact")
+    share = statistics.bootstrap_ratio(right, np.ones(images), range(images))
+    assert (share.value, share.low, share.high) == pytest.approx((events / images, exact.low, exact.high))
+    percent = statistics.bootstrap_ratio(100 * right, np.ones(images), range(images), bounds=(0, 100))
+    assert (percent.low, percent.high) == pytest.approx((100 * exact.low, 100 * exact.high))
+
+
+@pytest.mark.parametrize(
+    ("values", "bounds", "low", "high"),
+    [
+        ([1] * 8, (0, 1), 0.1581, 1),  # 2 images of 4 questions, all right: as 2 of 2
+        ([0] * 8, (0, 100), 0, 84.19),  # all wrong, in percent
+        ([0] * 8, (-1, 1), -0.8419, 0.8419),  # two runs that differ in nothing
+        ([1] * 8, (-1, 1), -0.6838, 1),  # all gained
+    ],
+)
+def test_no_interval_is_without_width(values, bounds, low, high):
+    found = statistics.bootstrap_ratio(values, np.ones(8), [0] * 4 + [1] * 4, bounds=bounds)
+    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-3)
+
+
+def test_few_images_are_warned_of():
+    assert statistics.warn_of_few({"good images": 10, "anomalous images": 10}) == ""
+    warning = statistics.warn_of_few({"good images": 12, "anomalous images": 2})
+    assert warning.startswith("only 2 anomalous images: fewer than 10")
+    assert "1 good image and no anomalous images" in statistics.warn_of_few(
+        {"good images": 1, "anomalous images": 0}
+    )
 
 
 def test_resamples_without_a_value_are_counted():
@@ -171,9 +203,13 @@ def test_holm():
     assert statistics.holm([0.9, 0.8]) == [1.0, 1.0]
 
 
-def test_forty_thousand_rows_are_fast():
+def test_forty_thousand_rows_are_drawn_in_batches_that_fit():
+    """The bootstrap of a benchmark holds no more numbers at once than it says, and draws each image once a
+    resample.
+    """
+    sizes = [draws.shape for draws in statistics.draw_images(8000)]
+    assert max(size * images for size, images in sizes) <= 1 << 21
+    assert sum(size for size, _ in sizes) == statistics.REPEATS
     right, names = clustered(8000, 5, 0.7, 0.3, 6)
-    started = time.perf_counter()
-    statistics.resampled_sums(np.repeat(right[:, None], 100, axis=1), names)
-    cluster_bootstrap(lambda rows: float(right[rows].mean()), names)
-    assert time.perf_counter() - started < 30  # about 4 s on a quiet core
+    _, resampled = statistics.resampled_sums(np.repeat(right[:, None], 100, axis=1), names)
+    assert resampled.shape == (statistics.REPEATS, 100)

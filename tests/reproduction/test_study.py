@@ -173,6 +173,22 @@ def test_intervals_hold_what_they_say():
     assert not excludes_zero(Answers({"a": apart, "b": [drawn_answers(1)]}).difference("a", "b", "accuracy"))
 
 
+def test_resamples_and_their_auroc_are_those_of_0_10_to_the_bit():
+    """Written out as the published studies drew them: one call a resample, AUROC as a share of pairs."""
+    answers = Answers({"start": [drawn_answers(1)]})
+    images = len(answers.images)
+    generator = np.random.default_rng(0)
+    draws = [np.bincount(generator.integers(images, size=images), minlength=images) for _ in range(2000)]
+    times = np.vstack([np.ones(images), *draws])  # (2001, images)
+    scores, bad = answers._sums["start"][0].scores, answers.anomalous
+    pairs = (scores[bad][:, None] > scores[~bad]) + 0.5 * (scores[bad][:, None] == scores[~bad])
+    with np.errstate(invalid="ignore"):
+        areas = ((times[:, bad] @ pairs) * times[:, ~bad]).sum(1) / (
+            times[:, bad].sum(1) * times[:, ~bad].sum(1)
+        )
+    assert np.array_equal(answers._drawn("start", "AUROC")[0], areas, equal_nan=True)
+
+
 def test_what_is_said_follows_from_the_intervals():
     """An outcome needs two seeds and an interval on one side of zero; what should change nothing is confirmed
     by a loss, too.

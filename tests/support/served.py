@@ -112,6 +112,20 @@ class Nano:
         return {"token": name([chosen]), "logprob": logprobs[chosen].item(), "top_logprobs": top}
 
 
+def split_off(backend, field):
+    """A server that moves the reasoning of another one into a field of its own, or drops it (field None)."""
+
+    def reply(body):
+        whole = backend(body)
+        message = whole["choices"][0]["message"]
+        reasoning, _, message["content"] = message["content"].removeprefix("<think>").partition("</think>")
+        if field:
+            message[field] = reasoning
+        return whole
+
+    return reply
+
+
 def as_template(content):
     """The content of a message as transformers' templates take it."""
     return (
@@ -224,7 +238,7 @@ def serving(backend, faults=None, delay=0.0):
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 240
     while not server.started and time.monotonic() < deadline:
         time.sleep(0.01)
     assert server.started
@@ -232,7 +246,7 @@ def serving(backend, faults=None, delay=0.0):
         yield f"http://127.0.0.1:{port}/v1", seen
     finally:
         server.should_exit = True
-        thread.join(timeout=5)
+        thread.join(timeout=60)
 
 
 class Process:
@@ -251,7 +265,7 @@ class Process:
 
     def start(self):
         self._tell("start")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/models", timeout=5):
                 return
@@ -264,7 +278,7 @@ class Process:
     def close(self):
         self._tell("kill")
         self._parent.stdin.close()
-        self._parent.wait(timeout=10)
+        self._parent.wait(timeout=120)
         self._parent.stdout.close()
 
     def _tell(self, word):

@@ -45,6 +45,17 @@ def held_out(*accuracies, images=64):
     ]
 
 
+def verdicts(*shares):
+    return [
+        (5 * i, {"defect found": found, "good passed": passed}) for i, (found, passed) in enumerate(shares)
+    ]
+
+
+def test_two_verdicts_are_no_collapse(tmp_path):
+    run = runs.made(tmp_path, metrics=healthy, evaluations=verdicts((0.0, 1.0), (0.1, 1.0)), group=rising)
+    assert diagnose(run) == []
+
+
 def changed(**values):
     return lambda step: (
         healthy(step) | {name.replace("__", "/"): value(step) for name, value in values.items()}
@@ -141,6 +152,18 @@ SYMPTOMS = [
         healthy,
         held_out(0.7, 0.66, 0.6, 0.5),
         ("held-out balanced accuracy fell from 0.700 to 0.500 while the reward rose: ad"),
+    ),
+    (
+        rising,
+        healthy,
+        verdicts((0.25, 0.0), (0.0, 1.0)),
+        "one verdict for all held-out parts: the policy calls them good, 0.00 of defects are found",
+    ),
+    (
+        rising,
+        healthy,
+        verdicts((0.5, 0.6), (1.0, 0.04)),
+        "one verdict for all held-out parts: the policy calls them defect, 1.00 of defects are found",
     ),
     (unscored, healthy, (), "no reward applied to 25.0 % of completions"),
     (

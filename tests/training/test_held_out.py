@@ -78,6 +78,14 @@ def test_intervals_hold_the_figure_and_narrow(monkeypatch):
     assert spread(200) < spread(30)
 
 
+def test_two_defects_that_are_all_found_make_nothing_certain():
+    answers = [one for i in range(10) for one in told(part(f"s{i}", i < 2), "AB"[i >= 2], float(i < 2))]
+    found = intervals(answers)
+    assert measure(answers)["balanced accuracy"] == 1
+    for name in ("balanced accuracy", "AUROC"):
+        assert found[name] == pytest.approx((0.158, 1), abs=0.001)  # as 2 of 2
+
+
 def test_a_draw_of_the_bootstrap_is_the_measure_of_what_was_drawn(monkeypatch):
     monkeypatch.setattr(held_out, "DRAWS", 1)
     blocks = [told(part(f"s{i}", i % 2 == 0), "AB"[i % 3 == 0], i / 9) for i in range(9)]

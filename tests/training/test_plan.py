@@ -234,7 +234,11 @@ def test_planning_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said: list[str] = []
     made = plan_run(runs.recipe(), said.append)
-    assert said[:-1] == made.lines() and "reward support.training_runs:reward is code: not run" in said[-1] and list(tmp_path.iterdir()) == []
+    assert (
+        said[:-1] == made.lines()
+        and "reward support.training_runs:reward is code: not run" in said[-1]
+        and list(tmp_path.iterdir()) == []
+    )
 
 
 def test_steps_are_those_of_the_trainer(samples, tmp_path):

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from anomalyr1.cli.terminal import OK, say
+from anomalyr1.cli.terminal import OK, inspections_file, say
 
 if TYPE_CHECKING:
     from anomalyr1.inspection.thresholds import Threshold
 
 
 def calibrate(
-    inspections: Annotated[Path, typer.Argument(help="The inspections.jsonl of a run over labelled parts.")],
+    inspections: Annotated[
+        Path, typer.Argument(help="The inspections.jsonl, or the folder, of a run over labelled parts.")
+    ],
     labels: Annotated[
         str,
         typer.Option(
@@ -41,14 +43,16 @@ def calibrate(
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
 ) -> int:
     """Fit scores to labelled parts, and choose the threshold of least expected cost."""
-    from anomalyr1.evaluation import calibration
+    from anomalyr1.evaluation import calibration, statistics
 
     threshold = calibration.calibrate_files(
-        inspections, labels, cost_miss, cost_false_alarm, method, defect_rate, claim, seed
+        inspections_file(inspections), labels, cost_miss, cost_false_alarm, method, defect_rate, claim, seed
     )
     threshold.write(out)
     for line in _describe(threshold):
         say(line)
+    if warning := statistics.warn_of_few({"good parts": threshold.good, "defective parts": threshold.defect}):
+        say(f"warning: {warning}")
     say(f"threshold: {out}")
     say(f"next: anomalyr1 inspect IMAGES --threshold {shlex.quote(str(out))}, with the same model")
     return OK

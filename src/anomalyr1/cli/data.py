@@ -6,6 +6,7 @@ Exit codes as for all verbs; `check` gives 2 when samples have problems.
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -110,8 +111,9 @@ def split(
     """Choose what to train and what to test on, and look for leaks between the two."""
     from anomalyr1.data import splits
     from anomalyr1.data.protocols import SplitPlan
+    from anomalyr1.evaluation.statistics import warn_of_few
 
-    samples = load(spec, option)
+    samples = test_samples = load(spec, option)
     plan = SplitPlan(
         protocol="given" if test is not None else protocol or "few-shot",
         seed=seed,
@@ -139,6 +141,8 @@ def split(
             allow_leaks,
         )
     splits.write(out, manifest)
+    test_ids = {entry.id for entry in manifest.test}
+    truths = Counter(sample.anomalous for sample in test_samples if sample.id in test_ids)
     for name, number in (
         ("train", len(manifest.train)),
         ("test", len(manifest.test)),
@@ -147,6 +151,8 @@ def split(
         say(f"{name}: {number}")
     leaks = ", ".join(f"{number} {kind}" for kind, number in manifest.leaks.counts.items())
     say(f"leaks: {f'{leaks} (allowed, and written down)' if leaks else 'none found'}")
+    if warning := warn_of_few({"good images": truths[False], "anomalous images": truths[True]}):
+        say(f"warning: to test on there are {warning}; take fewer --shots, or add images")
     say(f"split: {out}")
     say(f"next: anomalyr1 train nano-sft {shlex.quote(f'data=split:{out}')}")
     return OK

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from anomalyr1.cli.cores import usable_cores
 from anomalyr1.cli.terminal import OK, SETUP_ERROR, say
 
 EXTRAS = {
@@ -105,11 +106,6 @@ def packages(requirements: Sequence[str]) -> Iterator[Finding]:
             yield Finding(True, f"extra {extra}: installed, {adds}")
 
 
-def cores() -> int:
-    """How many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def machine() -> str:
     """The GPUs of this machine, or its cores, in a line."""
     import torch
@@ -125,7 +121,7 @@ def machine() -> str:
             if line.startswith("model name")
         ]
         name = models[0] if models else name
-    return f"{cores()} CPU cores ({name})"
+    return f"{usable_cores()} CPU cores ({name})"
 
 
 def _package(name: str, floor: str, version: str | None) -> Finding:
@@ -167,7 +163,7 @@ def _device() -> Iterator[Finding]:
         yield Finding(
             True,
             (
-                f"no GPU: models run on the CPU, {cores()} cores; the nano model is fine with that, "
+                f"no GPU: models run on the CPU, {usable_cores()} cores; the nano model is fine with that, "
                 "billions of "
                 "parameters are slow"
             ),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from anomalyr1.cli.terminal import OK, SOME_FAILED, loader_options, say
+from anomalyr1.cli.terminal import OK, SOME_FAILED, inspections_file, loader_options, say
 from anomalyr1.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def evaluate(
     what: Annotated[
         str,
         typer.Argument(
-            help="mmad or model: ask a model the data's questions; a file: the inspections of an earlier run."
+            help="mmad or model: ask a model the data's questions; a path: the inspections of an earlier run."
         ),
     ],
     data: Annotated[
@@ -48,6 +48,13 @@ def evaluate(
     ] = "local",
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", help="Option of the loader as key=value.")
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Only so many samples, spread over classes, good and anomalous ones."),
+    ] = None,
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="Only this class; may be given more than once.")
     ] = None,
     partial: Annotated[
         bool, typer.Option("--partial", help="Evaluate a file that has not all samples; it is written down.")
@@ -79,6 +86,8 @@ def evaluate(
             style=style,
             fast=fast,
             engine=engine,
+            limit=limit,
+            classes=classes or (),
         )
     else:
         if (model, revision, max_pixels, style, fast, engine) != ("nano", None, None, "ours", False, "local"):
@@ -86,7 +95,15 @@ def evaluate(
                 f"{what!r} is taken as an inspections file, which has its own model and prompt; "
                 "leave their options out"
             )
-        evaluation = run.evaluate_file(what, data, out=out, options=options, partial=partial)
+        evaluation = run.evaluate_file(
+            inspections_file(Path(what)),
+            data,
+            out=out,
+            options=options,
+            partial=partial,
+            limit=limit,
+            classes=classes or (),
+        )
     for line in tables.text(evaluation):
         say(line)
     say(f"evaluation: {out / record.FILE}")
@@ -131,6 +148,7 @@ def _describe(comparison: Comparison) -> list[str]:
     lines = [
         f"{comparison.second} against {comparison.first}, answers read {comparison.reading}",
         *(f"differs in {difference}" for difference in comparison.differences),
+        *([f"warning: {comparison.warning}"] if comparison.warning else []),
     ]
     for group in comparison.groups:
         paired, gap = group.paired, group.paired.difference

@@ -17,10 +17,13 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from anomalyr1.cli import calibrate, data, doctor, evaluate, inspect, parity, report, reproduce, runs, train
+from anomalyr1.cli.cores import take_free_cores
 from anomalyr1.cli.terminal import INTERRUPTED, OK, SETUP_ERROR, USER_ERROR, say
 from anomalyr1.errors import InputError, SetupError
 from anomalyr1.version import __version__
 
+COMPUTING = ("demo", "evaluate", "inspect", "parity", "reproduce", "train")
+"""The verbs that ask or teach a policy."""
 TRAIN = ("accelerate", "datasets", "peft", "tensorboard", "trl")
 """What the extra `train` installs."""
 
@@ -106,6 +109,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     if not sys.warnoptions:
         warnings.simplefilter("ignore", FutureWarning)  # of libraries, to those who write them
+    if sys.argv[1:2] and sys.argv[1] in COMPUTING:
+        take_free_cores()
     try:
         code = app(prog_name="anomalyr1", standalone_mode=False)
     except typer.TyperException as error:

@@ -29,7 +29,7 @@ def parity(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout, nothing else.")] = False,
 ) -> int:
     """Ask two engines the same, and compare answers, boxes, token counts and frames; exit code 2 where they
-    saw different things.
+    saw different things, or where no text agrees.
     """
     from anomalyr1.engines import loading
     from anomalyr1.engines.engine import Sampling
@@ -48,7 +48,7 @@ def parity(
     result = compare_engines(pair, samples, style, Sampling(max_new_tokens=max_new_tokens), allow_pixels)
     for line in [result.to_json()] if as_json else _describe(names, result):
         say(line)
-    return OK if result.same_input else SOME_FAILED
+    return OK if result.same_input and not result.no_text_agrees else SOME_FAILED
 
 
 def _describe(names: list[str], parity: Parity) -> list[str]:
@@ -58,13 +58,28 @@ def _describe(names: list[str], parity: Parity) -> list[str]:
         iou = f"mean IoU {parity.mean_iou:.3f} of {parity.boxes}"
     if parity.score_difference is not None:
         scores = f"at most {parity.score_difference:.2g} apart"
-    failures = zip(names, parity.failed, strict=True)
+    per_engine = list(zip(names, parity.failed, parity.put_back, parity.without_reasoning, strict=True))
+    no_text = (
+        "no text agrees: other weights, another chat template, or reasoning that a server drops; "
+        "ask both about one image and compare their replies"
+    )
     return [
         f"{parity.questions} questions about {parity.images} images to {names[0]} and {names[1]}",
-        *(f"{name} failed at {number} questions" for name, number in failures if number),
+        *(f"{name} failed at {number} questions" for name, number, _, _ in per_engine if number),
+        *(
+            f"{name} split the reasoning off {number} of {parity.compared} texts; it was put back"
+            for name, _, number, _ in per_engine
+            if number
+        ),
+        *(
+            f"{name} gave no reasoning with {number} of {parity.compared} texts"
+            for name, _, _, number in per_engine
+            if number
+        ),
         *(f"they differ in {difference}" for difference in parity.differences),
         f"same text: {parity.same_text} of {parity.compared}; "
         f"same option: {parity.same_choice} of {parity.choices}",
+        *([no_text] if parity.no_text_agrees else []),
         f"option scores: {scores}; boxes: {iou}",
         f"same prompt tokens: {parity.same_tokens} of {parity.tokens} where known; "
         f"largest difference {parity.largest_token_difference}",

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from anomalyr1.cli.terminal import OK, loader_options, say
-from anomalyr1.errors import InputError
+from anomalyr1.cli.terminal import OK, inspections_file, loader_options, say
 
 Options = Annotated[
     list[str] | None, typer.Option("--option", "-o", help="Option of the loader as key=value.")
@@ -48,7 +47,7 @@ def report(
     elif is_evaluation and data is None:
         page = evaluation_page.write_of_evaluation(folder, out, maps)
     else:
-        inspections = _inspections_file(what)
+        inspections = inspections_file(what)
         page = evaluation_page.write_of_inspections(inspections, out, data, loader_options(option), maps)
     say(f"report: {page}")
     return OK
@@ -88,13 +87,3 @@ def convert(
     inspections = other_detectors.convert(scores, out, name, threshold, maps, map_threshold, images)
     say(f"{len(inspections)} inspections: {out}")
     return OK
-
-
-def _inspections_file(what: Path) -> Path:
-    path = what / "inspections.jsonl" if what.is_dir() else what
-    if not path.is_file():
-        raise InputError(
-            f"{str(what)!r} holds nothing to report on; give an inspections file, a folder of "
-            "`anomalyr1 inspect` or `evaluate`, or the folder of a training run"
-        )
-    return path

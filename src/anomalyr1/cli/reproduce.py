@@ -76,7 +76,8 @@ def reproduce(
     """
     import torch
 
-    from anomalyr1.cli.doctor import cores, machine
+    from anomalyr1.cli.cores import usable_cores
+    from anomalyr1.cli.doctor import machine
     from anomalyr1.reproduction import arms, page
     from anomalyr1.reproduction.study import Runner, Study, begin, settle
 
@@ -85,7 +86,7 @@ def reproduce(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops what runs, as Ctrl-C does
     study = begin(out, Study.of(size, arms.choose_arms(arm or [], full), seeds, limit))
     try:
-        Runner(out, study, say, launch).run(jobs or (1 if torch.cuda.is_available() else cores()))
+        Runner(out, study, say, launch).run(jobs or (1 if torch.cuda.is_available() else usable_cores()))
     finally:
         if page.finished(out, study):
             today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()

@@ -36,6 +36,23 @@ def find_images(
     return images.paths
 
 
+def inspections_file(what: Path) -> Path:
+    """The inspections file that a path names, itself or as the folder of a run.
+
+    Raises `InputError` that says what to do for the folder of a training run, and for anything else.
+    """
+    path = what / "inspections.jsonl" if what.is_dir() else what
+    if path.is_file():
+        return path
+    cure = "give an inspections file, or a folder of `anomalyr1 inspect` or `evaluate`"
+    if (what / "recipe.yaml").is_file():
+        cure = (
+            f"it is a training run: ask its policy with `anomalyr1 evaluate model -m {what / 'final'} "
+            f"--data SPEC` or `anomalyr1 inspect IMAGES --model {what / 'final'}`, and name that folder"
+        )
+    raise InputError(f"{str(what)!r} holds no inspections; {cure}")
+
+
 def loader_options(texts: Sequence[str] | None) -> dict[str, str]:
     """Options of a data set's loader, written key=value.
 

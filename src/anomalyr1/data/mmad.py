@@ -79,7 +79,7 @@ def load(spec: str, path: Path, options: MmadOptions) -> Samples:
     Raises `InputError` for another form, unknown types of questions, refused paths, and images that come
     twice.
     """
-    path = path / "mmad.json" if path.is_dir() else path
+    path = _questions_file(path) if path.is_dir() else path
     knowledge = _read_knowledge(path.parent / "domain_knowledge.json") if options.knowledge else {}
     door, notes = PathDoor(path.parent, path, links=options.links), Counter[str]()
     rows: list[tuple[str, str]] = []
@@ -107,6 +107,18 @@ def load(spec: str, path: Path, options: MmadOptions) -> Samples:
     require_some(rows, str(path), _EXPECTED)
     samples = Samples(spec, "MMAD", rows, _MmadBuilder(path.parent, options, knowledge), notes)
     return samples.with_boxes() if options.boxes else samples
+
+
+def _questions_file(folder: Path) -> Path:
+    """The file of questions in a folder. Raises `InputError` that names the files it might be."""
+    path = folder / "mmad.json"
+    if not path.is_file():
+        names = sorted(entry.name for entry in folder.glob("*.json") if entry.name != "domain_knowledge.json")
+        hint = f"name the file: {' or '.join(f'mmad:{folder / name}' for name in names[:3])}"
+        raise InputError(
+            f"{str(folder)!r} holds no mmad.json; {hint if names else 'name the file: mmad:FOLDER/FILE'}"
+        )
+    return path
 
 
 class MmadEntry:

@@ -149,7 +149,7 @@ def _shots(candidates: Sequence[_Candidate], plan: SplitPlan, counts: dict[str, 
         ids.update(candidate.id for candidate in _defects_in_turn(members, plan.seed)[:shots])
     if short_groups and not plan.allow_short:
         raise InputError(
-            f"{len(short_groups)} groups have fewer images than the split takes and leaves to test: "
+            f"{len(short_groups)} of {len(groups)} groups: too few images to take and to leave to test: "
             f"{listed(short_groups)}; take fewer shots, "
             "or let such groups give what they have with --allow-short"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -26,6 +27,11 @@ LICENCES = {
 }
 """Licences of the data, by the scheme of its spec."""
 
+HAD_FROM = {
+    "mmad": "MMAD's images and questions are had from https://github.com/jam-cc/MMAD",
+}
+"""Where a data set is had, in words, by the scheme of its spec."""
+
 Boxes = Literal["always", "unless MMAD", "as asked"]
 """When masks are opened for boxes.
 
@@ -49,20 +55,25 @@ def load_source(
     folder: Path | None = None,
     side: Side = "test",
     boxes: Boxes = "unless MMAD",
+    base: Path | None = None,
 ) -> LoadedSource:
     """The samples of a data set, or one `side` of a split (`split:FILE`); parts are drawn into `folder`.
 
-    `boxes` says when masks are opened for boxes. Raises `InputError` as `loading.load` and `splits.select`
-    do, and for options that the split sets itself.
+    `boxes` says when masks are opened for boxes. Relative paths begin at `base`, where that is given and
+    something lies there, else in the working folder; those that a split names also beside it. Raises
+    `InputError` as `loading.load` and `splits.select` do, and for options that the split sets itself.
     """
     loader_options = dict(options or {})
+    spec = _placed(spec, base)
     if spec.startswith(SPLIT):
-        manifest = splits.read(spec.removeprefix(SPLIT))
+        split_file = Path(spec.removeprefix(SPLIT))
+        manifest = splits.read(split_file)
         split_spec, split_options = manifest.source(side)
         conflicts = sorted(split_options.keys() & loader_options.keys())
         if conflicts:
             raise InputError(f"{spec!r} sets {', '.join(conflicts)} itself; leave the option out")
-        source = load_source(split_spec, split_options | loader_options, folder, side, boxes)
+        split_spec = _placed(split_spec, split_file.parent)
+        source = load_source(split_spec, split_options | loader_options, folder, side, boxes, base)
         return LoadedSource(splits.select(manifest, source.samples, side), source.notes, manifest)
     scheme = spec.partition(":")[0]
     if scheme == "drawn" and folder is not None:
@@ -71,6 +82,16 @@ def load_source(
     if boxes == "always" or (boxes == "unless MMAD" and scheme != "mmad" and "boxes" not in loader_options):
         samples = samples.with_boxes()
     return LoadedSource(list(samples), dict(samples.notes), None)
+
+
+def _placed(spec: str, base: Path | None) -> str:
+    """A spec whose relative path is one from the working folder, where something lies at it below `base`."""
+    scheme, colon, place = spec.partition(":")
+    if base is None or not place or Path(place).expanduser().is_absolute():
+        return spec
+    if base.resolve() == Path.cwd() or not os.path.lexists(base / place):
+        return spec
+    return f"{scheme}{colon}{base / place}"
 
 
 def load_sources(specs: Sequence[str], folder: Path, side: Side = "train") -> list[Sample]:

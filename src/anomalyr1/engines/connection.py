@@ -13,17 +13,16 @@ the failure of another one, or by a limit on its total time. A thread that waits
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from anomalyr1.engines import openai_format
 from anomalyr1.engines.endpoint_config import EndpointConfig
-from anomalyr1.engines.engine import Completion
-from anomalyr1.engines.openai_format import ReplyError
+from anomalyr1.engines.openai_format import MIN_REPLY_LIMIT, ReplyError, ServerReply
+from anomalyr1.engines.secret import Secret
 from anomalyr1.images import Frame
 from anomalyr1.types import SetupError
 
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     import httpx
     from tenacity import AsyncRetrying, RetryCallState
 
-_SECRET_LENGTH = 16
-"""Shorter keys, such as "EMPTY", are no secrets, and a reply may hold them as a word."""
 _SHORTEST_WAIT, _LONGEST_WAIT, _JITTER = 0.25, 10.0, 0.5
 """Seconds between attempts: doubled each time, and so much at random on top."""
 _CONNECT_SECONDS = 10.0
@@ -47,6 +44,8 @@ class Request:
     """The options that the answer may choose from; empty where boxes are asked for."""
     frame: Frame | None = None
     """What maps the answer's boxes; None = not known how the server sees the image."""
+    reply_limit: int = MIN_REPLY_LIMIT
+    """Bytes of the longest reply that is taken."""
 
 
 class Connection:
@@ -71,12 +70,14 @@ class Connection:
         self.losses = 0
         self._config = config
         self._key = config.key()
-        self._trust_env = not _is_loopback(config.url)  # a proxy is for the world outside
-        self._certificates = httpx.create_ssl_context(trust_env=self._trust_env)
+        self._secret = Secret(self._key)
+        self._certificates = httpx.create_ssl_context()
+        for name in ("httpx", "httpcore"):  # they log headers and what a server calls its status
+            logging.getLogger(name).setLevel(logging.WARNING)
         self._lock = threading.Lock()  # the bound on concurrency holds for all threads together
 
-    def ask(self, requests: Sequence[Request], patient: bool = True) -> list[Completion | ReplyError]:
-        """The completion of each request, or why there is none, in their order; an interrupt breaks all off.
+    def ask(self, requests: Sequence[Request], patient: bool = True) -> list[ServerReply | ReplyError]:
+        """The reply to each request, or why there is none, in their order; an interrupt breaks all off.
 
         Raises `SetupError` when the server cannot be reached: before the deadline when `patient`, else at
         once after all attempts.
@@ -86,7 +87,7 @@ class Connection:
         with self._lock, start_blocking_portal() as portal:
             return portal.call(self._answer_all, requests, patient)
 
-    async def _answer_all(self, requests: Sequence[Request], patient: bool) -> list[Completion | ReplyError]:
+    async def _answer_all(self, requests: Sequence[Request], patient: bool) -> list[ServerReply | ReplyError]:
         """Answer all requests at a time, as many as `concurrency` allows."""
         gate = asyncio.Semaphore(self._config.concurrency)
         try:
@@ -107,19 +108,19 @@ class Connection:
             headers=headers,
             timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),  # the whole request has a limit of its own
             limits=httpx.Limits(max_connections=self._config.concurrency),
-            trust_env=self._trust_env,
+            trust_env=self._config.environment_proxy,
             verify=self._certificates,
         )
 
     async def _answer(
         self, client: httpx.AsyncClient, gate: asyncio.Semaphore, request: Request, patient: bool
-    ) -> Completion | ReplyError:
+    ) -> ServerReply | ReplyError:
         """One request with all its attempts, within the deadline. Raises `SetupError` when nobody answers."""
         seconds, failures = self._config.deadline_seconds, list[ReplyError]()
         try:
             async with gate, asyncio.timeout(seconds):
-                completion: Completion = await self._retrying(patient, failures)(self._post, client, request)
-                return completion
+                reply: ServerReply = await self._retrying(patient, failures)(self._post, client, request)
+                return reply
         except TimeoutError:
             failure = failures[-1] if failures else ReplyError("deadline", "nothing came")
             outcome = ReplyError("deadline", f"no answer within {seconds:g} s; the last attempt: {failure}")
@@ -160,48 +161,40 @@ class Connection:
             reraise=True,
         )
 
-    async def _post(self, client: httpx.AsyncClient, request: Request) -> Completion:
-        """One attempt. Raises `ReplyError`."""
+    async def _post(self, client: httpx.AsyncClient, request: Request) -> ServerReply:
+        """One attempt. Raises `ReplyError`; nothing that leaves here holds the key."""
         import httpx
 
         seconds = self._config.timeout_seconds
         try:
             async with asyncio.timeout(seconds):
-                status, data, retry_after = await self._exchange(client, request.body)
+                status, data, retry_after = await self._exchange(client, request)
         except TimeoutError as error:
             raise ReplyError("deadline", f"no whole reply within {seconds:g} s") from error
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             self.losses += 1
-            raise ReplyError("no connection", str(error) or "no connection could be made") from error
+            reason = self._secret.redact(str(error)) or "no connection could be made"
+            raise ReplyError("no connection", reason) from None
         except (httpx.RequestError, httpx.StreamError) as error:
             self.losses += 1
-            raise ReplyError("connection lost", f"{type(error).__name__} {error}".strip()) from error
-        key = self._key.encode("ascii")
+            # Its name alone: its text repeats what the server sent.
+            raise ReplyError("connection lost", type(error).__name__) from None
+        text = data.decode("utf-8", "replace")
         if status != httpx.codes.OK:
-            data_without_key = data.replace(key, b"[key]") if key else data
-            raise openai_format.status_error(status, data_without_key, retry_after)
-        if len(key) >= _SECRET_LENGTH and key in data:
+            raise openai_format.status_error(status, self._secret.redact(text), retry_after)
+        if self._secret.is_in(text):
             raise ReplyError(
                 "key in the reply", "the server sent the key back; change the key, and do not use this server"
             )
         return openai_format.read_reply(data, request.options, request.frame)
 
-    async def _exchange(self, client: httpx.AsyncClient, body: bytes) -> tuple[int, bytes, str]:
+    async def _exchange(self, client: httpx.AsyncClient, request: Request) -> tuple[int, bytes, str]:
         """Status, body and Retry-After of one reply; redirects are not followed."""
         data = bytearray()
-        async with client.stream("POST", f"{self._config.url}/chat/completions", content=body) as response:
+        url = f"{self._config.url}/chat/completions"
+        async with client.stream("POST", url, content=request.body) as response:
             async for chunk in response.aiter_raw():  # raw: nothing small is unpacked and becomes large
                 data += chunk
-                if len(data) > openai_format.MAX_REPLY_BYTES:
-                    raise ReplyError(
-                        "too long", f"a reply of more than {openai_format.MAX_REPLY_BYTES:,} bytes"
-                    )
+                if len(data) > request.reply_limit:
+                    raise ReplyError("too long", f"a reply of more than {request.reply_limit:,} bytes")
         return response.status_code, bytes(data), response.headers.get("Retry-After", "")
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

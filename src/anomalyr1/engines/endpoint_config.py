@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
+from typing import Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from anomalyr1.files import read_yaml
 from anomalyr1.images import FAMILIES
@@ -44,6 +46,11 @@ class EndpointConfig(Record):
     """Which weights the server has, for the record; nobody checks it."""
     key_variable: str | None = None
     """Name of the environment variable that holds the key; never the key itself."""
+    key_over_http: bool = False
+    """Whether the key may go over http://, readable on its way, to another machine."""
+    environment_proxy: bool = False
+    """Whether HTTP_PROXY and the like of the environment are followed; a proxy sees images, and over http://
+    the key."""
     concurrency: int = Field(default=8, ge=1, le=256)
     """Requests under way at the same time."""
     timeout_seconds: float = Field(default=120, gt=0)
@@ -86,6 +93,21 @@ class EndpointConfig(Record):
         if conflicts:
             raise ValueError(f"{conflicts[0]!r} is set by the engine itself")
         return extra
+
+    @model_validator(mode="after")
+    def _key_stays_private(self) -> Self:
+        is_plain = urlsplit(self.url).scheme == "http"
+        if (
+            self.key_variable is not None
+            and is_plain
+            and not self.key_over_http
+            and not _is_loopback(self.url)
+        ):
+            raise ValueError(
+                f"the key would go to {self.url} over http, readable on its way; use https, "
+                "or write key_over_http: true where the network is yours"
+            )
+        return self
 
     @property
     def cap(self) -> int:
@@ -133,3 +155,11 @@ class EndpointConfig(Record):
                 "blanks or letters that no header may have"
             )
         return key
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -14,8 +14,9 @@ same call on the same machine gives the same bits on a CPU.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -43,6 +44,9 @@ from anomalyr1.shared_prefix.decode import encode_images, grow_completions, requ
 from anomalyr1.shared_prefix.trees import EncodedPrompt, Tree, batch_trees, plant_trees
 from anomalyr1.types import Fingerprint, InputError
 
+SMALL = 100_000_000
+"""Parameters below which the threads of a CPU only wait for each other: such a policy computes on one."""
+
 
 class LocalEngine:
     """Runs a `Policy` on this machine.
@@ -60,6 +64,8 @@ class LocalEngine:
         self._option_tokens = OptionTokens(tokenizer)
         self.batch_tokens = batch_tokens or (32_768 if policy.device.type == "cuda" else 8_192)
         self._image_id: int = tokenizer.convert_tokens_to_ids(chat.IMAGE)
+        size = sum(parameter.numel() for parameter in policy.model.parameters())
+        self._threads = 1 if size < SMALL and policy.device.type == "cpu" else torch.get_num_threads()
         # A line asks the same of every image, so the same chats come again and again.
         self._ids_of_chat = lru_cache(256)(lambda chat_json: chat.encode(tokenizer, json.loads(chat_json)))
 
@@ -94,7 +100,8 @@ class LocalEngine:
         completions: dict[int, Completion] = {}
         for batch in batch_trees(trees, max_new_tokens, self.batch_tokens):
             # 3. Each batch: its images once, its prefixes once, then a token of all completions at a step.
-            ids_by_index, frames = self._grow(batch, images, chooser, max_new_tokens)
+            with _threads(self._threads):
+                ids_by_index, frames = self._grow(batch, images, chooser, max_new_tokens)
             # 4. Text, answer and option scores of each completion.
             for index, ids in ids_by_index.items():
                 prompt = prompts[index]
@@ -243,3 +250,14 @@ class LocalEngine:
             list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Compute on so many threads; the caller's number comes back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -24,8 +24,9 @@ from anomalyr1.images import Frame
 from anomalyr1.prompts import Prompt
 from anomalyr1.types import LETTERS, first_error
 
-MAX_REPLY_BYTES = 8 * 2**20
-"""A longer reply is cut off and refused; 4,096 tokens with 20 alternatives each are about 6 MB."""
+MIN_REPLY_LIMIT = 2**20
+_BYTES_PER_TOKEN = 4096
+"""Room for a token and its alternatives in a reply; they take 1,800 as vLLM writes them."""
 TOP_LOGPROBS = 20
 """Alternatives asked for at each place; the most that servers commonly give."""
 
@@ -57,8 +58,12 @@ LASTING = frozenset(
 """Problems that would come again."""
 PASSING_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 """HTTP statuses that are worth asking again."""
+_MOST_TOKENS = 10**9
+PUT_BACK = "reasoning_put_back"
+"""The name by which a completion is counted that had its reasoning put back."""
 _LETTER_TOKEN = re.compile(r"(\W*)([A-Z])\W*")
 """A token that writes one option letter, and the marks before it."""
+_THINK = re.compile("</?think>", re.IGNORECASE)
 _ROUNDING = 1e-3
 """A log-probability may lie so much above 0."""
 
@@ -103,10 +108,29 @@ class _Logprobs(_ReplyPart):
     content: list[TokenPlace] | None = None
 
 
+class _TextPart(_ReplyPart):
+    type: Literal["text"]
+    text: str
+
+
 class _Message(_ReplyPart):
-    content: str | None = None
+    content: str | list[_TextPart] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: list[Any] | None = None
+
+    @property
+    def text(self) -> str | None:
+        """The content in one piece."""
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.content
+
+    @property
+    def split_reasoning(self) -> str:
+        """What a server gave as reasoning beside the text, by either name; empty where there is none."""
+        return "\n".join(dict.fromkeys(filter(None, (self.reasoning_content, self.reasoning))))
 
 
 class _Choice(_ReplyPart):
@@ -116,13 +140,21 @@ class _Choice(_ReplyPart):
 
 
 class _Usage(_ReplyPart):
-    prompt_tokens: int = Field(default=0, ge=0)
-    completion_tokens: int = Field(default=0, ge=0)
+    prompt_tokens: int = Field(default=0, ge=0, le=_MOST_TOKENS)
+    completion_tokens: int = Field(default=0, ge=0, le=_MOST_TOKENS)
 
 
 class _Reply(_ReplyPart):
-    choices: list[_Choice] = Field(min_length=1)
+    choices: list[_Choice] = Field(min_length=1, max_length=1)
     usage: _Usage | None = None
+
+
+class ServerReply(NamedTuple):
+    """What a server replied to one request."""
+
+    completion: Completion
+    has_logprobs: bool
+    """Whether it gave log-probabilities."""
 
 
 def prompt_text(prompt: Prompt) -> str:
@@ -183,14 +215,21 @@ def _content(content: Any, image_urls: Iterator[str]) -> object:
     ]
 
 
-def read_reply(data: bytes, options: Sequence[str] = (), frame: Frame | None = None) -> Completion:
-    """The completion in a reply of status 200 to a question with these options; `frame` maps its boxes.
+def reply_limit(max_new_tokens: int) -> int:
+    """Bytes of the longest reply that is taken; a longer one is cut off and refused."""
+    return max(MIN_REPLY_LIMIT, _BYTES_PER_TOKEN * max_new_tokens)
 
-    Raises `ReplyError`.
+
+def read_reply(data: bytes, options: Sequence[str] = (), frame: Frame | None = None) -> ServerReply:
+    """What a reply of status 200 says to a question with these options; `frame` maps its boxes.
+
+    Reasoning that the server gave beside the text is put back in front of it, as is the tag that its chat
+    template opened it with; both are counted in the answer as reasoning_put_back. Raises `ReplyError`.
     """
     # 1. The form of the reply.
     if data.lstrip()[:1] == b"<":
-        raise ReplyError("HTML instead of JSON", f"expected a chat completion, got {_beginning(data)}")
+        beginning = _beginning(data.decode("utf-8", "replace"))
+        raise ReplyError("HTML instead of JSON", f"expected a chat completion, got {beginning}")
     try:
         reply = _Reply.model_validate_json(data)
     except ValidationError as error:
@@ -202,47 +241,75 @@ def read_reply(data: bytes, options: Sequence[str] = (), frame: Frame | None = N
         raise ReplyError(
             "another form of JSON", f"expected a chat completion, but {field or 'the whole'}: {fault}"
         ) from error
-    # 2. How the completion ended, and whether all of it is there.
+    # 2. How the completion ended, and all of its text.
     choice = reply.choices[0]
+    text, prefix = _whole_text(choice)
+    # 3. What it says, and how likely each option was where it says it.
+    answer, letter_at = parse_with_place(text, options, frame)
+    if prefix:
+        answer = answer.model_copy(update={"counts": answer.counts | {PUT_BACK: 1}})
+    places = choice.logprobs.content if choice.logprobs else None
+    scores = None
+    if places and letter_at is not None:
+        scores = option_scores(text, letter_at, places, LETTERS[: len(options)], prefix)
+    usage = reply.usage or _Usage()
+    completion = Completion(
+        text,
+        answer,
+        frame,
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        "stop" if choice.finish_reason == "stop" else "length",
+        scores,
+    )
+    return ServerReply(completion, bool(places))
+
+
+def _whole_text(choice: _Choice) -> tuple[str, int]:
+    """The text of a completion, and the length of what was put back in front of it.
+
+    Raises `ReplyError` where it did not end by itself or by its length, or where there is no text.
+    """
     message, finish = choice.message, choice.finish_reason
     if finish not in ("stop", "length"):
         raise ReplyError(
             "stopped otherwise", f"finish_reason is {str(finish)[:40]!r}, expected stop or length"
         )
-    if not message.content and (message.reasoning_content or message.reasoning):
+    if message.refusal or message.tool_calls:
+        raise ReplyError("stopped otherwise", "the message refuses or calls a tool, expected a text")
+    text, reasoning = message.text or "", message.split_reasoning
+    if finish == "stop" and not text and reasoning:
         raise ReplyError(
             "reasoning split off", "the server's reasoning parser took the whole text; start it without one"
         )
-    if message.content is None:
+    if finish == "stop" and message.text is None:
         raise ReplyError("no text", "the reply's message has no content")
-    # 3. What it says, and how likely each option was where it says it.
-    answer, letter_at = parse_with_place(message.content, options, frame)
-    places = choice.logprobs.content if choice.logprobs else None
-    scores = None
-    if places and letter_at is not None:
-        scores = option_scores(message.content, letter_at, places, LETTERS[: len(options)])
-    usage = reply.usage or _Usage()
-    return Completion(
-        message.content,
-        answer,
-        frame,
-        usage.prompt_tokens,
-        usage.completion_tokens,
-        "stop" if finish == "stop" else "length",
-        scores,
-    )
+    if _THINK.search(text):  # the reasoning is there
+        if reasoning.strip() not in text:
+            raise ReplyError(
+                "another form of JSON", "expected one reasoning, but there is another one beside the text"
+            )
+        reasoning = ""
+    prefix = f"<think>{reasoning}{'</think>' if text else ''}" if reasoning else ""
+    if "</think>" in text and "<think>" not in text:  # the server's chat template opened it
+        prefix = "<think>"
+    return prefix + text, len(prefix)
 
 
 def option_scores(
-    text: str, letter_at: int, places: Sequence[TokenPlace], letters: str
+    text: str, letter_at: int, places: Sequence[TokenPlace], letters: str, put_back: int = 0
 ) -> dict[str, float] | None:
     """The probability of each option letter at the character where `text` gives its answer.
 
     Probabilities are normalised over the letters, which compete after the same marks, as in the local engine.
-    None where the token there is no letter, or where the tokens do not spell the text. A letter that is not
-    among the server's alternatives there counts as 0: it is less likely than all of them.
+    None where the token there is no letter, or where the tokens do not spell the text; of its beginning of
+    `put_back` characters a server may have dropped blanks. A letter that is not among the server's
+    alternatives there counts as 0: it is less likely than all of them.
     """
-    if not "".join(place.token for place in places).startswith(text[: letter_at + 1]):
+    spelled = "".join(place.token for place in places)
+    if 0 < put_back <= letter_at and spelled.count(text[put_back:]) == 1:
+        letter_at += spelled.index(text[put_back:]) - put_back
+    elif not spelled.startswith(text[: letter_at + 1]):
         return None
     end = 0
     for place in places:
@@ -270,15 +337,15 @@ def _scores_after(marks: str, place: TokenPlace, letters: str) -> dict[str, floa
     return {letter: weight / total for letter, weight in sums.items()} if total > 0 else None
 
 
-def _beginning(data: bytes) -> str:
+def _beginning(text: str) -> str:
     """The beginning of a reply in one line."""
-    return repr(" ".join(data[:200].decode("utf-8", "replace").split())[:100])
+    return repr(" ".join(text[:200].split())[:100])
 
 
-def status_error(status: int, data: bytes, retry_after: str = "") -> ReplyError:
+def status_error(status: int, text: str, retry_after: str = "") -> ReplyError:
     """The error for a reply that has not status 200."""
     try:
         seconds = min(60.0, max(0.0, float(retry_after)))
     except ValueError:
         seconds = 0.0
-    return ReplyError("HTTP status", f"{status}, with {_beginning(data)}", status, seconds)
+    return ReplyError("HTTP status", f"{status}, with {_beginning(text)}", status, seconds)

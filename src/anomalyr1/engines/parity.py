@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 from anomalyr1 import prompts
 from anomalyr1.boxes import set_iou, to_array
 from anomalyr1.engines.engine import GREEDY, Completion, Engine, Sampling
+from anomalyr1.engines.openai_format import PUT_BACK
 from anomalyr1.images import open_image
 from anomalyr1.types import Fingerprint, InputError, Question, Record, Sample
 
@@ -46,11 +47,20 @@ class Parity(Record):
     same_frame: int
     differences: tuple[str, ...]
     """Fields of the fingerprints that differ."""
+    put_back: tuple[int, int]
+    """Completions of each engine that a server had split its reasoning off, put back here."""
+    without_reasoning: tuple[int, int]
+    """Completions of each engine that hold no reasoning."""
 
     @property
     def same_input(self) -> bool:
         """Whether nothing shows that the engines saw different things, and neither failed."""
         return self.failed == (0, 0) and self.same_tokens == self.tokens and self.same_frame == self.frames
+
+    @property
+    def no_text_agrees(self) -> bool:
+        """Whether the engines wrote two different things to each question that both answered."""
+        return self.compared > 0 and self.same_text == 0
 
 
 class _Pair(NamedTuple):
@@ -129,6 +139,14 @@ def _count_agreement(pairs: Sequence[_Pair], images: int, differences: tuple[str
         frames=len(same_frames),
         same_frame=sum(same_frames),
         differences=differences,
+        put_back=(
+            sum(PUT_BACK in pair.left.answer.counts for pair in answered),
+            sum(PUT_BACK in pair.right.answer.counts for pair in answered),
+        ),
+        without_reasoning=(
+            sum(not pair.left.answer.reasoning for pair in answered),
+            sum(not pair.right.answer.reasoning for pair in answered),
+        ),
     )
 
 

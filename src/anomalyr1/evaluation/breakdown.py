@@ -59,7 +59,7 @@ def percent(values: Sequence[bool], rows: Sequence[AnsweredQuestion], repeats: i
     """The share of rows for which something holds, in percent."""
     images = [row.sample_id for row in rows]
     numerators = 100 * np.asarray(values, dtype=np.float64)
-    return statistics.bootstrap_ratio(numerators, np.ones(len(rows)), images, repeats, seed)
+    return statistics.bootstrap_ratio(numerators, np.ones(len(rows)), images, repeats, seed, (0, 100))
 
 
 def by_class(rows: Sequence[AnsweredQuestion], repeats: int, seed: int) -> tuple[ClassRow, ...]:

@@ -11,6 +11,7 @@ how many there are (Holm).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -30,6 +31,9 @@ FILE = "comparison.json"
 ALL = "all questions"
 POINTS = (1.0, 2.0, 5.0)
 """Differences in percentage points for which the number of questions is told."""
+
+WORDS = {"given": "what is shown beside the image: knowledge or reference images"}
+"""What is said of a field of the fingerprint whose values are digests alone."""
 
 RowPair = tuple[AnsweredQuestion, AnsweredQuestion]
 """The same question in both runs."""
@@ -77,6 +81,8 @@ class Comparison(Record):
     """Points -> questions that would show such a difference with a chance of 80 %, as these runs differ; None
     = they differ too seldom."""
     flips: tuple[Flip, ...]
+    warning: str = ""
+    """That few images are behind the figures; empty where they are enough."""
 
 
 class ComparedRun(NamedTuple):
@@ -139,10 +145,18 @@ def compare(
         groups=tuple(groups),
         needed={f"{points:g}": _needed(points, paired[ALL]) for points in POINTS},
         flips=tuple(_flip(a, b, reading) for a, b in pairs if a.right(reading) != b.right(reading)),
+        warning=_warn_of_few(earlier.pairs),
     )
     if out is not None:
         write_whole(Path(out) / FILE, comparison.to_json().encode("ascii") + b"\n")
     return comparison
+
+
+def _warn_of_few(pairs: Sequence[Pair]) -> str:
+    truths = Counter(sample.anomalous for sample, _ in pairs)
+    if truths[None] == len(pairs):
+        return statistics.warn_of_few({"images": len(pairs)})
+    return statistics.warn_of_few({"good images": truths[False], "anomalous images": truths[True]})
 
 
 def require_same(before: ComparedRun, after: ComparedRun) -> None:
@@ -155,7 +169,11 @@ def require_same(before: ComparedRun, after: ComparedRun) -> None:
     if not differences and orders[0] != orders[1]:
         differences.append("the order of the questions")
     if differences:
-        specs = " and ".join(dict.fromkeys(repr(source.spec) for source in sources))
+        specs = " and ".join(
+            dict.fromkeys(
+                f"{source.spec!r}" + f", {source.selection}" * bool(source.selection) for source in sources
+            )
+        )
         raise InputError(
             f"the two runs are not of the same data ({specs}): {'; '.join(differences)}. "
             "Evaluate both on the same data"
@@ -165,7 +183,7 @@ def require_same(before: ComparedRun, after: ComparedRun) -> None:
 def settings(before: Fingerprint, after: Fingerprint) -> list[str]:
     """What differs between the runs of two fingerprints, in words."""
     old, new = before.model_dump(), after.model_dump()
-    return [f"{name}: {old[name]} and {new[name]}" for name in old if old[name] != new[name]]
+    return [WORDS.get(name, f"{name}: {old[name]} and {new[name]}") for name in old if old[name] != new[name]]
 
 
 def _other_questions(before: ComparedRun, after: ComparedRun) -> list[str]:

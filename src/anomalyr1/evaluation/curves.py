@@ -134,8 +134,10 @@ def calibration_error(probabilities: Floats, positive: Bools) -> float:
     return float(sum(len(rows) * gap for rows, gap in zip(bins, gaps, strict=True)) / len(order))
 
 
-def calibration_errors(probabilities: Floats, positive: Bools, times: NDArray[np.intp]) -> Floats:
+def calibration_errors(probabilities: Floats, positive: Bools, times: Floats | NDArray[np.intp]) -> Floats:
     """(R,) `calibration_error` of resamples, (R, N) how often each row is in each; every line sums to N.
+
+    Weights that are no whole numbers serve as well.
 
     A bin's |mean probability - share of positives|, weighed by its size, is its |summed gap|.
     """
@@ -148,6 +150,7 @@ def calibration_errors(probabilities: Floats, positive: Bools, times: NDArray[np
     # 3. The row in whose copies each bin ends, and the gaps summed up to there, less the copies beyond.
     ends, sums = np.cumsum(times, axis=1), np.cumsum(times * gaps, axis=1)  # (R, N)
     last_rows = np.stack([np.searchsorted(copies, edges) for copies in ends])  # (R, B)
+    last_rows = np.minimum(last_rows, len(order) - 1)  # where weights sum to a little less
     beyond = np.take_along_axis(ends, last_rows, axis=1) - edges
     up_to_edge = np.take_along_axis(sums, last_rows, axis=1) - beyond * gaps[last_rows]
     errors: Floats = np.abs(np.diff(up_to_edge, axis=1, prepend=0)).sum(axis=1) / len(order)

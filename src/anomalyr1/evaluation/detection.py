@@ -4,11 +4,18 @@ Rates of a score are over the images that have one; the others are counted as `u
 is right for neither class. The best thresholds (F1, balanced accuracy) are chosen on the very images they are
 measured on, as the field does: they are upper bounds of what a threshold chosen beforehand reaches
 (`anomalyr1 calibrate` chooses one).
+
+Intervals hold with few images, too. Rates of verdicts have exact ones (Clopper and Pearson 1934). Figures of
+scores have the percentile interval of a Bayesian bootstrap (Rubin 1981) within each kind, in which one more
+image of each kind takes part: at its low end the worst possible (an anomalous image that scores below all, a
+good one above all), at its high end the best. For a share this is Clopper and Pearson's interval, for a mean
+that of Gaffke (2005; Learned-Miller and Thomas 2019, arXiv:1905.06208), which assumes nothing about scores:
+2 anomalous images that score above all good ones leave an AUROC down to 0.15 possible.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +23,7 @@ from numpy.typing import NDArray
 from anomalyr1.boxes import Bools, Floats
 from anomalyr1.evaluation import curves
 from anomalyr1.evaluation.curves import Counts
-from anomalyr1.evaluation.statistics import REPEATS, Interval, batch_sizes, draw_counts, interval
+from anomalyr1.evaluation.statistics import LEVEL, REPEATS, Interval, batch_sizes, proportion
 from anomalyr1.types import Inspection, Record, Sample, Verdict
 
 Pair = tuple[Sample, Inspection]
@@ -93,7 +100,7 @@ SCORE_FIGURES: dict[str, Callable[[Counts], Floats]] = {
 
 
 def detect(pairs: Sequence[Pair], repeats: int = REPEATS, seed: int = 0) -> DetectionReport:
-    """Figures of samples with their inspections; intervals are percentile bootstraps over images."""
+    """Figures of samples with their inspections; intervals are over images."""
     labelled = [pair for pair in pairs if pair[0].anomalous is not None]
     groups: dict[str, list[Pair]] = {}
     for pair in labelled:
@@ -166,17 +173,40 @@ def _score_figures(scores: Floats, truth: Bools, repeats: int, seed: int) -> dic
     counts = curves.count(scores, truth)
     values = {name: float(figure(counts)) for name, figure in SCORE_FIGURES.items()}
     values["calibration_error"] = curves.calibration_error(scores, truth)
-    # 2. The same figures of each resample, in batches that fit into memory.
+    # 2. The same figures, with other weights of the images and one more image of each kind at either end.
     generator = np.random.default_rng(seed)
-    resampled: dict[str, list[Floats]] = {name: [] for name in values}
-    for size in batch_sizes(repeats, len(scores)):
-        times = draw_counts(generator, len(scores), size)  # (R, N)
-        counts = curves.count(scores, truth, times)
-        for name, figure in SCORE_FIGURES.items():
-            resampled[name].append(figure(counts))
-        resampled["calibration_error"].append(curves.calibration_errors(scores, truth, times))
-    # 3. Intervals.
-    return {name: interval(value, np.concatenate(resampled[name])) for name, value in values.items()}
+    below, above = scores.min() - 1, scores.max() + 1
+    truths = np.append(truth, [True, False])  # (N + 2,)
+    worst, best = np.append(scores, [below, above]), np.append(scores, [above, below])
+    drawn: list[dict[str, Floats]] = []
+    for size in batch_sizes(repeats, len(truths)):
+        weights = _draw_weights(generator, truths, size)  # (R, N + 2)
+        drawn += [_weighted_figures(scores_of_world, truths, weights) for scores_of_world in (worst, best)]
+    # 3. Intervals from the lower end of the one to the higher end of the other, whichever that is.
+    tail = (1 - LEVEL) / 2
+    intervals = {}
+    for name, value in values.items():
+        worlds = [np.concatenate([figures[name] for figures in drawn[start::2]]) for start in (0, 1)]
+        ends = np.quantile(np.stack(worlds), [tail, 1 - tail], axis=1)  # (2, 2)
+        low, high = min(value, max(0.0, ends[0].min())), max(value, min(1.0, ends[1].max()))  # rounded sums
+        intervals[name] = Interval(value=value, low=float(low), high=float(high))
+    return intervals
+
+
+def _draw_weights(generator: np.random.Generator, truth: Bools, repeats: int) -> Floats:
+    """(repeats, N) weights of images: of each kind uniform among all that sum to the number of its images."""
+    weights = generator.standard_exponential((repeats, len(truth)))
+    for kind in (truth, ~truth):
+        weights[:, kind] *= kind.sum() / weights[:, kind].sum(axis=1, keepdims=True)
+    return weights
+
+
+def _weighted_figures(scores: Floats, truth: Bools, weights: Floats) -> dict[str, Floats]:
+    """Each figure of (N,) scores under weights (R, N): (R,)."""
+    counts = curves.count(scores, truth, weights)
+    figures = {name: figure(counts) for name, figure in SCORE_FIGURES.items()}
+    figures["calibration_error"] = curves.calibration_errors(np.clip(scores, 0, 1), truth, weights)
+    return figures
 
 
 def _verdict_figures(
@@ -185,28 +215,26 @@ def _verdict_figures(
     """The figures of (N,) verdicts that are defined."""
     if not len(truth):
         return {}
-    # 1. What each image adds to the counts that the figures are made of.
-    good, defect = verdicts == "good", verdicts == "defect"
-    kinds = (truth, ~truth, truth & defect, ~truth & good, truth & good, ~truth & defect)
-    columns = np.stack(kinds, axis=1)  # (N, 6)
-    # 2. The counts of all images, and of each resample.
-    total = columns.sum(axis=0, dtype=np.float64)  # (6,)
+    anomalous, good = int(truth.sum()), int((~truth).sum())
+    figures = {}
+    if anomalous:
+        figures["miss_rate"] = proportion(int((truth & (verdicts == "good")).sum()), anomalous)
+    if good:
+        figures["overkill_rate"] = proportion(int((~truth & (verdicts == "defect")).sum()), good)
+    if anomalous and good:
+        hits, passes = int((truth & (verdicts == "defect")).sum()), int((~truth & (verdicts == "good")).sum())
+        figures["balanced_accuracy"] = _mean_of_shares((hits, anomalous), (passes, good), repeats, seed)
+    return figures
+
+
+def _mean_of_shares(hits: tuple[int, int], passes: tuple[int, int], repeats: int, seed: int) -> Interval:
+    """The mean of two shares, each (events, images), with the interval that the module's text describes."""
     generator = np.random.default_rng(seed)
-    batches = (draw_counts(generator, len(truth), size) for size in batch_sizes(repeats, len(truth)))
-    resampled = np.concatenate([times.astype(np.float64) @ columns for times in batches])  # (repeats, 6)
-    # 3. Figures and intervals.
-    with np.errstate(invalid="ignore", divide="ignore"):
-        values, bounds = _verdict_rates(total), _verdict_rates(resampled)
-    return {
-        name: interval(float(value), bounds[name]) for name, value in values.items() if np.isfinite(value)
-    }
-
-
-def _verdict_rates(counts: Floats) -> Mapping[str, Floats]:
-    """The figures (...) of counts (..., 6); NaN where a class is missing."""
-    anomalous, good, hits, passes, misses, alarms = np.moveaxis(counts, -1, 0)
-    return {
-        "balanced_accuracy": (hits / anomalous + passes / good) / 2,
-        "miss_rate": misses / anomalous,
-        "overkill_rate": alarms / good,
-    }
+    lows, highs = np.zeros(repeats), np.zeros(repeats)
+    for events, images in (hits, passes):
+        lows += generator.beta(events, images - events + 1, repeats) / 2 if events else 0
+        highs += generator.beta(events + 1, images - events, repeats) / 2 if events < images else 0.5
+    value = (hits[0] / hits[1] + passes[0] / passes[1]) / 2
+    tail = (1 - LEVEL) / 2
+    low, high = float(np.quantile(lows, tail)), float(np.quantile(highs, 1 - tail))
+    return Interval(value=value, low=min(value, low), high=max(value, high))

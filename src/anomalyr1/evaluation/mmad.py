@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anomalyr1.boxes import Floats
 from anomalyr1.evaluation import breakdown, statistics
@@ -172,7 +173,7 @@ def board(
     if not counts.rows:  # the published scorer makes a table of zeros
         sums, images = np.zeros((1, counts.table.width)), [""]
     total, resampled = statistics.resampled_sums(sums, images, repeats, seed)
-    return counts.table.board(reading, total, resampled)
+    return counts.table.board(reading, total, resampled, counts.table.count_images(counts))
 
 
 def our_counts(rows: Sequence[AnsweredQuestion], reading: Reading) -> CountedRows:
@@ -290,25 +291,59 @@ class _Table(NamedTuple):
             cells[:, :, column] = _mean(sides, 2)
         return with_averages(cells), sides
 
-    def board(self, reading: Reading, total: Floats, resampled: Floats) -> Board:
-        """The scoreboard of the sums of all rows (2 K,) and of the resampled ones (R, 2 K)."""
+    def count_images(self, counts: CountedRows) -> NDArray[np.intp]:
+        """(datasets, subtasks, 2) how many images are behind each side of each cell."""
+        images: NDArray[np.intp] = np.zeros((len(self.datasets), len(self.subtasks), 2), dtype=np.intp)
+        places = {
+            (row.dataset, subtask(row), anomalous, row.sample_id)
+            for row, anomalous in zip(counts.rows, counts.anomalous, strict=True)
+        }
+        for dataset, column, anomalous, _ in places:
+            images[self.datasets.index(dataset), self.subtasks.index(column), int(anomalous)] += 1
+        return images
+
+    def board(self, reading: Reading, total: Floats, resampled: Floats, images: NDArray[np.intp]) -> Board:
+        """The scoreboard of the sums of all rows (2 K,) and of the resampled ones (R, 2 K).
+
+        `images` (datasets, subtasks, 2) are those of `count_images`.
+        """
         columns, names = (*self.subtasks, AVERAGE), (*self.datasets, AVERAGE)
         # 1. The cells, with averages.
         (cells,), (sides,) = self.shares(total[None])
         resampled_cells, resampled_sides = self.shares(resampled)
-        lines = zip(names, cells, np.moveaxis(resampled_cells, 1, 0), strict=True)
+        lines = zip(names, cells, np.moveaxis(resampled_cells, 1, 0), self._fewest(images), strict=True)
         # 2. What is wrong on either side, with the mean over data sets.
         wrong, resampled_wrong = 100 - sides, 100 - resampled_sides
         wrong = np.vstack([wrong, _mean(wrong, 0)])  # (datasets + 1, 2)
         mean = _mean(resampled_wrong, 1)[:, None]
         resampled_wrong = np.concatenate([resampled_wrong, mean], axis=1)  # (R, datasets + 1, 2)
-        overkill, miss = (_intervals(names, wrong[:, side], resampled_wrong[:, :, side]) for side in (0, 1))
+        behind = np.zeros((len(names), 2), dtype=np.intp)  # images
+        answers = np.zeros((len(self.datasets), 2))
+        if DETECTION in self.subtasks:
+            column = self.subtasks.index(DETECTION)
+            behind[:-1] = images[:, column]
+            answers = total.reshape(2, len(self.datasets), len(self.subtasks), 2)[1, :, column]
+        behind[-1] = _least(behind[:-1], 0)
+        overkill, miss = (
+            _intervals(names, wrong[:, side], resampled_wrong[:, :, side], behind[:, side])
+            | _exact_shares(names, wrong[:, side], behind[:, side], answers[:, side])
+            for side in (0, 1)
+        )
         return Board(
             reading=reading,
-            cells={name: _intervals(columns, line, samples) for name, line, samples in lines},
+            cells={name: _intervals(columns, line, samples, n) for name, line, samples, n in lines},
             overkill=overkill,
             miss=miss,
         )
+
+    def _fewest(self, images: NDArray[np.intp]) -> NDArray[np.intp]:
+        """(datasets + 1, subtasks + 1) images behind each cell; a mean is as sure as its smallest part."""
+        cells = images.sum(axis=2)
+        if DETECTION in self.subtasks:
+            column = self.subtasks.index(DETECTION)
+            cells[:, column] = _least(images[:, column], 1)
+        cells = np.concatenate([cells, _least(cells, 1)[:, None]], axis=1)
+        return np.concatenate([cells, _least(cells, 0)[None]])
 
 
 def with_averages(cells: Floats) -> Floats:
@@ -320,13 +355,33 @@ def with_averages(cells: Floats) -> Floats:
     return np.concatenate([cells, _mean(cells, 1)[:, None]], axis=1)
 
 
-def _intervals(names: Sequence[str], values: Floats, resampled: Floats) -> dict[str, Interval]:
-    """The values (M,) that are there, with their intervals of resampled ones (R, M)."""
+def _intervals(
+    names: Sequence[str], values: Floats, resampled: Floats, images: NDArray[np.intp]
+) -> dict[str, Interval]:
+    """The values (M,) that are there, with their intervals of resampled ones (R, M); `images` (M,)."""
     return {
-        name: statistics.interval(float(value), samples)
-        for name, value, samples in zip(names, values, resampled.T, strict=True)
+        name: statistics.interval(float(value), samples, max(1, int(number)), (0, 100))
+        for name, value, samples, number in zip(names, values, resampled.T, images, strict=True)
         if math.isfinite(value)
     }
+
+
+def _exact_shares(
+    names: Sequence[str], values: Floats, images: NDArray[np.intp], answers: Floats
+) -> dict[str, Interval]:
+    """The percentages (M,) of data sets that ask one question an image, with their exact intervals."""
+    return {
+        name: statistics.proportion(round(float(value) * int(number) / 100), int(number), 100)
+        for name, value, number, answers_of_images in zip(names, values, images, answers, strict=False)
+        if number and answers_of_images == number and math.isfinite(value)
+    }
+
+
+def _least(counts: NDArray[np.intp], axis: int) -> NDArray[np.intp]:
+    """The least of what is not 0; 0 where all is."""
+    most = np.iinfo(np.intp).max
+    least: NDArray[np.intp] = np.where(counts > 0, counts, most).min(axis=axis, initial=most)
+    return np.where(least == most, 0, least)
 
 
 def _ratio(right: Floats, answers: Floats, absent: float) -> Floats:

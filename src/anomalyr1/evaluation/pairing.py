@@ -6,7 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from anomalyr1.files import sha256_of_file
+from anomalyr1.images import DEFAULT_LIMITS
 from anomalyr1.types import InputError, Inspection, Sample
+
+CHANGED = "images that are not those inspected, paired by name"
 
 
 class Pairs(NamedTuple):
@@ -15,23 +19,31 @@ class Pairs(NamedTuple):
     known: list[tuple[Sample, Inspection]]
     """Samples that have an inspection, in the order of the samples."""
     left_out: dict[str, int]
-    """How many samples and inspections found no partner, by reason."""
+    """How many samples and inspections found no partner, by reason; and how many pairs are doubtful."""
 
 
 def pair(samples: Iterable[Sample], inspections: Sequence[Inspection]) -> Pairs:
-    """Pair by sample id, else by the path of the image, as `anomalyr1 inspect` names what it inspects.
+    """Pair by the content of the image, else by sample id, else by the path of the image.
 
-    Raises `InputError` when no inspection belongs to a sample, and when two samples would share one.
+    So it does not matter from which folder was inspected, nor where the images lie now. Of several images of
+    the same content the one of the same name counts. Raises `InputError` when no inspection belongs to a
+    sample, and when two samples would share one.
     """
     samples = list(samples)
-    by_id = {inspection.sample_id: inspection for inspection in inspections}
-    by_path = {_absolute(inspection.sample_id): inspection for inspection in inspections}
-    pairs: list[tuple[Sample, Inspection]] = []
+    by_name = _by_name(inspections)
+    by_digest: dict[str, list[Inspection]] = {}
+    for candidate in inspections:
+        if candidate.image_sha256:
+            by_digest.setdefault(candidate.image_sha256, []).append(candidate)
+    partners: list[Inspection | None] = []  # of each sample
     paired_ids: set[str] = set()
-    for sample in samples:
-        path = sample.image.as_posix()
-        inspection = by_id.get(sample.id) or by_id.get(path) or by_path.get(_absolute(path))
-        if inspection is None:
+    changed = 0
+    # 1. Those of the same name, unless the name stands for another image now that was inspected elsewhere.
+    digests = [_digest(sample.image) if by_digest else "" for sample in samples]
+    for sample, digest in zip(samples, digests, strict=True):
+        inspection = _same_name(sample, by_name)
+        if inspection is None or (inspection.image_sha256 != digest and digest in by_digest):
+            partners.append(None)
             continue
         if inspection.sample_id in paired_ids:
             raise InputError(
@@ -39,19 +51,48 @@ def pair(samples: Iterable[Sample], inspections: Sequence[Inspection]) -> Pairs:
                 "load each image once"
             )
         paired_ids.add(inspection.sample_id)
-        pairs.append((sample, inspection))
+        partners.append(inspection)
+        changed += bool(digest and inspection.image_sha256 and digest != inspection.image_sha256)
+    # 2. Those of the same content under another name.
+    for place, digest in enumerate(digests):
+        if partners[place] is None:
+            free = [i for i in by_digest.get(digest, ()) if i.sample_id not in paired_ids]
+            partners[place] = free[0] if free else None
+            paired_ids.update(partner.sample_id for partner in free[:1])
+    pairs = [(sample, i) for sample, i in zip(samples, partners, strict=True) if i is not None]
     if not pairs:
         example = inspections[0].sample_id if inspections else "none"
         raise InputError(
-            f"none of {len(inspections)} inspections belongs to one of {len(samples)} samples "
-            f"(the first is {example!r}); name the data set that was inspected, from the same folder"
+            f"none of {len(inspections)} inspections belongs to one of {len(samples)} samples, neither by "
+            f"the content of its image nor by name (the first is {example!r}); name the data set that was "
+            "inspected"
         )
     left_out = {
         "inspections without a sample": len(inspections) - len(pairs),
         "samples without an inspection": len(samples) - len(pairs),
+        CHANGED: changed,
     }
     return Pairs(pairs, {reason: n for reason, n in left_out.items() if n})
 
 
+def _by_name(inspections: Sequence[Inspection]) -> dict[str, Inspection]:
+    """Inspections by sample id, which `anomalyr1 inspect` makes of a path, and by that path made absolute."""
+    absolute = {_absolute(inspection.sample_id): inspection for inspection in inspections}
+    return absolute | {inspection.sample_id: inspection for inspection in inspections}
+
+
+def _same_name(sample: Sample, by_name: dict[str, Inspection]) -> Inspection | None:
+    path = sample.image.as_posix()
+    return by_name.get(sample.id) or by_name.get(path) or by_name.get(_absolute(path))
+
+
 def _absolute(path: str) -> str:
     return Path(path).absolute().as_posix()
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of an image; empty where it cannot be read (MMAD's may be missing) or is too large for one."""
+    try:
+        return "" if path.stat().st_size > DEFAULT_LIMITS.max_bytes else sha256_of_file(path)
+    except OSError:
+        return ""

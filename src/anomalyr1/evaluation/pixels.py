@@ -138,7 +138,7 @@ def measure(
     # 3. The figures that are defined, their intervals and bounds.
     figures = _figures(total)
     fields: dict[str, object] = {
-        name: Interval(value=value, low=value, high=value) for name, value in figures.items()
+        name: interval(value, np.empty(0), images) for name, value in figures.items()
     }
     if figures and images > 1 and repeats:
         fields |= _intervals(items, total, figures, repeats, seed)
@@ -273,7 +273,7 @@ def _intervals(
     intervals: dict[str, object] = {}
     for name, value in figures.items():
         shifted = np.array([sample.get(name, np.nan) for sample in resampled]) + value - coarse[name]
-        intervals[name] = interval(value, np.clip(shifted, 0, 1))
+        intervals[name] = interval(value, np.clip(shifted, 0, 1), len(rows))
     return intervals
 
 

@@ -34,15 +34,31 @@ class Source(Record):
     """The spec of the data; `SAMPLES` where a program gave the samples."""
     options: dict[str, str] = Field(default_factory=dict)
     """Options of the data's loader."""
+    stood: str = ""
+    """Where the evaluation was started, as a path from its folder: relative paths of `spec` begin there."""
     folder: str = ""
-    """Where drawn parts lie."""
+    """Of earlier versions, and not read: drawn parts lie in the evaluation's folder."""
+    limit: int | None = None
+    """So many samples were taken, spread over classes, good and anomalous ones; None = all."""
+    classes: tuple[str, ...] = ()
+    """Only samples of these classes were taken; () = of all."""
+    available: int = 0
+    """How many samples the data has; 0 = not written down."""
     samples: int
     questions: str
     """Digest of ids, texts, options and gold answers: equal means the same questions."""
     inspections: str
-    """The inspections file; relative to the evaluation's folder when it lies in it."""
+    """The inspections file, as a path from the evaluation's folder."""
     notes: dict[str, int] = Field(default_factory=dict)
     """What was found while loading, under its name."""
+
+    @property
+    def selection(self) -> str:
+        """Which samples were taken, in words; empty for all."""
+        parts = [f"class {name}" for name in self.classes]
+        if self.limit is not None:
+            parts.append(f"limit {self.limit}")
+        return f"{', '.join(parts)} of {self.available} samples" if parts else ""
 
 
 class Evaluation(Record):

@@ -10,11 +10,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from anomalyr1 import files, prompts, records
 from anomalyr1.data import sources
+from anomalyr1.data.samples import listed
 from anomalyr1.evaluation import detection, localisation, mmad, pairing, provenance, rows, statistics, tables
 from anomalyr1.evaluation.detection import Pair
 from anomalyr1.evaluation.record import (
@@ -27,8 +30,8 @@ from anomalyr1.evaluation.record import (
     Source,
     read_evaluation,
 )
-from anomalyr1.inspection.inspector import Inspector
-from anomalyr1.types import Fingerprint, InputError, Inspection, Sample
+from anomalyr1.inspection.inspector import Inspector, require_files
+from anomalyr1.types import Fingerprint, InputError, Inspection, Sample, nearest_name
 
 DATA = "data@"
 """Opens `Fingerprint.given` of a run that asked the data's own questions; the digest of the data follows."""
@@ -49,29 +52,36 @@ def evaluate(
     style: str = prompts.DEFAULT_STYLE,
     fast: bool = False,
     engine: str = "local",
+    limit: int | None = None,
+    classes: Sequence[str] = (),
 ) -> Evaluation:
     """Figures of a model on labelled data, written into the folder `out`; run again to go on after a stop.
 
     The model is asked the data's own questions; it is an inspector, or the name of a model, which is loaded
     as `Inspector.load` does with `revision`, `max_pixels`, `style`, `fast` and `engine`. `data` is samples,
-    or a spec such as "mmad:FOLDER" or "split:FILE" with the `options` of its loader.
+    or a spec such as "mmad:FOLDER" or "split:FILE" with the `options` of its loader. Only samples of
+    `classes` are taken, and at most `limit`, spread over classes, good and anomalous ones; a later call with
+    a higher limit goes on.
 
     Raises `InputError` for data that asks nothing or cannot be read, and for a model that cannot be used;
-    `SetupError` for what is not installed.
+    `SetupError` for what is not installed. Files and what the folder holds are checked before a model is
+    loaded.
     """
-    loaded, source = _load(data, options or {}, Path(out), INSPECTIONS)
+    loaded, source, context = _load(data, options or {}, Path(out), INSPECTIONS, limit, classes)
     if not any(sample.questions for sample in loaded.samples):
         raise InputError(
             f"{source.spec!r} asks no question, so there is nothing to evaluate; "
             "give labelled data (anomalyr1 data show SPEC ID)"
         )
+    _require_images(loaded, source.spec)
     if isinstance(model, str):
+        _require_resumable(Path(out) / INSPECTIONS, prompts.style_id(style), context)
         model = Inspector.load(
             model, revision=revision, max_pixels=max_pixels, style=style, fast=fast, engine=engine
         )
     elif (revision, max_pixels, style, fast, engine) != (None, None, prompts.DEFAULT_STYLE, False, "local"):
         raise InputError("an inspector has its own model and prompt; leave their options out")
-    fingerprint, inspected = _ask(model, loaded.samples, Path(out) / INSPECTIONS, progress)
+    fingerprint, inspected = _ask(model, loaded.samples, Path(out) / INSPECTIONS, progress, context)
     evaluation = measure(loaded, fingerprint, inspected, source)
     write(Path(out), evaluation, data)
     return evaluation
@@ -84,13 +94,16 @@ def evaluate_file(
     out: str | Path = "evaluation",
     options: Mapping[str, object] | None = None,
     partial: bool = False,
+    limit: int | None = None,
+    classes: Sequence[str] = (),
 ) -> Evaluation:
     """Figures of the inspections file of an earlier run on labelled data, written into the folder `out`.
 
-    `partial` allows samples without an inspection, and counts them. Raises `InputError` when the file or the
+    `partial` allows samples without an inspection, and counts them; `limit` and `classes` are those of
+    `evaluate`. Raises `InputError` when the file or the
     data cannot be read, or do not belong together.
     """
-    evaluation, _ = measure_file(inspections, data, options or {}, Path(out), partial)
+    evaluation, _ = measure_file(inspections, data, options or {}, Path(out), partial, limit, classes)
     write(Path(out), evaluation, data)
     return evaluation
 
@@ -101,14 +114,17 @@ def measure_file(
     options: Mapping[str, object],
     folder: Path,
     partial: bool = True,
+    limit: int | None = None,
+    classes: Sequence[str] = (),
 ) -> tuple[Evaluation, list[Pair]]:
     """Figures of an inspections file, and the samples with their inspections; drawn parts go into `folder`.
 
     Raises as `evaluate_file` does.
     """
-    loaded, source = _load(data, options, folder, str(Path(inspections).absolute()))
+    place = _path_from(folder, Path(inspections))
+    loaded, source, context = _load(data, options, folder, place, limit, classes)
     fingerprint, inspected = records.read(inspections)
-    _require_same_data(Path(inspections), fingerprint, loaded.samples)
+    _require_same_data(Path(inspections), fingerprint, context)
     evaluation = measure(loaded, fingerprint, inspected, source, partial)
     return evaluation, pairing.pair(loaded.samples, inspected).known
 
@@ -127,7 +143,10 @@ def mmad_options(shots: int, template: str, knowledge: bool) -> dict[str, str]:
 
 
 def data_digest(samples: Sequence[Sample]) -> str:
-    """The `context` of `Inspector.run`: resuming with other questions, knowledge or references is refused."""
+    """The `context` of `Inspector.run`: resuming with other questions, knowledge or references is refused.
+
+    Of all samples of the data, so that a run of a part of them can go on with more.
+    """
     return DATA + provenance.questions_digest(samples, with_context=True)
 
 
@@ -189,70 +208,164 @@ def load_again(folder: str | Path) -> tuple[Evaluation, list[Pair]]:
     Raises `InputError` when its data or inspections are gone or have changed.
     """
     evaluation = read_evaluation(folder)
-    source = evaluation.source
+    source, home = evaluation.source, Path(folder).resolve()
+    base = home / source.stood if source.stood else None
     if source.spec == SAMPLES:
-        samples = _read_samples(Path(folder) / SAMPLES)
+        samples = _read_samples(home / SAMPLES, base)
     else:
-        samples = sources.load_source(source.spec, source.options, Path(source.folder or folder)).samples
+        samples = sources.load_source(source.spec, source.options, home / "drawn", base=base).samples
+        samples = select(samples, source.limit, source.classes)
     if provenance.questions_digest(samples, with_context=False) != source.questions:
         raise InputError(
             f"{source.spec!r} asks other questions than when {str(folder)!r} was evaluated; "
             "restore the data, or evaluate again"
         )
-    _, inspections = records.read(Path(folder) / source.inspections)  # an absolute path stays as it is
+    _, inspections = records.read(home / source.inspections)
     return evaluation, pairing.pair(samples, inspections).known
 
 
+def select(samples: Sequence[Sample], limit: int | None, classes: Sequence[str]) -> list[Sample]:
+    """The samples of some classes (() = all), at most `limit`, in their order; always the same ones.
+
+    They are spread evenly over the samples in order of class, and of good before anomalous, so that all
+    kinds keep their shares. Raises `InputError` for a class that there is not.
+    """
+    names = {name for sample in samples for name in (sample.class_name, sample.category)} - {""}
+    for name in classes:
+        if name not in names:
+            nearest = nearest_name(name, names)
+            hint = "" if nearest is None else f", did you mean {nearest!r}?"
+            raise InputError(f"there is no class {name!r}{hint}; there are {listed(sorted(names))}")
+    chosen = [s for s in samples if not classes or s.class_name in classes or s.category in classes]
+    if limit is None or limit >= len(chosen):
+        return chosen
+    if limit < 1:
+        raise InputError(f"--limit is {limit}, expected at least 1")
+    order = sorted(
+        range(len(chosen)), key=lambda place: (chosen[place].class_name, chosen[place].anomalous is True)
+    )
+    taken = sorted(order[number * len(order) // limit] for number in range(limit))
+    return [chosen[place] for place in taken]
+
+
+class _LoadedData(NamedTuple):
+    """Samples, how to load them again, and the digest of all that the data asks."""
+
+    loaded: sources.LoadedSource
+    source: Source
+    context: str
+
+
 def _load(
-    data: str | Sequence[Sample], options: Mapping[str, object], folder: Path, inspections: str
-) -> tuple[sources.LoadedSource, Source]:
+    data: str | Sequence[Sample],
+    options: Mapping[str, object],
+    folder: Path,
+    inspections: str,
+    limit: int | None,
+    classes: Sequence[str],
+) -> _LoadedData:
     """The samples, and how to load them again; samples of a program will lie in the folder."""
     if isinstance(data, str):
         spec, loaded = data, sources.load_source(data, options, folder / "drawn")
     else:
         spec, loaded = SAMPLES, sources.LoadedSource(list(data), {}, None)
+    context, available = data_digest(loaded.samples), len(loaded.samples)
+    loaded = loaded._replace(samples=select(loaded.samples, limit, classes))
     source = Source(
         spec=spec,
         options={name: str(value) for name, value in options.items()},
-        folder=str((folder / "drawn").absolute()),
+        stood=_path_from(folder, Path.cwd()),
+        limit=limit,
+        classes=tuple(classes),
+        available=available,
         samples=len(loaded.samples),
         questions=provenance.questions_digest(loaded.samples, with_context=False),
         inspections=inspections,
         notes=loaded.notes,
     )
-    return loaded, source
+    return _LoadedData(loaded, source, context)
 
 
-def _read_samples(path: Path) -> list[Sample]:
+def _path_from(folder: Path, target: Path) -> str:
+    """The path that leads from a folder to a target, so that both can be moved together."""
     try:
-        return [Sample.from_json(line) for line in path.read_text(encoding="ascii").splitlines()]
-    except (OSError, ValueError) as error:
+        return Path(os.path.relpath(target.resolve(), folder.resolve())).as_posix()
+    except ValueError:  # another drive
+        return str(target.resolve())
+
+
+def _read_samples(path: Path, base: Path | None) -> list[Sample]:
+    """The samples of a program; relative paths of their files begin at `base`, where it is given."""
+    try:
+        samples = [Sample.from_json(line) for line in files.read_text(path).splitlines()]
+    except (InputError, ValueError) as error:
         raise InputError(f"the samples {str(path)!r} cannot be read ({error}); evaluate again") from error
+    if base is None or base.resolve() == Path.cwd():
+        return samples
+    return [
+        sample.model_copy(
+            update={
+                "image": base / sample.image,
+                "references": tuple(base / reference for reference in sample.references),
+                "mask": None if sample.mask is None else base / sample.mask,
+            }
+        )
+        for sample in samples
+    ]
+
+
+def _require_images(loaded: sources.LoadedSource, spec: str) -> None:
+    """Raise `InputError` for missing images, which says where the data is had."""
+    try:
+        require_files(loaded.samples)
+    except InputError as error:
+        whole_spec = spec if loaded.split is None else loaded.split.source("test")[0]
+        had_from = sources.HAD_FROM.get(whole_spec.partition(":")[0])
+        if had_from is None:
+            raise
+        raise InputError(f"{error}. {had_from}") from error
+
+
+def _require_resumable(path: Path, style: str, context: str) -> None:
+    """Raise `InputError` where the file of an earlier run was made with another prompt or of other data.
+
+    What only a loaded model can tell, the writer compares. A new file, or one that cannot be read, passes.
+    """
+    try:
+        with files.open_regular(path) as file:
+            run = Fingerprint.from_json(file.readline(2**20).decode())
+    except (OSError, ValueError):
+        return
+    if run.style != style:
+        raise InputError(
+            f"{str(path)!r} was made with the prompt {run.style}, and is asked to go on with {style}; "
+            "give the same --style, or write to another --out"
+        )
+    _require_same_data(path, run, context)
 
 
 def _ask(
-    inspector: Inspector, samples: Sequence[Sample], path: Path, progress: Progress
+    inspector: Inspector, samples: Sequence[Sample], path: Path, progress: Progress, context: str
 ) -> tuple[Fingerprint, list[Inspection]]:
     """Ask the model what the file does not hold yet."""
 
     def report(done: int, inspection: Inspection) -> None:
         progress(done, len(samples), inspection)
 
-    context = data_digest(samples)
     inspections = inspector.run(samples, path, report, context, own_questions=True)
     return inspector.fingerprint(context), inspections
 
 
-def _require_same_data(path: Path, run: Fingerprint, samples: Sequence[Sample]) -> None:
-    """Raise `InputError` when the file answers other questions than the samples ask.
+def _require_same_data(path: Path, run: Fingerprint, context: str) -> None:
+    """Raise `InputError` when the file answers other questions than the data asks.
 
     Files of `anomalyr1 inspect` answer none of them, and pass.
     """
-    if run.given.startswith(DATA) and run.given != data_digest(samples):
+    if run.given.startswith(DATA) and run.given != context:
         raise InputError(
             f"{str(path)!r} was made with other questions, knowledge or reference images than the data has "
             "now; load the same data with the same options (--shots, --template, --knowledge, -o) as when it "
-            "was made"
+            "was made, or write to another --out"
         )
 
 

@@ -4,14 +4,16 @@ Questions about one image share its picture, so they are right or wrong together
 it. Everything here therefore draws, swaps or weighs whole images (*clusters*); only McNemar's test, for one
 item an image, takes each row for itself.
 
-Limits: the percentile bootstrap is too narrow with few images, and has no width at all where all rows are
-right or all are wrong.
+A share of images that are each counted once has its exact interval. Where a bootstrap has no width (all
+right, all wrong), the exact bound for what none of the images showed takes its place (`interval`).
+
+Limits: the percentile bootstrap of other figures is too narrow with few images.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,6 +28,8 @@ Clusters = Sequence[str] | NDArray[np.generic]
 REPEATS = 2000
 LEVEL = 0.95
 """How sure intervals are."""
+FEW = 10
+"""With fewer images of a kind, good or anomalous, a figure says almost nothing."""
 POWER = 0.8
 """The chance with which a difference is to be shown."""
 _MOST_NUMBERS = 1 << 21
@@ -126,29 +130,72 @@ def bootstrap_ratio(
     clusters: Clusters,
     repeats: int = REPEATS,
     seed: int = 0,
+    bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Interval:
     """The bootstrap of the ratio of two sums, each row's (N,); of a mean when all denominators are 1.
 
-    Raises `InputError` when the denominators sum to 0.
+    `bounds` are the least and the largest ratio that a row can have. A share of rows that are each about an
+    image of their own has its exact interval. Raises `InputError` when the denominators sum to 0.
     """
-    parts = [np.asarray(part, dtype=np.float64) for part in (numerators, denominators)]
-    total, resampled = resampled_sums(np.stack(parts, axis=1), clusters, repeats, seed)
+    top, bottom = (np.asarray(part, dtype=np.float64) for part in (numerators, denominators))
+    images = _codes(clusters)[1]
+    if bounds[0] == 0 and images == len(top) and (bottom == 1).all() and np.isin(top, bounds).all():
+        return proportion(int((top > 0).sum()), images, bounds[1])
+    total, resampled = resampled_sums(np.stack([top, bottom], axis=1), clusters, repeats, seed)
     if total[1] == 0:
         raise InputError(
             "the denominators sum to 0, so the ratio has no value; ask for it only where it is defined"
         )
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = resampled[:, 0] / resampled[:, 1]
-    return interval(float(total[0] / total[1]), ratios)
+    return interval(float(total[0] / total[1]), ratios, images, bounds)
 
 
-def interval(value: float, resampled: Floats) -> Interval:
-    """The percentile interval of resampled values (repeats,); what is not finite is counted and left out."""
+def interval(
+    value: float, resampled: Floats, images: int, bounds: tuple[float, float] = (0.0, 1.0)
+) -> Interval:
+    """The percentile interval of resampled values (repeats,); what is not finite is counted and left out.
+
+    Where it has no width: an image unlike all `images` may still come, with a chance of up to
+    1 - 0.025^(1 / images), and have any value within `bounds`. For a share of 0 or 1 this is the interval of
+    Clopper and Pearson.
+    """
     defined = resampled[np.isfinite(resampled)]
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(defined, [tail, 1 - tail]) if len(defined) else (value, value)
+    if high - low <= 1e-9 * (bounds[1] - bounds[0]):
+        chance = 1 - tail ** (1 / images)
+        low, high = value - chance * (value - bounds[0]), value + chance * (bounds[1] - value)
     undefined = len(resampled) - len(defined)
     return Interval(value=float(value), low=float(low), high=float(high), undefined=undefined)
+
+
+def proportion(events: int, images: int, whole: float = 1.0) -> Interval:
+    """The share of `images` that are `events`, with its exact interval; `whole` is what a share of 1 is.
+
+    Source: Clopper and Pearson 1934.
+    """
+    from scipy.special import betaincinv
+
+    tail = (1 - LEVEL) / 2
+    low = float(betaincinv(events, images - events + 1, tail)) if events else 0.0
+    high = float(betaincinv(events + 1, images - events, 1 - tail)) if events < images else 1.0
+    return Interval(value=whole * events / images, low=whole * low, high=whole * high)
+
+
+def warn_of_few(images: Mapping[str, int]) -> str:
+    """What must be known of figures of so many images by kind ("good images"); empty where enough."""
+    few = [
+        f"{number or 'no'} {kind.removesuffix('s') if number == 1 else kind}"
+        for kind, number in images.items()
+        if number < FEW
+    ]
+    if not few:
+        return ""
+    return (
+        f"only {' and '.join(few)}: fewer than {FEW} say almost nothing; "
+        "believe the intervals, not the figures"
+    )
 
 
 def compare(before: ArrayLike, after: ArrayLike, clusters: Clusters, seed: int = 0) -> Paired:
@@ -170,7 +217,7 @@ def compare(before: ArrayLike, after: ArrayLike, clusters: Clusters, seed: int =
         clusters=images,
         gained=gained,
         lost=lost,
-        difference=bootstrap_ratio(differences, np.ones(len(codes)), codes, seed=seed),
+        difference=bootstrap_ratio(differences, np.ones(len(codes)), codes, seed=seed, bounds=(-1, 1)),
         p_mcnemar=mcnemar(gained, lost),
         p_cluster=cluster_permutation(differences, codes, seed=seed),
         correlation=intra_cluster_correlation(differences, codes),

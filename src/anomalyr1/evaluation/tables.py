@@ -11,7 +11,7 @@ from anomalyr1.evaluation.detection import FIGURES, DetectionReport
 from anomalyr1.evaluation.localisation import ACCURACY_AT, Localisation
 from anomalyr1.evaluation.mmad import AVERAGE, SUBTASKS, Board, Mmad
 from anomalyr1.evaluation.record import Evaluation
-from anomalyr1.evaluation.statistics import Interval
+from anomalyr1.evaluation.statistics import Interval, warn_of_few
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _BLANKS = str.maketrans("\n\r\t", "   ")
@@ -29,7 +29,7 @@ class Table(NamedTuple):
 
 def markdown(evaluation: Evaluation) -> str:
     """The evaluation in Markdown."""
-    return in_markdown("Evaluation", facts(evaluation), tables(evaluation))
+    return in_markdown("Evaluation", [*warnings(evaluation), *facts(evaluation)], tables(evaluation))
 
 
 def in_markdown(title: str, statements: Sequence[str], tables: Sequence[Table]) -> str:
@@ -48,6 +48,8 @@ def in_markdown(title: str, statements: Sequence[str], tables: Sequence[Table]) 
 def text(evaluation: Evaluation) -> Iterator[str]:
     """The evaluation in plain lines for a terminal."""
     yield from facts(evaluation)
+    for warning in warnings(evaluation):
+        yield f"warning: {warning}"
     for table in tables(evaluation):
         lines = [table.head, *table.rows]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -86,6 +88,17 @@ def formula_safe(cell: str) -> str:
     return f"'{cell}" if cell.lstrip(" ").startswith(_FORMULA) else cell
 
 
+def warnings(evaluation: Evaluation) -> list[str]:
+    """What must be known before a figure is believed: that few images are behind it."""
+    images = {}
+    if evaluation.detection is not None:
+        overall = evaluation.detection.overall
+        images = {"good images": overall.good, "anomalous images": overall.anomalous}
+    elif evaluation.mmad is not None:
+        images = {"images": evaluation.mmad.images}
+    return [warning] if (warning := warn_of_few(images)) else []
+
+
 def facts(evaluation: Evaluation) -> list[str]:
     """What was evaluated and how far it can be believed, in lines."""
     run, source, origin = evaluation.run, evaluation.source, evaluation.provenance
@@ -94,7 +107,8 @@ def facts(evaluation: Evaluation) -> list[str]:
     training_data = f"{', '.join(origin.trained_on)}. " if origin.trained_on else ""
     lines = [
         f"model: {run.model}{revision}; prompt {run.style}, {run.sampling}, engine {run.engine}",
-        f"data: {source.spec}{options}, {source.samples} samples",
+        f"data: {source.spec}{options}, {source.samples} samples"
+        + (f" ({source.selection})" if source.selection else ""),
         f"protocol: {origin.protocol}",
         f"training data: {training_data}{origin.statement}",
         *(f"overlap: {kind}, {n} evaluated samples" for kind, n in origin.overlaps.items()),
@@ -124,12 +138,9 @@ def _mmad_facts(mmad: Mmad) -> list[str]:
             f"reasoning names an option ({percent(consistency.share)} %); {consistency.silent} name none"
         )
     for gap in mmad.gaps:
-        share = ""
-        if gap.share_by_parsing is not None:
-            share = f", parsing is {100 * gap.share_by_parsing:.0f} % of it"
         lines.append(
             f"official less {gap.reading}: {gap.points:+.2f} points, "
-            f"{gap.by_parsing:+.2f} by parsing and {gap.by_counting:+.2f} by counting{share}"
+            f"{gap.by_parsing:+.2f} by parsing and {gap.by_counting:+.2f} by counting"
         )
     if mmad.deleted or mmad.skipped:
         lines.append(
@@ -168,10 +179,9 @@ def _board(board: Board) -> Table:
 def _classes(mmad: Mmad) -> Table:
     rows = []
     for row in mmad.classes:
-        form = percent if row.images > 1 else _short  # a single image has no interval
         rates = ["-" if rate is None else f"{rate:.1f}" for rate in (row.overkill, row.miss)]
         rows.append(
-            (row.name, str(row.images), str(row.questions), form(row.strict), form(row.lenient), *rates)
+            (row.name, str(row.images), str(row.questions), percent(row.strict), percent(row.lenient), *rates)
         )
     head = ("class", "images", "questions", "strict", "lenient", "overkill", "miss")
     return Table("Classes, in percent", head, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from anomalyr1 import prompts
+from anomalyr1.data.samples import listed
 from anomalyr1.engines.engine import GREEDY, Completion, Engine, Sampling
 from anomalyr1.files import sha256_of_file
 from anomalyr1.images import THREADS, LoadedImage, open_image
@@ -144,7 +146,7 @@ class Inspector:
         `samples_of_images`); resuming under another one is refused. With `own_questions` each sample is asked
         its own questions, as evaluation does, instead of the two of an inspection.
 
-        Raises `InputError` before anything is inspected: for missing files (all are listed), ids that are not
+        Raises `InputError` before anything is inspected: for missing files, ids that are not
         unique, votes on own questions, and a threshold that was made for other scores.
         """
         if own_questions and self.votes > 1:
@@ -310,13 +312,18 @@ def samples_of_images(
 
 
 def require_files(samples: Sequence[Sample], loaded: Container[Path] = ()) -> None:
-    """Raise `InputError` that lists all files of the samples that are missing, but for images in `loaded`."""
+    """Raise `InputError` that says how many files of the samples are missing, where, and names some.
+
+    Images in `loaded` need no file.
+    """
     paths = dict.fromkeys(path for sample in samples for path in (sample.image, *sample.references))
-    missing = [repr(str(path)) for path in paths if path not in loaded and not path.is_file()]
+    missing = [path.absolute() for path in paths if path not in loaded and not path.is_file()]
     if missing:
+        folder = os.path.commonpath([path.parent for path in missing])
+        names = [path.relative_to(folder).as_posix() for path in missing]
         raise InputError(
-            f"{len(missing)} of {len(paths)} image files are missing, so nothing was started: "
-            f"{', '.join(missing)}"
+            f"{len(missing)} of {len(paths)} image files are missing or no files below {folder!r}, "
+            f"so nothing was started: {listed(names, 5)}"
         )
 
 

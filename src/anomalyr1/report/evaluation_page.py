@@ -357,7 +357,8 @@ def write_of_inspections(
 
 def _results(title: str, evaluation: Evaluation, pairs: Sequence[Pair], maps: Path | None) -> Results:
     """Figures and pairs, with the maps measured if there are any."""
-    notes = [f"{name}: {count}" for name, count in evaluation.left_out.items()]
+    notes = [f"{warning[0].upper()}{warning[1:]}." for warning in tables.warnings(evaluation)]
+    notes += [f"{name}: {count}" for name, count in evaluation.left_out.items()]
     if maps is not None:
         anomaly_maps = other_detectors.Maps(maps)
         figures = localisation.localise(pairs, anomaly_maps)

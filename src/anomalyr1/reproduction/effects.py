@@ -14,12 +14,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalyr1.evaluation.statistics import LEVEL
+from anomalyr1.evaluation import curves
+from anomalyr1.evaluation.statistics import LEVEL, REPEATS, count_draws, draw_images
 from anomalyr1.reproduction.arms import PRIMARY
 from anomalyr1.reproduction.judge import Judged
 
 Floats = NDArray[np.float64]
-DRAWS = 2000
+DRAWS = REPEATS
 FIGURES = (
     *PRIMARY,
     "balanced yes/no",
@@ -68,17 +69,9 @@ class Answers:
         truth = {answer.sample_id: answer.anomalous for answer in reference_answers}
         self.anomalous = np.array([truth[name] for name in self.images])
         self._sums = {arm: [self._summed(answers) for answers in seeds] for arm, seeds in runs.items()}
-        generator = np.random.default_rng(0)
         image_count = len(self.images)
-        self._images = np.vstack(
-            [
-                np.ones(image_count),
-                *(
-                    np.bincount(generator.integers(image_count, size=image_count), minlength=image_count)
-                    for _ in range(DRAWS)
-                ),
-            ]
-        )
+        draws = map(count_draws, draw_images(image_count, DRAWS))
+        self._images = np.vstack([np.ones(image_count), *draws])
         self._found: dict[tuple[str, str], Floats] = {}
 
     def figure(self, arm: str, name: str) -> Effect | None:
@@ -138,11 +131,7 @@ class Answers:
         """The share of pairs of an anomalous and a good image that the scores order, ties as halves; images
         weighted.
         """
-        bad, good = scores[self.anomalous], scores[~self.anomalous]
-        ordered = (bad[:, None] > good) + 0.5 * (bad[:, None] == good)
-        of_bad, of_good = self._images[:, self.anomalous], self._images[:, ~self.anomalous]
-        with np.errstate(invalid="ignore"):
-            return np.asarray(((of_bad @ ordered) * of_good).sum(1) / (of_bad.sum(1) * of_good.sum(1)))
+        return curves.roc_area(curves.count(scores, self.anomalous, self._images))
 
     def _summed(self, answers: Sequence[Judged]) -> Sums:
         place = {name: i for i, name in enumerate(self.images)}

@@ -40,6 +40,8 @@ CEILING = 0.9
 """Share of its highest value above which a reward need not rise."""
 TREND_STEPS = 8
 """Logged steps that a trend needs."""
+ONE_VERDICT = 0.05
+"""Share of held-out parts that may get the rarer verdict where the policy gives one to all."""
 NOISE = 0.03
 """Smallest fall of a held-out accuracy that is told, however many images there are."""
 
@@ -276,6 +278,26 @@ def _held_out(run: RunEvidence) -> str | None:
     return f"{fell}: take an earlier checkpoint, and lower the learning rate"
 
 
+def _one_verdict(run: RunEvidence) -> str | None:
+    lines = [line for line in run.evaluations if "defect found" in line and "good passed" in line]
+    if not lines:
+        return None
+    found_share, passed_share = float(lines[-1]["defect found"]), float(lines[-1]["good passed"])
+    for verdict, right_share, wrong_share in (
+        ("good", passed_share, found_share),
+        ("defect", found_share, passed_share),
+    ):
+        if right_share >= 1 - ONE_VERDICT and wrong_share <= ONE_VERDICT:
+            begins = f" ({lines[0]['defect found']:.2f} and {lines[0]['good passed']:.2f} at first)"
+            return (
+                f"one verdict for all held-out parts: the policy calls them {verdict}, {found_share:.2f} of "
+                f"defects are found and {passed_share:.2f} of good parts passed{begins}, so it inspects "
+                "nothing: take an earlier checkpoint, lower the learning rate, and train on as many good as "
+                "defective parts"
+            )
+    return None
+
+
 SYMPTOMS: tuple[Callable[[RunEvidence], str | None], ...] = (
     _not_a_number,
     _one_reward,
@@ -290,6 +312,7 @@ SYMPTOMS: tuple[Callable[[RunEvidence], str | None], ...] = (
     _dominant,
     _no_progress,
     _held_out,
+    _one_verdict,
 )
 """What may be wrong; each says so in a sentence, or None."""
 

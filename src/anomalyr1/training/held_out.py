@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 
 from anomalyr1 import prompts
 from anomalyr1.engines.engine import Sampling
+from anomalyr1.evaluation.statistics import interval
 from anomalyr1.images import open_image
 from anomalyr1.prompts import DEFECT_LETTER, gold_inspection_questions
 from anomalyr1.shared_prefix.rollouts import whole_weights
@@ -148,7 +149,8 @@ def measure(answers: Sequence[HeldOutAnswer]) -> dict[str, float]:
 def intervals(answers: Sequence[HeldOutAnswer], seed: int = 0) -> dict[str, tuple[float, float]]:
     """95 % percentile intervals of the main figures, by a bootstrap over samples.
 
-    Source: Efron and Tibshirani, 1993, chapter 13.
+    Where one has no width (all right, all wrong) the bound of `evaluation.statistics.interval` for so many
+    samples of the rarer kind takes its place. Source: Efron and Tibshirani, 1993, chapter 13.
     """
     # 1. What the answers about each sample count as.
     by_sample: dict[str, list[HeldOutAnswer]] = {}
@@ -174,11 +176,15 @@ def intervals(answers: Sequence[HeldOutAnswer], seed: int = 0) -> dict[str, tupl
     areas = [_auroc(truths[draw], scores[draw]) for draw in draws]
     figures["AUROC"] = np.array([np.nan if area is None else area for area in areas])
     # 4. Percentiles over the draws in which the figure has a value.
+    fewest = int(min(truths.sum(), (~truths).sum()))
     tails = [50 * (1 - LEVEL), 50 * (1 + LEVEL)]
     bounds = {}
     for name in BOUNDED:
         if name in figures and not np.isnan(figures[name]).all():
             low, high = np.nanpercentile(figures[name], tails)
+            if high - low < 1e-9 and len(draws) > 1:
+                exact = interval(float(low), figures[name], max(1, fewest))
+                low, high = exact.low, exact.high
             bounds[name] = (float(low), float(high))
     return bounds
 
