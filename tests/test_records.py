@@ -204,7 +204,7 @@ def test_what_failed_may_come_again_and_the_newest_line_counts(tmp_path):
     assert path.read_bytes().count(b"\n") == 5  # the failure stays on record
     with path.open("ab") as file:
         file.write(mended.to_json().encode() + b"\n")
-    with pytest.raises(InputError, match="line 6 .* repeats sample"):
+    with pytest.raises(InputError, match=r"line 6 .* repeats sample"):
         records.read(path)
 
 
@@ -213,7 +213,7 @@ def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path, monk
     path = write(tmp_path / "i.jsonl", ITEMS[:1])
     with path.open("ab") as file:
         file.truncate(2**40)
-    with pytest.raises(InputError, match="line 3 .* longer than 1,000 bytes"):
+    with pytest.raises(InputError, match=r"line 3 .* longer than 1,000 bytes"):
         records.read(path)
 
 

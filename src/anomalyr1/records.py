@@ -113,7 +113,7 @@ class Writer:
     def _take_up(self, fingerprint: Fingerprint, retry_failed: bool) -> None:
         """Begin a new file, or go on where a killed run of the same fingerprint ended."""
         header = fingerprint.to_json().encode("ascii") + b"\n"
-        with open(self._descriptor, "rb", closefd=False) as file:  # noqa: PTH123  # a descriptor has no path
+        with open(self._descriptor, "rb", closefd=False) as file:
             beginning = file.read(len(header))
             if header.startswith(beginning) and beginning != header:  # new, or killed while it was begun
                 os.ftruncate(self._descriptor, 0)

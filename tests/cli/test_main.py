@@ -233,9 +233,11 @@ def test_a_terminal_gets_a_bar_and_markup_stays_text(monkeypatch):
         for done in (1, 2):
             show(
                 done,
-                Inspection(sample_id=f"{done}[/think][link=x]\x1b[2J.png", verdict="good", reason="[/bold]"),
+                Inspection(
+                    sample_id=f"{done}[/think][link=x]\x1b[2J:bug:.png", verdict="good", reason="[/bold]"
+                ),
             )
-    assert "1[/think][link=x]\\x1b[2J.png" in terminal.text
+    assert "1[/think][link=x]\\x1b[2J:bug:.png" in terminal.text
     assert "2/2" in terminal.text and "time left" in terminal.text
 
 

@@ -40,6 +40,9 @@ def inspection(name="a.png", verdict="defect", status="strict", **more):
         ("invoice\u202egnp.exe", "", "invoice\\u202egnp.exe"),  # would read "exe.png"
         ("\u2066\u200b\ufeff\u2028", "", "\\u2066\\u200b\\ufeff\\u2028"),
         ("\udcff", "", "\\udcff"),  # a byte of a file name that is no UTF-8
+        ("\u115f\u1160\u3164\uffa0", "", "\\u115f\\u1160\\u3164\\uffa0"),  # fillers: letters without ink
+        ("\u2800\u034f\ufe0f\u17b4", "", "\\u2800\\u034f\\ufe0f\\u17b4"),
+        ("\u180b\U000e0100", "", "\\u180b\\U000e0100"),
     ],
 )
 def test_visible(text, keep, expected):

@@ -133,7 +133,7 @@ def _progress(title: str, total: int, as_json: bool) -> Iterator[Callable[[int, 
             TextColumn("time left"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=Console(markup=False, highlight=False)) as bar:
+        with Progress(*columns, console=Console(markup=False, highlight=False, emoji=False)) as bar:
             task = bar.add_task(title, total=total)
 
             def show(done: int, inspection: Inspection) -> None:
