@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from anomalyr1.cli.outputs import require_output
 from anomalyr1.cli.terminal import OK, say
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def calibrate(
     """Fit scores to labelled parts, and choose the threshold of least expected cost."""
     from anomalyr1.evaluation import calibration
 
+    require_output("calibrate", out, (inspections, labels))
     threshold = calibration.calibrate_files(
         inspections, labels, cost_miss, cost_false_alarm, method, defect_rate, claim, seed
     )

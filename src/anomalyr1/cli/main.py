@@ -15,8 +15,9 @@ import typer
 
 from anomalyr1.cli import calibrate, data, doctor, evaluate, inspect, parity, report, reproduce, runs, train
 from anomalyr1.cli.terminal import INTERRUPTED, OK, SETUP_ERROR, USER_ERROR, say
-from anomalyr1.errors import InputError, SetupError
+from anomalyr1.errors import InputError, SetupError, Stopped
 
+PROGRAM = "anomalyr1"
 TRAIN = ("accelerate", "datasets", "peft", "tensorboard", "trl")
 """What the extra `train` installs."""
 
@@ -71,11 +72,13 @@ def main() -> None:
             # A terminal that cannot show a letter shows its escape
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name=PROGRAM)
     except typer.TyperException as error:
         message = error.format_message()
+        context = getattr(error, "ctx", None)  # of the verb that was typed
+        help_line = f"Try: {context.command_path if context else PROGRAM} --help"
         # Without a verb there is no message: the help was shown
-        code = _fail(f"{message} Try: anomalyr1 --help", USER_ERROR) if message else USER_ERROR
+        code = _fail(f"{message} {help_line}", USER_ERROR) if message else USER_ERROR
     except (InputError, OSError) as error:
         code = _fail(str(error), USER_ERROR)
     except SetupError as error:
@@ -85,8 +88,10 @@ def main() -> None:
             raise
         install = 'pip install "anomalyr1[train]"'
         code = _fail(f"training needs {error.name}, which is not installed: {install}", SETUP_ERROR)
-    except (typer.Abort, KeyboardInterrupt):
-        with_resume = " with --resume" if sys.argv[1:2] == ["train"] and "--resume" not in sys.argv else ""
-        say(f"stopped; what is done is kept, run the same command{with_resume} to go on", err=True)
+    except Stopped as stop:
+        say(str(stop), err=True)
         code = INTERRUPTED
+    else:
+        if code == INTERRUPTED:  # what Typer makes of Ctrl-C elsewhere
+            say("stopped", err=True)
     sys.exit(code or OK)

@@ -23,7 +23,7 @@ from anomalyr1.evaluation import localisation, other_detectors, run, tables
 from anomalyr1.evaluation.detection import VERDICTS, Pair
 from anomalyr1.evaluation.record import Evaluation
 from anomalyr1.evaluation.tables import Table, in_csv
-from anomalyr1.files import write_whole
+from anomalyr1.files import write_together
 from anomalyr1.report import gallery, svg
 from anomalyr1.report.html import render
 from anomalyr1.report.plots import detection_plots
@@ -87,8 +87,7 @@ def write(folder: Path, results: Results) -> Path:
         "items.csv": items_csv(results.pairs),
         **{f"plots/{name}.svg": svg.file(plot) for name, plot in plots.items()},
     }
-    for name, text in files.items():
-        write_whole(folder / name, text.encode("utf-8", "backslashreplace"))
+    write_together(folder, {name: text.encode("utf-8", "backslashreplace") for name, text in files.items()})
     return folder / "index.html"
 
 
