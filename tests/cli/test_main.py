@@ -11,6 +11,7 @@ from anomalyr1 import records
 from anomalyr1.cli import inspect, terminal
 from anomalyr1.cli import main as cli
 from anomalyr1.cli.doctor import examine, packages
+from anomalyr1.errors import Stopped
 from anomalyr1.reproduction import demo
 from anomalyr1.types import InputError, Inspection
 from support import recordings, tiny
@@ -261,9 +262,7 @@ def test_doctor_checks_packages(requirement, ok, said):
 @pytest.mark.parametrize(
     ("arguments", "raised", "code", "said"),
     [
-        (["train", "nano-grpo"], KeyboardInterrupt(), 130, "run the same command with --resume to go on"),
-        (["train", "nano-grpo", "--resume"], KeyboardInterrupt(), 130, "run the same command to go on"),
-        (["demo"], KeyboardInterrupt(), 130, "run the same command to go on"),
+        (["inspect"], Stopped("stopped after 8 of 20"), 130, "stopped after 8 of 20"),
         (
             ["train", "nano-grpo"],
             ModuleNotFoundError("No module named 'trl.x'", name="trl.x"),
