@@ -164,7 +164,7 @@ def test_wrong_input_is_one_line_and_code_1(parts, call, arguments, code, said):
 
 
 def test_a_folder_that_cannot_be_written_is_code_3(parts, model, call):
-    code, _, err = call("inspect", "parts", "--model", model, "--out", "parts/notes.txt")
+    code, _, err = call("inspect", "parts", "--model", model, "--out", "parts/notes.txt/out")
     assert code == 3 and "cannot write" in err
 
 
