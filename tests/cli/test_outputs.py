@@ -109,7 +109,7 @@ def test_what_a_verb_wrote_itself_is_replaced_where_nothing_hangs_on_it(here, ca
     other = "data stats" if verb != "data stats" else "data show"
     before = Path("out").read_bytes()
     code, _, err = call(*other.split(), *ARGUMENTS[other], "--out", "out")
-    assert code == 1 and f"was not written by `anomalyr1 {other}`" in err
+    assert code == 1 and f"nothing that `anomalyr1 {other}` of this version wrote" in err
     assert Path("out").read_bytes() == before
 
 
@@ -158,7 +158,7 @@ def test_what_cannot_be_written_is_said_before_anything_is_loaded(here, call, mo
     for line, code, text in (
         (("--out", "parts/notes.txt"), 1, "'parts/notes.txt' is a file, and a folder is written"),
         (("--out", "parts/notes.txt/out"), 3, "cannot write 'parts/notes.txt/out'"),
-        (("--out", "."), 1, "'parts' lies in the folder of the outputs, '.'"),
+        (("--out", "parts"), 1, "'parts' is what is read"),
         (("--reference", "parts"), 1, "expected an image file, got a folder"),
         (("--reference", "words.png"), 1, "'words.png': expected an image"),
     ):
@@ -180,6 +180,32 @@ def test_a_run_that_was_killed_as_it_began_may_begin_again(here):
         Path("inspections").mkdir(exist_ok=True)
         Path("inspections/inspections.jsonl").write_bytes(beginning)
         require_output("inspect", Path("inspections"))
+
+
+def test_a_folder_whose_records_were_deleted_may_begin_again(here):
+    for verb, name in (("inspect", "index.html"), ("compare", "index.html"), ("evaluate", "evaluation.md")):
+        out = here / verb
+        out.mkdir()
+        pages = {"index.html": f'<meta name="generator" content="AnomalyR1 {verb}">'}
+        (out / name).write_text(pages.get(name, "# Evaluation\n"))
+        require_output(verb, out)
+        (out / name).write_bytes(FOREIGN)
+        with pytest.raises(InputError):  # control
+            require_output(verb, out)
+
+
+def test_only_the_overlays_of_an_output_folder_are_no_parts(here, call, monkeypatch):
+    recordings.draw(Path("parts/good/overlays/g0-1234.png"))
+    names = []
+    monkeypatch.setattr(
+        "anomalyr1.inspection.inspector.samples_of_images",
+        lambda paths, *_: names.extend(path.as_posix() for path in paths) or ([], ""),
+    )
+    monkeypatch.setattr("anomalyr1.inspection.inspector.Inspector.load", lambda *_, **__: exit(7))
+    assert call("inspect", "parts", "--out", "parts/good")[0] == 7
+    assert names == ["parts/bad/b0.png", "parts/bad/b1.png", "parts/good/g0.png", "parts/good/g1.png"]
+    code, _, err = call("inspect", "parts/good/overlays", "--out", "parts/good")
+    assert code == 1 and "lies in the folder of the outputs" in err
 
 
 def test_files_that_belong_together_are_never_old_beside_new(tmp_path, monkeypatch):

@@ -81,10 +81,11 @@ def inspect(
     from anomalyr1.images import open_image
     from anomalyr1.inspection.inspector import Inspector, samples_of_images
     from anomalyr1.inspection.thresholds import Threshold
+    from anomalyr1.report import inspection_page
 
     references = tuple(reference or ())
     require_output("inspect", out, (*paths, *references, knowledge, prompt, threshold))
-    images = find_images(paths, out, references)
+    images = find_images(paths, out / inspection_page.OVERLAYS, references)
     for path in references:
         open_image(path)  # what cannot be used is refused now, and not once with every image
     samples, knowledge_digest = samples_of_images(images, references, _read_knowledge(knowledge))

@@ -20,9 +20,9 @@ class Product(NamedTuple):
     head: bytes | None
     """A pattern in the first bytes of a file of its own; None = nothing that exists is written over."""
     mark: str = ""
-    """The file of its folder that has this head; empty where it writes one file."""
+    """The file of its folder by which all of it is known; empty where it writes one file."""
     beside: tuple[str, ...] = ()
-    """What lies beside the mark, and is written over where the mark is its own."""
+    """What else it writes there; without the mark each must be its own by itself."""
 
 
 def _page(verb: str) -> bytes:
@@ -32,10 +32,14 @@ def _page(verb: str) -> bytes:
 NEW = Product(None)
 PRODUCTS: Mapping[str, Product] = {
     # A killed run may have left the beginning of the beginning; that it is one, `records.Writer` sees.
-    "inspect": Product(rb'\A(\{"model":|.{0,8}\Z)', "inspections.jsonl", ("index.html",)),
+    "inspect": Product(rb'\A(\{"model":|.{0,8}\Z)|' + _page("inspect"), "inspections.jsonl", ("index.html",)),
     "calibrate": Product(rb'\A\{\s*"threshold":'),
-    "evaluate": Product(rb'\A\{\s*"source":', "evaluation.json", ("evaluation.md", "scoreboard.csv")),
-    "compare": Product(rb'\A\{"first":', "comparison.json", ("index.html",)),
+    "evaluate": Product(
+        rb'\A(\{\s*"source":|# Evaluation\n|"reading")',
+        "evaluation.json",
+        ("evaluation.md", "scoreboard.csv"),
+    ),
+    "compare": Product(rb'\A\{"first":|' + _page("compare"), "comparison.json", ("index.html",)),
     "report": Product(
         _page("report"), "index.html", ("report.md", "report.json", "figures.csv", "items.csv", "plots")
     ),
@@ -72,10 +76,10 @@ def require_output(verb: str, out: Path, inputs: Iterable[str | Path | None] = (
             raise InputError(f"{str(out)!r} exists, and nothing is written over it; name another with --out")
     elif not _is_own(out / product.mark, product.head):
         for name in (product.mark, *product.beside):
-            if os.path.lexists(out / name):
+            if os.path.lexists(out / name) and not _is_own(out / name, product.head):
                 raise InputError(
-                    f"{str(out / name)!r} was not written by `anomalyr1 {verb}`, so it is not written over; "
-                    "name another place with --out, or move it away"
+                    f"{str(out / name)!r} is nothing that `anomalyr1 {verb}` of this version wrote, so it is "
+                    "not written over; name another place with --out, or move it away"
                 )
     _require_writable(out)
 

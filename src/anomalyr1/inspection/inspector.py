@@ -27,6 +27,9 @@ VOTING = Sampling(temperature=1.0)
 FAILURES = (ValueError, OSError, MemoryError, RuntimeError)
 """What may go wrong with one sample: a bad image or prompt, the disk, the memory, the engine."""
 
+EXAMPLES = 5
+"""So many of the names that are concerned stand in a message."""
+
 VERSIONS = ("Pillow", "opencv-python-headless")
 """Packages whose versions may change the pixels or a mask, whatever the engine."""
 
@@ -304,9 +307,10 @@ def _require_unchanged(samples: Sequence[Sample], done: Mapping[str, Inspection]
         and done[sample.id].image_sha256 != _digest_of_file(sample.image)
     ]
     if changed:
+        others = f" and {len(changed) - EXAMPLES} more" if len(changed) > EXAMPLES else ""
         raise InputError(
-            f"{str(out)!r} holds inspections of other images under these names: {', '.join(changed)}; "
-            "write to another folder, or delete their lines"
+            f"{str(out)!r} holds inspections of other images under these names: "
+            f"{', '.join(changed[:EXAMPLES])}{others}; write to another folder, or delete their lines"
         )
 
 

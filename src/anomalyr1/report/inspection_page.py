@@ -24,6 +24,8 @@ from anomalyr1.version import __version__
 
 MAX_CARDS = 400
 """A page shows at most this many pictures, in the order of `ORDER`."""
+OVERLAYS = "overlays"
+"""The folder of the pictures with boxes and masks, in that of the page."""
 PICTURE_LONG_SIDE = 480
 CLOSE_UP_SIDE = 176
 MAX_CLOSE_UPS = 3
@@ -100,7 +102,7 @@ def write(
     for number, (sample, inspection) in enumerate(ranked):
         rgb = _open(sample.image, inspection.image_sha256)
         if rgb is not None and inspection.boxes:
-            write_whole(folder / "overlays" / overlay_name(sample.id), _png(overlay(inspection, rgb)))
+            write_whole(folder / OVERLAYS / overlay_name(sample.id), _png(overlay(inspection, rgb)))
         if number < max_cards:
             cards.append(card(sample, inspection, rgb, about.threshold))
     html = page(cards, [inspection for _, inspection in results], about)
