@@ -116,12 +116,11 @@ def compare(
 
     require_output("compare", out, (first, second))
     runs = comparison.open_run(first), comparison.open_run(second)
-    (out / "index.html").unlink(missing_ok=True)  # a kill leaves no old page beside a new record
-    result = comparison.compare(*runs, reading, out)
-    comparison_page.write(out / "index.html", result, runs, __version__)
+    result = comparison.compare(*runs, reading)
+    page = comparison_page.write(out, result, runs, __version__)
     for line in _describe(result):
         say(line)
-    say(f"page: {out / 'index.html'}")
+    say(f"page: {page}")
     return OK
 
 

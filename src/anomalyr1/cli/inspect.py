@@ -120,8 +120,9 @@ def inspect_samples(
     """
 
     def describe_stop() -> str:
-        done = _conclude(inspector, samples, out, as_json)
-        return f"stopped after {len(done)} of {len(samples)}; the same command goes on"
+        contained = _conclude(inspector, samples, out, as_json)
+        done = sum(inspection.error is None or not retry_failed for inspection in contained)
+        return f"stopped after {done} of {len(samples)}; the same command goes on"
 
     with stop_explained(describe_stop), _progress("inspecting", len(samples), as_json) as show:
         inspector.run(samples, out / INSPECTIONS, show, given_digest, retry_failed=retry_failed)
