@@ -1,7 +1,7 @@
 """The verbs of the command line, each a function in a file beside this one.
 
-Exit codes: 0 all well, 1 the user's input, 2 some images failed, 3 the environment. Errors are one or two
-lines, without a traceback.
+Exit codes: 0 all well, 1 the user's input, 2 some images failed, 3 the environment, 130 stopped by Ctrl-C.
+Errors are one or two lines, without a traceback.
 
 To list the verbs loads neither the records nor any library but Typer: each verb imports what it needs itself.
 """
