@@ -146,6 +146,77 @@ def test_a_full_disk_is_said_and_leaves_whole_lines(tmp_path):
     assert records.read(write(path))[1] == ITEMS
 
 
+def delete(path):
+    path.unlink()
+
+
+def replace(path):
+    path.with_name("new").write_bytes(path.read_bytes())
+    path.with_name("new").replace(path)
+
+
+def move_folder(path):
+    path.parent.rename(path.parent.with_name("moved"))
+
+
+def leave_alone(path):
+    pass
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere an open file cannot be taken away")
+@pytest.mark.parametrize(
+    ("happens", "stopped"), [(delete, True), (replace, True), (move_folder, True), (leave_alone, False)]
+)
+def test_a_file_taken_away_while_it_is_written_stops_the_run(tmp_path, happens, stopped):
+    path = tmp_path / "out" / "i.jsonl"
+    with records.Writer(path, FINGERPRINT) as writer:
+        writer.append(ITEMS[0])
+        happens(path)
+        if stopped:
+            with pytest.raises(SetupError, match=r"i\.jsonl' was deleted or replaced while it was written"):
+                writer.append(ITEMS[1])
+            assert list(writer.done) == ["a.png"]  # what was not kept does not count as done
+        else:  # control
+            writer.append(ITEMS[1])
+            assert len(records.read(path)[1]) == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="makes a pipe the POSIX way")
+def test_a_pipe_is_no_inspections_file_and_nothing_is_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "i.jsonl")
+    for use in (records.read, lambda path: records.Writer(path, FINGERPRINT)):
+        with pytest.raises(InputError, match="a pipe or a device"):
+            use(tmp_path / "i.jsonl")
+
+
+def test_what_failed_may_come_again_and_the_newest_line_counts(tmp_path):
+    path = write(tmp_path / "i.jsonl")
+    mended = ITEMS[2].model_copy(update={"verdict": "good", "error": None})
+    with (
+        records.Writer(path, FINGERPRINT) as writer,
+        pytest.raises(InputError, match="already"),  # control: only where it is asked for
+    ):
+        writer.append(mended)
+    with records.Writer(path, FINGERPRINT, retry_failed=True) as writer:
+        assert list(writer.done.values()) == ITEMS[:2]
+        writer.append(mended)
+    assert records.read(path)[1] == [*ITEMS[:2], mended]
+    assert path.read_bytes().count(b"\n") == 5  # the failure stays on record
+    with path.open("ab") as file:
+        file.write(mended.to_json().encode() + b"\n")
+    with pytest.raises(InputError, match=r"line 6 .* repeats sample"):
+        records.read(path)
+
+
+def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "LONGEST_LINE", 1000)
+    path = write(tmp_path / "i.jsonl", ITEMS[:1])
+    with path.open("ab") as file:
+        file.truncate(2**40)
+    with pytest.raises(InputError, match=r"line 3 .* longer than 1,000 bytes"):
+        records.read(path)
+
+
 def test_a_second_writer_is_refused(tmp_path):
     path = tmp_path / "i.jsonl"
     script = (

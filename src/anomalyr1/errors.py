@@ -1,5 +1,5 @@
-"""The two errors that users meet; a module of their own, so that the command line lists its verbs without
-loading the records.
+"""The errors that users meet; a module of their own, so that the command line lists its verbs without loading
+the records.
 """
 
 
@@ -9,3 +9,7 @@ class InputError(ValueError):
 
 class SetupError(RuntimeError):
     """The environment lacks something: the message names what and the command that adds it. Exit code 3."""
+
+
+class Stopped(Exception):
+    """The user stopped a verb: the message says where, and how it goes on. Exit code 130."""

@@ -17,7 +17,7 @@ import re
 import shutil
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -190,6 +190,19 @@ def write_whole(path: Path, data: bytes) -> None:
         finally:
             temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
+
+
+def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write files that belong together, by their names in `folder`; the first one counts.
+
+    What is left of an earlier set goes before, so that a kill leaves no old file beside a new one. Raises
+    `SetupError` when the disk refuses.
+    """
+    with _setup_error_for(folder):
+        for name in list(contents)[:0:-1]:
+            (folder / name).unlink(missing_ok=True)
+    for name, data in contents.items():
+        write_whole(folder / name, data)
 
 
 @contextlib.contextmanager

@@ -179,7 +179,9 @@ def test_protocols_and_pairs(call, drawn, parts):
         "data", "split", drawn, "--out", "s.json", "--protocol", "leave-classes-out", "--hold-out", "washer"
     )
     assert code == 0 and "test: 2" in out.splitlines()
-    code, _, _ = call("data", "split", drawn, "--out", "s.json", "--test", parts, "--test-option", "seed=1")
+    code, _, _ = call(
+        "data", "split", drawn, "--out", "s.json", "--test", parts, "--test-option", "seed=1", "--force"
+    )
     assert code == 0 and fewshot.read("s.json").test_options == {"seed": "1"}
     code, _, err = call("data", "split", drawn, "--out", "s.json", "--test", parts, "--shots", "2")
     assert code == 1 and "'given' makes no use of --shots" in err

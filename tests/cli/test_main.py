@@ -12,6 +12,7 @@ from anomalyr1 import records
 from anomalyr1.cli import doctor, inspect, terminal
 from anomalyr1.cli import main as cli
 from anomalyr1.cli.doctor import examine, packages
+from anomalyr1.errors import Stopped
 from anomalyr1.reproduction import demo
 from anomalyr1.types import InputError, Inspection
 from support import recordings, tiny
@@ -147,7 +148,8 @@ def test_odd_command_lines_end_without_a_traceback(parts, call, arguments, code)
         (["inspect", "parts", "--masks", "none"], 1, "none"),
         (["inspect", "parts", "--votes", "2", "--fast"], 1, "not both"),
         (["inspect", "parts", "--votes", "0"], 1, "votes"),
-        (["inspect", "--bad", "parts"], 1, "--bad"),
+        (["inspect", "--bad", "parts"], 1, "--bad Try: anomalyr1 inspect --help"),
+        (["data", "split", "folder:parts"], 1, "Try: anomalyr1 data split --help"),
         (["inspect"], 1, "paths"),
         (["no\x1b]0;verb\x07"], 1, "No such command"),
     ],
@@ -164,7 +166,7 @@ def test_wrong_input_is_one_line_and_code_1(parts, call, arguments, code, said):
 
 
 def test_a_folder_that_cannot_be_written_is_code_3(parts, model, call):
-    code, _, err = call("inspect", "parts", "--model", model, "--out", "parts/notes.txt")
+    code, _, err = call("inspect", "parts", "--model", model, "--out", "parts/notes.txt/out")
     assert code == 3 and "cannot write" in err
 
 
@@ -234,9 +236,11 @@ def test_a_terminal_gets_a_bar_and_markup_stays_text(monkeypatch):
         for done in (1, 2):
             show(
                 done,
-                Inspection(sample_id=f"{done}[/think][link=x]\x1b[2J.png", verdict="good", reason="[/bold]"),
+                Inspection(
+                    sample_id=f"{done}[/think][link=x]\x1b[2J:bug:.png", verdict="good", reason="[/bold]"
+                ),
             )
-    assert "1[/think][link=x]\\x1b[2J.png" in terminal.text
+    assert "1[/think][link=x]\\x1b[2J:bug:.png" in terminal.text
     assert "2/2" in terminal.text and "time left" in terminal.text
 
 
@@ -260,9 +264,7 @@ def test_doctor_checks_packages(requirement, ok, said):
 @pytest.mark.parametrize(
     ("arguments", "raised", "code", "said"),
     [
-        (["train", "nano-grpo"], KeyboardInterrupt(), 130, "run the same command with --resume to go on"),
-        (["train", "nano-grpo", "--resume"], KeyboardInterrupt(), 130, "run the same command to go on"),
-        (["demo"], KeyboardInterrupt(), 130, "run the same command to go on"),
+        (["inspect"], Stopped("stopped after 8 of 20"), 130, "stopped after 8 of 20"),
         (
             ["train", "nano-grpo"],
             ModuleNotFoundError("No module named 'trl.x'", name="trl.x"),

@@ -2,6 +2,7 @@
 column.
 """
 
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from anomalyr1 import boxes, records
 from anomalyr1.evaluation import detection, localisation
 from anomalyr1.evaluation import other_detectors as adapters
-from anomalyr1.types import InputError, Sample
+from anomalyr1.types import InputError, Sample, SetupError
 from support import recordings
 
 
@@ -115,6 +116,20 @@ def test_verdicts_and_scaling(tmp_path):
         adapters.convert(path, tmp_path / "strict.jsonl", "PatchCore")
     unscaled = adapters.convert(scores(tmp_path / "t.csv"), tmp_path / "t.jsonl", "x")
     assert [one.score for one in unscaled] == [0.2, 0.9] and not unscaled[0].counts
+
+
+def test_a_file_of_scores_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path, out = scores(tmp_path / "s.csv"), tmp_path / "o.jsonl"
+
+    def full_disk(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_disk)
+        with pytest.raises(SetupError, match="No space left"):
+            adapters.convert(path, out, "x")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s.csv"]  # so the same command goes on
+    assert adapters.convert(path, out, "x") == records.read(out)[1]
 
 
 def test_anomalib_predictions_become_inspections_with_boxes(tmp_path):

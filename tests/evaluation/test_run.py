@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 
 import pytest
 import yaml
@@ -251,8 +252,10 @@ def test_an_image_shown_as_good_that_is_evaluated_too_is_flagged(data, tmp_path)
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", " =1", "  @x"])
 def test_no_cell_is_a_formula(text):
-    assert tables.formula_safe(text) == f"'{text}"
-    assert tables.formula_safe(f"x{text}") == f"x{text}"
+    safe = tables.formula_safe(text)
+    assert safe.startswith("'") and safe.replace("'", "") == text
+    assert tables.formula_safe(f"x{text}".replace("\r", "")) == f"x{text}".replace("\r", "")
+    assert tables.formula_safe(f"x;{text}").startswith(f"x;'{text[0]}")  # where semicolons split
 
 
 def test_names_cannot_format_the_markdown(call, data, recorded, tmp_path):
@@ -265,6 +268,34 @@ def test_names_cannot_format_the_markdown(call, data, recorded, tmp_path):
     assert "\n# head" not in text
     assert "<img" not in text.replace("\\<img", "")
     assert "\x1b" not in text
+
+
+@pytest.mark.parametrize(
+    "link", ["http://x.test", "HTTPS://x.test", "ftp://x.test", "WWW.x.test", "@name", "a@x.test", "#12"]
+)
+def test_names_become_no_links_on_github(link):
+    text = tables.in_markdown("Title", [f"a {link} b"], [tables.Table("Table", (link,), [(link,)])])
+    assert not AUTOLINKS.search(text.replace("\\", ""))
+    assert AUTOLINKS.search(f"a {link} b")  # control
+    assert text.replace("<!-- -->", "").replace("\\", "").count(link) == 3  # that is all that was added
+
+
+AUTOLINKS = re.compile(r"(https?|ftp)://\w|www\.\w|@\w|#\d", re.IGNORECASE)
+"""What GitHub makes links of: autolinks of its Markdown, mentions, issues."""
+
+
+def test_the_scoreboard_is_a_table_of_quoted_texts(call, data, recorded, tmp_path):
+    call("evaluate", recorded, "--data", data, "--out", tmp_path / "out")
+    boards = record.read_evaluation(tmp_path / "out").mmad
+    board = boards.boards["strict"]
+    cells = next(iter(board.cells.values()))
+    renamed = board.model_copy(update={"cells": {"evil;=cmd|' /C calc'!A0;": cells}})
+    text = tables.scoreboard_csv(boards.model_copy(update={"boards": {"strict": renamed}}))
+    rows = list(csv.reader(io.StringIO(text)))
+    assert rows[0] == ["reading", "dataset", "column", "percent", "low", "high"]
+    assert rows[1][:2] == ["strict", "evil;'=cmd|' /C calc'!A0;"] and float(rows[1][3]) >= 0
+    split = [cell for row in csv.reader(io.StringIO(text), delimiter=";") for cell in row]
+    assert not any(cell.startswith("=") for cell in split)
 
 
 def test_an_evaluation_is_read_back_and_anything_else_refused(call, data, recorded, tmp_path):

@@ -3,6 +3,8 @@
 import base64
 import hashlib
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from anomalyr1 import boxes, report
+from anomalyr1.inspection.thresholds import Figures, Threshold
 from anomalyr1.report.inspection_page import card, overlay_name, page
 from anomalyr1.report.overlays import BOX, close_up
 from anomalyr1.types import Answer, Box, InputError, Inspection, Reply, Sample
@@ -40,6 +43,9 @@ def inspection(name="a.png", verdict="defect", status="strict", **more):
         ("invoice\u202egnp.exe", "", "invoice\\u202egnp.exe"),  # would read "exe.png"
         ("\u2066\u200b\ufeff\u2028", "", "\\u2066\\u200b\\ufeff\\u2028"),
         ("\udcff", "", "\\udcff"),  # a byte of a file name that is no UTF-8
+        ("\u115f\u1160\u3164\uffa0", "", "\\u115f\\u1160\\u3164\\uffa0"),  # fillers: letters without ink
+        ("\u2800\u034f\ufe0f\u17b4", "", "\\u2800\\u034f\\ufe0f\\u17b4"),
+        ("\u180b\U000e0100", "", "\\u180b\\U000e0100"),
     ],
 )
 def test_visible(text, keep, expected):
@@ -110,7 +116,15 @@ def test_overlay_names_are_safe_and_differ(names):
 
 
 def write(tmp_path, results):
+    """The page of results whose images are as they were when they were inspected."""
+    results = [
+        (sample, one.model_copy(update={"image_sha256": digest(sample.image)})) for sample, one in results
+    ]
     return report.write(tmp_path / "out", results, ABOUT).read_text(encoding="utf-8")
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
 def test_a_page_holds_everything_and_loads_nothing(tmp_path):
@@ -160,15 +174,69 @@ def test_a_page_explains_many_replies_in_another_form(statuses, explained):
     assert ("Fine-tuning" in html) == explained
 
 
-def test_a_page_shows_what_needs_a_look_first_and_says_what_it_leaves_out(tmp_path):
+def test_a_page_shows_defect_unsure_failed_good_and_says_what_it_leaves_out(tmp_path):
     path = recordings.draw(tmp_path / "a.png")
+    names = ("even part", "lost part", "bent part", "odd part", "dented part")
+    verdicts = ("good", "unsure", "defect", "unsure", "defect")
     results = [
-        (Sample(id=name, image=path), inspection(name, verdict))
-        for name, verdict in (("even part", "good"), ("bent part", "defect"), ("odd part", "unsure"))
+        (Sample(id=name, image=path), inspection(name, verdict, error="gone" if "lost" in name else None))
+        for name, verdict in zip(names, verdicts, strict=True)
     ]
-    html = report.write(tmp_path, results, ABOUT, max_cards=2).read_text(encoding="utf-8")
-    assert "Shown are 2 of 3" in html
-    assert "even part" not in html and html.index("bent part") < html.index("odd part")
+    html = report.write(tmp_path, results, ABOUT, max_cards=4).read_text(encoding="utf-8")
+    assert "Shown are 4 of 5" in html and "even part" not in html
+    places = [html.index(f"{name}</h2>") for name in ("bent part", "dented part", "odd part", "lost part")]
+    assert places == sorted(places)
+    counts = re.findall(r'for="show-(\w+)"><b>(\d)</b>', html)  # a click on a count shows only those
+    assert counts == [("all", "5"), ("defect", "2"), ("unsure", "1"), ("failed", "1"), ("good", "1")]
+
+
+def test_a_picture_that_was_not_inspected_is_not_shown(tmp_path):
+    path = recordings.draw(tmp_path / "a.png")
+    results = [(recordings.sample(path), inspection(path.as_posix()))]
+    assert "data:image" in write(tmp_path, results)  # control
+    for digest in ("", "0" * 64):  # none is known, or that of another picture
+        one = inspection(path.as_posix(), image_sha256=digest)
+        html = report.write(tmp_path / digest, [(recordings.sample(path), one)], ABOUT).read_text()
+        assert "data:image" not in html and "no longer the one that was inspected" in html
+
+
+def a_threshold(**changes):
+    figures = dict.fromkeys(Figures.model_fields, 0)
+    fields = {"threshold": 0.6, "low": 0.5, "high": 0.7, "cost_miss": 20, "cost_false_alarm": 1}
+    fields |= {"defect_rate": 0.05, "good": 9, "defect": 4, "figures": figures, "run": ABOUT.fingerprint}
+    return Threshold.model_validate(
+        {**fields, "calibration": {"method": "platt", "slope": 1, "intercept": 0}, **changes}
+    )
+
+
+@pytest.mark.parametrize(
+    ("score", "choice", "said"),
+    [
+        (0.9, "A", None),
+        (0.9, "B", "The score says defect, the answer good"),
+        (0.1, "A", "The score says good, the answer defect"),
+        (0.1, "B", None),
+        (0.6, "B", None),  # the score says nothing
+        (0.9, None, None),  # the answer says nothing
+        (None, "A", None),
+    ],
+)
+def test_a_page_shows_the_threshold_and_where_score_and_answer_differ(tmp_path, score, choice, said):
+    one = inspection("a.png", score=score)
+    reply = one.replies[0]
+    answer = reply.answer.model_copy(update={"choice": choice})
+    one = one.model_copy(update={"replies": (reply.model_copy(update={"answer": answer}),)})
+    about = replace(ABOUT, threshold=a_threshold())
+    html = report.write(tmp_path, [(recordings.sample(Path("a.png")), one)], about).read_text()
+    for text in (
+        "a score of 0.6;",
+        "below 0.5 good, from 0.7 on defect",
+        "a miss costs 20 and a false alarm 1",
+    ):
+        assert text in html
+    assert (said in html) if said else ("The score says" not in html)
+    plain = report.write(tmp_path, [(recordings.sample(Path("a.png")), one)], ABOUT).read_text()
+    assert "Threshold" not in plain and "The score says" not in plain
 
 
 def test_every_text_is_escaped():

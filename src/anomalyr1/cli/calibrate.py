@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from anomalyr1.cli.outputs import require_output
 from anomalyr1.cli.terminal import OK, inspections_file, say
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def calibrate(
     """Fit scores to labelled parts, and choose the threshold of least expected cost."""
     from anomalyr1.evaluation import calibration, statistics
 
+    require_output("calibrate", out, (inspections, labels))
     threshold = calibration.calibrate_files(
         inspections_file(inspections), labels, cost_miss, cost_false_alarm, method, defect_rate, claim, seed
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from anomalyr1.cli.outputs import require_output
 from anomalyr1.cli.terminal import OK, SOME_FAILED, loader_options, say
 from anomalyr1.errors import InputError
 
@@ -94,6 +95,9 @@ def split(
     allow_short: Annotated[
         bool, typer.Option("--allow-short", help="Let classes with too few images give what they have.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write over another split, which a run may have been trained on.")
+    ] = False,
     allow_leaks: Annotated[
         bool, typer.Option("--allow-leaks", help="Write the split although the test set leaks; it says so.")
     ] = False,
@@ -113,6 +117,7 @@ def split(
     from anomalyr1.data.protocols import SplitPlan
     from anomalyr1.evaluation.statistics import warn_of_few
 
+    require_output("data split", out, (spec, test))
     samples = test_samples = load(spec, option)
     plan = SplitPlan(
         protocol="given" if test is not None else protocol or "few-shot",
@@ -139,6 +144,11 @@ def split(
             (spec, test),
             (loader_options(option), loader_options(test_option)),
             allow_leaks,
+        )
+    if out.exists() and not force and splits.to_bytes(manifest) != out.read_bytes():
+        raise InputError(
+            f"{str(out)!r} holds another split, which a run may have been trained on; name another file with "
+            "--out, or write over it with --force"
         )
     splits.write(out, manifest)
     test_ids = {entry.id for entry in manifest.test}
@@ -168,6 +178,7 @@ def stats(
     from anomalyr1.evaluation import checks
     from anomalyr1.report import dataset_page as dataset
 
+    require_output("data stats", out, (spec,))
     samples = load(spec, option)
     summary = dataset.write(out, spec, checks.readable(samples), samples.notes, anomalyr1.__version__)
     sides = summary.sides()
@@ -194,6 +205,7 @@ def export(
     from anomalyr1.data import export as exports
     from anomalyr1.data import splits
 
+    require_output("data export", out, (spec, split_file))
     loaded = load(spec, option).with_boxes()
     samples: Sequence[Sample] = (
         loaded if split_file is None else splits.select(splits.read(split_file), loaded, side)
@@ -220,19 +232,24 @@ def show(
     """Print a sample and write its picture with boxes and mask."""
     import io
 
+    from PIL.PngImagePlugin import PngInfo
+
     from anomalyr1.evaluation import checks
     from anomalyr1.files import write_whole
     from anomalyr1.report import dataset_page as dataset
     from anomalyr1.report.inspection_page import overlay_name
 
+    path = out or Path(overlay_name(sample_id))
+    require_output("data show", path, (spec,))
     samples = load(spec, option)
     sample = next(checks.readable(samples.select([_find(samples, sample_id)])))
     for line in _described(sample):
         say(line)
     picture = dataset.picture(sample)
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    path = out or Path(overlay_name(sample.id))
+    origin = PngInfo()
+    origin.add_text("Software", "AnomalyR1 data show")
+    picture.save(buffer, "PNG", pnginfo=origin)
     write_whole(path, buffer.getvalue())
     say(f"picture: {path}, {picture.width} x {picture.height} pixels")
     return OK
@@ -251,6 +268,7 @@ def extract(
     from anomalyr1.data.archives import ArchiveLimits
     from anomalyr1.data.archives import extract as unpack
 
+    require_output("data extract", out, (archive,))
     done = unpack(archive, out, ArchiveLimits(max_ratio=max_ratio))
     say(f"{done.files} files, {done.bytes:,} bytes in {done.folder}")
     return OK

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from anomalyr1.cli.terminal import OK, SOME_FAILED, inspections_file, loader_options, say
+from anomalyr1.cli.outputs import require_output
+from anomalyr1.cli.terminal import OK, SOME_FAILED, inspections_file, loader_options, say, stop_explained
 from anomalyr1.errors import InputError
 
 if TYPE_CHECKING:
@@ -73,22 +74,25 @@ def evaluate(
             f"`evaluate mmad` asks the questions of MMAD, so --data is mmad:FOLDER, not {data!r}; "
             "for other data: evaluate model"
         )
+    require_output("evaluate", out, (what, data, model))
     options = loader_options(option) | run.mmad_options(shots, template, knowledge)
     if what in ("mmad", "model"):
-        evaluation = run.evaluate(
-            model,
-            data,
-            out=out,
-            options=options,
-            progress=_say_progress,
-            revision=revision,
-            max_pixels=max_pixels,
-            style=style,
-            fast=fast,
-            engine=engine,
-            limit=limit,
-            classes=classes or (),
-        )
+        progress = _Progress()
+        with stop_explained(progress.describe_stop):
+            evaluation = run.evaluate(
+                model,
+                data,
+                out=out,
+                options=options,
+                progress=progress,
+                revision=revision,
+                max_pixels=max_pixels,
+                style=style,
+                fast=fast,
+                engine=engine,
+                limit=limit,
+                classes=classes or (),
+            )
     else:
         if (model, revision, max_pixels, style, fast, engine) != ("nano", None, None, "ours", False, "local"):
             raise InputError(
@@ -127,20 +131,32 @@ def compare(
     from anomalyr1.report import comparison_page
     from anomalyr1.version import __version__
 
+    require_output("compare", out, (first, second))
     runs = comparison.open_run(first), comparison.open_run(second)
-    result = comparison.compare(*runs, reading, out)
-    comparison_page.write(out / "index.html", result, runs, __version__)
+    result = comparison.compare(*runs, reading)
+    page = comparison_page.write(out, result, runs, __version__)
     for line in _describe(result):
         say(line)
-    say(f"page: {out / 'index.html'}")
+    say(f"page: {page}")
     return OK
 
 
-def _say_progress(done: int, total: int, inspection: Inspection) -> None:
-    """A line for each hundredth of the samples, and for each failure."""
-    if done % max(1, total // 100) == 0 or inspection.error is not None:
-        failure = "" if inspection.error is None else f"  failed: {inspection.error}"
-        say(f"{done}/{total} {inspection.sample_id}{failure}", err=True)
+class _Progress:
+    """How far an evaluation is: a line for each hundredth of the samples, and for each failure."""
+
+    def __init__(self) -> None:
+        self._done = self._total = 0
+
+    def __call__(self, done: int, total: int, inspection: Inspection) -> None:
+        self._done, self._total = done, total
+        if done % max(1, total // 100) == 0 or inspection.error is not None:
+            failure = "" if inspection.error is None else f"  failed: {inspection.error}"
+            say(f"{done}/{total} {inspection.sample_id}{failure}", err=True)
+
+    def describe_stop(self) -> str:
+        """Where it stopped, and how it goes on."""
+        place = f"after {self._done} of {self._total}" if self._total else "before the first sample"
+        return f"stopped {place}; the same command goes on"
 
 
 def _describe(comparison: Comparison) -> list[str]:

@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from anomalyr1.cli.terminal import OK, SOME_FAILED, find_images, say
-from anomalyr1.errors import InputError
+from anomalyr1.cli.outputs import require_output
+from anomalyr1.cli.terminal import OK, SOME_FAILED, find_images, say, stop_explained
 
 if TYPE_CHECKING:
     from anomalyr1.inspection.inspector import Inspector
     from anomalyr1.types import Inspection, Sample
 
 Masks = Literal["default", "sam2", "box"]
+
+INSPECTIONS = "inspections.jsonl"
+"""The inspections file in a folder of this verb."""
 
 
 def inspect(
@@ -64,16 +67,24 @@ def inspect(
     threshold: Annotated[
         Path | None, typer.Option(help="File of `anomalyr1 calibrate`: decide by the score.")
     ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Inspect the images again that failed in this folder.")
+    ] = False,
 ) -> int:
     """Inspect images: verdict, reasoning, boxes, masks, and a page to look at. Run again to go on after a
     stop.
     """
     from anomalyr1 import prompts
+    from anomalyr1.images import open_image
     from anomalyr1.inspection.inspector import Inspector, samples_of_images
     from anomalyr1.inspection.thresholds import Threshold
+    from anomalyr1.report import inspection_page
 
     references = tuple(reference or ())
-    images = find_images(paths, out, references)
+    require_output("inspect", out, (*paths, *references, knowledge, prompt, threshold))
+    images = find_images(paths, out / inspection_page.OVERLAYS, references)
+    for path in references:
+        open_image(path)  # what cannot be used is refused now, and not once with every image
     samples, knowledge_digest = samples_of_images(images, references, _read_knowledge(knowledge))
     inspector = Inspector.load(
         model,
@@ -87,32 +98,69 @@ def inspect(
         engine=engine,
         threshold=Threshold.read(threshold) if threshold else None,
     )
-    inspections = inspect_samples(inspector, samples, out, knowledge_digest, as_json)
+    inspections = inspect_samples(inspector, samples, out, knowledge_digest, as_json, retry_failed)
     return SOME_FAILED if any(inspection.error is not None for inspection in inspections) else OK
 
 
 def inspect_samples(
-    inspector: Inspector, samples: Sequence[Sample], out: Path, given_digest: str, as_json: bool
+    inspector: Inspector,
+    samples: Sequence[Sample],
+    out: Path,
+    given_digest: str,
+    as_json: bool,
+    retry_failed: bool = False,
 ) -> list[Inspection]:
-    """Inspect, write overlays and page, and say what came out; `given_digest` is the digest of what all
-    samples were
-    given.
+    """Inspect, write overlays and page, and say what came out.
+
+    `given_digest` is the digest of what all samples were given. Ctrl-C leaves a page of what there is, and
+    raises `Stopped`.
     """
+
+    def describe_stop() -> str:
+        contained = _conclude(inspector, samples, out, as_json)
+        done = sum(inspection.error is None or not retry_failed for inspection in contained)
+        return f"stopped after {done} of {len(samples)}; the same command goes on"
+
+    with stop_explained(describe_stop), _progress("inspecting", len(samples), as_json) as show:
+        inspector.run(samples, out / INSPECTIONS, show, given_digest, retry_failed=retry_failed)
+    inspections = _conclude(inspector, samples, out, as_json)
+    if any(inspection.error is not None for inspection in inspections):
+        say("failed images are tried again by the same command with --retry-failed", err=as_json)
+    return inspections
+
+
+def _conclude(inspector: Inspector, samples: Sequence[Sample], out: Path, as_json: bool) -> list[Inspection]:
+    """Write the page of all that the folder holds, say what came out of `samples`, and give it back."""
+    from anomalyr1 import records
     from anomalyr1.report import inspection_page
 
-    with _progress("inspecting", len(samples), as_json) as show:
-        inspections = inspector.run(samples, out / "inspections.jsonl", show, given_digest)
+    if not (out / INSPECTIONS).exists():
+        return []
+    fingerprint, contained = records.read(out / INSPECTIONS)
+    known = {sample.id: sample for sample in samples}
+    # Others were inspected by an earlier command, beside the same references and knowledge.
+    results = [
+        (known.get(inspection.sample_id) or _like(samples[0], inspection.sample_id), inspection)
+        for inspection in contained
+    ]
     about = inspection_page.about_run(
-        inspector.fingerprint(given_digest), shlex.join(["anomalyr1", *sys.argv[1:]])
+        fingerprint, shlex.join(["anomalyr1", *sys.argv[1:]]), inspector.threshold
     )
-    page = inspection_page.write(out, list(zip(samples, inspections, strict=True)), about)
+    page = inspection_page.write(out, results, about)
+    inspections = [inspection for inspection in contained if inspection.sample_id in known]
     outcomes = Counter(inspection_page.outcome(inspection) for inspection in inspections)
     tally = ", ".join(f"{outcomes[name]} {name}" for name in ("good", "defect", "unsure", "failed"))
     say(f"{len(inspections)} inspected: {tally}", err=as_json)
-    say(f"page: {page}", err=as_json)
+    earlier = len(contained) - len(inspections)
+    say(f"page: {page}{f', with {earlier} inspected before' if earlier else ''}", err=as_json)
     if about.limits:
         say(f"note: {about.limits}", err=as_json)
     return inspections
+
+
+def _like(sample: Sample, path: str) -> Sample:
+    """The sample of another image, given the same references and knowledge."""
+    return sample.model_copy(update={"id": path, "image": Path(path)})
 
 
 @contextlib.contextmanager
@@ -133,7 +181,7 @@ def _progress(title: str, total: int, as_json: bool) -> Iterator[Callable[[int, 
             TextColumn("time left"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=Console(markup=False, highlight=False)) as bar:
+        with Progress(*columns, console=Console(markup=False, highlight=False, emoji=False)) as bar:
             task = bar.add_task(title, total=total)
 
             def show(done: int, inspection: Inspection) -> None:
@@ -157,9 +205,6 @@ def _line(inspection: Inspection) -> str:
 def _read_knowledge(path: Path | None) -> str:
     if path is None:
         return ""
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"the knowledge file {str(path)!r} cannot be read ({error}); give a UTF-8 text file"
-        ) from error
+    from anomalyr1.files import read_text
+
+    return read_text(path).strip()

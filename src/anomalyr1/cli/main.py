@@ -1,7 +1,7 @@
 """The verbs of the command line, each a function in a file beside this one.
 
-Exit codes: 0 all well, 1 the user's input, 2 some images failed, 3 the environment. Errors are one or two
-lines, without a traceback.
+Exit codes: 0 all well, 1 the user's input, 2 some images failed, 3 the environment, 130 stopped by Ctrl-C.
+Errors are one or two lines, without a traceback.
 
 To list the verbs loads neither the records nor any library but Typer: each verb imports what it needs itself.
 """
@@ -19,9 +19,10 @@ from typer.core import TyperCommand, TyperGroup
 from anomalyr1.cli import calibrate, data, doctor, evaluate, inspect, parity, report, reproduce, runs, train
 from anomalyr1.cli.cores import take_free_cores
 from anomalyr1.cli.terminal import INTERRUPTED, OK, SETUP_ERROR, USER_ERROR, say
-from anomalyr1.errors import InputError, SetupError
+from anomalyr1.errors import InputError, SetupError, Stopped
 from anomalyr1.version import __version__
 
+PROGRAM = "anomalyr1"
 COMPUTING = ("demo", "evaluate", "inspect", "parity", "reproduce", "train")
 """The verbs that ask or teach a policy."""
 TRAIN = ("accelerate", "datasets", "peft", "tensorboard", "trl")
@@ -112,13 +113,13 @@ def main() -> None:
     if sys.argv[1:2] and sys.argv[1] in COMPUTING:
         take_free_cores()
     try:
-        code = app(prog_name="anomalyr1", standalone_mode=False)
+        code = app(standalone_mode=False, prog_name=PROGRAM)
     except typer.TyperException as error:
         message = error.format_message()
+        context = getattr(error, "ctx", None)  # of the verb that was typed
+        help_line = f"Try: {context.command_path if context else PROGRAM} --help"
         # Without a verb there is no message: the help was shown
-        context = getattr(error, "ctx", None)
-        verb = context.command_path if context else "anomalyr1"
-        code = _fail(f"{message} Try: {verb} --help", USER_ERROR) if message else USER_ERROR
+        code = _fail(f"{message} {help_line}", USER_ERROR) if message else USER_ERROR
     except (InputError, OSError) as error:
         code = _fail(str(error), USER_ERROR)
     except SetupError as error:
@@ -128,8 +129,10 @@ def main() -> None:
             raise
         install = 'pip install ".[train]" in the checkout of anomalyr1'
         code = _fail(f"training needs {error.name}, which is not installed: {install}", SETUP_ERROR)
-    except (typer.Abort, KeyboardInterrupt):
-        with_resume = " with --resume" if sys.argv[1:2] == ["train"] and "--resume" not in sys.argv else ""
-        say(f"stopped; what is done is kept, run the same command{with_resume} to go on", err=True)
+    except Stopped as stop:
+        say(str(stop), err=True)
         code = INTERRUPTED
+    else:
+        if code == INTERRUPTED:  # what Typer makes of Ctrl-C elsewhere
+            say("stopped", err=True)
     sys.exit(code or OK)

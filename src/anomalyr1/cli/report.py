@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from anomalyr1.cli.outputs import require_output
 from anomalyr1.cli.terminal import OK, inspections_file, loader_options, say
 
 Options = Annotated[
@@ -40,6 +41,7 @@ def report(
     from anomalyr1.report import evaluation_page
     from anomalyr1.training import run_pages
 
+    require_output("report", out, (what, data, maps))
     folder = what if what.is_dir() else what.parent
     is_evaluation = (folder / FILE).is_file() and (what.is_dir() or what.name == INSPECTIONS)
     if run_pages.is_run(what) and data is None and maps is None:
@@ -81,6 +83,7 @@ def convert(
     from anomalyr1 import data as data_sets
     from anomalyr1.evaluation import other_detectors
 
+    require_output("convert", out, (scores, maps, data))
     images = None
     if data is not None:
         images = {sample.id: sample.image for sample in data_sets.load(data, **loader_options(option))}

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from anomalyr1.cli.terminal import OK, SOME_FAILED, find_images, say
+from anomalyr1.cli.outputs import require_output
+from anomalyr1.cli.terminal import OK, SOME_FAILED, find_images, say, stop_explained
 from anomalyr1.errors import InputError
 
 if TYPE_CHECKING:
@@ -81,12 +82,15 @@ def reproduce(
     from anomalyr1.reproduction import arms, page
     from anomalyr1.reproduction.study import Runner, Study, begin, settle
 
+    require_output("reproduce", out, (data, *(start or ()), *(test or ())))
     starts = named(start or [], "--start")
     size = settle(arms.SCALES[scale], out, starts, data, None if test is None else named(test, "--test"))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops what runs, as Ctrl-C does
     study = begin(out, Study.of(size, arms.choose_arms(arm or [], full), seeds, limit))
+    runner = Runner(out, study, say, launch)
     try:
-        Runner(out, study, say, launch).run(jobs or (1 if torch.cuda.is_available() else usable_cores()))
+        with stop_explained(runner.describe_stop):
+            runner.run(jobs or (1 if torch.cuda.is_available() else usable_cores()))
     finally:
         if page.finished(out, study):
             today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
@@ -125,8 +129,10 @@ def demo(
     from anomalyr1.inspection.inspector import Inspector, samples_of_images
     from anomalyr1.reproduction import demo as demonstration
 
+    require_output("demo", out, images or ())
     paths = find_images(images or (), out)
-    result = demonstration.demo(out, say)
+    with stop_explained(lambda: "stopped; the same command begins anew"):
+        result = demonstration.demo(out, say)
     inspections: list[Inspection] = []
     if paths:
         samples, _ = samples_of_images(paths)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from anomalyr1.cli.outputs import require_output
 from anomalyr1.cli.terminal import OK, SOME_FAILED, say
 
 Run = Annotated[Path, typer.Argument(help="The folder of a training run.")]
@@ -53,6 +54,7 @@ def merge(
     """
     from anomalyr1.training.merge import merge_adapter
 
+    require_output("merge", out, (source, model))
     say(f"merged: {merge_adapter(source, out, model, revision, say)}")
     return OK
 

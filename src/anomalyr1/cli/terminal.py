@@ -4,11 +4,12 @@ name.
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from anomalyr1.errors import InputError
+from anomalyr1.errors import InputError, Stopped
 
 OK, USER_ERROR, SOME_FAILED, SETUP_ERROR, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: all well, the user's input, some images failed or some samples have problems, the environment,
@@ -22,14 +23,29 @@ def say(text: str, err: bool = False) -> None:
     print(visible(text), file=sys.stderr if err else sys.stdout, flush=True)
 
 
+@contextlib.contextmanager
+def stop_explained(explain: Callable[[], str]) -> Iterator[None]:
+    """Let Ctrl-C end the block with what `explain` then says: where it stopped, and how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise Stopped(explain()) from stop
+
+
 def find_images(
     paths: Sequence[Path], out: Path | None = None, references: Sequence[Path] = ()
 ) -> list[Path]:
-    """The paths that `readers.find_images` finds; it is said how many masks were left out. Raises as that
-    does.
+    """The paths that `readers.find_images` finds; it is said how many masks were left out.
+
+    Raises as that does, and `InputError` for a folder that lies in `out`, where all images are outputs.
     """
     from anomalyr1.data import readers
 
+    for path in paths:
+        if out is not None and path.is_dir() and path.resolve().is_relative_to(out.resolve()):
+            raise InputError(
+                f"{str(path)!r} lies in the folder of the outputs, {str(out)!r}; name another with --out"
+            )
     images = readers.find_images(paths, out, references)
     for folder, count in images.masks_left_out.items():
         say(f"{count} images in {str(folder)!r} are masks, not parts: left out")

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from anomalyr1.cli.terminal import OK, USER_ERROR, say
+from anomalyr1.cli.outputs import require_output
+from anomalyr1.cli.terminal import OK, USER_ERROR, say, stop_explained
 
 
 def train(
@@ -44,7 +45,22 @@ def train(
     if plan:
         return USER_ERROR if run.plan_run(chosen, say).too_long else OK
     folder = out or Path("runs") / Path(recipe).name.removesuffix(".yaml").removesuffix(".yml")
+    require_output("train", folder, (recipe,))
     command = shlex.join(["anomalyr1", *sys.argv[1:]])
-    policy = run.train(chosen, folder, resume=resume, say=say, command=command)
+    with stop_explained(lambda: _where_stopped(folder, resume)):
+        policy = run.train(chosen, folder, resume=resume, say=say, command=command)
     say(f"next: anomalyr1 inspect IMAGES --model {shlex.quote(str(policy))}")
     return OK
+
+
+def _where_stopped(folder: Path, resume: bool) -> str:
+    """After which step a run stopped, and what it goes on from."""
+    from anomalyr1.training import checkpoints, run_folder
+
+    if not (folder / run_folder.RECIPE).is_file():
+        return "stopped before the first step; the same command begins again"
+    steps = [line["step"] for line in run_folder.read_lines(folder / run_folder.METRICS)]
+    complete = checkpoints.sealed(folder)
+    way = f"goes on from {complete[-1].name}" if complete else "begins again: there is no checkpoint yet"
+    command = f"the same command{'' if resume else ' with --resume'}"
+    return f"stopped after step {steps[-1] if steps else 0}; {command} {way}"

@@ -114,8 +114,13 @@ def write(path: str | Path, manifest: Manifest) -> None:
 
     Raises `SetupError` when the disk refuses.
     """
+    write_whole(Path(path), to_bytes(manifest))
+
+
+def to_bytes(manifest: Manifest) -> bytes:
+    """A manifest as it stands in its file."""
     text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=True)
-    write_whole(Path(path), text.encode("ascii") + b"\n")
+    return text.encode("ascii") + b"\n"
 
 
 def read(path: str | Path) -> Manifest:

@@ -19,12 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalyr1 import boxes
+from anomalyr1 import boxes, records
 from anomalyr1.evaluation.pixels import Map
 from anomalyr1.files import sha256_of_file, write_whole
 from anomalyr1.images import open_image
 from anomalyr1.inspection.verdicts import unsure_because
-from anomalyr1.records import Writer
 from anomalyr1.types import Fingerprint, InputError, Inspection, Verdict
 
 VERDICTS: dict[str, Verdict] = {"good": "good", "defect": "defect", "unsure": "unsure"}
@@ -166,9 +165,7 @@ def convert(
         masks="none" if map_threshold is None else f"map from {map_threshold:g}",
         threshold="" if threshold is None else f"score from {threshold:g}",
     )
-    with Writer(out, run) as writer:
-        for inspection in inspections:
-            writer.append(inspection)
+    records.write(out, run, inspections)
     return inspections
 
 

@@ -194,12 +194,13 @@ def write(folder: Path, evaluation: Evaluation, data: str | Sequence[Sample]) ->
     Raises `SetupError` when the disk refuses.
     """
     text = json.dumps(evaluation.model_dump(mode="json"), indent=1, ensure_ascii=True, allow_nan=False)
-    contents = {} if isinstance(data, str) else {SAMPLES: "".join(f"{s.to_json()}\n" for s in data)}
-    contents |= {FILE: text + "\n", MARKDOWN: tables.markdown(evaluation)}
+    contents = {FILE: text + "\n", MARKDOWN: tables.markdown(evaluation)}
+    if not isinstance(data, str):
+        contents[SAMPLES] = "".join(f"{sample.to_json()}\n" for sample in data)
     if evaluation.mmad is not None:
         contents[SCOREBOARD] = tables.scoreboard_csv(evaluation.mmad)
-    for name, content in contents.items():
-        files.write_whole(folder / name, content.encode("utf-8", "backslashreplace"))
+    encoded = {name: content.encode("utf-8", "backslashreplace") for name, content in contents.items()}
+    files.write_together(folder, encoded)
 
 
 def load_again(folder: str | Path) -> tuple[Evaluation, list[Pair]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -13,9 +14,14 @@ from anomalyr1.evaluation.mmad import AVERAGE, SUBTASKS, Board, Mmad
 from anomalyr1.evaluation.record import Evaluation
 from anomalyr1.evaluation.statistics import Interval, warn_of_few
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_FORMULAS = re.compile(r'(^|[;\r\n])(?=[\s"]*[=+\-@＝＋－＠]|[ "]*[\t\r\n])')
+"""Where a formula would open: at the beginning of a cell, and where programs that split lines at semicolons
+begin another one, whatever is in quotes."""
 _BLANKS = str.maketrans("\n\r\t", "   ")
 _MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_[]<>|#"})
+_LINKS = re.compile(r"(?<=:)(?=//)|(?<=@)|(?<=#)(?=\d)|(?<=www)(?=\.)", re.IGNORECASE)
+"""Where GitHub and others make links of plain text: https://host, www.host, @name, name@host, #12. A comment
+between the two halves, which nobody sees, keeps them apart; an escape would not."""
 
 
 class Table(NamedTuple):
@@ -65,27 +71,33 @@ def text(evaluation: Evaluation) -> Iterator[str]:
 
 def scoreboard_csv(mmad: Mmad) -> str:
     """The three scoreboards, a line a cell: reading, data set, column, percent, ends of its 95 % interval."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["reading", "dataset", "column", "percent", "low", "high"])
-    for board in mmad.boards.values():
-        writer.writerows(_board_lines(board))
-    return out.getvalue()
+    lines = [line for board in mmad.boards.values() for line in _board_lines(board)]
+    return in_csv(("reading", "dataset", "column", "percent", "low", "high"), lines)
 
 
-def _board_lines(board: Board) -> Iterator[list[str]]:
+def _board_lines(board: Board) -> Iterator[tuple[str | float, ...]]:
     """The cells of one scoreboard as lines of a CSV file."""
     for name, cells in board.cells.items():
         sides = {"Overkill": board.overkill.get(name), "Miss": board.miss.get(name)}
         for column, cell in {**cells, **sides}.items():
             if cell is not None:
-                figures = [repr(value) for value in (cell.value, cell.low, cell.high)]
-                yield [board.reading, formula_safe(name), column, *figures]
+                yield board.reading, name, column, cell.value, cell.low, cell.high
+
+
+def in_csv(head: Sequence[str], rows: Iterable[Sequence[str | float | int | None]]) -> str:
+    """A CSV file in which every text is quoted and none is a formula, not even where semicolons split."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerow(head)
+    for row in rows:
+        cells = ["" if cell is None else cell for cell in row]
+        writer.writerow([formula_safe(cell) if isinstance(cell, str) else cell for cell in cells])
+    return out.getvalue()
 
 
 def formula_safe(cell: str) -> str:
     """Text that spreadsheets take for text: an apostrophe before what would open a formula."""
-    return f"'{cell}" if cell.lstrip(" ").startswith(_FORMULA) else cell
+    return _FORMULAS.sub(r"\1'", cell)
 
 
 def warnings(evaluation: Evaluation) -> list[str]:
@@ -294,7 +306,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text as one line in which nothing formats and nothing is invisible."""
+    """Text as one line in which nothing formats or links and nothing is invisible."""
     characters = text.translate(_BLANKS)
     printable = [c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in characters]
-    return "".join(printable).translate(_MARKS)
+    return _LINKS.sub("<!-- -->", "".join(printable).translate(_MARKS))

@@ -31,6 +31,9 @@ VOTING = Sampling(temperature=1.0)
 FAILURES = (ValueError, OSError, MemoryError, RuntimeError)
 """What may go wrong with one sample: a bad image or prompt, the disk, the memory, the engine."""
 
+EXAMPLES = 5
+"""So many of the names that are concerned stand in a message."""
+
 VERSIONS = ("Pillow", "opencv-python-headless")
 """Packages whose versions may change the pixels or a mask, whatever the engine."""
 
@@ -137,8 +140,10 @@ class Inspector:
         progress: Callable[[int, Inspection], None] = lambda done, inspection: None,
         context: str = "",
         own_questions: bool = False,
+        retry_failed: bool = False,
     ) -> list[Inspection]:
-        """Inspect all samples into the inspections file `out`; those already there are not inspected again.
+        """Inspect all samples into the inspections file `out`; those already there are not inspected again,
+        with `retry_failed` only those that did not fail.
 
         Batches lie at fixed places of `samples`, and a batch that a kill cut is computed as a whole again, so
         a resumed file equals an uninterrupted one. `progress` gets the number of inspections done and the
@@ -158,7 +163,7 @@ class Inspector:
         fingerprint = self.fingerprint(context)
         if self.threshold is not None:
             self.threshold.require_same(fingerprint)
-        with Writer(out, fingerprint) as writer:
+        with Writer(out, fingerprint, retry_failed) as writer:
             _require_unchanged(samples, writer.done, out)
             for start in range(0, len(samples), self.batch):
                 batch = samples[start : start + self.batch]
@@ -335,16 +340,19 @@ def _require_unique(samples: Sequence[Sample]) -> None:
 
 
 def _require_unchanged(samples: Sequence[Sample], done: Mapping[str, Inspection], out: str | Path) -> None:
-    """Raise `InputError` when images have changed since they were inspected."""
+    """Raise `InputError` when images have changed since they were inspected; one that failed may have."""
     changed = [
         repr(sample.id)
         for sample in samples
-        if sample.id in done and done[sample.id].image_sha256 != _digest_of_file(sample.image)
+        if sample.id in done
+        and done[sample.id].error is None
+        and done[sample.id].image_sha256 != _digest_of_file(sample.image)
     ]
     if changed:
+        others = f" and {len(changed) - EXAMPLES} more" if len(changed) > EXAMPLES else ""
         raise InputError(
-            f"{str(out)!r} holds inspections of other images under these names: {', '.join(changed)}; "
-            "write to another folder, or delete their lines"
+            f"{str(out)!r} holds inspections of other images under these names: "
+            f"{', '.join(changed[:EXAMPLES])}{others}; write to another folder, or delete their lines"
         )
 
 

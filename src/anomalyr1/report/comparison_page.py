@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from anomalyr1.evaluation.comparison import ComparedRun, Comparison, Flip
-from anomalyr1.files import write_whole
+from anomalyr1.evaluation.comparison import FILE, ComparedRun, Comparison, Flip
+from anomalyr1.files import write_together
 from anomalyr1.images import open_image
 from anomalyr1.report.html import data_uri, render
 from anomalyr1.report.overlays import scaled
@@ -32,8 +32,8 @@ class FlipCard:
     """Name of the run and its reply, first and second."""
 
 
-def write(path: Path, comparison: Comparison, runs: tuple[ComparedRun, ComparedRun], version: str) -> None:
-    """Write the page. Raises `SetupError` when the disk refuses."""
+def write(folder: Path, comparison: Comparison, runs: tuple[ComparedRun, ComparedRun], version: str) -> Path:
+    """Write the record and the page, whose path is given back. Raises `SetupError` when the disk refuses."""
     gained, lost = (
         [flip for flip in comparison.flips if flip.direction == way] for way in ("gained", "lost")
     )
@@ -71,7 +71,9 @@ def write(path: Path, comparison: Comparison, runs: tuple[ComparedRun, ComparedR
         version=version,
         letters=letters,
     )
-    write_whole(path, html.encode("utf-8"))
+    record = comparison.to_json().encode("ascii") + b"\n"
+    write_together(folder, {FILE: record, "index.html": html.encode("utf-8")})
+    return folder / "index.html"
 
 
 def _card(

@@ -11,8 +11,6 @@ plots/*.svg   the plots
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,8 +22,8 @@ from anomalyr1.errors import InputError
 from anomalyr1.evaluation import localisation, other_detectors, run, tables
 from anomalyr1.evaluation.detection import VERDICTS, Pair
 from anomalyr1.evaluation.record import Evaluation
-from anomalyr1.evaluation.tables import Table
-from anomalyr1.files import write_whole
+from anomalyr1.evaluation.tables import Table, in_csv
+from anomalyr1.files import write_together
 from anomalyr1.report import gallery, svg
 from anomalyr1.report.html import render
 from anomalyr1.report.plots import detection_plots
@@ -89,8 +87,7 @@ def write(folder: Path, results: Results) -> Path:
         "items.csv": items_csv(results.pairs),
         **{f"plots/{name}.svg": svg.file(plot) for name, plot in plots.items()},
     }
-    for name, text in files.items():
-        write_whole(folder / name, text.encode("utf-8", "backslashreplace"))
+    write_together(folder, {name: text.encode("utf-8", "backslashreplace") for name, text in files.items()})
     return folder / "index.html"
 
 
@@ -222,7 +219,7 @@ def items_csv(pairs: Iterable[Pair]) -> str:
         "reason",
         "error",
     )
-    return _csv(head, (_item(sample, inspection) for sample, inspection in pairs))
+    return in_csv(head, (_item(sample, inspection) for sample, inspection in pairs))
 
 
 def figures_csv(tables: Iterable[Table]) -> str:
@@ -233,7 +230,7 @@ def figures_csv(tables: Iterable[Table]) -> str:
         for row in table.rows
         for column, cell in zip(table.head[1:], row[1:], strict=True)
     )
-    return _csv(("table", "row", "column", "text"), cells)
+    return in_csv(("table", "row", "column", "text"), cells)
 
 
 def _item(sample: Sample, inspection: Inspection) -> tuple[str | float | int | None, ...]:
@@ -252,17 +249,6 @@ def _item(sample: Sample, inspection: Inspection) -> tuple[str | float | int | N
         inspection.reason,
         inspection.error or "",
     )
-
-
-def _csv(head: Sequence[str], rows: Iterable[Sequence[str | float | int | None]]) -> str:
-    """Every text is quoted, so that no program splits it at another mark, and is no formula."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    writer.writerow(head)
-    for row in rows:
-        cells = ["" if cell is None else cell for cell in row]
-        writer.writerow([tables.formula_safe(cell) if isinstance(cell, str) else cell for cell in cells])
-    return out.getvalue()
 
 
 def _confusion(

@@ -14,6 +14,7 @@ from PIL import Image
 from anomalyr1 import prompts
 from anomalyr1.files import write_whole
 from anomalyr1.images import open_image
+from anomalyr1.inspection.thresholds import Threshold
 from anomalyr1.policy.load import licence_of, limits_of
 from anomalyr1.report.html import data_uri, render, shares
 from anomalyr1.report.overlays import close_up, overlay, scaled
@@ -22,7 +23,9 @@ from anomalyr1.types import Fingerprint, InputError, Inspection, Question, Reply
 from anomalyr1.version import __version__
 
 MAX_CARDS = 400
-"""A page shows at most this many pictures; what needs a look comes first."""
+"""A page shows at most this many pictures, in the order of `ORDER`."""
+OVERLAYS = "overlays"
+"""The folder of the pictures with boxes and masks, in that of the page."""
 PICTURE_LONG_SIDE = 480
 CLOSE_UP_SIDE = 176
 MAX_CLOSE_UPS = 3
@@ -30,8 +33,8 @@ WIDE = 1.5
 """From this ratio of width to height on, two pictures stand below each other."""
 MANY_UNREAD = 0.2
 """From this share of replies not in the asked form on, the page explains what that means."""
-ORDER = ("failed", "unsure", "defect", "good")
-"""Which outcomes are shown first when not all fit."""
+ORDER = ("defect", "unsure", "failed", "good")
+"""Which outcomes are shown first."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class About:
     """What must be known before a verdict of the model is believed."""
     command: str = ""
     version: str = ""
+    threshold: Threshold | None = None
+    """What scores were compared with; None = the answers alone made the verdicts."""
 
 
 @dataclass(frozen=True)
@@ -61,21 +66,23 @@ class Card:
     layout: str = "one"
     """"two" puts the pictures side by side, "one" below each other."""
     picture: str = ""
-    """Data URI of the image as inspected; empty when it cannot be opened."""
+    """Data URI of the image as inspected; empty when it cannot be opened, or is another one by now."""
     overlay: str = ""
     """Data URI with boxes and masks; empty when there are none."""
     close_ups: list[str] = field(default_factory=list)
     """Data URIs of the first boxes, enlarged."""
     replies: list[dict[str, str]] = field(default_factory=list)
     boxes: list[dict[str, str]] = field(default_factory=list)
+    disagreement: str = ""
+    """What the score and the answer say, where a threshold makes them say different things."""
 
 
-def about_run(fingerprint: Fingerprint, command: str) -> About:
+def about_run(fingerprint: Fingerprint, command: str, threshold: Threshold | None = None) -> About:
     """What a page says about a run of `command` with this fingerprint: licence and limits of the model, our
     version.
     """
     licence, limits = licence_of(fingerprint.model), limits_of(fingerprint.model)
-    return About(fingerprint, licence, limits, command, __version__)
+    return About(fingerprint, licence, limits, command, __version__, threshold)
 
 
 def write(
@@ -87,16 +94,17 @@ def write(
     """Write `folder/overlays/*.png` for every inspection with boxes and `folder/index.html`; return the
     page's path.
 
-    The page shows at most `max_cards` pictures. Raises `SetupError` when the disk refuses.
+    The page shows at most `max_cards` pictures, each only where the image is still the one that was
+    inspected. Raises `SetupError` when the disk refuses.
     """
-    shown_places = _shown([inspection for _, inspection in results], max_cards)
     cards = []
-    for number, (sample, inspection) in enumerate(results):
-        rgb = _open(sample.image)
+    ranked = sorted(results, key=lambda result: ORDER.index(outcome(result[1])))
+    for number, (sample, inspection) in enumerate(ranked):
+        rgb = _open(sample.image, inspection.image_sha256)
         if rgb is not None and inspection.boxes:
-            write_whole(folder / "overlays" / overlay_name(sample.id), _png(overlay(inspection, rgb)))
-        if number in shown_places:
-            cards.append(card(sample, inspection, rgb))
+            write_whole(folder / OVERLAYS / overlay_name(sample.id), _png(overlay(inspection, rgb)))
+        if number < max_cards:
+            cards.append(card(sample, inspection, rgb, about.threshold))
     html = page(cards, [inspection for _, inspection in results], about)
     write_whole(folder / "index.html", html.encode("utf-8"))
     return folder / "index.html"
@@ -114,16 +122,19 @@ def page(cards: Sequence[Card], inspections: Sequence[Inspection], about: About)
         about=about,
         outcomes=outcomes,
         total=len(inspections),
-        bar=shares([(name, outcomes[name]) for name in reversed(ORDER)]),
+        order=ORDER,
+        bar=shares([(name, outcomes[name]) for name in ORDER]),
         replies=replies,
         asked=reply_count,
         explain=reply_count > 0 and (reply_count - replies["strict"]) / reply_count > MANY_UNREAD,
     )
 
 
-def card(sample: Sample, inspection: Inspection, rgb: Image.Image | None) -> Card:
-    """One inspection made ready for the page; `rgb` is the upright image at its original size, None when it
-    cannot be opened.
+def card(
+    sample: Sample, inspection: Inspection, rgb: Image.Image | None, threshold: Threshold | None = None
+) -> Card:
+    """One inspection made ready for the page; `rgb` is the upright image at its original size, None when
+    there is none to show.
     """
     questions = {
         question.id: question for question in (*prompts.inspection_questions(sample.id), *sample.questions)
@@ -148,6 +159,7 @@ def card(sample: Sample, inspection: Inspection, rgb: Image.Image | None) -> Car
         else [],
         replies=[_reply(reply, questions.get(reply.question_id)) for reply in inspection.replies],
         boxes=_boxes(inspection),
+        disagreement="" if threshold is None else _disagreement(inspection, threshold),
     )
 
 
@@ -163,17 +175,26 @@ def overlay_name(sample_id: str) -> str:
     return f"{stem or 'image'}-{digest}.png"
 
 
-def _shown(inspections: Sequence[Inspection], max_cards: int) -> set[int]:
-    urgent = sorted(range(len(inspections)), key=lambda i: ORDER.index(outcome(inspections[i])))
-    return set(urgent[:max_cards])
+def _disagreement(inspection: Inspection, threshold: Threshold) -> str:
+    """What score and answer say where one says defect and the other good; of several answers most count."""
+    question = prompts.inspection_questions(inspection.sample_id)[0]
+    choices = Counter(reply.answer.choice for reply in inspection.replies if reply.question_id == question.id)
+    if inspection.score is None or not choices:
+        return ""
+    by_answer = {prompts.DEFECT_LETTER: "defect", prompts.GOOD_LETTER: "good"}
+    answer = by_answer.get(choices.most_common(1)[0][0] or "")
+    sides = {"defect": inspection.score >= threshold.high, "good": inspection.score < threshold.low}
+    against = [side for side, is_said in sides.items() if is_said and answer not in (None, side)]
+    return f"The score says {against[0]}, the answer {answer}" if against else ""
 
 
-def _open(path: Path) -> Image.Image | None:
-    """None when the image cannot be opened: its inspection then says why."""
+def _open(path: Path, digest: str) -> Image.Image | None:
+    """The image that was inspected, upright; None when it is no longer there or cannot be opened."""
     try:
-        return open_image(path).rgb
+        image = open_image(path)
     except (InputError, OSError):
         return None
+    return image.rgb if image.sha256 == digest else None
 
 
 def _reply(reply: Reply, question: Question | None) -> dict[str, str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anomalyr1.evaluation.tables import Table, in_markdown
-from anomalyr1.files import write_whole
+from anomalyr1.files import write_together
 from anomalyr1.report import svg
 from anomalyr1.report.evaluation_page import figures_csv
 from anomalyr1.report.html import render
@@ -83,8 +83,7 @@ def write(folder: Path, run: TrainingRun) -> Path:
         "figures.csv": figures_csv([held_out, last_values]),
         **{f"plots/{number:02}.svg": svg.file(plot) for number, plot in enumerate(plots, start=1)},
     }
-    for name, text in files.items():
-        write_whole(folder / name, text.encode("utf-8", "backslashreplace"))
+    write_together(folder, {name: text.encode("utf-8", "backslashreplace") for name, text in files.items()})
     return folder / "index.html"
 
 

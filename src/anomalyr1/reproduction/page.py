@@ -17,7 +17,7 @@ import numpy as np
 
 from anomalyr1.evaluation.statistics import holm
 from anomalyr1.evaluation.tables import Table, in_markdown
-from anomalyr1.files import write_whole
+from anomalyr1.files import write_together
 from anomalyr1.images import open_image
 from anomalyr1.report import svg
 from anomalyr1.report.html import data_uri, render
@@ -112,8 +112,7 @@ def write(out: Path, study: Study, machine: str, date: str, command: str) -> Pat
         "report.json": json.dumps(rows, indent=1) + "\n",
         **plots,
     }
-    for name, text in files.items():
-        write_whole(out / name, text.encode("utf-8", "backslashreplace"))
+    write_together(out, {name: text.encode("utf-8", "backslashreplace") for name, text in files.items()})
     return out / "index.html"
 
 

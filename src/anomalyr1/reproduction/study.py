@@ -142,6 +142,18 @@ class Runner:
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
 
+    @property
+    def runs(self) -> list[ArmRun]:
+        """Every run of the study."""
+        study = self.study
+        trials = product(range(study.seeds), study.arms_to_run, study.scale.starts)
+        return [ArmRun(start, arm, seed) for seed, arm, start in trials]
+
+    def describe_stop(self) -> str:
+        """How many runs are done, for a study that was stopped."""
+        done = sum((self.out / run.folder / JUDGED).exists() for run in self.runs)
+        return f"stopped after {done} of {len(self.runs)} runs; the same command goes on"
+
     def run(self, jobs: int = 1) -> None:
         """All that is missing, `jobs` runs side by side.
 
@@ -149,7 +161,7 @@ class Runner:
         the study is being run already.
         """
         # Runs inherit the lock: what was killed without its runs is not begun again beside them
-        with (self.out / "lock").open("wb") as lock_file:
+        with (self.out / "lock").open("ab") as lock_file:
             lock(lock_file.fileno(), self.out)
             self._locked = lock_file.fileno()
             self._run(jobs)
@@ -160,13 +172,9 @@ class Runner:
         self._write_samples()
         # 2. The starts, and the arms that begin with them
         starts = self.study.scale.starts
-        all_runs = [
-            ArmRun(start, arm, seed)
-            for seed, arm, start in product(range(self.study.seeds), self.study.arms_to_run, starts)
-        ]
-        errors = self._all([*starts, *(run for run in all_runs if not run.arm.after_sft)], jobs)
+        errors = self._all([*starts, *(run for run in self.runs if not run.arm.after_sft)], jobs)
         # 3. The arms that go on from the SFT of their seed
-        errors += self._all([run for run in all_runs if run.arm.after_sft], jobs)
+        errors += self._all([run for run in self.runs if run.arm.after_sft], jobs)
         if errors:
             raise errors[0]
 

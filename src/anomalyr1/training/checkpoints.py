@@ -64,6 +64,11 @@ def newest(run: Path) -> tuple[Path | None, list[str]]:
     return None, notes
 
 
+def sealed(run: Path) -> list[Path]:
+    """The checkpoints of a run that were finished, oldest first; whether they changed, `newest` sees."""
+    return [folder for folder in _checkpoints(run) if (folder / MARKER).is_file()]
+
+
 def step_of(folder: Path) -> int:
     """The optimizer step that a checkpoint's folder is named after."""
     return int(folder.name.rpartition("-")[2])
@@ -91,7 +96,7 @@ def trim(run: Path, limit: int) -> list[str]:
     """
     if limit < 1:
         raise InputError(f"{limit} checkpoints to keep, expected at least 1")
-    complete = [folder for folder in _checkpoints(run) if (folder / MARKER).is_file()]
+    complete = sealed(run)
     if len(complete) <= limit:
         return []
     oldest_step = step_of(complete[-limit])

@@ -219,7 +219,7 @@ class _StepDisplay:
                 TextColumn("time left"),
                 TimeRemainingColumn(),
             )
-            self._bar = Progress(*columns, console=Console(markup=False, highlight=False))
+            self._bar = Progress(*columns, console=Console(markup=False, highlight=False, emoji=False))
             self._task = self._bar.add_task("", total=steps, completed=start)
             self._bar.start()
 
