@@ -26,7 +26,7 @@ from anomalyr1.evaluation import calibration
 from anomalyr1.images import open_image, resize
 from anomalyr1.inspection.inspector import Inspector, samples_of_images
 from anomalyr1.inspection.verdicts import FAST, REASONED, decide
-from anomalyr1.policy.load import NANO_FOLDER
+from anomalyr1.policy.folders import NANO_FOLDER
 from anomalyr1.types import Answer, Box, InputError, Inspection, Reply, SetupError
 from support import recordings, tiny
 from support.places import ROOT

@@ -23,8 +23,9 @@ from anomalyr1.inspection.masks import (
     posterior,
     window,
 )
-from anomalyr1.policy.safety import CODE, PICKLES, refuse_code
-from anomalyr1.types import Box, InputError, SetupError
+from anomalyr1.policy.rules import CODE, PICKLES, SAM2
+from anomalyr1.policy.safety import check_folder
+from anomalyr1.types import Box, InputError
 from support.places import ROOT
 
 EVERYWHERE = (True, True, True, True)
@@ -389,7 +390,7 @@ def test_a_saved_model_loads_and_gives_the_same(tiny_sam2, folder):
     ],
 )
 def test_files_that_run_code_are_refused(folder, name):
-    refuse_code(folder)  # the folder is fine without them
+    check_folder(folder, SAM2)  # the folder is fine without them
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(b"")
     with pytest.raises(InputError, match="can run code"):
@@ -412,8 +413,8 @@ def test_settings_that_name_code_are_refused(folder, key):
         ("config.json", "[" * 100_000, InputError),
         ("config.json", '{"model_type": "sam2", "vision_config": {"model_type": "none such"}}', InputError),
         ("model.safetensors", "not tensors", InputError),
-        ("model.safetensors", None, SetupError),
-        ("preprocessor_config.json", None, SetupError),
+        ("model.safetensors", None, InputError),
+        ("preprocessor_config.json", None, InputError),
     ],
 )
 def test_broken_folders_are_errors_that_name_them(folder, file, text, error):

@@ -32,7 +32,8 @@ from anomalyr1.engines.engine import (
 from anomalyr1.engines.openai_format import TokenLogprob, TokenPlace
 from anomalyr1.images import Frame, LoadedImage
 from anomalyr1.policy import chat
-from anomalyr1.policy.load import find_folder, load_processor, pixel_cap
+from anomalyr1.policy.folders import find_folder
+from anomalyr1.policy.load import load_processor, pixel_cap
 from anomalyr1.prompts import Prompt
 from anomalyr1.types import Fingerprint, InputError, SetupError
 

@@ -56,7 +56,9 @@ def merged(adapter: Path, name: str, revision: str | None, max_pixels: int | Non
     import torch
     from peft import PeftModel
 
-    from anomalyr1.policy.load import find_folder, load_policy, quiet
+    from anomalyr1.policy.folders import find_folder
+    from anomalyr1.policy.library import quiet
+    from anomalyr1.policy.load import load_policy
 
     # 1. The base in float32, and the type that it has by its own configuration.
     config = json.loads((find_folder(name, revision).folder / "config.json").read_text(encoding="utf-8"))

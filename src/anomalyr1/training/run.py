@@ -93,7 +93,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, say: Say = print, 
     (without `resume`), another recipe, other data or another model than the run began with, for prompts that
     do not fit, and for all that `plan_run` refuses; `SetupError` where memory or weights are lacking.
     """
-    from anomalyr1.policy.load import quiet
+    from anomalyr1.policy.library import quiet
     from anomalyr1.training.run_log import RunLog
 
     start = _resume_point(recipe, out, resume)

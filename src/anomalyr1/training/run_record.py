@@ -14,7 +14,8 @@ from anomalyr1.data import splits
 from anomalyr1.data.sources import LICENCES
 from anomalyr1.data.splits import Side
 from anomalyr1.files import write_whole
-from anomalyr1.policy.load import Policy, licence_of
+from anomalyr1.policy.licences import licence_of
+from anomalyr1.policy.load import Policy
 from anomalyr1.prompts import style_id
 from anomalyr1.training.dataset import TrainingSet, fingerprint, held_out_fingerprint
 from anomalyr1.training.plan import Plan
