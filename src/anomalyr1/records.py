@@ -22,11 +22,12 @@ from typing import Self, TypeVar
 
 from pydantic import ValidationError
 
-from anomalyr1.files import append_synced, lock, sync_folder
+from anomalyr1.files import append_synced, lock, open_regular, sync_folder
 from anomalyr1.types import Fingerprint, InputError, Inspection, SetupError, first_error
 
 log = logging.getLogger(__name__)
 
+_LONGEST_FINGERPRINT = 2**20
 Line = TypeVar("Line", Fingerprint, Inspection)
 
 
@@ -46,6 +47,19 @@ def read(path: str | Path) -> tuple[Fingerprint, list[Inspection]]:
     if len(lines) < len(data):
         log.warning("the last line of %r is torn (the run was killed); it is left out", str(path))
     return _records(path, lines)
+
+
+def fingerprint_of(path: str | Path) -> Fingerprint | None:
+    """The fingerprint that a file was begun with; None where there is no file, or it is not begun.
+
+    Raises `InputError` for a first line that is no fingerprint.
+    """
+    try:
+        with open_regular(path) as file:
+            line = file.readline(_LONGEST_FINGERPRINT)
+    except OSError:
+        return None
+    return _record(Fingerprint, Path(path), 1, line) if line.endswith(b"\n") else None
 
 
 class Writer:

@@ -8,7 +8,7 @@ What holds of a completion: under greedy decoding it depends on its prompt and i
 depends on the seed, the ids of sample and question, and on how many times the same call has asked that
 question before; neither the other prompts, nor their order, nor the budget change it. Batching changes logits
 by rounding alone (1e-6 in float32), so a token could differ only where two are as good as equally likely; the
-same call on the same machine gives the same bits on a CPU.
+same call on the same machine, with as many threads, gives the same bits on a CPU.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ class LocalEngine:
             "torch": torch.__version__,
             "transformers": version("transformers"),
             "device": policy.device.type,
+            "threads": str(torch.get_num_threads()),
             "dtype": str(policy.model.dtype).removeprefix("torch."),
         }
         return make_fingerprint(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from importlib import metadata
 from itertools import islice
 from pathlib import Path
 
-from anomalyr1 import prompts
+from anomalyr1 import prompts, records
 from anomalyr1.engines.engine import GREEDY, Completion, Engine, Sampling
 from anomalyr1.files import sha256_of_file
 from anomalyr1.images import THREADS, LoadedImage, open_image
@@ -24,8 +25,13 @@ from anomalyr1.types import Fingerprint, InputError, Inspection, Mask, Reply, Sa
 VOTING = Sampling(temperature=1.0)
 """How votes are sampled: as the policy itself weighs its words."""
 
-FAILURES = (ValueError, OSError, MemoryError, RuntimeError)
-"""What may go wrong with one sample: a bad image or prompt, the disk, the memory, the engine."""
+FAILURES = Exception
+"""What may go wrong with one sample: a bad image or prompt, the disk, the memory, the engine, a fault in any
+of them; all but a `SetupError`, which the next sample would meet too."""
+ALIKE = 3
+"""So many samples, if they are a run's first ones, do not fail in one way by chance: the run stops."""
+UNEXPECTED = "unexpected_"
+"""Opens the count of a failure that no input explains; the name of its class follows."""
 
 VERSIONS = ("Pillow", "opencv-python-headless")
 """Packages whose versions may change the pixels or a mask, whatever the engine."""
@@ -118,13 +124,15 @@ class Inspector:
         """Inspect all samples into the inspections file `out`; those already there are not inspected again.
 
         Batches lie at fixed places of `samples`, and a batch that a kill cut is computed as a whole again, so
-        a resumed file equals an uninterrupted one. `progress` gets the number of inspections done and the
+        a resumed file equals an uninterrupted one: the process takes the number of threads that the file was
+        begun with, and keeps it. `progress` gets the number of inspections done and the
         newest of them. `context` is a digest of what all samples were given beside their image (see
         `samples_of_images`); resuming under another one is refused. With `own_questions` each sample is asked
         its own questions, as evaluation does, instead of the two of an inspection.
 
         Raises `InputError` before anything is inspected: for missing files (all are listed), ids that are not
-        unique, votes on own questions, and a threshold that was made for other scores.
+        unique, votes on own questions, and a threshold that was made for other scores; `SetupError` where the
+        first samples all fail in one way that no input explains.
         """
         if own_questions and self.votes > 1:
             raise InputError(
@@ -132,6 +140,7 @@ class Inspector:
             )
         require_files(samples)
         _require_unique(samples)
+        _take_threads_of(out)
         fingerprint = self.fingerprint(context)
         if self.threshold is not None:
             self.threshold.require_same(fingerprint)
@@ -152,8 +161,7 @@ class Inspector:
             raise
         except FAILURES as error:
             if len(samples) == 1:
-                kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-                return [_failed(samples[0], f"{kind}{error}")]
+                return [_failed(samples[0], error)]
         # One bad sample does not take its neighbours along: each is asked alone.
         return [inspection for sample in samples for inspection in self.inspect([sample], own_questions)]
 
@@ -164,18 +172,27 @@ class Inspector:
             "style": prompts.style_id(self.style, self.text),
             "given": context,
             "masks": self.masks,
-            "versions": engine.versions | {name: metadata.version(name) for name in VERSIONS},
+            "versions": engine.versions | self._versions(),
             "sampling": engine.sampling + (f", {self.votes} samples" if self.votes > 1 else ""),
         }
         if self.threshold is not None:
             changes["threshold"] = self.threshold.digest
         return engine.model_copy(update=changes)
 
+    def _versions(self) -> dict[str, str]:
+        """The versions of what computes pixels and masks, whatever the engine."""
+        versions = {name: metadata.version(name) for name in VERSIONS}
+        if self.masks == "sam2":
+            versions["sam2"] = (self.sam2.source if self.sam2 else "") or "not known"
+        return versions
+
     def _inspect_into(self, writer: Writer, batch: Sequence[Sample], own_questions: bool) -> None:
         """Inspect a batch, unless all of it is done, and write what is not there yet."""
         if all(sample.id in writer.done for sample in batch):
             return
-        for inspection in self.inspect(batch, own_questions):
+        inspections = self.inspect(batch, own_questions)
+        _require_sound([*islice(writer.done.values(), ALIKE), *inspections])
+        for inspection in inspections:
             if inspection.sample_id not in writer.done:
                 writer.append(inspection)
 
@@ -218,7 +235,7 @@ class Inspector:
         """The inspection of one sample by the completions of its prompts."""
         errors = [completion.error for completion in completions if completion.error]
         if errors:
-            return _failed(sample, errors[0])
+            return _failed(sample, InputError(errors[0]))
         # 1. Read the completions.
         counts: Counter[str] = Counter()
         replies = [
@@ -321,14 +338,38 @@ def _read_reply(prompt: prompts.Prompt, completion: Completion, counts: Counter[
     )
 
 
-def _failed(sample: Sample, message: str) -> Inspection:
+def _failed(sample: Sample, error: Exception) -> Inspection:
+    kind = "" if isinstance(error, InputError) else type(error).__name__
+    message = f"{kind}: {error}" if kind else str(error)
     return Inspection(
         sample_id=sample.id,
         verdict="unsure",
         reason=f"Unsure because the inspection failed: {message}",
+        counts={UNEXPECTED + kind: 1} if kind else {},
         error=message,
         image_sha256=_digest_of_file(sample.image),
     )
+
+
+def _require_sound(inspections: Sequence[Inspection]) -> None:
+    """Raise `SetupError` where the first `ALIKE` inspections all failed in one way that no input explains."""
+    kinds = [{name for name in i.counts if name.startswith(UNEXPECTED)} for i in inspections[:ALIKE]]
+    if len(kinds) == ALIKE and set.intersection(*kinds):
+        raise SetupError(
+            f"the first {ALIKE} samples all failed in one way ({inspections[0].error}), so the fault lies "
+            "with the model or this installation, not with the images, and the run stops; "
+            "try another model, or see: anomalyr1 doctor"
+        )
+
+
+def _take_threads_of(path: str | Path) -> None:
+    """Compute with as many threads as the file was begun with: sums in another order end in other bits."""
+    begun = records.fingerprint_of(path)
+    threads = begun.versions.get("threads", "") if begun else ""
+    if re.fullmatch(r"[1-9][0-9]{0,2}", threads):  # whoever wrote the file wrote this, too
+        import torch
+
+        torch.set_num_threads(int(threads))
 
 
 def _digest_of_file(path: Path) -> str:
