@@ -56,6 +56,7 @@ class LocalEngine:
         """Raises `SetupError` where this version of transformers or the model cannot share a prefix."""
         require_support(policy.model)
         self.policy = policy
+        self.taught = policy.taught
         tokenizer = policy.processor.tokenizer
         self._option_tokens = OptionTokens(tokenizer)
         self.batch_tokens = batch_tokens or (32_768 if policy.device.type == "cuda" else 8_192)

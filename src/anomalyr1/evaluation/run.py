@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from anomalyr1 import files, prompts, records
+from anomalyr1 import files, records
 from anomalyr1.data import sources
 from anomalyr1.evaluation import detection, localisation, mmad, pairing, provenance, rows, statistics, tables
 from anomalyr1.evaluation.detection import Pair
@@ -46,15 +46,16 @@ def evaluate(
     progress: Progress = lambda done, total, inspection: None,
     revision: str | None = None,
     max_pixels: int | None = None,
-    style: str = prompts.DEFAULT_STYLE,
+    style: str | None = None,
+    text: str | None = None,
     fast: bool = False,
     engine: str = "local",
 ) -> Evaluation:
     """Figures of a model on labelled data, written into the folder `out`; run again to go on after a stop.
 
     The model is asked the data's own questions; it is an inspector, or the name of a model, which is loaded
-    as `Inspector.load` does with `revision`, `max_pixels`, `style`, `fast` and `engine`. `data` is samples,
-    or a spec such as "mmad:FOLDER" or "split:FILE" with the `options` of its loader.
+    as `Inspector.load` does with `revision`, `max_pixels`, `style`, `text`, `fast` and `engine`. `data` is
+    samples, or a spec such as "mmad:FOLDER" or "split:FILE" with the `options` of its loader.
 
     Raises `InputError` for data that asks nothing or cannot be read, and for a model that cannot be used;
     `SetupError` for what is not installed.
@@ -67,9 +68,15 @@ def evaluate(
         )
     if isinstance(model, str):
         model = Inspector.load(
-            model, revision=revision, max_pixels=max_pixels, style=style, fast=fast, engine=engine
+            model,
+            revision=revision,
+            max_pixels=max_pixels,
+            style=style,
+            text=text,
+            fast=fast,
+            engine=engine,
         )
-    elif (revision, max_pixels, style, fast, engine) != (None, None, prompts.DEFAULT_STYLE, False, "local"):
+    elif (revision, max_pixels, style, text, fast, engine) != (None, None, None, None, False, "local"):
         raise InputError("an inspector has its own model and prompt; leave their options out")
     fingerprint, inspected = _ask(model, loaded.samples, Path(out) / INSPECTIONS, progress)
     evaluation = measure(loaded, fingerprint, inspected, source)

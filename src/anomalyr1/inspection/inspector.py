@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from anomalyr1 import prompts, records
-from anomalyr1.engines.engine import GREEDY, Completion, Engine, Sampling
+from anomalyr1.engines.engine import GREEDY, Completion, Engine, Sampling, choose_prompt, taught_of
 from anomalyr1.files import sha256_of_file
 from anomalyr1.images import THREADS, LoadedImage, open_image
 from anomalyr1.inspection import verdicts
@@ -75,7 +75,7 @@ class Inspector:
         revision: str | None = None,
         max_pixels: int | None = None,
         masks: str = "default",
-        style: str = prompts.DEFAULT_STYLE,
+        style: str | None = None,
         text: str | None = None,
         votes: int = 1,
         fast: bool = False,
@@ -84,23 +84,25 @@ class Inspector:
     ) -> Inspector:
         """An inspector over a policy: "nano", a folder, or a name on the Hugging Face hub.
 
-        `revision` pins a hub model. `votes` samples of both questions make each verdict; `fast` asks for the
-        score alone, without reasoning and boxes. `engine` runs the policy: "local", "vllm", or
-        "endpoint:FILE" for the server of a configuration, which names its own model. `threshold` decides by
-        the score. Raises `InputError` for options that do not go together and for a model that cannot be
-        used, `SetupError` for what is not installed.
+        `revision` pins a hub model. Without `style`, `text` and `max_pixels` a policy is asked as it was
+        taught; asked otherwise, its fingerprint says so. `votes` samples of both questions make each verdict;
+        `fast` asks for the score alone, without reasoning and boxes. `engine` runs the policy: "local",
+        "vllm", or "endpoint:FILE" for the server of a configuration, which names its own model. `threshold`
+        decides by the score. Raises `InputError` for options that do not go together and for a model that
+        cannot be used, `SetupError` for what is not installed.
         """
         if fast and votes > 1:
             raise InputError(f"{votes} fast scores are all the same; ask for votes or for fast, not both")
         from anomalyr1.engines.loading import load_engine
 
-        prompts.style_id(style, text)  # an unknown style is refused before the weights are loaded
+        prompts.style_id(style or prompts.DEFAULT_STYLE, text)  # refused before the weights are loaded
         sampling = VOTING if votes > 1 else GREEDY
         if fast:
             sampling = Sampling(fast=True)
         sam2 = Sam2.load() if masks == "sam2" and not fast else None
         runner = load_engine(engine, model, revision, max_pixels)
-        return cls(runner, masks, style, text, sampling, sam2=sam2, votes=votes, threshold=threshold)
+        prompt = choose_prompt(runner, style, text)
+        return cls(runner, masks, *prompt, sampling, sam2=sam2, votes=votes, threshold=threshold)
 
     def __call__(
         self, image: str | Path, knowledge: str = "", references: Sequence[str | Path] = ()
@@ -177,6 +179,8 @@ class Inspector:
         }
         if self.threshold is not None:
             changes["threshold"] = self.threshold.digest
+        if taught := taught_of(self.engine):
+            changes["taught"] = taught.otherwise(str(changes["style"]), engine.max_pixels)
         return engine.model_copy(update=changes)
 
     def _versions(self) -> dict[str, str]:

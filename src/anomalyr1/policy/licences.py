@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
-from anomalyr1.policy.folders import BUNDLED
+from anomalyr1.files import read_json
+from anomalyr1.policy.folders import BUNDLED, FINAL, RUN_FILES
+from anomalyr1.policy.taught import Taught, read_taught
+from anomalyr1.types import InputError
 
 LICENCES = (
     (re.compile(r"qwen2\.5-vl-3b"), "Qwen Research License: non-commercial research only"),
@@ -18,13 +20,18 @@ LICENCES = (
 
 
 def licence_of(name: str) -> str:
-    """The licence of a model's weights by its name, or the request to read it up."""
-    if name in BUNDLED:
+    """The licence of a model's weights, or the request to read it up; a taught policy has its base's."""
+    base = base_of(name)
+    if base in BUNDLED:
         return "the package's own licence (see LICENSE)"
     for pattern, licence in LICENCES:
-        if pattern.search(name.lower()):
+        if pattern.search(base.lower()):
             return licence
-    return f"unknown: read the model card of {name!r}; a fine-tuned model inherits the licence of its base"
+    folder = _find_folder(name, [Path()])
+    taught = _taught_in(folder) if folder else None
+    if taught:
+        return taught.licence
+    return f"unknown: read the model card of {base!r}; a fine-tuned model inherits the licence of its base"
 
 
 def limits_of(name: str) -> str:
@@ -34,7 +41,7 @@ def limits_of(name: str) -> str:
             f"{name} knows drawn parts only: on a photograph of a real part its verdict means nothing; "
             "name a real model with --model"
         )
-    if start := _bundled_start(name):
+    if (start := base_of(name)) in BUNDLED:
         return (
             f"{name} was {start}, which knows drawn parts only, before it was taught: on a photograph of a "
             "part it was not taught its verdict means nothing, and on one it was taught only as much as an "
@@ -43,25 +50,44 @@ def limits_of(name: str) -> str:
     return ""
 
 
-def _bundled_start(name: str) -> str:
-    """The bundled policy that a run (`RUN/final`, `RUN/checkpoint-N`) goes back to; empty = none is known.
+def base_of(name: str) -> str:
+    """The model that a taught policy goes back to; the name itself where nothing is known of one.
 
-    A run says in `run.json` what it began with, which may be a run again. It names that as seen from where it
-    was started: from here, or from a folder above the run.
+    A policy's folder says it in `anomalyr1.json`, else the `run.json` beside `RUN/final` or
+    `RUN/checkpoint-N` says what the run began with, which may be a run again. It names that as seen from
+    where it was started: from here, or from a folder above the run.
     """
-    starting_points, run_files = [Path()], set()
+    starting_points, run_files, start = [Path()], set[Path](), name
+    while start not in BUNDLED:
+        folder = _find_folder(start, starting_points)
+        if folder is None:
+            return start
+        if taught := _taught_in(folder):
+            return taught.base
+        run_file = folder.parent / RUN_FILES[0]
+        try:
+            model = read_json(run_file)["model"] if run_file not in run_files else None
+        except (InputError, LookupError, TypeError):  # no run.json, or not one of ours
+            return start
+        if not isinstance(model, str):
+            return name
+        run_files.add(run_file)  # runs may name each other
+        start, starting_points = model, [Path(), *run_file.parents]
+    return start
+
+
+def _find_folder(name: str, starting_points: list[Path]) -> Path | None:
+    """The folder that a name means as seen from one of these places; of a run, that of its policy."""
     try:
-        while name not in BUNDLED:
-            folders = ((point / Path(name).expanduser()).resolve() for point in starting_points)
-            folder = next(filter(Path.is_dir, folders), None)
-            if folder is None:
-                return ""
-            run_file = folder.parent / "run.json"
-            if run_file in run_files:  # runs that name each other
-                return ""
-            run_files.add(run_file)
-            name = str(json.loads(run_file.read_bytes())["model"])
-            starting_points = [Path(), *run_file.parents]
-    except (OSError, ValueError, LookupError, TypeError, RuntimeError):  # no run.json, or not one of ours
-        return ""
-    return name
+        folders = ((point / Path(name).expanduser()).resolve() for point in starting_points)
+        folder = next(filter(Path.is_dir, folders), None)
+    except (OSError, ValueError, RuntimeError):  # a name that no file system takes
+        return None
+    return folder / FINAL if folder and (folder / FINAL / "config.json").is_file() else folder
+
+
+def _taught_in(folder: Path) -> Taught | None:
+    try:
+        return read_taught(folder)
+    except InputError:
+        return None

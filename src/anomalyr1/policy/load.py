@@ -17,6 +17,7 @@ from anomalyr1.images import Family
 from anomalyr1.policy import chat
 from anomalyr1.policy.folders import find_folder
 from anomalyr1.policy.library import quiet, typed_errors
+from anomalyr1.policy.taught import Taught, read_taught
 from anomalyr1.types import InputError, SetupError
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Policy:
     """The name that it was loaded by: "nano", a folder or a name on the hub."""
     revision: str
     """The commit on the hub, or the digest "sha256:..." of a folder's weights and configuration."""
+    taught: Taught | None = None
+    """What it was taught with, as its folder says; None = not known."""
 
     @property
     def device(self) -> torch.device:
@@ -85,7 +88,8 @@ def load_policy(
 
     `revision` pins weights and processor alike: a commit, tag or branch of the hub, or the digest that
     `Policy.revision` gave for a folder. `device` is CUDA where there is one; `dtype` bfloat16 on CUDA and
-    float32 elsewhere; `max_pixels` the smaller of the checkpoint's own cap and the package's default. Raises
+    float32 elsewhere; `max_pixels` what the policy was taught with, else the smaller of the checkpoint's own
+    cap and the package's default. Raises
     `InputError` for a folder that is refused, damaged or not supported, and `SetupError` where the weights
     cannot be had or the device is missing.
     """
@@ -100,7 +104,7 @@ def load_policy(
     model = _load_model(folder, dtype, target, processor.tokenizer)
     _check_parts(folder, model, processor, family)
     cap = pixel_cap(folder, processor, family, max_pixels)
-    return Policy(model, processor, family, cap, name, found_revision)
+    return Policy(model, processor, family, cap, name, found_revision, read_taught(folder))
 
 
 def load_processor(folder: Path) -> Any:
@@ -195,7 +199,8 @@ def _check_parts(folder: Path, model: Any, processor: Any, family: Family) -> No
 
 
 def pixel_cap(folder: Path, processor: Any, family: Family, max_pixels: int | None) -> int:
-    """`max_pixels` where it is given, else the smaller one of the folder's cap and the family's.
+    """`max_pixels` where it is given, else what the policy was taught with, else the smaller one of the
+    folder's cap and the family's.
 
     Raises `InputError` when it is too small for the family.
     """
@@ -206,6 +211,8 @@ def pixel_cap(folder: Path, processor: Any, family: Family, max_pixels: int | No
                 f"the least that {family.name} takes"
             )
         return max_pixels
+    if (taught := read_taught(folder)) and taught.max_pixels >= family.min_pixels:
+        return taught.max_pixels
     folder_cap = processor.image_processor.size["longest_edge"]
     if not isinstance(folder_cap, int) or folder_cap < family.min_pixels:
         raise InputError(

@@ -74,8 +74,9 @@ def about_run(fingerprint: Fingerprint, command: str) -> About:
     """What a page says about a run of `command` with this fingerprint: licence and limits of the model, our
     version.
     """
-    licence, limits = licence_of(fingerprint.model), limits_of(fingerprint.model)
-    return About(fingerprint, licence, limits, command, __version__)
+    notes = (fingerprint.taught, limits_of(fingerprint.model))
+    licence = licence_of(fingerprint.model)
+    return About(fingerprint, licence, "; ".join(filter(None, notes)), command, __version__)
 
 
 def write(
