@@ -17,12 +17,14 @@ import torch
 
 from anomalyr1.data import sources
 from anomalyr1.policy.load import load_policy
+from anomalyr1.policy.taught import read_taught
 from anomalyr1.training import checkpoints, reward_functions, run, run_folder
 from anomalyr1.training.recipes import load_recipe
 from anomalyr1.training.run import train
 from anomalyr1.training.run_folder import read_groups
 from anomalyr1.training.trainers import NEVER
 from anomalyr1.types import InputError, SetupError
+from support import tiny
 from support import training_runs as runs
 
 KILLS = int(os.environ.get("ANOMALYR1_KILLS", "2"))
