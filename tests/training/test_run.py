@@ -24,7 +24,6 @@ from anomalyr1.training.run import train
 from anomalyr1.training.run_folder import read_groups
 from anomalyr1.training.trainers import NEVER
 from anomalyr1.types import InputError, SetupError
-from support import tiny
 from support import training_runs as runs
 
 KILLS = int(os.environ.get("ANOMALYR1_KILLS", "2"))
@@ -59,6 +58,10 @@ def test_the_run_folder(whole):
     assert record["data"] == [{"spec": runs.DATA, "licence": sources.LICENCES["drawn"]}]
     assert record["versions"]["trl"].startswith("1.16") and record["steps"] == 4
     assert [one["step"] for one in runs.lines(out / "metrics.jsonl")] == [1, 2, 3, 4]
+    taught = read_taught(out / "final")
+    assert (taught.style, taught.text, taught.max_pixels) == ("mmad", None, 12_544)
+    assert taught.base == runs.recipe().model and record["taught"] == taught.model_dump()
+    assert "AutoProcessor" in (out / "final" / "README.md").read_text()
     assert said[0].startswith("plan: 4 steps") and said[-1] == f"trained policy: {out / 'final'}"
 
 
