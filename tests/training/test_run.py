@@ -20,6 +20,7 @@ from anomalyr1.policy.load import load_policy
 from anomalyr1.policy.taught import read_taught
 from anomalyr1.training import checkpoints, reward_functions, run, run_folder
 from anomalyr1.training.recipes import load_recipe
+from anomalyr1.training.resolved import Resolved, prompt_style
 from anomalyr1.training.run import train
 from anomalyr1.training.run_folder import read_groups
 from anomalyr1.training.trainers import NEVER
@@ -195,7 +196,7 @@ def test_the_policy_of_a_run_under_zero_3(tmp_path, lora):
         _write_policy(
             SimpleNamespace(model=model, model_wrapped=engine, accelerator=accelerator),
             policy,
-            recipe,
+            Resolved(recipe, {}, {}, prompt_style(recipe), None),
             tmp_path,
         )
     finally:
