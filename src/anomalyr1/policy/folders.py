@@ -118,7 +118,7 @@ def _near(folder: Path) -> str:
     while not parent.is_dir():
         parent, missing = parent.parent, parent.name
     near = nearest_name(missing, sorted(path.name for path in parent.iterdir() if path.is_dir()))
-    return f"; did you mean {str(parent / near)!r}?" if near else ""
+    return f" (did you mean {str(parent / near)!r}?)" if near else ""
 
 
 def _name_of(name: str, folder: Path) -> str:
