@@ -24,7 +24,8 @@ from anomalyr1.nano import exam
 from anomalyr1.nano.lessons import RowWriter
 from anomalyr1.nano.model import load_model
 from anomalyr1.nano.pool import FAMILY, ImageExample
-from anomalyr1.policy.load import NANO_FOLDER, Policy
+from anomalyr1.policy.folders import NANO_FOLDER
+from anomalyr1.policy.load import Policy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin

@@ -346,7 +346,7 @@ class Step:
 def write_model(folder: Path, size: str) -> None:
     """A folder with random weights of a size and the bundled policy's processor, for images of any size."""
     from anomalyr1.nano.model import NanoShape, load_model, make_model, make_processor, save_model
-    from anomalyr1.policy.load import NANO_FOLDER
+    from anomalyr1.policy.folders import NANO_FOLDER
 
     large = {
         "text_width": 1024,

@@ -25,7 +25,7 @@ from anomalyr1.nano.image_lessons import LOOKING, ImageLesson
 from anomalyr1.nano.pool import draw_shard
 from anomalyr1.nano.recipe import NanoRecipe
 from anomalyr1.nano.stage_losses import CELL_TAP, QUOTE_TAP, TAP, StageLosses
-from anomalyr1.policy.load import NANO_FOLDER
+from anomalyr1.policy.folders import NANO_FOLDER
 from anomalyr1.shared_prefix.groups import Groups
 from anomalyr1.shared_prefix.score import read_branched
 

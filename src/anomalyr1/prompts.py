@@ -198,9 +198,14 @@ def read_prompt(path: Path) -> str:
         raise InputError(
             f"{path}: the prompt file cannot be read ({error}); give a UTF-8 text file"
         ) from error
-    if fault := _find_fault(text):
-        raise InputError(f"{path}: {fault}")
+    require_usable(text, str(path))
     return text
+
+
+def require_usable(text: str, where: str) -> None:
+    """Raise `InputError` where a text cannot serve as a prompt; `where` names it."""
+    if fault := _find_fault(text):
+        raise InputError(f"{where}: {fault}")
 
 
 def _find_fault(text: str) -> str | None:
@@ -249,7 +254,7 @@ def _find_style(name: str, text: str | None) -> Style:
     if name not in STYLES:
         raise InputError(
             f"unknown prompt style {name!r}; choose one of {', '.join(STYLES)}, "
-            "or give your own text with --prompt FILE"
+            "or give your own text (--prompt FILE; from Python: text=)"
         )
     return STYLES[name]
 

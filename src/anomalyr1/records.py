@@ -31,6 +31,7 @@ from anomalyr1.types import Fingerprint, InputError, Inspection, SetupError, fir
 
 log = logging.getLogger(__name__)
 
+_LONGEST_FINGERPRINT = 2**20
 Line = TypeVar("Line", Fingerprint, Inspection)
 
 LONGEST_LINE = 2**26
@@ -75,6 +76,19 @@ def write(path: Path, fingerprint: Fingerprint, inspections: Iterable[Inspection
     """
     lines = [record.to_json().encode("ascii") + b"\n" for record in (fingerprint, *inspections)]
     write_whole(path, b"".join(lines))
+
+
+def fingerprint_of(path: str | Path) -> Fingerprint | None:
+    """The fingerprint that a file was begun with; None where there is no file, or it is not begun.
+
+    Raises `InputError` for a first line that is no fingerprint.
+    """
+    try:
+        with open_regular(path) as file:
+            line = file.readline(_LONGEST_FINGERPRINT)
+    except OSError:
+        return None
+    return _record(Fingerprint, Path(path), 1, line) if line.endswith(b"\n") else None
 
 
 class Writer:

@@ -304,6 +304,8 @@ class Fingerprint(Record):
     """The prompt style with a digest of its text, or "file" with a digest of the user's own."""
     max_pixels: int
     """The largest image that the model is shown, in pixels."""
+    taught: str = ""
+    """What the policy was taught with, in words, where it is asked otherwise; else empty."""
     given: str = ""
     """A digest of the knowledge and the reference images that all samples were given; empty when none."""
     option_order: str = "given"

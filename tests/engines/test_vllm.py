@@ -10,7 +10,8 @@ import torch
 from anomalyr1.engines.engine import Sampling
 from anomalyr1.engines.local import LocalEngine
 from anomalyr1.policy import chat
-from anomalyr1.policy.load import NANO_FOLDER, load_policy
+from anomalyr1.policy.folders import NANO_FOLDER
+from anomalyr1.policy.load import load_policy
 from anomalyr1.types import InputError
 from support.contract import ASKED, IMAGES, SHORT, policy, spoken
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,8 +26,9 @@ from anomalyr1.engines.replay import ReplayEngine
 from anomalyr1.evaluation import calibration
 from anomalyr1.images import open_image, resize
 from anomalyr1.inspection.inspector import Inspector, samples_of_images
+from anomalyr1.inspection.masks import Sam2
 from anomalyr1.inspection.verdicts import FAST, REASONED, decide
-from anomalyr1.policy.load import NANO_FOLDER
+from anomalyr1.policy.folders import NANO_FOLDER
 from anomalyr1.types import Answer, Box, InputError, Inspection, Reply, SetupError
 from support import recordings, tiny
 from support.places import ROOT
@@ -294,18 +296,94 @@ class Broken:
         (OSError("gone"), True),
         (InputError("too long"), True),
         (SetupError("no weights"), False),  # nothing could be inspected: stop
-        (KeyError("bug"), False),  # a bug is not hidden
+        (KeyError("bug"), True),
+        (ZeroDivisionError("window"), True),
+        (AssertionError(), True),
         (KeyboardInterrupt(), False),
     ],
 )
 def test_which_failures_are_recorded(folder, error, recorded):
     inspector = Inspector(Broken(error), masks="box")
     if recorded:
-        results = inspector.run(samples_of(folder), folder / "i.jsonl")
+        results = inspector.run(samples_of(folder)[:2], folder / "i.jsonl")
         assert {one.verdict for one in results} == {"unsure"} and all(one.error for one in results)
+        kind = "" if isinstance(error, InputError) else type(error).__name__
+        assert all(one.error.startswith(kind) for one in results)
+        assert [one.counts for one in results] == [{f"unexpected_{kind}": 1} if kind else {}] * 2
     else:
         with pytest.raises(type(error)):
             inspector.run(samples_of(folder), folder / "i.jsonl")
+
+
+class Odd(ReplayEngine):
+    """Replays, and fails in its own way at the samples that it is told, by their number."""
+
+    def __init__(self, path, errors):
+        super().__init__(path)
+        self.errors = errors
+
+    def complete(self, prompts, images, sampling=None):
+        for prompt in prompts:
+            if error := self.errors.get(int(Path(prompt.sample_id).stem)):
+                raise error
+        return super().complete(prompts, images)
+
+
+@pytest.mark.parametrize(
+    ("errors", "batch", "stops"),
+    [
+        ({0: KeyError(), 1: KeyError(), 2: KeyError()}, 4, True),
+        ({0: KeyError(), 1: KeyError(), 2: KeyError()}, 1, True),  # over batches
+        ({0: KeyError(), 1: TypeError(), 2: KeyError()}, 4, False),  # not alike
+        ({1: KeyError(), 2: KeyError(), 3: KeyError()}, 4, False),  # the first one is fine
+        (dict.fromkeys(range(5), InputError("no")), 4, False),  # what an input explains
+    ],
+)
+def test_only_a_broken_model_stops_a_run(tmp_path, errors, batch, stops):
+    samples = [recordings.sample(recordings.draw(tmp_path / f"{number}.png")) for number in range(5)]
+    recorded = recordings.record(tmp_path / "r.jsonl", {sample.id: GOOD for sample in samples})
+    inspector = Inspector(Odd(recorded, errors), masks="box", batch=batch)
+    if stops:
+        with pytest.raises(SetupError, match=r"the first 3 samples all failed in one way \(KeyError"):
+            inspector.run(samples, tmp_path / "i.jsonl")
+        return
+    results = inspector.run(samples, tmp_path / "i.jsonl")
+    assert [one.error is not None for one in results] == [number in errors for number in range(5)]
+
+
+def test_a_resumed_run_takes_the_threads_of_the_one_before(tmp_path):
+    """Sums in another order end in other bits, so the number of threads is part of the fingerprint."""
+    import torch
+
+    from anomalyr1.engines.local import LocalEngine
+    from anomalyr1.policy.load import load_policy
+
+    engine = LocalEngine(load_policy(str(tiny.folder_of())))
+    inspector = Inspector(engine, masks="box", sampling=Sampling(max_new_tokens=2), batch=1)
+    samples = [recordings.sample(recordings.draw(tmp_path / f"{number}.png")) for number in range(2)]
+    torch.set_num_threads(2)
+    inspector.run(samples[:1], tmp_path / "i.jsonl")
+    torch.set_num_threads(1)
+    with pytest.raises(InputError, match="'threads': '2'"):  # the control: as it is, it is another run
+        records.Writer(tmp_path / "i.jsonl", inspector.fingerprint())
+    inspector.run(samples, tmp_path / "i.jsonl")
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    for hostile in ("0", "-1", "x", "0001", "9999", "٣"):
+        text = (tmp_path / "i.jsonl").read_text().replace('"threads": "2"', f'"threads": "{hostile}"', 1)
+        (tmp_path / "hostile.jsonl").write_text(text)
+        with pytest.raises(InputError, match="made by another run"):
+            inspector.run(samples, tmp_path / "hostile.jsonl")
+        assert torch.get_num_threads() == 1
+
+
+def test_sam2_is_part_of_the_fingerprint(tmp_path):
+    recorded = recordings.record(tmp_path / "r.jsonl", {})
+    inspector = Inspector(ReplayEngine(recorded), masks="sam2")
+    assert inspector.fingerprint().versions["sam2"] == "not known"
+    inspector.sam2 = Sam2(types.SimpleNamespace(eval=lambda: None), None, "maker/sam2@0123")
+    assert inspector.fingerprint().versions["sam2"] == "maker/sam2@0123"
+    assert "sam2" not in Inspector(ReplayEngine(recorded), masks="box").fingerprint().versions
 
 
 def test_real_images_run_to_a_page(tmp_path, shared, monkeypatch):

@@ -23,8 +23,10 @@ from anomalyr1.inspection.masks import (
     posterior,
     window,
 )
-from anomalyr1.policy.safety import CODE, PICKLES, refuse_code
-from anomalyr1.types import Box, InputError, SetupError
+from anomalyr1.policy.folders import digest_of
+from anomalyr1.policy.rules import CODE, PICKLES, SAM2
+from anomalyr1.policy.safety import check_folder
+from anomalyr1.types import Box, InputError
 from support.places import ROOT
 
 EVERYWHERE = (True, True, True, True)
@@ -389,7 +391,7 @@ def test_a_saved_model_loads_and_gives_the_same(tiny_sam2, folder):
     ],
 )
 def test_files_that_run_code_are_refused(folder, name):
-    refuse_code(folder)  # the folder is fine without them
+    check_folder(folder, SAM2)  # the folder is fine without them
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(b"")
     with pytest.raises(InputError, match="can run code"):
@@ -412,8 +414,8 @@ def test_settings_that_name_code_are_refused(folder, key):
         ("config.json", "[" * 100_000, InputError),
         ("config.json", '{"model_type": "sam2", "vision_config": {"model_type": "none such"}}', InputError),
         ("model.safetensors", "not tensors", InputError),
-        ("model.safetensors", None, SetupError),
-        ("preprocessor_config.json", None, SetupError),
+        ("model.safetensors", None, InputError),
+        ("preprocessor_config.json", None, InputError),
     ],
 )
 def test_broken_folders_are_errors_that_name_them(folder, file, text, error):
@@ -422,6 +424,62 @@ def test_broken_folders_are_errors_that_name_them(folder, file, text, error):
         (folder / file).write_text(text)
     with pytest.raises(error, match="sam2"):
         Sam2.load(folder)
+
+
+def change_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def change_backbone(folder, **changes):
+    path = folder / "config.json"
+    document = json.loads(path.read_text())
+    document["vision_config"]["backbone_config"].update(changes)
+    path.write_text(json.dumps(document))
+
+
+def linked_weights(folder):
+    (folder / "model.safetensors").rename(folder.parent / "elsewhere.safetensors")
+    (folder / "model.safetensors").symlink_to(folder.parent / "elsewhere.safetensors")
+
+
+def large_pictures(folder):
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"size": {"height": 10**6, "width": 10**6}}))
+
+
+def foreign_processor(folder):
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"image_processor_type": "Evil"}))
+
+
+@pytest.mark.parametrize(
+    ("trap", "reason"),
+    [
+        (lambda folder: change_config(folder, attn_implementation="kernels-community/flash-attn"), "kernels"),
+        (lambda folder: change_backbone(folder, _attn_implementation="evil/kernels:forward"), "evil/kernels"),
+        (lambda folder: change_config(folder, num_labels=10**9), "num_labels is 1000000000"),
+        (lambda folder: change_backbone(folder, blocks_per_stage=[10**6, 1, 1, 1]), "blocks_per_stage"),
+        (lambda folder: change_backbone(folder, embed_dim_per_stage=[4096] * 4), "parameters"),
+        (lambda folder: change_backbone(folder, global_attention_blocks=[1] * 10_000), "10,000 entries"),
+        (lambda folder: change_config(folder, model_type="llama"), "model_type is 'llama'"),
+        (lambda folder: change_config(folder, quantization_config={"quant_method": "x"}), "quantised"),
+        (linked_weights, "leaves the folder"),
+        (large_pictures, "is 1000000, expected a number from 1 to 4,096"),
+        (foreign_processor, "image_processor_type is 'Evil'"),
+    ],
+)
+def test_a_hostile_sam2_is_refused_at_the_door(folder, trap, reason):
+    check_folder(folder, SAM2)  # clean before
+    trap(folder)
+    with pytest.raises(InputError, match=reason):
+        Sam2.load(folder)
+
+
+def test_a_video_model_as_it_is_published_passes(folder):
+    change_config(folder, model_type="sam2_video", architectures=["Sam2VideoModel"], num_maskmem=7)
+    loaded = Sam2.load(folder)
+    assert loaded.source == f"{folder}@{digest_of(folder)}"
 
 
 def test_missing_weights_are_not_made_up(folder):

@@ -24,7 +24,8 @@ from anomalyr1.nano.packing import PrefixRow, QuestionBranch
 from anomalyr1.nano.pool import FAMILY, Pool, draw_example, draw_shard
 from anomalyr1.nano.recipe import NanoRecipe, add_to_curve
 from anomalyr1.nano.square_lessons import cut_squares
-from anomalyr1.policy.load import BUNDLED, Policy, load_policy
+from anomalyr1.policy.folders import BUNDLED
+from anomalyr1.policy.load import Policy, load_policy
 from anomalyr1.training import completions, scoring
 from anomalyr1.types import LETTERS, InputError, Sample
 

@@ -8,8 +8,9 @@ import torch
 
 from anomalyr1 import prompts
 from anomalyr1.images import FAMILIES
-from anomalyr1.policy import chat, load
-from anomalyr1.policy.load import licence_of, limits_of, load_policy
+from anomalyr1.policy import chat, folders
+from anomalyr1.policy.licences import licence_of, limits_of
+from anomalyr1.policy.load import load_policy
 from anomalyr1.types import InputError, Sample, SetupError
 from support import tiny
 
@@ -172,7 +173,7 @@ def test_a_folders_revision_is_its_digest(folder):
     assert policy.revision == load_policy(str(tiny.folder_of())).revision  # by content, not by place
     assert load_policy(str(folder), revision=policy.revision).revision == policy.revision
     (folder / "README.md").write_text("changes nothing")
-    assert load.digest_of(folder) == policy.revision
+    assert folders.digest_of(folder) == policy.revision
     weights = bytearray((folder / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (folder / "model.safetensors").write_bytes(weights)
@@ -181,7 +182,7 @@ def test_a_folders_revision_is_its_digest(folder):
 
 
 def test_a_processor_that_changed_is_not_the_pinned_one(folder):
-    before = load.digest_of(folder)
+    before = folders.digest_of(folder)
     edit(folder / "tokenizer_config.json", model_max_length=7)
     with pytest.raises(InputError, match="not the ones that were pinned"):
         load_policy(str(folder), revision=before)
@@ -215,6 +216,67 @@ def test_hub_name_is_refused_before_its_weights_are_fetched(offline):
         load_policy("maker/model")
 
 
+# Runs and mistyped folders.
+
+
+def test_a_run_means_its_final_model(tmp_path, folder):
+    run = tmp_path / "runs" / "mine"
+    run.mkdir(parents=True)
+    (run / "recipe.yaml").write_text("model: nano\n")
+    (run / "checkpoint-10").mkdir()
+    (run / "checkpoint-10" / "optimizer.pt").write_bytes(b"needed to go on")
+    with pytest.raises(InputError, match="has not ended, so there is no policy in it yet"):
+        load_policy(str(run))
+    folder.rename(run / "final")
+    policy = load_policy(str(run))
+    assert policy.name == str(run / "final")
+    assert policy.revision == load_policy(str(run / "final")).revision
+    with pytest.raises(InputError, match="leave it as it is") as caught:
+        load_policy(str(run / "checkpoint-10"))
+    assert "delete" not in str(caught.value)
+
+
+def test_no_message_advises_to_delete_what_training_needs():
+    texts = [file.read_text() for file in Path(folders.__file__).parent.glob("*.py")]
+    assert not [text for text in texts if "delete" in text.lower()]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("runs/mien/final", "did you mean 'runs/mine'"),
+        ("runs/mine/finale", "did you mean 'runs/mine/final'"),
+        ("models/x", "no model folder 'models/x'; name a folder"),  # its first part is a folder here
+        ("./mine", "no model folder"),
+    ],
+)
+def test_a_mistyped_folder_is_never_looked_for_on_the_hub(tmp_path, monkeypatch, name, message):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    (tmp_path / "runs" / "mine" / "final").mkdir(parents=True)
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        load_policy(name)
+
+
+def test_a_panic_in_rust_is_a_typed_error_and_an_interrupt_is_not(folder, monkeypatch):
+    import transformers
+
+    class PanicException(BaseException):
+        """As pyo3 raises it."""
+
+    for raised, expected in ((PanicException("at the disco"), InputError), (KeyboardInterrupt(), None)):
+
+        def fail(*_, raised=raised, **__):
+            raise raised
+
+        monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", fail)
+        with pytest.raises(expected or type(raised)):
+            load_policy(str(folder))
+
+
 # What cannot be loaded.
 
 
@@ -224,6 +286,8 @@ def test_hub_name_is_refused_before_its_weights_are_fetched(offline):
         (("/nowhere/at/all",), InputError, "no model folder '/nowhere/at/all'"),
         (("nano2",), InputError, "no model folder 'nano2'"),
         (("../up/there",), InputError, "no model folder"),
+        (("~/no/such/folder",), InputError, "no model folder"),
+        (("runs/mine",), InputError, "no model folder 'runs/mine'"),  # not looked for on the hub
         (("tiny", None, "gpu"), InputError, "unknown device 'gpu'"),
         (("tiny", None, "cuda:99"), SetupError, "no device 'cuda:99'"),
         (("tiny", None, None, "int8"), InputError, "unknown dtype 'int8'"),
@@ -236,7 +300,7 @@ def test_bad_arguments(arguments, error, message):
 
 
 def test_nano_that_is_not_installed(monkeypatch, tmp_path):
-    monkeypatch.setitem(load.BUNDLED, "nano", tmp_path / "nano")
+    monkeypatch.setitem(folders.BUNDLED, "nano", tmp_path / "nano")
     with pytest.raises(SetupError, match="install the package again"):
         load_policy("nano")
 
@@ -257,7 +321,7 @@ def test_tensors_of_another_shape_are_an_error(folder):
     config = json.loads((folder / "config.json").read_text())
     config["text_config"]["hidden_size"] = 32
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="transformers cannot load this model"):
+    with pytest.raises(InputError, match=r"its files hold .* parameters, its config\.json describes"):
         load_policy(str(folder))
 
 

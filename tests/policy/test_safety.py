@@ -5,12 +5,14 @@ import os
 import pickle
 import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import jinja2
 import pytest
 
-from anomalyr1.policy import load, safety
+from anomalyr1.policy import folders, rules, safety
 from anomalyr1.policy.load import load_policy
 from anomalyr1.types import InputError
 from support import tiny
@@ -322,12 +324,168 @@ def config_of_a_billion_layers(folder, canary):
     edit_part(folder / "config.json", "text_config", num_hidden_layers=10**9)
 
 
+def change_tokenizer(folder, **changes):
+    edit(folder / "tokenizer.json", **changes)
+
+
+def labels(folder, canary):
+    edit(folder / "config.json", num_labels=10**9)
+
+
+def labels_in_a_part(folder, canary):
+    edit_part(folder / "config.json", "text_config", num_labels=10**9)
+
+
+def names_of_labels(folder, canary):
+    edit(folder / "config.json", id2label={str(n): "x" for n in range(100_000)})
+
+
+def list_of_layers(folder, canary):
+    edit_part(folder / "config.json", "vision_config", fullatt_block_indexes=list(range(100_000)))
+
+
+def unknown_number(folder, canary):
+    edit(folder / "config.json", number_of_what_comes_next=10**9)
+
+
+def number_that_is_none(folder, canary):
+    (folder / "config.json").write_text(
+        (folder / "config.json").read_text().replace('"hidden_size": 64', '"hidden_size": NaN')
+    )
+
+
+def number_as_text(folder, canary):
+    edit_part(folder / "config.json", "text_config", vocab_size="1000000000")
+
+
+def windows_of_no_width(folder, canary):
+    edit_part(folder / "config.json", "vision_config", window_size=0)
+
+
+def patches_of_no_width(folder, canary):
+    edit_part(folder / "processor_config.json", "image_processor", patch_size=0)
+
+
+def layers_without_weights(folder, canary):
+    layers = {"num_hidden_layers": 512, "layer_types": ["full_attention"] * 512}
+    edit_part(folder / "config.json", "text_config", **layers, intermediate_size=2**20)
+
+
+def embeddings_without_weights(folder, canary):
+    edit_part(folder / "config.json", "text_config", vocab_size=4_000_000)
+
+
+def weights_without_layers(folder, canary):
+    """A sparse shard that would be hashed: a terabyte that takes no room."""
+    size = 2**40
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(header({"a": tensor(0, size)}, b""))
+        file.truncate(file.tell() + size)
+
+
+def hole_behind_the_tensors(folder, canary):
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.truncate(2**40)
+
+
+def gap_between_tensors(folder, canary):
+    (folder / "model.safetensors").write_bytes(header({"a": tensor(0, 4), "b": tensor(32, 64)}))
+
+
+def many_tensors(folder, canary):
+    empty = {f"t{n}": tensor(0, 0, [0]) for n in range(20_001)}
+    (folder / "model.safetensors").write_bytes(header(empty, b""))
+
+
+def many_headers(folder, canary):
+    text = json.dumps({"__metadata__": {"a": "x" * 15_000_000}}).encode()
+    for number in range(5):
+        (folder / f"more{number}.safetensors").write_bytes(header(text, b""))
+
+
+def many_added_tokens(folder, canary):
+    added = [{"id": 400 + n, "content": f"<{n}>", "special": True} for n in range(20_000)]
+    change_tokenizer(folder, added_tokens=added)
+
+
+def added_tokens_in_the_configuration(folder, canary):
+    edit(folder / "tokenizer_config.json", extra_special_tokens=[f"<{n}>" for n in range(100_000)])
+
+
+def added_tokens_in_a_table(folder, canary):
+    (folder / "added_tokens.json").write_text(json.dumps({f"<{n}>": 400 + n for n in range(100_000)}))
+
+
+def long_added_token(folder, canary):
+    edit(folder / "tokenizer_config.json", extra_special_tokens=["x" * 1_000_000])
+
+
+def merges_of_a_million(folder, canary):
+    (folder / "merges.txt").write_text("a b\n" * 1_000_000)
+
+
+def normalizer_that_panics(folder, canary):
+    change_tokenizer(folder, normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"})
+
+
+def normalizer_that_aborts(folder, canary):
+    change_tokenizer(folder, normalizer={"type": "Precompiled", "precompiled_charsmap": "/////w=="})
+
+
+def normalizer_in_a_sequence(folder, canary):
+    inner = {"type": "Precompiled", "precompiled_charsmap": "/////w=="}
+    change_tokenizer(folder, normalizer={"type": "NFC", "normalizers": [inner]})
+
+
+def pattern_that_backtracks(folder, canary):
+    split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    change_tokenizer(folder, pre_tokenizer={"type": "Sequence", "pretokenizers": [split]})
+
+
+def decoder_of_another_kind(folder, canary):
+    change_tokenizer(folder, decoder={"type": "WordPiece", "prefix": "##", "cleanup": True})
+
+
+def model_of_another_kind(folder, canary):
+    change_tokenizer(folder, model={"type": "Unigram", "vocab": [["a", 0.0]], "unk_id": 0})
+
+
+def padding_without_end(folder, canary):
+    fixed = {"strategy": {"Fixed": 10**12}, "direction": "Right", "pad_id": 0, "pad_token": "a"}
+    change_tokenizer(folder, padding={**fixed, "pad_to_multiple_of": None, "pad_type_id": 0})
+
+
+def tokenizer_elsewhere(folder, canary):
+    edit(folder / "tokenizer_config.json", tokenizer_file="/etc/passwd")
+
+
+def vocabulary_elsewhere(folder, canary):
+    edit(folder / "tokenizer_config.json", vocab_file="/etc/passwd")
+
+
+def type_that_is_a_function(folder, canary):
+    edit(folder / "config.json", dtype="load")
+
+
+def brackets(folder, canary):
+    (folder / "vocab.json").write_text('{"a": [' + "[]," * 8_000_000 + "[]]}")
+
+
+def much_json(folder, canary):
+    for number in range(10):
+        (folder / f"{number}.json").write_text('{"a": "' + "x" * 7_500_000 + '"}')
+
+
+def long_key(folder, canary):
+    (folder / "config.json").write_text(json.dumps({"a" * 100_000: 1}))
+
+
 CODE, PICKLE, KEY = "run code of the folder", "can run code when it is read", "has the key"
-DIFFERENT = "does not fit the file"
+DIFFERENT, AMOUNT = "does not fit the file", "parameters, its config.json describes"
 TRAPS = [
     # trap, the file the message names, its reason
     (pickle_weights, "pytorch_model.bin", PICKLE),
-    (pickle_beside, "training_args.bin", "are not needed: delete them"),
+    (pickle_beside, "training_args.bin", "leave it as it is"),
     (pickle_deep_down, "MP_RANK_00.PT", PICKLE),
     (pickle_renamed, "model.safetensors", "its header claims"),
     (keras_weights, "tf_model.h5", PICKLE),
@@ -386,6 +544,40 @@ TRAPS = [
     (config_of_other_part, "config.json", "a part has model_type 'llama'"),
     (config_of_other_class, "config.json", "EvilForConditionalGeneration"),
     (config_of_a_billion_layers, "config.json", "num_hidden_layers is 1000000000"),
+    (labels, "config.json", "num_labels is 1000000000, expected a number from 0 to 1,024"),
+    (labels_in_a_part, "config.json", "num_labels is 1000000000"),
+    (names_of_labels, "config.json", "100,000 entries under 'id2label'"),
+    (list_of_layers, "config.json", "100,000 entries under 'fullatt_block_indexes'"),
+    (unknown_number, "config.json", "number_of_what_comes_next is 1000000000"),
+    (number_that_is_none, "config.json", "hidden_size is nan"),
+    (number_as_text, "config.json", "vocab_size is '1000000000'"),
+    (windows_of_no_width, "config.json", "window_size is 0, expected a number from 28"),
+    (patches_of_no_width, "processor_config.json", "patch_size is 0"),
+    (layers_without_weights, "model", AMOUNT),
+    (embeddings_without_weights, "model", AMOUNT),
+    (weights_without_layers, "model", AMOUNT),
+    (hole_behind_the_tensors, "model.safetensors", "its tensors take"),
+    (gap_between_tensors, "model.safetensors", "the tensors 'a' and 'b' have a gap"),
+    (many_tensors, "model.safetensors", "20,001 tensors"),
+    (many_headers, "model", "the headers of its safetensors"),
+    (many_added_tokens, "tokenizer.json", "20,000 entries under 'added_tokens'"),
+    (added_tokens_in_the_configuration, "tokenizer_config.json", "100,000 entries"),
+    (added_tokens_in_a_table, "added_tokens.json", "100,000 entries"),
+    (long_added_token, "tokenizer_config.json", "1,000,000 characters in one text"),
+    (merges_of_a_million, "merges.txt", "1,000,000 merges"),
+    (normalizer_that_panics, "tokenizer.json", "normalizer has the type 'Precompiled'"),
+    (normalizer_that_aborts, "tokenizer.json", "normalizer has the type 'Precompiled'"),
+    (normalizer_in_a_sequence, "tokenizer.json", "normalizer has the type 'Precompiled'"),
+    (pattern_that_backtracks, "tokenizer.json", "by the pattern '(a+)+$'"),
+    (decoder_of_another_kind, "tokenizer.json", "decoder has the type 'WordPiece'"),
+    (model_of_another_kind, "tokenizer.json", "model has the type 'Unigram'"),
+    (padding_without_end, "tokenizer.json", "Fixed is 1000000000000"),
+    (tokenizer_elsewhere, "tokenizer_config.json", "redirects where the tokenizer"),
+    (vocabulary_elsewhere, "tokenizer_config.json", "redirects where the tokenizer"),
+    (type_that_is_a_function, "config.json", "dtype is 'load', expected one of float32"),
+    (brackets, "vocab.json", "more than 500,000 lists and objects"),
+    (much_json, "model", "bytes of JSON"),
+    (long_key, "config.json", "100,000 characters in one text"),
 ]
 
 
@@ -458,18 +650,38 @@ def test_the_template_springs_outside_a_sandbox(canary):
     ],
 )
 def test_without_the_check_transformers_takes_the_folder(folder, canary, trap, monkeypatch):
-    monkeypatch.setattr(load, "check_folder", lambda folder: "qwen2_5_vl")
-    monkeypatch.setattr(load, "check_configuration", lambda folder: "qwen2_5_vl")
+    monkeypatch.setattr(folders, "check_folder", lambda folder, kind: "qwen2_5_vl")
     trap(folder, canary)
     assert load_policy(str(folder)).family.name == "qwen2_5_vl"
 
 
 def test_without_the_check_the_reason_is_lost(folder, canary, monkeypatch):
-    monkeypatch.setattr(load, "check_folder", lambda folder: "qwen2_5_vl")
-    monkeypatch.setattr(load, "check_configuration", lambda folder: "qwen2_5_vl")
+    monkeypatch.setattr(folders, "check_folder", lambda folder, kind: "qwen2_5_vl")
     header_not_json(folder, canary)
     with pytest.raises(InputError, match="transformers cannot load this model"):  # still typed
         load_policy(str(folder))
+
+
+@pytest.mark.parametrize("trap", [normalizer_that_panics, normalizer_that_aborts])
+def test_normalizers_spring_when_loaded(folder, canary, trap):
+    """The second one aborts the process where memory is limited."""
+    trap(folder, canary)
+    program = f"import tokenizers; tokenizers.Tokenizer.from_file({str(folder / 'tokenizer.json')!r})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    assert b"PanicException" in done.stderr or done.returncode < 0
+
+
+def test_labels_cost_what_they_claim(folder):
+    from transformers import AutoConfig
+
+    edit(folder / "config.json", num_labels=100_000)
+    assert len(AutoConfig.from_pretrained(folder).id2label) == 100_000
+
+
+def test_the_pattern_of_tokenizers_is_transformers_own():
+    from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+
+    assert PRETOKENIZE_REGEX in rules.TOKENIZER_PATTERNS
 
 
 # What real folders look like passes.
@@ -497,6 +709,57 @@ def token_named_like_a_key(folder):
     (folder / "added_tokens.json").write_text(json.dumps({"trust_remote_code": 1}))
 
 
+def as_released(folder):
+    """Values and keys of the published configurations that the tiny folders do not have."""
+    edit_part(
+        folder / "config.json",
+        "text_config",
+        rope_theta=5_000_000,
+        max_position_embeddings=262_144,
+        sliding_window=32_768,
+        max_window_layers=70,
+    )
+    edit_part(folder / "config.json", "vision_config", in_chans=3, spatial_patch_size=14, depth=2)
+    edit(folder / "config.json", torch_dtype="bfloat16", vision_token_id=151_654, rms_norm_eps=1e-6)
+    edit(
+        folder / "tokenizer_config.json",
+        model_max_length=int(1e30),
+        add_prefix_space=False,
+        errors="replace",
+        split_special_tokens=False,
+        unk_token=None,
+        added_tokens_decoder={str(n): {"content": f"<{n}>", "special": True} for n in range(300)},
+    )
+    sizes = {"min_pixels": 3136, "max_pixels": 12_845_056, "size": {"longest_edge": 16_777_216}}
+    (folder / "preprocessor_config.json").write_text(json.dumps({"patch_size": 14, "merge_size": 2} | sizes))
+    (folder / "video_preprocessor_config.json").write_text(
+        json.dumps({"size": {"longest_edge": 786_432_000, "shortest_edge": 4096}, "max_frames": 768})
+    )
+    (folder / "generation_config.json").write_text(
+        json.dumps({"repetition_penalty": 1.05, "top_k": 1, "eos_token_id": [151_645, 151_643]})
+    )
+    change_tokenizer(
+        folder,
+        normalizer={"type": "NFC"},
+        pre_tokenizer={
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": rules.TOKENIZER_PATTERNS[0]}, "behavior": "Isolated"},
+                {"type": "ByteLevel", "use_regex": False},
+            ],
+        },
+        post_processor={"type": "ByteLevel", "trim_offsets": False},
+    )
+
+
+def of_training(folder):
+    """What trainers and people leave beside a model."""
+    (folder / "trainer_state.json").write_text(
+        json.dumps({"log_history": [{"step": n} for n in range(9000)]})
+    )
+    (folder / "all_results.json").write_text(json.dumps({"total_flos": 123_456_789_012_345_678}))
+
+
 def own_template(folder):
     (folder / "chat_template.json").write_text(
         json.dumps({"chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}"})
@@ -511,7 +774,17 @@ def pretty_shards(folder):
 
 
 @pytest.mark.parametrize(
-    "change", [link_within, readme, keys_without_value, token_named_like_a_key, own_template, pretty_shards]
+    "change",
+    [
+        as_released,
+        of_training,
+        link_within,
+        readme,
+        keys_without_value,
+        token_named_like_a_key,
+        own_template,
+        pretty_shards,
+    ],
 )
 def test_honest_folder_passes(folder, change):
     change(folder)
@@ -523,7 +796,7 @@ def test_honest_folder_passes(folder, change):
     [
         ("config.json", "config.json is missing"),
         ("tokenizer_config.json", "tokenizer_config.json is missing"),
-        ("processor_config.json", "no preprocessor_config.json"),
+        ("processor_config.json", "preprocessor_config.json is missing"),
         ("model.safetensors", "no weights found"),
     ],
 )
@@ -540,8 +813,18 @@ def test_shard_that_is_missing(folder):
         safety.check_folder(folder)
 
 
+def test_too_many_tokens(folder, monkeypatch):
+    monkeypatch.setattr(safety, "MOST_TOKENS", 100)
+    with pytest.raises(InputError, match=r"tokenizer\.json': .* entries of its vocab"):
+        safety.check_folder(folder)
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps({f"w{n}": n for n in range(101)}))
+    with pytest.raises(InputError, match=r"vocab\.json': 101 tokens"):
+        safety.check_folder(folder)
+
+
 def test_too_many_files(folder, monkeypatch):
-    monkeypatch.setattr(safety, "_MAX_ENTRIES", 3)
+    monkeypatch.setattr(safety, "_MAX_FILES", 3)
     with pytest.raises(InputError, match="more than 3 files"):
         safety.check_folder(folder)
 

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from anomalyr1.cli.main import app
 from anomalyr1.policy.load import load_policy
+from anomalyr1.policy.taught import Taught, read_taught
 from anomalyr1.training import checkpoints
 from anomalyr1.training.grpo import SharedPrefixGRPOTrainer
 from anomalyr1.training.merge import merge_adapter
@@ -67,6 +68,28 @@ def test_a_merged_model_is_its_base_with_the_adapter(tmp_path, family):
         type(processor) is type(policy.processor) and processor.image_processor.size["longest_edge"] == cap
     )  # as it was trained
     assert sorted(path.name for path in tmp_path.iterdir()) == ["merged", "run"]  # nothing unfinished is left
+
+
+def test_what_the_run_taught_travels_with_the_merged_model(tmp_path):
+    """Also from an unfinished run, whose prompt file may be gone by then."""
+    adapted(tmp_path / "run" / "final", "qwen2_5_vl")
+    taught = Taught(
+        anomalyr1="0.11",
+        style="ours",
+        text="{image}\n{question}",
+        max_pixels=6272,
+        base="nano",
+        licence="own",
+    )
+    recipe = runs.RECIPE.model_copy(update={"model": str(tiny.folder_of()), "prompt": "gone.txt"})
+    (tmp_path / "run" / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"taught": taught.model_dump()}))
+    merged = merge_adapter(tmp_path / "run", tmp_path / "merged")
+    assert read_taught(merged) == taught and (merged / "README.md").is_file()
+    assert load_policy(str(merged)).max_pixels == 6272
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"taught": {"style": 1}}))
+    with pytest.raises(InputError, match=r"run\.json.: taught: "):
+        merge_adapter(tmp_path / "run", tmp_path / "more")
 
 
 def test_an_adapter_alone_and_its_type(tmp_path):

@@ -17,8 +17,10 @@ import torch
 
 from anomalyr1.data import sources
 from anomalyr1.policy.load import load_policy
+from anomalyr1.policy.taught import read_taught
 from anomalyr1.training import checkpoints, reward_functions, run, run_folder
 from anomalyr1.training.recipes import load_recipe
+from anomalyr1.training.resolved import Resolved, prompt_style
 from anomalyr1.training.run import train
 from anomalyr1.training.run_folder import read_groups
 from anomalyr1.training.trainers import NEVER
@@ -57,6 +59,10 @@ def test_the_run_folder(whole):
     assert record["data"] == [{"spec": runs.DATA, "licence": sources.LICENCES["drawn"]}]
     assert record["versions"]["trl"].startswith("1.16") and record["steps"] == 4
     assert [one["step"] for one in runs.lines(out / "metrics.jsonl")] == [1, 2, 3, 4]
+    taught = read_taught(out / "final")
+    assert (taught.style, taught.text, taught.max_pixels) == ("mmad", None, 12_544)
+    assert taught.base == runs.recipe().model and record["taught"] == taught.model_dump()
+    assert "AutoProcessor" in (out / "final" / "README.md").read_text()
     assert said[0].startswith("plan: 4 steps") and said[-1] == f"trained policy: {out / 'final'}"
 
 
@@ -190,7 +196,7 @@ def test_the_policy_of_a_run_under_zero_3(tmp_path, lora):
         _write_policy(
             SimpleNamespace(model=model, model_wrapped=engine, accelerator=accelerator),
             policy,
-            recipe,
+            Resolved(recipe, {}, {}, prompt_style(recipe), None),
             tmp_path,
         )
     finally:

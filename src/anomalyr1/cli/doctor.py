@@ -180,7 +180,7 @@ def _space() -> Iterator[Finding]:
 
 
 def _models() -> Iterator[Finding]:
-    from anomalyr1.policy.load import licence_of
+    from anomalyr1.policy.licences import licence_of
 
     for model in MODELS:
         yield Finding(True, f"licence of the model {model}: {licence_of(model)}")

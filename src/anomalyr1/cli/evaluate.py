@@ -40,7 +40,13 @@ def evaluate(
     knowledge: Annotated[
         bool, typer.Option("--knowledge", help="MMAD: give what is known about the class.")
     ] = False,
-    style: Annotated[str, typer.Option(help="Prompt style: ours, mmad or released.")] = "ours",
+    style: Annotated[
+        str | None,
+        typer.Option(help="Prompt style: ours, mmad or released; default: the taught one, else ours."),
+    ] = None,
+    prompt: Annotated[
+        Path | None, typer.Option(help="Text file with your own prompt, instead of a style.")
+    ] = None,
     fast: Annotated[
         bool, typer.Option("--fast", help="No reasoning, no boxes: one forward pass a question.")
     ] = False,
@@ -67,6 +73,7 @@ def evaluate(
     """Figures of a model on labelled data: three scoreboards, detection, what is behind them. Run again to go
     on after a stop.
     """
+    from anomalyr1 import prompts
     from anomalyr1.evaluation import record, run, tables
 
     if what == "mmad" and not data.startswith(("mmad:", "split:")):
@@ -88,13 +95,15 @@ def evaluate(
                 revision=revision,
                 max_pixels=max_pixels,
                 style=style,
+                text=prompts.read_prompt(prompt) if prompt else None,
                 fast=fast,
                 engine=engine,
                 limit=limit,
                 classes=classes or (),
             )
     else:
-        if (model, revision, max_pixels, style, fast, engine) != ("nano", None, None, "ours", False, "local"):
+        options_of_models = (model, revision, max_pixels, style, prompt, fast, engine)
+        if options_of_models != ("nano", None, None, None, None, False, "local"):
             raise InputError(
                 f"{what!r} is taken as an inspections file, which has its own model and prompt; "
                 "leave their options out"

@@ -51,7 +51,10 @@ def inspect(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON line per inspection on stdout, nothing else.")
     ] = False,
-    style: Annotated[str, typer.Option(help="Prompt style: ours, mmad or released.")] = "ours",
+    style: Annotated[
+        str | None,
+        typer.Option(help="Prompt style: ours, mmad or released; default: the taught one, else ours."),
+    ] = None,
     prompt: Annotated[
         Path | None, typer.Option(help="Text file with your own prompt, instead of a style.")
     ] = None,

@@ -21,7 +21,13 @@ def parity(
         str, typer.Option(help="Two engines with a comma between, e.g. local:nano,endpoint:server.yaml.")
     ],
     limit: Annotated[int, typer.Option("--n", min=1, help="Take so many of the images.")] = 20,
-    style: Annotated[str, typer.Option(help="Prompt style: ours, mmad or released.")] = "ours",
+    style: Annotated[
+        str | None,
+        typer.Option(help="Prompt style: ours, mmad or released; default: the taught one, else ours."),
+    ] = None,
+    prompt: Annotated[
+        Path | None, typer.Option(help="Text file with your own prompt, instead of a style.")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest completion.")] = 256,
     allow_pixels: Annotated[
         bool, typer.Option("--allow-pixels", help="Compare although the pixel caps differ.")
@@ -31,8 +37,9 @@ def parity(
     """Ask two engines the same, and compare answers, boxes, token counts and frames; exit code 2 where they
     saw different things, or where no text agrees.
     """
+    from anomalyr1 import prompts
     from anomalyr1.engines import loading
-    from anomalyr1.engines.engine import Sampling
+    from anomalyr1.engines.engine import Sampling, choose_prompt, taught_of
     from anomalyr1.engines.parity import compare_engines
     from anomalyr1.inspection.inspector import samples_of_images
     from anomalyr1.types import InputError
@@ -45,7 +52,15 @@ def parity(
         )
     samples, _ = samples_of_images(find_images(paths)[:limit])
     pair = (loading.load_engine(names[0]), loading.load_engine(names[1]))
-    result = compare_engines(pair, samples, style, Sampling(max_new_tokens=max_new_tokens), allow_pixels)
+    text = prompts.read_prompt(prompt) if prompt else None
+    asked_with = choose_prompt(next(filter(taught_of, pair), pair[0]), style, text)
+    sampling = Sampling(max_new_tokens=max_new_tokens)
+    result = compare_engines(pair, samples, *asked_with, sampling, allow_pixels)
+    for name, engine in zip(names, pair, strict=True):
+        if taught := taught_of(engine):
+            cap = engine.fingerprint(sampling).max_pixels
+            if note := taught.otherwise(prompts.style_id(*asked_with), cap):
+                say(f"note: {name}: {note}", err=as_json)
     for line in [result.to_json()] if as_json else _describe(names, result):
         say(line)
     return OK if result.same_input and not result.no_text_agrees else SOME_FAILED

@@ -13,7 +13,8 @@ from PIL import Image
 from pydantic import Field
 
 from anomalyr1.images import Family, Frame, ImageError, LoadedImage, resize
-from anomalyr1.prompts import Prompt
+from anomalyr1.policy.taught import Taught
+from anomalyr1.prompts import DEFAULT_STYLE, Prompt
 from anomalyr1.types import Answer, Fingerprint, InputError, Record
 from anomalyr1.version import __version__
 
@@ -85,6 +86,20 @@ class Engine(Protocol):
     ) -> list[Completion]:
         """One completion a prompt, in their order; `images` holds every image that the prompts name."""
         ...
+
+
+def taught_of(engine: Engine) -> Taught | None:
+    """What the policy of an engine was taught with; None where nothing is known, as behind a server."""
+    taught: Taught | None = getattr(engine, "taught", None)
+    return taught
+
+
+def choose_prompt(engine: Engine, style: str | None, text: str | None) -> tuple[str, str | None]:
+    """The style and the text to ask with: as is asked for, else as the policy was taught, else ours."""
+    taught = taught_of(engine)
+    if style is None and text is None and taught is not None:
+        return taught.style, taught.text
+    return style or DEFAULT_STYLE, text
 
 
 def make_fingerprint(

@@ -8,7 +8,7 @@ What holds of a completion: under greedy decoding it depends on its prompt and i
 depends on the seed, the ids of sample and question, and on how many times the same call has asked that
 question before; neither the other prompts, nor their order, nor the budget change it. Batching changes logits
 by rounding alone (1e-6 in float32), so a token could differ only where two are as good as equally likely; the
-same call on the same machine gives the same bits on a CPU.
+same call on the same machine, with as many threads, gives the same bits on a CPU.
 """
 
 from __future__ import annotations
@@ -60,14 +60,19 @@ class LocalEngine:
         """Raises `SetupError` where this version of transformers or the model cannot share a prefix."""
         require_support(policy.model)
         self.policy = policy
+        self.taught = policy.taught
         tokenizer = policy.processor.tokenizer
         self._option_tokens = OptionTokens(tokenizer)
         self.batch_tokens = batch_tokens or (32_768 if policy.device.type == "cuda" else 8_192)
         self._image_id: int = tokenizer.convert_tokens_to_ids(chat.IMAGE)
         size = sum(parameter.numel() for parameter in policy.model.parameters())
-        self._threads = 1 if size < SMALL and policy.device.type == "cpu" else torch.get_num_threads()
+        self._small = size < SMALL and policy.device.type == "cpu"
         # A line asks the same of every image, so the same chats come again and again.
         self._ids_of_chat = lru_cache(256)(lambda chat_json: chat.encode(tokenizer, json.loads(chat_json)))
+
+    def _threads(self) -> int:
+        """How many threads compute."""
+        return 1 if self._small else torch.get_num_threads()
 
     def fingerprint(self, sampling: Sampling = GREEDY) -> Fingerprint:
         """What completions depend on; the caller fills in `style`, `masks` and `option_order`."""
@@ -76,6 +81,7 @@ class LocalEngine:
             "torch": torch.__version__,
             "transformers": version("transformers"),
             "device": policy.device.type,
+            "threads": str(self._threads()),
             "dtype": str(policy.model.dtype).removeprefix("torch."),
         }
         return make_fingerprint(
@@ -100,7 +106,7 @@ class LocalEngine:
         completions: dict[int, Completion] = {}
         for batch in batch_trees(trees, max_new_tokens, self.batch_tokens):
             # 3. Each batch: its images once, its prefixes once, then a token of all completions at a step.
-            with _threads(self._threads):
+            with _computing_on(self._threads()):
                 ids_by_index, frames = self._grow(batch, images, chooser, max_new_tokens)
             # 4. Text, answer and option scores of each completion.
             for index, ids in ids_by_index.items():
@@ -253,7 +259,7 @@ class LocalEngine:
 
 
 @contextmanager
-def _threads(number: int) -> Iterator[None]:
+def _computing_on(number: int) -> Iterator[None]:
     """Compute on so many threads; the caller's number comes back."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)

@@ -75,6 +75,7 @@ def compare_engines(
     engines: tuple[Engine, Engine],
     samples: Sequence[Sample],
     style: str = prompts.DEFAULT_STYLE,
+    text: str | None = None,
     sampling: Sampling = GREEDY,
     allow_pixels: bool = False,
 ) -> Parity:
@@ -95,7 +96,7 @@ def compare_engines(
     for sample in samples:
         images = {path: open_image(path) for path in (sample.image, *sample.references)}
         questions = prompts.inspection_questions(sample.id)
-        sample_prompts = [prompts.build(sample, question, style) for question in questions]
+        sample_prompts = [prompts.build(sample, question, style, text) for question in questions]
         completions = [engine.complete(sample_prompts, images, sampling) for engine in engines]
         pairs += [_Pair(*pair) for pair in zip(questions, *completions, strict=True)]
     # 3. Count what agrees.
@@ -104,7 +105,7 @@ def compare_engines(
 
 def _fingerprint_differences(left: Fingerprint, right: Fingerprint) -> tuple[str, ...]:
     """Fields that the engines themselves fill in and that differ; an inspection adds the same to both."""
-    not_compared = {"engine", "versions", "style", "given", "option_order", "masks", "threshold"}
+    not_compared = {"engine", "versions", "style", "taught", "given", "option_order", "masks", "threshold"}
     left_fields, right_fields = left.model_dump(exclude=not_compared), right.model_dump(exclude=not_compared)
     return tuple(
         f"{name}: {value!r} and {right_fields[name]!r}"

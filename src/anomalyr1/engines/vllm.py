@@ -32,7 +32,9 @@ from anomalyr1.engines.engine import (
 from anomalyr1.engines.openai_format import TokenLogprob, TokenPlace
 from anomalyr1.images import Frame, LoadedImage
 from anomalyr1.policy import chat
-from anomalyr1.policy.load import find_folder, load_processor, pixel_cap
+from anomalyr1.policy.folders import find_folder
+from anomalyr1.policy.load import load_processor, pixel_cap
+from anomalyr1.policy.taught import read_taught
 from anomalyr1.prompts import Prompt
 from anomalyr1.types import Fingerprint, InputError, SetupError
 
@@ -66,7 +68,8 @@ class VllmEngine:
         source = find_folder(model, revision)
         self._processor = load_processor(source.folder)
         self._tokenizer = self._processor.tokenizer
-        self._model, self._revision, self._family = model, source.revision, source.family
+        self._model, self._revision, self._family = source.name, source.revision, source.family
+        self.taught = read_taught(source.folder)
         self._max_pixels = pixel_cap(source.folder, self._processor, source.family, max_pixels)
         # 2. Tokens that end a completion, and tokens that none may hold.
         vocabulary = self._tokenizer.get_vocab()

@@ -49,7 +49,8 @@ def evaluate(
     progress: Progress = lambda done, total, inspection: None,
     revision: str | None = None,
     max_pixels: int | None = None,
-    style: str = prompts.DEFAULT_STYLE,
+    style: str | None = None,
+    text: str | None = None,
     fast: bool = False,
     engine: str = "local",
     limit: int | None = None,
@@ -58,8 +59,8 @@ def evaluate(
     """Figures of a model on labelled data, written into the folder `out`; run again to go on after a stop.
 
     The model is asked the data's own questions; it is an inspector, or the name of a model, which is loaded
-    as `Inspector.load` does with `revision`, `max_pixels`, `style`, `fast` and `engine`. `data` is samples,
-    or a spec such as "mmad:FOLDER" or "split:FILE" with the `options` of its loader. Only samples of
+    as `Inspector.load` does with `revision`, `max_pixels`, `style`, `text`, `fast` and `engine`. `data` is
+    samples, or a spec such as "mmad:FOLDER" or "split:FILE" with the `options` of its loader. Only samples of
     `classes` are taken, and at most `limit`, spread over classes, good and anomalous ones; a later call with
     a higher limit goes on.
 
@@ -75,11 +76,18 @@ def evaluate(
         )
     _require_images(loaded, source.spec)
     if isinstance(model, str):
-        _require_resumable(Path(out) / INSPECTIONS, prompts.style_id(style), context)
+        asked_style = prompts.style_id(style or prompts.DEFAULT_STYLE, text) if style or text else None
+        _require_resumable(Path(out) / INSPECTIONS, asked_style, context)
         model = Inspector.load(
-            model, revision=revision, max_pixels=max_pixels, style=style, fast=fast, engine=engine
+            model,
+            revision=revision,
+            max_pixels=max_pixels,
+            style=style,
+            text=text,
+            fast=fast,
+            engine=engine,
         )
-    elif (revision, max_pixels, style, fast, engine) != (None, None, prompts.DEFAULT_STYLE, False, "local"):
+    elif (revision, max_pixels, style, text, fast, engine) != (None, None, None, None, False, "local"):
         raise InputError("an inspector has its own model and prompt; leave their options out")
     fingerprint, inspected = _ask(model, loaded.samples, Path(out) / INSPECTIONS, progress, context)
     evaluation = measure(loaded, fingerprint, inspected, source)
@@ -327,17 +335,19 @@ def _require_images(loaded: sources.LoadedSource, spec: str) -> None:
         raise InputError(f"{error}. {had_from}") from error
 
 
-def _require_resumable(path: Path, style: str, context: str) -> None:
+def _require_resumable(path: Path, style: str | None, context: str) -> None:
     """Raise `InputError` where the file of an earlier run was made with another prompt or of other data.
 
-    What only a loaded model can tell, the writer compares. A new file, or one that cannot be read, passes.
+    `style` is None where the policy decides how it is asked; what only a loaded model can tell, the writer
+    compares. A new file, or one that cannot be read, passes.
     """
     try:
-        with files.open_regular(path) as file:
-            run = Fingerprint.from_json(file.readline(2**20).decode())
-    except (OSError, ValueError):
+        run = records.fingerprint_of(path)
+    except InputError:
         return
-    if run.style != style:
+    if run is None:
+        return
+    if style not in (None, run.style):
         raise InputError(
             f"{str(path)!r} was made with the prompt {run.style}, and is asked to go on with {style}; "
             "give the same --style, or write to another --out"

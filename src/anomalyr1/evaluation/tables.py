@@ -119,6 +119,7 @@ def facts(evaluation: Evaluation) -> list[str]:
     training_data = f"{', '.join(origin.trained_on)}. " if origin.trained_on else ""
     lines = [
         f"model: {run.model}{revision}; prompt {run.style}, {run.sampling}, engine {run.engine}",
+        *([f"note: {run.taught}"] if run.taught else []),
         f"data: {source.spec}{options}, {source.samples} samples"
         + (f" ({source.selection})" if source.selection else ""),
         f"protocol: {origin.protocol}",

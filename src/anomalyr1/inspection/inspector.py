@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +14,9 @@ from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 
-from anomalyr1 import prompts
+from anomalyr1 import prompts, records
 from anomalyr1.data.samples import listed
-from anomalyr1.engines.engine import GREEDY, Completion, Engine, Sampling
+from anomalyr1.engines.engine import GREEDY, Completion, Engine, Sampling, choose_prompt, taught_of
 from anomalyr1.files import sha256_of_file
 from anomalyr1.images import THREADS, LoadedImage, open_image
 from anomalyr1.inspection import verdicts
@@ -28,8 +29,13 @@ from anomalyr1.types import Fingerprint, InputError, Inspection, Mask, Reply, Sa
 VOTING = Sampling(temperature=1.0)
 """How votes are sampled: as the policy itself weighs its words."""
 
-FAILURES = (ValueError, OSError, MemoryError, RuntimeError)
-"""What may go wrong with one sample: a bad image or prompt, the disk, the memory, the engine."""
+FAILURES = Exception
+"""What may go wrong with one sample: a bad image or prompt, the disk, the memory, the engine, a fault in any
+of them; all but a `SetupError`, which the next sample would meet too."""
+ALIKE = 3
+"""So many samples, if they are a run's first ones, do not fail in one way by chance: the run stops."""
+UNEXPECTED = "unexpected_"
+"""Opens the count of a failure that no input explains; the name of its class follows."""
 
 EXAMPLES = 5
 """So many of the names that are concerned stand in a message."""
@@ -76,7 +82,7 @@ class Inspector:
         revision: str | None = None,
         max_pixels: int | None = None,
         masks: str = "default",
-        style: str = prompts.DEFAULT_STYLE,
+        style: str | None = None,
         text: str | None = None,
         votes: int = 1,
         fast: bool = False,
@@ -85,23 +91,25 @@ class Inspector:
     ) -> Inspector:
         """An inspector over a policy: "nano", a folder, or a name on the Hugging Face hub.
 
-        `revision` pins a hub model. `votes` samples of both questions make each verdict; `fast` asks for the
-        score alone, without reasoning and boxes. `engine` runs the policy: "local", "vllm", or
-        "endpoint:FILE" for the server of a configuration, which names its own model. `threshold` decides by
-        the score. Raises `InputError` for options that do not go together and for a model that cannot be
-        used, `SetupError` for what is not installed.
+        `revision` pins a hub model. Without `style`, `text` and `max_pixels` a policy is asked as it was
+        taught; asked otherwise, its fingerprint says so. `votes` samples of both questions make each verdict;
+        `fast` asks for the score alone, without reasoning and boxes. `engine` runs the policy: "local",
+        "vllm", or "endpoint:FILE" for the server of a configuration, which names its own model. `threshold`
+        decides by the score. Raises `InputError` for options that do not go together and for a model that
+        cannot be used, `SetupError` for what is not installed.
         """
         if fast and votes > 1:
             raise InputError(f"{votes} fast scores are all the same; ask for votes or for fast, not both")
         from anomalyr1.engines.loading import load_engine
 
-        prompts.style_id(style, text)  # an unknown style is refused before the weights are loaded
+        prompts.style_id(style or prompts.DEFAULT_STYLE, text)  # refused before the weights are loaded
         sampling = VOTING if votes > 1 else GREEDY
         if fast:
             sampling = Sampling(fast=True)
         sam2 = Sam2.load() if masks == "sam2" and not fast else None
         runner = load_engine(engine, model, revision, max_pixels)
-        return cls(runner, masks, style, text, sampling, sam2=sam2, votes=votes, threshold=threshold)
+        prompt = choose_prompt(runner, style, text)
+        return cls(runner, masks, *prompt, sampling, sam2=sam2, votes=votes, threshold=threshold)
 
     def __call__(
         self,
@@ -146,13 +154,15 @@ class Inspector:
         with `retry_failed` only those that did not fail.
 
         Batches lie at fixed places of `samples`, and a batch that a kill cut is computed as a whole again, so
-        a resumed file equals an uninterrupted one. `progress` gets the number of inspections done and the
+        a resumed file equals an uninterrupted one: the process takes the number of threads that the file was
+        begun with, and keeps it. `progress` gets the number of inspections done and the
         newest of them. `context` is a digest of what all samples were given beside their image (see
         `samples_of_images`); resuming under another one is refused. With `own_questions` each sample is asked
         its own questions, as evaluation does, instead of the two of an inspection.
 
-        Raises `InputError` before anything is inspected: for missing files, ids that are not
-        unique, votes on own questions, and a threshold that was made for other scores.
+        Raises `InputError` before anything is inspected: for missing files, ids that are not unique, votes on
+        own questions, and a threshold that was made for other scores; `SetupError` where the first samples
+        all fail in one way that no input explains.
         """
         if own_questions and self.votes > 1:
             raise InputError(
@@ -160,6 +170,7 @@ class Inspector:
             )
         require_files(samples)
         _require_unique(samples)
+        _take_threads_of(out)
         fingerprint = self.fingerprint(context)
         if self.threshold is not None:
             self.threshold.require_same(fingerprint)
@@ -188,8 +199,7 @@ class Inspector:
             raise
         except FAILURES as error:
             if len(samples) == 1:
-                kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-                return [_failed(samples[0], f"{kind}{error}")]
+                return [_failed(samples[0], error)]
         # One bad sample does not take its neighbours along: each is asked alone.
         return [
             inspection for sample in samples for inspection in self.inspect([sample], own_questions, loaded)
@@ -202,18 +212,29 @@ class Inspector:
             "style": prompts.style_id(self.style, self.text),
             "given": context,
             "masks": self.masks,
-            "versions": engine.versions | {name: metadata.version(name) for name in VERSIONS},
+            "versions": engine.versions | self._versions(),
             "sampling": engine.sampling + (f", {self.votes} samples" if self.votes > 1 else ""),
         }
         if self.threshold is not None:
             changes["threshold"] = self.threshold.digest
+        if taught := taught_of(self.engine):
+            changes["taught"] = taught.otherwise(str(changes["style"]), engine.max_pixels)
         return engine.model_copy(update=changes)
+
+    def _versions(self) -> dict[str, str]:
+        """The versions of what computes pixels and masks, whatever the engine."""
+        versions = {name: metadata.version(name) for name in VERSIONS}
+        if self.masks == "sam2":
+            versions["sam2"] = (self.sam2.source if self.sam2 else "") or "not known"
+        return versions
 
     def _inspect_into(self, writer: Writer, batch: Sequence[Sample], own_questions: bool) -> None:
         """Inspect a batch, unless all of it is done, and write what is not there yet."""
         if all(sample.id in writer.done for sample in batch):
             return
-        for inspection in self.inspect(batch, own_questions):
+        inspections = self.inspect(batch, own_questions)
+        _require_sound([*islice(writer.done.values(), ALIKE), *inspections])
+        for inspection in inspections:
             if inspection.sample_id not in writer.done:
                 writer.append(inspection)
 
@@ -260,7 +281,7 @@ class Inspector:
         """The inspection of one sample by the completions of its prompts."""
         errors = [completion.error for completion in completions if completion.error]
         if errors:
-            return _failed(sample, errors[0])
+            return _failed(sample, InputError(errors[0]))
         # 1. Read the completions.
         counts: Counter[str] = Counter()
         replies = [
@@ -371,14 +392,38 @@ def _read_reply(prompt: prompts.Prompt, completion: Completion, counts: Counter[
     )
 
 
-def _failed(sample: Sample, message: str) -> Inspection:
+def _failed(sample: Sample, error: Exception) -> Inspection:
+    kind = "" if isinstance(error, InputError) else type(error).__name__
+    message = f"{kind}: {error}" if kind else str(error)
     return Inspection(
         sample_id=sample.id,
         verdict="unsure",
         reason=f"Unsure because the inspection failed: {message}",
+        counts={UNEXPECTED + kind: 1} if kind else {},
         error=message,
         image_sha256=_digest_of_file(sample.image),
     )
+
+
+def _require_sound(inspections: Sequence[Inspection]) -> None:
+    """Raise `SetupError` where the first `ALIKE` inspections all failed in one way that no input explains."""
+    kinds = [{name for name in i.counts if name.startswith(UNEXPECTED)} for i in inspections[:ALIKE]]
+    if len(kinds) == ALIKE and set.intersection(*kinds):
+        raise SetupError(
+            f"the first {ALIKE} samples all failed in one way ({inspections[0].error}), so the fault lies "
+            "with the model or this installation, not with the images, and the run stops; "
+            "try another model, or see: anomalyr1 doctor"
+        )
+
+
+def _take_threads_of(path: str | Path) -> None:
+    """Compute with as many threads as the file was begun with: sums in another order end in other bits."""
+    begun = records.fingerprint_of(path)
+    threads = begun.versions.get("threads", "") if begun else ""
+    if re.fullmatch(r"[1-9][0-9]{0,2}", threads):  # whoever wrote the file wrote this, too
+        import torch
+
+        torch.set_num_threads(int(threads))
 
 
 def _digest_of_file(path: Path) -> str:

@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from anomalyr1.boxes import Bools, Floats, clip, encode_mask, iou, to_array
-from anomalyr1.policy.safety import refuse_code
+from anomalyr1.policy.folders import find_model
+from anomalyr1.policy.library import quiet, typed_errors
+from anomalyr1.policy.rules import SAM2
 from anomalyr1.types import Box, InputError, Mask, MaskSource, SetupError
 
 if TYPE_CHECKING:
@@ -157,44 +159,40 @@ def position_prior(size_wh: tuple[int, int], at_border: tuple[bool, bool, bool, 
 class Sam2:
     """SAM2 with box prompts: the image is embedded once, and all its boxes are decoded in one call."""
 
-    def __init__(self, model: Sam2Model, image_processor: Sam2ImageProcessor) -> None:
+    def __init__(self, model: Sam2Model, image_processor: Sam2ImageProcessor, source: str = "") -> None:
         self.model = model.eval()
         self.image_processor = image_processor
+        self.source = source
+        """The model's name and revision; empty = not known."""
 
     @classmethod
     def load(cls, model: str | Path = DEFAULT_SAM2, revision: str | None = None, device: str = "cpu") -> Sam2:
         """The SAM2 of a folder or a hub name: safetensors only, no code of the repository.
 
-        `revision` is a branch, tag or commit of a hub model. Raises `InputError` for a folder that is not a
-        complete SAM2 or that holds files that can run code, `SetupError` when the model cannot be had.
+        `revision` is a branch, tag or commit of a hub model, or the digest of a folder. Raises `InputError`
+        for a folder that is refused (`policy.safety`) or no complete SAM2, `SetupError` when the model cannot
+        be had.
         """
-        from safetensors import SafetensorError
         from transformers import Sam2ImageProcessor, Sam2Model
 
-        if Path(model).is_dir():
-            refuse_code(Path(model))
-        pinned: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": False}
         try:
-            processor = Sam2ImageProcessor.from_pretrained(str(model), **pinned)
+            folder, _, found_revision = find_model(str(model), revision, SAM2)
+        except SetupError as error:
+            raise SetupError(f'{error}. Or use the masks "default", which need no download') from error
+        options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+        with quiet(), typed_errors(folder):
+            processor = Sam2ImageProcessor.from_pretrained(folder, **options)
             loaded, info = Sam2Model.from_pretrained(
-                str(model), use_safetensors=True, output_loading_info=True, **pinned
+                folder,
+                use_safetensors=True,
+                output_loading_info=True,
+                attn_implementation="sdpa",
+                **options,
             )
-        except OSError as error:
-            raise SetupError(
-                f"cannot load SAM2 {str(model)!r}: {error}\n"
-                "With a network, check the name and the revision. Without one, download the model's "
-                "config.json, preprocessor_config.json and model.safetensors elsewhere and name their "
-                'folder, or use the masks "default", which need no download.'
-            ) from error
-        except (ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-            raise InputError(
-                f"{model}: expected a SAM2 model of transformers (Sam2Model), "
-                f"got {type(error).__name__}: {error}"
-            ) from error
         if info["missing_keys"]:
             missing = ", ".join(sorted(info["missing_keys"])[:5])
             raise InputError(f"{model}: the weights lack {missing}; download the SAM2 model again")
-        return cls(loaded.to(device), processor)
+        return cls(loaded.to(device), processor, f"{model}@{found_revision}")
 
     def masks(self, rgb: Image.Image, xyxy: Floats, counts: Counter[str]) -> list[Bools | None]:
         """(H, W) masks of boxes (N, 4) inside the image; None where SAM2's mask cannot be what the box holds.

@@ -8,46 +8,22 @@ prompt and `Sampling` decide what a completion is.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from anomalyr1.files import sha256_of_file
-from anomalyr1.images import FAMILIES, Family
+from anomalyr1.images import Family
 from anomalyr1.policy import chat
-from anomalyr1.policy.safety import check_configuration, check_folder
+from anomalyr1.policy.folders import find_folder
+from anomalyr1.policy.library import quiet, typed_errors
+from anomalyr1.policy.taught import Taught, read_taught
 from anomalyr1.types import InputError, SetupError
 
 if TYPE_CHECKING:
     import torch
 
-NANO = "nano"
-"""The name of the bundled policy."""
-NANO_FOLDER = Path(__file__).parent / "nano"
-BUNDLED = {NANO: NANO_FOLDER, "nano-raw": NANO_FOLDER.with_name("nano-raw")}
-"""The folders of the policies that the package ships, by name. The raw one is a start for experiments: its
-reasoning often contradicts its answers."""
-
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_HUB_CONFIGURATION = ("*.json", "merges.txt")
-_HUB_WEIGHTS = ("*.safetensors",)
-
 _DTYPES = ("float32", "bfloat16", "float16")
-
-LICENCES = (
-    (re.compile(r"qwen2\.5-vl-3b"), "Qwen Research License: non-commercial research only"),
-    (re.compile(r"qwen2\.5-vl-72b"), "Qwen License: commercial use is free below 100 million monthly users"),
-    (re.compile(r"qwen2\.5-vl-(7b|32b)"), "Apache-2.0"),
-    (re.compile(r"qwen3-vl-"), "Apache-2.0"),
-)
-"""The licence of a model's weights by a part of its name in lower case; fine-tuned models inherit it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +42,8 @@ class Policy:
     """The name that it was loaded by: "nano", a folder or a name on the hub."""
     revision: str
     """The commit on the hub, or the digest "sha256:..." of a folder's weights and configuration."""
+    taught: Taught | None = None
+    """What it was taught with, as its folder says; None = not known."""
 
     @property
     def device(self) -> torch.device:
@@ -110,11 +88,12 @@ def load_policy(
 
     `revision` pins weights and processor alike: a commit, tag or branch of the hub, or the digest that
     `Policy.revision` gave for a folder. `device` is CUDA where there is one; `dtype` bfloat16 on CUDA and
-    float32 elsewhere; `max_pixels` the smaller of the checkpoint's own cap and the package's default. Raises
+    float32 elsewhere; `max_pixels` what the policy was taught with, else the smaller of the checkpoint's own
+    cap and the package's default. Raises
     `InputError` for a folder that is refused, damaged or not supported, and `SetupError` where the weights
     cannot be had or the device is missing.
     """
-    folder, family, found_revision = find_folder(name_or_dir, revision)
+    folder, family, found_revision, name = find_folder(name_or_dir, revision)
     target = _find_device(device)
     if dtype is not None and dtype not in _DTYPES:
         raise InputError(f"unknown dtype {dtype!r}; choose one of {', '.join(_DTYPES)}")
@@ -125,33 +104,7 @@ def load_policy(
     model = _load_model(folder, dtype, target, processor.tokenizer)
     _check_parts(folder, model, processor, family)
     cap = pixel_cap(folder, processor, family, max_pixels)
-    return Policy(model, processor, family, cap, name_or_dir, found_revision)
-
-
-class ModelFolder(NamedTuple):
-    """A model folder that has been checked and may be loaded."""
-
-    folder: Path
-    """Where the files lie."""
-    family: Family
-    """The family of the model in it."""
-    revision: str
-    """The commit on the hub, or the digest of a folder's weights and configuration; empty = not computed."""
-
-
-def find_folder(name_or_dir: str, revision: str | None = None) -> ModelFolder:
-    """The checked folder of "nano", of a folder or of a model of the hub; raises as `load_policy` does."""
-    local = _local_folder(name_or_dir)
-    folder = local or _download(name_or_dir, revision)
-    family = FAMILIES[check_folder(folder)]
-    return ModelFolder(folder, family, folder.name if local is None else _revision_of(local, revision))
-
-
-def find_configuration(name_or_dir: str, revision: str | None = None) -> ModelFolder:
-    """As `find_folder`, without the weights of a model of the hub: enough to plan with."""
-    local = _local_folder(name_or_dir)
-    folder = local or _download(name_or_dir, revision, weights=False)
-    return ModelFolder(folder, FAMILIES[check_configuration(folder)], folder.name if local is None else "")
+    return Policy(model, processor, family, cap, name, found_revision, read_taught(folder))
 
 
 def load_processor(folder: Path) -> Any:
@@ -161,143 +114,10 @@ def load_processor(folder: Path) -> Any:
     """
     from transformers import AutoProcessor
 
-    with quiet(), _typed_errors(folder):
+    with quiet(), typed_errors(folder):
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     processor.chat_template = processor.tokenizer.chat_template = chat.CHAT_TEMPLATE
     return processor
-
-
-def licence_of(name: str) -> str:
-    """The licence of a model's weights by its name, or the request to read it up."""
-    if name in BUNDLED:
-        return "the package's own licence (see LICENSE)"
-    for pattern, licence in LICENCES:
-        if pattern.search(name.lower()):
-            return licence
-    return f"unknown: read the model card of {name!r}; a fine-tuned model inherits the licence of its base"
-
-
-def limits_of(name: str) -> str:
-    """What to know before a verdict of this model is believed; empty where nothing is known against it."""
-    if name in BUNDLED:
-        return (
-            f"{name} knows drawn parts only: on a photograph of a real part its verdict means nothing; "
-            "name a real model with --model"
-        )
-    if start := _bundled_start(name):
-        return (
-            f"{name} was {start}, which knows drawn parts only, before it was taught: on a photograph of a "
-            "part it was not taught its verdict means nothing, and on one it was taught only as much as an "
-            "evaluation on held-out images shows"
-        )
-    return ""
-
-
-def _bundled_start(name: str) -> str:
-    """The bundled policy that a run (`RUN/final`, `RUN/checkpoint-N`) goes back to; empty = none is known.
-
-    A run says in `run.json` what it began with, which may be a run again. It names that as seen from where it
-    was started: from here, or from a folder above the run.
-    """
-    starting_points, run_files = [Path()], set()
-    try:
-        while name not in BUNDLED:
-            folders = ((point / Path(name).expanduser()).resolve() for point in starting_points)
-            folder = next(filter(Path.is_dir, folders), None)
-            if folder is None:
-                return ""
-            run_file = folder.parent / "run.json"
-            if run_file in run_files:  # runs that name each other
-                return ""
-            run_files.add(run_file)
-            name = str(json.loads(run_file.read_bytes())["model"])
-            starting_points = [Path(), *run_file.parents]
-    except (OSError, ValueError, LookupError, TypeError, RuntimeError):  # no run.json, or not one of ours
-        return ""
-    return name
-
-
-def digest_of(folder: Path) -> str:
-    """The digest of a model folder's weights and configuration: "sha256:" and 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if file.suffix in (".safetensors", ".json") or file.name == "merges.txt":
-            digest.update(f"{file.name} {sha256_of_file(file)}\n".encode("utf-8", "surrogateescape"))
-    return f"sha256:{digest.hexdigest()}"
-
-
-def _local_folder(name: str) -> Path | None:
-    """The folder that `name` means; None = it is the name of a model of the hub."""
-    if name in BUNDLED:
-        if not BUNDLED[name].is_dir():
-            raise SetupError(
-                f"the bundled policy {name} is not in this installation; install the package again, "
-                "or name another model"
-            )
-        return BUNDLED[name]
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    if not _HUB_NAME.fullmatch(name):
-        raise InputError(
-            f"no model folder {name!r}; name a folder with a model in it, a model of the hub as owner/name, "
-            f"or {' or '.join(BUNDLED)}"
-        )
-    return None
-
-
-def _revision_of(folder: Path, revision: str | None) -> str:
-    """The commit of a snapshot in the hub's cache, else the digest.
-
-    Raises `InputError` when it is not the `revision` that was pinned.
-    """
-    place = folder.resolve()
-    in_cache = place.parent.name == "snapshots" and _COMMIT.fullmatch(place.name)
-    actual = place.name if in_cache else digest_of(folder)
-    if revision is not None and revision != actual:
-        raise InputError(
-            f"{str(folder)!r}: its revision is {actual!r}, expected {revision!r}; "
-            "the files are not the ones that were pinned"
-        )
-    return actual
-
-
-def _download(name: str, revision: str | None, weights: bool = True) -> Path:
-    """A model of the hub, in its cache; it is refused by its configuration before weights are fetched."""
-    from huggingface_hub import errors, snapshot_download
-
-    # Neither is an OSError as all other failures of the network are, and older versions of the library do not
-    # have them.
-    unreachable = tuple(
-        getattr(errors, kind)
-        for kind in ("RevisionResolutionError", "XetDownloadError")
-        if hasattr(errors, kind)
-    )
-    try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(_HUB_CONFIGURATION)))
-        check_configuration(folder)
-        if weights:
-            snapshot_download(
-                name, revision=folder.name, allow_patterns=list(_HUB_CONFIGURATION + _HUB_WEIGHTS)
-            )
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
-        raise InputError(
-            f"the hub has no model {name!r}{f' at revision {revision!r}' if revision else ''} that you may "
-            f"read ({_first_line(error)}); check the name, and for a gated model accept its terms on its "
-            "page and run: hf auth login"
-        ) from error
-    except (OSError, *unreachable) as error:
-        raise _not_here(name, revision, error) from error
-    return folder
-
-
-def _not_here(name: str, revision: str | None, error: BaseException) -> SetupError:
-    pin = f" --revision {revision}" if revision else ""
-    return SetupError(
-        f"the weights of {name!r} are not on this machine and could not be fetched ({_first_line(error)}). "
-        f"With a network, run: hf download {name}{pin}. Without one, run on another machine: "
-        f"hf download {name}{pin} --local-dir FOLDER, copy FOLDER here, and name it instead of {name!r}"
-    )
 
 
 def _find_device(name: str | None) -> torch.device:
@@ -323,7 +143,7 @@ def _load_model(folder: Path, dtype: str, device: torch.device, tokenizer: Any) 
     import torch
     from transformers import AutoModelForImageTextToText, GenerationConfig
 
-    with quiet(), _typed_errors(folder, f" on {device} in {dtype}"):
+    with quiet(), typed_errors(folder, f" on {device} in {dtype}"):
         model, loading = AutoModelForImageTextToText.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
@@ -344,28 +164,6 @@ def _load_model(folder: Path, dtype: str, device: torch.device, tokenizer: Any) 
         pad_token_id=tokenizer.convert_tokens_to_ids(chat.TEXT_END),
     )
     return model.eval()
-
-
-@contextmanager
-def _typed_errors(folder: Path, place: str = "") -> Iterator[None]:
-    """Whatever transformers raises inside becomes a typed error: on damaged files it may raise anything."""
-    import torch
-
-    try:
-        yield
-    except ImportError as error:
-        raise SetupError(
-            f"{_first_line(error)}; install the package with all it needs: pip install anomalyr1"
-        ) from error
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise SetupError(
-            f"{str(folder)!r}: not enough memory{place}; choose a smaller model or another device"
-        ) from error
-    except Exception as error:
-        raise InputError(
-            f"{str(folder)!r}: transformers cannot load this model ({type(error).__name__}: "
-            f"{_first_line(error)}); copy the folder again from the model's source"
-        ) from error
 
 
 def _check_parts(folder: Path, model: Any, processor: Any, family: Family) -> None:
@@ -401,7 +199,8 @@ def _check_parts(folder: Path, model: Any, processor: Any, family: Family) -> No
 
 
 def pixel_cap(folder: Path, processor: Any, family: Family, max_pixels: int | None) -> int:
-    """`max_pixels` where it is given, else the smaller one of the folder's cap and the family's.
+    """`max_pixels` where it is given, else what the policy was taught with, else the smaller one of the
+    folder's cap and the family's.
 
     Raises `InputError` when it is too small for the family.
     """
@@ -412,6 +211,8 @@ def pixel_cap(folder: Path, processor: Any, family: Family, max_pixels: int | No
                 f"the least that {family.name} takes"
             )
         return max_pixels
+    if (taught := read_taught(folder)) and taught.max_pixels >= family.min_pixels:
+        return taught.max_pixels
     folder_cap = processor.image_processor.size["longest_edge"]
     if not isinstance(folder_cap, int) or folder_cap < family.min_pixels:
         raise InputError(
@@ -419,24 +220,3 @@ def pixel_cap(folder: Path, processor: Any, family: Family, max_pixels: int | No
             f"least {family.min_pixels:,}; use the preprocessor_config.json of the model's source"
         )
     return min(folder_cap, family.max_pixels)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence transformers' progress bars and warnings inside, and put them back as they were."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

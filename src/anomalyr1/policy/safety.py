@@ -1,12 +1,13 @@
 """What a model folder must be before transformers may see it: data that cannot run, lead astray or exhaust.
 
-`check_folder` is for the folder of a policy, `refuse_code` for any other model's.
+`check_folder` is the door for policies and for SAM2: each is a `Kind` of `rules`, whose tables say what its
+configuration may hold.
 
-Covered: code and pickles by their suffix; links and shard names that leave the folder; malformed safetensors
-headers; keys that make transformers import, download or run something (`auto_map`, kernels, adapters, ...);
-classes and model types other than the supported families' own; files, nesting and layer counts beyond any
-real model's. Chat templates are never run (see `load.py`); one that reaches for Python's internals is refused
-all the same, since its folder is hostile.
+Covered: code and pickles by their suffix; links and shard names that leave the folder; keys that make
+transformers import, download or run something (`auto_map`, kernels, adapters, ...); classes and model types
+other than the kind's own; numbers, lists, texts, files and nesting beyond any real model's; tokenizers whose
+parts can abort the process or take for ever; weights (see `weights`). Chat templates are never run (see
+`load`); one that reaches for Python's internals is refused all the same, since its folder is hostile.
 
 Not covered: a folder changed between the check and the load, and what the weights themselves say. A model's
 text stays untrusted.
@@ -14,178 +15,101 @@ text stays untrusted.
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from anomalyr1.images import FAMILIES
-from anomalyr1.types import InputError
-
-ARCHITECTURES = {
-    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
-    "qwen3_vl": "Qwen3VLForConditionalGeneration",
-    "qwen3_vl_moe": "Qwen3VLMoeForConditionalGeneration",
-}
-"""The model classes that may be loaded, by the model type of the configuration."""
-
-CODE = frozenset((
-    ".py", ".pyc", ".pyo", ".pyd", ".pyw", ".so", ".dll", ".dylib", ".exe", ".sh", ".bat", ".ps1",
-))  # fmt: skip
-"""Suffixes of files that are code."""
-PICKLES = frozenset((
-    ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".msgpack", ".h5", ".hdf5", ".keras", ".joblib",
-    ".dill", ".npy", ".npz",
-))  # fmt: skip
-"""Suffixes of formats that hold pickles or other code that runs when they are read."""
-
-_RUNS_CODE = "it can run code of the folder, which this package never allows; use a model without it"
-_MERGE = "load the model that the adapter was merged into (peft's merge_and_unload, then save_pretrained)"
-FORBIDDEN_KEYS = {
-    "auto_map": _RUNS_CODE,
-    "trust_remote_code": _RUNS_CODE,
-    "custom_generate": _RUNS_CODE,
-    "custom_pipelines": _RUNS_CODE,
-    "kernel_config": _RUNS_CODE,
-    "use_kernels": _RUNS_CODE,
-    "transformers_weights": "it redirects where the weights are read from; "
-    "name the file model.safetensors and remove the key",
-    "fast_tokenizer_files": "it redirects where the tokenizer is read from; "
-    "name the file tokenizer.json and remove the key",
-    "audio_tokenizer": "it loads a second model from elsewhere; remove the key",
-    "quantization_config": "quantised weights need loaders that are not supported; "
-    "use the model that is not quantised",
-    "peft_type": _MERGE,
-    "base_model_name_or_path": _MERGE,
-}
-"""Keys that may stand nowhere in a folder's configuration, each with the reason and what to do."""
-
-_IMAGE_PROCESSORS = ("Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast", "Qwen2VLImageProcessorPil")
-_TOKENIZERS = ("Qwen2Tokenizer", "Qwen2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
-_KERNELS = (
-    "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention", "grouped_mm", "batched_mm",
-)  # fmt: skip
-_KERNEL_KEYS = (
-    "attn_implementation", "_attn_implementation", "_attn_implementation_internal",
-    "experts_implementation", "_experts_implementation", "_experts_implementation_internal",
-)  # fmt: skip
-ALLOWED_VALUES: dict[str, tuple[str, ...]] = {
-    "processor_class": ("Qwen2_5_VLProcessor", "Qwen3VLProcessor"),
-    "image_processor_type": _IMAGE_PROCESSORS,
-    "feature_extractor_type": _IMAGE_PROCESSORS,
-    "video_processor_type": ("Qwen2VLVideoProcessor", "Qwen3VLVideoProcessor"),
-    "tokenizer_class": _TOKENIZERS,
-    "slow_tokenizer_class": _TOKENIZERS,
-    **dict.fromkeys(_KERNEL_KEYS, _KERNELS),
-}
-"""Keys that choose a class or a kernel, and the values they may have; anything else could be imported from
-elsewhere."""
-
-_LARGEST: dict[str, int] = {
-    "num_hidden_layers": 512,
-    "depth": 512,
-    "num_experts": 4096,
-    "hidden_size": 65_536,
-    "out_hidden_size": 65_536,
-    "intermediate_size": 1_048_576,
-    "vocab_size": 4_194_304,
-    "num_position_embeddings": 4_194_304,
-}
-"""The sizes in a configuration beyond which it is no real model but a way to exhaust the machine."""
-
-_MIB = 2**20
-_MAX_ENTRIES = 10_000
-_MAX_DEPTH = 50
-_MAX_HEADER_BYTES = 100 * 1_000_000
-_MAX_BYTES = dict.fromkeys(
-    ("tokenizer.json", "vocab.json", "merges.txt", "model.safetensors.index.json"), 64 * _MIB
+from anomalyr1.policy.documents import read_json, read_text, refusal, settings
+from anomalyr1.policy.library import build_without_memory
+from anomalyr1.policy.rules import (
+    COMMON_RANGE,
+    FILE_REASONS,
+    FORBIDDEN_KEYS,
+    LONGEST_TEXT,
+    MOST_ENTRIES,
+    MOST_SETTINGS,
+    MOST_TOKENS,
+    POLICY,
+    TOKENIZER_KINDS,
+    TOKENIZER_PATTERNS,
+    Kind,
 )
-_MAX_JSON_BYTES = 8 * _MIB
-_MAX_TEMPLATE_BYTES = _MIB
+from anomalyr1.policy.weights import check_weights
+
+_MAX_FILES = 10_000
+_MAX_ALL_JSON_BYTES = 64 * 2**20
+_MAX_TEMPLATE_BYTES = 2**20
 _TOKEN_TABLES = frozenset({"vocab.json", "added_tokens.json"})
 """JSON files whose keys are tokens, not settings."""
+_SETTINGS = frozenset((
+    "config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json",
+    "video_preprocessor_config.json", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json",
+    "added_tokens.json", "chat_template.json",
+))  # fmt: skip
+"""The files that transformers reads as settings."""
+_TEMPLATE_KEYS = ("chat_template", "template")
 
-_DTYPE_BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
-    "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
-}  # fmt: skip
 
-
-def check_folder(folder: Path) -> str:
+def check_folder(folder: Path, kind: Kind = POLICY) -> str:
     """Refuse a model folder that could run code, read outside itself or exhaust the machine.
 
     Returns the name of its family. Raises `InputError` that names the file, the reason and what to do.
     """
-    family = check_configuration(folder)
-    index = folder / "model.safetensors.index.json"
-    if not (folder / "model.safetensors").is_file() and not index.is_file():
-        raise _refusal(
+    family = check_configuration(folder, kind)
+    stored = check_weights(folder)
+    least, most = _parameters_expected(folder, kind)
+    if not least <= stored <= most:
+        raise refusal(
             folder,
-            "no weights found; expected model.safetensors, or model.safetensors.index.json with its shards. "
-            "If this is the folder of a training run, name the folder of its final model",
+            f"its files hold {stored:,} parameters, its config.json describes {least:,} to {most:,}; "
+            "its files are of different models, download it again",
         )
-    if index.is_file():
-        _check_index(index)
-    for file in sorted(folder.rglob("*.safetensors")):
-        _check_header(file)
     return family
 
 
-def check_configuration(folder: Path) -> str:
+def check_configuration(folder: Path, kind: Kind = POLICY) -> str:
     """As `check_folder`, without the weights: a folder can be refused before they are downloaded."""
     if not folder.is_dir():
-        raise _refusal(
+        raise refusal(
             folder, "no such folder; name a folder with a model in it, or a model of the hub as owner/name"
         )
-    for entry in _entries(folder):
+    # 1. Files: which there are, how many, how large.
+    entries = list(_entries(folder))
+    for entry in entries:
         _check_entry(entry, folder)
-    for file in sorted(folder.rglob("*.json")):
-        _check_document(file, _read_json(file))
-    for file in sorted(folder.rglob("*.jinja")):
-        _check_size(file, _MAX_TEMPLATE_BYTES)
-        _check_template(file, _text(file))
-    for name in ("config.json", "tokenizer_config.json"):
-        if not (folder / name).is_file():
-            raise _refusal(
-                folder,
-                f"{name} is missing, so this is no whole model folder; copy it from the model's source",
-            )
-    if not any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):
-        raise _refusal(
+    documents = sorted(entry for entry in entries if entry.suffix == ".json")
+    if sum(file.stat().st_size for file in documents) > _MAX_ALL_JSON_BYTES:
+        raise refusal(
             folder,
-            "no preprocessor_config.json, so this is no image model, or not whole; "
-            "copy it from the model's source",
+            f"more than {_MAX_ALL_JSON_BYTES:,} bytes of JSON; name a folder that holds one model and "
+            "nothing else",
         )
-    return _check_config(folder / "config.json")
-
-
-def refuse_code(folder: Path) -> None:
-    """Refuse the folder of any model, of whatever family, if a file or a setting in it can run code.
-
-    Raises `InputError` that names the file, the reason and what to do, also for JSON that cannot be read.
-    """
-    for entry in sorted(_entries(folder)):
-        _refuse_code_file(entry)
-        if entry.suffix.lower() == ".json" and entry.is_file():
-            for _, key, value in _settings(_read_json(entry)):
-                if FORBIDDEN_KEYS.get(key) == _RUNS_CODE:
-                    _refuse_setting(entry, key, value)
-
-
-def _refusal(file: Path, text: str) -> InputError:
-    """The error to raise; the name is escaped, since whoever made the folder chose it."""
-    return InputError(f"{str(file)!r}: {text}")
+    # 2. What they say.
+    for file in documents:
+        _check_document(file, read_json(file), kind)
+    if (merges := folder / "merges.txt").is_file():
+        _require_at_most(merges, read_text(merges).count("\n"), MOST_TOKENS, "merges")
+    for file in sorted(entry for entry in entries if entry.suffix == ".jinja"):
+        _check_template(file, read_text(file, _MAX_TEMPLATE_BYTES))
+    # 3. Whether they are a whole model.
+    for names in kind.files:
+        if not any((folder / name).is_file() for name in names):
+            raise refusal(
+                folder,
+                f"{names[0]} is missing, so this is no whole model folder of the kind {kind.words}; copy it "
+                "from the model's source",
+            )
+    return _check_config(folder / "config.json", kind)
 
 
 def _entries(folder: Path) -> Iterator[Path]:
     for number, entry in enumerate(folder.rglob("*")):
-        if number >= _MAX_ENTRIES:
-            raise _refusal(
-                folder, f"more than {_MAX_ENTRIES} files; name a folder that holds one model and nothing else"
+        if number >= _MAX_FILES:
+            raise refusal(
+                folder, f"more than {_MAX_FILES} files; name a folder that holds one model and nothing else"
             )
         yield entry
 
@@ -195,40 +119,23 @@ def _check_entry(entry: Path, folder: Path) -> None:
         target = entry.resolve(strict=True)
         mode = target.stat().st_mode
     except (OSError, RuntimeError) as error:
-        raise _refusal(entry, f"a broken link ({error}); download the model again") from error
+        raise refusal(entry, f"a broken link ({error}); download the model again") from error
     if entry.is_symlink() and not _stays_inside(target, folder):
-        raise _refusal(
+        raise refusal(
             entry, f"a link that leaves the folder, to {target}; put the file itself into the folder"
         )
     if stat.S_ISDIR(mode) and not entry.is_symlink():
         return
     if not stat.S_ISREG(mode):
-        raise _refusal(entry, "expected a file, found a device, pipe or link to a folder; remove it")
-    _refuse_code_file(entry)
-    if entry.name in _MAX_BYTES:
-        _check_size(entry, _MAX_BYTES[entry.name])
-    if entry.name in ("adapter_config.json", "adapter_model.safetensors"):
-        raise _refusal(entry, f"an adapter, which names another model to load; {_MERGE}")
-
-
-def _refuse_code_file(entry: Path) -> None:
-    suffix = entry.suffix.lower()
-    if suffix in CODE:
-        raise _refusal(entry, f"code in a model folder; {_RUNS_CODE}")
-    if suffix in PICKLES:
-        raise _refusal(
-            entry,
-            "this format can run code when it is read; only safetensors are. If it holds the weights, "
-            "convert them to safetensors where nothing can be lost: "
-            'python -c "import sys, torch, safetensors.torch as s; '
-            "s.save_file(torch.load(sys.argv[1], weights_only=True), 'model.safetensors')\" FILE. "
-            "A trainer's training_args.bin, optimizer.pt and the like are not needed: delete them",
-        )
+        raise refusal(entry, "expected a file, found a device, pipe or link to a folder; remove it")
+    for mark in (entry.suffix.lower(), entry.name):
+        if mark in FILE_REASONS:
+            raise refusal(entry, FILE_REASONS[mark])
 
 
 def _refuse_setting(file: Path, key: str, value: object) -> None:
     if value not in (None, False):
-        raise _refusal(file, f"has the key {key!r}; {FORBIDDEN_KEYS[key]}")
+        raise refusal(file, f"has the key {key!r}; {FORBIDDEN_KEYS[key]}")
 
 
 def _stays_inside(target: Path, folder: Path) -> bool:
@@ -239,202 +146,155 @@ def _stays_inside(target: Path, folder: Path) -> bool:
     return target.is_relative_to(root) or (in_cache and target.parent == blobs)
 
 
-def _check_size(file: Path, limit: int) -> None:
-    size = file.stat().st_size
-    if size > limit:
-        raise _refusal(
-            file,
-            f"{size:,} bytes, and no real model's is larger than {limit:,}; "
-            "use the file of the model's source",
-        )
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise _refusal(
-            file, f"expected text in UTF-8 ({error}); copy the file again from the model's source"
-        ) from error
-
-
-def _read_json(file: Path) -> object:
-    _check_size(file, _MAX_BYTES.get(file.name, _MAX_JSON_BYTES))
-    return _parse_json(file, _text(file))
-
-
-def _parse_json(file: Path, text: str) -> object:
-    try:
-        document = json.loads(text, object_pairs_hook=_unique)
-        depth = max((depth for depth, _, _ in _settings(document)), default=0)
-    except RecursionError:
-        document, depth = None, _MAX_DEPTH + 1
-    except ValueError as error:
-        raise _refusal(
-            file, f"expected JSON ({error}); copy the file again from the model's source"
-        ) from error
-    if depth > _MAX_DEPTH:
-        raise _refusal(
-            file,
-            f"nested deeper than {_MAX_DEPTH} levels, which no real model's is; "
-            "use the file of the model's source",
-        )
-    return document
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; equal keys are refused, since readers differ in which one they take."""
-    document: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in document:
-            raise ValueError(f"the key {key!r} stands twice in one object")
-        document[key] = value
-    return document
-
-
-def _settings(document: object) -> Iterator[tuple[int, str, Any]]:
-    """The depth, key and value of every setting in a JSON document; those in lists have the key ''."""
-    parents: list[tuple[int, Any]] = [(1, document)] if isinstance(document, dict | list) else []
-    while parents:
-        depth, parent = parents.pop()
-        children = parent.items() if isinstance(parent, dict) else [("", value) for value in parent]
-        for key, value in children:
-            yield depth, key, value
-            if isinstance(value, dict | list):
-                parents.append((depth + 1, value))
-
-
-def _check_document(file: Path, document: object) -> None:
+def _check_document(file: Path, document: Any, kind: Kind) -> None:
+    """Refuse what a JSON file of a folder may not say."""
     if not isinstance(document, dict):
-        raise _refusal(
+        raise refusal(
             file,
             f"expected a JSON object, found {type(document).__name__}; "
             "copy the file again from the model's source",
         )
-    if file.name in _TOKEN_TABLES:
+    if file.name == "vocab.json":
+        _require_at_most(file, len(document), MOST_TOKENS, "tokens")
         return
     if file.name == "tokenizer.json":  # the keys of its model are tokens, too
-        document = {key: value for key, value in document.items() if key != "model"}
-    for _, key, value in _settings(document):
+        document = _check_tokenizer(file, document)
+    if file.name in _SETTINGS:
+        _check_amounts(file, document)
+        _check_numbers(file, document, kind)
+    if file.name in _TOKEN_TABLES:
+        return
+    for _, key, value in settings(document):
         if key in FORBIDDEN_KEYS:
             _refuse_setting(file, key, value)
-        if key in ALLOWED_VALUES and value is not None and value not in ALLOWED_VALUES[key]:
-            raise _refusal(
+        if key in kind.allowed_values and value is not None and value not in kind.allowed_values[key]:
+            raise refusal(
                 file,
-                f"{key} is {value!r}, expected one of {', '.join(ALLOWED_VALUES[key])}; "
-                "use a model of the Qwen2.5-VL or Qwen3-VL family",
+                f"{key} is {value!r:.200}, expected one of {', '.join(kind.allowed_values[key])}; "
+                f"use a model of the kind {kind.words}",
             )
-        if key in ("chat_template", "template"):
+        if key in _TEMPLATE_KEYS:
             _check_template(file, json.dumps(value))
+
+
+def _require_at_most(file: Path, number: int, limit: int, what: str) -> None:
+    if number > limit:
+        raise refusal(
+            file,
+            f"{number:,} {what}, and no real model has more than {limit:,}; "
+            "use the file of the model's source",
+        )
+
+
+def _check_amounts(file: Path, document: Mapping[str, Any]) -> None:
+    """Refuse more entries, or longer texts, than the settings of a real model have."""
+    _require_at_most(file, len(document), MOST_ENTRIES, "entries")
+    number = 0
+    for _, key, value in settings(document):
+        number += 1
+        length = len(value) if isinstance(value, str) and key not in _TEMPLATE_KEYS else 0
+        _require_at_most(file, max(length, len(key)), LONGEST_TEXT, "characters in one text")
+        if isinstance(value, dict | list):
+            _require_at_most(file, len(value), MOST_ENTRIES, f"entries under {key[:50]!r}")
+    _require_at_most(file, number, MOST_SETTINGS, "settings")
+
+
+def _check_numbers(file: Path, document: object, kind: Kind) -> None:
+    """Refuse a number out of the range of its key, in lists too; text where a number is counted with."""
+    values: list[tuple[str, Any]] = [("", document)]
+    while values:
+        key, value = values.pop()
+        if isinstance(value, dict):
+            values += value.items()
+        elif isinstance(value, list):
+            values += [(key, child) for child in value]
+        elif isinstance(value, int | float) or (key in kind.ranges and value is not None):
+            low, high = kind.ranges.get(key, COMMON_RANGE)
+            if isinstance(value, str) or not low <= value <= high:
+                raise refusal(
+                    file,
+                    f"{key} is {value!r:.50}, expected a number from {low:,} to {high:,}; "
+                    "use the file of the model's source",
+                )
+
+
+def _check_tokenizer(file: Path, document: dict[str, Any]) -> dict[str, Any]:
+    """Refuse a tokenizer with parts that are not Qwen's; gives what it says beside its tokens."""
+    model = document.get("model")
+    if not isinstance(model, dict):
+        raise refusal(file, "it has no model; use the tokenizer of the model's source")
+    model = dict(model)
+    for table in ("vocab", "merges"):
+        _require_at_most(file, len(model.pop(table, None) or ()), MOST_TOKENS, f"entries of its {table}")
+    beside_tokens = {**document, "model": model}
+    for name, types in TOKENIZER_KINDS.items():
+        for _, key, value in settings(beside_tokens.get(name)):
+            if key == "type" and value not in types:
+                raise refusal(
+                    file,
+                    f"its {name} has the type {value!r:.50}, expected one of {', '.join(types)}; "
+                    "use the tokenizer of the model's source",
+                )
+    for _, key, value in settings(beside_tokens.get("pre_tokenizer")):
+        if key == "Regex" and value not in TOKENIZER_PATTERNS:
+            raise refusal(
+                file,
+                f"it splits text by the pattern {value!r:.200}, which is not Qwen's and could take for "
+                "ever; use the tokenizer of the model's source",
+            )
+    return beside_tokens
 
 
 def _check_template(file: Path, text: str) -> None:
     if len(text) > _MAX_TEMPLATE_BYTES:
-        raise _refusal(
+        raise refusal(
             file,
             f"a chat template of {len(text):,} characters, which no real model's is; "
             "remove it, it is not used",
         )
     if internal := re.search(r"__[a-z]{1,40}__", text):
-        raise _refusal(
+        raise refusal(
             file,
             f"its chat template reaches for Python's internals ({internal[0]}), as attacks do; "
             "do not trust this model. The template itself would not be used",
         )
 
 
-def _check_config(file: Path) -> str:
+def _check_config(file: Path, kind: Kind) -> str:
     """The family of a configuration whose every part is of one supported model type."""
-    config = _read_json(file)
-    model_type = config.get("model_type") if isinstance(config, dict) else None
-    supported = f"supported are {', '.join(ARCHITECTURES)}: Qwen2.5-VL and Qwen3-VL"
-    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
-        raise _refusal(file, f"model_type is {model_type!r}; {supported}. Name such a model")
-    parts = {model_type, f"{model_type}_text", f"{model_type}_vision"}
-    for _, key, value in _settings(config):
+    config = read_json(file)
+    model_type = config.get("model_type")
+    supported = f"supported are {', '.join(kind.architectures)}: {kind.words}"
+    if not isinstance(model_type, str) or model_type not in kind.architectures:
+        raise refusal(file, f"model_type is {model_type!r:.200}; {supported}. Name such a model")
+    parts = (model_type, *kind.parts[model_type])
+    for _, key, value in settings(config):
         if key == "model_type" and value not in parts:
-            raise _refusal(
+            raise refusal(
                 file,
-                f"a part has model_type {value!r}, expected one of {', '.join(sorted(parts))}; "
+                f"a part has model_type {value!r:.200}, expected one of {', '.join(sorted(parts))}; "
                 "use the original file",
             )
-        if key == "architectures" and value not in (None, [], [ARCHITECTURES[model_type]]):
-            raise _refusal(
+        if key == "architectures" and value not in (None, [], [kind.architectures[model_type]]):
+            raise refusal(
                 file,
-                f"architectures is {value!r}, expected [{ARCHITECTURES[model_type]!r}]; {supported}. "
-                "Name such a model",
+                f"architectures is {value!r:.200}, expected [{kind.architectures[model_type]!r}]; "
+                f"{supported}. Name such a model",
             )
-        if key in _LARGEST and not (isinstance(value, int) and 0 <= value <= _LARGEST[key]):
-            raise _refusal(
-                file, f"{key} is {value!r}, expected a number up to {_LARGEST[key]:,}; use the original file"
-            )
-    family = model_type.removesuffix("_moe")
-    if family not in FAMILIES:
-        raise _refusal(
-            file,
-            f"the family {family!r} is not supported; supported are {', '.join(FAMILIES)}. Name such a model",
-        )
-    return family
+    return model_type.removesuffix("_moe")
 
 
-def _check_index(file: Path) -> None:
-    index = _read_json(file)
-    weight_map = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise _refusal(file, "expected a weight_map from tensors to shard files; download the file again")
-    for tensor, shard in weight_map.items():
-        if not isinstance(shard, str) or not re.fullmatch(r"[\w-][\w.-]*\.safetensors", shard, re.ASCII):
-            raise _refusal(
-                file,
-                f"{tensor!r} is in {shard!r}, expected the plain name of a .safetensors file; "
-                "use the original file",
-            )
-        if not (file.parent / shard).is_file():
-            raise _refusal(
-                file, f"the shard {shard!r} is missing; the download is not complete, run it again"
-            )
+def _parameters_expected(folder: Path, kind: Kind) -> tuple[int, int]:
+    """The least and the most parameters that the files of a folder may hold, by its checked configuration.
 
-
-def _check_header(file: Path) -> None:
-    """Check a safetensors header against the file: eight bytes of length, JSON, then the tensors' bytes."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > min(_MAX_HEADER_BYTES, size - 8):
-            raise _refusal(
-                file,
-                f"its header claims {length:,} bytes, in a file of {size:,} bytes; expected a safetensors "
-                f"file with a header below {_MAX_HEADER_BYTES:,} bytes. Download the file again",
-            )
-        header_bytes = stream.read(length)
-    try:
-        header = _parse_json(file, header_bytes.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise _refusal(file, f"its header is not UTF-8 ({error}); download the file again") from error
-    if not isinstance(header, dict):
-        raise _refusal(file, "its header is not a JSON object; download the file again")
-    header.pop("__metadata__", None)
-    spans = sorted(_span(file, name, entry, size - 8 - length) for name, entry in header.items())
-    for (_, end, name), (next_begin, _, next_name) in itertools.pairwise(spans):
-        if next_begin < end:
-            raise _refusal(
-                file,
-                f"the tensors {name!r} and {next_name!r} overlap; "
-                "the file is damaged or hostile, download it again",
-            )
-
-
-def _span(file: Path, name: str, entry: object, data_bytes: int) -> tuple[int, int, str]:
-    """Where a tensor's bytes begin and end, checked against its shape and the bytes there are."""
-    match entry:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
-            bits = _DTYPE_BITS.get(dtype, 0)
-            is_shape = len(shape) <= 16 and all(type(side) is int and 0 <= side < 2**48 for side in shape)
-            fits = bits and is_shape and 0 <= begin <= end <= data_bytes
-            if fits and (end - begin) * 8 == math.prod(shape) * bits:
-                return begin, end, name
-    raise _refusal(
-        file,
-        f"the tensor {name!r} does not fit the file: {str(entry)[:200]}, with {data_bytes:,} bytes of data; "
-        "download it again",
-    )
+    What is missing would be allocated and filled at random, what is too much would be read for nothing. A
+    head that shares its weights may be stored or not.
+    """
+    model = build_without_memory(folder, kind)
+    described = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    table, head = model.get_input_embeddings(), model.get_output_embeddings()
+    shared = head is not None and head.weight is table.weight
+    head_size = 0 if head is None else head.weight.numel()
+    least = described - (0 if shared else head_size)
+    most = described + (head_size if shared else 0)
+    return int(least * 0.98), int(most * kind.surplus)

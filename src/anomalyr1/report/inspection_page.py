@@ -15,7 +15,7 @@ from anomalyr1 import prompts
 from anomalyr1.files import write_whole
 from anomalyr1.images import open_image
 from anomalyr1.inspection.thresholds import Threshold
-from anomalyr1.policy.load import licence_of, limits_of
+from anomalyr1.policy.licences import licence_of, limits_of
 from anomalyr1.report.html import data_uri, render, shares
 from anomalyr1.report.overlays import close_up, overlay, scaled
 from anomalyr1.report.text import visible
@@ -81,8 +81,8 @@ def about_run(fingerprint: Fingerprint, command: str, threshold: Threshold | Non
     """What a page says about a run of `command` with this fingerprint: licence and limits of the model, our
     version.
     """
-    licence, limits = licence_of(fingerprint.model), limits_of(fingerprint.model)
-    return About(fingerprint, licence, limits, command, __version__, threshold)
+    limits = "; ".join(filter(None, (fingerprint.taught, limits_of(fingerprint.model))))
+    return About(fingerprint, licence_of(fingerprint.model), limits, command, __version__, threshold)
 
 
 def write(

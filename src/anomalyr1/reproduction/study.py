@@ -33,7 +33,7 @@ from typing import Any, NamedTuple, Self
 from anomalyr1.data import sources, splits
 from anomalyr1.data.protocols import SplitPlan
 from anomalyr1.files import lock, write_whole
-from anomalyr1.policy.load import find_folder
+from anomalyr1.policy.folders import find_folder
 from anomalyr1.reproduction.arms import MOST_SHOTS, SFT, Arm, Scale, Stage, choose_arms, recipe_of
 from anomalyr1.reproduction.samples import choose_samples, write_records
 from anomalyr1.training.recipes import dump_recipe

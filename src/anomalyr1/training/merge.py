@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anomalyr1.files import new_folder
 from anomalyr1.training import checkpoints
+from anomalyr1.training.handover import hand_over, taught_in
 from anomalyr1.training.recipes import Recipe, read_recipe
 from anomalyr1.training.run_folder import ADAPTER, FINAL, RECIPE
 from anomalyr1.training.settings import cap_images
 from anomalyr1.types import InputError
+
+if TYPE_CHECKING:
+    from anomalyr1.policy.load import Policy
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -28,9 +32,10 @@ def merge_adapter(
 
     `source` is a run (its final adapter, else that of its newest complete checkpoint), a checkpoint, or an
     adapter's folder; which one is taken, and what is passed over, is said. The base is `model` at `revision`,
-    else what the run's recipe names, or the adapter itself. The sum is taken in float32 and kept in the
-    base's own type. Raises `InputError` for a source without an adapter, a checkpoint of a run that is not
-    complete, one whose tensors do not fit the base, and an `out` that exists.
+    else what the run's recipe names, or the adapter itself. What the run taught it with travels along. The
+    sum is taken in float32 and kept in the base's own type. Raises `InputError` for a source without an
+    adapter, a checkpoint of a run that is not complete, one whose tensors do not fit the base, and an `out`
+    that exists.
     """
     if out.exists():
         raise InputError(f"{str(out)!r} exists already; name a folder that does not")
@@ -40,23 +45,29 @@ def merge_adapter(
     if not name:
         raise InputError(f"{str(adapter)!r} does not say which model it was trained on; name it with --model")
     revision = revision or (recipe.revision if recipe and not model else None)
-    merged_model, processor = merged(adapter, str(name), revision, recipe.max_pixels if recipe else None)
+    taught = next(filter(None, map(taught_in, (adapter, adapter.parent))), None)
+    merged_model, policy = merged(adapter, str(name), revision, recipe.max_pixels if recipe else None)
+    taught = taught or policy.taught
     with new_folder(out) as folder:
         merged_model.save_pretrained(folder)
-        processor.save_pretrained(folder)
+        policy.processor.save_pretrained(folder)
+        if taught:
+            hand_over(folder, taught, policy.family)
     return out
 
 
-def merged(adapter: Path, name: str, revision: str | None, max_pixels: int | None) -> tuple[Any, Any]:
-    """The model `name` at `revision` with the adapter in its weights, and its processor.
+def merged(adapter: Path, name: str, revision: str | None, max_pixels: int | None) -> tuple[Any, Policy]:
+    """The model `name` at `revision` with the adapter in its weights, and that model as it was loaded.
 
-    The processor caps images at `max_pixels`. Raises `InputError` for an adapter whose tensors do not fit;
+    Its processor caps images at `max_pixels`. Raises `InputError` for an adapter whose tensors do not fit;
     `merge_adapter` says what types are kept.
     """
     import torch
     from peft import PeftModel
 
-    from anomalyr1.policy.load import find_folder, load_policy, quiet
+    from anomalyr1.policy.folders import find_folder
+    from anomalyr1.policy.library import quiet
+    from anomalyr1.policy.load import load_policy
 
     # 1. The base in float32, and the type that it has by its own configuration.
     config = json.loads((find_folder(name, revision).folder / "config.json").read_text(encoding="utf-8"))
@@ -81,7 +92,7 @@ def merged(adapter: Path, name: str, revision: str | None, max_pixels: int | Non
             "with --model"
         )
     # 3. Their sum.
-    return adapted.merge_and_unload(safe_merge=True).to(dtype), policy.processor
+    return adapted.merge_and_unload(safe_merge=True).to(dtype), policy
 
 
 def _tensor_names(adapter: Path) -> list[str]:

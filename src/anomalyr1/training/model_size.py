@@ -8,7 +8,9 @@ from typing import Any
 
 from anomalyr1.images import FAMILIES, Family
 from anomalyr1.policy import chat
-from anomalyr1.policy.load import find_configuration, load_processor, pixel_cap, quiet
+from anomalyr1.policy.folders import find_configuration
+from anomalyr1.policy.library import quiet
+from anomalyr1.policy.load import load_processor, pixel_cap
 from anomalyr1.training.recipes import Recipe
 from anomalyr1.training.settings import adapter_config, freeze
 from anomalyr1.types import InputError, SetupError
@@ -111,7 +113,7 @@ def read_model_size(recipe: Recipe) -> ModelSize:
     import transformers
 
     try:
-        folder, family, _ = find_configuration(recipe.model, recipe.revision)
+        folder, family, *_ = find_configuration(recipe.model, recipe.revision)
     except SetupError:
         if recipe.model not in KNOWN_CONFIGURATIONS:
             raise

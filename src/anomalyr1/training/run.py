@@ -94,7 +94,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, say: Say = print, 
     (without `resume`), another recipe, other data or another model than the run began with, for prompts that
     do not fit, and for all that `plan_run` refuses; `SetupError` where memory or weights are lacking.
     """
-    from anomalyr1.policy.load import quiet
+    from anomalyr1.policy.library import quiet
     from anomalyr1.training.run_log import RunLog
 
     start = _resume_point(recipe, out, resume)
@@ -124,7 +124,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, say: Say = print, 
             _attach_held_out(prepared, trainer, policy, log)
             _run_trainer(trainer, start)
             # 5. The trained policy.
-            _write_policy(trainer, policy, recipe, out)
+            _write_policy(trainer, policy, prepared.resolved, out)
     say(f"trained policy: {out / FINAL}")
     return out / FINAL
 
@@ -253,7 +253,7 @@ def _leave_out_steps(trainer: Any) -> None:
     trainer._run_epoch = run_epoch
 
 
-def _write_policy(trainer: Any, policy: Policy, recipe: Recipe, out: Path) -> None:
+def _write_policy(trainer: Any, policy: Policy, resolved: Resolved, out: Path) -> None:
     """Write the trained policy, and with `lora` the adapter beside it; whole or not at all.
 
     An adapter is merged into a fresh copy of its base: the trained one may lie in shards.
@@ -261,6 +261,7 @@ def _write_policy(trainer: Any, policy: Policy, recipe: Recipe, out: Path) -> No
     from accelerate.utils import is_peft_model
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+    from anomalyr1.training.handover import hand_over, taught_by
     from anomalyr1.training.merge import merged
 
     # Every process takes part where weights are sharded; DeepSpeed's engine, not the model in it, can gather
@@ -276,10 +277,12 @@ def _write_policy(trainer: Any, policy: Policy, recipe: Recipe, out: Path) -> No
             model.save_pretrained(folder, state_dict=state)
         # Else transformers would load the base in shards, and wait for the other processes.
         unset_hf_deepspeed_config()
+        recipe = resolved.recipe
         model, state = merged(out / ADAPTER, recipe.model, recipe.revision, recipe.max_pixels)[0], None
     with new_folder(out / FINAL) as folder:
         model.save_pretrained(folder, state_dict=state)
         policy.processor.save_pretrained(folder)
+        hand_over(folder, taught_by(policy, resolved.prompt_style), policy.family)
 
 
 @contextmanager

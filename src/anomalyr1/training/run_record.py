@@ -14,9 +14,11 @@ from anomalyr1.data import splits
 from anomalyr1.data.sources import LICENCES
 from anomalyr1.data.splits import Side
 from anomalyr1.files import write_whole
-from anomalyr1.policy.load import Policy, licence_of
+from anomalyr1.policy.licences import licence_of
+from anomalyr1.policy.load import Policy
 from anomalyr1.prompts import style_id
 from anomalyr1.training.dataset import TrainingSet, fingerprint, held_out_fingerprint
+from anomalyr1.training.handover import KEY, taught_by
 from anomalyr1.training.plan import Plan
 from anomalyr1.training.processes import is_main_process
 from anomalyr1.training.recipes import Recipe, dump_recipe
@@ -58,6 +60,7 @@ def record_of(
         "model licence": licence_of(policy.name),
         "max_pixels": policy.max_pixels,
         "prompt": style_id(*resolved.prompt_style),
+        KEY: taught_by(policy, resolved.prompt_style).model_dump(),
         "parameters": plan.parameters,
         "trained parameters": plan.trained,
         "predicted bytes": {name: round(size) for name, size in plan.bytes.items()},
