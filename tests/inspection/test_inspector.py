@@ -23,7 +23,8 @@ from anomalyr1.drawn import draw as procedural
 from anomalyr1.engines.engine import Completion, Sampling
 from anomalyr1.engines.replay import ReplayEngine
 from anomalyr1.evaluation import calibration
-from anomalyr1.images import open_image, resize
+from anomalyr1.images.door import open_image
+from anomalyr1.images.frames import resize
 from anomalyr1.inspection.inspector import Inspector, samples_of_images
 from anomalyr1.inspection.verdicts import FAST, REASONED, decide
 from anomalyr1.policy.load import NANO_FOLDER

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anomalyr1 import prompts
-from anomalyr1.images import FAMILIES
+from anomalyr1.images.frames import FAMILIES
 from anomalyr1.policy import chat, load
 from anomalyr1.policy.load import licence_of, limits_of, load_policy
 from anomalyr1.types import InputError, Sample, SetupError

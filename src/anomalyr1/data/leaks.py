@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from anomalyr1.data.samples import listed
 from anomalyr1.files import sha256_of_file
-from anomalyr1.images import open_image
+from anomalyr1.images.door import open_image
 from anomalyr1.types import InputError, Record, Sample
 
 LeakKind = Literal["exact", "perceptual", "neighbour", "reference", "shared_reference"]

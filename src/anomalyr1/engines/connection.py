@@ -24,7 +24,7 @@ from anomalyr1.engines import openai_format
 from anomalyr1.engines.endpoint_config import EndpointConfig
 from anomalyr1.engines.engine import Completion
 from anomalyr1.engines.openai_format import ReplyError
-from anomalyr1.images import Frame
+from anomalyr1.images.frames import Frame
 from anomalyr1.types import SetupError
 
 if TYPE_CHECKING:

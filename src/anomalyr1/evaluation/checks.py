@@ -23,7 +23,8 @@ from anomalyr1.boxes import Bools
 from anomalyr1.data.mask_files import LEAST_PIXELS, read_mask
 from anomalyr1.data.samples import Samples
 from anomalyr1.files import sha256_of_file
-from anomalyr1.images import FAMILIES, Frame, ImageError, open_image
+from anomalyr1.images.door import ImageError, open_image
+from anomalyr1.images.frames import FAMILIES, Frame
 from anomalyr1.types import Box, InputError, Question, Sample
 
 LEAST_FILLED = 0.5

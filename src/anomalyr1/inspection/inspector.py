@@ -14,7 +14,7 @@ from pathlib import Path
 from anomalyr1 import prompts
 from anomalyr1.engines.engine import GREEDY, Completion, Engine, Sampling
 from anomalyr1.files import sha256_of_file
-from anomalyr1.images import THREADS, LoadedImage, open_image
+from anomalyr1.images.door import THREADS, LoadedImage, open_image
 from anomalyr1.inspection import verdicts
 from anomalyr1.inspection.masks import Sam2, masks_for
 from anomalyr1.inspection.thresholds import Threshold

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anomalyr1.files import sha256_of_file
-from anomalyr1.images import FAMILIES, Family
+from anomalyr1.images.frames import FAMILIES, Family
 from anomalyr1.policy import chat
 from anomalyr1.policy.safety import check_configuration, check_folder
 from anomalyr1.types import InputError, SetupError

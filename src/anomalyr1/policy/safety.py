@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from anomalyr1.images import FAMILIES
+from anomalyr1.images.frames import FAMILIES
 from anomalyr1.types import InputError
 
 ARCHITECTURES = {

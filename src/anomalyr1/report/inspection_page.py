@@ -13,7 +13,7 @@ from PIL import Image
 
 from anomalyr1 import prompts
 from anomalyr1.files import write_whole
-from anomalyr1.images import open_image
+from anomalyr1.images.door import open_image
 from anomalyr1.policy.load import licence_of, limits_of
 from anomalyr1.report.html import data_uri, render, shares
 from anomalyr1.report.overlays import close_up, overlay, scaled

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from anomalyr1 import boxes as geometry
-from anomalyr1.images import open_image
+from anomalyr1.images.door import open_image
 from anomalyr1.report.text import visible
 from anomalyr1.types import Box, InputError, Inspection, Mask
 

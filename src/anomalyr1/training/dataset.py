@@ -20,7 +20,8 @@ from anomalyr1 import prompts
 from anomalyr1.answers import completion
 from anomalyr1.data.samples import listed
 from anomalyr1.files import sha256_of_file
-from anomalyr1.images import Family, Frame, open_image, resize
+from anomalyr1.images.door import open_image
+from anomalyr1.images.frames import Family, Frame, resize
 from anomalyr1.policy import chat
 from anomalyr1.rewards import Reward
 from anomalyr1.training import completions
