@@ -150,6 +150,7 @@ def decode(image: ImageFile.ImageFile) -> Decoded:
     """Decode fully and convert; to be called within `opened`."""
     stored = _header_facts(image)
     mode = image.mode
+    _free_webp_decoder_early(image)
     image.load()
     rgb, window = _to_rgb(image, stored)
     # Pillow turns TIFF upright while decoding and PNG may state its orientation behind the pixels: what
@@ -159,6 +160,19 @@ def decode(image: ImageFile.ImageFile) -> Decoded:
         rgb = rgb.transpose(_TRANSPOSE[remaining])
     orientation = remaining if remaining != 1 else stored.orientation
     return Decoded(rgb, str(image.format), mode, orientation, window)
+
+
+def _free_webp_decoder_early(image: Any) -> None:
+    """Let the decoder of a WebP, 8 bytes a pixel, go as soon as it has decoded, where Pillow lets us."""
+    if image.format == "WEBP" and hasattr(image, "_get_next") and hasattr(image, "_decoder"):
+
+        def decode_last() -> Any:
+            del image._get_next  # the method of its class again, and no circle that keeps the pixels
+            frame = image._get_next()
+            image._decoder = None
+            return frame
+
+        image._get_next = decode_last
 
 
 def _orientation(image: Image.Image) -> int:
@@ -204,7 +218,8 @@ def _to_rgb(image: Image.Image, stored: _Stored) -> tuple[Image.Image, tuple[flo
     if not image.has_transparency_data:
         return _as_rgb(image), window
     # LA, La and PA convert to RGB by dropping alpha, so all take the way through RGBA.
-    rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    straight = image.convert("LA") if image.mode == "La" else image
+    rgba = straight if straight.mode == "RGBA" else straight.convert("RGBA")
     if rgba.getchannel("A").getbbox() is None:
         raise ValueError("every pixel is transparent")
     rgb = Image.new("RGB", rgba.size, "white")

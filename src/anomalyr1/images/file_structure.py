@@ -75,11 +75,11 @@ _MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
 def _walk_jpeg(data: bytes) -> None:
-    tally, at, pattern = _Counts(), 2, _MARKER
+    counts, at, pattern = _Counts(), 2, _MARKER
     while match := pattern.search(data, at):
-        if pattern is _MARKER:
-            tally.add("padding bytes", match.start() - at, PADDING)
-        tally.add("segments", 1, PARTS)
+        padding = match.start() - at if pattern is _MARKER else _fill_bytes(data, at, match.start())
+        counts.add("padding bytes", padding, PADDING)
+        counts.add("segments", 1, PARTS)
         marker, at = data[match.end() - 1], match.end()
         if marker in _STANDALONE:
             continue
@@ -87,42 +87,48 @@ def _walk_jpeg(data: bytes) -> None:
             return
         length = int.from_bytes(data[at : at + 2], "big")
         if _APP0 <= marker <= _APP15:
-            tally.add("bytes of metadata", length, METADATA_BYTES)
+            counts.add("bytes of metadata", length, METADATA_BYTES)
         if marker == _APP1 and data.startswith(b"Exif\0", at + 2):
-            tally.add("bytes of EXIF", length, EXIF_BYTES)
+            counts.add("bytes of EXIF", length, EXIF_BYTES)
         if marker == _SCAN:
-            tally.add("scans", 1, SCANS)
+            counts.add("scans", 1, SCANS)
             pattern = _MARKER_IN_SCAN
         at += max(length, 2)
-    if pattern is _MARKER:  # a decoder would look through all of it for the picture
-        tally.add("padding bytes", len(data) - at, PADDING)
+    # A decoder would look through all of it.
+    padding = len(data) - at if pattern is _MARKER else _fill_bytes(data, at, len(data))
+    counts.add("padding bytes", padding, PADDING)
+
+
+def _fill_bytes(data: bytes, start: int, end: int) -> int:
+    """`PADDING` + 1 where a scan holds a run of so many fill bytes, 0 where it does not."""
+    return PADDING + 1 if data.find(b"\xff" * (PADDING + 1), start, end) >= 0 else 0
 
 
 # --- PNG: chunks of length, name, data and checksum; RIFF (WebP): chunks of name, length and data
 
 
 def _walk_png(data: bytes) -> None:
-    tally, at = _Counts(), 8
+    counts, at = _Counts(), 8
     while at + 8 <= len(data):
         length, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         if name == b"IEND":
             return
         if name == b"IDAT":
-            tally.add("pieces of picture data", 1, PIECES)
+            counts.add("pieces of picture data", 1, PIECES)
         else:
-            tally.add("chunks", 1, PARTS)
+            counts.add("chunks", 1, PARTS)
         if name == b"eXIf":
-            tally.add("bytes of EXIF", length, EXIF_BYTES)
+            counts.add("bytes of EXIF", length, EXIF_BYTES)
         at += 12 + length
 
 
 def _walk_webp(data: bytes) -> None:
-    tally, at = _Counts(), 12
+    counts, at = _Counts(), 12
     while at + 8 <= len(data):
         name, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
-        tally.add("chunks", 1, PARTS)
+        counts.add("chunks", 1, PARTS)
         if name == b"EXIF":
-            tally.add("bytes of EXIF", length, EXIF_BYTES)
+            counts.add("bytes of EXIF", length, EXIF_BYTES)
         at += 8 + length + length % 2
 
 
@@ -151,20 +157,20 @@ _COMMENT_BYTES = 2**20
 
 def _walk_gif(data: bytes) -> None:
     """Up to the second picture, with which it is an animation."""
-    tally, at, pictures = _Counts(), 13 + _colours(data, 10), 0
+    counts, at, pictures = _Counts(), 13 + _colours(data, 10), 0
     while at < len(data):
         kind, at = data[at : at + 1], at + 1
         if kind == _TRAILER or (kind == _PICTURE and pictures):
             return
         if kind == _EXTENSION:
-            tally.add("blocks", 1, PARTS)
+            counts.add("blocks", 1, PARTS)
             start, at = at, _skip_sub_blocks(data, at + 1)
-            tally.add("bytes of comments", at - start, _COMMENT_BYTES)
+            counts.add("bytes of comments", at - start, _COMMENT_BYTES)
         elif kind == _PICTURE:
             pictures += 1
             at = _skip_sub_blocks(data, at + 10 + _colours(data, at + 8))
         else:
-            tally.add("padding bytes", 1, PADDING)
+            counts.add("padding bytes", 1, PADDING)
 
 
 def _colours(data: bytes, flags_at: int) -> int:
@@ -215,17 +221,17 @@ def _walk_tiff(data: bytes) -> None:
     offset_code, head_code, entry_size = ("Q", "Q", 20) if big else ("I", "H", 12)
     start = _number(data, 8 if big else 4, order + offset_code)
     count = _number(data, start, order + head_code)
-    tally, pieces, lengths = _Counts(), 0, None
-    tally.add("tags", count, PARTS)
+    counts, pieces, lengths = _Counts(), 0, None
+    counts.add("tags", count, PARTS)
     for at in range(start + struct.calcsize(head_code), len(data), entry_size)[:count]:
         tag, kind = _number(data, at, order + "H"), _number(data, at + 2, order + "H")
         values = _number(data, at + 4, order + offset_code)
         size = values * (_UNIT_BYTES[kind] if kind < len(_UNIT_BYTES) else 0)
         # What tags and pieces name twice would be copied or decoded as often.
-        tally.add("bytes that tags name", size, 2 * len(data))
+        counts.add("bytes that tags name", size, 2 * len(data))
         if tag in _OFFSETS:
             pieces = values
-            tally.add("strips or tiles", values, PIECES)
+            counts.add("strips or tiles", values, PIECES)
         if tag in _LENGTHS and kind in _INTEGERS:
             inline = 8 if big else 4
             value_at = at + 4 + inline
@@ -233,7 +239,7 @@ def _walk_tiff(data: bytes) -> None:
             if place + size <= len(data):
                 lengths = struct.unpack_from(f"{order}{values}{_INTEGERS[kind]}", data, place)
     if lengths is not None and pieces > 1:
-        tally.add("bytes of strips or tiles", sum(lengths), 2 * len(data))
+        counts.add("bytes of strips or tiles", sum(lengths), 2 * len(data))
         if 0 in lengths:
             raise Refusal(EXPECTED, "strips or tiles without a length", REMEDY)
 
