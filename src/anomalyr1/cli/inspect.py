@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from anomalyr1.cli.terminal import OK, SOME_FAILED, find_images, say
-from anomalyr1.errors import InputError
 
 if TYPE_CHECKING:
     from anomalyr1.inspection.inspector import Inspector
     from anomalyr1.types import Inspection, Sample
+
+KNOWLEDGE_BYTES = 2**20
+"""More fits into no prompt."""
 
 Masks = Literal["default", "sam2", "box"]
 
@@ -155,11 +157,6 @@ def _line(inspection: Inspection) -> str:
 
 
 def _read_knowledge(path: Path | None) -> str:
-    if path is None:
-        return ""
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"the knowledge file {str(path)!r} cannot be read ({error}); give a UTF-8 text file"
-        ) from error
+    from anomalyr1.files import read_text
+
+    return "" if path is None else read_text(path, KNOWLEDGE_BYTES).replace("\r\n", "\n").strip()

@@ -41,8 +41,8 @@ UNASKED_PIXELS = 4_000_000
 
 _BASE_BYTES = 2**29
 """Address space of the decoder itself, its libraries, and the bytes of the file in all forms."""
-_BYTES_A_PIXEL = 20
-"""Ceiling of address space; a WebP and 32-bit grey take 16 of it."""
+_BYTES_A_PIXEL = 16
+"""Ceiling of address space; a WebP and a progressive CMYK JPEG take 12 of it."""
 _WEBP_BYTES_A_PIXEL = 8
 """What the decoder of WebP takes of it when it is made."""
 _PATIENCE = 6

@@ -15,9 +15,9 @@
    file), it is refused instead. Transparency is composited on white. No ICC profile is applied;
 6. EXIF orientation applied, all metadata dropped.
 
-Steps 2 to 6 run in another process (`decoder_process`), under a limit of memory and of processor time: at
-most 16 bytes a pixel are in work there, for 64 million pixels of all threads together, and the picture that
-comes back takes 4.
+Steps 2 to 6 run in another process (`decoder_process`), under a limit of memory and of processor time: 4
+to 12 bytes a pixel are in work there, for 64 million pixels of all threads together, and the picture that
+comes back takes 4 more.
 
 Not covered: damage that a decoder cannot notice (zeroed blocks inside JPEG data are grey).
 """
@@ -32,7 +32,7 @@ from pathlib import Path
 from PIL import Image
 from pydantic import Field
 
-from anomalyr1.files import open_regular
+from anomalyr1.files import open_regular, sha256_of_file
 from anomalyr1.images.decoder_process import PROCESSES, Ceilings, decode_elsewhere
 from anomalyr1.images.file_structure import Refusal
 from anomalyr1.types import InputError, Record
@@ -118,6 +118,11 @@ def open_image(path: str | Path, limits: Limits = DEFAULT_LIMITS, room: Room | N
     window = tuple(facts["window"]) if facts["window"] else None
     digest = hashlib.sha256(data).hexdigest()
     return LoadedImage(path, rgb, facts["format"], facts["mode"], facts["orientation"], window, digest)
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 of an image file. Raises `OSError` where it cannot be read, or is too long for an image."""
+    return sha256_of_file(path, DEFAULT_LIMITS.max_bytes)
 
 
 def _read(path: Path, max_bytes: int) -> bytes:

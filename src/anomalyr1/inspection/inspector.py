@@ -7,14 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
 
 from anomalyr1 import prompts
 from anomalyr1.engines.engine import GREEDY, Completion, Engine, Sampling
-from anomalyr1.files import sha256_of_file
-from anomalyr1.images.door import THREADS, LoadedImage, open_image
+from anomalyr1.images.door import THREADS, LoadedImage, Room, digest_of, open_image
 from anomalyr1.inspection import verdicts
 from anomalyr1.inspection.masks import Sam2, masks_for
 from anomalyr1.inspection.thresholds import Threshold
@@ -26,6 +26,13 @@ VOTING = Sampling(temperature=1.0)
 
 FAILURES = (ValueError, OSError, MemoryError, RuntimeError)
 """What may go wrong with one sample: a bad image or prompt, the disk, the memory, the engine."""
+
+BATCH_PIXELS = 64_000_000
+"""How many pixels of originals a batch keeps in memory, 4 bytes each; the samples of a larger one are asked
+one by one."""
+
+MAX_MASKS = 20
+"""Boxes of an image that get a mask; the others are counted as "boxes_without_mask"."""
 
 VERSIONS = ("Pillow", "opencv-python-headless")
 """Packages whose versions may change the pixels or a mask, whatever the engine."""
@@ -182,8 +189,9 @@ class Inspector:
     def _ask(self, samples: Sequence[Sample], own_questions: bool) -> list[Inspection]:
         # 1. Open every image once.
         paths = list(dict.fromkeys(path for sample in samples for path in (sample.image, *sample.references)))
-        with ThreadPoolExecutor(THREADS) as pool:  # decoding lets go of the interpreter
-            images = dict(zip(paths, pool.map(open_image, paths), strict=True))
+        room = Room(BATCH_PIXELS) if len(samples) > 1 else None  # what has no room is asked alone
+        with ThreadPoolExecutor(THREADS) as pool:
+            images = dict(zip(paths, pool.map(partial(open_image, room=room), paths), strict=True))
         # 2. Ask all questions in one call.
         prompts_of = [self._prompts(sample, own_questions) for sample in samples]
         all_prompts = [prompt for sample_prompts in prompts_of for prompt in sample_prompts]
@@ -238,8 +246,9 @@ class Inspector:
         # 3. Make the masks of its boxes.
         masks: tuple[Mask, ...] | None = None if opinion.boxes is None else ()
         if opinion.boxes:
-            masks, mask_counts = masks_for(image.rgb, opinion.boxes, self.masks, self.sam2)
+            masks, mask_counts = masks_for(image.rgb, opinion.boxes[:MAX_MASKS], self.masks, self.sam2)
             counts.update(mask_counts)
+            counts["boxes_without_mask"] = max(0, len(opinion.boxes) - MAX_MASKS)
         return Inspection(
             sample_id=sample.id,
             verdict=verdict,
@@ -332,8 +341,8 @@ def _failed(sample: Sample, message: str) -> Inspection:
 
 
 def _digest_of_file(path: Path) -> str:
-    """SHA-256 of a file; empty when it cannot be read."""
+    """SHA-256 of an image file; empty when it cannot be read, or is too long for an image."""
     try:
-        return sha256_of_file(path)
+        return digest_of(path)
     except OSError:
         return ""

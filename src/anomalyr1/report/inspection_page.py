@@ -24,6 +24,8 @@ from anomalyr1.version import __version__
 MAX_CARDS = 400
 """A page shows at most this many pictures; what needs a look comes first."""
 PICTURE_LONG_SIDE = 480
+OVERLAY_LONG_SIDE = 2048
+"""Overlays of larger images are drawn at this size: it bounds their time and their length."""
 CLOSE_UP_SIDE = 176
 MAX_CLOSE_UPS = 3
 WIDE = 1.5
@@ -94,7 +96,8 @@ def write(
     for number, (sample, inspection) in enumerate(results):
         rgb = _open(sample.image)
         if rgb is not None and inspection.boxes:
-            write_whole(folder / "overlays" / overlay_name(sample.id), _png(overlay(inspection, rgb)))
+            picture = overlay(inspection, rgb, min(max(rgb.size), OVERLAY_LONG_SIDE))
+            write_whole(folder / "overlays" / overlay_name(sample.id), _png(picture))
         if number in shown_places:
             cards.append(card(sample, inspection, rgb))
     html = page(cards, [inspection for _, inspection in results], about)
