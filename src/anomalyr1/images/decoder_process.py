@@ -252,7 +252,8 @@ def decode_elsewhere(
 ) -> tuple[dict[str, Any], Image.Image]:
     """The picture in the bytes of an image file, and what the file said about it, decoded by another process.
 
-    `reserve` is called with the number of pixels before they are decoded, and may raise. Raises `Refusal` for
+    `reserve` is called with the number of pixels, before they are decoded where they are many, and may
+    raise. Raises `Refusal` for
     what cannot be decoded within the limits, `SetupError` where no process can be started.
     """
     pool = _pool
@@ -264,7 +265,11 @@ def decode_elsewhere(
             yield
 
     with pool.lend() as decoder:
-        return decoder.decode(data, limits, grant)
+        facts, rgb = decoder.decode(data, limits, grant)
+    pixels = rgb.width * rgb.height
+    if pixels <= UNASKED_PIXELS:
+        reserve(pixels)
+    return facts, rgb
 
 
 @atexit.register

@@ -191,25 +191,8 @@ def _skip_sub_blocks(data: bytes, at: int) -> int:
 
 # --- TIFF: a directory of tags, which name where their values and the strips or tiles of the picture lie
 
-_UNIT_BYTES = {
-    1: 1,
-    2: 1,
-    3: 2,
-    4: 4,
-    5: 8,
-    6: 1,
-    7: 1,
-    8: 2,
-    9: 4,
-    10: 8,
-    11: 4,
-    12: 8,
-    13: 4,
-    16: 8,
-    17: 8,
-    18: 8,
-}
-"""The length of a value by the tag's type."""
+_UNIT_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)
+"""The length of a value by the tag's type; 0 for types that do not exist."""
 _OFFSETS, _LENGTHS = frozenset([273, 324]), frozenset([279, 325])
 _INTEGERS = {3: "H", 4: "I", 16: "Q"}
 
@@ -217,7 +200,7 @@ _INTEGERS = {3: "H", 4: "I", 16: "Q"}
 def _walk_tiff(data: bytes) -> None:
     """The first directory; a second one is a second page."""
     order = "<" if data.startswith(b"II") else ">"
-    big = 43 in (data[2], data[3])
+    big = 43 in data[2:4]
     offset_code, head_code, entry_size = ("Q", "Q", 20) if big else ("I", "H", 12)
     start = _number(data, 8 if big else 4, order + offset_code)
     count = _number(data, start, order + head_code)
