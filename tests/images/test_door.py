@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 import warnings
 import zipfile
@@ -18,7 +20,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from anomalyr1.images import decoding
-from anomalyr1.images.door import ImageError, Limits, open_image
+from anomalyr1.images.door import ImageError, Limits, digest_of, open_image
 from anomalyr1.images.frames import FAMILIES, fit, resize
 from support.pictures import drawn, encoded, saved
 
@@ -624,3 +626,63 @@ def test_a_phone_picture_with_a_second_one_behind_it_is_its_first(tmp_path):
     assert (
         np.abs(first - np.asarray(drawn().rotate(180), dtype=int)).mean() > 30
     )  # control: the second one is another picture
+
+
+# --- files that are not what they seem
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders on this system")
+def test_pipes_sockets_and_devices_are_refused_at_once(tmp_path):
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket.png"))
+        for path in (pipe, tmp_path / "socket.png", Path("/dev/zero"), Path("/dev/tty")):
+            with pytest.raises(ImageError, match="expected a readable local file"):
+                open_image(path)
+            with pytest.raises(OSError):
+                digest_of(path)
+
+
+def test_a_file_is_read_to_the_limit_and_not_hashed_beyond(tmp_path):
+    path = tmp_path / "sparse.png"
+    with path.open("wb") as file:
+        file.truncate(300 * 2**30)
+    with pytest.raises(ImageError, match="at most 33,554,432 bytes, got more"):
+        open_image(path)
+    with pytest.raises(OSError, match="longer than 33,554,432 bytes"):
+        digest_of(path)
+
+
+@pytest.mark.skipif(not Path("/proc/kmsg").exists(), reason="reads Linux's /proc")
+def test_files_of_the_kernel_that_never_end_are_empty(tmp_path):
+    link = tmp_path / "kernel.png"
+    link.symlink_to("/proc/kmsg")
+    with pytest.raises(ImageError):
+        open_image(link)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders on this system")
+def test_a_pipe_put_in_the_place_of_a_file_is_never_waited_for(tmp_path):
+    path, pipe = saved(tmp_path, encoded(drawn(), "PNG")), tmp_path / "pipe"
+    stop = threading.Event()
+
+    def swap() -> None:
+        while not stop.is_set():
+            os.mkfifo(pipe)
+            pipe.replace(path)
+            saved(tmp_path, encoded(drawn(), "PNG"), "new").replace(path)
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    outcomes = set()
+    try:
+        for _ in range(300):
+            try:
+                outcomes.add(open_image(path).size_wh)
+            except ImageError:
+                outcomes.add("refused")
+    finally:
+        stop.set()
+        swapper.join()
+    assert outcomes == {(96, 64), "refused"}

@@ -25,14 +25,15 @@ def say(text: str, err: bool = False) -> None:
 def find_images(
     paths: Sequence[Path], out: Path | None = None, references: Sequence[Path] = ()
 ) -> list[Path]:
-    """The paths that `readers.find_images` finds; it is said how many masks were left out. Raises as that
-    does.
-    """
+    """The paths that `readers.find_images` finds; it is said how much was left out. Raises as that does."""
     from anomalyr1.data import readers
 
     images = readers.find_images(paths, out, references)
     for folder, count in images.masks_left_out.items():
         say(f"{count} images in {str(folder)!r} are masks, not parts: left out")
+    for folder, kinds in images.unopenable.items():
+        for what, count in kinds.items():
+            say(f"left out of {str(folder)!r}: {count} {what}")
     return images.paths
 
 
