@@ -67,10 +67,7 @@ def main() -> None:
             started = time.perf_counter()
             open_image(path)
             start = time.perf_counter() - started
-            door, alone = (
-                measure(lambda path=path: open_image(path)),
-                measure(lambda path=path: open_here(path)),
-            )
+            door, alone = measure(partial(open_image, path)), measure(partial(open_here, path))
             print(
                 f"{name}: the door {door[0]:.1f} ms ({door[1]:.1f} of processors), Pillow alone "
                 f"{alone[0]:.1f} ({alone[1]:.1f}), ratio {door[1] / alone[1]:.2f}; once {start:.2f} s"
