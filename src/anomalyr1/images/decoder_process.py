@@ -22,6 +22,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from anomalyr1.errors import SetupError
@@ -40,7 +42,7 @@ UNASKED_PIXELS = 4_000_000
 """Smaller images are decoded without waiting for that."""
 
 _BASE_BYTES = 2**29
-"""Address space of the decoder itself, its libraries, and the bytes of the file in all forms."""
+"""Address space for what a decoder needs beside the file and its pixels."""
 _BYTES_A_PIXEL = 16
 """Ceiling of address space; a WebP and a progressive CMYK JPEG take 12 of it."""
 _WEBP_BYTES_A_PIXEL = 8
@@ -49,6 +51,7 @@ _PATIENCE = 6
 """How many times the processor time a decoder may take by the clock: others want the processor, too."""
 _STRIP_BYTES = 2**22
 """What is sent of a picture at a time."""
+_LONGEST_LINE = 2**16
 _READY, _GO = b"R", b"G"
 
 
@@ -148,10 +151,10 @@ class Decoder:
                 _send(self._to, {**limits._asdict(), "length": len(data)}, data)
                 answer = self._answer()
                 if "size_wh" in answer:
-                    return self._receive_picture(answer)
+                    return self._receive_picture(answer, limits.max_pixels)
             with grant(answer["pixels"]), self._deadline(limits.max_seconds):
                 _write(self._to, _GO)
-                return self._receive_picture(self._answer())
+                return self._receive_picture(self._answer(), limits.max_pixels)
         except Refusal:
             raise
         except BaseException:  # an interrupt: what is in the pipe belongs to no image
@@ -189,11 +192,13 @@ class Decoder:
             raise Refusal(*answer["refusal"])
         return answer
 
-    def _receive_picture(self, facts: dict[str, Any]) -> tuple[dict[str, Any], Image.Image]:
+    def _receive_picture(self, facts: dict[str, Any], max_pixels: int) -> tuple[dict[str, Any], Image.Image]:
         """What the file said, and its picture in strips, so that the rows are in memory once."""
         from PIL import Image
 
         width, height = facts.pop("size_wh")
+        if width * height > max_pixels:  # a decoder that a file has taken over may say anything
+            raise ValueError("more pixels than may be")
         strips = _strips(width, height)
         _read(self._from, len(f"P6\n{width} {height}\n255\n"))
         picture = Image.new("RGB", (width, height)) if len(strips) > 1 else None
@@ -332,11 +337,21 @@ def _limit(seconds: float, size: int) -> None:
     for kind, limit in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_CPU, cpu_seconds),
-        (resource.RLIMIT_AS, _BASE_BYTES + size),
+        (resource.RLIMIT_AS, _address_space() + _BASE_BYTES + size),
     ):
         hard = resource.getrlimit(kind)[1]
         with contextlib.suppress(ValueError, OSError):  # not on every system, or the user's own is lower
             resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+@cache
+def _address_space() -> int:
+    """The bytes of address space that this process had before its first image; 0 where nothing says so."""
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[0]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def _send_picture(outgoing: IO[bytes], picture: Decoded) -> None:
@@ -359,6 +374,8 @@ def _send(pipe: IO[bytes], content: dict[str, Any], data: bytes = b"") -> None:
 
 def _receive(pipe: IO[bytes]) -> dict[str, Any]:
     length = struct.unpack("<I", _read(pipe, 4))[0]
+    if length > _LONGEST_LINE:
+        raise ValueError("a longer answer than may be")
     content: dict[str, Any] = json.loads(_read(pipe, length))
     return content
 
