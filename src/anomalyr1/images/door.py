@@ -25,6 +25,7 @@ Not covered: damage that a decoder cannot notice (zeroed blocks inside JPEG data
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +130,12 @@ def _read(path: Path, max_bytes: int) -> bytes:
     """The bytes of an ordinary file within the limit."""
     try:
         with open_regular(path) as file:
-            data = file.read(max_bytes + 1)
+            # Memory for what is there, not for the limit; a file may grow while it is read.
+            length = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            data = file.read(min(length, max_bytes) + 1)
+            if len(data) > length:
+                data += file.read(max_bytes + 1 - len(data))
     except OSError as error:
         why = repr(str(error.strerror or error))
         raise Refusal("a readable local file", why, "check the path and its permissions") from error
