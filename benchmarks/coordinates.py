@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from anomalyr1 import answers, boxes
-from anomalyr1.images import FAMILIES, Frame, fit
+from anomalyr1.images.frames import FAMILIES, Frame, fit
 from anomalyr1.types import Box
 
 SIZES = {

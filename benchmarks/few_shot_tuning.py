@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.random import Generator
 
-from anomalyr1.images import open_image, resize
+from anomalyr1.images.door import open_image
+from anomalyr1.images.frames import resize
 from anomalyr1.nano import loop
 from anomalyr1.nano.lessons import RowWriter, token_grid
 from anomalyr1.nano.packing import encode_images, hidden_states, learned_logits, pack

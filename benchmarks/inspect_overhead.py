@@ -34,7 +34,7 @@ from anomalyr1.drawn.draw import draw
 from anomalyr1.engines import local
 from anomalyr1.engines.engine import Completion, Sampling
 from anomalyr1.engines.local import LocalEngine
-from anomalyr1.images import LoadedImage
+from anomalyr1.images.door import LoadedImage
 from anomalyr1.inspection import inspector, verdicts
 from anomalyr1.inspection.inspector import Inspector
 from anomalyr1.policy.load import load_policy

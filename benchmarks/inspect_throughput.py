@@ -36,7 +36,8 @@ from torch import nn
 from anomalyr1 import prompts
 from anomalyr1.engines.engine import Sampling
 from anomalyr1.engines.local import LocalEngine
-from anomalyr1.images import LoadedImage, fit, resize
+from anomalyr1.images.door import LoadedImage
+from anomalyr1.images.frames import fit, resize
 from anomalyr1.policy.load import Policy, load_policy
 from anomalyr1.prompts import Prompt
 from anomalyr1.types import Question, Sample

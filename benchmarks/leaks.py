@@ -20,7 +20,7 @@ from PIL import Image
 from anomalyr1 import data
 from anomalyr1.data import leaks, splits
 from anomalyr1.data.protocols import SplitPlan
-from anomalyr1.images import open_image
+from anomalyr1.images.door import open_image
 from anomalyr1.types import SetupError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -12,7 +12,7 @@ import itertools
 import time
 
 from anomalyr1.answers.completion import as_mmad, as_released, parse
-from anomalyr1.images import FAMILIES, Frame, fit
+from anomalyr1.images.frames import FAMILIES, Frame, fit
 
 LENGTHS = (1_000, 10_000, 100_000, 1_000_000)
 OPTIONS = ("Crack", "Scratch", "Dent", "Hole")

@@ -18,7 +18,8 @@ from torch import Tensor
 
 import anomalyr1
 from anomalyr1 import prompts, rewards
-from anomalyr1.images import Frame, open_image, resize
+from anomalyr1.images.door import open_image
+from anomalyr1.images.frames import Frame, resize
 from anomalyr1.policy.load import Policy, load_policy
 from anomalyr1.types import Answer, Question, Sample
 

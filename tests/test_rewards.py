@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from anomalyr1 import rewards
 from anomalyr1.answers.completion import parse, write
-from anomalyr1.images import Frame
+from anomalyr1.images.frames import Frame
 from anomalyr1.rewards import REWARDS, combine, load_reward
 from anomalyr1.types import Answer, Box, InputError, Question
 

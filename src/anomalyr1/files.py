@@ -276,10 +276,18 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def sha256_of_file(path: Path) -> str:
-    """The SHA-256 of a file's bytes, 64 hexadecimal digits. Raises `OSError` when it cannot be read."""
+def sha256_of_file(path: Path, limit: int | None = None) -> str:
+    """The SHA-256 of a file's bytes, 64 hexadecimal digits.
+
+    Raises `OSError` when it cannot be read, or is longer than `limit` bytes.
+    """
     with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        if limit is None:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"it is longer than {limit:,} bytes")
+    return hashlib.sha256(data).hexdigest()
 
 
 def append_synced(descriptor: int, path: Path, line: bytes) -> None:

@@ -272,7 +272,7 @@ class Inspection(Record):
     boxes: tuple[Box, ...] | None = None
     """The boxes of the defects in original pixels: None = not said, () = none."""
     masks: tuple[Mask, ...] | None = None
-    """One mask a box, in the order of `boxes`; None = not asked for."""
+    """One mask a box, in the order of `boxes`, for at most 20 of them; None = not asked for."""
     replies: tuple[Reply, ...] = ()
     """What the model said to each question, in the order in which they were asked."""
     counts: dict[str, int] = Field(default_factory=dict)

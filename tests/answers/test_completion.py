@@ -19,7 +19,7 @@ from anomalyr1.answers.completion import (
     write,
 )
 from anomalyr1.answers.published import read_evaluation, read_letter, roam
-from anomalyr1.images import FAMILIES, Frame, fit
+from anomalyr1.images.frames import FAMILIES, Frame, fit
 from anomalyr1.types import Answer, Box, InputError
 from support.places import ROOT
 

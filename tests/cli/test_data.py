@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -266,3 +267,18 @@ def test_names_of_the_data_never_move_the_cursor(call, tmp_path):
     Path("parts/good/\x1b[2J\u202e.png").write_bytes(b"broken")
     code, out, _ = call("data", "check", "folder:parts")
     assert code == 2 and "\x1b" not in out and "\u202e" not in out and "\\x1b[2J" in out
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders on this system")
+def test_pipes_and_endless_files_stop_neither_check_nor_split(call, parts):
+    os.mkfifo("parts/dent/x.png")
+    with Path("parts/dent/y.png").open("wb") as file:
+        file.truncate(300 * 2**30)
+    code, out, err = call("data", "check", parts)
+    assert (code, err) == (2, "")
+    assert any("x.png" in line for line in out.splitlines())
+    assert any("y.png" in line and "at most 33,554,432 bytes" in line for line in out.splitlines())
+    code, out, err = call("data", "split", parts, "--shots", 1, "--out", "split.json", "--allow-leaks")
+    assert code == 1
+    assert "y.png" in err and "cannot be read" in err
+    assert not Path("split.json").exists()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from anomalyr1.data import leaks
 from anomalyr1.drawn import draw as procedural
-from anomalyr1.images import ImageError
+from anomalyr1.images.door import ImageError
 from anomalyr1.types import InputError, Sample
 from support.pictures import picture
 

@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 
 from anomalyr1.data import mask_files
-from anomalyr1.images import ImageError
+from anomalyr1.images.door import ImageError
 from anomalyr1.types import Box, Sample
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from hypothesis import given
@@ -108,3 +109,31 @@ def test_masks_and_results_are_no_images_to_inspect(tmp_path):
         readers.find_images([tmp_path / "gone"], references=[tmp_path / "nowhere"])
     with pytest.raises(InputError, match=r"holds no image; expected files ending in \.bmp"):
         readers.find_images([tmp_path / "out"], tmp_path / "out")
+
+
+def test_what_cannot_be_opened_in_a_folder_is_counted(tmp_path):
+    layouts.image(tmp_path / "good/a.png")
+    for name in ("good/b.HEIC", "good/c.heif", "bad/d.avif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic")
+    (tmp_path / "bad/e.png").symlink_to(tmp_path / "gone.png")
+    images = readers.find_images([tmp_path])
+    assert [path.name for path in images.paths] == ["a.png"]
+    assert images.unopenable == {
+        tmp_path: {
+            "HEIC or AVIF files (convert them to JPEG or PNG)": 3,
+            "links that lead nowhere (restore what they name)": 1,
+        }
+    }
+    with pytest.raises(InputError, match=r"holds no image, 1 HEIC or AVIF files \(convert"):
+        (tmp_path / "bad/e.png").unlink()
+        readers.find_images([tmp_path / "bad"])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders on this system")
+def test_a_pipe_in_a_folder_is_counted_not_opened(tmp_path):
+    layouts.image(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "b.png")
+    images = readers.find_images([tmp_path])
+    assert [path.name for path in images.paths] == ["a.png"]
+    assert images.unopenable == {tmp_path: {"pipes or devices (name ordinary files)": 1}}

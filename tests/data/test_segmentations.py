@@ -14,7 +14,7 @@ from anomalyr1.data.export import export
 from anomalyr1.data.mask_files import true_mask
 from anomalyr1.data.segmentations import MOST_EDGES, can_fill, fill
 from anomalyr1.evaluation.checks import check
-from anomalyr1.images import ImageError
+from anomalyr1.images.door import ImageError
 
 SIZE = (40, 30)
 DIAMOND = [20, 5, 30, 15, 20, 25, 10, 15]

@@ -9,7 +9,7 @@ from anomalyr1.engines.endpoint import EndpointEngine
 from anomalyr1.engines.endpoint_config import EndpointConfig
 from anomalyr1.engines.local import LocalEngine
 from anomalyr1.engines.replay import ReplayEngine
-from anomalyr1.images import fit
+from anomalyr1.images.frames import fit
 from anomalyr1.types import Answer, InputError, Inspection, Reply, Sample
 from support import served
 from support.contract import ASKED, IMAGES, SAMPLES, SHORT, policy, spoken

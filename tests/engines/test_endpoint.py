@@ -18,7 +18,7 @@ from anomalyr1.engines.endpoint import EndpointEngine
 from anomalyr1.engines.endpoint_config import EndpointConfig
 from anomalyr1.engines.engine import Sampling
 from anomalyr1.engines.openai_format import ReplyError
-from anomalyr1.images import LoadedImage
+from anomalyr1.images.door import LoadedImage
 from anomalyr1.inspection.inspector import Inspector
 from anomalyr1.prompts import Prompt
 from anomalyr1.types import InputError, Question, Sample, SetupError

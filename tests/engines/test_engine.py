@@ -14,7 +14,7 @@ from anomalyr1.engines.engine import Sampling
 from anomalyr1.engines.local import LocalEngine
 from anomalyr1.engines.replay import ReplayEngine
 from anomalyr1.engines.sampling import GumbelSampler
-from anomalyr1.images import LoadedImage
+from anomalyr1.images.door import LoadedImage
 from anomalyr1.policy import chat
 from anomalyr1.policy.load import load_policy
 from anomalyr1.prompts import Prompt

@@ -181,7 +181,7 @@ def test_drawn_samples_have_no_problem(tmp_path):
 
 def test_without_digests_the_same_image_goes_unseen(files, monkeypatch):
     """The control of the duplicate and reference checks."""
-    monkeypatch.setattr(checks, "sha256_of_file", str)
+    monkeypatch.setattr(checks, "digest_of", str)
     assert check([sample(files, references=(files / "copy.png",))]) == []
 
 

@@ -24,7 +24,9 @@ from anomalyr1.drawn import draw as procedural
 from anomalyr1.engines.engine import Completion, Sampling
 from anomalyr1.engines.replay import ReplayEngine
 from anomalyr1.evaluation import calibration
-from anomalyr1.images import open_image, resize
+from anomalyr1.images.door import open_image
+from anomalyr1.images.frames import resize
+from anomalyr1.inspection import inspector as inspector_module
 from anomalyr1.inspection.inspector import Inspector, samples_of_images
 from anomalyr1.inspection.masks import Sam2
 from anomalyr1.inspection.verdicts import FAST, REASONED, decide
@@ -630,6 +632,49 @@ def test_all_missing_files_are_listed_before_anything_starts(folder):
     assert not (folder / "i.jsonl").exists()
     with pytest.raises(InputError, match="missing"):
         replayed(folder)(folder / "gone.png")
+
+
+def test_a_batch_of_too_many_pixels_is_asked_one_by_one(folder, monkeypatch):
+    """And comes to the same; the control is how many images the engine is given."""
+    batches = []
+
+    class Watched(ReplayEngine):
+        def complete(self, asked, images, sampling=None):
+            batches.append(len(images))
+            return super().complete(asked, images, sampling)
+
+    def run():
+        inspector = Inspector(Watched(folder / "recorded.jsonl"), masks="box")
+        return inspector.run(samples_of(folder), folder / f"{len(batches)}.jsonl")
+
+    together = run()
+    w, h = recordings.SIZE_WH
+    monkeypatch.setattr(inspector_module, "BATCH_PIXELS", 4 * w * h - 1)
+    assert run() == together
+    assert batches == [4, 1, 1, 1, 1]
+
+
+def test_an_image_that_is_too_long_is_not_hashed(folder):
+    """300 GB of nothing took minutes; a resumed run leaves it alone, too."""
+    path = folder / "5.png"
+    with path.open("wb") as file:
+        file.truncate(300 * 2**30)
+    for _ in range(2):
+        results = replayed(folder).run(samples_of(folder), folder / "i.jsonl")
+        assert "at most 33,554,432 bytes" in results[4].error
+        assert results[4].image_sha256 == ""
+    path.unlink()
+
+
+def test_twenty_boxes_get_a_mask_and_the_others_are_counted(tmp_path):
+    path = recordings.draw(tmp_path / "1.png")
+    boxes = [Box(x1=2 * n, y1=10, x2=2 * n + 9, y2=40, label="stain") for n in range(25)]
+    grounding = answers.write("The stains are in the center.", boxes, recordings.FRAME)
+    recordings.record(tmp_path / "recorded.jsonl", {path.as_posix(): (DEFECT[0], grounding)})
+    (result,) = replayed(tmp_path).run([recordings.sample(path)], tmp_path / "i.jsonl")
+    assert len(result.boxes) == 25
+    assert len(result.masks) == 20
+    assert result.counts["boxes_without_mask"] == 5
 
 
 def test_ids_must_be_unique(folder):

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from anomalyr1.boxes import decode_mask
+from anomalyr1.boxes import decode_mask, encode_mask
 from anomalyr1.inspection.masks import (
     PADDING,
     Sam2,
+    _encode_inside,
     choose,
     enlarge,
     fault,
@@ -161,6 +162,20 @@ def test_a_large_box_takes_bounded_time():
     assert (
         time.perf_counter() - started < 3
     )  # 0.1 s on a quiet machine; a sort of all pixels would take 1 s, GrabCut minutes
+
+
+def test_a_mask_is_encoded_inside_its_box_as_all_of_it_would_be():
+    rng = np.random.default_rng(3)
+    for _ in range(400):
+        w, h = (int(side) for side in rng.integers(1, 30, 2))
+        x1, y1 = int(rng.integers(0, w)), int(rng.integers(0, h))
+        x2, y2 = int(rng.integers(x1 + 1, w + 1)), int(rng.integers(y1 + 1, h + 1))
+        if rng.random() < 0.3:
+            x1, y1, x2, y2 = x1, 0, x2, h  # columns that go on in the next one
+        part = rng.random((y2 - y1, x2 - x1)) < rng.choice([0, 0.1, 0.5, 0.9, 1])
+        mask = np.zeros((h, w), dtype=bool)
+        mask[y1:y2, x1:x2] = part
+        assert _encode_inside(part, (x1, y1, x2, y2), (w, h), "box") == encode_mask(mask, "box")
 
 
 def test_the_prior_reaches_the_border_only_where_the_box_does():

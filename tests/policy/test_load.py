@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anomalyr1 import prompts
-from anomalyr1.images import FAMILIES
+from anomalyr1.images.frames import FAMILIES
 from anomalyr1.policy import chat, folders
 from anomalyr1.policy.licences import licence_of, limits_of
 from anomalyr1.policy.load import load_policy

@@ -19,7 +19,7 @@ from anomalyr1.engines.engine import Sampling, choose_prompt
 from anomalyr1.engines.local import LocalEngine
 from anomalyr1.engines.replay import ReplayEngine
 from anomalyr1.evaluation import run as evaluation_run
-from anomalyr1.images import FAMILIES
+from anomalyr1.images.frames import FAMILIES
 from anomalyr1.inspection.inspector import Inspector
 from anomalyr1.policy.folders import NANO_FOLDER
 from anomalyr1.policy.licences import base_of, licence_of, limits_of

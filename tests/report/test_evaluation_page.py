@@ -14,7 +14,7 @@ from PIL import Image
 from anomalyr1 import answers, boxes, records
 from anomalyr1.drawn import draw as procedural
 from anomalyr1.evaluation.tables import Table
-from anomalyr1.images import open_image
+from anomalyr1.images.door import open_image
 from anomalyr1.report import evaluation_page as results
 from anomalyr1.report import gallery, svg
 from anomalyr1.types import Answer, Box, Inspection, Question, Reply, Sample

@@ -100,6 +100,36 @@ def test_an_overlay_of_any_box_can_be_drawn(box, size_wh):
     assert close_up(Image.new("RGB", size_wh), box, 64).size == (64, 64)
 
 
+def test_twenty_boxes_and_masks_are_drawn(tmp_path):
+    path = recordings.draw(tmp_path / "a.png")
+    many = [Box(x1=4 * n, y1=4, x2=4 * n + 3, y2=9) for n in range(22)]
+    masks = [boxes.encode_mask(_square(4 * n, 60), "box") for n in range(22)]
+    drawn = report.overlay(inspection(boxes=many, masks=masks), path)
+    twenty = report.overlay(inspection(boxes=many[:20], masks=masks[:20]), path)
+    nineteen = report.overlay(inspection(boxes=many[:19], masks=masks[:19]), path)
+    assert drawn.tobytes() == twenty.tobytes() != nineteen.tobytes()
+
+
+def _square(x: int, y: int):
+    import numpy as np
+
+    mask = np.zeros((84, 112), bool)
+    mask[y : y + 3, x : x + 3] = True
+    return mask
+
+
+def test_overlay_files_of_large_images_are_drawn_at_a_size_that_is_bounded(tmp_path):
+    results = []
+    for name, size_wh in (("large.png", (4096, 60)), ("usual.png", (2048, 60))):
+        Image.new("RGB", size_wh, "gray").save(tmp_path / name)
+        box = Box(x1=10, y1=5, x2=50, y2=40)
+        sample = recordings.sample(tmp_path / name)
+        results.append((sample, inspection(sample.id, boxes=(box,), masks=())))
+    report.write(tmp_path / "out", results, ABOUT)
+    sizes = {Image.open(tmp_path / "out/overlays" / overlay_name(one.id)).size for one, _ in results}
+    assert sizes == {(2048, 30), (2048, 60)}
+
+
 def test_an_overlay_refuses_another_image(tmp_path):
     import numpy as np
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from anomalyr1.engines.engine import Sampling
 from anomalyr1.engines.local import LocalEngine
-from anomalyr1.images import LoadedImage
+from anomalyr1.images.door import LoadedImage
 from anomalyr1.policy.load import load_policy
 from anomalyr1.prompts import Prompt
 from anomalyr1.shared_prefix import decode

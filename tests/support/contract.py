@@ -9,7 +9,7 @@ from PIL import Image
 from anomalyr1 import prompts
 from anomalyr1.engines.engine import Sampling
 from anomalyr1.engines.local import LocalEngine
-from anomalyr1.images import LoadedImage
+from anomalyr1.images.door import LoadedImage
 from anomalyr1.policy.load import load_policy
 from anomalyr1.types import Sample
 

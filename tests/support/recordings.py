@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from anomalyr1 import prompts, records
-from anomalyr1.images import FAMILIES, Frame
+from anomalyr1.images.frames import FAMILIES, Frame
 from anomalyr1.types import Answer, Fingerprint, Inspection, Reply, Sample
 
 FAMILY = FAMILIES["qwen2_5_vl"]

@@ -39,7 +39,7 @@ class Echo:
         self.max_pixels = max_pixels
 
     def __call__(self, body):
-        from anomalyr1.images import FAMILIES, fit
+        from anomalyr1.images.frames import FAMILIES, fit
 
         text, pictures = parts_of(body)
         digest = hashlib.sha256(

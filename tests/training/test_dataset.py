@@ -124,7 +124,7 @@ def test_the_fingerprint_is_of_content_not_of_place(drawn, tmp_path):
 
 
 def test_completions_are_the_same_for_a_seed_and_differ_between_seeds(drawn):
-    from anomalyr1.images import FAMILIES
+    from anomalyr1.images.frames import FAMILIES
 
     material = runs.gathered(drawn, runs.recipe("sft"))
     frames = [material.frame(task.sample, FAMILIES["qwen2_5_vl"], 12_544) for task in material.tasks]

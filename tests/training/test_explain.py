@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from anomalyr1.cli.main import app
-from anomalyr1.images import Frame
+from anomalyr1.images.frames import Frame
 from anomalyr1.rewards import MALFORMED, ROAM, roam, roam_boxes, roam_row
 from anomalyr1.training.explain import explain_group
 from anomalyr1.training.run_log import RunLog

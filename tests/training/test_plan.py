@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from anomalyr1.data import sources
-from anomalyr1.images import fit
+from anomalyr1.images.frames import fit
 from anomalyr1.training import arguments, costs, dataset, model_size, plan, settings
 from anomalyr1.training.model_size import KNOWN_CONFIGURATIONS
 from anomalyr1.training.recipes import load_recipe, shipped

@@ -12,7 +12,7 @@ import sys
 import pytest
 from PIL import Image
 
-from anomalyr1.images import Frame
+from anomalyr1.images.frames import Frame
 from anomalyr1.training import run_folder, run_log, trainers
 from anomalyr1.training.dataset import Task, TrainingSet
 from anomalyr1.training.resolved import Resolved

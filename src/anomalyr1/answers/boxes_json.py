@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from anomalyr1.types import Box, InputError, ModelBox
 
 if TYPE_CHECKING:
-    from anomalyr1.images import Frame
+    from anomalyr1.images.frames import Frame
 
 MAX_JSON_CHARS = 64 * 1024
 MAX_JSON_DEPTH = 16

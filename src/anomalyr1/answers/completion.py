@@ -21,7 +21,7 @@ from anomalyr1.boxes import place as place_of
 from anomalyr1.types import LETTERS, Answer, Box, InputError, Status
 
 if TYPE_CHECKING:
-    from anomalyr1.images import Frame
+    from anomalyr1.images.frames import Frame
 
 MAX_CHOICE_CHARS = 4000
 """An answer to a question with options is not read beyond; its end is."""

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from anomalyr1.inspection.inspector import Inspector
     from anomalyr1.types import Inspection, Sample
 
+KNOWLEDGE_BYTES = 2**20
+"""More fits into no prompt."""
+
 Masks = Literal["default", "sam2", "box"]
 
 INSPECTIONS = "inspections.jsonl"
@@ -78,7 +81,7 @@ def inspect(
     stop.
     """
     from anomalyr1 import prompts
-    from anomalyr1.images import open_image
+    from anomalyr1.images.door import open_image
     from anomalyr1.inspection.inspector import Inspector, samples_of_images
     from anomalyr1.inspection.thresholds import Threshold
     from anomalyr1.report import inspection_page
@@ -206,8 +209,6 @@ def _line(inspection: Inspection) -> str:
 
 
 def _read_knowledge(path: Path | None) -> str:
-    if path is None:
-        return ""
     from anomalyr1.files import read_text
 
-    return read_text(path).strip()
+    return "" if path is None else read_text(path, KNOWLEDGE_BYTES).replace("\r\n", "\n").strip()

@@ -35,7 +35,7 @@ def stop_explained(explain: Callable[[], str]) -> Iterator[None]:
 def find_images(
     paths: Sequence[Path], out: Path | None = None, references: Sequence[Path] = ()
 ) -> list[Path]:
-    """The paths that `readers.find_images` finds; it is said how many masks were left out.
+    """The paths that `readers.find_images` finds; it is said how much was left out.
 
     Raises as that does, and `InputError` for a folder that lies in `out`, where all images are outputs.
     """
@@ -49,6 +49,9 @@ def find_images(
     images = readers.find_images(paths, out, references)
     for folder, count in images.masks_left_out.items():
         say(f"{count} images in {str(folder)!r} are masks, not parts: left out")
+    for folder, kinds in images.unopenable.items():
+        for what, count in kinds.items():
+            say(f"left out of {str(folder)!r}: {count} {what}")
     return images.paths
 
 

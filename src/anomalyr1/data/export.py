@@ -30,7 +30,7 @@ from anomalyr1.data.mask_files import boxes_of, true_mask
 from anomalyr1.data.readers import Json
 from anomalyr1.data.samples import Samples, listed
 from anomalyr1.files import new_folder
-from anomalyr1.images import open_image
+from anomalyr1.images.door import open_image
 from anomalyr1.types import Box, InputError, Record, Sample, SetupError
 
 UNNAMED = "defect"

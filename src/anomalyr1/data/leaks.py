@@ -28,8 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalyr1.data.samples import listed
-from anomalyr1.files import sha256_of_file
-from anomalyr1.images import open_image
+from anomalyr1.images.door import digest_of, open_image
 from anomalyr1.types import InputError, Record, Sample
 
 LeakKind = Literal["exact", "perceptual", "neighbour", "reference", "shared_reference"]
@@ -109,7 +108,7 @@ def file_digests(paths: Iterable[Path]) -> dict[Path, str]:
     unreadable_paths: list[str] = []
     for path in dict.fromkeys(paths):
         try:
-            digests[path] = sha256_of_file(path)
+            digests[path] = digest_of(path)
         except OSError:
             unreadable_paths.append(str(path))
     if unreadable_paths:

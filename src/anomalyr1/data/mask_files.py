@@ -8,7 +8,7 @@ import numpy as np
 
 from anomalyr1.boxes import Bools, components, decode_mask
 from anomalyr1.data.readers import is_image, list_folder
-from anomalyr1.images import ImageError, open_image
+from anomalyr1.images.door import ImageError, open_image
 from anomalyr1.types import Box, InputError, Sample
 
 LEAST_PIXELS = 4

@@ -12,6 +12,7 @@ import csv
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -26,6 +27,9 @@ IMAGE_SUFFIXES = frozenset(
 )
 """Suffixes (lower case) of files that count as images in a folder; whether one is an image its content tells
 later."""
+
+PHONE_SUFFIXES = frozenset({".heic", ".heif", ".avif"})
+"""Images as phones write them, which nothing here decodes."""
 
 _CHUNK = 2**20
 """Characters that are read at a time."""
@@ -240,6 +244,8 @@ class ImageFiles(NamedTuple):
     paths: list[Path]
     masks_left_out: dict[Path, int]
     """How many images of a folder of masks are no parts, by that folder."""
+    unopenable: dict[Path, Counter[str]]
+    """What else in a folder was meant as an image and cannot be opened as one, in words, by that folder."""
 
 
 def find_images(
@@ -257,8 +263,11 @@ def find_images(
         raise InputError(f"no such file or folder, so nothing was started: {names}")
     images: dict[Path, Path] = {}
     masks_left_out: dict[Path, int] = {}
+    unopenable: dict[Path, Counter[str]] = {}
     for path in paths:
-        files = _images_below(path, out) if path.is_dir() else [path]
+        files = [path]
+        if path.is_dir():
+            files, unopenable[path] = _images_below(path, out)
         if (path / "good").is_dir():
             parts = [file for file in files if not file.is_relative_to(path / "masks")]
             if len(parts) < len(files):
@@ -266,20 +275,35 @@ def find_images(
             files = parts
         if not files:
             suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-            raise InputError(f"folder {str(path)!r} holds no image; expected files ending in {suffixes}")
+            others = "".join(f", {count} {what}" for what, count in unopenable[path].items())
+            raise InputError(
+                f"folder {str(path)!r} holds no image{others}; expected files ending in {suffixes}"
+            )
         for file in files:
             images.setdefault(file.resolve(), file)
-    return ImageFiles(list(images.values()), masks_left_out)
+    return ImageFiles(list(images.values()), masks_left_out, unopenable)
 
 
-def _images_below(folder: Path, out: Path | None) -> list[Path]:
-    files = sorted(
-        file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
-    )
-    if out is None:
-        return files
-    out = out.resolve()
-    return [file for file in files if not file.resolve().is_relative_to(out)]
+def _images_below(folder: Path, out: Path | None) -> tuple[list[Path], Counter[str]]:
+    """The image files below a folder, and how many others cannot be opened, in words."""
+    out = out and out.resolve()
+    files: list[Path] = []
+    unopenable: Counter[str] = Counter()
+    for file in sorted(folder.rglob("*")):
+        suffix = file.suffix.lower()
+        if suffix not in IMAGE_SUFFIXES and suffix not in PHONE_SUFFIXES:
+            continue
+        if out is not None and file.resolve().is_relative_to(out):
+            continue
+        if file.is_symlink() and not file.exists():
+            unopenable["links that lead nowhere (restore what they name)"] += 1
+        elif suffix in PHONE_SUFFIXES:
+            unopenable["HEIC or AVIF files (convert them to JPEG or PNG)"] += file.is_file()
+        elif file.is_file():
+            files.append(file)
+        elif not file.is_dir():
+            unopenable["pipes or devices (name ordinary files)"] += 1
+    return files, +unopenable
 
 
 def _decode(data: bytes) -> str:

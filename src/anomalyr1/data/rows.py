@@ -15,7 +15,7 @@ from anomalyr1.data.paths import PathDoor
 from anomalyr1.data.questions import Labels, Truth
 from anomalyr1.data.samples import Samples, require_some, require_unique
 from anomalyr1.data.segmentations import Segmentation, fill
-from anomalyr1.images import open_image
+from anomalyr1.images.door import open_image
 from anomalyr1.types import Box, InputError, Record, Sample
 
 UNTELLING = frozenset(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from anomalyr1.boxes import Bools, Floats, decode_mask, encode_mask
-from anomalyr1.images import DEFAULT_LIMITS, ImageError
+from anomalyr1.images.door import DEFAULT_LIMITS, ImageError
 from anomalyr1.types import InputError, Mask
 
 Segmentation = list[list[float]] | dict[str, Any]

@@ -23,7 +23,7 @@ from anomalyr1.engines import openai_format
 from anomalyr1.engines.endpoint_config import EndpointConfig
 from anomalyr1.engines.openai_format import MIN_REPLY_LIMIT, ReplyError, ServerReply
 from anomalyr1.engines.secret import Secret
-from anomalyr1.images import Frame
+from anomalyr1.images.frames import Frame
 from anomalyr1.types import SetupError
 
 if TYPE_CHECKING:

@@ -40,7 +40,8 @@ from anomalyr1.engines.engine import (
     resize_images,
 )
 from anomalyr1.engines.openai_format import PUT_BACK, ReplyError, ServerReply
-from anomalyr1.images import FAMILIES, Frame, LoadedImage, fit
+from anomalyr1.images.door import LoadedImage
+from anomalyr1.images.frames import FAMILIES, Frame, fit
 from anomalyr1.prompts import Prompt
 from anomalyr1.types import Answer, Fingerprint, InputError, Question, Sample, SetupError
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from anomalyr1.files import read_yaml
-from anomalyr1.images import FAMILIES
+from anomalyr1.images.frames import FAMILIES
 from anomalyr1.types import InputError, Record, SetupError, first_error, nearest_name
 
 ENGINE_FIELDS = frozenset(

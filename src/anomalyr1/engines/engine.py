@@ -12,7 +12,8 @@ from typing import Literal, Protocol
 from PIL import Image
 from pydantic import Field
 
-from anomalyr1.images import Family, Frame, ImageError, LoadedImage, resize
+from anomalyr1.images.door import ImageError, LoadedImage
+from anomalyr1.images.frames import Family, Frame, resize
 from anomalyr1.policy.taught import Taught
 from anomalyr1.prompts import DEFAULT_STYLE, Prompt
 from anomalyr1.types import Answer, Fingerprint, InputError, Record

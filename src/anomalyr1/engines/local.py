@@ -36,7 +36,8 @@ from anomalyr1.engines.engine import (
 )
 from anomalyr1.engines.option_tokens import OptionTokens
 from anomalyr1.engines.sampling import Chooser, FastChooser
-from anomalyr1.images import THREADS, Frame, ImageError, LoadedImage, fit, largest_cap_that_fits, resize
+from anomalyr1.images.door import THREADS, ImageError, LoadedImage
+from anomalyr1.images.frames import Frame, fit, largest_cap_that_fits, resize
 from anomalyr1.policy import chat
 from anomalyr1.policy.load import Policy
 from anomalyr1.prompts import Prompt

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from anomalyr1.answers import parse_with_place
 from anomalyr1.engines.engine import Completion, Sampling
-from anomalyr1.images import Frame
+from anomalyr1.images.frames import Frame
 from anomalyr1.prompts import Prompt
 from anomalyr1.types import LETTERS, first_error
 

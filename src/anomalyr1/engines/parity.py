@@ -14,7 +14,7 @@ from anomalyr1 import prompts
 from anomalyr1.boxes import set_iou, to_array
 from anomalyr1.engines.engine import GREEDY, Completion, Engine, Sampling
 from anomalyr1.engines.openai_format import PUT_BACK
-from anomalyr1.images import open_image
+from anomalyr1.images.door import open_image
 from anomalyr1.types import Fingerprint, InputError, Question, Record, Sample
 
 T = TypeVar("T")

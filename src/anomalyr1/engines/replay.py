@@ -9,7 +9,8 @@ from pathlib import Path
 from anomalyr1 import records
 from anomalyr1.answers import parse_with_place
 from anomalyr1.engines.engine import GREEDY, Completion, Sampling
-from anomalyr1.images import FAMILIES, Frame, LoadedImage
+from anomalyr1.images.door import LoadedImage
+from anomalyr1.images.frames import FAMILIES, Frame
 from anomalyr1.prompts import Prompt
 from anomalyr1.types import Fingerprint, InputError, Reply
 

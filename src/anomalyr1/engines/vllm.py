@@ -30,7 +30,8 @@ from anomalyr1.engines.engine import (
     resize_images,
 )
 from anomalyr1.engines.openai_format import TokenLogprob, TokenPlace
-from anomalyr1.images import Frame, LoadedImage
+from anomalyr1.images.door import LoadedImage
+from anomalyr1.images.frames import Frame
 from anomalyr1.policy import chat
 from anomalyr1.policy.folders import find_folder
 from anomalyr1.policy.load import load_processor, pixel_cap

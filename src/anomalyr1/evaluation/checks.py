@@ -22,8 +22,8 @@ from anomalyr1 import answers, boxes, rewards
 from anomalyr1.boxes import Bools
 from anomalyr1.data.mask_files import LEAST_PIXELS, true_mask
 from anomalyr1.data.samples import Samples
-from anomalyr1.files import sha256_of_file
-from anomalyr1.images import FAMILIES, Frame, ImageError, open_image
+from anomalyr1.images.door import ImageError, digest_of, open_image
+from anomalyr1.images.frames import FAMILIES, Frame
 from anomalyr1.types import Box, InputError, Question, Sample
 
 LEAST_FILLED = 0.5
@@ -149,7 +149,7 @@ class _Files:
         """SHA-256, None where the file cannot be read, which is reported elsewhere."""
         if path not in self.digests:
             try:
-                self.digests[path] = sha256_of_file(path)
+                self.digests[path] = digest_of(path)
             except OSError:
                 self.digests[path] = None
         return self.digests[path]

@@ -20,7 +20,7 @@ from anomalyr1.evaluation import pixels
 from anomalyr1.evaluation.detection import Pair
 from anomalyr1.evaluation.pixels import Map, MapItem, PixelFigures
 from anomalyr1.evaluation.statistics import REPEATS, Interval, bootstrap_ratio
-from anomalyr1.images import ImageError, open_image
+from anomalyr1.images.door import ImageError, open_image
 from anomalyr1.types import Box, InputError, Inspection, Record, Sample
 
 ACCURACY_AT = (0.1, 0.3, 0.5)

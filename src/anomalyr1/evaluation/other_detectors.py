@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from anomalyr1 import boxes, records
 from anomalyr1.evaluation.pixels import Map
 from anomalyr1.files import sha256_of_file, write_whole
-from anomalyr1.images import open_image
+from anomalyr1.images.door import open_image
 from anomalyr1.inspection.verdicts import unsure_because
 from anomalyr1.types import Fingerprint, InputError, Inspection, Verdict
 

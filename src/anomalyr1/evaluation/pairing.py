@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from anomalyr1.files import sha256_of_file
-from anomalyr1.images import DEFAULT_LIMITS
+from anomalyr1.images.door import DEFAULT_LIMITS
 from anomalyr1.types import InputError, Inspection, Sample
 
 CHANGED = "images that are not those inspected, paired by name"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from anomalyr1.images import DEFAULT_LIMITS, ImageError, LoadedImage
+from anomalyr1.images.door import DEFAULT_LIMITS, ImageError, LoadedImage
 
 Pixels = NDArray[Any] | Image.Image
 """(H, W) or (H, W, 1) grey of 8 or 16 bits, (H, W, 3) RGB of 8 bits; or such an image of Pillow's."""

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
@@ -17,8 +18,7 @@ from types import MappingProxyType
 from anomalyr1 import prompts, records
 from anomalyr1.data.samples import listed
 from anomalyr1.engines.engine import GREEDY, Completion, Engine, Sampling, choose_prompt, taught_of
-from anomalyr1.files import sha256_of_file
-from anomalyr1.images import THREADS, LoadedImage, open_image
+from anomalyr1.images.door import THREADS, LoadedImage, Room, digest_of, open_image
 from anomalyr1.inspection import verdicts
 from anomalyr1.inspection.arrays import Pixels, load_pixels
 from anomalyr1.inspection.masks import Sam2, masks_for
@@ -39,6 +39,13 @@ UNEXPECTED = "unexpected_"
 
 EXAMPLES = 5
 """So many of the names that are concerned stand in a message."""
+
+BATCH_PIXELS = 64_000_000
+"""How many pixels of originals a batch keeps in memory, 4 bytes each; the samples of a larger one are asked
+one by one."""
+
+MAX_MASKS = 20
+"""Boxes of an image that get a mask; the others are counted as "boxes_without_mask"."""
 
 VERSIONS = ("Pillow", "opencv-python-headless")
 """Packages whose versions may change the pixels or a mask, whatever the engine."""
@@ -243,10 +250,11 @@ class Inspector:
     ) -> list[Inspection]:
         # 1. Open every image once.
         paths = list(dict.fromkeys(path for sample in samples for path in (sample.image, *sample.references)))
-        with ThreadPoolExecutor(THREADS) as pool:  # decoding lets go of the interpreter
-            images = dict(
-                zip(paths, pool.map(lambda path: loaded.get(path) or open_image(path), paths), strict=True)
-            )
+        room = Room(BATCH_PIXELS) if len(samples) > 1 else None  # what has no room is asked alone
+        files = [path for path in paths if path not in loaded]
+        with ThreadPoolExecutor(THREADS) as pool:
+            opened = dict(zip(files, pool.map(partial(open_image, room=room), files), strict=True))
+        images = {**loaded, **opened}
         # 2. Ask all questions in one call.
         prompts_of = [self._prompts(sample, own_questions) for sample in samples]
         all_prompts = [prompt for sample_prompts in prompts_of for prompt in sample_prompts]
@@ -301,8 +309,9 @@ class Inspector:
         # 3. Make the masks of its boxes.
         masks: tuple[Mask, ...] | None = None if opinion.boxes is None else ()
         if opinion.boxes:
-            masks, mask_counts = masks_for(image.rgb, opinion.boxes, self.masks, self.sam2)
+            masks, mask_counts = masks_for(image.rgb, opinion.boxes[:MAX_MASKS], self.masks, self.sam2)
             counts.update(mask_counts)
+            counts["boxes_without_mask"] = max(0, len(opinion.boxes) - MAX_MASKS)
         return Inspection(
             sample_id=sample.id,
             verdict=verdict,
@@ -427,8 +436,8 @@ def _take_threads_of(path: str | Path) -> None:
 
 
 def _digest_of_file(path: Path) -> str:
-    """SHA-256 of a file; empty when it cannot be read."""
+    """SHA-256 of an image file; empty when it cannot be read, or is too long for an image."""
     try:
-        return sha256_of_file(path)
+        return digest_of(path)
     except OSError:
         return ""

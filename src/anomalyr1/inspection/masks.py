@@ -86,7 +86,7 @@ def masks_for(
             masks.append(encode_mask(sam2_mask, "sam2"))
             continue
         try:
-            masks.append(encode_mask(*_without_sam2(pixels, window(box, rgb.size), method, counts)))
+            masks.append(_without_sam2(pixels, window(box, rgb.size), method, counts))
         except cv2.error as error:  # not a RuntimeError, which callers look out for
             raise RuntimeError(
                 f"OpenCV failed on the mask of the box {tuple(box.tolist())}: {error}"
@@ -279,26 +279,46 @@ def _default_sam2() -> Sam2:
     return Sam2.load()
 
 
-def _without_sam2(
-    pixels: Pixels, box: Window | None, method: str, counts: Counter[str]
-) -> tuple[Bools, MaskSource]:
-    mask = np.zeros(pixels.shape[:2], dtype=np.bool_)
+def _without_sam2(pixels: Pixels, box: Window | None, method: str, counts: Counter[str]) -> Mask:
+    size_wh = (pixels.shape[1], pixels.shape[0])
     if box is None:
         counts["mask_box_outside_image"] += 1
-        return mask, "box"
+        return _encode_inside(np.zeros((1, 1), dtype=np.bool_), (0, 0, 1, 1), size_wh, "box")
     x1, y1, x2, y2 = box
-    mask[y1:y2, x1:x2] = True
-    if method == "box":
-        return mask, "box"
-    if min(x2 - x1, y2 - y1) < MIN_SIDE:
-        counts["mask_box_under_3_px"] += 1
-        return mask, "box"
-    part = posterior(pixels, box)
+    part = None
+    if method != "box":
+        thin = min(x2 - x1, y2 - y1) < MIN_SIDE
+        part = None if thin else posterior(pixels, box)
+        if part is None:
+            counts["mask_box_under_3_px" if thin else "mask_flat_colour"] += 1
     if part is None:
-        counts["mask_flat_colour"] += 1
-        return mask, "box"
-    mask[y1:y2, x1:x2] = part
-    return mask, "posterior"
+        return _encode_inside(np.ones((y2 - y1, x2 - x1), dtype=np.bool_), box, size_wh, "box")
+    return _encode_inside(part, box, size_wh, "posterior")
+
+
+def _encode_inside(part: Bools, box: Window, size_wh: tuple[int, int], source: MaskSource) -> Mask:
+    """The record of a mask that is (h, w) inside its box and empty around it.
+
+    The same as `boxes.encode_mask` of the whole mask, at the cost of the box.
+    """
+    from pycocotools import mask as coco
+
+    width, height = size_wh
+    # 1. Where each column of the mask begins and ends to be set, counted down the columns of the image.
+    edges = np.zeros((part.shape[0] + 1, part.shape[1]), dtype=np.bool_)
+    edges[:-1] = part
+    edges[1:] ^= part
+    rows, columns = np.divmod(np.flatnonzero(edges), part.shape[1])
+    places = np.sort((columns + box[0]) * height + rows + box[1])
+    # 2. A column that ends where the next one begins goes on in it.
+    values, times = np.unique(places, return_counts=True)
+    turns = np.append(values[times == 1], width * height)
+    # 3. The lengths of the runs; what follows the last is left out when it is nothing.
+    runs = np.diff(turns, prepend=0)
+    if len(turns) > 1 and runs[-1] == 0:
+        runs = runs[:-1]
+    record = coco.frPyObjects({"counts": runs.tolist(), "size": [height, width]}, height, width)
+    return Mask(size_wh=size_wh, rle=record["counts"].decode("ascii"), source=source)
 
 
 def _round_edges(low: float, high: float, size: int) -> tuple[int, int]:

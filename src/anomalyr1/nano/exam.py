@@ -12,7 +12,7 @@ from PIL import Image
 
 from anomalyr1 import answers, prompts
 from anomalyr1.engines.engine import Engine, Sampling
-from anomalyr1.images import LoadedImage
+from anomalyr1.images.door import LoadedImage
 from anomalyr1.nano.lessons import shuffle_options
 from anomalyr1.nano.pool import ImageExample
 from anomalyr1.training.scoring import figures

@@ -26,7 +26,7 @@ from anomalyr1.drawn.draw import DEFECTS, LEGAL, Invisible, draw, reference
 from anomalyr1.drawn.questions import drawn_id, questions
 from anomalyr1.drawn.record import Drawn
 from anomalyr1.drawn.words import HELD_OUT_DEFECTS, SPLITS, TRAINED, UNFAMILIAR
-from anomalyr1.images import FAMILIES, Frame, resize
+from anomalyr1.images.frames import FAMILIES, Frame, resize
 from anomalyr1.nano.helper_losses import Floats, ImageTruth
 from anomalyr1.nano.packing import CELL, Pixels
 from anomalyr1.prompts import GROUNDING_TEXT

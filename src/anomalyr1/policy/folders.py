@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from anomalyr1.files import sha256_of_file
-from anomalyr1.images import FAMILIES, Family
+from anomalyr1.images.frames import FAMILIES, Family
 from anomalyr1.policy.library import first_line
 from anomalyr1.policy.rules import POLICY, Kind
 from anomalyr1.policy.safety import check_configuration, check_folder

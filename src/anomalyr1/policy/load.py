@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anomalyr1.images import Family
+from anomalyr1.images.frames import Family
 from anomalyr1.policy import chat
 from anomalyr1.policy.folders import find_folder
 from anomalyr1.policy.library import quiet, typed_errors

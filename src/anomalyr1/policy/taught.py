@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from anomalyr1 import prompts
 from anomalyr1.files import read_json
-from anomalyr1.images import Family
+from anomalyr1.images.frames import Family
 from anomalyr1.types import InputError, Record, Sample, first_error
 
 FILE = "anomalyr1.json"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from anomalyr1.evaluation.comparison import FILE, ComparedRun, Comparison, Flip
 from anomalyr1.files import write_together
-from anomalyr1.images import open_image
+from anomalyr1.images.door import open_image
 from anomalyr1.report.html import data_uri, render
 from anomalyr1.report.overlays import scaled
 from anomalyr1.types import InputError, Question, Reply

@@ -19,7 +19,7 @@ from anomalyr1.answers.conclusion import read_conclusion
 from anomalyr1.answers.findings import says_defect
 from anomalyr1.data.mask_files import boxes_of, true_mask
 from anomalyr1.evaluation.detection import Pair
-from anomalyr1.images import THREADS, open_image
+from anomalyr1.images.door import THREADS, open_image
 from anomalyr1.report.html import data_uri
 from anomalyr1.report.inspection_page import WIDE
 from anomalyr1.report.overlays import draw_on, scaled

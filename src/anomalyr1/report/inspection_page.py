@@ -13,7 +13,7 @@ from PIL import Image
 
 from anomalyr1 import prompts
 from anomalyr1.files import write_whole
-from anomalyr1.images import open_image
+from anomalyr1.images.door import open_image
 from anomalyr1.inspection.thresholds import Threshold
 from anomalyr1.policy.licences import licence_of, limits_of
 from anomalyr1.report.html import data_uri, render, shares
@@ -27,6 +27,8 @@ MAX_CARDS = 400
 OVERLAYS = "overlays"
 """The folder of the pictures with boxes and masks, in that of the page."""
 PICTURE_LONG_SIDE = 480
+OVERLAY_LONG_SIDE = 2048
+"""Overlays of larger images are drawn at this size: it bounds their time and their length."""
 CLOSE_UP_SIDE = 176
 MAX_CLOSE_UPS = 3
 WIDE = 1.5
@@ -102,7 +104,8 @@ def write(
     for number, (sample, inspection) in enumerate(ranked):
         rgb = _open(sample.image, inspection.image_sha256)
         if rgb is not None and inspection.boxes:
-            write_whole(folder / OVERLAYS / overlay_name(sample.id), _png(overlay(inspection, rgb)))
+            picture = overlay(inspection, rgb, min(max(rgb.size), OVERLAY_LONG_SIDE))
+            write_whole(folder / OVERLAYS / overlay_name(sample.id), _png(picture))
         if number < max_cards:
             cards.append(card(sample, inspection, rgb, about.threshold))
     html = page(cards, [inspection for _, inspection in results], about)

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from anomalyr1 import boxes as geometry
-from anomalyr1.images import open_image
+from anomalyr1.images.door import open_image
 from anomalyr1.report.text import visible
 from anomalyr1.types import Box, InputError, Inspection, Mask
 
@@ -20,6 +20,8 @@ BOX: dict[str, Colour] = {"defect": (229, 36, 59), "unsure": (245, 140, 0), "goo
 CONTOUR: Colour = (255, 225, 60)
 CASING: Colour = (16, 18, 22)
 """Dark line under the coloured one, so that both show on any background."""
+MAX_DRAWN = 20
+"""Boxes and masks that are drawn; nobody tells more of them apart."""
 SMALL = 16
 """A mask with a smaller side than so many lines is outlined thinly, or the outline would cover it."""
 FILL = 0.22
@@ -55,15 +57,15 @@ def draw_on(canvas: Image.Image, inspection: Inspection, size_wh: tuple[int, int
         max(1, round(max(canvas.size) / 320)),
         ImageFont.load_default(max(9, round((canvas.width * canvas.height) ** 0.5 / 18))),
     )
-    for mask in inspection.masks or ():
+    for mask in (inspection.masks or ())[:MAX_DRAWN]:
         if mask.size_wh != size_wh:
             raise InputError(
                 f"a mask of {inspection.sample_id!r} is {mask.size_wh}, the image {size_wh}; give the "
                 "inspected image itself"
             )
-        canvas = _draw_mask(canvas, mask, pen)
+        _draw_mask(canvas, mask, pen)
     draw = ImageDraw.Draw(canvas)
-    for number, box in enumerate(inspection.boxes or (), start=1):
+    for number, box in enumerate((inspection.boxes or ())[:MAX_DRAWN], start=1):
         corners = _on_canvas(box, (canvas.width / size_wh[0], canvas.height / size_wh[1]), canvas.size)
         _draw_box(draw, corners, canvas.size, pen)
         _draw_label(draw, f"{number} {visible(box.label)[:24]}".strip(), corners, canvas.size, pen)
@@ -88,16 +90,19 @@ def close_up(rgb: Image.Image, box: Box, side: int) -> Image.Image:
     )
 
 
-def _draw_mask(canvas: Image.Image, mask: Mask, pen: _Pen) -> Image.Image:
-    stencil = (
-        Image.fromarray(geometry.decode_mask(mask))
-        .convert("L")
-        .resize(canvas.size, Image.Resampling.BILINEAR)
-    )
-    tinted = Image.composite(
-        Image.new("RGB", canvas.size, pen.colour), canvas, stencil.point(lambda value: value * FILL)
-    )
-    draw = ImageDraw.Draw(tinted)
+def _draw_mask(canvas: Image.Image, mask: Mask, pen: _Pen) -> None:
+    # 1. The mask at the size of the canvas, cut to where it is anything.
+    columns = np.ascontiguousarray(geometry.decode_mask(mask).T)  # (W, H), as masks are kept
+    whole = Image.fromarray(columns.view(np.uint8) * np.uint8(255)).transpose(Image.Transpose.TRANSPOSE)
+    whole = whole.resize(canvas.size, Image.Resampling.BILINEAR)
+    box = whole.getbbox()
+    if box is None:
+        return
+    stencil = whole.crop(box)
+    # 2. Its tint.
+    canvas.paste(pen.colour, box, stencil.point(lambda value: value * FILL))
+    # 3. Its outlines.
+    draw = ImageDraw.Draw(canvas)
     shape = np.asarray(stencil) >= 128
     outlines = geometry.polygons(shape)
     lines = (
@@ -107,9 +112,8 @@ def _draw_mask(canvas: Image.Image, mask: Mask, pen: _Pen) -> Image.Image:
     )
     for width, shade in lines:
         for outline in outlines:
-            points = [(int(x), int(y)) for x, y in outline]
+            points = [(int(x) + box[0], int(y) + box[1]) for x, y in outline]
             draw.line([*points, points[0]], fill=shade, width=width)
-    return tinted
 
 
 def _on_canvas(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from anomalyr1.data import sources
 from anomalyr1.evaluation.tables import Table
 from anomalyr1.files import write_whole
-from anomalyr1.images import open_image
+from anomalyr1.images.door import open_image
 from anomalyr1.inspection.inspector import Inspector
 from anomalyr1.report import svg
 from anomalyr1.report.html import data_uri, render

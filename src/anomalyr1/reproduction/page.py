@@ -18,7 +18,7 @@ import numpy as np
 from anomalyr1.evaluation.statistics import holm
 from anomalyr1.evaluation.tables import Table, in_markdown
 from anomalyr1.files import write_together
-from anomalyr1.images import open_image
+from anomalyr1.images.door import open_image
 from anomalyr1.report import svg
 from anomalyr1.report.html import data_uri, render
 from anomalyr1.report.overlays import scaled

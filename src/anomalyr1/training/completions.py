@@ -12,7 +12,7 @@ from numpy.random import Generator
 
 from anomalyr1 import boxes
 from anomalyr1.answers.completion import write
-from anomalyr1.images import Frame
+from anomalyr1.images.frames import Frame
 from anomalyr1.types import PLACES, InputError, Question, Sample
 
 OBJECT = ("The image shows a {0}.", "This is a {0}.", "The part is a {0}.", "I look at a {0}.")

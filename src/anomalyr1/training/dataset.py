@@ -19,8 +19,8 @@ from typing import Any, Literal
 from anomalyr1 import prompts
 from anomalyr1.answers import completion
 from anomalyr1.data.samples import listed
-from anomalyr1.files import sha256_of_file
-from anomalyr1.images import Family, Frame, open_image, resize
+from anomalyr1.images.door import open_image
+from anomalyr1.images.frames import Family, Frame, resize
 from anomalyr1.policy import chat
 from anomalyr1.rewards import Reward
 from anomalyr1.training import completions
@@ -176,8 +176,8 @@ def look_at(paths: Iterable[Path]) -> dict[Path, Picture]:
 
 
 def _look_at_file(path: Path) -> Picture:
-    digest = sha256_of_file(path)
-    return Picture(open_image(path).size_wh, digest)
+    image = open_image(path)
+    return Picture(image.size_wh, image.sha256)
 
 
 def fingerprint(training_set: TrainingSet) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from anomalyr1.files import read_json
-from anomalyr1.images import Family
+from anomalyr1.images.frames import Family
 from anomalyr1.policy.licences import base_of, licence_of
 from anomalyr1.policy.load import Policy
 from anomalyr1.policy.taught import Taught, write_taught

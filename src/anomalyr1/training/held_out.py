@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 from anomalyr1 import prompts
 from anomalyr1.engines.engine import Sampling
 from anomalyr1.evaluation.statistics import interval
-from anomalyr1.images import open_image
+from anomalyr1.images.door import open_image
 from anomalyr1.prompts import DEFECT_LETTER, gold_inspection_questions
 from anomalyr1.shared_prefix.rollouts import whole_weights
 from anomalyr1.training import scoring

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from anomalyr1.images import FAMILIES, Family
+from anomalyr1.images.frames import FAMILIES, Family
 from anomalyr1.policy import chat
 from anomalyr1.policy.folders import find_configuration
 from anomalyr1.policy.library import quiet

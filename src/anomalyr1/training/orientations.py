@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from anomalyr1.images import open_image
+from anomalyr1.images.door import open_image
 from anomalyr1.types import Box, Question, Sample
 
 _T = Image.Transpose

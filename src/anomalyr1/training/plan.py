@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from anomalyr1.images import ImageError, fit, largest_cap_that_fits
+from anomalyr1.images.door import ImageError
+from anomalyr1.images.frames import fit, largest_cap_that_fits
 from anomalyr1.training import costs
 from anomalyr1.training.arguments import prompts_of, steps_of
 from anomalyr1.training.dataset import Task, TrainingSet, completion_ids, gold_completion

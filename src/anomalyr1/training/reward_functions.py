@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from anomalyr1.answers.completion import parse
-from anomalyr1.images import Frame
+from anomalyr1.images.frames import Frame
 from anomalyr1.rewards import CONTROLS, LARGEST_REWARD, Reward
 from anomalyr1.types import Answer, InputError, Question
 

@@ -25,7 +25,7 @@ from typing import Any, Self
 from pydantic import ValidationError, model_validator
 
 from anomalyr1.answers.completion import parse
-from anomalyr1.images import Frame
+from anomalyr1.images.frames import Frame
 from anomalyr1.rewards import combine, consistent, right
 from anomalyr1.types import Answer, InputError, Question, Record, first_error
 

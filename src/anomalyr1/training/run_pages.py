@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from anomalyr1.files import write_whole
-from anomalyr1.images import ImageError, open_image
+from anomalyr1.images.door import ImageError, open_image
 from anomalyr1.report import training_page
 from anomalyr1.report.html import data_uri, render
 from anomalyr1.report.overlays import overlay

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from anomalyr1.images import open_image, resize
+from anomalyr1.images.door import open_image
+from anomalyr1.images.frames import resize
 from anomalyr1.policy import chat
 from anomalyr1.policy.load import Policy
 from anomalyr1.shared_prefix.groups import Groups, choose_form, cost_agreement

@@ -1,0 +1,10 @@
+from .door import ImageError as ImageError
+from .door import Limits as Limits
+from .door import LoadedImage as LoadedImage
+from .door import open_image as open_image
+from .frames import FAMILIES as FAMILIES
+from .frames import Family as Family
+from .frames import Frame as Frame
+from .frames import fit as fit
+from .frames import largest_cap_that_fits as largest_cap_that_fits
+from .frames import resize as resize
