@@ -11,7 +11,7 @@ import difflib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -46,6 +46,10 @@ analysis), and grounding."""
 Status = Literal["strict", "lenient", "unparseable"]
 Verdict = Literal["good", "defect", "unsure"]
 MaskSource = Literal["sam2", "posterior", "box", "map"]
+PictureSide = Annotated[int, Field(ge=1, le=65_535)]
+"""Width or height of a picture, in pixels."""
+MOST_PIXELS = 178_956_970
+"""The largest picture that is ever opened (`images.Limits.max_pixels`)."""
 
 
 class Record(BaseModel):
@@ -106,12 +110,21 @@ class ModelBox(Record):
 class Mask(Record):
     """A binary mask in COCO's run-length encoding, at the size of the original image."""
 
-    size_wh: tuple[int, int]
+    size_wh: tuple[PictureSide, PictureSide]
     """Width and height of the original image in pixels."""
-    rle: str
-    """The compressed run lengths of COCO, which go down the columns."""
+    rle: str = Field(pattern=r"\A(?:[P-o]{0,6}[0-O])+\z")
+    """The compressed run lengths of COCO, which go down the columns.
+
+    A number is at most 7 characters, of which all but the last have the bit that says that it goes on; whether
+    they fill the mask, `boxes.decode_mask` tells."""
     source: MaskSource
     """The method that made the mask."""
+
+    @model_validator(mode="after")
+    def _of_an_image(self) -> Self:
+        if self.size_wh[0] * self.size_wh[1] > MOST_PIXELS:
+            raise ValueError(f"a mask of {self.size_wh} is larger than any image, {MOST_PIXELS:,} pixels")
+        return self
 
 
 class Question(Record):
