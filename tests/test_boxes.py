@@ -128,7 +128,7 @@ def test_characters_that_are_no_run_lengths_make_no_mask(rle):
 
 @pytest.mark.parametrize("size_wh", [(0, 4), (-8, -4), (2**40, 1), (65_536, 1), (60_000, 60_000)])
 def test_sides_that_no_image_has_make_no_mask(size_wh):
-    with pytest.raises(ValidationError, match="size_wh|larger than any image"):
+    with pytest.raises(ValidationError, match=r"size_wh|larger than any image"):
         Mask(size_wh=size_wh, rle="0", source="box")
 
 

@@ -20,11 +20,15 @@ import stat
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
-from anomalyr1.types import InputError, SetupError
+from pydantic import BaseModel, ValidationError
+
+from anomalyr1.types import InputError, SetupError, first_error
 
 log = logging.getLogger(__name__)
+
+Form = TypeVar("Form", bound=BaseModel)
 
 LIMIT = 2**28
 """The greatest length, in bytes, of a file that is read whole; images and weights have limits elsewhere."""
@@ -102,6 +106,17 @@ def parse_json(text: str | bytes, where: str) -> Any:
         return json.loads(text, parse_int=_integer)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where} is no JSON ({error}); mend it there, or fetch the file again") from error
+
+
+def parse_record(kind: type[Form], text: str | bytes, where: str) -> Form:
+    """The record that a JSON text holds; `where` names it in errors.
+
+    Raises `InputError` where it is no JSON or no such record.
+    """
+    try:
+        return kind.model_validate(parse_json(text, where))
+    except ValidationError as error:
+        raise InputError(f"{where} has not the expected form ({first_error(error)})") from error
 
 
 def _integer(digits: str) -> int:

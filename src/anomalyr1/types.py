@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -115,8 +116,8 @@ class Mask(Record):
     rle: str = Field(pattern=r"\A(?:[P-o]{0,6}[0-O])+\z")
     """The compressed run lengths of COCO, which go down the columns.
 
-    A number is at most 7 characters, of which all but the last have the bit that says that it goes on; whether
-    they fill the mask, `boxes.decode_mask` tells."""
+    A number is at most 7 characters, of which all but the last have the bit that says that it goes on.
+    Whether the numbers fill the mask, `boxes.decode_mask` tells."""
     source: MaskSource
     """The method that made the mask."""
 
@@ -335,7 +336,20 @@ class Fingerprint(Record):
 def first_error(error: ValidationError) -> str:
     """The first fault that pydantic names: where it lies (dotted, or empty), a colon, what is wrong."""
     fault = error.errors(include_url=False, include_input=False)[0]
-    return f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
+    return shortened(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}")
+
+
+def shortened(text: str, length: int = 300) -> str:
+    """A text for a message: of a longer one the beginning, and how long it is."""
+    return text if len(text) <= length else f"{text[:length]}... ({len(text):,} characters)"
+
+
+def quoted(value: object) -> str:
+    """A value from a file as a message shows it: at most 200 characters of it."""
+    if isinstance(value, str | Path):
+        text = str(value)
+        return repr(text) if len(text) <= 200 else f"{text[:200]!r}... ({len(text):,} characters)"
+    return shortened(reprlib.repr(value), 200)
 
 
 def nearest_name(name: str, known_names: Iterable[str]) -> str | None:

@@ -129,7 +129,7 @@ def test_yolo_folders(tmp_path):
         with pytest.raises(InputError, match=said):
             data.load(f"yolo:{tmp_path}")
     (tmp_path / "data.yaml").write_text("a: [")
-    with pytest.raises(InputError, match="no YAML"):
+    with pytest.raises(InputError, match="not valid YAML"):
         data.load(f"yolo:{tmp_path}")
 
 

@@ -104,7 +104,7 @@ def split(
     ] = None,
 ) -> int:
     """Choose what to train and what to test on, and look for leaks between the two."""
-    from anomalyr1.data import splits
+    from anomalyr1.data import sources, splits
     from anomalyr1.data.protocols import SplitPlan
 
     samples = load(spec, option)
@@ -143,6 +143,11 @@ def split(
         say(f"{name}: {number}")
     leaks = ", ".join(f"{number} {kind}" for kind, number in manifest.leaks.counts.items())
     say(f"leaks: {f'{leaks} (allowed, and written down)' if leaks else 'none found'}")
+    for named in {manifest.source("train")[0], manifest.source("test")[0]}:
+        try:
+            sources.named_by(out, named, {})
+        except InputError as error:
+            say(f"note: {error}")
     say(f"split: {out}")
     return OK
 

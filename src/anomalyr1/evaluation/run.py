@@ -15,6 +15,7 @@ from pathlib import Path
 
 from anomalyr1 import files, prompts, records
 from anomalyr1.data import sources
+from anomalyr1.data.places import resolve_place
 from anomalyr1.evaluation import detection, localisation, mmad, pairing, provenance, rows, statistics, tables
 from anomalyr1.evaluation.detection import Pair
 from anomalyr1.evaluation.record import (
@@ -193,7 +194,7 @@ def load_again(folder: str | Path) -> tuple[Evaluation, list[Pair]]:
     if source.spec == SAMPLES:
         samples = _read_samples(Path(folder) / SAMPLES)
     else:
-        samples = sources.load_source(source.spec, source.options, Path(source.folder or folder)).samples
+        samples = sources.load_named(Path(folder) / FILE, source.spec, source.options).samples
     if provenance.questions_digest(samples, with_context=False) != source.questions:
         raise InputError(
             f"{source.spec!r} asks other questions than when {str(folder)!r} was evaluated; "
@@ -214,7 +215,6 @@ def _load(
     source = Source(
         spec=spec,
         options={name: str(value) for name, value in options.items()},
-        folder=str((folder / "drawn").absolute()),
         samples=len(loaded.samples),
         questions=provenance.questions_digest(loaded.samples, with_context=False),
         inspections=inspections,
@@ -224,10 +224,17 @@ def _load(
 
 
 def _read_samples(path: Path) -> list[Sample]:
+    """The samples that a program gave, where the file may name their images and masks (`places`)."""
     try:
-        return [Sample.from_json(line) for line in path.read_text(encoding="ascii").splitlines()]
-    except (OSError, ValueError) as error:
+        lines = enumerate(files.read_text(path).splitlines(), start=1)
+        samples = [files.parse_record(Sample, line, f"line {number}") for number, line in lines]
+    except InputError as error:
         raise InputError(f"the samples {str(path)!r} cannot be read ({error}); evaluate again") from error
+    for sample in samples:
+        for place in (sample.image, *sample.references, sample.mask):
+            if place is not None:
+                resolve_place(place, path)
+    return samples
 
 
 def _ask(

@@ -2,6 +2,7 @@
 
     recipe.yaml        the recipe as it was run
     run.json           versions, seeds, digests and licences
+    learned.jsonl      what tells each image again that was learned from (`data.leaks.Trace`)
     metrics.jsonl      an object a logged step: {"step": 10, "loss": ..., "reward": ..., ...}
     groups.jsonl       a `Group` a line: what the policy wrote to one prompt, and what it earned
     evaluations.jsonl  the held-out figures by step
