@@ -22,7 +22,7 @@ _SHARES = ("//", "\\\\")
 
 def data_folders() -> list[Path]:
     """The folders in `ANOMALYR1_DATA`."""
-    return [Path(name).expanduser() for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name]
+    return [Path(name) for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name]
 
 
 def lies_below(path: str | Path, folders: Iterable[str | Path]) -> bool:

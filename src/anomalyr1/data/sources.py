@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -114,7 +115,7 @@ def named_by(file: Path, spec: str, options: Mapping[str, str]) -> tuple[str, di
     if "root" in options:
         checked_options["root"] = str(resolve_place(Path(options["root"]), file))
     if location:
-        place = resolve_place(Path(location).expanduser(), file)
+        place = resolve_place(Path(os.path.expanduser(location)), file)  # noqa: PTH111  # as `load` does
         spec = f"{scheme}:{place}"
         if "links" in options and lies_below(place, data_folders()):
             checked_options["links"] = options["links"]
