@@ -24,7 +24,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from anomalyr1.types import InputError, SetupError, first_error
+from anomalyr1.types import InputError, SetupError, first_error, integer_of
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +32,6 @@ Form = TypeVar("Form", bound=BaseModel)
 
 LIMIT = 2**28
 """The greatest length, in bytes, of a file that is read whole; images and weights have limits elsewhere."""
-_LONGEST_INTEGER = 19
-"""Digits; a longer integer fits into no column, index or float that it could be meant for."""
 
 
 def open_regular(path: str | Path) -> io.BufferedIOBase:
@@ -103,7 +101,7 @@ def parse_json(text: str | bytes, where: str) -> Any:
     Raises `InputError` where it is no JSON, nested too deeply, or holds an integer of more than 19 digits.
     """
     try:
-        return json.loads(text, parse_int=_integer)
+        return json.loads(text, parse_int=integer_of)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where} is no JSON ({error}); mend it there, or fetch the file again") from error
 
@@ -117,12 +115,6 @@ def parse_record(kind: type[Form], text: str | bytes, where: str) -> Form:
         return kind.model_validate(parse_json(text, where))
     except ValidationError as error:
         raise InputError(f"{where} has not the expected form ({first_error(error)})") from error
-
-
-def _integer(digits: str) -> int:
-    if len(digits.removeprefix("-")) > _LONGEST_INTEGER:
-        raise ValueError(f"an integer of {len(digits)} digits")
-    return int(digits)
 
 
 def read_yaml(path: str | Path, limit: int = 2**20) -> Any:

@@ -13,7 +13,6 @@ a full disk (the half-written line is cut off again), two writers (the second is
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 from pathlib import Path
@@ -157,7 +156,7 @@ def _record(kind: type[Line], path: Path, number: int, line: bytes) -> Line:
         return kind.from_json(line.decode("utf-8"))
     except ValidationError as error:
         why = first_error(error)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also of an integer that is too long
         why = f"no JSON: {error}"
     expected = "the run's fingerprint" if kind is Fingerprint else "an inspection"
     raise InputError(

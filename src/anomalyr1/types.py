@@ -44,6 +44,9 @@ Kind = Literal[
 """The subtasks of MMAD under their names in its files (its scorer folds structure and details into object
 analysis), and grounding."""
 
+_LONGEST_INTEGER = 19
+"""Digits; a longer integer fits into no column, index or float that it could be meant for."""
+
 Status = Literal["strict", "lenient", "unparseable"]
 Verdict = Literal["good", "defect", "unsure"]
 MaskSource = Literal["sam2", "posterior", "box", "map"]
@@ -51,6 +54,13 @@ PictureSide = Annotated[int, Field(ge=1, le=65_535)]
 """Width or height of a picture, in pixels."""
 MOST_PIXELS = 178_956_970
 """The largest picture that is ever opened (`images.Limits.max_pixels`)."""
+
+
+def integer_of(digits: str) -> int:
+    """A whole number in JSON. Raises `ValueError` for one of more than 19 digits."""
+    if len(digits.removeprefix("-")) > _LONGEST_INTEGER:
+        raise ValueError(f"an integer of {len(digits)} digits")
+    return int(digits)
 
 
 class Record(BaseModel):
@@ -68,8 +78,12 @@ class Record(BaseModel):
 
     @classmethod
     def from_json(cls, line: str) -> Self:
-        """The record that `to_json` wrote. Raises `pydantic.ValidationError` for anything else."""
-        return cls.model_validate(json.loads(line))
+        """The record that `to_json` wrote.
+
+        Raises `pydantic.ValidationError` for anything else, and `ValueError` or `RecursionError` for what is
+        no JSON.
+        """
+        return cls.model_validate(json.loads(line, parse_int=integer_of))
 
 
 class Box(Record):
@@ -272,7 +286,7 @@ class Inspection(Record):
     """The id of the sample that was inspected."""
     verdict: Verdict
     """What is to be done: "good" and "defect" follow from the answers, "unsure" asks for a person."""
-    score: float | None = None
+    score: float | None = Field(default=None, ge=0, le=1)
     """The anomaly score in 0..1; None = not computed."""
     score_from: str = ""
     """How the score was made, in words; empty where there is none."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from anomalyr1.data.places import lies_below
 from anomalyr1.data.readers import is_folder, is_image, list_folder
-from anomalyr1.types import InputError
+from anomalyr1.types import InputError, quoted
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://|(?:data|file|javascript|blob):", re.IGNORECASE)
 _ODD = re.compile(r"\A(?:[/\\]|[A-Za-z]:|[A-Za-z][A-Za-z0-9+.\-]*:)|\0|\.\.|\A[./\\]*\Z")
@@ -43,7 +43,7 @@ class PathDoor:
         It starts at the folder `under`, which is "" or ends in a slash.
         """
         if not isinstance(path, str):
-            self._refused[repr(path)] = "is no text"
+            self._refused[quoted(path)] = "is no text"
             return False
         if under + path in self._accepted:
             return True
@@ -51,7 +51,7 @@ class PathDoor:
         if reason is None and (len(path) > _LONGEST_PART or not path.isascii()):
             reason = _no_name(str(self.root / under / path))
         if reason is not None:
-            self._refused[repr(path)] = reason
+            self._refused[quoted(path)] = reason
             return False
         self._accepted.add(under + path)
         return True
@@ -71,7 +71,7 @@ class PathDoor:
             if real in above or not Path(real).is_dir():
                 continue
             if not self._links and not lies_below(real, [self.root]):
-                self._refused[repr(folder)] = "is a symbolic link"
+                self._refused[quoted(folder)] = "is a symbolic link"
                 continue
             for entry in list_folder(self.root / folder):
                 path = f"{folder}/{entry.name}" if folder else entry.name
@@ -106,12 +106,12 @@ class PathDoor:
             folders.setdefault(path.rpartition("/")[0], []).append(path)
         for folder, paths in folders.items():
             if not lies_below(self.root / folder, [self.root]):
-                self._refused.update((repr(path), "lies behind a symbolic link") for path in paths)
+                self._refused.update((quoted(path), "lies behind a symbolic link") for path in paths)
                 continue
             links = _links_in(self.root / folder, [path.rpartition("/")[2] for path in paths])
             for path in paths:
                 if path.rpartition("/")[2] in links and not lies_below(self.root / path, [self.root]):
-                    self._refused[repr(path)] = "is a symbolic link"
+                    self._refused[quoted(path)] = "is a symbolic link"
 
 
 def _refusal(path: str) -> str | None:

@@ -18,7 +18,7 @@ Steps count from 1: a group's step is the optimizer step that first learns from 
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -26,6 +26,7 @@ from typing import Any, Self
 from pydantic import ValidationError, model_validator
 
 from anomalyr1.answers.completion import parse
+from anomalyr1.files import parse_json, read_regular
 from anomalyr1.images import Frame
 from anomalyr1.rewards import combine, consistent, right
 from anomalyr1.types import Answer, InputError, Question, Record, first_error
@@ -141,22 +142,18 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     A torn line at the end, as a killed run leaves it, is left out. Raises `InputError` with the number of a
     line that is not an object with a step.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return []
-    except OSError as error:
-        raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from error
     objects = []
-    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
+    for number, line in enumerate(read_regular(path).split(b"\n")[:-1], start=1):
+        where = f"line {number} of {str(path)!r}"
         try:
-            value = json.loads(line)
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-            raise InputError(
-                f"line {number} of {str(path)!r} is no JSON ({error}); delete the line"
-            ) from error
-        if not isinstance(value, dict) or not isinstance(value.get("step"), int):
-            raise InputError(f"line {number} of {str(path)!r} is no object with a step; delete the line")
+            value = parse_json(line, where)
+        except InputError as error:
+            raise InputError(f"{error}, or delete the line") from error
+        step = value.get("step") if isinstance(value, dict) else None
+        if type(step) is not int or step < 0:
+            raise InputError(f"{where} is no object with a step; delete the line")
         objects.append(value)
     return objects
 

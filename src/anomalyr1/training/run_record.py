@@ -14,7 +14,7 @@ from anomalyr1.data import splits
 from anomalyr1.data.leaks import LEARNED, Trace
 from anomalyr1.data.sources import LICENCES
 from anomalyr1.data.splits import Side
-from anomalyr1.files import write_whole
+from anomalyr1.files import read_json, write_whole
 from anomalyr1.policy.load import Policy, licence_of
 from anomalyr1.prompts import style_id
 from anomalyr1.training.dataset import TrainingSet, fingerprint, held_out_fingerprint
@@ -89,7 +89,7 @@ def write_record(
     """
     notes: list[str] = []
     if (out / RECIPE).is_file():
-        original: dict[str, Any] = json.loads((out / RUN).read_text(encoding="utf-8"))
+        original: dict[str, Any] = read_json(out / RUN)
         _require_same_ground(out, original, record)
         notes += _version_notes(original["versions"], record["versions"])
         resumption = {
