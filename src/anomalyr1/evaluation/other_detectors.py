@@ -241,7 +241,8 @@ def _read_npz(path: Path) -> list[ScoreRow]:
     missing = [name for name in ("sample_ids", "scores") if name not in arrays.names]
     if missing:
         raise InputError(
-            f"{str(path)!r} has no array {missing[0]!r}, it has {shortened(', '.join(arrays.names)) or 'none'}"
+            f"{str(path)!r} has no array {missing[0]!r}, "
+            f"it has {shortened(', '.join(arrays.names)) or 'none'}"
         )
     ids, scores = arrays.read("sample_ids"), arrays.read("scores")
     if ids.ndim != 1 or ids.dtype.kind != "U":

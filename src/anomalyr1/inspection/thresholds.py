@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 from anomalyr1.boxes import Floats
 from anomalyr1.files import write_whole
 from anomalyr1.inspection.verdicts import unsure_because
-from anomalyr1.types import Fingerprint, InputError, Record, Verdict, first_error
+from anomalyr1.types import Fingerprint, InputError, Record, Verdict, first_error, shortened
 
 Method = Literal["platt", "temperature"]
 
@@ -194,7 +194,7 @@ def read_labels(path: str | Path) -> dict[str, bool]:
             if not {"sample_id", "label"} <= set(columns):
                 raise InputError(
                     f"{str(path)!r}: expected the columns sample_id and label, "
-                    f"got {', '.join(columns) or 'none'}"
+                    f"got {shortened(', '.join(columns)) or 'none'}"
                 )
             for row in table:
                 _add_label(labels, row, f"line {table.line_num} of {str(path)!r}")

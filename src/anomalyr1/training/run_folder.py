@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,6 +36,8 @@ RECIPE, RUN = "recipe.yaml", "run.json"
 METRICS, GROUPS, EVALUATIONS = "metrics.jsonl", "groups.jsonl", "evaluations.jsonl"
 SAMPLES, TENSORBOARD, FINAL, ADAPTER, DATA = "samples", "tensorboard", "final", "adapter", "data"
 
+_LARGEST = 1e30
+"""The largest reward, weight or advantage: their squares and products are finite."""
 SAME = 1e-6
 """Rewards closer than this count as one: they are sums of few floats."""
 
@@ -161,17 +164,24 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def read_groups(run: Path, step: int | None = None) -> list[Group]:
     """The groups of a run, or of one of its steps.
 
-    Raises `InputError` with the number of a line that is none.
+    Raises `InputError` with the number of a line that is none, or whose numbers cannot be reckoned with.
     """
     groups = []
     for number, line in enumerate(read_lines(run / GROUPS), start=1):
         if step is not None and line["step"] != step:
             continue
         try:
-            groups.append(Group.model_validate(line))
+            group = Group.model_validate(line)
         except ValidationError as error:
             raise InputError(
                 f"line {number} of {str(run / GROUPS)!r} is not a group ({first_error(error)}); delete the "
                 "line"
             ) from error
+        values = chain(group.weights.values(), group.advantages, *group.rewards.values())
+        if any(abs(value or 0) > _LARGEST for value in values):
+            raise InputError(
+                f"line {number} of {str(run / GROUPS)!r} holds a reward, weight or advantage above "
+                f"{_LARGEST:g}; delete the line"
+            )
+        groups.append(group)
     return groups
