@@ -8,19 +8,23 @@ may come out. Files are read in this process by the reading functions, which is 
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections import Counter
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
+from pydantic import ValidationError
 
 from anomalyr1 import data, files, records, types
 from anomalyr1.data import leaks, sources, splits
 from anomalyr1.data.protocols import SplitPlan
 from anomalyr1.engines.endpoint_config import EndpointConfig
-from anomalyr1.evaluation import calibration, other_detectors, provenance, record, run
+from anomalyr1.evaluation import calibration, localisation, other_detectors, provenance, record, run
 from anomalyr1.inspection import thresholds
-from anomalyr1.report import training_page
+from anomalyr1.report import gallery, svg, training_page
 from anomalyr1.training import diagnosis, run_pages
 from anomalyr1.training.explain import explain_group
 from anomalyr1.training.recipes import load_recipe
@@ -343,3 +347,32 @@ def test_without_the_limit_on_integers_a_number_of_many_digits_escapes(places, m
     name, reader, content = known["coco"]
     cases = [case for case in cases_of(content, POISONS) if "digits" in case[0]]
     assert read_all(cases, folder / name, reader)[0] != Counter(refused=len(cases))
+
+
+EXTREMES = (1e308, -1e308, 5e-324, -5e-324, 0.0, 1e16, 1e16 + 2, 1.0, 1.0 + 2e-16, float("inf"), float("nan"))
+
+
+def test_a_chart_is_drawn_of_any_values():
+    for a, b in itertools.product(EXTREMES, repeat=2):
+        for points in ([(a, b)], [(a, b), (b, a), (1.0, 1.0)]):
+            curves = [svg.Curve("x", points, look) for look in ("line", "dots", "dashed")]
+            ElementTree.fromstring(svg.chart("x", "y", curves))
+
+
+@pytest.mark.parametrize("extreme", [1e9, -1e9, 5e-324, 1e-9])
+def test_boxes_as_large_as_they_may_be_are_measured_and_drawn(tmp_path, extreme):
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    low, high = sorted((extreme, 7.0))
+    far = (Box(x1=low, y1=low, x2=high, y2=high, label="x"),)
+    near = (Box(x1=1, y1=1, x2=5, y2=5),)
+    for claimed, true in itertools.product((far, near), repeat=2):
+        part = Sample(id="a", image=tmp_path / "a.png", anomalous=True, boxes=true)
+        said = Inspection(sample_id="a", verdict="defect", score=5e-324, boxes=claimed)
+        assert localisation.localise([(part, said)], repeats=2)
+        assert gallery.case(part, said).marked_picture and not gallery.case(part, said).problem
+
+
+@pytest.mark.parametrize("number", [1e10, -1e308, 1e308])
+def test_a_corner_that_no_image_has_makes_no_box(number):
+    with pytest.raises(ValidationError, match="x2"):
+        Box(x1=number - abs(number), y1=0, x2=number, y2=1)

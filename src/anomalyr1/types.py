@@ -52,6 +52,8 @@ Verdict = Literal["good", "defect", "unsure"]
 MaskSource = Literal["sam2", "posterior", "box", "map"]
 PictureSide = Annotated[int, Field(ge=1, le=65_535)]
 """Width or height of a picture, in pixels."""
+Coordinate = Annotated[float, Field(ge=-1e9, le=1e9)]
+"""Of a corner, in pixels; far beyond any image, and its square is finite."""
 MOST_PIXELS = 178_956_970
 """The largest picture that is ever opened (`images.Limits.max_pixels`)."""
 
@@ -89,10 +91,10 @@ class Record(BaseModel):
 class Box(Record):
     """A rectangle in pixels of the original image: floats, half-open, the origin at the top left."""
 
-    x1: float
-    y1: float
-    x2: float
-    y2: float
+    x1: Coordinate
+    y1: Coordinate
+    x2: Coordinate
+    y2: Coordinate
     label: str = ""
     """What the box shows, e.g. the defect's name; empty when not said."""
 

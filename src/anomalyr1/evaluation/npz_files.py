@@ -6,6 +6,7 @@ A few bytes of a zip can declare, or unpack to, terabytes; an array of objects c
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -29,6 +30,7 @@ _FAILS_WITH = (
     MemoryError,
     zipfile.BadZipFile,
     zlib.error,
+    tokenize.TokenError,
 )
 """What zipfile and numpy raise on damaged, encrypted or hostile data."""
 
