@@ -24,7 +24,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from anomalyr1.types import InputError, SetupError, first_error, integer_of
+from anomalyr1.types import InputError, SetupError, first_error, integer_of, shortened
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def parse_yaml(text: str, where: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
-        raise InputError(f"{where}: not valid YAML ({place}{problem}); mend it there") from error
+        raise InputError(f"{where}: not valid YAML ({place}{shortened(problem)}); mend it there") from error
     except (
         ValueError,
         TypeError,

@@ -358,10 +358,8 @@ def test_a_long_name_is_told_in_part(tmp_path):
 def test_what_killed_extractions_left_is_removed_a_day_later(tmp_path):
     path = archive(tmp_path, "zip", [("a.txt", FILE, b"x")])
     into = tmp_path / "into"
-    old, new, foreign = (
-        into / name
-        for name in (f".unfinished-{'0' * 16}.part", f".unfinished-{'1' * 16}.part", ".unfinished-mine")
-    )
+    old, new = (into / f".unfinished-{digit * 16}.part" for digit in "01")
+    foreign = into / ".unfinished-mine"
     for folder in (old, new, foreign):
         (folder / "deep").mkdir(parents=True)
         (folder / "deep" / "a.txt").write_text("x")
