@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from anomalyr1.data import places
 from support.pages import Canary
 from support.places import SHARED
 
@@ -19,6 +20,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A busy machine is not a failure; the same examples on every run.
 settings.register_profile("anomalyr1", deadline=None, derandomize=True)
 settings.load_profile("anomalyr1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_data(tmp_path_factory):
+    """What tests write counts as the user's own data, wherever they stand; a test of the guard unsets it."""
+    os.environ[places.VARIABLE] = str(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 import doctest
 import itertools
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from pycocotools import mask as coco
+from pydantic import ValidationError
 
 from anomalyr1 import boxes
 from anomalyr1.types import PLACES, Box, InputError, Mask
@@ -108,14 +111,59 @@ def test_masks_survive_run_lengths(mask):
     record = boxes.encode_mask(mask, "box")
     assert record.size_wh == mask.shape[::-1]
     assert (boxes.decode_mask(record) == mask).all()
-    reference = coco.decode({"size": list(mask.shape), "counts": record.rle.encode()})
-    assert (reference.astype(bool) == mask).all()
+    assert record.rle == coco.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"].decode()
 
 
-@pytest.mark.parametrize("rle", ["", "0", "999", "PPYo1", "~~~~~~", "0000000000000000000000000000000000"])
+@pytest.mark.parametrize("rle", ["0", "999", "11", "0000000000000000000000000000000000", "PPPPPP0Q1", "o0"])
 def test_run_lengths_that_do_not_fit_are_refused(rle):
     with pytest.raises(InputError, match="8 x 4"):
         boxes.decode_mask(Mask(size_wh=(8, 4), rle=rle, source="box"))
+
+
+@pytest.mark.parametrize("rle", ["", "P", "0P", "~~~~~~", "PPPPPPP0", "0\n", " 0", "é0", "\ud800"])
+def test_characters_that_are_no_run_lengths_make_no_mask(rle):
+    with pytest.raises(ValidationError, match="rle"):
+        Mask(size_wh=(8, 4), rle=rle, source="box")
+
+
+@pytest.mark.parametrize("size_wh", [(0, 4), (-8, -4), (2**40, 1), (65_536, 1), (60_000, 60_000)])
+def test_sides_that_no_image_has_make_no_mask(size_wh):
+    with pytest.raises(ValidationError, match=r"size_wh|larger than any image"):
+        Mask(size_wh=size_wh, rle="0", source="box")
+
+
+HOSTILE_RUNS = """
+import random
+random.seed(3)
+for _ in range(20_000):
+    rle = "".join(chr(random.randrange(48, 112)) for _ in range(random.randrange(39)))
+    decode(rle + chr(random.randrange(80, 112)))
+"""
+OUR_DECODER = """
+from anomalyr1.boxes import decode_mask
+from anomalyr1.types import InputError, Mask
+def decode(rle):
+    for runs in (rle, rle + "0"):  # without the end of its last number, and with it
+        try:
+            decode_mask(Mask(size_wh=(64, 64), rle=runs, source="box"))
+        except (InputError, ValueError):
+            pass
+"""
+PLAIN_DECODER = """
+from pycocotools import mask
+def decode(rle):
+    try:
+        mask.decode({"size": [64, 64], "counts": rle.encode()})
+    except ValueError:
+        pass
+"""
+
+
+@pytest.mark.parametrize(("decoder", "survives"), [(OUR_DECODER, True), (PLAIN_DECODER, False)])
+def test_hostile_run_lengths_leave_the_memory_whole(decoder, survives):
+    """The control: pycocotools' decoder reads and writes beyond its memory, and the process dies."""
+    process = subprocess.run([sys.executable, "-c", decoder + HOSTILE_RUNS], capture_output=True, timeout=100)
+    assert (process.returncode == 0) == survives, process.stderr[-500:]
 
 
 @given(MASKS)

@@ -17,6 +17,8 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Contour = NDArray[np.int32]
 """(K, 2) points in pixel centres, x before y."""
+_ZERO, _MOST_DIGITS = 48, 7
+"""The character that means 0 in run lengths, and the most characters of a number."""
 
 
 def to_array(boxes: Sequence[Box]) -> Floats:
@@ -120,31 +122,49 @@ def place(box: Box, size_wh: tuple[float, float]) -> str:
 
 
 def encode_mask(mask: Bools, source: MaskSource) -> Mask:
-    """A boolean (H, W) array as a record, lossless."""
-    from pycocotools import mask as coco
-
+    """A boolean (H, W) array as a record, lossless, in the very characters that pycocotools writes."""
     height, width = mask.shape
-    rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return Mask(size_wh=(width, height), rle=rle["counts"].decode("ascii"), source=source)
+    # 1. Run lengths down the columns, in turn of False and of True; the first may be 0.
+    pixels = mask.ravel(order="F")
+    edges = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
+    runs = np.diff(np.concatenate([[0], [0] if pixels[:1].any() else [], edges, [pixels.size]]))
+    # 2. From the fourth on, what is written is how much a run differs from the one two before it.
+    numbers = runs.astype(np.int64)
+    numbers[3:] -= numbers[1:-2].copy()
+    # 3. Five bits a character, the lowest first; the sixth says that the number goes on.
+    digits = (numbers[:, None] >> (5 * np.arange(_MOST_DIGITS))) & 31  # (N, 7)
+    remainders = numbers[:, None] >> (5 * np.arange(1, _MOST_DIGITS + 1))
+    ends = np.where(digits & 16, remainders == -1, remainders == 0)
+    position = ends.argmax(axis=1)[:, None] - np.arange(_MOST_DIGITS)  # characters that still follow
+    characters = (digits + 32 * (position > 0) + _ZERO).astype(np.uint8)[position >= 0]
+    return Mask(size_wh=(width, height), rle=characters.tobytes().decode("ascii"), source=source)
 
 
 def decode_mask(mask: Mask) -> Bools:
-    """The boolean (H, W) array of a record. Raises `InputError` when the counts do not fit the size."""
-    from pycocotools import mask as coco
+    """The boolean (H, W) array of a record. Raises `InputError` when the run lengths do not fit the size.
 
+    Numpy reads them, since pycocotools' decoder writes beyond its memory where run lengths are hostile.
+    """
     width, height = mask.size_wh
-    counts = {"size": [height, width], "counts": mask.rle.encode("ascii")}
-    try:
-        array: Bools = coco.decode(counts).astype(np.bool_)
-    except ValueError:
-        array = np.zeros((0, 0), dtype=np.bool_)
-    # COCO's decoder takes runs that end early for zeros; what it read must be what was written.
-    if array.size == 0 or encode_mask(array, mask.source) != mask:
+    codes = np.frombuffer(mask.rle.encode("ascii"), np.uint8).astype(np.int64) - _ZERO
+    # 1. Numbers from characters; `Mask` has checked that the last one ends and that none is too long.
+    ends = np.flatnonzero(codes < 32)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    shifts = 5 * (np.arange(codes.size) - np.repeat(starts, lengths))
+    runs = np.add.reduceat((codes & 31) << shifts, starts)
+    runs -= (codes[ends] & 16 > 0) * (np.int64(1) << 5 * lengths)
+    # 2. Run lengths from differences.
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    # 3. They must fill the picture, neither more nor less; each is bounded before all are added up.
+    if runs.min() < 0 or runs.max() > width * height or runs.sum() != width * height:
         raise InputError(
             f"the run lengths of a mask do not fill its size of {width} x {height} pixels; "
             "write the mask again"
         )
-    return array
+    pixels = np.repeat(np.arange(runs.size) % 2 == 1, runs)
+    return pixels.reshape(width, height).T
 
 
 def polygons(mask: Bools, tolerance: float = 0.0) -> list[Contour]:

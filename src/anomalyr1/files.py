@@ -19,16 +19,18 @@ import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
-from anomalyr1.types import InputError, SetupError
+from pydantic import BaseModel, ValidationError
+
+from anomalyr1.types import InputError, SetupError, first_error, integer_of, shortened
 
 log = logging.getLogger(__name__)
 
+Form = TypeVar("Form", bound=BaseModel)
+
 LIMIT = 2**28
 """The greatest length, in bytes, of a file that is read whole; images and weights have limits elsewhere."""
-_LONGEST_INTEGER = 19
-"""Digits; a longer integer fits into no column, index or float that it could be meant for."""
 
 
 def open_regular(path: str | Path) -> io.BufferedIOBase:
@@ -98,15 +100,20 @@ def parse_json(text: str | bytes, where: str) -> Any:
     Raises `InputError` where it is no JSON, nested too deeply, or holds an integer of more than 19 digits.
     """
     try:
-        return json.loads(text, parse_int=_integer)
+        return json.loads(text, parse_int=integer_of)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where} is no JSON ({error}); mend it there, or fetch the file again") from error
 
 
-def _integer(digits: str) -> int:
-    if len(digits.removeprefix("-")) > _LONGEST_INTEGER:
-        raise ValueError(f"an integer of {len(digits)} digits")
-    return int(digits)
+def parse_record(kind: type[Form], text: str | bytes, where: str) -> Form:
+    """The record that a JSON text holds; `where` names it in errors.
+
+    Raises `InputError` where it is no JSON or no such record.
+    """
+    try:
+        return kind.model_validate(parse_json(text, where))
+    except ValidationError as error:
+        raise InputError(f"{where} has not the expected form ({first_error(error)})") from error
 
 
 def read_yaml(path: str | Path, limit: int = 2**20) -> Any:
@@ -128,7 +135,7 @@ def parse_yaml(text: str, where: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
-        raise InputError(f"{where}: not valid YAML ({place}{problem}); mend it there") from error
+        raise InputError(f"{where}: not valid YAML ({place}{shortened(problem)}); mend it there") from error
     except (
         ValueError,
         TypeError,

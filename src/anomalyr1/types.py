@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import difflib
 import json
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -43,9 +44,25 @@ Kind = Literal[
 """The subtasks of MMAD under their names in its files (its scorer folds structure and details into object
 analysis), and grounding."""
 
+_LONGEST_INTEGER = 19
+"""Digits; a longer integer fits into no column, index or float that it could be meant for."""
+
 Status = Literal["strict", "lenient", "unparseable"]
 Verdict = Literal["good", "defect", "unsure"]
 MaskSource = Literal["sam2", "posterior", "box", "map"]
+PictureSide = Annotated[int, Field(ge=1, le=65_535)]
+"""Width or height of a picture, in pixels."""
+Coordinate = Annotated[float, Field(ge=-1e9, le=1e9)]
+"""Of a corner, in pixels; far beyond any image, and its square is finite."""
+MOST_PIXELS = 178_956_970
+"""The largest picture that is ever opened (`images.Limits.max_pixels`)."""
+
+
+def integer_of(digits: str) -> int:
+    """A whole number in JSON. Raises `ValueError` for one of more than 19 digits."""
+    if len(digits.removeprefix("-")) > _LONGEST_INTEGER:
+        raise ValueError(f"an integer of {len(digits)} digits")
+    return int(digits)
 
 
 class Record(BaseModel):
@@ -63,17 +80,21 @@ class Record(BaseModel):
 
     @classmethod
     def from_json(cls, line: str) -> Self:
-        """The record that `to_json` wrote. Raises `pydantic.ValidationError` for anything else."""
-        return cls.model_validate(json.loads(line))
+        """The record that `to_json` wrote.
+
+        Raises `pydantic.ValidationError` for anything else, and `ValueError` or `RecursionError` for what is
+        no JSON.
+        """
+        return cls.model_validate(json.loads(line, parse_int=integer_of))
 
 
 class Box(Record):
     """A rectangle in pixels of the original image: floats, half-open, the origin at the top left."""
 
-    x1: float
-    y1: float
-    x2: float
-    y2: float
+    x1: Coordinate
+    y1: Coordinate
+    x2: Coordinate
+    y2: Coordinate
     label: str = ""
     """What the box shows, e.g. the defect's name; empty when not said."""
 
@@ -106,12 +127,21 @@ class ModelBox(Record):
 class Mask(Record):
     """A binary mask in COCO's run-length encoding, at the size of the original image."""
 
-    size_wh: tuple[int, int]
+    size_wh: tuple[PictureSide, PictureSide]
     """Width and height of the original image in pixels."""
-    rle: str
-    """The compressed run lengths of COCO, which go down the columns."""
+    rle: str = Field(pattern=r"\A(?:[P-o]{0,6}[0-O])+\z")
+    """The compressed run lengths of COCO, which go down the columns.
+
+    A number is at most 7 characters, of which all but the last have the bit that says that it goes on.
+    Whether the numbers fill the mask, `boxes.decode_mask` tells."""
     source: MaskSource
     """The method that made the mask."""
+
+    @model_validator(mode="after")
+    def _of_an_image(self) -> Self:
+        if self.size_wh[0] * self.size_wh[1] > MOST_PIXELS:
+            raise ValueError(f"a mask of {self.size_wh} is larger than any image, {MOST_PIXELS:,} pixels")
+        return self
 
 
 class Question(Record):
@@ -261,7 +291,7 @@ class Inspection(Record):
     """The id of the sample that was inspected."""
     verdict: Verdict
     """What is to be done: "good" and "defect" follow from the answers, "unsure" asks for a person."""
-    score: float | None = None
+    score: float | None = Field(default=None, ge=0, le=1)
     """The anomaly score in 0..1; None = not computed."""
     score_from: str = ""
     """How the score was made, in words; empty where there is none."""
@@ -327,7 +357,20 @@ class Fingerprint(Record):
 def first_error(error: ValidationError) -> str:
     """The first fault that pydantic names: where it lies (dotted, or empty), a colon, what is wrong."""
     fault = error.errors(include_url=False, include_input=False)[0]
-    return f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
+    return shortened(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}")
+
+
+def shortened(text: str, length: int = 300) -> str:
+    """A text for a message: of a longer one the beginning, and how long it is."""
+    return text if len(text) <= length else f"{text[:length]}... ({len(text):,} characters)"
+
+
+def quoted(value: object) -> str:
+    """A value from a file as a message shows it: at most 200 characters of it."""
+    if isinstance(value, str | Path):
+        text = str(value)
+        return repr(text) if len(text) <= 200 else f"{text[:200]!r}... ({len(text):,} characters)"
+    return shortened(reprlib.repr(value), 200)
 
 
 def nearest_name(name: str, known_names: Iterable[str]) -> str | None:

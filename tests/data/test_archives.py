@@ -318,3 +318,55 @@ def test_without_folding_two_unicode_forms_pass(tmp_path, monkeypatch):
     path = archive(tmp_path, "zip", TECHNIQUES["two Unicode forms"])
     names = {one.name for one in extract(path, tmp_path / "target").folder.iterdir()}
     assert len(names) == 2 and len({unicodedata.normalize("NFC", name) for name in names}) == 1
+
+
+@pytest.mark.parametrize("form", ["zip", "tar"])
+@pytest.mark.parametrize(
+    "name",
+    ["a.png:evil.exe", "part/CON", "nul", "Com1.png", "prn .txt", "aux.tar.gz", "LPT\u00b2", "lpt9.a/b.txt"],
+)
+def test_names_that_windows_takes_for_a_stream_or_a_device(tmp_path, form, name):
+    refused(
+        archive(tmp_path, form, [("good.txt", FILE, b"x"), (name, FILE, b"y")]), tmp_path, "Windows takes"
+    )
+
+
+def test_names_like_those_of_devices_are_fine(tmp_path):
+    names = ["console.png", "common/com.png", "com10.txt", "null", "auxiliary", "a.con"]
+    extract(archive(tmp_path, "zip", [(name, FILE, b"x") for name in names]), tmp_path / "target")
+
+
+@pytest.mark.parametrize("unseen", ["\u200b", "\u034f", "\u115f", "\u3164", "\ufe0f", "\u2800", "\U000e0100"])
+def test_names_that_look_the_same_are_refused(tmp_path, unseen):
+    members = [("a.png", FILE, b"x"), (f"a{unseen}.png", FILE, b"y")]
+    refused(archive(tmp_path, "zip", members), tmp_path, "cannot be told from")
+    assert extract(archive(tmp_path, "zip", members[1:]), tmp_path / "target").files == 1
+
+
+def test_a_zip_that_asks_for_memory_by_lzma_is_refused(tmp_path):
+    path = tmp_path / "a.zip"
+    path.write_bytes(zip_bytes([("a.txt", FILE, b"x" * 99)], method=zipfile.ZIP_LZMA))
+    refused(path, tmp_path, "packed by method 14")
+
+
+def test_a_long_name_is_told_in_part(tmp_path):
+    with pytest.raises(ArchiveError) as caught:
+        extract(archive(tmp_path, "tar", [("x" * 100_000, FILE, b"")]), tmp_path / "target")
+    assert len(str(caught.value)) < 800
+
+
+def test_what_killed_extractions_left_is_removed_a_day_later(tmp_path):
+    path = archive(tmp_path, "zip", [("a.txt", FILE, b"x")])
+    into = tmp_path / "into"
+    old, new = (into / f".unfinished-{digit * 16}.part" for digit in "01")
+    foreign = into / ".unfinished-mine"
+    for folder in (old, new, foreign):
+        (folder / "deep").mkdir(parents=True)
+        (folder / "deep" / "a.txt").write_text("x")
+    link = into / f".unfinished-{'2' * 16}.part"
+    link.symlink_to(foreign)
+    for folder in (old, foreign):
+        os.utime(folder, (1, 1))
+    extract(path, into / "target")
+    assert {child.name for child in into.iterdir()} == {new.name, foreign.name, link.name, "target"}
+    assert (foreign / "deep" / "a.txt").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from anomalyr1.data import paths
 from anomalyr1.data.paths import PathDoor
 from anomalyr1.types import InputError
 
@@ -80,3 +81,34 @@ def test_links(tmp_path):
     assert door.images("outside") == []
     with pytest.raises(InputError, match="2 paths"):
         door.close()
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_link_in_a_folder_that_cannot_be_listed_is_a_link(tmp_path, monkeypatch, guarded):
+    """As of a folder of mode 0711 of somebody else; the control asks only the listing."""
+    (tmp_path / "secret.png").write_bytes(b"")
+    (tmp_path / "set" / "d").mkdir(parents=True)
+    (tmp_path / "set" / "d" / "link.png").symlink_to(tmp_path / "secret.png")
+
+    def not_allowed(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.scandir", not_allowed)
+    if not guarded:
+        monkeypatch.setattr(paths.os.path, "islink", lambda path: False)
+    door = PathDoor(tmp_path / "set", tmp_path / "m.json")
+    assert door.check("d/link.png")
+    if guarded:
+        with pytest.raises(InputError, match="symbolic link"):
+            door.close()
+    else:
+        door.close()
+
+
+def test_a_hostile_path_is_told_in_part(tmp_path):
+    door = PathDoor(tmp_path, tmp_path / "m.json")
+    for path in ("/" + "x" * 100_000, ["y" * 100_000] * 9):
+        assert not door.check(path)
+    with pytest.raises(InputError) as caught:
+        door.close()
+    assert len(str(caught.value)) < 1500

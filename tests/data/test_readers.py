@@ -15,7 +15,7 @@ from anomalyr1.types import InputError
 from support import layouts
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=9),
+    st.none() | st.booleans() | st.integers(-(10**18), 10**18) | st.text(max_size=9),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=8,
 )

@@ -61,7 +61,7 @@ def test_what_is_wrong_with_a_csv_file(tmp_path, text, said):
         ),
         (
             {"sample_ids": np.array(["a"], dtype=object), "scores": np.ones(1)},
-            r"cannot be read",
+            r"is object of shape",
         ),  # no pickles
     ],
 )

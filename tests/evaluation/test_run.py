@@ -10,9 +10,8 @@ import yaml
 from PIL import Image
 
 from anomalyr1 import answers, records
-from anomalyr1.data import sources
+from anomalyr1.data import leaks, sources
 from anomalyr1.data import splits as fewshot
-from anomalyr1.drawn import dataset as drawn_dataset
 from anomalyr1.engines.replay import ReplayEngine
 from anomalyr1.evaluation import pairing, provenance, record, run, tables
 from anomalyr1.evaluation.comparison import Comparison, compare
@@ -193,34 +192,68 @@ def test_a_split_is_evaluated_on_its_test_side_and_says_so(call, data, tmp_path)
     assert record.read_evaluation(tmp_path / "out").source.samples == len(fewshot.read(manifest).test)
 
 
+def write_run(folder, samples, specs=("folder:parts",)):
+    """A run folder as training leaves it, without weights; its model is `final`."""
+    (folder / "final").mkdir(parents=True, exist_ok=True)
+    (folder / "run.json").write_text(json.dumps({"data": [{"spec": spec} for spec in specs]}))
+    lines = [trace.to_json() + "\n" for trace in leaks.traces(samples)]
+    (folder / "learned.jsonl").write_text("".join(lines))
+    return str(folder / "final")
+
+
 def test_overlap_with_the_training_data_of_a_run_folder_is_flagged(data, tmp_path):
-    run = tmp_path / "run"
-    (run / "final").mkdir(parents=True)
     loaded = sources.load_source(data, {}, tmp_path)
-    (run / "recipe.yaml").write_text(yaml.safe_dump({"data": [data]}))
-    found = provenance.examine(str(run / "final"), loaded)
+    found = provenance.examine(write_run(tmp_path / "run", loaded.samples, [data]), loaded)
     assert found.leak_free is False
     assert found.trained_on == (data,)
     assert found.overlaps["exact"] == 12
     other = evaluations.make(tmp_path / "other", 2)
     for number, one in enumerate(sorted((tmp_path / "other").rglob("*.png"))):
         draw_noise(one, number)
-    (run / "recipe.yaml").write_text(yaml.safe_dump({"data": [other]}))
-    found = provenance.examine(str(run / "final"), loaded)
+    others = sources.load_source(other, {}, tmp_path).samples
+    found = provenance.examine(write_run(tmp_path / "run", others), loaded)
     assert (found.leak_free, found.overlaps) == (True, {})
-    (run / "recipe.yaml").write_text(yaml.safe_dump({"data": ["mmad:/gone"]}))
-    assert "could not be looked at" in provenance.examine(str(run / "final"), loaded).statement
 
 
-def test_drawn_training_data_is_told_by_its_ids(tmp_path):
-    (tmp_path / "final").mkdir()
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"data": ["drawn:seen?n=100000&seed=3"]}))
+def test_drawn_training_data_is_told_by_its_pictures(tmp_path):
+    learned = sources.load_source("drawn:seen?n=3&seed=3", {}, tmp_path / "data").samples
+    model = write_run(tmp_path / "run", learned)
     loaded = sources.load_source("drawn:seen?n=2&seed=3", {}, tmp_path / "drawn")
-    assert [one.id for one in loaded.samples] == drawn_dataset.sample_ids("drawn:seen?n=2&seed=3")
-    found = provenance.examine(str(tmp_path / "final"), loaded)
-    assert (found.leak_free, found.overlaps) == (False, {"exact": 2})
+    found = provenance.examine(model, loaded)
+    assert (found.leak_free, found.overlaps["exact"]) == (False, 2)
     other = sources.load_source("drawn:seen?n=2&seed=4", {}, tmp_path / "other")
-    assert provenance.examine(str(tmp_path / "final"), other).leak_free is True
+    assert provenance.examine(model, other).leak_free is True
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("learned.jsonl", "{}\n"),
+        ("learned.jsonl", "[" * 3000),
+        ("learned.jsonl", '{"id": "x", "dataset": "", "sha256": "", "perceptual": "00"}'),
+        ("run.json", "[1]"),
+        ("run.json", '{"data": [{"spec": 7}]}'),
+        ("run.json", '{"seed": ' + "9" * 5000 + "}"),
+    ],
+)
+def test_a_run_folder_that_cannot_be_read_is_not_called_leak_free(data, tmp_path, name, text):
+    loaded = sources.load_source(data, {}, tmp_path)
+    model = write_run(tmp_path / "run", loaded.samples)
+    (tmp_path / "run" / name).write_text(text)
+    found = provenance.examine(model, loaded)
+    assert found.leak_free is None and "cannot be ruled out" in found.statement
+
+
+def test_no_data_that_a_model_folder_names_is_loaded(data, tmp_path, monkeypatch):
+    """A recipe in a model folder once chose what is loaded: devices, other folders, a million drawn parts."""
+    loaded = sources.load_source(data, {}, tmp_path)
+    specs = ["coco:/dev/zero", "drawn:seen?n=1000000"]
+    model = write_run(tmp_path / "run", loaded.samples, specs)
+    for folder in (tmp_path / "run", tmp_path / "run" / "final"):
+        (folder / "recipe.yaml").write_text(yaml.safe_dump({"data": specs}))
+    monkeypatch.setattr(sources, "load_source", None)
+    found = provenance.examine(model, loaded)
+    assert found.trained_on == tuple(specs) and found.overlaps["exact"] == 12
 
 
 def draw_noise(path, seed):
@@ -236,9 +269,7 @@ def test_a_model_without_a_run_folder_is_not_called_leak_free(data, tmp_path):
     found = provenance.examine("some/model", loaded)
     assert found.leak_free is None
     assert "cannot be ruled out" in found.statement
-    (tmp_path / "recipe.yaml").write_text("data: drawn:seen")
-    with pytest.raises(InputError, match="no list of specs"):
-        provenance.training_data(str(tmp_path))
+    (tmp_path / "recipe.yaml").write_text("data: [drawn:seen]")  # of a run before traces were kept
     assert provenance.examine(str(tmp_path), loaded).leak_free is None
 
 

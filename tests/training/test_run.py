@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from anomalyr1.data import sources
+from anomalyr1.evaluation import provenance
 from anomalyr1.policy.load import load_policy
 from anomalyr1.policy.taught import read_taught
 from anomalyr1.training import checkpoints, reward_functions, run, run_folder
@@ -52,6 +53,10 @@ def test_the_run_folder(whole):
         "data",
     }
     assert load_recipe(str(out / "recipe.yaml")) == runs.recipe()
+    loaded = sources.load_source(runs.DATA, {}, out / "data" / "drawn")
+    provenance_of_run = provenance.examine(str(out / "final"), loaded)
+    assert provenance_of_run.trained_on == (runs.DATA,)
+    assert provenance_of_run.overlaps["exact"] == len(runs.lines(out / "learned.jsonl")) > 0
     record = json.loads((out / "run.json").read_text())
     assert record["command"] == "anomalyr1 train mine.yaml" and record["data fingerprint"].startswith(
         "sha256:"

@@ -113,7 +113,7 @@ def split(
     ] = None,
 ) -> int:
     """Choose what to train and what to test on, and look for leaks between the two."""
-    from anomalyr1.data import splits
+    from anomalyr1.data import sources, splits
     from anomalyr1.data.protocols import SplitPlan
     from anomalyr1.evaluation.statistics import warn_of_few
 
@@ -163,6 +163,11 @@ def split(
     say(f"leaks: {f'{leaks} (allowed, and written down)' if leaks else 'none found'}")
     if warning := warn_of_few({"good images": truths[False], "anomalous images": truths[True]}):
         say(f"warning: to test on there are {warning}; take fewer --shots, or add images")
+    for named in {manifest.source("train")[0], manifest.source("test")[0]}:
+        try:
+            sources.named_by(out, named, {})
+        except InputError as error:
+            say(f"note: {error}")
     say(f"split: {out}")
     say(f"next: anomalyr1 train nano-sft {shlex.quote(f'data=split:{out}')}")
     return OK

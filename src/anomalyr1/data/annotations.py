@@ -21,7 +21,7 @@ from anomalyr1.data.rows import Collector, LabelledBox, LabelledRow, LoadOptions
 from anomalyr1.data.samples import Samples
 from anomalyr1.data.segmentations import can_fill
 from anomalyr1.files import read_yaml
-from anomalyr1.types import InputError, nearest_name
+from anomalyr1.types import InputError, nearest_name, quoted
 
 _COCO_EXPECTED = "a JSON object with the lists images, annotations and categories"
 _YOLO_EXPECTED = "images/ with labels/ beside it, and data.yaml with the names of the classes"
@@ -118,7 +118,7 @@ def _coco_boxes(
         label = labels.get(str(category_id))
         if label is None:
             raise InputError(
-                f"{str(path)!r}: an annotation has the category {category_id!r}, "
+                f"{str(path)!r}: an annotation has the category {quoted(category_id)}, "
                 "which the file does not define"
             )
         x, y, w, h = xywh if _are_pixels(xywh) else (0, 0, 0, 0)
@@ -178,7 +178,7 @@ def _yolo_folders(root: Path, config: dict[str, Any], collector: Collector) -> I
                 continue
             if folder.endswith(".txt"):
                 raise InputError(
-                    f"{str(collector.source)!r}: {split} names the list {folder!r}; "
+                    f"{str(collector.source)!r}: {split} names the list {quoted(folder)}; "
                     "lists of images are not read, name their folder"
                 )
             yield split, posixpath.normpath(folder)
@@ -187,12 +187,20 @@ def _yolo_folders(root: Path, config: dict[str, Any], collector: Collector) -> I
 
 
 def _class_names(root: Path, config: dict[str, Any]) -> dict[int, str]:
+    """Names by the number of the class. Raises `InputError` for names that are no words or numbers."""
     names = config.get("names")
     if names is None and (root / "classes.txt").is_file():
         names = read_text(root / "classes.txt").split("\n")
-    if isinstance(names, dict):
-        return {int(key): str(value) for key, value in names.items() if str(key).isdecimal()}
-    return dict(enumerate(str(name).strip() for name in names)) if isinstance(names, list) else {}
+    listed_names = dict(enumerate(names)) if isinstance(names, list) else names
+    if not isinstance(listed_names, dict):
+        return {}
+    if not all(isinstance(name, str | int | float) for name in listed_names.values()):
+        raise InputError(f"{str(root / 'data.yaml')!r}: names are words, got {quoted(names)}")
+    return {
+        int(key): str(name).strip()
+        for key, name in listed_names.items()
+        if str(key).isdecimal() and len(str(key)) < 10
+    }
 
 
 def label_file(image: str) -> str:
@@ -219,7 +227,7 @@ def _yolo_boxes(path: Path, class_names: Mapping[int, str], collector: Collector
         if not fits or not values[0].is_integer() or not all(0 <= value <= 1 for value in values[1:]):
             raise InputError(
                 f"line {number} of {str(path)!r}: expected a class and shares of 0 to 1 "
-                f"(cx cy w h, or corners), got {line!r}"
+                f"(cx cy w h, or corners), got {quoted(line)}"
             )
         class_number = int(values[0])
         collector.notes["boxes of classes without a name"] += class_number not in class_names
@@ -277,10 +285,12 @@ def _require_known(line: dict[str, Any], where: str) -> None:
 def _set_index_truth(collector: Collector, row: LabelledRow, line: dict[str, Any], where: str) -> None:
     boxes = line.get("boxes") or []
     if not isinstance(boxes, list) or not all(_is_box(box) for box in boxes):
-        raise InputError(f"{where}: expected boxes [x0, y0, x1, y1] with x0 < x1 and y0 < y1, got {boxes!r}")
+        raise InputError(
+            f"{where}: expected boxes [x0, y0, x1, y1] with x0 < x1 and y0 < y1, got {quoted(boxes)}"
+        )
     labels = line.get("defects") or [line.get("defect") or ""] * max(1, len(boxes))
     if not isinstance(labels, list) or (boxes and len(labels) != len(boxes)):
-        raise InputError(f"{where}: expected as many defects as its {len(boxes)} boxes, got {labels!r}")
+        raise InputError(f"{where}: expected as many defects as its {len(boxes)} boxes, got {quoted(labels)}")
     if row["anomalous"]:
         row["defects"] = list(dict.fromkeys(str(label) for label in labels if label))
         row["boxes"] = [(*box, str(label)) for box, label in zip(boxes, labels, strict=False)]
@@ -293,7 +303,7 @@ def _set_index_truth(collector: Collector, row: LabelledRow, line: dict[str, Any
 
 def _set_size(row: LabelledRow, image: dict[str, Any]) -> None:
     w, h = image.get("width"), image.get("height")
-    if isinstance(w, int) and isinstance(h, int) and w > 0 and h > 0:
+    if type(w) is int and type(h) is int and 0 < w < _LARGEST_PIXEL and 0 < h < _LARGEST_PIXEL:
         row["size"] = (w, h)
 
 
@@ -319,7 +329,7 @@ def _collector(
 
 def _field(path: Path, value: Json, key: str) -> Json:
     if not isinstance(value, dict) or key not in value:
-        raise InputError(f"{str(path)!r}: expected an object with {key!r}, got {str(value)[:200]!r}")
+        raise InputError(f"{str(path)!r}: expected an object with {key!r}, got {quoted(value)}")
     return value[key]
 
 

@@ -1,22 +1,28 @@
 """Our own extractor for zip, tar, tar.gz, tar.bz2 and tar.xz: the whole archive becomes a folder, or none.
 
 Only regular files and folders come out. Refused are absolute and parent paths, drive letters, backslashes,
-links, devices, sparse and encrypted members, names that a file system might take for one another (spelling,
-upper and lower case, Unicode forms, trailing dots), and what grows beyond `ArchiveLimits`. Everything is
-written into a private folder beside the target, which is renamed at the end.
+colons and devices' names (Windows takes `a.png:b` and `con.png` for something else), links, devices, sparse
+and encrypted members, names that a file system or a reader might take for one another (spelling, upper and
+lower case, Unicode forms, characters that print nothing, trailing dots), and what grows beyond
+`ArchiveLimits`. Everything is written into a private folder beside the target, which is renamed at the end;
+those of killed extractions are removed a day later.
 
 Tar headers are read by `tar_headers`, which says why, and not by `tarfile`. Modes, owners and times are not
 taken over. Not covered: the list of a zip's members is held in memory, so that costs what the archive's own
-length allows; a process killed outright leaves its hidden folder behind.
+length allows.
 """
 
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import lzma
+import os
 import re
+import shutil
 import stat
+import time
 import unicodedata
 import zipfile
 import zlib
@@ -28,8 +34,8 @@ from typing import IO, NamedTuple, Protocol
 from pydantic import Field
 
 from anomalyr1.data.tar_headers import BLOCK, tar_members
-from anomalyr1.files import new_folder
-from anomalyr1.types import InputError, Record, SetupError
+from anomalyr1.files import new_folder, open_regular
+from anomalyr1.types import InputError, Record, SetupError, quoted
 
 CHUNK = 1 << 20
 """Bytes that are read or written at a time."""
@@ -49,8 +55,17 @@ _FAILS_WITH = (
     gzip.BadGzipFile,
 )
 """What the decompressors of the standard library raise on damaged, encrypted or unknown data."""
-_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2}
+"""Not LZMA: it takes as much memory as a member asks for, up to 4 GB."""
 _DRIVE = re.compile(r"[A-Za-z]:")
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])[ ]*(\..*)?", re.IGNORECASE | re.DOTALL)
+_PRINTS_NOTHING = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    "\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]"
+)
+_UNFINISHED = re.compile(r"\.unfinished-[0-9a-f]{16}\.part")
+"""As `files.new_folder` calls a folder that is being filled."""
+_ABANDONED_SECONDS = 86_400
 
 
 class ArchiveError(InputError):
@@ -98,7 +113,7 @@ def extract(
     archive, target = Path(archive), Path(target)
     try:
         size = archive.stat().st_size
-        with archive.open("rb") as file:
+        with open_regular(archive) as file:
             start = file.read(BLOCK)
     except OSError as error:
         raise ArchiveError(
@@ -106,6 +121,7 @@ def extract(
         ) from error
     unpack = _kind(archive, start)
     most_bytes = min(limits.max_bytes, max(limits.free_bytes, int(limits.max_ratio * size)))
+    _remove_abandoned(target.parent)
     with new_folder(target) as new:
         tree = _Tree(archive, new, limits, most_bytes)
         try:
@@ -168,7 +184,7 @@ class _Tree:
 
     def refuse(self, name: str, why: str) -> ArchiveError:
         return ArchiveError(
-            f"{str(self.archive)!r}: its member {name!r} {why}; "
+            f"{str(self.archive)!r}: its member {quoted(name)} {why}; "
             "nothing was unpacked, get the archive from a source you trust"
         )
 
@@ -224,6 +240,8 @@ class _Tree:
         parts = tuple(part for part in name.split("/") if part not in ("", "."))
         if ".." in parts:
             raise self.refuse(name, "leads to a parent folder")
+        if ":" in name or any(_DEVICE.fullmatch(part) for part in parts):
+            raise self.refuse(name, "has a name that Windows takes for a stream or a device")
         longest = max((len(part.encode("utf-8", "surrogateescape")) for part in parts), default=0)
         if len(parts) > MAX_DEPTH or longest > MAX_NAME_BYTES:
             raise self.refuse(
@@ -240,14 +258,26 @@ class _Tree:
             if claim is None:
                 self._claims[folded] = _ClaimedPath(spelling, is_file_here)
             elif claim.spelling != spelling:
-                raise self.refuse(name, f"cannot be told from {claim.spelling!r} on every file system")
+                raise self.refuse(name, f"cannot be told from {quoted(claim.spelling)} on every file system")
             elif claim.is_file or is_file_here:
-                raise self.refuse(name, f"comes where {spelling!r} is already")
+                raise self.refuse(name, f"comes where {quoted(spelling)} is already")
 
 
 def _folded(part: str) -> str:
-    """One spelling for all that a file system may take for the same name."""
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", part).casefold()).rstrip(". ") or part
+    """One spelling for all that a file system or a reader may take for the same name."""
+    visible_part = _PRINTS_NOTHING.sub("", part)
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible_part).casefold())
+    return folded.rstrip(". ") or part
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed extractions left in a folder more than a day ago."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _UNFINISHED.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+                age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+                if age > _ABANDONED_SECONDS:
+                    shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def _unzip(archive: Path, tree: _Tree) -> None:

@@ -12,7 +12,6 @@ parts, whose images stand in the parts or in the column `images`.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from anomalyr1.data.label_tables import BAD, GOOD
 from anomalyr1.data.paths import PathDoor
 from anomalyr1.data.readers import Json, is_four_numbers, read_json_lines
 from anomalyr1.data.samples import Samples, require_some, require_unique
+from anomalyr1.files import parse_json
 from anomalyr1.types import LETTERS, Box, InputError, Kind, Question, Record, Sample, first_error
 
 _OPTION = re.compile(r"\(?([A-Z])[.):：][ \t]*(.*)")
@@ -65,7 +65,7 @@ def load(spec: str, path: Path, options: ConversationOptions) -> Samples:
     root = options.root if options.root is not None else path.parent
     door, notes = PathDoor(root, path, links=options.links), Counter[str]()
     samples: list[Sample] = []
-    for number, line, text in read_json_lines(path):
+    for number, line, _ in read_json_lines(path):
         where = f"line {number} of {str(path)!r}"
         if isinstance(line, dict) and "messages" in line:
             line = _as_conversation(line, where)
@@ -73,7 +73,7 @@ def load(spec: str, path: Path, options: ConversationOptions) -> Samples:
             sample = _conversation(line, where, number, notes)
             paths = line["image"] if isinstance(line["image"], list) else [line["image"]]
         else:
-            sample = _sample(text, where)
+            sample = _sample(line, where)
             paths = [line["image"], *line.get("references", ())]
             if line.get("mask"):
                 paths.append(line["mask"])
@@ -102,9 +102,9 @@ def _with_boxes(sample: Sample, open_files: bool) -> Sample:
     return sample
 
 
-def _sample(text: str, where: str) -> Sample:
+def _sample(line: Json, where: str) -> Sample:
     try:
-        return Sample.from_json(text)
+        return Sample.model_validate(line)
     except ValidationError as error:
         raise InputError(
             f"{where} is neither a sample nor a conversation ({first_error(error)}); mend or delete the line"
@@ -161,8 +161,7 @@ def _conversation(line: dict[str, Any], where: str, number: int, notes: Counter[
             boxes=next((question.boxes for question in questions if question.kind == "grounding"), None),
         )
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        raise InputError(f"{where}: {fault['msg']}; mend or delete the line") from error
+        raise InputError(f"{where}: {first_error(error)}; mend or delete the line") from error
 
 
 def _questions(sample_id: str, kind: object, turns: list[Json], notes: Counter[str]) -> Iterator[Question]:
@@ -267,8 +266,8 @@ def _boxes(reply: Json) -> tuple[Box, ...] | None:
     if isinstance(reply, str):
         text = _bare_answer(reply).removeprefix("```json").removesuffix("```").strip()
         try:
-            reply = json.loads(text)
-        except (ValueError, RecursionError):
+            reply = parse_json(text, "a reply")
+        except InputError:
             return None
     values = reply if isinstance(reply, list) else [reply]
     if is_four_numbers(values):

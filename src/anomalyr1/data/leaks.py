@@ -19,13 +19,15 @@ from __future__ import annotations
 import bisect
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
 
 from anomalyr1.data.samples import listed
 from anomalyr1.images.door import digest_of, open_image
@@ -41,6 +43,8 @@ MAX_DISTANCE = 16
 Copies saved as JPEG at quality 60 or at half size differ by 0 to 16, and so do pictures of one part taken
 again. All 32 pairs that were viewed (of ELPV and magnetic_tile) showed one part; docs/guide/data-splits.md
 has the figures."""
+LEARNED = "learned.jsonl"
+"""The file of a run's folder that holds the `Trace` of each image that was learned from."""
 BURST_SECONDS = 60
 """Pictures whose names hold nothing but a time are neighbours within so many seconds."""
 
@@ -75,25 +79,69 @@ class Series(NamedTuple):
     """How far apart two neighbours may be, in the unit of `position`."""
 
 
+class Trace(Record):
+    """What tells one image again, without the image: a line of `LEARNED` in a run's folder."""
+
+    id: str
+    """The id of its sample."""
+    dataset: str
+    sha256: str
+    """SHA-256 of the image file, in hex."""
+    perceptual: str = Field(pattern=r"\A[0-9a-f]{64}\z")
+    """The perceptual hash, in hex."""
+    references: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 of each reference image that is shown beside it -> the name of the file."""
+
+
 def find(
     train: Sequence[Sample], test: Sequence[Sample], max_distance: int = MAX_DISTANCE
 ) -> tuple[Leak, ...]:
     """All leaks between two sets of samples, by kind and then in the order of `test`.
 
-    Opens every image once and hashes every reference image. Raises `InputError` that lists the files that are
-    missing, or names the one that is no image.
+    Raises as `traces` does.
     """
-    digests = file_digests(
-        [path for sample in (*train, *test) for path in (sample.image, *sample.references)]
-    )
-    exact = list(_exact(train, test, digests))
+    sides = traces([*train, *test])
+    return compare(sides[: len(train)], sides[len(train) :], max_distance)
+
+
+def compare(
+    train: Sequence[Trace], test: Sequence[Trace], max_distance: int = MAX_DISTANCE
+) -> tuple[Leak, ...]:
+    """All leaks between the images that left these traces, by kind and then in the order of `test`."""
+    exact = list(_exact(train, test))
     exact_ids = {leak.test for leak in exact}
-    not_exact = [sample for sample in test if sample.id not in exact_ids]
+    not_exact = [trace for trace in test if trace.id not in exact_ids]
     return (
         *exact,
-        *_perceptual(train, not_exact, max_distance, digests),
+        *_perceptual(train, not_exact, max_distance),
         *_neighbours(train, test),
-        *_references(train, test, digests),
+        *_references(train, test),
+    )
+
+
+def traces(samples: Sequence[Sample]) -> list[Trace]:
+    """The trace of each sample. Opens every image once and hashes every reference image.
+
+    Raises `InputError` that lists the files that are missing, or names the one that is no image.
+    """
+    digests = file_digests(path for sample in samples for path in (sample.image, *sample.references))
+    hashes: dict[str, str] = {}  # by digest, so that each image is opened once
+    for sample in samples:
+        digest = digests[sample.image]
+        if digest not in hashes:
+            hashes[digest] = perceptual_hash(open_image(sample.image).rgb)
+    return [trace_of(sample, digests, hashes[digests[sample.image]]) for sample in samples]
+
+
+def trace_of(sample: Sample, digests: Mapping[Path, str], perceptual: str) -> Trace:
+    """The trace of a sample whose files have these digests; reference images without one are left out."""
+    references = {digests[path]: path.name for path in sample.references if path in digests}
+    return Trace(
+        id=sample.id,
+        dataset=sample.dataset,
+        sha256=digests[sample.image],
+        perceptual=perceptual,
+        references=references,
     )
 
 
@@ -119,12 +167,12 @@ def file_digests(paths: Iterable[Path]) -> dict[Path, str]:
     return digests
 
 
-def perceptual_hash(path: Path) -> NDArray[np.uint64]:
-    """The 256 bits of an image, (4,). Raises `ImageError` when it cannot be opened."""
+def perceptual_hash(rgb: Image.Image) -> str:
+    """The 256 bits of an image, in hex."""
     import imagehash
 
-    bits = imagehash.phash(open_image(path).rgb, hash_size=HASH_SIZE).hash
-    return np.packbits(bits.ravel()).view(np.uint64)
+    bits = imagehash.phash(rgb, hash_size=HASH_SIZE).hash
+    return np.packbits(bits.ravel()).tobytes().hex()
 
 
 def nearest(
@@ -180,47 +228,41 @@ def _seconds(text: str) -> float | None:
     return (moment - datetime(1970, 1, 1)).total_seconds()
 
 
-def _exact(train: Sequence[Sample], test: Sequence[Sample], digests: dict[Path, str]) -> Iterator[Leak]:
-    train_ids = {digests[sample.image]: sample.id for sample in reversed(train)}
-    for sample in test:
-        train_id = train_ids.get(digests[sample.image])
+def _exact(train: Sequence[Trace], test: Sequence[Trace]) -> Iterator[Leak]:
+    train_ids = {trace.sha256: trace.id for trace in reversed(train)}
+    for trace in test:
+        train_id = train_ids.get(trace.sha256)
         if train_id is not None:
-            yield Leak(kind="exact", train=train_id, test=sample.id)
+            yield Leak(kind="exact", train=train_id, test=trace.id)
 
 
-def _perceptual(
-    train: Sequence[Sample], test: Sequence[Sample], max_distance: int, digests: dict[Path, str]
-) -> Iterator[Leak]:
+def _perceptual(train: Sequence[Trace], test: Sequence[Trace], max_distance: int) -> Iterator[Leak]:
     if not train or not test:
         return
-    hashes: dict[str, NDArray[np.uint64]] = {}  # by digest, so that each image is opened once
-    for sample in (*train, *test):
-        digest = digests[sample.image]
-        if digest not in hashes:
-            hashes[digest] = perceptual_hash(sample.image)
     train_hashes, test_hashes = (
-        np.stack([hashes[digests[sample.image]] for sample in side]) for side in (train, test)
+        np.frombuffer(bytes.fromhex("".join(trace.perceptual for trace in side)), np.uint64).reshape(-1, 4)
+        for side in (train, test)
     )
     index, distance = nearest(train_hashes, test_hashes)
-    for sample, i, bits in zip(test, index, distance, strict=True):
+    for trace, i, bits in zip(test, index, distance, strict=True):
         if bits <= max_distance:
             detail = f"{bits} of {HASH_SIZE**2} bits differ"
-            yield Leak(kind="perceptual", train=train[i].id, test=sample.id, detail=detail)
+            yield Leak(kind="perceptual", train=train[i].id, test=trace.id, detail=detail)
 
 
-def _neighbours(train: Sequence[Sample], test: Sequence[Sample]) -> Iterator[Leak]:
+def _neighbours(train: Sequence[Trace], test: Sequence[Trace]) -> Iterator[Leak]:
     # 1. Positions and ids of the training samples of each series of each data set, in order.
     members: dict[tuple[str, str], list[tuple[float, str]]] = {}
-    for sample in train:
-        for standing in series(sample.id):
-            members.setdefault((sample.dataset, standing.key), []).append((standing.position, sample.id))
+    for trace in train:
+        for standing in series(trace.id):
+            members.setdefault((trace.dataset, standing.key), []).append((standing.position, trace.id))
     for positions in members.values():
         positions.sort()
     # 2. The nearest of them, within reach, to each test sample.
-    for sample in test:
+    for trace in test:
         neighbours: list[tuple[float, str, str]] = []  # how far apart, training id, key of the series
-        for standing in series(sample.id):
-            positions = members.get((sample.dataset, standing.key), [])
+        for standing in series(trace.id):
+            positions = members.get((trace.dataset, standing.key), [])
             place = bisect.bisect_left(positions, (standing.position, ""))
             for position, train_id in positions[max(place - 1, 0) : place + 1]:
                 apart = abs(position - standing.position)
@@ -229,20 +271,20 @@ def _neighbours(train: Sequence[Sample], test: Sequence[Sample]) -> Iterator[Lea
         if neighbours:
             apart, train_id, key = min(neighbours)
             detail = f"series {key}, {apart:g} apart"
-            yield Leak(kind="neighbour", train=train_id, test=sample.id, detail=detail)
+            yield Leak(kind="neighbour", train=train_id, test=trace.id, detail=detail)
 
 
-def _references(train: Sequence[Sample], test: Sequence[Sample], digests: dict[Path, str]) -> Iterator[Leak]:
-    images = {digests[sample.image]: sample.id for sample in reversed(train)}
-    references = {digests[path]: sample.id for sample in reversed(train) for path in sample.references}
-    for sample in test:
+def _references(train: Sequence[Trace], test: Sequence[Trace]) -> Iterator[Leak]:
+    images = {trace.sha256: trace.id for trace in reversed(train)}
+    references = {digest: trace.id for trace in reversed(train) for digest in trace.references}
+    for trace in test:
         # A training image that is the sample's reference, else a training sample whose reference it is.
-        image_ids = [images[digests[path]] for path in sample.references if digests[path] in images]
-        train_id = image_ids[0] if image_ids else references.get(digests[sample.image])
+        image_ids = [images[digest] for digest in trace.references if digest in images]
+        train_id = image_ids[0] if image_ids else references.get(trace.sha256)
         if train_id is not None:
-            yield Leak(kind="reference", train=train_id, test=sample.id)
-    for sample in test:
-        shared = next((path for path in sample.references if digests[path] in references), None)
+            yield Leak(kind="reference", train=train_id, test=trace.id)
+    for trace in test:
+        shared = next((digest for digest in trace.references if digest in references), None)
         if shared is not None:
-            train_id = references[digests[shared]]
-            yield Leak(kind="shared_reference", train=train_id, test=sample.id, detail=shared.name)
+            detail = trace.references[shared]
+            yield Leak(kind="shared_reference", train=references[shared], test=trace.id, detail=detail)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import ValidationError
 
 from anomalyr1.data.samples import Samples
-from anomalyr1.types import InputError, nearest_name
+from anomalyr1.types import InputError, nearest_name, quoted
 
 
 class Scheme(NamedTuple):
@@ -54,7 +55,8 @@ def load(spec: str, **options: object) -> Samples:
     if scheme is None:
         examples = ", ".join(known_scheme.example for known_scheme in SCHEMES.values())
         raise InputError(
-            f"{spec!r} names no kind of data set{_did_you_mean(name, SCHEMES)}; write it as one of {examples}"
+            f"{quoted(spec)} names no kind of data set{_did_you_mean(name, SCHEMES)}; "
+            f"write it as one of {examples}"
         )
     if not place and scheme.example != name:
         raise InputError(f"{spec!r} names no place; write it as {scheme.example}")
@@ -64,14 +66,18 @@ def load(spec: str, **options: object) -> Samples:
     for key in options:
         if key not in known_options:
             hint = _did_you_mean(key, known_options)
-            raise InputError(f"{name} has no option {key!r}{hint}; known: {', '.join(known_options)}")
+            raise InputError(f"{name} has no option {quoted(key)}{hint}; known: {', '.join(known_options)}")
     try:
         checked_options = options_class(**options)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         key = str(fault["loc"][0])
-        raise InputError(f"option {key} of {name}: {fault['msg']}, got {options[key]!r}") from error
-    samples: Samples = getattr(module, scheme.function)(spec, Path(place).expanduser(), checked_options)
+        raise InputError(f"option {key} of {name}: {fault['msg']}, got {quoted(options[key])}") from error
+    try:
+        path = Path(os.path.expanduser(place))  # noqa: PTH111  # `Path.expanduser` raises for unknown users
+        samples: Samples = getattr(module, scheme.function)(spec, path, checked_options)
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise InputError(f"cannot read {quoted(spec)}: {error.strerror or error}; check the path") from error
     return samples
 
 

@@ -25,8 +25,8 @@ from pydantic import BeforeValidator, Field
 
 from anomalyr1.data.paths import PathDoor
 from anomalyr1.data.readers import Json, read_json, read_json_entries
-from anomalyr1.data.samples import Samples, require_some, require_unique
-from anomalyr1.types import LETTERS, InputError, Kind, Question, Record, Sample
+from anomalyr1.data.samples import Samples, listed, require_some, require_unique
+from anomalyr1.types import LETTERS, InputError, Kind, Question, Record, Sample, quoted
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -99,8 +99,7 @@ def load(spec: str, path: Path, options: MmadOptions) -> Samples:
             rows.append((key, text))
     if unknown_types:
         raise InputError(
-            f"{str(path)!r}: unknown question types {', '.join(map(repr, unknown_types))}; "
-            f"known: {', '.join(_KINDS)}"
+            f"{str(path)!r}: unknown question types {listed(list(unknown_types))}; known: {', '.join(_KINDS)}"
         )
     require_unique((key for key, _ in rows), str(path))
     door.close()
@@ -187,14 +186,14 @@ class MmadEntry:
 def _require_form(path: Path, key: str, value: Json) -> None:
     """Raise `InputError` where an entry has not the published form."""
     if not isinstance(value, dict) or not isinstance(value.get("conversation"), list):
-        raise InputError(f"{str(path)!r}: the entry {key!r} has no conversation; expected {_EXPECTED}")
+        raise InputError(f"{str(path)!r}: the entry {quoted(key)} has no conversation; expected {_EXPECTED}")
     if not all(_is_question(question) for question in value["conversation"]):
         raise InputError(
-            f"{str(path)!r}: the entry {key!r} has a question that is no object with Question, Options "
+            f"{str(path)!r}: the entry {quoted(key)} has a question that is no object with Question, Options "
             f"(at most {len(LETTERS)}), Answer and type"
         )
     if key.count("/") < 2:
-        raise InputError(f"{str(path)!r}: the key {key!r} is no path of data set, class and image")
+        raise InputError(f"{str(path)!r}: the key {quoted(key)} is no path of data set, class and image")
 
 
 def _is_question(value: Json) -> bool:

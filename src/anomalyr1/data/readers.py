@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 import json
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO, cast
 
-from anomalyr1.types import InputError
+from anomalyr1.files import open_regular, parse_json, read_regular
+from anomalyr1.types import InputError, integer_of
 
 Json = Any
 """A parsed JSON value: whoever takes it checks it."""
@@ -36,8 +38,6 @@ _CHUNK = 2**20
 _LONGEST_ENTRY = 2**24
 """Characters of one entry or line."""
 _NOT_BLANK = re.compile(r"[^ \t\n\r]")
-_JSON_FAILS_WITH = (ValueError, RecursionError)
-"""`json.JSONDecodeError` is a ValueError, and so is a number of too many digits."""
 
 
 def read_json_entries(path: Path) -> Iterator[tuple[str, Json, str]]:
@@ -47,7 +47,10 @@ def read_json_entries(path: Path) -> Iterator[tuple[str, Json, str]]:
     Raises `InputError` for anything else, and for a file that cannot be read.
     """
     try:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        with (
+            cast("io.BufferedReader", open_regular(path)) as data,
+            io.TextIOWrapper(data, encoding="utf-8-sig", errors="surrogateescape", newline="") as file,
+        ):
             yield from _entries_of(_JsonText(path, file))
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -81,7 +84,7 @@ class _JsonText:
 
     def __init__(self, path: Path, file: TextIO) -> None:
         self.path, self._file = path, file
-        self._decoder = json.JSONDecoder()
+        self._decoder = json.JSONDecoder(parse_int=integer_of)
         self._buffer, self._position = "", 0
         self._dropped = 0  # characters of the file in front of the buffer
 
@@ -109,7 +112,7 @@ class _JsonText:
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._buffer, self._position)
-            except _JSON_FAILS_WITH as error:
+            except (ValueError, RecursionError) as error:
                 too_long = len(self._buffer) - self._position > _LONGEST_ENTRY
                 if too_long or not self._read_on():
                     raise self.error(str(error)) from error
@@ -140,35 +143,26 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, Json, str]]:
     Raises `InputError` with the number of a line that is no JSON, and for a file that cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             number = 0
             while line := file.readline(_LONGEST_ENTRY):
                 number += 1
                 text = _decode(line).strip()
                 if not text:
                     continue
-                try:
-                    yield number, json.loads(text), text
-                except _JSON_FAILS_WITH as error:
-                    raise InputError(
-                        f"line {number} of {str(path)!r} is no JSON ({error}); mend or delete the line"
-                    ) from error
+                yield number, parse_json(text, f"line {number} of {str(path)!r}"), text
     except OSError as error:
         raise _unreadable(path, error) from error
 
 
 def read_json(path: Path) -> Json:
     """The value of a JSON file. Raises `InputError` when it is no JSON or cannot be read."""
-    text = read_text(path)
-    try:
-        return json.loads(text)
-    except _JSON_FAILS_WITH as error:
-        raise InputError(f"{str(path)!r} is no JSON ({error}); mend or fetch the file again") from error
+    return parse_json(read_text(path), repr(str(path)))
 
 
 def is_four_numbers(value: Json) -> bool:
     """Whether a JSON value is a list of four numbers, as boxes are written."""
-    return isinstance(value, list) and len(value) == 4 and all(isinstance(n, int | float) for n in value)
+    return isinstance(value, list) and len(value) == 4 and all(type(n) in (int, float) for n in value)
 
 
 def read_text(path: Path) -> str:
@@ -176,10 +170,7 @@ def read_text(path: Path) -> str:
 
     Raises `InputError` when it cannot be read.
     """
-    try:
-        return _decode(path.read_bytes())
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    return _decode(read_regular(path))
 
 
 def read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
@@ -187,19 +178,16 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
 
     Raises `InputError` when a column is missing or the file cannot be read.
     """
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
     try:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in columns if name not in (reader.fieldnames or ())]
-            if missing:
-                raise InputError(
-                    f"{str(path)!r} lacks the columns {', '.join(missing)}; "
-                    f"expected the header {','.join(columns)}"
-                )
-            for row in reader:
-                yield {name: row[name] or "" for name in columns}
-    except OSError as error:
-        raise _unreadable(path, error) from error
+        missing = [name for name in columns if name not in (reader.fieldnames or ())]
+        if missing:
+            raise InputError(
+                f"{str(path)!r} lacks the columns {', '.join(missing)}; "
+                f"expected the header {','.join(columns)}"
+            )
+        for row in reader:
+            yield {name: row[name] or "" for name in columns}
     except csv.Error as error:
         raise InputError(f"{str(path)!r} is no CSV table ({error})") from error
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Self, overload
 
-from anomalyr1.types import InputError, Sample
+from anomalyr1.types import InputError, Sample, quoted
 
 BuildSample = Callable[[Any, bool], Sample]
 """A row, and whether files may be opened for its boxes -> the sample.
@@ -112,4 +112,4 @@ def require_unique(ids: Iterable[str], where: str) -> None:
 def listed(names: Sequence[str], most: int = 20) -> str:
     """Names for a message: at most `most` of them, and how many more there are."""
     hidden = len(names) - most
-    return ", ".join(map(repr, names[:most])) + (f" and {hidden} more" if hidden > 0 else "")
+    return ", ".join(map(quoted, names[:most])) + (f" and {hidden} more" if hidden > 0 else "")

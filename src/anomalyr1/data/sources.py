@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from anomalyr1.data import splits
-from anomalyr1.data.loading import load
+from anomalyr1.data.loading import SCHEMES, load
+from anomalyr1.data.places import data_folders, lies_below, resolve_place
 from anomalyr1.data.samples import require_unique
 from anomalyr1.data.splits import Manifest, Side
-from anomalyr1.types import InputError, Sample
+from anomalyr1.types import InputError, Sample, quoted
 
 SPLIT = "split:"
 """Opens a spec that names one side of a split which `anomalyr1 data split` wrote."""
@@ -31,6 +33,8 @@ HAD_FROM = {
     "mmad": "MMAD's images and questions are had from https://github.com/jam-cc/MMAD",
 }
 """Where a data set is had, in words, by the scheme of its spec."""
+MOST_DRAWN = 10_000
+"""So many parts are drawn because a file names them; a user may have more drawn."""
 
 Boxes = Literal["always", "unless MMAD", "as asked"]
 """When masks are opened for boxes.
@@ -59,21 +63,19 @@ def load_source(
 ) -> LoadedSource:
     """The samples of a data set, or one `side` of a split (`split:FILE`); parts are drawn into `folder`.
 
-    `boxes` says when masks are opened for boxes. Relative paths begin at `base`, where that is given and
-    something lies there, else in the working folder; those that a split names also beside it. Raises
-    `InputError` as `loading.load` and `splits.select` do, and for options that the split sets itself.
+    `boxes` says when masks are opened for boxes. What a split names lies where `places.resolve_place` finds
+    it. Raises `InputError` as `loading.load` and `splits.select` do, for options that the split sets itself,
+    and for data that it may not name.
     """
     loader_options = dict(options or {})
-    spec = _placed(spec, base)
     if spec.startswith(SPLIT):
-        split_file = Path(spec.removeprefix(SPLIT))
-        manifest = splits.read(split_file)
-        split_spec, split_options = manifest.source(side)
+        file = Path(spec.removeprefix(SPLIT))
+        manifest = splits.read(file)
+        split_spec, split_options = named_by(file, *manifest.source(side), base)
         conflicts = sorted(split_options.keys() & loader_options.keys())
         if conflicts:
             raise InputError(f"{spec!r} sets {', '.join(conflicts)} itself; leave the option out")
-        split_spec = _placed(split_spec, split_file.parent)
-        source = load_source(split_spec, split_options | loader_options, folder, side, boxes, base)
+        source = load_source(split_spec, split_options | loader_options, folder, side, boxes)
         return LoadedSource(splits.select(manifest, source.samples, side), source.notes, manifest)
     scheme = spec.partition(":")[0]
     if scheme == "drawn" and folder is not None:
@@ -84,14 +86,53 @@ def load_source(
     return LoadedSource(list(samples), dict(samples.notes), None)
 
 
-def _placed(spec: str, base: Path | None) -> str:
-    """A spec whose relative path is one from the working folder, where something lies at it below `base`."""
-    scheme, colon, place = spec.partition(":")
-    if base is None or not place or Path(place).expanduser().is_absolute():
-        return spec
-    if base.resolve() == Path.cwd() or not os.path.lexists(base / place):
-        return spec
-    return f"{scheme}{colon}{base / place}"
+def load_named(file: Path, spec: str, options: Mapping[str, str], base: Path | None = None) -> LoadedSource:
+    """The samples of a spec that a file names, or the test side of a split that it names.
+
+    Relative paths begin at `base` (see `places.resolve_place`); parts are drawn below the file's folder.
+    Raises as `load_source` does, and for what a file may not name (`places`).
+    """
+    if spec.startswith(SPLIT):
+        spec = f"{SPLIT}{resolve_place(Path(spec.removeprefix(SPLIT)), file, base)}"
+        options = _without_permissions(options)
+    else:
+        spec, options = named_by(file, spec, options, base)
+    return load_source(spec, options, file.parent / "drawn", base=base)
+
+
+def named_by(
+    file: Path, spec: str, options: Mapping[str, str], base: Path | None = None
+) -> tuple[str, dict[str, str]]:
+    """Spec and options that a file names, as they are loaded.
+
+    Where parts are drawn to (`folder`) the user alone says, and whether links are followed (`links`), too,
+    but for data below `ANOMALYR1_DATA`: the file's word is left out. Raises `InputError` for what a file may
+    not name (`places`), and for more parts to draw than `MOST_DRAWN`.
+    """
+    scheme, _, location = spec.partition(":")
+    if scheme == "drawn":
+        number = re.search(r"[?&]n=0*([0-9]+)", location)
+        if number and (len(number[1]) > 9 or int(number[1]) > MOST_DRAWN):
+            raise InputError(
+                f"{str(file)!r} draws more than {MOST_DRAWN:,} parts ({quoted(spec)}); give the spec itself"
+            )
+        return spec, {}
+    if scheme not in SCHEMES:  # a split of a split, which nobody makes, could go on for ever
+        raise InputError(f"{str(file)!r} names {quoted(spec)}, which is no kind of data set")
+    checked_options = _without_permissions(options)
+    if "root" in options:
+        checked_options["root"] = str(resolve_place(Path(options["root"]), file, base))
+    if location:
+        place = resolve_place(Path(os.path.expanduser(location)), file, base)  # noqa: PTH111  # as `load` does
+        spec = f"{scheme}:{place}"
+        if "links" in options and lies_below(place, data_folders()):
+            checked_options["links"] = options["links"]
+    return spec, checked_options
+
+
+def _without_permissions(options: Mapping[str, str]) -> dict[str, str]:
+    """The options without those by which the user alone says where is written and what is followed."""
+    return {name: value for name, value in options.items() if name not in ("folder", "links")}
 
 
 def load_sources(specs: Sequence[str], folder: Path, side: Side = "train") -> list[Sample]:

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from anomalyr1.data import leaks
 from anomalyr1.data.protocols import SplitPlan, divide, require_fields_used, require_unique_ids
 from anomalyr1.data.samples import listed
-from anomalyr1.files import write_whole
+from anomalyr1.files import parse_record, read_regular, write_whole
 from anomalyr1.types import InputError, Record, Sample
 
 Side = Literal["train", "test"]
@@ -126,13 +126,10 @@ def to_bytes(manifest: Manifest) -> bytes:
 def read(path: str | Path) -> Manifest:
     """The manifest that `write` wrote. Raises `InputError` for anything else."""
     try:
-        return Manifest.model_validate(json.loads(Path(path).read_bytes()))
-    except OSError as error:
-        raise InputError(f"cannot read the split {str(path)!r}: {error.strerror}; check the path") from error
-    except (ValidationError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
+        return parse_record(Manifest, read_regular(path), repr(str(path)))
+    except InputError as error:
         raise InputError(
-            f"{str(path)!r} is no split ({reason}); make one with: anomalyr1 data split SPEC --out FILE"
+            f"cannot read the split: {error}; make one with: anomalyr1 data split SPEC --out FILE"
         ) from error
 
 

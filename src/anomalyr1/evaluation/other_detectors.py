@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalyr1 import boxes, records
+from anomalyr1.evaluation.npz_files import NpzFile
 from anomalyr1.evaluation.pixels import Map
-from anomalyr1.files import sha256_of_file, write_whole
+from anomalyr1.files import read_regular, sha256_of_file, write_whole
 from anomalyr1.images.door import open_image
 from anomalyr1.inspection.verdicts import unsure_because
-from anomalyr1.types import Fingerprint, InputError, Inspection, Verdict
+from anomalyr1.types import Fingerprint, InputError, Inspection, Verdict, quoted, shortened
 
 VERDICTS: dict[str, Verdict] = {"good": "good", "defect": "defect", "unsure": "unsure"}
 LEAST_PIXELS = 4
@@ -48,44 +49,31 @@ class Maps(Mapping[str, Map]):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        try:
-            self._arrays = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise InputError(
-                f"the maps {str(path)!r} cannot be read ({error}); give an NPZ file of numpy.savez"
-            ) from error
-        if not isinstance(self._arrays, np.lib.npyio.NpzFile):
-            raise InputError(
-                f"{str(path)!r} holds one array; "
-                "expected an NPZ file with one array (H, W) a sample, under its id"
-            )
+        self._arrays = NpzFile(path)
 
     def __getitem__(self, sample_id: str) -> Map:
         """The (H, W) map of a sample; `KeyError` when it has none."""
-        if sample_id not in self._arrays.files:
-            raise KeyError(sample_id)
-        where = f"array {sample_id!r} of {str(self._path)!r}"
-        try:
-            values = self._arrays[sample_id]
-        except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-            raise InputError(f"{where} cannot be read ({error}); write it again") from error
+        values = self._arrays.read(sample_id)
+        where = f"array {quoted(sample_id)} of {str(self._path)!r}"
         if values.dtype.kind not in "fiub" or values.ndim != 2 or not values.size:
             raise InputError(
                 f"{where} is {values.dtype} of shape {values.shape}, expected numbers of shape (H, W)"
             )
-        if not np.isfinite(values).all():
-            row, column = (int(place[0]) for place in np.nonzero(~np.isfinite(values)))
+        with np.errstate(over="ignore"):
+            scores = np.asarray(values, dtype=np.float32)
+        if not np.isfinite(scores).all():
+            row, column = (int(place[0]) for place in np.nonzero(~np.isfinite(scores)))
             raise InputError(
                 f"{where} is {values[row, column]} at row {row}, column {column}; expected finite numbers"
             )
-        return np.asarray(values, dtype=np.float32)
+        return scores
 
     def __iter__(self) -> Iterator[str]:
         """The ids."""
-        return iter(self._arrays.files)
+        return iter(self._arrays.names)
 
     def __len__(self) -> int:
-        return len(self._arrays.files)
+        return len(self._arrays.names)
 
 
 def read_scores(path: Path) -> list[ScoreRow]:
@@ -148,7 +136,7 @@ def convert(
             Inspection(
                 sample_id=row.sample_id,
                 verdict=verdict,
-                score=(row.score - low) / ((high - low) or 1) if scaled else row.score,
+                score=_scaled(row.score, low, high) if scaled else row.score,
                 score_from=score_from,
                 reason=reason,
                 counts={"score_scaled": 1} if scaled else {},
@@ -218,16 +206,16 @@ def _pack(maps: Mapping[str, Map]) -> bytes:
 
 def _read_csv(path: Path) -> list[ScoreRow]:
     try:
-        with path.open(encoding="utf-8-sig", newline="", errors="surrogateescape") as file:
-            table = csv.DictReader(file, strict=True)
-            columns = table.fieldnames or ()
-            if not {"sample_id", "score"} <= set(columns):
-                raise InputError(
-                    f"{str(path)!r}: expected the columns sample_id and score, "
-                    f"got {', '.join(columns) or 'none'}"
-                )
-            return [_score_row(row, f"line {table.line_num} of {str(path)!r}") for row in table]
-    except (OSError, csv.Error) as error:
+        text = read_regular(path).decode("utf-8-sig", "surrogateescape")
+        table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        columns = table.fieldnames or ()
+        if not {"sample_id", "score"} <= set(columns):
+            raise InputError(
+                f"{str(path)!r}: expected the columns sample_id and score, "
+                f"got {shortened(', '.join(columns)) or 'none'}"
+            )
+        return [_score_row(row, f"line {table.line_num} of {str(path)!r}") for row in table]
+    except csv.Error as error:
         raise InputError(
             f"the scores {str(path)!r} cannot be read ({error}); give a CSV file in UTF-8, or an NPZ file"
         ) from error
@@ -246,20 +234,14 @@ def _score_row(row: Mapping[str, str | None], where: str) -> ScoreRow:
 
 
 def _read_npz(path: Path) -> list[ScoreRow]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            missing = [name for name in ("sample_ids", "scores") if name not in arrays]
-            if missing:
-                raise InputError(
-                    f"{str(path)!r} has no array {missing[0]!r}, it has {', '.join(arrays.files) or 'none'}"
-                )
-            ids, scores = arrays["sample_ids"], arrays["scores"]
-    except InputError:
-        raise
-    except (OSError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    arrays = NpzFile(path)
+    missing = [name for name in ("sample_ids", "scores") if name not in arrays.names]
+    if missing:
         raise InputError(
-            f"the scores {str(path)!r} cannot be read ({error}); give an NPZ file of numpy.savez"
-        ) from error
+            f"{str(path)!r} has no array {missing[0]!r}, "
+            f"it has {shortened(', '.join(arrays.names)) or 'none'}"
+        )
+    ids, scores = arrays.read("sample_ids"), arrays.read("scores")
     if ids.ndim != 1 or ids.dtype.kind != "U":
         raise InputError(
             f"array 'sample_ids' of {str(path)!r} is {ids.dtype} of shape {ids.shape}, "
@@ -284,6 +266,11 @@ def _number(value: str | float | None, where: str) -> float:
     if not math.isfinite(number):
         raise InputError(f"{where}: expected a finite number, got {str(value)[:40]!r}")
     return number
+
+
+def _scaled(score: float, low: float, high: float) -> float:
+    """A score between `low` and `high` as a share of the way; halves, since 1e308 - -1e308 is no number."""
+    return (score / 2 - low / 2) / ((high / 2 - low / 2) or 1)
 
 
 def _verdict(row: ScoreRow, threshold: float | None, name: str) -> tuple[Verdict, str]:

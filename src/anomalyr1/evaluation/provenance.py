@@ -1,9 +1,9 @@
 """Where evaluated data comes from, what its model was trained on, and what the two share.
 
-What is found: training data named in the run folder of the model (`RUN/recipe.yaml`, the model being
-`RUN/final` or one of its checkpoints), and all that `data.leaks` finds between it and the evaluated samples.
-What is not: what the makers of the base weights trained on, and training data that is no longer where the
-recipe says.
+What is found: the traces of what was learned from, in the run folder of the model (`RUN/learned.jsonl`, the
+model being `RUN/final` or one of its checkpoints), and all that `data.leaks` finds between them and the
+evaluated samples. No data that a model folder names is ever loaded. What is not found: what the makers of the
+base weights trained on.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anomalyr1.data import sources
-from anomalyr1.drawn import dataset as drawn_dataset
-from anomalyr1.files import read_yaml
+from anomalyr1.data import leaks, sources
+from anomalyr1.files import parse_record, read_json, read_text
 from anomalyr1.types import InputError, Record, Sample, SetupError
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 NANO = ("nano", "nano-raw")
 NANO_DATA = "The bundled nano policy was trained on drawn parts (docs/lab/nano.md) and on no photograph."
 UNKNOWN_DATA = (
-    "The model has no run folder of ours: what it was trained on is not known here, "
+    f"The model has no run folder of ours with {leaks.LEARNED}: what it was trained on is not known here, "
     "so overlaps cannot be ruled out."
 )
 EXAMPLES = 20
@@ -76,26 +75,26 @@ def questions_digest(samples: Iterable[Sample], with_context: bool) -> str:
     return digest.hexdigest()[:16]
 
 
-def training_data(model: str) -> tuple[str, ...] | None:
-    """The specs that the run of a model folder learned from; None when the model has no run folder of ours.
-
-    Raises `InputError` when the recipe of the run cannot be read.
-    """
+def run_folder(model: str) -> Path | None:
+    """The folder of the run that made a model; None where it keeps no traces of what it learned from."""
     folder = Path(model)
-    paths = [folder / "recipe.yaml", folder.parent / "recipe.yaml"] if folder.is_dir() else []
-    path = next((path for path in paths if path.is_file()), None)
-    if path is None:
-        return None
-    try:
-        recipe = read_yaml(path)
-    except InputError as error:
-        raise InputError(f"{error}, so it is not known what was trained on") from error
-    specs = recipe.get("data") if isinstance(recipe, dict) else None
-    if not isinstance(specs, list) or not all(isinstance(spec, str) for spec in specs):
-        raise InputError(
-            f"{str(path)!r} has no list of specs under data, so it is not known what was trained on"
-        )
-    return tuple(specs)
+    folders = (folder, folder.absolute().parent) if folder.is_dir() else ()
+    return next((run for run in folders if (run / leaks.LEARNED).is_file()), None)
+
+
+def training_specs(run: Path) -> tuple[str, ...]:
+    """The specs of the data that a run learned from, as its `run.json` says; they are told, never loaded.
+
+    Raises `InputError` for a file of another form.
+    """
+    path = run / "run.json"
+    record = read_json(path)
+    sources_of_run = record.get("data") if isinstance(record, dict) else None
+    if not isinstance(sources_of_run, list) or not all(
+        isinstance(source, dict) and isinstance(source.get("spec"), str) for source in sources_of_run
+    ):
+        raise InputError(f"{str(path)!r} has no list of specs under data, as the run wrote it")
+    return tuple(source["spec"] for source in sources_of_run)
 
 
 def examine(model: str, loaded: sources.LoadedSource) -> Provenance:
@@ -103,16 +102,14 @@ def examine(model: str, loaded: sources.LoadedSource) -> Provenance:
     trained_on: tuple[str, ...] = ()
     overlaps: list[Overlap] = []
     leak_free: bool | None = None
-    try:
-        specs = training_data(model)
-    except InputError as error:
-        statement = f"Overlaps cannot be ruled out: {error}"
-    else:
-        if specs is None:
-            statement = NANO_DATA if model in NANO else UNKNOWN_DATA
-        else:
-            trained_on = specs
-            statement, leak_free, overlaps = _compare(specs, loaded.samples)
+    run = run_folder(model)
+    statement = NANO_DATA if model in NANO else UNKNOWN_DATA
+    if run is not None:
+        try:
+            trained_on = training_specs(run)
+            statement, leak_free, overlaps = _compare(run, loaded.samples)
+        except (InputError, SetupError) as error:
+            statement = f"The training data could not be looked at, so overlaps cannot be ruled out: {error}"
     overlaps += _reference_overlaps(loaded.samples)
     return Provenance(
         protocol=_protocol(loaded.split),
@@ -135,45 +132,26 @@ def _protocol(split: Manifest | None) -> str:
         details = f"{100 * plan.share:g} % to train on and {100 - 100 * plan.share:g} % to test on"
     else:
         details = f"held out: {', '.join(plan.held_out)}" if plan.held_out else "two sets as they are"
-    leaks = ", ".join(f"{n} {kind}" for kind, n in split.leaks.counts.items())
-    between = f"leaks allowed when it was made: {leaks}" if leaks else "no leaks between its sides"
+    allowed = ", ".join(f"{n} {kind}" for kind, n in split.leaks.counts.items())
+    between = f"leaks allowed when it was made: {allowed}" if allowed else "no leaks between its sides"
     return f"test side of a split: {plan.protocol} ({details}), seed {plan.seed}; {between}"
 
 
-def _compare(specs: Sequence[str], samples: Sequence[Sample]) -> tuple[str, bool | None, list[Overlap]]:
-    """What follows from the training data, whether it is free of leaks, and the overlaps."""
-    try:
-        number, overlaps = _overlaps(specs, samples)
-    except (InputError, SetupError) as error:
-        problem = f"The training data could not be looked at, so overlaps cannot be ruled out: {error}"
-        return problem, None, []
-    sizes = f"{number} training and {len(samples)} evaluated samples"
+def _compare(run: Path, samples: Sequence[Sample]) -> tuple[str, bool, list[Overlap]]:
+    """What follows from what a run learned from, whether it is free of leaks, and the overlaps."""
+    path = run / leaks.LEARNED
+    lines = read_text(path).splitlines()
+    learned = [
+        parse_record(leaks.Trace, line, f"line {number} of {str(path)!r}")
+        for number, line in enumerate(lines, start=1)
+    ]
+    found_leaks = leaks.compare(learned, leaks.traces(samples))
+    overlaps = [Overlap.model_validate(leak.model_dump()) for leak in found_leaks]
+    sizes = f"{len(learned)} training and {len(samples)} evaluated samples"
     if overlaps:
         leaked = len({overlap.test for overlap in overlaps})
         return f"NOT leak-free: {leaked} evaluated samples are given away ({sizes}).", False, overlaps
     return f"Leak-free as far as can be seen: no overlap between {sizes}.", True, []
-
-
-def _overlaps(specs: Sequence[str], samples: Sequence[Sample]) -> tuple[int, list[Overlap]]:
-    """How many samples were trained on, and what gives evaluated samples away.
-
-    Drawn parts are told by their ids, without drawing them.
-    """
-    from anomalyr1.data import leaks
-
-    drawn_ids: set[str] = set()
-    learned: list[Sample] = []
-    for spec in specs:
-        if spec.startswith("drawn:"):
-            drawn_ids.update(drawn_dataset.sample_ids(spec))
-        else:
-            learned += sources.load_source(spec, {}, Path(), "train").samples
-    overlaps = [
-        Overlap(kind="exact", train=sample.id, test=sample.id) for sample in samples if sample.id in drawn_ids
-    ]
-    if learned:
-        overlaps += [Overlap.model_validate(leak.model_dump()) for leak in leaks.find(learned, samples)]
-    return len(drawn_ids) + len(learned), overlaps
 
 
 def _reference_overlaps(samples: Sequence[Sample]) -> list[Overlap]:

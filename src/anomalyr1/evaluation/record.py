@@ -9,15 +9,15 @@ samples.jsonl      the samples, where a program gave them and no spec
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from anomalyr1.evaluation.detection import DetectionReport
 from anomalyr1.evaluation.localisation import Localisation
 from anomalyr1.evaluation.mmad import Mmad
 from anomalyr1.evaluation.provenance import Provenance
+from anomalyr1.files import parse_record, read_regular
 from anomalyr1.types import Fingerprint, InputError, Record
 
 FILE = "evaluation.json"
@@ -86,13 +86,9 @@ def read_evaluation(folder: str | Path) -> Evaluation:
     """The record in an evaluation's folder. Raises `InputError` when there is none."""
     path = Path(folder) / FILE
     try:
-        return Evaluation.model_validate(json.loads(path.read_bytes()))
-    except OSError as error:
+        return parse_record(Evaluation, read_regular(path), repr(str(path)))
+    except InputError as error:
         raise InputError(
-            f"cannot read {str(path)!r}: {error.strerror}; expected a folder that `anomalyr1 evaluate` wrote"
-        ) from error
-    except (ValidationError, ValueError, RecursionError) as error:
-        problem = str(error).splitlines()[0]
-        raise InputError(
-            f"{str(path)!r} is no evaluation of this version ({problem}); evaluate again"
+            f"{str(folder)!r} holds no evaluation of this version ({error}); "
+            "name a folder that `anomalyr1 evaluate` wrote, or evaluate again"
         ) from error

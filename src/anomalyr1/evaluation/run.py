@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from anomalyr1 import files, prompts, records
 from anomalyr1.data import sources
+from anomalyr1.data.places import resolve_place, trusted_base
 from anomalyr1.data.samples import listed
 from anomalyr1.evaluation import detection, localisation, mmad, pairing, provenance, rows, statistics, tables
 from anomalyr1.evaluation.detection import Pair
@@ -218,11 +219,11 @@ def load_again(folder: str | Path) -> tuple[Evaluation, list[Pair]]:
     """
     evaluation = read_evaluation(folder)
     source, home = evaluation.source, Path(folder).resolve()
-    base = home / source.stood if source.stood else None
+    base = trusted_base(home / FILE, home / source.stood) if source.stood else None
     if source.spec == SAMPLES:
         samples = _read_samples(home / SAMPLES, base)
     else:
-        samples = sources.load_source(source.spec, source.options, home / "drawn", base=base).samples
+        samples = sources.load_named(home / FILE, source.spec, source.options, base).samples
         samples = select(samples, source.limit, source.classes)
     if provenance.questions_digest(samples, with_context=False) != source.questions:
         raise InputError(
@@ -304,19 +305,18 @@ def _path_from(folder: Path, target: Path) -> str:
 
 
 def _read_samples(path: Path, base: Path | None) -> list[Sample]:
-    """The samples of a program; relative paths of their files begin at `base`, where it is given."""
+    """The samples that a program gave, their files where `places.resolve_place` finds them."""
     try:
-        samples = [Sample.from_json(line) for line in files.read_text(path).splitlines()]
-    except (InputError, ValueError) as error:
+        lines = enumerate(files.read_text(path).splitlines(), start=1)
+        samples = [files.parse_record(Sample, line, f"line {number}") for number, line in lines]
+    except InputError as error:
         raise InputError(f"the samples {str(path)!r} cannot be read ({error}); evaluate again") from error
-    if base is None or base.resolve() == Path.cwd():
-        return samples
     return [
         sample.model_copy(
             update={
-                "image": base / sample.image,
-                "references": tuple(base / reference for reference in sample.references),
-                "mask": None if sample.mask is None else base / sample.mask,
+                "image": resolve_place(sample.image, path, base),
+                "references": tuple(resolve_place(place, path, base) for place in sample.references),
+                "mask": None if sample.mask is None else resolve_place(sample.mask, path, base),
             }
         )
         for sample in samples

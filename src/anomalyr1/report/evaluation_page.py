@@ -59,6 +59,8 @@ class Results:
     notes: Sequence[str] = ()
     """What must be known before a figure is believed."""
     version: str = ""
+    file: Path | None = None
+    """The file that names the images, where the user did not."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def render_page(results: Results, plots: Mapping[str, str]) -> str:
         results.pairs,
         key=lambda pair: (gallery.OUTCOMES.index(gallery.outcome(*pair)), not gallery.flags(*pair)),
     )
-    cards = gallery.cases(urgent[:MAX_CARDS])
+    cards = gallery.cases(urgent[:MAX_CARDS], results.file)
     categories = sorted({card.category for card in cards})
     places = (
         {name: place for place, name in enumerate(categories)} if 1 < len(categories) <= MAX_CLASSES else {}
@@ -336,7 +338,7 @@ def write_of_inspections(
                 "--maps and --option need --data: without the truth there is nothing to measure maps against"
             )
         pairs = [(Sample(id=i.sample_id, image=Path(i.sample_id)), i) for i in inspections]
-        return write(out, Results(str(path), fingerprint, pairs, None, [TRUTH_UNKNOWN], __version__))
+        return write(out, Results(str(path), fingerprint, pairs, None, [TRUTH_UNKNOWN], __version__, path))
     evaluation, evaluated = run.measure_file(path, data, options or {}, out)
     return write(out, _results(str(path), evaluation, evaluated, maps))
 

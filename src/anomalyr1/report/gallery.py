@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
@@ -18,6 +19,7 @@ from anomalyr1 import prompts
 from anomalyr1.answers.conclusion import read_conclusion
 from anomalyr1.answers.findings import says_defect
 from anomalyr1.data.mask_files import boxes_of, true_mask
+from anomalyr1.data.places import VARIABLE, may_name
 from anomalyr1.evaluation.detection import Pair
 from anomalyr1.images.door import THREADS, open_image
 from anomalyr1.report.html import data_uri
@@ -35,6 +37,10 @@ MAX_BOXES = 60
 """So many boxes of an image are drawn and listed."""
 MOST_SHOWN = 2
 """Where there are more replies, right ones are folded away."""
+ELSEWHERE = (
+    "it lies elsewhere, neither below the working folder nor below that of the inspections; name the data "
+    f"with --data, or its folder in the environment: {VARIABLE}=FOLDER"
+)
 _SENTENCE = re.compile(r"[.!?。！？\n]")
 _LAST = 12
 """So many sentences at the end are searched for the conclusion."""
@@ -153,15 +159,21 @@ def questions(sample: Sample, inspection: Inspection) -> dict[str, Question]:
     return {question.id: question for question in (verdict, grounding, *sample.questions)}
 
 
-def cases(pairs: Sequence[Pair]) -> list[Case]:
-    """The cards of these pairs, in order; images are opened on several threads."""
+def cases(pairs: Sequence[Pair], file: Path | None = None) -> list[Case]:
+    """The cards of these pairs, in order; images are opened on several threads.
+
+    `file` is the one that names the images, where the user does not: it may not name any (`data.places`).
+    """
     with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(lambda pair: case(*pair), pairs))
+        return list(pool.map(lambda pair: case(pair[0], pair[1], file), pairs))
 
 
-def case(sample: Sample, inspection: Inspection) -> Case:
-    """One card. What cannot be opened is said on it."""
-    marked_picture, truth, problem, wide = _pictures(sample, inspection)
+def case(sample: Sample, inspection: Inspection, file: Path | None = None) -> Case:
+    """One card. What cannot be opened, and what `file` may not name, is said on it."""
+    if file is None or may_name(file, sample.image):
+        marked_picture, truth, problem, wide = _pictures(sample, inspection)
+    else:
+        marked_picture, truth, problem, wide = "", "", f"not shown: {ELSEWHERE}", False
     questions_by_id = questions(sample, inspection)
     folder, _, name = sample.id.rpartition("/")
     return Case(

@@ -16,6 +16,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 32, 40
 COLOURS = ("#2f7fe0", "#d9483b", "#1c9a62", "#a06ad8", "#c98500", "#4aa3b8", "#d0579c", "#7a8794")
 """Of the series in order; each is readable on white and on black."""
 _MOST_POINTS = 400
+_LEAST, _MOST = 1e-300, 1e300
+"""Values as far apart as this are drawn apart, and values below this are drawn at all."""
 
 
 class Curve(NamedTuple):
@@ -114,7 +116,7 @@ def _curve(line: Curve, colour: str, area: _Area) -> str:
         return _bars(line, colour, area)
     step = max(1, math.ceil(len(line.points) / _MOST_POINTS))
     kept = [point for i, point in enumerate(line.points) if i % step == 0 or i == len(line.points) - 1]
-    places = [area.point(x, y) for x, y in kept if math.isfinite(x) and math.isfinite(y)]
+    places = [area.point(x, y) for x, y in kept if _is_drawable(x) and _is_drawable(y)]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     dash = ' stroke-dasharray="4 4" opacity=".7"' if line.look == "dashed" else ""
     if line.look == "dots":
@@ -164,12 +166,17 @@ def _rule(start: tuple[float, float], end: tuple[float, float]) -> str:
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
-    finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
-    low, high = min(finite), max(finite)
-    if high > low:
+    drawable = [value for value in values if _is_drawable(value)] or [0.0, 1.0]
+    low, high = min(drawable), max(drawable)
+    if high - low > max(_LEAST, 1e-12 * abs(low)):
         return low, high
     apart = abs(low) / 2  # a constant stands in the middle, at its own scale; nothing stands at the bottom
-    return (low - apart, high + apart) if apart else (0.0, 1.0)
+    return (low - apart, high + apart) if apart > _LEAST else (0.0, 1.0)
+
+
+def _is_drawable(value: float) -> bool:
+    """Whether it is finite, and so far from the largest float that differences are finite, too."""
+    return abs(value) < _MOST
 
 
 def _colour(line: Curve, place: int) -> str:

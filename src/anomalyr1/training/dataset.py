@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from anomalyr1 import prompts
 from anomalyr1.answers import completion
+from anomalyr1.data.leaks import Trace, perceptual_hash, trace_of
 from anomalyr1.data.samples import listed
 from anomalyr1.images.door import open_image
 from anomalyr1.images.frames import Family, Frame, resize
@@ -58,6 +59,8 @@ class Picture:
     """Width and height in pixels, upright."""
     sha256: str
     """The digest of the file, in hex."""
+    perceptual: str
+    """The perceptual hash (`leaks.perceptual_hash`), in hex."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,14 @@ class TrainingSet:
     def frame(self, sample: Sample, family: Family, max_pixels: int) -> Frame:
         """How the model sees the inspected image of a sample."""
         return Frame.of(self.pictures[sample.image].size_wh, family, max_pixels)
+
+    def traces(self) -> list[Trace]:
+        """What tells the images again that are learned from, in the order of the samples."""
+        digests = {path: picture.sha256 for path, picture in self.pictures.items()}
+        samples = {task.sample.id: task.sample for task in self.tasks}
+        return [
+            trace_of(sample, digests, self.pictures[sample.image].perceptual) for sample in samples.values()
+        ]
 
     def rows(self, grpo: bool) -> int:
         """How many rows the trainer's data have: a question each for GRPO, a sample each for SFT."""
@@ -160,7 +171,7 @@ def _earns(question: Question, rewards: Mapping[str, Reward]) -> bool:
 
 
 def look_at(paths: Iterable[Path]) -> dict[Path, Picture]:
-    """Size and digest of each image file, all opened and decoded once.
+    """Size, digest and perceptual hash of each image file, all opened and decoded once.
 
     Raises `InputError` that lists all missing ones, and `ImageError` for one that cannot be opened.
     """
@@ -177,7 +188,7 @@ def look_at(paths: Iterable[Path]) -> dict[Path, Picture]:
 
 def _look_at_file(path: Path) -> Picture:
     image = open_image(path)
-    return Picture(image.size_wh, image.sha256)
+    return Picture(image.size_wh, image.sha256, perceptual_hash(image.rgb))
 
 
 def fingerprint(training_set: TrainingSet) -> str:

@@ -42,6 +42,8 @@ TREND_STEPS = 8
 """Logged steps that a trend needs."""
 ONE_VERDICT = 0.05
 """Share of held-out parts that may get the rarer verdict where the policy gives one to all."""
+SUMMABLE = 1e300
+"""The largest value of a metric that counts."""
 NOISE = 0.03
 """Smallest fall of a held-out accuracy that is told, however many images there are."""
 
@@ -60,8 +62,9 @@ class RunEvidence:
     """The held-out figures by step."""
 
     def series(self, name: str) -> list[float]:
-        """The logged values of a metric, in order, without those that are no numbers."""
-        return [float(line[name]) for line in self.metrics if isinstance(line.get(name), int | float)]
+        """The logged values of a metric, in order, without those that are no numbers, or too large to sum."""
+        numbers = [line[name] for line in self.metrics if isinstance(line.get(name), int | float)]
+        return [float(number) for number in numbers if not abs(number) > SUMMABLE]
 
     def late_share(self, name: str) -> float:
         """The mean of a metric over the later half of the run; 0 where it was never logged."""

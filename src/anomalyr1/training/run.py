@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomalyr1.data import sources
+from anomalyr1.data.leaks import LEARNED
 from anomalyr1.files import new_folder
 from anomalyr1.rewards import is_code
 from anomalyr1.training import checkpoints
@@ -115,7 +116,8 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, say: Say = print, 
             record = record_of(
                 prepared.resolved, prepared.training_set, prepared.held_out, policy, prepared.plan, command
             )
-            notes = write_record(out, record, recipe, start.checkpoint)
+            traces = prepared.training_set.traces()
+            notes = write_record(out, record, traces, recipe, start.checkpoint)
             for note in (*notes, *start.notes):
                 say(note)
             # 4. Training, watched by the log and by held-out questions.
@@ -170,9 +172,13 @@ def _resume_point(recipe: Recipe, out: Path, resume: bool) -> ResumePoint:
 
 def _may_begin_in(out: Path) -> bool:
     """Whether there is nothing in a folder but what a run leaves that was refused, or killed as it began."""
-    unfinished = (f".{RUN}.", f".{RECIPE}.")  # as `write_whole` calls files that it has not renamed yet
+    unfinished = (
+        f".{RUN}.",
+        f".{LEARNED}.",
+        f".{RECIPE}.",
+    )  # as `write_whole` calls files that it has not renamed yet
     return out.is_dir() and all(
-        path.name in (DATA, RUN) or path.name.startswith(unfinished) for path in out.iterdir()
+        path.name in (DATA, RUN, LEARNED) or path.name.startswith(unfinished) for path in out.iterdir()
     )
 
 

@@ -2,6 +2,7 @@
 
     recipe.yaml        the recipe as it was run
     run.json           versions, seeds, digests and licences
+    learned.jsonl      what tells each image again that was learned from (`data.leaks.Trace`)
     metrics.jsonl      an object a logged step: {"step": 10, "loss": ..., "reward": ..., ...}
     groups.jsonl       a `Group` a line: what the policy wrote to one prompt, and what it earned
     evaluations.jsonl  the held-out figures by step
@@ -17,14 +18,16 @@ Steps count from 1: a group's step is the optimizer step that first learns from 
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import ValidationError, model_validator
 
 from anomalyr1.answers.completion import parse
+from anomalyr1.files import parse_json, read_regular
 from anomalyr1.images.frames import Frame
 from anomalyr1.rewards import combine, consistent, right
 from anomalyr1.types import Answer, InputError, Question, Record, first_error
@@ -33,6 +36,8 @@ RECIPE, RUN = "recipe.yaml", "run.json"
 METRICS, GROUPS, EVALUATIONS = "metrics.jsonl", "groups.jsonl", "evaluations.jsonl"
 SAMPLES, TENSORBOARD, FINAL, ADAPTER, DATA = "samples", "tensorboard", "final", "adapter", "data"
 
+_LARGEST = 1e30
+"""The largest reward, weight or advantage: their squares and products are finite."""
 SAME = 1e-6
 """Rewards closer than this count as one: they are sums of few floats."""
 
@@ -140,22 +145,18 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     A torn line at the end, as a killed run leaves it, is left out. Raises `InputError` with the number of a
     line that is not an object with a step.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return []
-    except OSError as error:
-        raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from error
     objects = []
-    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
+    for number, line in enumerate(read_regular(path).split(b"\n")[:-1], start=1):
+        where = f"line {number} of {str(path)!r}"
         try:
-            value = json.loads(line)
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-            raise InputError(
-                f"line {number} of {str(path)!r} is no JSON ({error}); delete the line"
-            ) from error
-        if not isinstance(value, dict) or not isinstance(value.get("step"), int):
-            raise InputError(f"line {number} of {str(path)!r} is no object with a step; delete the line")
+            value = parse_json(line, where)
+        except InputError as error:
+            raise InputError(f"{error}, or delete the line") from error
+        step = value.get("step") if isinstance(value, dict) else None
+        if type(step) is not int or step < 0:
+            raise InputError(f"{where} is no object with a step; delete the line")
         objects.append(value)
     return objects
 
@@ -163,17 +164,24 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def read_groups(run: Path, step: int | None = None) -> list[Group]:
     """The groups of a run, or of one of its steps.
 
-    Raises `InputError` with the number of a line that is none.
+    Raises `InputError` with the number of a line that is none, or whose numbers cannot be reckoned with.
     """
     groups = []
     for number, line in enumerate(read_lines(run / GROUPS), start=1):
         if step is not None and line["step"] != step:
             continue
         try:
-            groups.append(Group.model_validate(line))
+            group = Group.model_validate(line)
         except ValidationError as error:
             raise InputError(
                 f"line {number} of {str(run / GROUPS)!r} is not a group ({first_error(error)}); delete the "
                 "line"
             ) from error
+        values = chain(group.weights.values(), group.advantages, *group.rewards.values())
+        if any(abs(value or 0) > _LARGEST for value in values):
+            raise InputError(
+                f"line {number} of {str(run / GROUPS)!r} holds a reward, weight or advantage above "
+                f"{_LARGEST:g}; delete the line"
+            )
+        groups.append(group)
     return groups

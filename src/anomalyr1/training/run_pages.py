@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from anomalyr1.files import write_whole
+from anomalyr1.files import parse_json, read_text, write_whole
 from anomalyr1.images.door import ImageError, open_image
 from anomalyr1.report import training_page
 from anomalyr1.report.html import data_uri, render
@@ -103,20 +103,13 @@ def write_run_page(folder: Path, out: Path) -> Path:
 
 
 def _read_about(path: Path) -> dict[str, object]:
-    try:
-        about = json.loads(_read_if_there(path) or "{}")
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{str(path)!r} is no JSON ({error}); restore it, or delete it to report without it"
-        ) from error
+    about = parse_json(_read_if_there(path) or "{}", repr(str(path)))
     return about if isinstance(about, dict) else {"run": about}
 
 
 def _read_if_there(path: Path) -> str:
     """The text of a file; empty where there is none."""
     try:
-        return path.read_text(encoding="utf-8") if path.is_file() else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{str(path)!r} cannot be read ({error}); restore it, or delete it to report without it"
-        ) from error
+        return read_text(path) if os.path.lexists(path) else ""
+    except InputError as error:
+        raise InputError(f"{error}; restore it, or delete it to report without it") from error

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from anomalyr1.data import splits
+from anomalyr1.data.leaks import LEARNED, Trace
 from anomalyr1.data.sources import LICENCES
 from anomalyr1.data.splits import Side
-from anomalyr1.files import write_whole
+from anomalyr1.files import read_json, write_whole
 from anomalyr1.policy.licences import licence_of
 from anomalyr1.policy.load import Policy
 from anomalyr1.prompts import style_id
@@ -77,15 +78,21 @@ def record_of(
     }
 
 
-def write_record(out: Path, record: dict[str, Any], recipe: Recipe, checkpoint: Path | None) -> list[str]:
-    """Write `run.json`, then the recipe, which makes the folder a run.
+def write_record(
+    out: Path,
+    record: dict[str, Any],
+    traces: Sequence[Trace],
+    recipe: Recipe,
+    checkpoint: Path | None,
+) -> list[str]:
+    """Write `run.json`, the traces of what is learned from, then the recipe, which makes the folder a run.
 
     A resumed run keeps its record and adds to it. Gives notes. Raises `InputError` when the ground of the run
     has changed.
     """
     notes: list[str] = []
     if (out / RECIPE).is_file():
-        original: dict[str, Any] = json.loads((out / RUN).read_text(encoding="utf-8"))
+        original: dict[str, Any] = read_json(out / RUN)
         _require_same_ground(out, original, record)
         notes += _version_notes(original["versions"], record["versions"])
         resumption = {
@@ -96,6 +103,7 @@ def write_record(out: Path, record: dict[str, Any], recipe: Recipe, checkpoint: 
         record = {**original, "resumed": [*original["resumed"], resumption]}
     if is_main_process():
         write_whole(out / RUN, json.dumps(record, indent=1).encode())
+        write_whole(out / LEARNED, "".join(f"{trace.to_json()}\n" for trace in traces).encode("ascii"))
         write_whole(out / RECIPE, dump_recipe(recipe).encode())
     return notes
 
