@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from anomalyr1.boxes import Floats
-from anomalyr1.files import write_whole
+from anomalyr1.files import read_json, read_text, write_whole
 from anomalyr1.inspection.verdicts import unsure_because
 from anomalyr1.types import Fingerprint, InputError, Record, Verdict, first_error
 
 Method = Literal["platt", "temperature"]
+Rate = Annotated[float, Field(ge=0, le=1)]
+Cost = Annotated[float, Field(ge=0)]
 
 MUST_MATCH = (
     "model",
@@ -89,16 +92,16 @@ class Figures(Record):
 class Threshold(Record):
     """What `threshold.json` holds."""
 
-    threshold: float
+    threshold: Rate
     """A score from here on costs less when it is called a defect."""
-    low: float
+    low: Rate
     """Scores below it are good."""
-    high: float
+    high: Rate
     """Scores from here on are defects; between the two bounds a part is unsure."""
     calibration: Calibration
-    cost_miss: float
-    cost_false_alarm: float
-    defect_rate: float
+    cost_miss: Cost
+    cost_false_alarm: Cost
+    defect_rate: Rate
     """The share of defective parts for which cost and probability hold."""
     good: int
     """Labelled good parts with a score."""
@@ -110,6 +113,12 @@ class Threshold(Record):
     run: Fingerprint
     """What made the scores."""
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"the lower bound {self.low:g} lies above the upper bound {self.high:g}")
+        return self
+
     def write(self, path: str | Path) -> None:
         """Write the file, whole or not at all."""
         text = json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=True, allow_nan=False)
@@ -119,9 +128,7 @@ class Threshold(Record):
     def read(cls, path: str | Path) -> Threshold:
         """The threshold in a file. Raises `InputError` when it is none."""
         try:
-            return cls.model_validate_json(Path(path).read_bytes())
-        except OSError as error:
-            raise InputError(f"cannot read the threshold file {str(path)!r}: {error.strerror}") from error
+            return cls.model_validate(read_json(path))
         except ValidationError as error:
             raise InputError(
                 f"{str(path)!r} is no threshold file ({first_error(error)}); "
@@ -143,18 +150,24 @@ class Threshold(Record):
                 "Inspect labelled parts so, and calibrate again"
             )
 
-    def judge(self, verdict: Verdict, reason: str, score: float | None) -> tuple[Verdict, str]:
+    def judge(
+        self, verdict: Verdict, reason: str, score: float | None, only_boxes_lack: bool = False
+    ) -> tuple[Verdict, str]:
         """The verdict of a score, given the one of the answers alone and its reason.
 
         Fail-safe: "good" needs a score below the lower bound and answers that say good and agree; what the
-        answers leave unsure stays so.
+        answers leave unsure stays so, but for a defect that lacks its boxes only (`Opinion.only_boxes_lack`):
+        a score from the upper bound on makes up for them.
         """
-        if verdict == "unsure":
+        if verdict == "unsure" and not (only_boxes_lack and score is not None and score >= self.high):
             return verdict, reason
         if score is None:
             return "unsure", unsure_because("there is no score to compare with the threshold", reason)
         probability = float(self.calibration(np.array([score]))[0])
         measured = f"the score {score:.3g} (probability of a defect {probability:.3g})"
+        if verdict == "unsure":
+            note = f"reaches the threshold {self.high:.3g} and the answer says defect; there is no box."
+            return "defect", f"Defect because {measured} {note}\n{reason.partition(chr(10))[2]}".strip()
         if self.low <= score < self.high:
             problem = f"{measured} lies between the bounds {self.low:.3g} and {self.high:.3g}"
             return "unsure", unsure_because(problem, reason)
@@ -187,21 +200,17 @@ def read_labels(path: str | Path) -> dict[str, bool]:
     Raises `InputError` with the line number for anything else, and for a sample with two labels.
     """
     labels: dict[str, bool] = {}
+    table = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file, strict=True)
-            columns = table.fieldnames or ()
-            if not {"sample_id", "label"} <= set(columns):
-                raise InputError(
-                    f"{str(path)!r}: expected the columns sample_id and label, "
-                    f"got {', '.join(columns) or 'none'}"
-                )
-            for row in table:
-                _add_label(labels, row, f"line {table.line_num} of {str(path)!r}")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"the labels {str(path)!r} cannot be read ({error}); give a CSV file in UTF-8"
-        ) from error
+        columns = table.fieldnames or ()
+        if not {"sample_id", "label"} <= set(columns):
+            raise InputError(
+                f"{str(path)!r}: expected the columns sample_id and label, got {', '.join(columns) or 'none'}"
+            )
+        for row in table:
+            _add_label(labels, row, f"line {table.line_num} of {str(path)!r}")
+    except csv.Error as error:
+        raise InputError(f"the labels {str(path)!r} cannot be read ({error}); give a CSV file") from error
     return labels
 
 
