@@ -249,8 +249,8 @@ def test_file(tmp_path):
     assert Threshold.read(tmp_path / "threshold.json") == threshold
     (tmp_path / "half.json").write_text((tmp_path / "threshold.json").read_text()[:200])
     for name, message in (
-        ("half.json", "is no threshold file"),
-        ("none.json", "cannot read the threshold file"),
+        ("half.json", "half.json' is no JSON"),
+        ("none.json", "cannot read .*none.json"),
     ):
         with pytest.raises(InputError, match=message):
             Threshold.read(tmp_path / name)

@@ -105,7 +105,7 @@ def _doubt_of_sentence(sentence: Sequence[Token], clauses: list[Clause], before:
     # 2. Each clause.
     whole = Clause([word for clause in clauses for word in clause.words])
     explained = whole.holds("<natural>")
-    sought = whole.holds("<sought>") and not whole.holds("<possible>")
+    sought = whole.holds("<sought>") and not whole.holds("<supposed>")
     named = _denies_all(clauses, before)
     for number, clause in enumerate(clauses):
         listed = (
@@ -142,7 +142,7 @@ def _doubt_of_clause(clause: Clause, explained: bool, sought: bool, named: bool)
     if clause.holds("<counter>"):
         return TURNED
     normal = clause.holds("(<normal_parts>|<sound>|<all_of_them>)") and not clause.holds("<suspect>")
-    somewhere = clause.holds("<seen>") or find_place([[clause]]) is not None
+    somewhere = clause.holds("<existence>") or find_place([[clause]]) is not None
     return UNKNOWN if somewhere and not (normal or clause.holds("<fitted>")) else ""
 
 

@@ -20,10 +20,9 @@ from pydantic import Field, ValidationError, model_validator
 from anomalyr1.boxes import Floats
 from anomalyr1.files import read_json, read_text, write_whole
 from anomalyr1.inspection.verdicts import unsure_because
-from anomalyr1.types import Fingerprint, InputError, Record, Verdict, first_error
+from anomalyr1.types import Fingerprint, InputError, Probability, Record, Verdict, first_error
 
 Method = Literal["platt", "temperature"]
-Rate = Annotated[float, Field(ge=0, le=1)]
 Cost = Annotated[float, Field(ge=0)]
 
 MUST_MATCH = (
@@ -92,16 +91,16 @@ class Figures(Record):
 class Threshold(Record):
     """What `threshold.json` holds."""
 
-    threshold: Rate
+    threshold: Probability
     """A score from here on costs less when it is called a defect."""
-    low: Rate
+    low: Probability
     """Scores below it are good."""
-    high: Rate
+    high: Probability
     """Scores from here on are defects; between the two bounds a part is unsure."""
     calibration: Calibration
     cost_miss: Cost
     cost_false_alarm: Cost
-    defect_rate: Rate
+    defect_rate: Probability
     """The share of defective parts for which cost and probability hold."""
     good: int
     """Labelled good parts with a score."""
