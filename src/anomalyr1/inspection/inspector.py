@@ -14,9 +14,10 @@ from pathlib import Path
 from anomalyr1 import prompts
 from anomalyr1.engines.engine import GREEDY, Completion, Engine, Sampling
 from anomalyr1.files import sha256_of_file
-from anomalyr1.images import THREADS, LoadedImage, open_image
+from anomalyr1.images import FAMILIES, THREADS, LoadedImage, open_image
 from anomalyr1.inspection import verdicts
 from anomalyr1.inspection.masks import Sam2, masks_for
+from anomalyr1.inspection.picture_guard import Doubt, TaughtLook, doubt_of_picture
 from anomalyr1.inspection.thresholds import Threshold
 from anomalyr1.records import Writer
 from anomalyr1.types import Fingerprint, InputError, Inspection, Mask, Reply, Sample, SetupError
@@ -50,6 +51,8 @@ class Inspector:
     """How many samples of both questions make a verdict."""
     threshold: Threshold | None = None
     """What the score is compared with; None = the answers alone make the verdict."""
+    taught: TaughtLook | None = None
+    """What the policy's training pictures looked like; None = not known, and nothing is unlike them."""
 
     def __post_init__(self) -> None:
         """Refuse votes that would all be the same, or that nothing counts."""
@@ -94,7 +97,8 @@ class Inspector:
             sampling = Sampling(fast=True)
         sam2 = Sam2.load() if masks == "sam2" and not fast else None
         runner = load_engine(engine, model, revision, max_pixels)
-        return cls(runner, masks, style, text, sampling, sam2=sam2, votes=votes, threshold=threshold)
+        taught = None if engine.startswith("endpoint") else TaughtLook.read(Path(model))
+        return cls(runner, masks, style, text, sampling, 4, sam2, votes, threshold, taught)
 
     def __call__(
         self, image: str | Path, knowledge: str = "", references: Sequence[str | Path] = ()
@@ -160,15 +164,18 @@ class Inspector:
     def fingerprint(self, context: str = "") -> Fingerprint:
         """What a run of this inspector depends on."""
         engine = self.engine.fingerprint(self.sampling)
+        versions = engine.versions | {name: metadata.version(name) for name in VERSIONS}
         changes = {
             "style": prompts.style_id(self.style, self.text),
             "given": context,
             "masks": self.masks,
-            "versions": engine.versions | {name: metadata.version(name) for name in VERSIONS},
+            "versions": versions,
             "sampling": engine.sampling + (f", {self.votes} samples" if self.votes > 1 else ""),
         }
         if self.threshold is not None:
             changes["threshold"] = self.threshold.digest
+        if self.taught is not None:
+            versions["taught_images"] = self.taught.digest
         return engine.model_copy(update=changes)
 
     def _inspect_into(self, writer: Writer, batch: Sequence[Sample], own_questions: bool) -> None:
@@ -184,18 +191,31 @@ class Inspector:
         paths = list(dict.fromkeys(path for sample in samples for path in (sample.image, *sample.references)))
         with ThreadPoolExecutor(THREADS) as pool:  # decoding lets go of the interpreter
             images = dict(zip(paths, pool.map(open_image, paths), strict=True))
-        # 2. Ask all questions in one call.
-        prompts_of = [self._prompts(sample, own_questions) for sample in samples]
+        # 2. Ask all questions in one call, but none about a picture that no policy should judge.
+        doubts = [
+            None if own_questions else self._doubt_of(images[sample.image]) for sample in samples
+        ]  # an exam wants every answer
+        prompts_of = [
+            [] if doubt else self._prompts(sample, own_questions)
+            for sample, doubt in zip(samples, doubts, strict=True)
+        ]
         all_prompts = [prompt for sample_prompts in prompts_of for prompt in sample_prompts]
-        completions = iter(self.engine.complete(all_prompts, images, self.sampling))
+        completions = iter(self.engine.complete(all_prompts, images, self.sampling) if all_prompts else ())
         # 3. Judge each sample by its completions.
         inspections = []
-        for sample, sample_prompts in zip(samples, prompts_of, strict=True):
+        for sample, sample_prompts, doubt in zip(samples, prompts_of, doubts, strict=True):
             replies = list(islice(completions, len(sample_prompts)))
-            inspections.append(
-                self._judge(sample, images[sample.image], sample_prompts, replies, own_questions)
-            )
+            image = images[sample.image]
+            if doubt:
+                inspections.append(_unasked(sample, image, doubt))
+            else:
+                inspections.append(self._judge(sample, image, sample_prompts, replies, own_questions))
         return inspections
+
+    def _doubt_of(self, image: LoadedImage) -> Doubt | None:
+        """Why no policy should judge a picture; None when nothing speaks against it."""
+        family = FAMILIES.get(self.engine.fingerprint(self.sampling).family)
+        return doubt_of_picture(image.rgb, family, self.taught)
 
     def _prompts(self, sample: Sample, own_questions: bool) -> list[prompts.Prompt]:
         """What is asked about a sample; boxes are not asked for without reasoning, which makes none."""
@@ -234,7 +254,7 @@ class Inspector:
             opinion = verdicts.conclude(replies[: self.votes], replies[self.votes :], image.size_wh)
         verdict, reason = opinion.verdict, opinion.reason
         if self.threshold is not None:
-            verdict, reason = self.threshold.judge(verdict, reason, opinion.score)
+            verdict, reason = self.threshold.judge(verdict, reason, opinion.score, opinion.only_boxes_lack)
         # 3. Make the masks of its boxes.
         masks: tuple[Mask, ...] | None = None if opinion.boxes is None else ()
         if opinion.boxes:
@@ -318,6 +338,17 @@ def _read_reply(prompt: prompts.Prompt, completion: Completion, counts: Counter[
         answer=answer,
         finish=completion.finish,
         option_scores=completion.option_scores,
+    )
+
+
+def _unasked(sample: Sample, image: LoadedImage, doubt: Doubt) -> Inspection:
+    """The inspection of a picture about which the policy was not asked."""
+    return Inspection(
+        sample_id=sample.id,
+        verdict="unsure",
+        reason=verdicts.unsure_because(f"{doubt.words}; the policy was not asked"),
+        counts={doubt.name: 1},
+        image_sha256=image.sha256,
     )
 
 
