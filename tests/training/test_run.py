@@ -10,12 +10,15 @@ import random
 import shutil
 import signal
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from anomalyr1.data import sources
+from anomalyr1.images import open_image
+from anomalyr1.inspection.picture_guard import TaughtLook
 from anomalyr1.policy.load import load_policy
 from anomalyr1.training import checkpoints, reward_functions, run, run_folder
 from anomalyr1.training.recipes import load_recipe
@@ -106,6 +109,9 @@ def test_the_final_policy_loads_here_and_in_plain_transformers(whole):
         AutoProcessor.from_pretrained(final),
     )
     assert policy.max_pixels == runs.recipe().max_pixels and processor.chat_template
+    taught, shown = TaughtLook.read(final), {Path(group.image) for group in read_groups(whole[0])}
+    assert taught.images >= 8 and taught.left_out == 0  # so strange pictures are known (`picture_guard`)
+    assert not any(taught.is_strange(open_image(path).rgb) for path in shown)
     ids = torch.arange(5, 25)[None]
     assert torch.equal(policy.model(input_ids=ids).logits, plain(input_ids=ids).logits)
     start = load_policy(runs.recipe().model)
