@@ -10,14 +10,12 @@ import random
 import shutil
 import signal
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from anomalyr1.data import sources
-from anomalyr1.images import open_image
 from anomalyr1.inspection.picture_guard import TaughtLook
 from anomalyr1.policy.load import load_policy
 from anomalyr1.training import checkpoints, reward_functions, run, run_folder
@@ -92,11 +90,14 @@ def test_a_completion_is_parsed_once(tmp_path, monkeypatch):
     monkeypatch.setattr(run_folder, "parse", None)
     recipe = runs.recipe(
         rewards={"support.training_runs:reward": 1.0, "roam": 1.0}, settings={"max_steps": 1}
-    )
+    ).model_copy(update={"data": ("drawn:dev?n=8&seed=0",)})
     train(recipe, tmp_path / "run", say=lambda line: None)
     monkeypatch.undo()
     written = [text for group in read_groups(tmp_path / "run") for text in group.completions]
     assert sorted(texts) == sorted(written) and (tmp_path / "run" / "samples").is_dir()
+    # Eight pictures are enough to know strange ones by (`picture_guard`).
+    assert TaughtLook.read(tmp_path / "run" / "final").images == 8
+    assert TaughtLook.read(tmp_path / "run") is None
 
 
 def test_the_final_policy_loads_here_and_in_plain_transformers(whole):
@@ -109,9 +110,6 @@ def test_the_final_policy_loads_here_and_in_plain_transformers(whole):
         AutoProcessor.from_pretrained(final),
     )
     assert policy.max_pixels == runs.recipe().max_pixels and processor.chat_template
-    taught, shown = TaughtLook.read(final), {Path(group.image) for group in read_groups(whole[0])}
-    assert taught.images >= 8 and taught.left_out == 0  # so strange pictures are known (`picture_guard`)
-    assert not any(taught.is_strange(open_image(path).rgb) for path in shown)
     ids = torch.arange(5, 25)[None]
     assert torch.equal(policy.model(input_ids=ids).logits, plain(input_ids=ids).logits)
     start = load_policy(runs.recipe().model)
