@@ -14,7 +14,7 @@ from pathlib import Path
 import anomalyr1
 from anomalyr1 import report
 from anomalyr1.data.readers import find_images
-from anomalyr1.inspection.inspector import samples_of_images
+from anomalyr1.inspection.samples import samples_of_images
 from anomalyr1.report.inspection_page import about_run
 
 OUT = Path("runs/example-inspect")

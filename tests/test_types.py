@@ -94,3 +94,11 @@ def test_wrong_records_are_refused(make, word):
 def test_records_are_frozen():
     with pytest.raises(ValidationError, match="frozen"):
         Box(x1=0, y1=0, x2=1, y2=1).x1 = 5
+
+
+@pytest.mark.parametrize("score", [-0.1, 1.1, 5, float("nan"), float("inf")])
+def test_scores_are_probabilities(score):
+    with pytest.raises(ValidationError):
+        Inspection(sample_id="a", verdict="good", score=score)
+    with pytest.raises(ValidationError):
+        Reply(question_id="q", completion="", answer=Answer(status="strict"), option_scores={"A": score})

@@ -49,6 +49,8 @@ _LONGEST_INTEGER = 19
 
 Status = Literal["strict", "lenient", "unparseable"]
 Verdict = Literal["good", "defect", "unsure"]
+Probability = Annotated[float, Field(ge=0, le=1 + 1e-6)]
+"""0..1; what a float32 rounds above 1 is let through."""
 MaskSource = Literal["sam2", "posterior", "box", "map"]
 PictureSide = Annotated[int, Field(ge=1, le=65_535)]
 """Width or height of a picture, in pixels."""
@@ -260,7 +262,7 @@ class Reply(Record):
     """What the completion says."""
     finish: Literal["stop", "length"] = "stop"
     """Whether the policy ended the completion, or the limit on its length did."""
-    option_scores: dict[str, float] | None = None
+    option_scores: dict[str, Probability] | None = None
     """The probability of each option letter; None = not computed."""
 
 
@@ -291,7 +293,7 @@ class Inspection(Record):
     """The id of the sample that was inspected."""
     verdict: Verdict
     """What is to be done: "good" and "defect" follow from the answers, "unsure" asks for a person."""
-    score: float | None = Field(default=None, ge=0, le=1)
+    score: Probability | None = None
     """The anomaly score in 0..1; None = not computed."""
     score_from: str = ""
     """How the score was made, in words; empty where there is none."""

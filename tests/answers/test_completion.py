@@ -115,7 +115,8 @@ BOXES = [
     ('[{"bbox_2d": ["1", 2, 3, 4]}]', "unparseable", None, {"box_not_four_numbers"}),
     ('[{"bbox_2d": [true, 2, 3, 4]}]', "unparseable", None, {"box_not_four_numbers"}),
     ('[{"bbox_2d": [NaN, 2, 3, 4]}]', "unparseable", None, {"box_not_finite"}),
-    ('[{"bbox_2d": [1, 2, 1, 40]}]', "unparseable", None, {"box_empty"}),
+    ('[{"bbox_2d": [1, 2, 1, 2]}]', "unparseable", None, {"box_empty"}),
+    ('[{"bbox_2d": [1, 2, 1, 40]}]', "lenient", 1, {"box_thin"}),
     ('[{"bbox_2d": [5000, 2, 6000, 40]}]', "unparseable", None, {"box_outside"}),
     ("[" * 5000, "unparseable", None, {"json_too_deep"}),
     ("9" * 5000, "unparseable", None, {"json_number_too_long"}),
@@ -362,3 +363,12 @@ def test_published_parsers_misread_as_the_design_says():
     assert read_letter("A scratch is visible on the left side of the bottle.") == "A"
     assert as_released("On this PCB there is a scratch") in {"C", "B"}
     assert as_mmad("no letter here", ()) is None
+
+
+def test_a_thin_box_is_one_unit_thick_inside_the_image():
+    width, height = FRAME.model_wh
+    for xyxy in ((5, 2, 5, 40), (5, 9, 50, 9), (width, 2, width, 40), (5, height, 50, height), (0, 0, 0, 9)):
+        (box,) = parse(think(str(list(xyxy))), (), FRAME).boxes
+        x1, y1, x2, y2 = FRAME.to_model(box.xyxy)
+        assert (x2 - x1, y2 - y1) == (max(1, xyxy[2] - xyxy[0]), max(1, xyxy[3] - xyxy[1]))
+        assert 0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height

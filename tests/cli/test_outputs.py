@@ -198,7 +198,7 @@ def test_only_the_overlays_of_an_output_folder_are_no_parts(here, call, monkeypa
     recordings.draw(Path("parts/good/overlays/g0-1234.png"))
     names = []
     monkeypatch.setattr(
-        "anomalyr1.inspection.inspector.samples_of_images",
+        "anomalyr1.inspection.samples.samples_of_images",
         lambda paths, *_: names.extend(path.as_posix() for path in paths) or ([], ""),
     )
     monkeypatch.setattr("anomalyr1.inspection.inspector.Inspector.load", lambda *_, **__: exit(7))

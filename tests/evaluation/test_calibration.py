@@ -249,11 +249,39 @@ def test_file(tmp_path):
     assert Threshold.read(tmp_path / "threshold.json") == threshold
     (tmp_path / "half.json").write_text((tmp_path / "threshold.json").read_text()[:200])
     for name, message in (
-        ("half.json", "is no threshold file"),
-        ("none.json", "cannot read the threshold file"),
+        ("half.json", "half.json' is no JSON"),
+        ("none.json", "cannot read .*none.json"),
     ):
         with pytest.raises(InputError, match=message):
             Threshold.read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("score", "only_boxes_lack", "expected"),
+    [(0.6, True, "defect"), (0.59, True, "unsure"), (0.1, True, "unsure"), (None, True, "unsure")]
+    + [(score, False, "unsure") for score in (0.1, 0.5, 0.99, None)],  # the control: never "good"
+)
+def test_what_is_unsure_stays_so_but_for_a_defect_without_boxes(score, only_boxes_lack, expected):
+    got, why = some_threshold(0.3, 0.6).judge("unsure", "Unsure because x.\nA crack.", score, only_boxes_lack)
+    assert got == expected
+    assert got == "unsure" or (why.startswith("Defect because the score 0.6") and why.endswith("\nA crack."))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"low": 1e300}, "low"),
+        ({"low": 0.7}, "lower bound 0.7 lies above the upper bound 0.6"),
+        ({"high": -0.1}, "high"),
+        ({"defect_rate": 7}, "defect_rate"),
+        ({"cost_miss": -1}, "cost_miss"),
+    ],
+)
+def test_a_file_out_of_range_is_refused(tmp_path, change, message):
+    path = tmp_path / "threshold.json"
+    path.write_text(json.dumps(some_threshold(0.3, 0.6).model_dump(mode="json") | change))
+    with pytest.raises(InputError, match=f"no threshold file .*{message}"):
+        Threshold.read(path)
 
 
 # Labels, and the command.

@@ -27,8 +27,9 @@ from anomalyr1.evaluation import calibration
 from anomalyr1.images.door import open_image
 from anomalyr1.images.frames import resize
 from anomalyr1.inspection import inspector as inspector_module
-from anomalyr1.inspection.inspector import Inspector, samples_of_images
+from anomalyr1.inspection.inspector import Inspector
 from anomalyr1.inspection.masks import Sam2
+from anomalyr1.inspection.samples import samples_of_images
 from anomalyr1.inspection.verdicts import FAST, REASONED, decide
 from anomalyr1.policy.folders import NANO_FOLDER
 from anomalyr1.types import Answer, Box, InputError, Inspection, Reply, SetupError
@@ -41,7 +42,7 @@ DEFECT = (
     answers.write("The stain is in the center.", [BOX], recordings.FRAME),
 )
 GOOD = (
-    answers.write("The surface is even. So the answer is B.", "B"),
+    answers.write("The surface is even, no defect. So the answer is B.", "B"),
     answers.write("There is no defect.", [], recordings.FRAME),
 )
 
@@ -58,10 +59,9 @@ def drew(*boxes, status="strict", **more):
     ("verdict", "grounding", "cut_off", "expected", "reason"),
     [
         (said("A"), drew(BOX), False, "defect", ""),
-        (said("B"), drew(), False, "good", ""),
-        (said("B", "lenient"), drew(status="lenient"), False, "good", ""),  # a careful reader reads it
-        (said("B", reasoning="It is even."), drew(reasoning="No spot."), False, "good", "It is even."),
-        (said("B"), drew(reasoning="No spot."), False, "good", "No spot."),
+        (said("B", reasoning="It is intact."), drew(), False, "good", "It is intact."),
+        (said("B", reasoning="It is intact."), drew(reasoning="No spot."), False, "good", "It is intact."),
+        (said("A", "lenient"), drew(BOX, status="lenient"), False, "defect", ""),  # a careful reader reads it
         (said("A", conclusion="A", says_defect=True), drew(BOX, says_defect=True), False, "defect", ""),
         # everything in doubt is unsure, and says why
         (said("A"), drew(), False, "unsure", "says defect, but no box was drawn"),
@@ -241,7 +241,7 @@ def test_the_digest_is_that_of_the_picture_that_was_inspected(folder):
 @pytest.mark.parametrize(
     ("verdict", "grounding", "expected"),
     [
-        ("B", "[]", "good"),  # control: loose, but nothing speaks against it
+        ("B", "[]", "unsure"),
         ("The metal shows a deep scratch on the left.\nB", "[]", "unsure"),
         ("The metal shows a deep scratch on the left. Answer: B", "[]", "unsure"),
         ("<answer>B</answer> Wait, there is a scratch on the left.", "[]", "unsure"),

@@ -17,6 +17,7 @@ import torch
 
 from anomalyr1.data import sources
 from anomalyr1.evaluation import provenance
+from anomalyr1.inspection.picture_guard import TaughtLook
 from anomalyr1.policy.load import load_policy
 from anomalyr1.policy.taught import read_taught
 from anomalyr1.training import checkpoints, reward_functions, run, run_folder
@@ -100,11 +101,14 @@ def test_a_completion_is_parsed_once(tmp_path, monkeypatch):
     monkeypatch.setattr(run_folder, "parse", None)
     recipe = runs.recipe(
         rewards={"support.training_runs:reward": 1.0, "roam": 1.0}, settings={"max_steps": 1}
-    )
+    ).model_copy(update={"data": ("drawn:dev?n=8&seed=0",)})
     train(recipe, tmp_path / "run", say=lambda line: None)
     monkeypatch.undo()
     written = [text for group in read_groups(tmp_path / "run") for text in group.completions]
     assert sorted(texts) == sorted(written) and (tmp_path / "run" / "samples").is_dir()
+    # Eight pictures are enough to know strange ones by (`picture_guard`).
+    assert TaughtLook.read(tmp_path / "run" / "final").images == 8
+    assert TaughtLook.read(tmp_path / "run") is None
 
 
 def test_the_final_policy_loads_here_and_in_plain_transformers(whole):

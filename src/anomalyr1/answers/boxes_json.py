@@ -66,9 +66,10 @@ def write_boxes(boxes: Sequence[Box], frame: Frame | None = None) -> str:
 def read_boxes(text: str, frame: Frame | None = None) -> BoxReading:
     """Read boxes from an answer: with a frame in original pixels inside the image, else in the model's units.
 
-    Every dropped or repaired box is counted: box_not_four_numbers, box_not_finite, box_empty (no area),
-    box_outside (the image), box_over_limit (more than 100), box_clipped and box_corners_swapped (these two
-    are kept). A list of boxes of which none is left is unreadable, not "none".
+    Every dropped or repaired box is counted: box_not_four_numbers, box_not_finite, box_empty (a point),
+    box_outside (the image), box_over_limit (more than 100), box_clipped, box_corners_swapped and box_thin
+    (these three are kept; a thin box, of no width or no height, is read as one unit thick). A list of boxes
+    of which none is left is unreadable, not "none".
     """
     counts: dict[str, int] = {}
     # 1. The rows of the JSON list.
@@ -194,11 +195,16 @@ def _place(xyxy: tuple[float, ...], frame: Frame | None, counts: dict[str, int])
     """A box in order, mapped and cut to the image; None (counted) when nothing of it is left."""
     x1, x2 = sorted((xyxy[0], xyxy[2]))
     y1, y2 = sorted((xyxy[1], xyxy[3]))
-    if x1 == x2 or y1 == y2:
+    if x1 == x2 and y1 == y2:
         _count(counts, "box_empty")
         return None
     if (x1, y1, x2, y2) != xyxy:
         _count(counts, "box_corners_swapped")
+    if x1 == x2 or y1 == y2:
+        _count(counts, "box_thin")
+        right, bottom = frame.extent_wh if frame is not None else (math.inf, math.inf)
+        x1, x2 = _thickened(x1, x2, right)
+        y1, y2 = _thickened(y1, y2, bottom)
     if frame is None:
         return x1, y1, x2, y2
     mapped = frame.to_original((x1, y1, x2, y2))
@@ -210,6 +216,13 @@ def _place(xyxy: tuple[float, ...], frame: Frame | None, counts: dict[str, int])
     if any(abs(a - b) > 1e-9 * max(w, h) for a, b in zip(cut, mapped, strict=True)):
         _count(counts, "box_clipped")
     return cut
+
+
+def _thickened(low: float, high: float, edge: float) -> tuple[float, float]:
+    """Both ends of a side, of one unit where it had no length: away from the image's far edge."""
+    if low < high:
+        return low, high
+    return (low - 1, high) if low + 1 > edge >= low else (low, high + 1)
 
 
 def _label(row: object) -> str:

@@ -82,7 +82,8 @@ def inspect(
     """
     from anomalyr1 import prompts
     from anomalyr1.images.door import open_image
-    from anomalyr1.inspection.inspector import Inspector, samples_of_images
+    from anomalyr1.inspection.inspector import Inspector
+    from anomalyr1.inspection.samples import samples_of_images
     from anomalyr1.inspection.thresholds import Threshold
     from anomalyr1.report import inspection_page
 

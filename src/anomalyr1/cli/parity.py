@@ -41,7 +41,7 @@ def parity(
     from anomalyr1.engines import loading
     from anomalyr1.engines.engine import Sampling, choose_prompt, taught_of
     from anomalyr1.engines.parity import compare_engines
-    from anomalyr1.inspection.inspector import samples_of_images
+    from anomalyr1.inspection.samples import samples_of_images
     from anomalyr1.types import InputError
 
     names = [name.strip() for name in engines.split(",")]

@@ -126,7 +126,8 @@ def demo(
     few minutes on a CPU.
     """
     from anomalyr1.cli.inspect import inspect_samples
-    from anomalyr1.inspection.inspector import Inspector, samples_of_images
+    from anomalyr1.inspection.inspector import Inspector
+    from anomalyr1.inspection.samples import samples_of_images
     from anomalyr1.reproduction import demo as demonstration
 
     require_output("demo", out, images or ())

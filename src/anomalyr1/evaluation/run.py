@@ -31,7 +31,8 @@ from anomalyr1.evaluation.record import (
     Source,
     read_evaluation,
 )
-from anomalyr1.inspection.inspector import Inspector, require_files
+from anomalyr1.inspection.inspector import Inspector
+from anomalyr1.inspection.samples import require_files
 from anomalyr1.types import Fingerprint, InputError, Inspection, Sample, nearest_name
 
 DATA = "data@"

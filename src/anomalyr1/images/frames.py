@@ -120,7 +120,7 @@ class Frame:
         return cls(size_wh, fit(size_wh, family, max_pixels), family.units)
 
     @property
-    def _extent_wh(self) -> tuple[int, int]:
+    def extent_wh(self) -> tuple[int, int]:
         """The right and the bottom edge of the image in the model's units."""
         return self.model_wh if self.units == "pixels" else (1000, 1000)
 
@@ -137,7 +137,7 @@ class Frame:
             raise InputError(
                 f"expected a finite box with x1 < x2 and y1 < y2, got {tuple(xyxy)}; correct the annotation"
             )
-        (w, h), (extent_w, extent_h) = self.original_wh, self._extent_wh
+        (w, h), (extent_w, extent_h) = self.original_wh, self.extent_wh
         left, right = _round_side(x1 * extent_w / w, x2 * extent_w / w)
         top, bottom = _round_side(y1 * extent_h / h, y2 * extent_h / h)
         return left, top, right, bottom
@@ -145,7 +145,7 @@ class Frame:
     def to_original(self, xyxy: Sequence[float]) -> tuple[float, ...]:
         """Four finite numbers in the model's units as original pixels: finite, not ordered, not clipped."""
         w, h = self.original_wh
-        extent_w, extent_h = self._extent_wh
+        extent_w, extent_h = self.extent_wh
         scales = (w / extent_w, h / extent_h) * 2
         return tuple(
             min(max(float(value) * scale, -_HUGE), _HUGE) for value, scale in zip(xyxy, scales, strict=True)

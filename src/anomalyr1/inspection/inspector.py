@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 from collections import Counter
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -16,12 +14,14 @@ from pathlib import Path
 from types import MappingProxyType
 
 from anomalyr1 import prompts, records
-from anomalyr1.data.samples import listed
 from anomalyr1.engines.engine import GREEDY, Completion, Engine, Sampling, choose_prompt, taught_of
-from anomalyr1.images.door import THREADS, LoadedImage, Room, digest_of, open_image
+from anomalyr1.images.door import THREADS, LoadedImage, Room, open_image
+from anomalyr1.images.frames import FAMILIES
 from anomalyr1.inspection import verdicts
 from anomalyr1.inspection.arrays import Pixels, load_pixels
 from anomalyr1.inspection.masks import Sam2, masks_for
+from anomalyr1.inspection.picture_guard import Doubt, TaughtLook, doubt_of_picture
+from anomalyr1.inspection.samples import require_files, require_unchanged, require_unique, samples_of_images
 from anomalyr1.inspection.thresholds import Threshold
 from anomalyr1.records import Writer
 from anomalyr1.types import Fingerprint, InputError, Inspection, Mask, Reply, Sample, SetupError
@@ -36,9 +36,6 @@ ALIKE = 3
 """So many samples, if they are a run's first ones, do not fail in one way by chance: the run stops."""
 UNEXPECTED = "unexpected_"
 """Opens the count of a failure that no input explains; the name of its class follows."""
-
-EXAMPLES = 5
-"""So many of the names that are concerned stand in a message."""
 
 BATCH_PIXELS = 64_000_000
 """How many pixels of originals a batch keeps in memory, 4 bytes each; the samples of a larger one are asked
@@ -70,6 +67,8 @@ class Inspector:
     """How many samples of both questions make a verdict."""
     threshold: Threshold | None = None
     """What the score is compared with; None = the answers alone make the verdict."""
+    look: TaughtLook | None = None
+    """What the policy's training pictures looked like; None = not known, and nothing is unlike them."""
 
     def __post_init__(self) -> None:
         """Refuse votes that would all be the same, or that nothing counts."""
@@ -116,7 +115,9 @@ class Inspector:
         sam2 = Sam2.load() if masks == "sam2" and not fast else None
         runner = load_engine(engine, model, revision, max_pixels)
         prompt = choose_prompt(runner, style, text)
-        return cls(runner, masks, *prompt, sampling, sam2=sam2, votes=votes, threshold=threshold)
+        is_here = engine.partition(":")[0] in ("local", "vllm")
+        look = TaughtLook.read(Path(runner.fingerprint(sampling).model)) if is_here else None
+        return cls(runner, masks, *prompt, sampling, sam2=sam2, votes=votes, threshold=threshold, look=look)
 
     def __call__(
         self,
@@ -176,13 +177,13 @@ class Inspector:
                 f"a sample's own questions are asked once, not {self.votes} times; leave votes out"
             )
         require_files(samples)
-        _require_unique(samples)
+        require_unique(samples)
         _take_threads_of(out)
         fingerprint = self.fingerprint(context)
         if self.threshold is not None:
             self.threshold.require_same(fingerprint)
         with Writer(out, fingerprint, retry_failed) as writer:
-            _require_unchanged(samples, writer.done, out)
+            require_unchanged(samples, writer.done, out)
             for start in range(0, len(samples), self.batch):
                 batch = samples[start : start + self.batch]
                 self._inspect_into(writer, batch, own_questions)
@@ -229,10 +230,12 @@ class Inspector:
         return engine.model_copy(update=changes)
 
     def _versions(self) -> dict[str, str]:
-        """The versions of what computes pixels and masks, whatever the engine."""
+        """The versions of what computes pixels and masks and guards, whatever the engine."""
         versions = {name: metadata.version(name) for name in VERSIONS}
         if self.masks == "sam2":
             versions["sam2"] = (self.sam2.source if self.sam2 else "") or "not known"
+        if self.look is not None:
+            versions["taught_images"] = self.look.digest
         return versions
 
     def _inspect_into(self, writer: Writer, batch: Sequence[Sample], own_questions: bool) -> None:
@@ -255,18 +258,31 @@ class Inspector:
         with ThreadPoolExecutor(THREADS) as pool:
             opened = dict(zip(files, pool.map(partial(open_image, room=room), files), strict=True))
         images = {**loaded, **opened}
-        # 2. Ask all questions in one call.
-        prompts_of = [self._prompts(sample, own_questions) for sample in samples]
+        # 2. Ask all questions in one call, but none about a picture that no policy should judge.
+        doubts = [
+            None if own_questions else self._doubt_of(images[sample.image]) for sample in samples
+        ]  # an exam wants every answer
+        prompts_of = [
+            [] if doubt else self._prompts(sample, own_questions)
+            for sample, doubt in zip(samples, doubts, strict=True)
+        ]
         all_prompts = [prompt for sample_prompts in prompts_of for prompt in sample_prompts]
-        completions = iter(self.engine.complete(all_prompts, images, self.sampling))
+        completions = iter(self.engine.complete(all_prompts, images, self.sampling) if all_prompts else ())
         # 3. Judge each sample by its completions.
         inspections = []
-        for sample, sample_prompts in zip(samples, prompts_of, strict=True):
+        for sample, sample_prompts, doubt in zip(samples, prompts_of, doubts, strict=True):
             replies = list(islice(completions, len(sample_prompts)))
-            inspections.append(
-                self._judge(sample, images[sample.image], sample_prompts, replies, own_questions)
-            )
+            image = images[sample.image]
+            if doubt:
+                inspections.append(_unasked(sample, image, doubt))
+            else:
+                inspections.append(self._judge(sample, image, sample_prompts, replies, own_questions))
         return inspections
+
+    def _doubt_of(self, image: LoadedImage) -> Doubt | None:
+        """Why no policy should judge a picture; None when nothing speaks against it."""
+        family = FAMILIES.get(self.engine.fingerprint(self.sampling).family)
+        return doubt_of_picture(image.rgb, family, self.look)
 
     def _prompts(self, sample: Sample, own_questions: bool) -> list[prompts.Prompt]:
         """What is asked about a sample; boxes are not asked for without reasoning, which makes none."""
@@ -305,7 +321,7 @@ class Inspector:
             opinion = verdicts.conclude(replies[: self.votes], replies[self.votes :], image.size_wh)
         verdict, reason = opinion.verdict, opinion.reason
         if self.threshold is not None:
-            verdict, reason = self.threshold.judge(verdict, reason, opinion.score)
+            verdict, reason = self.threshold.judge(verdict, reason, opinion.score, opinion.only_boxes_lack)
         # 3. Make the masks of its boxes.
         masks: tuple[Mask, ...] | None = None if opinion.boxes is None else ()
         if opinion.boxes:
@@ -327,65 +343,6 @@ class Inspector:
         )
 
 
-def samples_of_images(
-    paths: Sequence[str | Path], references: Sequence[str | Path] = (), knowledge: str = ""
-) -> tuple[list[Sample], str]:
-    """Samples of plain image files, and the digest of what they share, for `Inspector.run`.
-
-    A sample's id is its path. The digest is of knowledge and reference images; empty without either.
-    """
-    shared = tuple(Path(path) for path in references)
-    samples = [
-        Sample(id=path.as_posix(), image=path, references=shared, knowledge=knowledge)
-        for path in map(Path, paths)
-    ]
-    if not knowledge and not shared:
-        return samples, ""
-    content = "\0".join((knowledge, *map(_digest_of_file, shared)))
-    digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
-    return samples, f"knowledge@{digest[:12]}"
-
-
-def require_files(samples: Sequence[Sample], loaded: Container[Path] = ()) -> None:
-    """Raise `InputError` that says how many files of the samples are missing, where, and names some.
-
-    Images in `loaded` need no file.
-    """
-    paths = dict.fromkeys(path for sample in samples for path in (sample.image, *sample.references))
-    missing = [path.absolute() for path in paths if path not in loaded and not path.is_file()]
-    if missing:
-        folder = os.path.commonpath([path.parent for path in missing])
-        names = [path.relative_to(folder).as_posix() for path in missing]
-        raise InputError(
-            f"{len(missing)} of {len(paths)} image files are missing or no files below {folder!r}, "
-            f"so nothing was started: {listed(names, 5)}"
-        )
-
-
-def _require_unique(samples: Sequence[Sample]) -> None:
-    times = Counter(sample.id for sample in samples)
-    repeated = [repr(sample_id) for sample_id, n in times.items() if n > 1]
-    if repeated:
-        raise InputError(f"sample ids must be unique; these are not: {', '.join(repeated)}")
-
-
-def _require_unchanged(samples: Sequence[Sample], done: Mapping[str, Inspection], out: str | Path) -> None:
-    """Raise `InputError` when images have changed since they were inspected; one that failed may have."""
-    changed = [
-        repr(sample.id)
-        for sample in samples
-        if sample.id in done
-        and done[sample.id].error is None
-        and done[sample.id].image_sha256 != _digest_of_file(sample.image)
-    ]
-    if changed:
-        others = f" and {len(changed) - EXAMPLES} more" if len(changed) > EXAMPLES else ""
-        raise InputError(
-            f"{str(out)!r} holds inspections of other images under these names: "
-            f"{', '.join(changed[:EXAMPLES])}{others}; write to another folder, or delete their lines"
-        )
-
-
 def _read_reply(prompt: prompts.Prompt, completion: Completion, counts: Counter[str]) -> Reply:
     """A completion as a reply; what is to be counted is added to `counts`."""
     answer = completion.answer
@@ -398,6 +355,17 @@ def _read_reply(prompt: prompts.Prompt, completion: Completion, counts: Counter[
         answer=answer,
         finish=completion.finish,
         option_scores=completion.option_scores,
+    )
+
+
+def _unasked(sample: Sample, image: LoadedImage, doubt: Doubt) -> Inspection:
+    """The inspection of a picture about which the policy was not asked."""
+    return Inspection(
+        sample_id=sample.id,
+        verdict="unsure",
+        reason=verdicts.unsure_because(f"{doubt.words}; the policy was not asked"),
+        counts={doubt.name: 1},
+        image_sha256=image.sha256,
     )
 
 
@@ -433,11 +401,3 @@ def _take_threads_of(path: str | Path) -> None:
         import torch
 
         torch.set_num_threads(int(threads))
-
-
-def _digest_of_file(path: Path) -> str:
-    """SHA-256 of an image file; empty when it cannot be read, or is too long for an image."""
-    try:
-        return digest_of(path)
-    except OSError:
-        return ""

@@ -9,18 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from anomalyr1.boxes import Floats
 from anomalyr1.data.label_tables import read_label_table
-from anomalyr1.files import write_whole
+from anomalyr1.files import read_json, write_whole
 from anomalyr1.inspection.verdicts import unsure_because
-from anomalyr1.types import Fingerprint, InputError, Record, Verdict, first_error
+from anomalyr1.types import Fingerprint, InputError, Probability, Record, Verdict, first_error
 
 Method = Literal["platt", "temperature"]
+Cost = Annotated[float, Field(ge=0)]
 
 MUST_MATCH = (
     "model",
@@ -86,16 +87,16 @@ class Figures(Record):
 class Threshold(Record):
     """What `threshold.json` holds."""
 
-    threshold: float
+    threshold: Probability
     """A score from here on costs less when it is called a defect."""
-    low: float
+    low: Probability
     """Scores below it are good."""
-    high: float
+    high: Probability
     """Scores from here on are defects; between the two bounds a part is unsure."""
     calibration: Calibration
-    cost_miss: float
-    cost_false_alarm: float
-    defect_rate: float
+    cost_miss: Cost
+    cost_false_alarm: Cost
+    defect_rate: Probability
     """The share of defective parts for which cost and probability hold."""
     good: int
     """Labelled good parts with a score."""
@@ -107,6 +108,12 @@ class Threshold(Record):
     run: Fingerprint
     """What made the scores."""
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"the lower bound {self.low:g} lies above the upper bound {self.high:g}")
+        return self
+
     def write(self, path: str | Path) -> None:
         """Write the file, whole or not at all."""
         text = json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=True, allow_nan=False)
@@ -116,9 +123,7 @@ class Threshold(Record):
     def read(cls, path: str | Path) -> Threshold:
         """The threshold in a file. Raises `InputError` when it is none."""
         try:
-            return cls.model_validate_json(Path(path).read_bytes())
-        except OSError as error:
-            raise InputError(f"cannot read the threshold file {str(path)!r}: {error.strerror}") from error
+            return cls.model_validate(read_json(path))
         except ValidationError as error:
             raise InputError(
                 f"{str(path)!r} is no threshold file ({first_error(error)}); "
@@ -140,18 +145,24 @@ class Threshold(Record):
                 "Inspect labelled parts so, and calibrate again"
             )
 
-    def judge(self, verdict: Verdict, reason: str, score: float | None) -> tuple[Verdict, str]:
+    def judge(
+        self, verdict: Verdict, reason: str, score: float | None, only_boxes_lack: bool = False
+    ) -> tuple[Verdict, str]:
         """The verdict of a score, given the one of the answers alone and its reason.
 
         Fail-safe: "good" needs a score below the lower bound and answers that say good and agree; what the
-        answers leave unsure stays so.
+        answers leave unsure stays so, but for a defect that lacks its boxes only (`Opinion.only_boxes_lack`):
+        a score from the upper bound on makes up for them.
         """
-        if verdict == "unsure":
+        if verdict == "unsure" and not (only_boxes_lack and score is not None and score >= self.high):
             return verdict, reason
         if score is None:
             return "unsure", unsure_because("there is no score to compare with the threshold", reason)
         probability = float(self.calibration(np.array([score]))[0])
         measured = f"the score {score:.3g} (probability of a defect {probability:.3g})"
+        if verdict == "unsure":
+            note = f"reaches the threshold {self.high:.3g} and the answer says defect; there is no box."
+            return "defect", f"Defect because {measured} {note}\n{reason.partition(chr(10))[2]}".strip()
         if self.low <= score < self.high:
             problem = f"{measured} lies between the bounds {self.low:.3g} and {self.high:.3g}"
             return "unsure", unsure_because(problem, reason)

@@ -1,8 +1,9 @@
 """Answers -> a verdict, fail-safe: reasoning, answer, boxes and score are checked against each other.
 
 The verdict is "good" or "defect" only when all of them could be read and none contradicts another; everything
-else is "unsure", with the contradiction named. Of several samples each comes to its own verdict, and more
-than half of all must agree.
+else is "unsure", with the contradiction named. "Good" must be earned besides: both completions keep the form,
+with nothing beside the answer, and the reasoning says in words that are understood that the part is good. Of
+several samples each comes to its own verdict, and more than half of all must agree.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
 
-from anomalyr1.answers.findings import says_defect
+from anomalyr1.answers.cleanness import doubt_of_clean
 from anomalyr1.boxes import set_iou, to_array
 from anomalyr1.prompts import DEFECT_LETTER, GOOD_LETTER
 from anomalyr1.types import PLACES, Answer, Box, Question, Reply, Verdict, Votes
@@ -31,6 +32,8 @@ class Opinion(NamedTuple):
     score_from: str
     """How the score was made; empty where there is none."""
     votes: Votes | None = None
+    only_boxes_lack: bool = False
+    """Whether the verdict would be "defect" if its boxes could be read: what a threshold does without."""
 
 
 def conclude(
@@ -46,9 +49,10 @@ def conclude(
         verdict, reason = _fast_verdict(yes_no_replies[0], score)
         return Opinion(verdict, reason, None, score, score_from)
     # 1. Each sample comes to a verdict of its own.
+    pairs = list(zip(yes_no_replies, box_replies, strict=True))
     decisions = [
         decide(judged.answer, located.answer, "length" in (judged.finish, located.finish), size_wh)
-        for judged, located in zip(yes_no_replies, box_replies, strict=True)
+        for judged, located in pairs
     ]
     boxes = [located.answer.boxes for located in box_replies]
     # 2. Of several samples more than half must agree.
@@ -58,11 +62,14 @@ def conclude(
         votes = _count_votes([vote for vote, _ in decisions], boxes)
         verdict, speaker = _majority([vote for vote, _ in decisions], boxes)
         reason = _vote_reason(verdict, decisions[speaker][1], votes)
+    lacking = [_only_boxes_lack(judged, located) for judged, located in pairs]
+    defects = sum(lack or vote == "defect" for lack, (vote, _) in zip(lacking, decisions, strict=True))
+    only_boxes_lack = verdict == "unsure" and any(lacking) and 2 * defects > len(decisions)
     # 3. The score must not contradict the verdict.
     problem = against_score(verdict, score)
     if problem:
         verdict, reason = "unsure", unsure_because(problem, reason)
-    return Opinion(verdict, reason, boxes[speaker], score, score_from, votes)
+    return Opinion(verdict, reason, boxes[speaker], score, score_from, votes, only_boxes_lack)
 
 
 def defect_letter(question: Question) -> str | None:
@@ -101,14 +108,11 @@ def decide(yes_no: Answer, grounding: Answer, cut_off: bool, size_wh: tuple[int,
 def disagreement(yes_no: Answer, grounding: Answer, size_wh: tuple[int, int]) -> str:
     """What keeps two answers from making a verdict, in words; empty when they agree."""
     # 1. The verdict's own reasoning and answer.
-    if yes_no.status == "unparseable" or yes_no.choice not in (DEFECT_LETTER, GOOD_LETTER):
-        return "the verdict could not be read"
-    if yes_no.conclusion not in (None, yes_no.choice):
-        return f"the reasoning concludes {yes_no.conclusion} but the answer is {yes_no.choice}"
+    problem = _own_contradiction(yes_no)
+    if problem:
+        return problem
     defect = yes_no.choice == DEFECT_LETTER
     answer_says = f"the answer says {'defect' if defect else 'good'}"
-    if yes_no.says_defect not in (None, defect):
-        return f"the reasoning {_finding(yes_no.says_defect)}, but {answer_says}"
     # 2. The grounding's own reasoning and boxes.
     if grounding.status == "unparseable" or grounding.boxes is None:
         return f"{answer_says}, but the boxes could not be read"
@@ -118,9 +122,26 @@ def disagreement(yes_no: Answer, grounding: Answer, size_wh: tuple[int, int]) ->
     # 3. One against the other.
     if defect != (boxes > 0):
         return f"{answer_says}, but {_boxes(boxes)} drawn"
-    if not defect and any(_defect_outside_reasoning(answer) for answer in (yes_no, grounding)):
-        return "the answer says good, but the text around it finds a defect"
-    return _misplaced(yes_no, grounding, size_wh)
+    return _misplaced(yes_no, grounding, size_wh) if defect else _unearned(yes_no, grounding)
+
+
+def _own_contradiction(yes_no: Answer) -> str:
+    """What keeps the answer to the yes/no question from being read by itself, in words."""
+    if yes_no.status == "unparseable" or yes_no.choice not in (DEFECT_LETTER, GOOD_LETTER):
+        return "the verdict could not be read"
+    if yes_no.conclusion not in (None, yes_no.choice):
+        return f"the reasoning concludes {yes_no.conclusion} but the answer is {yes_no.choice}"
+    defect = yes_no.choice == DEFECT_LETTER
+    answer_says = f"the answer says {'defect' if defect else 'good'}"
+    if yes_no.says_defect not in (None, defect):
+        return f"the reasoning {_finding(yes_no.says_defect)}, but {answer_says}"
+    return ""
+
+
+def _only_boxes_lack(judged: Reply, located: Reply) -> bool:
+    """Whether a sample's answer says defect, by itself without contradiction, and has no boxes beside it."""
+    says_defect = judged.answer.choice == DEFECT_LETTER and not _own_contradiction(judged.answer)
+    return says_defect and judged.finish == "stop" and not located.answer.boxes
 
 
 def against_score(verdict: Verdict, score: float | None) -> str:
@@ -169,10 +190,16 @@ def _touches(box: Box, place: str, size_wh: tuple[int, int]) -> bool:
     return across and box.y1 < (row + 1) * height and box.y2 > row * height
 
 
-def _defect_outside_reasoning(answer: Answer) -> bool:
-    """Whether a completion that did not keep the form says in any of its text that there is a defect."""
-    loose = answer.status != "strict" or "text_outside_tags" in answer.counts
-    return loose and says_defect(answer.raw) is True
+def _unearned(yes_no: Answer, grounding: Answer) -> str:
+    """What two answers that say good lack to be believed, in words."""
+    for answer, about in ((yes_no, ""), (grounding, " about the place")):
+        if answer.status != "strict" or "text_outside_tags" in answer.counts:
+            return f"the answer says good, but the reply{about} holds more than reasoning and answer"
+    doubt = doubt_of_clean(yes_no.reasoning)
+    if doubt:
+        return f"the answer says good, but {doubt}"
+    doubt = doubt_of_clean(grounding.reasoning, may_be_silent=True)
+    return f"no box was drawn, but about the place {doubt}" if doubt else ""
 
 
 def _score(verdicts: Sequence[Reply], fast: bool) -> tuple[float | None, str]:

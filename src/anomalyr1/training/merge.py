@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomalyr1.files import new_folder
+from anomalyr1.inspection.picture_guard import TaughtLook
 from anomalyr1.training import checkpoints
 from anomalyr1.training.handover import hand_over, taught_in
 from anomalyr1.training.recipes import Recipe, read_recipe
@@ -53,6 +54,8 @@ def merge_adapter(
         policy.processor.save_pretrained(folder)
         if taught:
             hand_over(folder, taught, policy.family)
+        if look := TaughtLook.read(adapter.parent / FINAL):
+            look.write(folder)
     return out
 
 

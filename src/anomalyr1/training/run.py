@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from anomalyr1.data import sources
 from anomalyr1.data.leaks import LEARNED
 from anomalyr1.files import new_folder
+from anomalyr1.inspection.picture_guard import keep_look
 from anomalyr1.rewards import is_code
 from anomalyr1.training import checkpoints
 from anomalyr1.training.arguments import argument_values, build_arguments, old_names_allowed
@@ -126,7 +127,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, say: Say = print, 
             _attach_held_out(prepared, trainer, policy, log)
             _run_trainer(trainer, start)
             # 5. The trained policy.
-            _write_policy(trainer, policy, prepared.resolved, out)
+            _write_policy(trainer, policy, prepared.resolved, out, prepared.training_set.samples)
     say(f"trained policy: {out / FINAL}")
     return out / FINAL
 
@@ -259,7 +260,9 @@ def _leave_out_steps(trainer: Any) -> None:
     trainer._run_epoch = run_epoch
 
 
-def _write_policy(trainer: Any, policy: Policy, resolved: Resolved, out: Path) -> None:
+def _write_policy(
+    trainer: Any, policy: Policy, resolved: Resolved, out: Path, samples: Sequence[Sample]
+) -> None:
     """Write the trained policy, and with `lora` the adapter beside it; whole or not at all.
 
     An adapter is merged into a fresh copy of its base: the trained one may lie in shards.
@@ -289,6 +292,7 @@ def _write_policy(trainer: Any, policy: Policy, resolved: Resolved, out: Path) -
         model.save_pretrained(folder, state_dict=state)
         policy.processor.save_pretrained(folder)
         hand_over(folder, taught_by(policy, resolved.prompt_style), policy.family)
+        keep_look(samples, folder)
 
 
 @contextmanager
