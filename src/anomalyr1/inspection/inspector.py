@@ -21,7 +21,13 @@ from anomalyr1.inspection import verdicts
 from anomalyr1.inspection.arrays import Pixels, load_pixels
 from anomalyr1.inspection.masks import Sam2, masks_for
 from anomalyr1.inspection.picture_guard import Doubt, TaughtLook, doubt_of_picture
-from anomalyr1.inspection.samples import require_files, require_unchanged, require_unique, samples_of_images
+from anomalyr1.inspection.samples import (
+    digest_if_readable,
+    require_files,
+    require_unchanged,
+    require_unique,
+    samples_of_images,
+)
 from anomalyr1.inspection.thresholds import Threshold
 from anomalyr1.records import Writer
 from anomalyr1.types import Fingerprint, InputError, Inspection, Mask, Reply, Sample, SetupError
@@ -378,7 +384,7 @@ def _failed(sample: Sample, error: Exception) -> Inspection:
         reason=f"Unsure because the inspection failed: {message}",
         counts={UNEXPECTED + kind: 1} if kind else {},
         error=message,
-        image_sha256=_digest_of_file(sample.image),
+        image_sha256=digest_if_readable(sample.image),
     )
 
 

@@ -30,7 +30,7 @@ def samples_of_images(
     ]
     if not knowledge and not shared:
         return samples, ""
-    content = "\0".join((knowledge, *map(_digest_of_file, shared)))
+    content = "\0".join((knowledge, *map(digest_if_readable, shared)))
     digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
     return samples, f"knowledge@{digest[:12]}"
 
@@ -66,7 +66,7 @@ def require_unchanged(samples: Sequence[Sample], done: Mapping[str, Inspection],
         for sample in samples
         if sample.id in done
         and done[sample.id].error is None
-        and done[sample.id].image_sha256 != _digest_of_file(sample.image)
+        and done[sample.id].image_sha256 != digest_if_readable(sample.image)
     ]
     if changed:
         others = f" and {len(changed) - EXAMPLES} more" if len(changed) > EXAMPLES else ""
@@ -76,7 +76,7 @@ def require_unchanged(samples: Sequence[Sample], done: Mapping[str, Inspection],
         )
 
 
-def _digest_of_file(path: Path) -> str:
+def digest_if_readable(path: Path) -> str:
     """SHA-256 of an image file; empty when it cannot be read, or is too long for an image."""
     try:
         return digest_of(path)
