@@ -50,6 +50,9 @@ figures-engines: $(READY)
 	$(BIN)/python benchmarks/inspect_overhead.py
 	$(BIN)/python benchmarks/inspect_memory.py
 	$(BIN)/python benchmarks/evaluate_speed.py
+	$(BIN)/python benchmarks/image_door.py
+	$(BIN)/python benchmarks/start.py
+	$(BIN)/python benchmarks/busy.py
 
 figures-training: $(READY)
 	$(BIN)/python benchmarks/grpo_step.py

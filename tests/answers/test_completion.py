@@ -268,12 +268,12 @@ def test_fuzzed_completions_never_raise():
     "form", ["{}", "<think>{}</think><answer>B</answer>", "<think>x</think><answer>{}</answer>"]
 )
 def test_a_million_characters_take_a_moment(unit, form):
-    # The limit is generous for a busy machine; benchmarks/parser_scaling.py has the figures.
+    # benchmarks/parser_scaling.py has the figures.
     text = form.replace("{}", unit * (1_000_000 // len(unit)))
     start = time.process_time()
     parse(text, OPTIONS)
     parse(text, (), FRAME)
-    assert time.process_time() - start < 4
+    assert time.process_time() - start < 60  # 0.2 s; what grows with the square takes hours
 
 
 def test_the_writer_refuses_what_could_not_be_read_back():

@@ -146,7 +146,7 @@ def test_nearest_is_right_and_fast():
     test[7] = train[4321] ^ np.uint64(5)
     started = time.perf_counter()
     index, distance = leaks.nearest(train, test)
-    assert time.perf_counter() - started < 20  # seen: 0.4 s
+    assert time.perf_counter() - started < 120  # 0.4 s; pair by pair takes many minutes
     assert (index[7], distance[7]) == (4321, 8)  # two bits in each of four words
     apart = [bin(int(a) ^ int(b)).count("1") for a, b in zip(train[index[0]], test[0], strict=True)]
     assert distance[0] == sum(apart)

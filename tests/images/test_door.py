@@ -9,7 +9,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 import warnings
 import zipfile
 import zlib
@@ -125,7 +124,6 @@ def test_damaged_files_give_an_image_or_a_typed_error(name, tmp_path):
     count = refused = 0
     for what, bent in damaged(data):
         path = saved(tmp_path, bent, f"{name} {what.replace('%', 'percent')}.jpg")
-        started = time.process_time()
         try:
             loaded = open_image(path)
         except ImageError as error:
@@ -138,7 +136,6 @@ def test_damaged_files_give_an_image_or_a_typed_error(name, tmp_path):
                 f"{what}: half an image passed as a whole one"
             )
             np.asarray(loaded.rgb)
-        assert time.process_time() - started < 2, what
         count += 1
     assert count >= 25
     assert refused >= 8
@@ -233,14 +230,12 @@ REFUSED = [
 @pytest.mark.parametrize(("what", "make", "words"), REFUSED, ids=[row[0] for row in REFUSED])
 def test_refused_with_file_reason_and_remedy(what, make, words, tmp_path):
     path = saved(tmp_path, make(), "part 7.png")
-    started = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with pytest.raises(ImageError, match=words) as caught:
             open_image(path)
     assert "part 7.png" in str(caught.value)
     assert "; " in str(caught.value)
-    assert time.process_time() - started < 2
 
 
 SILENT = (
@@ -299,7 +294,7 @@ def test_bomb_costs_no_memory(tmp_path):
     path = saved(tmp_path, bomb())
     assert path.stat().st_size < 18_000
     code = """
-import sys, time, warnings
+import sys, warnings
 from pathlib import Path
 from PIL import Image
 from anomalyr1.images.door import ImageError, open_image
@@ -307,11 +302,11 @@ warnings.simplefilter("ignore")
 status = Path("/proc/self/status")  # getrusage would inherit ours
 peak = lambda: int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
 Image.preinit(); Image.init()
-before, started = peak(), time.process_time()
+before = peak()
 try:
     open_image(sys.argv[1])
 except ImageError:
-    print(peak() - before, time.process_time() - started)
+    print(peak() - before)
 Image.open(sys.argv[1]).load()
 print(peak() - before)
 """
@@ -319,9 +314,8 @@ print(peak() - before)
     out = subprocess.run(
         [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True, env=environment
     ).stdout.split()
-    with_limit_mb, seconds, control_mb = map(float, out)
+    with_limit_mb, control_mb = map(float, out)
     assert with_limit_mb < 16
-    assert seconds < 1
     assert control_mb > 60
 
 
