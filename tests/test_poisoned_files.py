@@ -317,9 +317,11 @@ def cases_of(content, poisons):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_poisoned_documents(places, monkeypatch, kind):
-    monkeypatch.setattr(training_page, "write_whole", lambda path, content: None)  # no wait for the disk,
+    monkeypatch.setattr(
+        training_page, "write_together", lambda folder, contents: None
+    )  # no wait for the disk,
     monkeypatch.setattr(training_page, "render", lambda *names, **values: "")  # for templates,
-    monkeypatch.setattr(diagnosis, "load_recipe", lambda path: runs.RECIPE)  # or for YAML
+    monkeypatch.setattr(diagnosis, "read_recipe", lambda path: runs.RECIPE)  # or for YAML
     folder, known = places
     name, reader, content = known[kind]
     path = folder / name

@@ -16,7 +16,7 @@ from anomalyr1.training import checkpoints
 from support import recordings
 
 GOOD = (
-    answers.write("The surface is even. So the answer is B.", "B"),
+    answers.write("The surface is even and free of defects. So the answer is B.", "B"),
     answers.write("There is no defect.", [], recordings.FRAME),
 )
 NAMES = [f"parts/{i}.png" for i in range(6)]

@@ -13,7 +13,7 @@ import pytest
 from anomalyr1 import boxes, data
 from anomalyr1.data import mask_files
 from anomalyr1.evaluation import checks
-from anomalyr1.types import InputError, Sample
+from anomalyr1.types import InputError, Sample, quoted
 from support import layouts
 
 LAYOUTS = {  # scheme: builder, samples, of them anomalous
@@ -167,7 +167,7 @@ def test_hostile_paths_are_refused_with_one_message(tmp_path, scheme):
     with pytest.raises(InputError) as caught:
         data.load(f"{'jsonl' if scheme == 'conversation' else scheme}:{path}")
     for name in HOSTILE:
-        assert f"  {name!r} " in str(caught.value)
+        assert f"  {quoted(name)} " in str(caught.value)
     assert f"{len(HOSTILE)} paths" in str(caught.value)
 
 

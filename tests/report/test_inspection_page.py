@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from anomalyr1 import boxes, report
+from anomalyr1.files import sha256_of_file
 from anomalyr1.inspection.thresholds import Figures, Threshold
 from anomalyr1.report.inspection_page import card, overlay_name, page
 from anomalyr1.report.overlays import BOX, close_up
@@ -124,7 +125,8 @@ def test_overlay_files_of_large_images_are_drawn_at_a_size_that_is_bounded(tmp_p
         Image.new("RGB", size_wh, "gray").save(tmp_path / name)
         box = Box(x1=10, y1=5, x2=50, y2=40)
         sample = recordings.sample(tmp_path / name)
-        results.append((sample, inspection(sample.id, boxes=(box,), masks=())))
+        digest = sha256_of_file(tmp_path / name)
+        results.append((sample, inspection(sample.id, boxes=(box,), masks=(), image_sha256=digest)))
     report.write(tmp_path / "out", results, ABOUT)
     sizes = {Image.open(tmp_path / "out/overlays" / overlay_name(one.id)).size for one, _ in results}
     assert sizes == {(2048, 30), (2048, 60)}

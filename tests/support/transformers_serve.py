@@ -12,7 +12,7 @@ import urllib.request
 
 import pytest
 
-from anomalyr1.policy.load import NANO_FOLDER
+from anomalyr1.policy.folders import NANO_FOLDER
 from support.served import free_port
 
 

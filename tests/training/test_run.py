@@ -21,7 +21,7 @@ from anomalyr1.inspection.picture_guard import TaughtLook
 from anomalyr1.policy.load import load_policy
 from anomalyr1.policy.taught import read_taught
 from anomalyr1.training import checkpoints, reward_functions, run, run_folder
-from anomalyr1.training.recipes import load_recipe
+from anomalyr1.training.recipes import read_recipe
 from anomalyr1.training.resolved import Resolved, prompt_style
 from anomalyr1.training.run import train
 from anomalyr1.training.run_folder import read_groups
@@ -53,7 +53,7 @@ def test_the_run_folder(whole):
         "final",
         "data",
     }
-    assert load_recipe(str(out / "recipe.yaml")) == runs.recipe()
+    assert read_recipe(out / "recipe.yaml") == runs.recipe()
     loaded = sources.load_source(runs.DATA, {}, out / "data" / "drawn")
     provenance_of_run = provenance.examine(str(out / "final"), loaded)
     assert provenance_of_run.trained_on == (runs.DATA,)
@@ -207,6 +207,7 @@ def test_the_policy_of_a_run_under_zero_3(tmp_path, lora):
             policy,
             Resolved(recipe, {}, {}, prompt_style(recipe), None),
             tmp_path,
+            samples=(),
         )
     finally:
         deepspeed.unset_hf_deepspeed_config()

@@ -136,6 +136,8 @@ def _read(path: Path, max_bytes: int) -> bytes:
             data = file.read(min(length, max_bytes) + 1)
             if len(data) > length:
                 data += file.read(max_bytes + 1 - len(data))
+    except IsADirectoryError as error:
+        raise Refusal("an image file", "a folder", "name a file") from error
     except OSError as error:
         why = repr(str(error.strerror or error))
         raise Refusal("a readable local file", why, "check the path and its permissions") from error
