@@ -137,7 +137,8 @@ class Threshold(Record):
 
     def require_same(self, run: Fingerprint) -> None:
         """Raise `InputError` that names what differs when another kind of run made the scores."""
-        pairs = [(name, getattr(self.run, name), getattr(run, name)) for name in MUST_MATCH]
+        moved = ("model",) if run.same_weights(self.run) else ()  # a copy of the folder, or its new place
+        pairs = [(n, getattr(self.run, n), getattr(run, n)) for n in MUST_MATCH if n not in moved]
         differences = [f"{name} was {old!r} and is now {new!r}" for name, old, new in pairs if old != new]
         if differences:
             raise InputError(
