@@ -63,6 +63,21 @@ def test_commands_of_measured_figures_are_there():
     assert scripts and all((ROOT / "benchmarks" / name).is_file() for name in scripts)
 
 
+def written_twice(text):
+    """The places that commands of more than one verb write into, so that the later one would be refused."""
+    places = re.findall(
+        r"anomalyr1 ((?:data )?[\w-]+)(?:(?!anomalyr1|`|\n\n).)*?--(?:out|to) ([\w-]+)", text, re.S
+    )
+    verbs = {place: {verb for verb, named in places if named == place} for _, place in places}
+    return {place for place, of_place in verbs.items() if len(of_place) > 1}
+
+
+def test_the_commands_of_the_guide_run_one_after_another():
+    text = (ROOT / "docs" / "guide" / "first-policy.md").read_text(encoding="utf-8")
+    assert written_twice(text) == set()
+    assert written_twice(text.replace("--out line", "--out judged")) == {"judged"}  # the control
+
+
 def test_docs_mention_files_that_are_there():
     for page in PAGES:
         for name in re.findall(

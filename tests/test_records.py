@@ -57,6 +57,27 @@ def test_a_file_cut_anywhere_resumes_to_the_same_file(tmp_path):
         assert cut.read_bytes() == whole, length
 
 
+def resumed(path, **changed):
+    with records.Writer(path, FINGERPRINT.model_copy(update={"revision": "sha256:1", **changed})):
+        return True
+
+
+def test_a_policy_that_was_moved_goes_on_and_only_what_differs_is_named(tmp_path):
+    """The digest of its weights says that it is the same, wherever its folder lies."""
+    place = tmp_path / "i.jsonl"
+    assert resumed(place, model="taught/final") and resumed(place, model="/line/taught/final")
+    with pytest.raises(
+        InputError, match=r"another run, .*: model was 'taught/final' .*revision was 'sha256:1'"
+    ):
+        resumed(place, model="/line/taught/final", revision="sha256:2")
+    by_name = tmp_path / "by-name.jsonl"
+    assert resumed(by_name, revision="")
+    with pytest.raises(InputError, match="model was 'nano' and is now 'other'"):  # the control: no digest
+        resumed(by_name, revision="", model="other")
+    with pytest.raises(InputError, match=r"resumed: versions was \{\} and is now \{'device': 'cuda'\}\."):
+        resumed(place, model="taught/final", versions={"torch": "2.14", "device": "cuda"})
+
+
 def test_reading_leaves_out_only_a_torn_last_line(tmp_path, caplog):
     path = write(tmp_path / "i.jsonl")
     path.write_bytes(path.read_bytes()[:-1])

@@ -245,8 +245,15 @@ def _record(kind: type[Line], path: Path, number: int, line: bytes) -> Line:
 
 
 def _require_same(path: Path, previous: Fingerprint, present: Fingerprint) -> None:
-    """Raise `InputError` that names each field in which the two fingerprints differ."""
-    old, new = previous.model_dump(), present.model_dump()
+    """Raise `InputError` that names each field in which the two fingerprints differ.
+
+    Of versions only those that differ; the name of a model does not count where a digest says it is the same.
+    """
+    moved = {"model"} if present.same_weights(previous) else set()  # the folder lies elsewhere by now
+    old, new = previous.model_dump(exclude=moved), present.model_dump(exclude=moved)
+    shared = old["versions"].items() & new["versions"].items()
+    for dump in (old, new):
+        dump["versions"] = {name: v for name, v in dump["versions"].items() if (name, v) not in shared}
     differences = [
         f"{name} was {old[name]!r} and is now {new[name]!r}" for name in old if old[name] != new[name]
     ]

@@ -355,6 +355,10 @@ class Fingerprint(Record):
     versions: dict[str, str] = Field(default_factory=dict)
     """The versions of what computes the completions, by name."""
 
+    def same_weights(self, earlier: Fingerprint) -> bool:
+        """Whether a digest says that both models are the same, wherever their folders lie by now."""
+        return self.revision == earlier.revision and self.revision.startswith("sha256:")
+
 
 def first_error(error: ValidationError) -> str:
     """The first fault that pydantic names: where it lies (dotted, or empty), a colon, what is wrong."""

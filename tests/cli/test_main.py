@@ -208,6 +208,21 @@ def test_control_characters_never_reach_a_terminal(capsys):
     assert capsys.readouterr().out == line + "\n"
 
 
+def test_the_cure_of_a_failed_image_is_not_cut_off(monkeypatch):
+    error = "'odd/a.heic': expected an image, got a HEIC file " + "x" * 100 + "; convert it to PNG or JPEG"
+    failed = Inspection(sample_id="a.heic", verdict="unsure", reason="x", error=error)
+    assert inspect._line(failed).endswith(error)
+    unsure = failed.model_copy(update={"error": None, "reason": error})
+    assert inspect._line(unsure).endswith("...")  # the control: reasoning stands on the page
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    with inspect._progress("inspecting", 1, as_json=False) as show:
+        show(1, failed)
+    assert "convert it to PNG or JPEG" in " ".join(terminal.text.split())
+
+
 class Terminal:
     """Standard output that says it is a terminal."""
 

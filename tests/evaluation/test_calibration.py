@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from scipy.stats import binom
 
 from anomalyr1 import records
 from anomalyr1.evaluation import calibration
 from anomalyr1.evaluation.calibration import LabelledScores, choose_threshold, fit, parts_needed, upper_bound
+from anomalyr1.files import sha256_of_file
 from anomalyr1.inspection.thresholds import Threshold, logit, read_labels, sigmoid
 from anomalyr1.types import Fingerprint, InputError, Inspection
 
@@ -406,3 +408,40 @@ def test_costs_that_are_refused(tmp_path, call, costs):
     )
     assert code == 1
     assert "cost" in err
+
+
+def test_names_in_a_table_may_be_the_ends_of_paths(tmp_path):
+    with records.Writer(tmp_path / "inspections.jsonl", RUN) as writer:
+        for name in ("lot/ok/1.png", "lot/ng/2.png", "lot/ok/3.png", "lot/ng/3.png"):
+            writer.append(Inspection(sample_id=name, verdict="unsure", score=0.4, reason="x"))
+
+    def gathered(*rows):
+        (tmp_path / "labels.csv").write_text("\n".join(("filename;label", *rows)))
+        return calibration.gather_files(tmp_path / "inspections.jsonl", tmp_path / "labels.csv")[0]
+
+    found = gathered("1.png;ok", "2.png;ng", "ng\\3.png;ng", "gone.png;ok")
+    assert found.defect.tolist() == [False, True, True]
+    assert found.left_out == {"inspections without a label": 1, "labels without an inspection": 1}
+    for rows in (("3.png;ok",), ("1.png;ok", "ok/1.png;ng"), ("1.png;ok", "lot/ok/1.png;ng")):
+        with pytest.raises(InputError, match=r"the label '.*1?3?\.png' is not clear"):
+            gathered(*rows)
+    with pytest.raises(InputError, match="no inspection has a label"):  # a part of a name is no end of a path
+        gathered("png;ok", "0/1.png;ok")
+
+
+def test_a_data_set_is_known_by_its_images_wherever_it_lies(tmp_path):
+    run = tmp_path / "inspections.jsonl"
+    with records.Writer(run, RUN) as writer:
+        for number, kind in enumerate(("good", "ng") * 2):
+            path = tmp_path / "parts" / kind / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 30), (number, 90, 120)).save(path)
+            was = Inspection(sample_id=f"then/{number}.png", verdict="unsure", score=number / 10, reason="x")
+            writer.append(was.model_copy(update={"image_sha256": sha256_of_file(path)}))
+    found = calibration.gather_files(run, f"folder:{tmp_path / 'parts'}")[0]
+    assert (found.scores.tolist(), found.defect.tolist()) == ([0, 0.1, 0.2, 0.3], [False, True] * 2)
+    assert found.left_out == {}
+    for path in (tmp_path / "parts").rglob("*.png"):  # the control: other images
+        Image.new("RGB", (40, 30), (200, 90, int(path.stem))).save(path)
+    with pytest.raises(InputError, match="none of 4 inspections belongs to one of 4 samples"):
+        calibration.gather_files(run, f"folder:{tmp_path / 'parts'}")

@@ -795,6 +795,13 @@ def test_a_threshold_decides_and_is_part_of_the_run(tmp_path):
         Inspector(ScoredById(recorded, scores), masks="box").run(
             samples, tmp_path / "judged" / "inspections.jsonl"
         )
+    kept = run.model_copy(update={"revision": "sha256:1", "model": "taught/final"})
+    moved = kept.model_copy(update={"model": "/line/taught/final"})
+    threshold.model_copy(update={"run": kept}).require_same(moved)  # the same weights in another folder
+    with pytest.raises(InputError, match=r"model was 'taught/final' .* revision was 'sha256:1'"):
+        threshold.model_copy(update={"run": kept}).require_same(
+            moved.model_copy(update={"revision": "sha256:2"})
+        )
     foreign = threshold.model_copy(update={"run": run.model_copy(update={"model": "other"})})
     with pytest.raises(InputError, match="the threshold was made for other scores: model was 'other'"):
         Inspector(ScoredById(recorded, scores), masks="box", threshold=foreign).run(

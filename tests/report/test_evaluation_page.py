@@ -352,6 +352,7 @@ def test_the_verb(tmp_path, call):
     code, out, _ = call("report", tmp_path / "inspections.jsonl", "--out", tmp_path / "plain")
     assert code == 0 and "index.html" in out
     assert "not known" in (tmp_path / "plain" / "index.html").read_text(encoding="utf-8")
+    assert "warning" not in out  # the control: no figures, no warning
     rows = []
     for sample, _ in known:
         about = {
@@ -376,6 +377,7 @@ def test_the_verb(tmp_path, call):
         tmp_path / "full",
     )
     assert code == 0, err
+    assert "fewer than 10 say almost nothing" in out.partition("report: ")[0]
     assert "AUROC" in (tmp_path / "full" / "index.html").read_text(encoding="utf-8")
     for arguments, problem in (
         (("report", tmp_path / "gone"), "holds no inspections"),

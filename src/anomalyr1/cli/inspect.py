@@ -192,21 +192,24 @@ def _progress(title: str, total: int, as_json: bool) -> Iterator[Callable[[int, 
             task = bar.add_task(title, total=total)
 
             def show(done: int, inspection: Inspection) -> None:
-                bar.console.print(
-                    _line(inspection), markup=False, highlight=False, overflow="ellipsis", no_wrap=True
-                )
+                failed = inspection.error is not None  # its cure stands at the end: wrapped, not cut off
+                overflow: Literal["fold", "ellipsis"] = "fold" if failed else "ellipsis"
+                line = _line(inspection)
+                bar.console.print(line, markup=False, highlight=False, overflow=overflow, no_wrap=not failed)
                 bar.update(task, completed=done)
 
             yield show
 
 
 def _line(inspection: Inspection) -> str:
+    """An inspection as the terminal shows it: the beginning of its reasoning, but an error with its cure."""
     from anomalyr1.report.inspection_page import outcome
     from anomalyr1.report.text import visible
 
     reason = " ".join((inspection.error or inspection.reason).split())
-    shortened = f"{reason[:120]}{'...' if len(reason) > 120 else ''}"
-    return visible(f"{outcome(inspection):6} {inspection.sample_id}  {shortened}").rstrip()
+    length = 120 if inspection.error is None else 1000
+    excerpt = f"{reason[:length]}{'...' if len(reason) > length else ''}"
+    return visible(f"{outcome(inspection):6} {inspection.sample_id}  {excerpt}").rstrip()
 
 
 def _read_knowledge(path: Path | None) -> str:

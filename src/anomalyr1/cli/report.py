@@ -43,14 +43,19 @@ def report(
 
     require_output("report", out, (what, data, maps))
     folder = what if what.is_dir() else what.parent
+    warnings: list[str] = []
     is_evaluation = (folder / FILE).is_file() and (what.is_dir() or what.name == INSPECTIONS)
     if run_pages.is_run(what) and data is None and maps is None:
         page = run_pages.write_run_page(what, out)
     elif is_evaluation and data is None:
         page = evaluation_page.write_of_evaluation(folder, out, maps)
+        warnings = evaluation_page.warnings_of(out)
     else:
         inspections = inspections_file(what)
         page = evaluation_page.write_of_inspections(inspections, out, data, loader_options(option), maps)
+        warnings = evaluation_page.warnings_of(out)
+    for warning in warnings:
+        say(f"warning: {warning}")
     say(f"report: {page}")
     return OK
 

@@ -24,17 +24,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalyr1 import records
+from anomalyr1 import data, records
 from anomalyr1.boxes import Bools, Floats
-from anomalyr1.evaluation import curves
+from anomalyr1.evaluation import curves, pairing
 from anomalyr1.evaluation.statistics import draw_counts
 from anomalyr1.inspection.thresholds import (
     Calibration,
     Figures,
     Method,
     Threshold,
-    labels_of,
+    is_table,
     logit,
+    read_labels,
     sigmoid,
 )
 from anomalyr1.types import Fingerprint, InputError, Inspection
@@ -65,12 +66,43 @@ class LabelledScores(NamedTuple):
 def gather_files(inspections: str | Path, labels: str | Path) -> tuple[LabelledScores, Fingerprint]:
     """The scores in the inspections file of a run over labelled parts, and what made them.
 
-    `labels` is a CSV file or a data set, as `thresholds.labels_of` takes them. Raises `InputError` as
-    `gather` and the readers do.
+    `labels` is a CSV file or the spec of a data set. Samples of a data set belong to inspections as
+    `pairing.pair` says, wherever they lie; a name in a CSV file may be the end of an image's path, where no
+    other image's path ends so. Raises `InputError` as `gather`, `pair` and the readers do.
     """
-    truths = labels_of(labels)
     run, inspected = records.read(inspections)
+    if is_table(labels):
+        return gather(inspected, _by_end_of_path(inspected, read_labels(labels))), run
+    samples = [sample for sample in data.load(str(labels)) if sample.anomalous is not None]
+    truths = {sample.image.as_posix(): bool(sample.anomalous) for sample in samples}
+    for sample, inspection in pairing.pair(samples, inspected).known:
+        truths.pop(sample.image.as_posix(), None)
+        truths[inspection.sample_id] = bool(sample.anomalous)
     return gather(inspected, truths), run
+
+
+def _by_end_of_path(inspections: Sequence[Inspection], labels: Mapping[str, bool]) -> dict[str, bool]:
+    """Labels under the names of inspections: of the same name, else of the only path that ends so.
+
+    Raises `InputError` for a label that two inspections could have, or two labels that one could have.
+    """
+    names = {inspection.sample_id for inspection in inspections}
+    ends: dict[str, list[str]] = {}
+    for name in names:
+        parts = name.split("/")
+        for start in range(1, len(parts)):
+            ends.setdefault("/".join(parts[start:]), []).append(name)
+    found: dict[str, bool] = {}
+    for label, defective in labels.items():
+        candidates = [label] if label in names else sorted(ends.get(label.replace("\\", "/"), [label]))
+        if len(candidates) > 1 or candidates[0] in found:
+            meant = ", ".join(map(repr, candidates[:3]))
+            raise InputError(
+                f"the label {label!r} is not clear: it may mean {meant}, which must be one image and have no "
+                "other label; write the whole path, as the inspections have it"
+            )
+        found[candidates[0]] = defective
+    return found
 
 
 def calibrate_files(

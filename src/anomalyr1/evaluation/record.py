@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import Field
 
 from anomalyr1.evaluation.detection import DetectionReport
+from anomalyr1.evaluation.doubts import Doubts
 from anomalyr1.evaluation.localisation import Localisation
 from anomalyr1.evaluation.mmad import Mmad
 from anomalyr1.evaluation.provenance import Provenance
@@ -80,6 +81,8 @@ class Evaluation(Record):
     """None = no image whose truth is known."""
     localisation: Localisation | None
     """None = no boxes were asked for, or no true place is known."""
+    doubts: Doubts | None = None
+    """What the checks of `inspect` would make of the verdicts; None = they cannot be checked, or are so."""
 
 
 def read_evaluation(folder: str | Path) -> Evaluation:

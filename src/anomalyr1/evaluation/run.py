@@ -19,7 +19,17 @@ from anomalyr1 import files, prompts, records
 from anomalyr1.data import sources
 from anomalyr1.data.places import resolve_place, trusted_base
 from anomalyr1.data.samples import listed
-from anomalyr1.evaluation import detection, localisation, mmad, pairing, provenance, rows, statistics, tables
+from anomalyr1.evaluation import (
+    detection,
+    doubts,
+    localisation,
+    mmad,
+    pairing,
+    provenance,
+    rows,
+    statistics,
+    tables,
+)
 from anomalyr1.evaluation.detection import Pair
 from anomalyr1.evaluation.record import (
     FILE,
@@ -195,6 +205,7 @@ def measure(
         mmad=mmad.evaluate(answered, repeats, seed) if scorable else None,
         detection=detection.detect(pairs, repeats, seed) if labelled else None,
         localisation=localisation.localise(pairs, repeats=repeats, seed=seed) if located else None,
+        doubts=doubts.doubts_of(pairs) if labelled else None,
     )
 
 

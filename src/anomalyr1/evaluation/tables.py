@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from anomalyr1.evaluation.detection import FIGURES, DetectionReport
+from anomalyr1.evaluation.doubts import Doubts
 from anomalyr1.evaluation.localisation import ACCURACY_AT, Localisation
 from anomalyr1.evaluation.mmad import AVERAGE, SUBTASKS, Board, Mmad
 from anomalyr1.evaluation.record import Evaluation
@@ -134,7 +135,18 @@ def facts(evaluation: Evaluation) -> list[str]:
         )
     if evaluation.mmad is not None:
         lines += _mmad_facts(evaluation.mmad)
+    if evaluation.doubts is not None:
+        lines.append(_doubts(evaluation.doubts))
     return lines
+
+
+def _doubts(doubts: Doubts) -> str:
+    accuracy = doubts.balanced_accuracy
+    effect = "" if accuracy is None else f"; balanced accuracy of verdicts is {accuracy:.3f} then"
+    return (
+        "verdicts: answers as they stand; `inspect`, which checks them against reasoning and boxes, would "
+        f"call {doubts.doubted} of {doubts.checked} unsure{effect}"
+    )
 
 
 def _mmad_facts(mmad: Mmad) -> list[str]:

@@ -137,7 +137,8 @@ class Threshold(Record):
 
     def require_same(self, run: Fingerprint) -> None:
         """Raise `InputError` that names what differs when another kind of run made the scores."""
-        pairs = [(name, getattr(self.run, name), getattr(run, name)) for name in MUST_MATCH]
+        moved = ("model",) if run.same_weights(self.run) else ()  # a copy of the folder, or its new place
+        pairs = [(n, getattr(self.run, n), getattr(run, n)) for n in MUST_MATCH if n not in moved]
         differences = [f"{name} was {old!r} and is now {new!r}" for name, old, new in pairs if old != new]
         if differences:
             raise InputError(
@@ -181,12 +182,17 @@ def labels_of(source: str | Path) -> dict[str, bool]:
     Samples of a data set go by their image's path, as `anomalyr1 inspect` names them. Raises `InputError` as
     `read_labels` and `data.load` do.
     """
-    if Path(source).is_file() or ":" not in str(source):
+    if is_table(source):
         return read_labels(source)
     from anomalyr1 import data
 
     samples = data.load(str(source))
     return {sample.image.as_posix(): sample.anomalous for sample in samples if sample.anomalous is not None}
+
+
+def is_table(source: str | Path) -> bool:
+    """Whether labels come from a CSV file, not from the spec of a data set."""
+    return Path(source).is_file() or ":" not in str(source)
 
 
 def read_labels(path: str | Path) -> dict[str, bool]:

@@ -23,7 +23,7 @@ from anomalyr1.evaluation import localisation, other_detectors, run, tables
 from anomalyr1.evaluation.detection import VERDICTS, Pair
 from anomalyr1.evaluation.record import Evaluation
 from anomalyr1.evaluation.tables import Table, in_csv
-from anomalyr1.files import write_together
+from anomalyr1.files import parse_json, parse_record, read_regular, write_together
 from anomalyr1.report import gallery, svg
 from anomalyr1.report.html import render
 from anomalyr1.report.plots import detection_plots
@@ -341,6 +341,18 @@ def write_of_inspections(
         return write(out, Results(str(path), fingerprint, pairs, None, [TRUTH_UNKNOWN], __version__, path))
     evaluation, evaluated = run.measure_file(path, data, options or {}, out)
     return write(out, _results(str(path), evaluation, evaluated, maps))
+
+
+def warnings_of(folder: Path) -> list[str]:
+    """What must be known before the figures of a report are believed; nothing where the truth is not known.
+
+    Raises `InputError` where the folder holds no report of this version.
+    """
+    place = folder / "report.json"
+    content = read_regular(place)
+    if not parse_json(content, repr(str(place))).keys() >= {"source", "detection"}:
+        return []
+    return tables.warnings(parse_record(Evaluation, content, repr(str(place))))
 
 
 def _results(title: str, evaluation: Evaluation, pairs: Sequence[Pair], maps: Path | None) -> Results:
