@@ -221,7 +221,7 @@ def kinds(folder):
     return {
         "inspections": ("i.jsonl", records.read, [fingerprint, as_document(inspection())]),
         "evaluation": ("ev/evaluation.json", read_parent(record.read_evaluation), as_document(evaluation)),
-        "samples": ("ev/samples.jsonl", run._read_samples, [as_document(sample())]),
+        "samples": ("ev/samples.jsonl", partial(run._read_samples, base=None), [as_document(sample())]),
         "split": ("split.json", splits.read, as_document(split)),
         "threshold": ("threshold.json", thresholds.Threshold.read, as_document(threshold)),
         "endpoint": ("endpoint.yaml", EndpointConfig.read, endpoint),

@@ -260,5 +260,5 @@ def _require_same(path: Path, previous: Fingerprint, present: Fingerprint) -> No
     if differences:
         raise InputError(
             f"{str(path)!r} was made by another run, so it cannot be resumed: {'; '.join(differences)}. "
-            "Write to another folder, or delete the file"
+            "Write to another folder"
         )

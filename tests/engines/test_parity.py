@@ -218,7 +218,7 @@ def test_vllm_that_is_missing_names_the_install_line():
     try:
         import vllm  # noqa: F401
     except ImportError:
-        with pytest.raises(SetupError, match=r'vLLM is missing: pip install "anomalyr1\[vllm\]"'):
+        with pytest.raises(SetupError, match=r'vLLM is missing: pip install "\.\[vllm\]"'):
             load_engine("vllm:nano")
     else:
         pytest.skip("vLLM is installed here")

@@ -62,13 +62,15 @@ def calibrate(
 
 def _describe(threshold: Threshold) -> list[str]:
     """What a person should know of a threshold."""
+    from anomalyr1.inspection.thresholds import in_digits
+
     good, defect, figures = threshold.good, threshold.defect, threshold.figures
     return [
         f"{good} good and {defect} defective parts with a score; "
         f"costs hold for {threshold.defect_rate:.3g} defective parts",
         *(f"left out: {number} {reason}" for reason, number in threshold.left_out.items()),
-        f"AUROC {figures.auroc:.3f}; a part is a defect from {threshold.threshold:.3g}, "
-        f"95 % interval {threshold.low:.3g} to {threshold.high:.3g}; between: unsure",
+        f"AUROC {figures.auroc:.3f}; a part is a defect from {in_digits(threshold.threshold)}, "
+        f"95 % interval {in_digits(threshold.low)} to {in_digits(threshold.high)}; between: unsure",
         f"at the threshold: {figures.misses} of {defect} defects missed, "
         f"{figures.false_alarms} of {good} good parts alarmed; {figures.unsure} of {good + defect} unsure",
         f"at 95 %: at most {figures.miss_bound:.3g} of defects missed, "

@@ -72,7 +72,7 @@ def require_unchanged(samples: Sequence[Sample], done: Mapping[str, Inspection],
         others = f" and {len(changed) - EXAMPLES} more" if len(changed) > EXAMPLES else ""
         raise InputError(
             f"{str(out)!r} holds inspections of other images under these names: "
-            f"{', '.join(changed[:EXAMPLES])}{others}; write to another folder, or delete their lines"
+            f"{', '.join(changed[:EXAMPLES])}{others}; write to another folder"
         )
 
 

@@ -160,18 +160,20 @@ class Threshold(Record):
         if score is None:
             return "unsure", unsure_because("there is no score to compare with the threshold", reason)
         probability = float(self.calibration(np.array([score]))[0])
-        measured = f"the score {score:.3g} (probability of a defect {probability:.3g})"
+        measured = f"the score {in_digits(score)} (probability of a defect {in_digits(probability)})"
         if verdict == "unsure":
-            note = f"reaches the threshold {self.high:.3g} and the answer says defect; there is no box."
+            note = (
+                f"reaches the threshold {in_digits(self.high)} and the answer says defect; there is no box."
+            )
             return "defect", f"Defect because {measured} {note}\n{reason.partition(chr(10))[2]}".strip()
         if self.low <= score < self.high:
-            problem = f"{measured} lies between the bounds {self.low:.3g} and {self.high:.3g}"
+            problem = f"{measured} lies between the bounds {in_digits(self.low)} and {in_digits(self.high)}"
             return "unsure", unsure_because(problem, reason)
         if score < self.low and verdict == "defect":
-            problem = f"{measured} lies below the threshold {self.low:.3g}, but the answer says defect"
+            problem = f"{measured} lies below the threshold {in_digits(self.low)}, but the answer says defect"
             return "unsure", unsure_because(problem, reason)
         if score >= self.high and verdict == "good":
-            note = f"reaches the threshold {self.high:.3g}, although the answer says good."
+            note = f"reaches the threshold {in_digits(self.high)}, although the answer says good."
             return "defect", f"Defect because {measured} {note}\n{reason}".strip()
         return verdict, reason  # score and answers agree
 
@@ -202,6 +204,12 @@ def read_labels(path: str | Path) -> dict[str, bool]:
     """
     lines = read_label_table(path)
     return {line.name: line.anomalous for line in lines if line.anomalous is not None}
+
+
+def in_digits(probability: float) -> str:
+    """Three digits of a probability; of what lies between 0.9995 and 1, how far it is from 1."""
+    text = f"{probability:.3g}"
+    return f"1 - {1 - probability:.1g}" if float(text) == 1 > probability else text
 
 
 def logit(values: Floats) -> Floats:

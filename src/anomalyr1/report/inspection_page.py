@@ -14,7 +14,7 @@ from PIL import Image
 from anomalyr1 import prompts
 from anomalyr1.files import write_whole
 from anomalyr1.images.door import open_image
-from anomalyr1.inspection.thresholds import Threshold
+from anomalyr1.inspection.thresholds import Threshold, in_digits
 from anomalyr1.policy.licences import licence_of, limits_of
 from anomalyr1.report.html import data_uri, render, shares
 from anomalyr1.report.overlays import close_up, overlay, scaled
@@ -126,6 +126,7 @@ def page(cards: Sequence[Card], inspections: Sequence[Inspection], about: About)
         outcomes=outcomes,
         total=len(inspections),
         order=ORDER,
+        in_digits=in_digits,
         bar=shares([(name, outcomes[name]) for name in ORDER]),
         replies=replies,
         asked=reply_count,
