@@ -31,6 +31,8 @@ Form = TypeVar("Form", bound=BaseModel)
 
 LIMIT = 2**28
 """The greatest length, in bytes, of a file that is read whole; images and weights have limits elsewhere."""
+YAML_LIMIT = 2**20
+"""The same of a YAML file, of which a megabyte takes seconds."""
 
 
 def open_regular(path: str | Path) -> io.BufferedIOBase:
@@ -116,7 +118,7 @@ def parse_record(kind: type[Form], text: str | bytes, where: str) -> Form:
         raise InputError(f"{where} has not the expected form ({first_error(error)})") from error
 
 
-def read_yaml(path: str | Path, limit: int = 2**20) -> Any:
+def read_yaml(path: str | Path, limit: int = YAML_LIMIT) -> Any:
     """What a YAML file says. Raises `InputError` where it is no valid YAML or cannot be read."""
     return parse_yaml(read_text(path, limit), repr(str(path)))
 

@@ -24,6 +24,7 @@ SENTENCES = (
 )
 TWISTED = ATTACKS["twisted"]
 OTHER_LANGUAGES = ATTACKS["other_languages"]
+HEDGED = ATTACKS["hedged"]
 
 
 def verdict(yes_no, boxes=NO_BOXES):
@@ -80,6 +81,17 @@ def test_what_cannot_be_read_is_never_good_alone_or_beside_praise():
     assert len(texts) == 50
     assert goods(map(reasoned, texts)) == []
     assert goods(reasoned(f"{text} {CLEAN}") for text in texts) == []
+
+
+def test_a_denial_that_is_hearsay_a_guess_half_or_taken_back_is_never_good():
+    assert len(HEDGED) == 117
+    assert goods(map(reasoned, HEDGED)) == []
+
+
+@pytest.mark.parametrize("text", ["The background is clean.", "The reference has no defects."])
+def test_what_is_good_beside_the_part_earns_nothing_and_costs_nothing(text):
+    assert verdict(reasoned(text))[0] == "unsure"
+    assert verdict(reasoned(f"{text} {CLEAN}"))[0] == "good"
 
 
 def test_a_thing_that_no_list_knows_is_not_good_where_a_sentence_is_about_it():

@@ -77,6 +77,18 @@ def test_what_it_says_is_read_as_hostile_data(folder, change, reason):
     assert reason in str(caught.value) and FILE in str(caught.value) and len(str(caught.value)) < 1000
 
 
+@pytest.mark.parametrize(
+    "text", ["<script>x</script>", "[x](javascript:alert(1))", "`<b>`", "\u202ea", "a\n\n# b"]
+)
+def test_names_of_a_base_are_only_text_in_the_readme(tmp_path, text):
+    """What the maker of the base wrote stands in a span of code, where nothing formats or links."""
+    write_taught(tmp_path, TAUGHT.model_copy(update={"base": text, "licence": text}), FAMILY)
+    line = (tmp_path / "README.md").read_text().splitlines()[2]
+    outside = "".join(line.split("`")[::2])
+    assert outside == "Taught with AnomalyR1 0.11 from ; licence of the weights: ."
+    assert line.isprintable()
+
+
 def test_it_is_asked_as_it_was_taught_and_asked_otherwise_it_says_so(folder):
     inspector = Inspector.load(str(folder))
     assert (inspector.style, inspector.text) == ("ours", OWN)

@@ -123,6 +123,21 @@ def test_what_cannot_be_merged(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_a_damaged_adapter_is_refused_by_name(tmp_path):
+    adapted(tmp_path / "adapter", "qwen2_5_vl")
+    base, config = str(tiny.folder_of()), tmp_path / "adapter" / "adapter_config.json"
+    weights, settings = tmp_path / "adapter" / "adapter_model.safetensors", json.loads(config.read_text())
+    config.write_text(json.dumps(settings | {"lora_alpha": 1e308}))
+    with pytest.raises(InputError, match="not finite"):
+        merge_adapter(tmp_path / "adapter", tmp_path / "x", base)
+    config.write_text(json.dumps(settings))
+    merge_adapter(tmp_path / "adapter", tmp_path / "control", base)
+    weights.write_bytes(weights.read_bytes()[:500])
+    with pytest.raises(InputError, match="does not fit"):
+        merge_adapter(tmp_path / "adapter", tmp_path / "x", base)
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_run_that_stopped_gives_its_newest_complete_checkpoint_and_says_so(tmp_path):
     run = tmp_path / "run"
     for step in (5, 10, 15):

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from anomalyr1 import files
+from anomalyr1.training import recipes
 from anomalyr1.training.arguments import argument_values, build_arguments
 from anomalyr1.training.recipes import (
     Recipe,
@@ -220,3 +222,15 @@ def test_rewards_that_recipes_of_0_10_name_by_their_modules():
     ours = [f"anomalyr1.rewards:{function.__name__}" for function in REWARDS.values()]
     arms = [f"anomalyr1.reproduction.arms:{name}" for name in ("silence_free", "wrong_nothing", "mild")]
     assert all(callable(load_reward(name)) for name in (*ours, *arms))
+
+
+def test_a_recipe_is_read_to_a_limit(tmp_path, monkeypatch):
+    """YAML takes 7 s of a processor for 20 MB of blanks."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(" " * (files.YAML_LIMIT + 1))
+    for reader in (lambda: load_recipe(str(path)), lambda: read_recipe(path)):
+        with pytest.raises(InputError, match="longer than"):
+            reader()
+    path.write_text(MINIMAL + "#" * files.YAML_LIMIT)
+    monkeypatch.setattr(recipes, "YAML_LIMIT", files.LIMIT)  # the control
+    assert read_recipe(path).data == ("drawn",)

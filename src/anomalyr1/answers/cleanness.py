@@ -3,8 +3,11 @@
 `findings` reads what a reasoning says and is silent in doubt; here doubt counts against the part. Letters
 must be of a script that is read. The faults of `words.toml` and many more (`good_words.toml`) must be denied,
 in a way that can be read. What is said to be somewhere must be known as a normal part of a picture. So a
-fault that no list names is found where a sentence is built around it; not covered is one that is put as a
-plain description ("the image shows a nibbled plate") beside "no defect is visible".
+fault that no list names is found where a sentence is built around it. A denial that is hearsay, a guess,
+half or taken back earns nothing (`perhaps defect` and `aside_of` in the tables).
+
+Not covered: a fault that is put as a plain description ("the image shows a nibbled plate") beside "no defect
+is visible", and a reserve in words that no list has ("no defect is visible, says the janitor").
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ _EMOJI_FORM = "\ufe0f"
 _ACCENTED = re.compile("[\u00c0-\u024f\u1e00-\u1eff]")
 _SPELLED = re.compile(r"(?<!\w)(?:[a-z][-._·•|]){2,}[a-z](?!\w)|(?<!\w)(?:[a-zA-Z][ -]){3,}[a-zA-Z](?!\w)")
 """A word in single letters: "c-r-a-c-k"."""
-_ALTERED = re.compile(r"[a-z][@€£¢©®!|+#^~][a-z]|</?\s*(?:answer|think)\b", re.IGNORECASE)
+_ALTERED = re.compile(r"[a-z][@€£¢©®!|+#^~][a-z]|</?\s*(?:answer|think)\b|\[/?INST|<\|", re.IGNORECASE)
 _WITH_DIGITS = re.compile(r"[a-z]+\d[a-z\d]+", re.IGNORECASE)
 _DIGITS_AS = str.maketrans("01345", "oieas")
 _INITIAL = re.compile(r"\b[a-z]|[^\W\d_a-z]", re.IGNORECASE)
@@ -66,7 +69,7 @@ def doubt_of_clean(reasoning: str, *, may_be_silent: bool = False) -> str:
     for sentence in sentences(_fold(text)):
         clauses = cut_sentence(sentence)
         doubt = doubt or _doubt_of_sentence(sentence, clauses, before)
-        says_clean = says_clean or any(map(_is_clean, clauses)) or _denies_all(clauses, before)
+        says_clean = says_clean or any(map(_earns, clauses)) or _denies_all(clauses, before)
         before = clauses
     # 3. A question that is left open, and silence.
     if _asks_for_fault(before):
@@ -153,6 +156,11 @@ def _denies_all(clauses: Sequence[Clause], before: Sequence[Clause]) -> bool:
 
 def _asks_for_fault(clauses: Sequence[Clause]) -> bool:
     return any(clause.holds("<question>") for clause in clauses) and any(map(_names_fault, clauses))
+
+
+def _earns(clause: Clause) -> bool:
+    """Whether a clause praises the part as it is, all of it: not "the background is clean"."""
+    return _is_clean(clause) and not clause.holds("<aside_of>")
 
 
 def _is_clean(clause: Clause) -> bool:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from anomalyr1.data.rows import Collector, LabelledRow, LoadOptions
 from anomalyr1.data.samples import Samples
 from anomalyr1.files import read_text
-from anomalyr1.types import InputError, quoted, shortened
+from anomalyr1.types import InputError, quoted
 
 GOOD = frozenset(("good", "ok", "okay", "normal", "gut", "io", "i.o.", "pass", "passed", "0", "false"))
 """Words for a good part, in lower case."""
@@ -112,9 +112,8 @@ def _cells(text: str, where: str) -> Iterator[tuple[int, str, str, str]]:
     for names in (NAMES, LABELS):
         columns = [place for place, cell in enumerate(header) if cell in names]
         if len(columns) != 1:
-            raise InputError(
-                f"{where}: expected {_EXPECTED}, each once, got {shortened(', '.join(header)) or 'none'}"
-            )
+            columns_of_file = quoted(", ".join(header)) if header else "none"
+            raise InputError(f"{where}: expected {_EXPECTED}, each once, got {columns_of_file}")
         places += columns
     defect_place = header.index("defect") if header.count("defect") == 1 else None
     # 3. What they say.

@@ -112,12 +112,14 @@ def _readme(taught: Taught, family: Family) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split()).replace("`", "'")
+    """A text that stands between backticks as it is: in one line, without them, all of it visible."""
+    line = " ".join(text.split()).replace("`", "'")
+    return "".join(c if c.isprintable() else "?" for c in line)
 
 
 _README = """# A policy for visual inspection
 
-Taught with AnomalyR1 $version from `$base`; licence of the weights: $licence.
+Taught with AnomalyR1 $version from `$base`; licence of the weights: `$licence`.
 
 It was taught with the prompt `$prompt` and images of at most $max_pixels pixels, which `$file` keeps;
 AnomalyR1 asks with these where nothing else is asked for:

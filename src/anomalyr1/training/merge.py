@@ -62,11 +62,12 @@ def merge_adapter(
 def merged(adapter: Path, name: str, revision: str | None, max_pixels: int | None) -> tuple[Any, Policy]:
     """The model `name` at `revision` with the adapter in its weights, and that model as it was loaded.
 
-    Its processor caps images at `max_pixels`. Raises `InputError` for an adapter whose tensors do not fit;
-    `merge_adapter` says what types are kept.
+    Its processor caps images at `max_pixels`. Raises `InputError` for an adapter that is damaged or does not
+    fit; `merge_adapter` says what types are kept.
     """
     import torch
     from peft import PeftModel
+    from safetensors import SafetensorError
 
     from anomalyr1.policy.folders import find_folder
     from anomalyr1.policy.library import quiet
@@ -82,7 +83,7 @@ def merged(adapter: Path, name: str, revision: str | None, max_pixels: int | Non
     try:
         with quiet():
             adapted = PeftModel.from_pretrained(policy.model, adapter, is_trainable=False)
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+    except (RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise InputError(
             f"{str(adapter)!r} does not fit {name!r} ({str(error).splitlines()[0]}); name its model with "
             "--model"
@@ -95,7 +96,13 @@ def merged(adapter: Path, name: str, revision: str | None, max_pixels: int | Non
             "with --model"
         )
     # 3. Their sum.
-    return adapted.merge_and_unload(safe_merge=True).to(dtype), policy
+    try:
+        return adapted.merge_and_unload(safe_merge=True).to(dtype), policy
+    except ValueError as error:
+        raise InputError(
+            f"{str(adapter)!r} merges into numbers that are not finite; train it again, or take an earlier "
+            "checkpoint"
+        ) from error
 
 
 def _tensor_names(adapter: Path) -> list[str]:

@@ -21,7 +21,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from anomalyr1.files import parse_yaml, read_text
+from anomalyr1.files import YAML_LIMIT, parse_yaml, read_text
 from anomalyr1.rewards import LARGEST_REWARD
 from anomalyr1.training.reach import require_said
 from anomalyr1.types import InputError, Record, first_error, nearest_name
@@ -144,7 +144,7 @@ def read_recipe(path: Path) -> Recipe:
     Raises `InputError` as `load_recipe` does, but for what a recipe may not decide.
     """
     where = f"recipe {str(path)!r}"
-    return _validated(_values_of(read_text(path), where), where)
+    return _validated(_values_of(read_text(path, YAML_LIMIT), where), where)
 
 
 def _values_of(text: str, where: str) -> dict[str, Any]:
@@ -222,7 +222,7 @@ def _text_of(name_or_path: str) -> str:
     if name_or_path in shipped():
         return (resources.files("anomalyr1.recipes") / f"{name_or_path}.yaml").read_text(encoding="utf-8")
     try:
-        return read_text(Path(name_or_path).expanduser())
+        return read_text(Path(name_or_path).expanduser(), YAML_LIMIT)
     except InputError as error:
         nearest = nearest_name(name_or_path, shipped())
         choices = f"give a YAML file, or one of {', '.join(shipped())}"
