@@ -11,7 +11,7 @@ import typer
 
 from anomalyr1.cli.outputs import require_output
 from anomalyr1.cli.terminal import OK, USER_ERROR, say, stop_explained
-from anomalyr1.types import InputError
+from anomalyr1.errors import InputError
 
 
 def train(
