@@ -221,7 +221,7 @@ def kinds(folder):
     return {
         "inspections": ("i.jsonl", records.read, [fingerprint, as_document(inspection())]),
         "evaluation": ("ev/evaluation.json", read_parent(record.read_evaluation), as_document(evaluation)),
-        "samples": ("ev/samples.jsonl", run._read_samples, [as_document(sample())]),
+        "samples": ("ev/samples.jsonl", lambda path: run._read_samples(path, None), [as_document(sample())]),
         "split": ("split.json", splits.read, as_document(split)),
         "threshold": ("threshold.json", thresholds.Threshold.read, as_document(threshold)),
         "endpoint": ("endpoint.yaml", EndpointConfig.read, endpoint),
@@ -317,9 +317,9 @@ def cases_of(content, poisons):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_poisoned_documents(places, monkeypatch, kind):
-    monkeypatch.setattr(training_page, "write_whole", lambda path, content: None)  # no wait for the disk,
+    monkeypatch.setattr(training_page, "write_together", lambda folder, files: None)  # no wait for the disk,
     monkeypatch.setattr(training_page, "render", lambda *names, **values: "")  # for templates,
-    monkeypatch.setattr(diagnosis, "load_recipe", lambda path: runs.RECIPE)  # or for YAML
+    monkeypatch.setattr(diagnosis, "read_recipe", lambda path: runs.RECIPE)  # or for YAML
     folder, known = places
     name, reader, content = known[kind]
     path = folder / name

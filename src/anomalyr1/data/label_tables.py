@@ -11,7 +11,7 @@ from typing import NamedTuple
 from anomalyr1.data.rows import Collector, LabelledRow, LoadOptions
 from anomalyr1.data.samples import Samples
 from anomalyr1.files import read_text
-from anomalyr1.types import InputError
+from anomalyr1.types import InputError, quoted, shortened
 
 GOOD = frozenset(("good", "ok", "okay", "normal", "gut", "io", "i.o.", "pass", "passed", "0", "false"))
 """Words for a good part, in lower case."""
@@ -77,7 +77,7 @@ def read_label_table(path: str | Path) -> list[LabelLine]:
         for number, name, label, defect in _cells(read_text(path), where):
             if name in seen:
                 raise InputError(
-                    f"line {number} of {where}: {name!r} has a label already; delete one of the two"
+                    f"line {number} of {where}: {quoted(name)} has a label already; delete one of the two"
                 )
             seen.add(name)
             word = label.casefold()
@@ -112,7 +112,9 @@ def _cells(text: str, where: str) -> Iterator[tuple[int, str, str, str]]:
     for names in (NAMES, LABELS):
         columns = [place for place, cell in enumerate(header) if cell in names]
         if len(columns) != 1:
-            raise InputError(f"{where}: expected {_EXPECTED}, each once, got {', '.join(header) or 'none'}")
+            raise InputError(
+                f"{where}: expected {_EXPECTED}, each once, got {shortened(', '.join(header) or 'none', 200)}"
+            )
         places += columns
     defect_place = header.index("defect") if header.count("defect") == 1 else None
     # 3. What they say.
