@@ -101,8 +101,11 @@ def _image_folder(path: Path, images: list[Json]) -> Path:
     above = path.resolve().parent.parent
     candidates = [path.parent, path.parent / "images", above / "images"]
     candidates += [above] if path.resolve().parent.name == "annotations" else []
-    places = (folder for name in names for folder in candidates if (folder / name).is_file())
-    return next(places, path.parent)
+    for name in names:
+        place = next((folder for folder in candidates if (folder / name).is_file()), None)
+        if place is not None:
+            return place
+    return path.parent
 
 
 def _with_area(boxes: list[LabelledBox], collector: Collector) -> list[LabelledBox]:
