@@ -7,6 +7,7 @@ as a function `(Answer, Question) -> float | None`: "folder/file.py:name" from t
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import math
@@ -18,6 +19,7 @@ from typing import NamedTuple
 
 from anomalyr1.answers import published
 from anomalyr1.boxes import assign, giou, set_iou, to_array
+from anomalyr1.files import read_text
 from anomalyr1.types import Answer, InputError, Question, nearest_name
 
 Reward = Callable[[Answer, Question], float | None]
@@ -234,6 +236,36 @@ def is_code(name: str) -> bool:
     return ":" in name
 
 
+def look_at_code(name: str) -> None:
+    """Look whether the file of a reward "file.py:name" has that name in it; nothing is run, packages pass.
+
+    Raises `InputError` where `load_reward` would for the file, its syntax and its names.
+    """
+    plain, _, control = name.rpartition("/")
+    file, _, attribute = (plain if control in CONTROLS else name).rpartition(":")
+    if not file.endswith(".py"):
+        return
+    _require_file(name, file)
+    try:
+        nodes = list(ast.walk(ast.parse(read_text(Path(file)))))
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        raise InputError(f"reward {name!r}: cannot read {file!r} ({error}); mend it") from error
+    functions = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    variables = {node.id for node in nodes if isinstance(node, ast.Name)}
+    imports = {node.asname or node.name for node in nodes if isinstance(node, ast.alias)}
+    if attribute not in functions | variables | imports and "*" not in imports:
+        hint = _did_you_mean(attribute, functions) or "give a function (Answer, Question) -> float | None"
+        raise InputError(f"reward {name!r}: {file!r} has no function {attribute!r}; {hint}")
+
+
+def _require_file(name: str, file: str) -> None:
+    if file.endswith(".py") and not Path(file).is_file():
+        raise InputError(
+            f"reward {name!r}: there is no file {file!r} in the folder you are in; write its path from "
+            f"there, e.g. FOLDER/{Path(file).name} for a file beside a recipe in FOLDER"
+        )
+
+
 def load_reward(name: str) -> Reward:
     """The reward of a name in `REWARDS`, or the function "file.py:name" or "package.module:name".
 
@@ -248,6 +280,7 @@ def load_reward(name: str) -> Reward:
         hint = _did_you_mean(name, REWARDS) or f"known: {', '.join(REWARDS)}; your own: my_rewards.py:name"
         raise InputError(f"no reward is called {name!r}; {hint}")
     module_name, _, attribute = name.rpartition(":")
+    _require_file(name, module_name)
     try:
         module = _import_code(module_name)
     except (ImportError, ValueError, SyntaxError, OSError) as error:

@@ -71,6 +71,10 @@ def test_coco_images_beside_the_folder_of_annotations(tmp_path):
     samples = data.load(f"coco:{moved}")
     assert all(sample.image.is_file() for sample in samples) and samples.name == "set"
     assert samples.notes["folders of images found beside the annotation file's"] == 1
+    samples[0].image.unlink()  # a missing image hides no other
+    assert [sample.image.is_file() for sample in data.load(f"coco:{moved}")] == [False] + [True] * (
+        len(samples) - 1
+    )
     content["images"][0]["file_name"] = "../images/0.png"  # no name leads the search
     moved.write_text(json.dumps(content))
     with pytest.raises(InputError, match="names a parent folder"):

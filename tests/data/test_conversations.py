@@ -134,6 +134,14 @@ def test_other_lines_are_refused(tmp_path, line):
         load(tmp_path, line)
 
 
+@pytest.mark.parametrize(("key", "message"), [("mesages", "'messages'"), ("conversation", "'conversations'")])
+def test_a_misspelled_key_is_named(tmp_path, key, message):
+    with pytest.raises(InputError, match=f"has the key '{key}', did you mean {message}"):
+        load(tmp_path, json.dumps({key: [], "image": "a.png"}))
+    with pytest.raises(InputError, match="Field required"):  # the control
+        load(tmp_path, json.dumps({"turns": [], "image": "a.png"}))
+
+
 @pytest.mark.parametrize(
     ("text", "options", "kind"),
     [

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import PIL.Image
 import pytest
@@ -111,6 +112,12 @@ def test_what_cannot_be_loaded_is_said(tmp_path, spec, options, said):
     path = layouts.mvtec(tmp_path / "set")
     with pytest.raises(InputError, match=said.replace("(", r"\(")):
         data.load(spec.format(path), **options)
+
+
+@pytest.mark.parametrize("spec", [Path("parts"), None, ["folder:parts"]])
+def test_a_spec_is_a_text(spec):
+    with pytest.raises(InputError, match="expected a text such as 'folder:parts', got"):
+        data.load(spec)
 
 
 def test_splits(tmp_path):

@@ -136,9 +136,17 @@ def test_a_split_works_in_its_folder_beside_its_data_and_after_both_were_moved(
     assert len(sources.load_source("split:../split.json").samples) == 4
 
 
-def test_a_split_of_data_elsewhere_says_at_once_what_it_will_need(call, private):
+def test_a_split_of_data_elsewhere_says_at_once_what_it_will_need(call, private, monkeypatch):
     code, out, _ = call("data", "split", f"folder:{private}", "--shots", "1", "--out", "split.json")
-    assert code == 0 and "note: 'split.json' names" in out and places.VARIABLE in out
+    setting = f"{places.VARIABLE}={private}"
+    assert code == 0 and f"needs this in the environment: {setting}" in out
+    assert f"next: {setting} anomalyr1 train nano-sft data=split:split.json" in out
+    with pytest.raises(places.PlaceError):
+        sources.load_source("split:split.json")
+    monkeypatch.setenv(places.VARIABLE, str(private))  # what was said is all that it needs
+    assert sources.load_source("split:split.json").samples
+    code, out, _ = call("data", "split", f"folder:{private}", "--shots", "1", "--out", "split.json")
+    assert code == 0 and "environment" not in out and "next: anomalyr1 train" in out
 
 
 def change_evaluation(evaluation, **changes):
@@ -157,6 +165,9 @@ def test_an_evaluation_of_a_stranger_neither_writes_nor_reads_elsewhere(work, pr
         change_evaluation(work / "ev", **changes)
         with pytest.raises(InputError, match=r"evaluation\.json' names"):
             run.load_again("ev")
+    change_evaluation(work / "ev", spec=f"folder:{private}")
+    with pytest.raises(InputError, match=r"evaluation\.json' names.* with --data"):
+        evaluation_page.write_of_evaluation("ev", work / "page")
     options = {"folder": str(private)}
     change_evaluation(work / "ev", spec="drawn:seen?n=1", folder=str(private), options=options)
     with pytest.raises(InputError, match="other questions"):

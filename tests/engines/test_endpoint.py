@@ -571,7 +571,7 @@ GOOD = {"url": "http://127.0.0.1:8000/v1", "model": "m", "family": "qwen3_vl"}
         ({"url": "http://host/v1?api-key=secret"}, "url: .*a query"),
         (
             {"url": "http://host/v1", "key_variable": "K"},
-            "the key would go to http://host/v1 over",
+            r"endpoint\.yaml': the key would go to http://host/v1 over",
         ),
         ({"url": "http://10.0.0.1/v1", "key_variable": "K"}, "key_over_http: true"),
         ({"url": "http://127.0.0.1.example/v1", "key_variable": "K"}, "key_over_http: true"),

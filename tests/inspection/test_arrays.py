@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,9 @@ from PIL import Image
 from anomalyr1 import answers
 from anomalyr1.engines.replay import ReplayEngine
 from anomalyr1.images.door import ImageError, open_image
-from anomalyr1.inspection.arrays import load_pixels
+from anomalyr1.inspection.arrays import load_pixels, require_pictures
 from anomalyr1.inspection.inspector import Inspector
-from anomalyr1.types import Box
+from anomalyr1.types import Box, InputError
 from support import recordings
 from support.pictures import picture
 
@@ -77,9 +78,10 @@ def cut_off():
         (RGB.astype(np.uint16), "uint16"),  # colour of 16 bits
         (RGB.astype(np.int64), "int64"),
         (RGB[..., 0] > 3, "bool"),
-        (np.zeros((8, 8, 4), np.uint8), r"shape \(8, 8, 4\)"),
-        (np.zeros((3, 8, 8), np.uint8), r"shape \(3, 8, 8\)"),  # channels first
-        (RGB[None], r"shape \(1, 96, 96, 3\)"),
+        (np.zeros((8, 8, 4), np.uint8), r"shape \(8, 8, 4\); drop the fourth .* 2::-1\] of BGRA"),
+        (np.zeros((3, 8, 8), np.uint8), r"shape \(3, 8, 8\); .*transpose\(1, 2, 0\)"),  # channels first
+        (RGB[None], r"shape \(1, 96, 96, 3\); give a picture at a time"),
+        (b"bytes of a file", "a picture at a time, as its pixels or the path of its file"),
         (np.zeros((0, 8), np.uint8), "got 8 x 0"),
         (np.zeros((1, 201), np.uint8), "got 201 x 1"),
         (np.broadcast_to(np.uint8(0), (8001, 8001)), "got 8001 x 8001"),
@@ -114,3 +116,17 @@ def test_the_inspector_takes_what_a_camera_has(tmp_path, monkeypatch):
     assert named.sample_id == "shot 7" and len(engine.images) == 3
     with pytest.raises(ImageError, match="float64"):
         inspector(np.zeros((8, 8)))
+
+
+@pytest.mark.parametrize(
+    "references", [RGB, RGB[..., 0], Image.new("RGB", (8, 8)), "part.png", Path("part.png")]
+)
+def test_a_reference_outside_a_list_is_refused(references, tmp_path, monkeypatch):
+    """Its rows would be so many tiny references, and the letters of a path so many files."""
+    monkeypatch.chdir(tmp_path)
+    recordings.draw(tmp_path / "part.png")
+    inspector = Inspector(Seeing(recordings.record(tmp_path / "recorded.jsonl", {"part.png": DEFECT})))
+    with pytest.raises(InputError, match=r"write references=\[picture\]"):
+        inspector("part.png", references=references)
+    assert inspector("part.png", references=[references]).error is None  # control: in a list it is taken
+    require_pictures(RGB[None])  # an array of several pictures is taken, too

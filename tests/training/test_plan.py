@@ -4,6 +4,8 @@ part, every shipped recipe.
 
 from __future__ import annotations
 
+import importlib.metadata
+
 import pytest
 
 from anomalyr1.data import sources
@@ -14,7 +16,7 @@ from anomalyr1.training.recipes import load_recipe, shipped
 from anomalyr1.training.resolved import resolve
 from anomalyr1.training.reward_functions import ROW
 from anomalyr1.training.run import plan_run
-from anomalyr1.types import InputError
+from anomalyr1.types import InputError, SetupError
 from support import tiny
 from support import training_runs as runs
 
@@ -74,8 +76,6 @@ def test_the_known_models_have_their_published_size(name):
 
 
 def test_a_model_that_is_neither_here_nor_known():
-    from anomalyr1.types import SetupError
-
     with pytest.raises(SetupError, match="are not on this machine"):
         model_size.read_model_size(runs.recipe(model="someone/some-model"))
 
@@ -307,6 +307,8 @@ def test_too_little_data_for_a_generation_batch(samples):
         ("grpo", {"logging_steps": 0}, "logging_steps is 0, expected more than 0"),
         ("grpo", {"max_completion_length": None}, "max_completion_length is null, expected a whole number"),
         ("sft", {"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0, expected more than 0"),
+        ("grpo", {"learning_rate": -1}, "learning_rate is -1, expected 0 or more"),  # torch: once begun
+        ("sft", {"weight_decay": float("nan")}, "weight_decay is nan, expected 0 or more"),
         ("sft", {"num_train_epochs": 0}, "num_train_epochs is 0, expected more than 0"),
         ("sft", {"dataloader_drop_last": True}, "cannot set 'dataloader_drop_last'"),
         ("sft", {"learning_rate": "1e-6x"}, "learning_rate is '1e-6x', expected a number"),
@@ -357,6 +359,20 @@ def test_settings_that_are_refused(section, changes, message, tmp_path):
 )
 def test_settings_that_are_taken(changes, tmp_path):
     argued(runs.recipe(settings=changes), tmp_path)
+
+
+def test_a_setting_whose_package_is_lacking(tmp_path, monkeypatch):
+    """DeepSpeed is lacking here, or is made to lack: no traceback of importlib's."""
+    real = importlib.metadata.version
+
+    def version(name):
+        if name == "deepspeed":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    with pytest.raises(SetupError, match=r"section sft .* needs a package .*deepspeed.*; install it"):
+        argued(runs.recipe("sft", settings={"deepspeed": "zero.json"}), tmp_path)
 
 
 def test_resampling_is_for_one_process(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from contextlib import nullcontext
 
 import pytest
 
@@ -130,6 +131,12 @@ def test_a_recipe_runs_code_only_when_told(foreign, call):
     trace = foreign / "trace"
     code, out, err = call("train", "evil.yaml", "--plan")
     assert (code, err) == (0, "") and "reward evilmod:reward is code: not run by the plan" in out
+    assert "the run will be refused: " in out and "--allow-code" in out  # a plan of what will not run says so
+    code, out, _ = call("train", "evil.yaml", "--plan", "--allow-code")
+    assert code == 0 and "will be refused" not in out and not trace.exists()
+    for name, message in (("gone.py:reward", "no file 'gone.py'"), ("evilmod.py:rewrad", "mean 'reward'")):
+        code, _, err = call("train", "evil.yaml", "--plan", f"rewards.{name}=1")
+        assert code == 1 and message in err and not trace.exists()
     code, _, err = call("train", "evil.yaml")
     assert code == 1 and "the reward 'evilmod:reward' is code" in err and "--allow-code" in err
     code, _, err = call("train", "evil.yaml", "--plan", "rewards.other:x=1")
@@ -157,7 +164,7 @@ def test_a_reward_in_a_file(tmp_path, monkeypatch):
     (tmp_path / "broken.py").write_text("def f(:\n")
     for name, message in (
         ("broken.py:f", "cannot import 'broken.py'"),
-        ("gone.py:f", "cannot import 'gone.py'"),
+        ("mine.py:short", "no file 'mine.py' .* FOLDER/mine.py for a file beside a recipe in FOLDER"),
         ("lab/mine.py:shrt", "did you mean 'short'"),
         ("broken:f", "a file is named with its ending: broken.py:f"),
     ):
@@ -165,3 +172,26 @@ def test_a_reward_in_a_file(tmp_path, monkeypatch):
         with pytest.raises(InputError, match=message):
             load_reward(name)
     sys.modules.pop(str(tmp_path / "lab/mine.py"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def pay(answer, question): ...", None),
+        ("if True:\n    pay = max", None),  # bound by a name, an import, or who knows what
+        ("from math import sqrt as pay", None),
+        ("from math import *", None),
+        ("def play(answer, question): ...", "did you mean 'play'"),
+        ("pay = (", "cannot read"),
+        ("pay = " + "(" * 9000, "cannot read"),
+        ("x\0", "cannot read"),
+    ],
+)
+def test_a_reward_is_looked_at_without_being_run(tmp_path, monkeypatch, text, message):
+    from anomalyr1.rewards import look_at_code
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(f"raise SystemExit\n{text}\n")
+    for name in ("mine.py:pay", "mine.py:pay/shuffled"):
+        with nullcontext() if message is None else pytest.raises(InputError, match=message):
+            look_at_code(name)

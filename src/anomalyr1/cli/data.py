@@ -5,6 +5,7 @@ Exit codes as for all verbs; `check` gives 2 when samples have problems.
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from anomalyr1.cli.terminal import OK, SOME_FAILED, loader_options, say
 from anomalyr1.errors import InputError
 
 if TYPE_CHECKING:
+    from anomalyr1.data import splits
     from anomalyr1.data.samples import Samples
     from anomalyr1.types import Box, Question, Sample
 
@@ -113,7 +115,7 @@ def split(
     ] = None,
 ) -> int:
     """Choose what to train and what to test on, and look for leaks between the two."""
-    from anomalyr1.data import sources, splits
+    from anomalyr1.data import splits
     from anomalyr1.data.protocols import SplitPlan
     from anomalyr1.evaluation.statistics import warn_of_few
 
@@ -163,14 +165,32 @@ def split(
     say(f"leaks: {f'{leaks} (allowed, and written down)' if leaks else 'none found'}")
     if warning := warn_of_few({"good images": truths[False], "anomalous images": truths[True]}):
         say(f"warning: to test on there are {warning}; take fewer --shots, or add images")
-    for named in {manifest.source("train")[0], manifest.source("test")[0]}:
+    say(f"split: {out}")
+    say(f"next: {_environment(out, manifest)}anomalyr1 train nano-sft {shlex.quote(f'data=split:{out}')}")
+    return OK
+
+
+def _environment(out: Path, manifest: splits.Manifest) -> str:
+    """What must stand before a command that reads a split, where its data, which its user has named, lie
+    elsewhere.
+    """
+    from anomalyr1.data import sources
+    from anomalyr1.data.places import VARIABLE, PlaceError, data_folders
+
+    elsewhere = dict.fromkeys(data_folders())
+    for spec, _ in (manifest.source("train"), manifest.source("test")):
         try:
-            sources.named_by(out, named, {})
+            sources.named_by(out, spec, {})
+        except PlaceError:
+            place = Path(os.path.expanduser(spec.partition(":")[2])).resolve()  # noqa: PTH111  # as `load` does
+            elsewhere[place if place.is_dir() else place.parent] = None
         except InputError as error:
             say(f"note: {error}")
-    say(f"split: {out}")
-    say(f"next: anomalyr1 train nano-sft {shlex.quote(f'data=split:{out}')}")
-    return OK
+    if len(elsewhere) == len(data_folders()):
+        return ""
+    setting = f"{VARIABLE}={shlex.quote(os.pathsep.join(map(str, elsewhere)))}"
+    say(f"note: its data lie elsewhere, so whatever reads it needs this in the environment: {setting}")
+    return f"{setting} "
 
 
 def stats(

@@ -11,6 +11,7 @@ import typer
 
 from anomalyr1.cli.outputs import require_output
 from anomalyr1.cli.terminal import OK, USER_ERROR, say, stop_explained
+from anomalyr1.errors import InputError
 
 
 def train(
@@ -43,7 +44,12 @@ def train(
 
     chosen = load_recipe(recipe, overrides or [], allow_code=allow_code or plan)  # a plan runs none
     if plan:
-        return USER_ERROR if run.plan_run(chosen, say).too_long else OK
+        is_too_long = run.plan_run(chosen, say).too_long
+        try:
+            load_recipe(recipe, overrides or [], allow_code=allow_code)
+        except InputError as error:  # its own rewards are not allowed yet
+            say(f"note: the run will be refused: {error}")
+        return USER_ERROR if is_too_long else OK
     folder = out or Path("runs") / Path(recipe).name.removesuffix(".yaml").removesuffix(".yml")
     require_output("train", folder, (recipe,))
     command = shlex.join(["anomalyr1", *sys.argv[1:]])

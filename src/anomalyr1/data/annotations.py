@@ -29,6 +29,8 @@ _INDEX_KEYS = (
     "image", "anomaly", "id", "mask", "template", "width", "height", "defect", "defects", "boxes", "split",
     "category", "description",
 )  # fmt: skip
+_LOOKED_FOR = 20
+"""So many images of a COCO file are looked for, to tell in which folder they lie."""
 _LARGEST_PIXEL = 1e7
 """No image is as large; above it, x + w may be x."""
 
@@ -91,14 +93,19 @@ def _set_segmentations(collector: Collector, row: LabelledRow, annotations: list
 
 
 def _image_folder(path: Path, images: list[Json]) -> Path:
-    """Where the images of a COCO file lie, by the first of them; the file's folder where it is not found."""
-    name = images[0].get("file_name") if images and isinstance(images[0], dict) else None
-    if not isinstance(name, str) or is_odd(name):
-        return path.parent
+    """Where the images of a COCO file lie, by those at its beginning; the file's folder where all of these
+    are missing.
+    """
+    values = [image.get("file_name") for image in images[:_LOOKED_FOR] if isinstance(image, dict)]
+    names = [name for name in values if isinstance(name, str) and not is_odd(name)]
     above = path.resolve().parent.parent
     candidates = [path.parent, path.parent / "images", above / "images"]
     candidates += [above] if path.resolve().parent.name == "annotations" else []
-    return next((folder for folder in candidates if (folder / name).is_file()), path.parent)
+    for name in names:
+        place = next((folder for folder in candidates if (folder / name).is_file()), None)
+        if place is not None:
+            return place
+    return path.parent
 
 
 def _with_area(boxes: list[LabelledBox], collector: Collector) -> list[LabelledBox]:

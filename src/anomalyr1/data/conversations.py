@@ -26,7 +26,18 @@ from anomalyr1.data.paths import PathDoor
 from anomalyr1.data.readers import Json, is_four_numbers, read_json_lines
 from anomalyr1.data.samples import Samples, require_some, require_unique
 from anomalyr1.files import parse_json
-from anomalyr1.types import LETTERS, Box, InputError, Kind, Question, Record, Sample, first_error
+from anomalyr1.types import (
+    LETTERS,
+    Box,
+    InputError,
+    Kind,
+    Question,
+    Record,
+    Sample,
+    first_error,
+    nearest_name,
+    quoted,
+)
 
 _OPTION = re.compile(r"\(?([A-Z])[.):：][ \t]*(.*)")
 _KIND_WORDS: tuple[tuple[str, Kind], ...] = (
@@ -106,8 +117,13 @@ def _sample(line: Json, where: str) -> Sample:
     try:
         return Sample.model_validate(line)
     except ValidationError as error:
+        talks, hint = ("messages", "conversations"), first_error(error)
+        for key in line if isinstance(line, dict) else ():
+            near = nearest_name(key, (*Sample.model_fields, *talks))
+            if near in talks and key != near:
+                hint = f"it has the key {quoted(key)}, did you mean {near!r}?"
         raise InputError(
-            f"{where} is neither a sample nor a conversation ({first_error(error)}); mend or delete the line"
+            f"{where} is neither a sample nor a conversation ({hint}); mend or delete the line"
         ) from error
 
 

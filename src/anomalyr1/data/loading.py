@@ -50,6 +50,8 @@ def load(spec: str, **options: object) -> Samples:
     Raises `InputError` for an unknown scheme or option (naming the nearest known one), for paths that leave
     the data set's folder, and for files that have not the form their scheme expects.
     """
+    if not isinstance(spec, str):
+        raise InputError(f"expected a text such as 'folder:parts', got {quoted(spec)}; say its kind in front")
     name, _, place = spec.partition(":")
     scheme = SCHEMES.get(name)
     if scheme is None:

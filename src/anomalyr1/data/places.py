@@ -20,6 +20,10 @@ _SHARES = ("//", "\\\\")
 """Open the name of a network share: to look at one is a request to another machine."""
 
 
+class PlaceError(InputError):
+    """A file names what it may not name."""
+
+
 def data_folders() -> list[Path]:
     """The folders in `ANOMALYR1_DATA`."""
     return [Path(name) for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name]
@@ -62,7 +66,7 @@ def resolve_place(path: Path, file: Path, base: Path | None = None) -> Path:
     """Where the path lies that `file` names: as seen from `base`, else from the working folder, else from the
     file's own.
 
-    Raises `InputError` for what a file may not name.
+    Raises `PlaceError` for what a file may not name.
     """
     candidates = [path, file.parent / path]  # an absolute path stays as it is
     if base is not None and base.resolve() != Path.cwd():
@@ -71,7 +75,7 @@ def resolve_place(path: Path, file: Path, base: Path | None = None) -> Path:
     place = path if is_share else next(filter(os.path.exists, candidates), path)
     if may_name(file, place, base):
         return place
-    raise InputError(
+    raise PlaceError(
         f"{str(file)!r} names {quoted(path)}, which lies neither below its own folder nor below the working "
         f"folder; if you trust it, name the folder of your data in the environment: {VARIABLE}=FOLDER"
     )

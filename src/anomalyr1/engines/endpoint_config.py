@@ -135,7 +135,8 @@ class EndpointConfig(Record):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise InputError(f"{str(path)!r}: {first_error(error)}; see docs/guide/engines.md") from error
+            fault = first_error(error).removeprefix(": Value error, ")
+            raise InputError(f"{str(path)!r}: {fault}; see docs/guide/engines.md") from error
 
     def key(self) -> str:
         """The key, from the environment; empty when none is named.

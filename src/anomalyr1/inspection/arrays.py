@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from anomalyr1.images.door import DEFAULT_LIMITS, ImageError, LoadedImage
+from anomalyr1.types import InputError
 
 Pixels = NDArray[Any] | Image.Image
 """(H, W) or (H, W, 1) grey of 8 or 16 bits, (H, W, 3) RGB of 8 bits; or such an image of Pillow's."""
@@ -30,8 +31,7 @@ def load_pixels(pixels: Pixels) -> LoadedImage:
     if not (is_grey and array.dtype in (np.uint8, np.uint16)) and not (is_colour and array.dtype == np.uint8):
         raise ImageError(
             "expected pixels of uint8, grey (H, W) or RGB (H, W, 3), or of uint16, grey (H, W), got "
-            f"{array.dtype} of shape {array.shape}; convert them, e.g. (255 * pixels).astype('uint8') of "
-            "floats from 0 to 1"
+            f"{array.dtype} of shape {array.shape}; {_remedy(array)}"
         )
     h, w = array.shape[:2]
     limits = DEFAULT_LIMITS
@@ -49,6 +49,30 @@ def load_pixels(pixels: Pixels) -> LoadedImage:
         array = np.rint((array.astype(np.float64) - low) * (255 / (high - low))).astype(np.uint8)
     rgb = Image.fromarray(array).convert("RGB")
     return LoadedImage(Path(f"image-{digest[:12]}"), rgb, "array", mode, 1, window, digest)
+
+
+def require_pictures(references: object) -> None:
+    """Raise `InputError` where a picture stands in place of a list of pictures.
+
+    A path would be taken apart into letters, and an array into its rows, as so many tiny pictures.
+    """
+    is_array = isinstance(references, np.ndarray) and references.ndim < 4
+    if is_array or isinstance(references, str | Path | Image.Image):
+        raise InputError(
+            f"references is a picture ({type(references).__name__}), expected a list of pictures; write "
+            "references=[picture]"
+        )
+
+
+def _remedy(array: NDArray[Any]) -> str:
+    """How pixels that are refused become such as are taken."""
+    if array.ndim == 3 and array.shape[2] == 4:
+        return "drop the fourth channel: pixels[..., :3] of RGBA, pixels[..., 2::-1] of BGRA"
+    if array.ndim == 3 and array.shape[0] in (1, 3):
+        return "channels stand behind height and width: pixels.transpose(1, 2, 0)"
+    if array.ndim not in (2, 3):
+        return "give a picture at a time, as its pixels or the path of its file"
+    return "convert them, e.g. (255 * pixels).astype('uint8') of floats from 0 to 1"
 
 
 def _array_of(image: Image.Image) -> NDArray[Any]:

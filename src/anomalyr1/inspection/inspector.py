@@ -18,7 +18,7 @@ from anomalyr1.engines.engine import GREEDY, Completion, Engine, Sampling, choos
 from anomalyr1.images.door import THREADS, LoadedImage, Room, open_image
 from anomalyr1.images.frames import FAMILIES
 from anomalyr1.inspection import verdicts
-from anomalyr1.inspection.arrays import Pixels, load_pixels
+from anomalyr1.inspection.arrays import Pixels, load_pixels, require_pictures
 from anomalyr1.inspection.masks import Sam2, masks_for
 from anomalyr1.inspection.picture_guard import Doubt, TaughtLook, doubt_of_picture
 from anomalyr1.inspection.samples import (
@@ -135,9 +135,10 @@ class Inspector:
         """Inspect one image: a file, an array (grey or RGB, see `arrays`) or an image of Pillow's.
 
         The inspection goes by `sample_id`, else by the file's path or by "image-DIGEST" of the pixels. Raises
-        `InputError` when a file is missing or pixels are none; what fails later is in the inspection's
-        `error`.
+        `InputError` when a file is missing, pixels are none, or `references` is no list of pictures; what
+        fails later is in the inspection's `error`.
         """
+        require_pictures(references)
         # 1. Pixels are images that were opened already, under paths at which no file lies.
         loaded: dict[Path, LoadedImage] = {}
         paths = []

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anomalyr1 import records
+from anomalyr1.data.places import PlaceError
 from anomalyr1.errors import InputError
 from anomalyr1.evaluation import localisation, other_detectors, run, tables
 from anomalyr1.evaluation.detection import VERDICTS, Pair
@@ -315,7 +316,10 @@ def write_of_evaluation(folder: str | Path, out: str | Path, maps: Path | None =
     `maps` is an NPZ file with one anomaly map (H, W) a sample. Raises `InputError` where data or
     inspections are gone or have changed.
     """
-    evaluation, pairs = run.load_again(folder)
+    try:
+        evaluation, pairs = run.load_again(folder)
+    except PlaceError as error:
+        raise InputError(f"{error}; or name the data themselves (on the command line with --data)") from error
     return write(Path(out), _results(str(folder), evaluation, pairs, maps))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from anomalyr1.training.recipes import Recipe
 from anomalyr1.training.settings import our_defaults, trl_config_class
-from anomalyr1.types import InputError
+from anomalyr1.types import InputError, SetupError
 
 SAVES = 10
 """Checkpoints that a run makes unless the recipe says how often."""
@@ -55,13 +55,20 @@ def argument_values(recipe: Recipe, settings: Mapping[str, Any], rows: int, proc
 def build_arguments(section: str, values: Mapping[str, Any], out: Path) -> Any:
     """TRL's `GRPOConfig` or `SFTConfig` of the run in the folder `out`.
 
-    Raises `InputError` with TRL's words where it refuses `values`.
+    Raises `InputError` with TRL's words where it refuses `values`, and `SetupError` where a package is
+    lacking that they need, such as DeepSpeed.
     """
     try:
         with old_names_allowed():
             return trl_config_class(section)(**values, output_dir=str(out))
     except (ValueError, TypeError) as error:
         raise InputError(f"section {section} of the recipe: {error}") from error
+    except ImportError as error:  # `PackageNotFoundError`, too
+        lack = " ".join(str(error.name or error).split()).rstrip(".")
+        raise SetupError(
+            f"section {section} of the recipe needs a package that is not installed ({lack}); install it, or "
+            "leave the key out that needs it"
+        ) from error
 
 
 @contextmanager

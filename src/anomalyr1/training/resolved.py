@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from anomalyr1 import prompts
-from anomalyr1.rewards import Reward, is_code, load_reward
+from anomalyr1.rewards import Reward, is_code, load_reward, look_at_code
 from anomalyr1.training.model_size import ModelSize, read_model_size
 from anomalyr1.training.recipes import Recipe
 from anomalyr1.training.settings import settings_of
@@ -47,7 +47,8 @@ class Resolved:
 def resolve(recipe: Recipe, run_code: bool = True) -> Resolved:
     """Look up all that a recipe names but its data; loads no weights.
 
-    Without `run_code` a stand-in that applies to all questions takes the place of rewards that are code.
+    Without `run_code` a stand-in that applies to all questions takes the place of rewards that are code,
+    which are looked at only.
 
     Raises `InputError` for a reward, prompt, key, value or model that cannot be used, and `SetupError` for a
     model that is neither here nor known.
@@ -55,12 +56,18 @@ def resolve(recipe: Recipe, run_code: bool = True) -> Resolved:
     return Resolved(
         recipe=recipe,
         rewards={
-            name: load_reward(name) if run_code or not is_code(name) else _stand_in for name in recipe.rewards
+            name: load_reward(name) if run_code or not is_code(name) else _look(name)
+            for name in recipe.rewards
         },
         prompt_style=prompt_style(recipe),
         settings=settings_of(recipe),
         model_size=read_model_size(recipe),
     )
+
+
+def _look(name: str) -> Reward:
+    look_at_code(name)
+    return _stand_in
 
 
 def _stand_in(answer: Answer, question: Question) -> float | None:

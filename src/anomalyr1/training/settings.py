@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,8 @@ CHOICES = {
     "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
 }
 """Words of GRPO that TRL 1.16 itself checks only in the middle of a step."""
+NOT_NEGATIVE = ("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "beta")
+"""Keys whose value is 0 or a larger number: of others an optimizer complains once the run has begun."""
 POSITIVE = (
     "num_generations",
     "num_iterations",
@@ -140,6 +143,8 @@ def _check_value(section: str, key: str, value: Any, type_hint: Any) -> None:
         raise InputError(f"{where}: {key} is {value!r}, expected {expected}")
     if key in POSITIVE and isinstance(value, int | float) and value <= 0:
         raise InputError(f"{where}: {key} is {value!r}, expected more than 0")
+    if key in NOT_NEGATIVE and isinstance(value, int | float) and not 0 <= value < math.inf:
+        raise InputError(f"{where}: {key} is {value!r}, expected 0 or more")
     if key == "max_steps" and value != -1 and value < 1:
         raise InputError(f"{where}: max_steps is {value!r}, expected more than 0, or -1 for whole epochs")
     if key == "max_completion_length" and value is None:
