@@ -271,8 +271,8 @@ def test_killed_and_restarted_five_times_in_200_questions(tmp_path, backend):
         1 + engine._connection.losses
     )  # three pictures at the start, and again when a connection was lost
     assert (
-        len(asked) - probes <= 200 + 24 + 5 * 8
-    )  # two each, the 12 samples again, and what was under way at a kill
+        len(asked) - probes <= 200 + 24 + 5 * 16
+    )  # two each, the 12 samples again, and what was under way at a kill, again while the server comes up
 
 
 # The frame.

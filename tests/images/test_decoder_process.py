@@ -41,7 +41,7 @@ def test_killed_at_any_time_it_is_one_images_error(tmp_path):
     outcomes = []
     for _ in range(KILLS):
         open_image(path)
-        victim = decoder_ids()[0]
+        victim = decoder_process._pool._idle[-1]._process.pid  # which decodes the next image
         killer = threading.Timer(rng.random() * 0.05, os.kill, (victim, signal.SIGKILL))
         killer.start()
         while killer.is_alive() or victim in decoder_ids():
