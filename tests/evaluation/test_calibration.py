@@ -292,7 +292,7 @@ def test_a_file_out_of_range_is_refused(tmp_path, change, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,b\n", "expected a column of images .*, got a, b"),
+        ("a,b\n", "expected a column of images .*, got 'a, b'"),
         ("", "got none"),
         ("sample_id,label\nx,maybe\n", r"neither good nor defect: 'maybe' \(line 2\)"),
         ("sample_id,label\nx,good\nx,defect\n", "line 3 of .*has a label already"),
