@@ -12,7 +12,8 @@ def reply_of(body, status="200 OK", headers=""):
     """A whole HTTP reply with this body: bytes, text, or what becomes JSON."""
     if not isinstance(body, bytes):
         body = (body if isinstance(body, str) else json.dumps(body)).encode()
-    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode() + body
+    head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n{headers}\r\n"
+    return head.encode() + body
 
 
 @contextlib.contextmanager

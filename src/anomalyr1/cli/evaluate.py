@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from anomalyr1.cli.outputs import require_output
-from anomalyr1.cli.terminal import OK, SOME_FAILED, inspections_file, loader_options, say, stop_explained
+from anomalyr1.cli.terminal import (
+    OK,
+    SOME_FAILED,
+    PromptFile,
+    Style,
+    inspections_file,
+    loader_options,
+    say,
+    stop_explained,
+)
 from anomalyr1.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,13 +49,8 @@ def evaluate(
     knowledge: Annotated[
         bool, typer.Option("--knowledge", help="MMAD: give what is known about the class.")
     ] = False,
-    style: Annotated[
-        str | None,
-        typer.Option(help="Prompt style: ours, mmad or released; default: the taught one, else ours."),
-    ] = None,
-    prompt: Annotated[
-        Path | None, typer.Option(help="Text file with your own prompt, instead of a style.")
-    ] = None,
+    style: Style = None,
+    prompt: PromptFile = None,
     fast: Annotated[
         bool, typer.Option("--fast", help="No reasoning, no boxes: one forward pass a question.")
     ] = False,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from anomalyr1.cli.outputs import require_output
-from anomalyr1.cli.terminal import OK, SOME_FAILED, find_images, say, stop_explained
+from anomalyr1.cli.terminal import OK, SOME_FAILED, PromptFile, Style, find_images, say, stop_explained
 
 if TYPE_CHECKING:
     from anomalyr1.inspection.inspector import Inspector
@@ -54,13 +54,8 @@ def inspect(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON line per inspection on stdout, nothing else.")
     ] = False,
-    style: Annotated[
-        str | None,
-        typer.Option(help="Prompt style: ours, mmad or released; default: the taught one, else ours."),
-    ] = None,
-    prompt: Annotated[
-        Path | None, typer.Option(help="Text file with your own prompt, instead of a style.")
-    ] = None,
+    style: Style = None,
+    prompt: PromptFile = None,
     votes: Annotated[
         int, typer.Option(min=1, help="Ask so many times and let the answers vote; the score is their mean.")
     ] = 1,

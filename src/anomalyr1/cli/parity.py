@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from anomalyr1.cli.terminal import OK, SOME_FAILED, find_images, say
+from anomalyr1.cli.terminal import OK, SOME_FAILED, PromptFile, Style, find_images, say
 
 if TYPE_CHECKING:
     from anomalyr1.engines.parity import Parity
@@ -21,13 +21,8 @@ def parity(
         str, typer.Option(help="Two engines with a comma between, e.g. local:nano,endpoint:server.yaml.")
     ],
     limit: Annotated[int, typer.Option("--n", min=1, help="Take so many of the images.")] = 20,
-    style: Annotated[
-        str | None,
-        typer.Option(help="Prompt style: ours, mmad or released; default: the taught one, else ours."),
-    ] = None,
-    prompt: Annotated[
-        Path | None, typer.Option(help="Text file with your own prompt, instead of a style.")
-    ] = None,
+    style: Style = None,
+    prompt: PromptFile = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest completion.")] = 256,
     allow_pixels: Annotated[
         bool, typer.Option("--allow-pixels", help="Compare although the pixel caps differ.")

@@ -1,5 +1,5 @@
-"""What all verbs share: exit codes, plain lines in which nothing is interpreted, the images that paths
-name.
+"""What all verbs share: exit codes, plain lines in which nothing is interpreted, options, the images that
+paths name.
 """
 
 from __future__ import annotations
@@ -8,12 +8,21 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from anomalyr1.errors import InputError, Stopped
 
 OK, USER_ERROR, SOME_FAILED, SETUP_ERROR, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: all well, the user's input, some images failed or some samples have problems, the environment,
 stopped by Ctrl-C."""
+
+Style = Annotated[
+    str | None,
+    typer.Option(help="Prompt style: ours, mmad or released; default: the taught one, else ours."),
+]
+PromptFile = Annotated[Path | None, typer.Option(help="Text file with your own prompt, instead of a style.")]
 
 
 def say(text: str, err: bool = False) -> None:

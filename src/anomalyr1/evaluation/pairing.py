@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from anomalyr1.files import sha256_of_file
-from anomalyr1.images.door import DEFAULT_LIMITS
+from anomalyr1.inspection.samples import digest_if_readable
 from anomalyr1.types import InputError, Inspection, Sample
 
 CHANGED = "images that are not those inspected, paired by name"
@@ -39,7 +38,7 @@ def pair(samples: Iterable[Sample], inspections: Sequence[Inspection]) -> Pairs:
     paired_ids: set[str] = set()
     changed = 0
     # 1. Those of the same name, unless the name stands for another image now that was inspected elsewhere.
-    digests = [_digest(sample.image) if by_digest else "" for sample in samples]
+    digests = [digest_if_readable(sample.image) if by_digest else "" for sample in samples]
     for sample, digest in zip(samples, digests, strict=True):
         inspection = _same_name(sample, by_name)
         if inspection is None or (inspection.image_sha256 != digest and digest in by_digest):
@@ -88,11 +87,3 @@ def _same_name(sample: Sample, by_name: dict[str, Inspection]) -> Inspection | N
 
 def _absolute(path: str) -> str:
     return Path(path).absolute().as_posix()
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of an image; empty where it cannot be read (MMAD's may be missing) or is too large for one."""
-    try:
-        return "" if path.stat().st_size > DEFAULT_LIMITS.max_bytes else sha256_of_file(path)
-    except OSError:
-        return ""

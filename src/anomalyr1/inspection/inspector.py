@@ -266,9 +266,10 @@ class Inspector:
             opened = dict(zip(files, pool.map(partial(open_image, room=room), files), strict=True))
         images = {**loaded, **opened}
         # 2. Ask all questions in one call, but none about a picture that no policy should judge.
-        doubts = [
-            None if own_questions else self._doubt_of(images[sample.image]) for sample in samples
-        ]  # an exam wants every answer
+        doubts: list[Doubt | None] = [None] * len(samples)
+        if not own_questions:  # an exam wants every answer
+            family = FAMILIES.get(self.engine.fingerprint(self.sampling).family)
+            doubts = [doubt_of_picture(images[sample.image].rgb, family, self.look) for sample in samples]
         prompts_of = [
             [] if doubt else self._prompts(sample, own_questions)
             for sample, doubt in zip(samples, doubts, strict=True)
@@ -285,11 +286,6 @@ class Inspector:
             else:
                 inspections.append(self._judge(sample, image, sample_prompts, replies, own_questions))
         return inspections
-
-    def _doubt_of(self, image: LoadedImage) -> Doubt | None:
-        """Why no policy should judge a picture; None when nothing speaks against it."""
-        family = FAMILIES.get(self.engine.fingerprint(self.sampling).family)
-        return doubt_of_picture(image.rgb, family, self.look)
 
     def _prompts(self, sample: Sample, own_questions: bool) -> list[prompts.Prompt]:
         """What is asked about a sample; boxes are not asked for without reasoning, which makes none."""
