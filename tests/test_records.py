@@ -252,6 +252,17 @@ def test_a_second_writer_is_refused(tmp_path):
     )  # control: the lock went with its owner
 
 
+def test_what_a_killed_process_was_starting_lets_go_a_moment_later(tmp_path):
+    """The copy of a process that is made to start another holds its lock until the other has begun."""
+    holding = "import fcntl, sys, time; file = open(sys.argv[1], 'ab'); fcntl.flock(file, fcntl.LOCK_EX); "
+    path = tmp_path / "i.jsonl"
+    script = holding + "print('held', flush=True); time.sleep(0.7)"
+    with subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with records.Writer(path, FINGERPRINT) as writer:
+            assert writer.done == {}
+
+
 def test_writing_a_whole_file_replaces_it_and_leaves_nothing_behind(tmp_path):
     path = tmp_path / "new" / "page.html"
     for data in (b"one", b"two"):

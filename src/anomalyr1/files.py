@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import stat
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -33,6 +34,8 @@ LIMIT = 2**28
 """The greatest length, in bytes, of a file that is read whole; images and weights have limits elsewhere."""
 YAML_LIMIT = 2**20
 """The same of a YAML file, of which a megabyte takes seconds."""
+_LOCK_SECONDS = 2.0
+"""How long a lock is waited for: what a killed process was starting lets go of it a moment later."""
 
 
 def open_regular(path: str | Path) -> io.BufferedIOBase:
@@ -256,18 +259,24 @@ def _require_absent(target: Path) -> None:
 def lock(descriptor: int, path: Path) -> None:
     """Keep other processes away from what an open file stands for, until it is closed.
 
-    Raises `InputError` where another process holds the lock already.
+    Raises `InputError` where another process holds the lock for longer than a moment.
     """
     try:
         import fcntl
     except ImportError:  # Windows has no advisory locks of this kind
         return
+    deadline = time.monotonic() + _LOCK_SECONDS
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InputError(
-            f"another process is writing to {str(path)!r}; wait for it to end, or write to another folder"
-        ) from error
+        while True:
+            try:
+                return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise InputError(
+                        f"another process is writing to {str(path)!r}; "
+                        "wait for it to end, or write to another folder"
+                    ) from error
+                time.sleep(0.05)
     except OSError:  # a file system without locks
         log.warning(
             "%r lies on a file system without locks; make sure that only one run writes to it", str(path)
