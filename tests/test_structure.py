@@ -42,6 +42,7 @@ ORDER = (
     "shared_prefix",
     "data",
     "drawn",
+    "evidence",
     "engines",
     "inspection",
     "evaluation",

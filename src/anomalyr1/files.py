@@ -269,7 +269,8 @@ def lock(descriptor: int, path: Path) -> None:
     try:
         while True:
             try:
-                return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
             except BlockingIOError as error:
                 if time.monotonic() > deadline:
                     raise InputError(

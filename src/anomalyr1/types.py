@@ -14,7 +14,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from anomalyr1.errors import InputError as InputError
 from anomalyr1.errors import SetupError as SetupError
@@ -51,6 +59,7 @@ Status = Literal["strict", "lenient", "unparseable"]
 Verdict = Literal["good", "defect", "unsure"]
 Probability = Annotated[float, Field(ge=0, le=1 + 1e-6)]
 """0..1; what a float32 rounds above 1 is let through."""
+Ratio = Annotated[float, Field(ge=0, le=1e6)]
 MaskSource = Literal["sam2", "posterior", "box", "map"]
 PictureSide = Annotated[int, Field(ge=1, le=65_535)]
 """Width or height of a picture, in pixels."""
@@ -286,6 +295,49 @@ class Votes(Record):
         return max(self.verdicts.values()) / self.samples
 
 
+class Region(Record):
+    """A place that differs from good parts."""
+
+    box: Box
+    """Around the place, in original pixels."""
+    ratio: Ratio
+    """The farthest patch, in units of what good parts show at most."""
+    share: Probability
+    """The share of the image that it covers."""
+    outline: Mask | None = None
+    """Its shape; None = not kept."""
+
+
+class Evidence(Record):
+    """What good parts say about a part."""
+
+    score: Probability
+    """How strange the part is; higher = stranger."""
+    ratio: Ratio
+    """The farthest patch, in units of what good parts show at most."""
+    threshold: Probability | None = None
+    """A score above it is strange; None = too few good parts for one."""
+    false_alarm_rate: Probability | None = None
+    """At most so many good parts are strange, at 95 % confidence; None = nothing is promised."""
+    calibrated: bool = False
+    """Whether `ratio` was measured between good parts; else it was estimated from copies of one to three."""
+    coherent: bool = False
+    """Whether the largest strange place is larger than good parts show."""
+    same_kind: bool = True
+    """Whether the part is of the kind that was learned, as far as that can be seen."""
+    learned: PositiveInt = 1
+    """How many good parts were learned."""
+    held_out: NonNegativeInt = 0
+    """How many good parts the threshold and the promise were made from."""
+    regions: tuple[Region, ...] = ()
+    """The places that differ more than good parts do, the strangest first."""
+
+    @property
+    def is_strange(self) -> bool | None:
+        """Whether the score says that the part is strange; None = there is no threshold."""
+        return None if self.threshold is None else self.score > self.threshold
+
+
 class Inspection(Record):
     """The answers made useful: what a person, a report or a line controller needs."""
 
@@ -313,6 +365,8 @@ class Inspection(Record):
     """What failed, in words; the verdict is then "unsure"."""
     image_sha256: str = ""
     """The SHA-256 of the image file that was inspected; empty when it could not be read."""
+    evidence: Evidence | None = None
+    """What good parts say about the part; None = it was not compared with any."""
 
     @model_validator(mode="after")
     def _fail_safe(self) -> Self:
@@ -352,6 +406,8 @@ class Fingerprint(Record):
     """How tokens were chosen."""
     threshold: str = ""
     """A digest of the threshold that verdicts follow; empty when none."""
+    evidence: str = ""
+    """The digest of the bank of good parts, how it is told and what it decides; empty when none."""
     versions: dict[str, str] = Field(default_factory=dict)
     """The versions of what computes the completions, by name."""
 

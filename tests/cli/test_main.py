@@ -301,6 +301,8 @@ def test_version_and_completion(call, monkeypatch):
     from anomalyr1.version import __version__
 
     assert call("--version") == (0, f"anomalyr1 {__version__}\n", "")
+    # Whatever shell, or none, the tests were started from.
+    monkeypatch.setattr("shellingham.detect_shell", lambda: ("bash", "/bin/bash"))
     code, out, _ = call("--show-completion", "bash")
     assert code == 0 and "complete" in out
     monkeypatch.setenv("_ANOMALYR1_COMPLETE", "complete_bash")

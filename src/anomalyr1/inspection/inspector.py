@@ -15,10 +15,10 @@ from types import MappingProxyType
 
 from anomalyr1 import prompts, records
 from anomalyr1.engines.engine import GREEDY, Completion, Engine, Sampling, choose_prompt, taught_of
+from anomalyr1.images.arrays import Pixels, load_pixels, require_pictures
 from anomalyr1.images.door import THREADS, LoadedImage, Room, open_image
 from anomalyr1.images.frames import FAMILIES
 from anomalyr1.inspection import verdicts
-from anomalyr1.inspection.arrays import Pixels, load_pixels, require_pictures
 from anomalyr1.inspection.masks import Sam2, masks_for
 from anomalyr1.inspection.picture_guard import Doubt, TaughtLook, doubt_of_picture
 from anomalyr1.inspection.samples import (

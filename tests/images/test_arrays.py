@@ -11,8 +11,8 @@ from PIL import Image
 
 from anomalyr1 import answers
 from anomalyr1.engines.replay import ReplayEngine
+from anomalyr1.images.arrays import load_pixels, require_pictures
 from anomalyr1.images.door import ImageError, open_image
-from anomalyr1.inspection.arrays import load_pixels, require_pictures
 from anomalyr1.inspection.inspector import Inspector
 from anomalyr1.types import Box, InputError
 from support import recordings
