@@ -6,6 +6,8 @@ A prompt style is a text with placeholders, and so is a user's own prompt file:
     {references}  the good reference images
     {knowledge}   what is known about the class
     {image}       the image to inspect
+    {evidence}    what good parts say about it (`evidence.words`); where a text has no place for it, the line
+                  below the image
     {question}    the question's text
     {options}     its options, one a line: "A. text"
     {request}     the style's own request for a form of answer (built-in styles only)
@@ -19,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +91,9 @@ STYLES: dict[str, Style] = {
     ),
 }
 
-_PLACEHOLDER = re.compile(r"(\{(?:references|knowledge|image|question|options|request)\})")
+_PLACEHOLDER = re.compile(r"(\{(?:references|knowledge|image|evidence|question|options|request)\})")
+_VANISHING = frozenset(["{references}", "{knowledge}", "{evidence}", "{options}"])
+"""Placeholders that may be empty, their lines with them."""
 _SPECIAL = (
     "<think>", "</think>", "<answer>", "</answer>", "<image>", "<video>",
     "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>",
@@ -120,15 +124,25 @@ class Prompt:
         return f"{self.opening}{letter}" + ("</answer>" if self.opening.endswith("<answer>") else "")
 
 
-def build(sample: Sample, question: Question, style: str = DEFAULT_STYLE, text: str | None = None) -> Prompt:
+def build(
+    sample: Sample,
+    question: Question,
+    style: str = DEFAULT_STYLE,
+    text: str | None = None,
+    evidence: str = "",
+) -> Prompt:
     """The prompt for one question, in a built-in `style` or in the user's own `text` (see `read_prompt`).
 
-    Raises `InputError` for an unknown style.
+    `evidence` is what good parts say about the image, in the box units of the model that is asked. Raises
+    `InputError` for an unknown style.
     """
     wording = _find_style(style, text)
+    if evidence:
+        wording = replace(wording, text=_with_evidence(wording.text))
     counts: dict[str, int] = {}
     values = {
         "{knowledge}": neutralise(sample.knowledge, counts).strip(),
+        "{evidence}": evidence,
         "{question}": neutralise(question.text, counts),
         "{options}": "\n".join(
             f"{LETTERS[i]}. {neutralise(option, counts)}" for i, option in enumerate(question.options)
@@ -220,10 +234,10 @@ def _find_fault(text: str) -> str | None:
         )
     for line in user.split("\n"):
         names = set(_PLACEHOLDER.findall(line))
-        if names & {"{image}", "{question}"} and names & {"{references}", "{knowledge}", "{options}"}:
+        if names & {"{image}", "{question}"} and names & _VANISHING:
             return (
                 f"the line {line.strip()!r} would vanish, image or question with it, where there are no "
-                "references, knowledge or options; put {image} and {question} on lines without them"
+                "references, knowledge, evidence or options; put {image} and {question} on lines without them"
             )
     for name in ("{image}", "{question}"):
         if user.count(name) != 1:
@@ -238,13 +252,26 @@ def _find_fault(text: str) -> str | None:
     return None
 
 
-def style_id(style: str = DEFAULT_STYLE, text: str | None = None) -> str:
-    """What the fingerprint says of the prompt: the style's name (or "file") and a digest of its wording."""
+def style_id(style: str = DEFAULT_STYLE, text: str | None = None, evidence: bool = False) -> str:
+    """What the fingerprint says of the prompt: the style's name (or "file") and a digest of its wording.
+
+    With `evidence` it says that prompts may hold what good parts say.
+    """
     wording = _find_style(style, text)
-    texts = (wording.text, wording.option_request, wording.box_request)
+    whole = _with_evidence(wording.text) if evidence else wording.text
+    texts = (whole, wording.option_request, wording.box_request)
     question_texts = (VERDICT_TEXT, *VERDICT_OPTIONS, GROUNDING_TEXT)
     digest = hashlib.sha256("\0".join(texts + question_texts).encode()).hexdigest()
-    return f"{style if text is None else 'file'}@{digest[:12]}"
+    return f"{style if text is None else 'file'}{'+evidence' if evidence else ''}@{digest[:12]}"
+
+
+def _with_evidence(text: str) -> str:
+    """A prompt's text with a place for evidence: its own, else the line below the image."""
+    if "{evidence}" in text:
+        return text
+    head, image, tail = text.partition("{image}")
+    line, newline, below = tail.partition("\n")
+    return f"{head}{image}{line}\n{{evidence}}{newline}{below}"
 
 
 def _find_style(name: str, text: str | None) -> Style:

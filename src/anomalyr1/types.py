@@ -196,6 +196,49 @@ class Question(Record):
         return dict(zip(self.letters, self.options, strict=True)).get(letter or "", "")
 
 
+class Region(Record):
+    """A place that differs from good parts."""
+
+    box: Box
+    """Around the place, in original pixels."""
+    ratio: Ratio
+    """The farthest patch, in units of what good parts show at most."""
+    share: Probability
+    """The share of the image that it covers."""
+    outline: Mask | None = None
+    """Its shape; None = not kept."""
+
+
+class Evidence(Record):
+    """What good parts say about a part."""
+
+    score: Probability
+    """How strange the part is; higher = stranger."""
+    ratio: Ratio
+    """The farthest patch, in units of what good parts show at most."""
+    threshold: Probability | None = None
+    """A score above it is strange; None = too few good parts for one."""
+    false_alarm_rate: Probability | None = None
+    """At most so many good parts are strange, at 95 % confidence; None = nothing is promised."""
+    calibrated: bool = False
+    """Whether `ratio` was measured between good parts; else it was estimated from copies of one to three."""
+    coherent: bool = False
+    """Whether the largest strange place is larger than good parts show."""
+    same_kind: bool = True
+    """Whether the part is of the kind that was learned, as far as that can be seen."""
+    learned: PositiveInt = 1
+    """How many good parts were learned."""
+    held_out: NonNegativeInt = 0
+    """How many good parts the threshold and the promise were made from."""
+    regions: tuple[Region, ...] = ()
+    """The places that differ more than good parts do, the strangest first."""
+
+    @property
+    def is_strange(self) -> bool | None:
+        """Whether the score says that the part is strange; None = there is no threshold."""
+        return None if self.threshold is None else self.score > self.threshold
+
+
 class Sample(Record):
     """An image with what is known about it; paths, not pixels."""
 
@@ -228,6 +271,8 @@ class Sample(Record):
     """The true boxes of the defects in original pixels: () = clean, None = unknown."""
     questions: tuple[Question, ...] = ()
     """The questions that the data set asks about the image."""
+    evidence: Evidence | None = None
+    """What good parts of its class say about the image; None = it was not compared with any."""
 
     @property
     def class_name(self) -> str:
@@ -293,49 +338,6 @@ class Votes(Record):
     def agreement(self) -> float:
         """The share of samples that came to the commonest verdict."""
         return max(self.verdicts.values()) / self.samples
-
-
-class Region(Record):
-    """A place that differs from good parts."""
-
-    box: Box
-    """Around the place, in original pixels."""
-    ratio: Ratio
-    """The farthest patch, in units of what good parts show at most."""
-    share: Probability
-    """The share of the image that it covers."""
-    outline: Mask | None = None
-    """Its shape; None = not kept."""
-
-
-class Evidence(Record):
-    """What good parts say about a part."""
-
-    score: Probability
-    """How strange the part is; higher = stranger."""
-    ratio: Ratio
-    """The farthest patch, in units of what good parts show at most."""
-    threshold: Probability | None = None
-    """A score above it is strange; None = too few good parts for one."""
-    false_alarm_rate: Probability | None = None
-    """At most so many good parts are strange, at 95 % confidence; None = nothing is promised."""
-    calibrated: bool = False
-    """Whether `ratio` was measured between good parts; else it was estimated from copies of one to three."""
-    coherent: bool = False
-    """Whether the largest strange place is larger than good parts show."""
-    same_kind: bool = True
-    """Whether the part is of the kind that was learned, as far as that can be seen."""
-    learned: PositiveInt = 1
-    """How many good parts were learned."""
-    held_out: NonNegativeInt = 0
-    """How many good parts the threshold and the promise were made from."""
-    regions: tuple[Region, ...] = ()
-    """The places that differ more than good parts do, the strangest first."""
-
-    @property
-    def is_strange(self) -> bool | None:
-        """Whether the score says that the part is strange; None = there is no threshold."""
-        return None if self.threshold is None else self.score > self.threshold
 
 
 class Inspection(Record):
