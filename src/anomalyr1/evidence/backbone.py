@@ -46,6 +46,8 @@ class Backbone(Protocol):
     """How it is asked for."""
     digest: str
     """SHA-256 of its weights."""
+    channels: int
+    """Numbers a patch."""
     factor: int
     """Both sides of what it is shown are multiples of it."""
 
@@ -75,7 +77,8 @@ class EfficientNetLite0:
     """The default."""
 
     name = DEFAULT
-    digest = WEIGHTS_SHA256
+    digest = f"sha256:{WEIGHTS_SHA256}"
+    channels = 152
     factor = 32
 
     def __init__(self) -> None:

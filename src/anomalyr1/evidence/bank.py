@@ -9,10 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from PIL import Image
 
-from anomalyr1.evidence import learning, measure, promise
+from anomalyr1.evidence import bank_file, learning, measure, promise
 from anomalyr1.evidence.backbone import load_backbone
 from anomalyr1.evidence.learning import FEW, Part, Settings
 from anomalyr1.evidence.measure import Measurement, Yardstick
@@ -22,6 +21,10 @@ from anomalyr1.types import Evidence, InputError
 
 if TYPE_CHECKING:
     import torch
+
+
+DTYPES = {"patches": "float16", "part_of_patch": "int32", "pooled": "float16"}
+"""The tensors of a bank's file and their types."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,9 @@ class Bank:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of everything in it, as "sha256:" and hexadecimal."""
-        sha = hashlib.sha256(self.settings.to_json().encode() + self.backbone_digest.encode())
-        for part in self.parts:
-            sha.update(part.to_json().encode())
-        for tensor in (self.patches, self.part_of_patch, self.pooled):
-            sha.update(tensor.numpy().tobytes())
-        sha.update(repr(tuple(self.yardstick)).encode())
+        sha = hashlib.sha256(self._record.to_json().encode("ascii"))
+        for name in DTYPES:
+            sha.update(self._tensors[name].numpy().tobytes())
         return f"sha256:{sha.hexdigest()}"
 
     def measure(self, image: str | Path | Pixels | LoadedImage) -> Measurement:
@@ -98,33 +98,87 @@ class Bank:
         rgb = _rgb_of(image)
         features = load_backbone(self.settings.backbone).features(rgb, self.settings.short_side)
         grid = learning.distances_of(features, self._patches)
-        usual, most, coherence = self.yardstick
         evidence = Evidence(
             score=measure.score_of(grid),
-            ratio=float(grid.max()) / most,
+            ratio=float(grid.max()) / self.yardstick.most,
             threshold=self.threshold,
             false_alarm_rate=self.false_alarm_rate,
             calibrated=self.learned > FEW,
-            coherent=measure.coherence_of(grid, usual) > coherence + 0.01,
+            coherent=measure.coherence_of(grid, self.yardstick.usual) > self.yardstick.coherence + 0.01,
             learned=self.learned,
             held_out=len(self.held_out_scores),
             regions=measure.regions_of(grid, self.yardstick, rgb.size),
         )
-        heat = np.clip((grid - usual) / (3 * max(usual, 1e-6)), 0, 1) * 255
-        return Measurement(evidence, heat.astype(np.uint8))
+        return Measurement(evidence, measure.heat_of(grid, self.yardstick))
 
     @cached_property
     def _patches(self) -> torch.Tensor:
         return self.patches.float()  # half precision is slow to multiply with here
 
     def write(self, path: str | Path) -> None:
-        """Write the bank as one file, whole or not at all."""
-        raise InputError("banks are not written yet")
+        """Write the bank as one file, whole or not at all. Raises `SetupError` when the disk refuses."""
+        bank_file.write(Path(path), self._record, self._tensors)
 
     @classmethod
-    def read(cls, path: str | Path) -> Bank:
-        """The bank in a file. Raises `InputError` when it is none."""
-        raise InputError("banks are not read yet")
+    def read(cls, path: str | Path, backbone: str | None = None) -> Bank:
+        """The bank in a file.
+
+        A network that is code of one's own ("package.module:name") is loaded only where `backbone` names it,
+        too. Raises `InputError` for a file that is no bank, is damaged, or belongs to other weights.
+        """
+        record, tensors = bank_file.read(Path(path), DTYPES)
+        name = record.settings.backbone
+        if ":" in name and name != backbone:
+            raise InputError(
+                f"{str(path)!r} was made with the network {name!r}, which is code; to run it, name it: "
+                f"--backbone {name}"
+            )
+        if (digest := load_backbone(name).digest) != record.backbone_digest:
+            raise InputError(
+                f"{str(path)!r} was made with other weights of {name!r} ({record.backbone_digest[:19]}) than "
+                f"are here ({digest[:19]}); learn it again: anomalyr1 learn"
+            )
+        bank = cls(
+            settings=record.settings,
+            parts=record.parts,
+            yardstick=record.yardstick,
+            backbone_digest=digest,
+            **tensors,
+        )
+        bank._require_consistent(str(path))
+        return bank
+
+    @property
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return {name: getattr(self, name) for name in DTYPES}
+
+    @property
+    def _record(self) -> bank_file.BankRecord:
+        return bank_file.BankRecord(
+            version=bank_file.VERSION,
+            settings=self.settings,
+            parts=self.parts,
+            yardstick=self.yardstick,
+            backbone_digest=self.backbone_digest,
+            shapes={name: tuple(tensor.shape) for name, tensor in self._tensors.items()},
+        )
+
+    def _require_consistent(self, path: str) -> None:
+        """Raise `InputError` where parts and tensors of a file do not go together."""
+        patches, owners, pooled = self.patches, self.part_of_patch, self.pooled
+        fits = (
+            patches.ndim == 2
+            and owners.shape == patches.shape[:1]
+            and len(patches) > 0
+            and pooled.ndim == 2
+            and len(pooled) == len(self.parts)
+            and 0 <= int(owners.min()) <= int(owners.max()) < len(self.parts)
+            and patches.shape[1] == load_backbone(self.settings.backbone).channels
+        )
+        if not fits:
+            raise InputError(
+                f"{path!r}: its parts and patches do not go together; learn it again: anomalyr1 learn"
+            )
 
 
 def _rgb_of(image: str | Path | Pixels | LoadedImage) -> Image.Image:

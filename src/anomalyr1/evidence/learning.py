@@ -149,8 +149,9 @@ def _copies_distances(
 def _yardstick(grids: Sequence[Grid]) -> Yardstick:
     everything = np.concatenate([grid.ravel() for grid in grids])
     usual = float(np.quantile(everything, 0.99))
+    usual = max(usual, 1e-6)
     return Yardstick(
-        usual,
-        max(usual, float(max(grid.max() for grid in grids))),
-        max(measure.coherence_of(grid, usual) for grid in grids),
+        usual=usual,
+        most=max(usual, float(max(grid.max() for grid in grids))),
+        coherence=max(measure.coherence_of(grid, usual) for grid in grids),
     )

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from anomalyr1.boxes import Bools, components, encode_mask
-from anomalyr1.types import Evidence, Region
+from anomalyr1.types import Evidence, Record, Region
 
 if TYPE_CHECKING:
     import torch
@@ -22,14 +23,14 @@ MAX_REGIONS = 5
 """So many regions are kept, the strangest."""
 
 
-class Yardstick(NamedTuple):
+class Yardstick(Record):
     """What distances good parts show among themselves."""
 
-    usual: float
+    usual: float = Field(gt=0, le=2)
     """A patch that is farther than this is part of a region: the 0.99 quantile of all patches."""
-    most: float
+    most: float = Field(gt=0, le=2)
     """The farthest patch of a good part: a ratio of 1."""
-    coherence: float
+    coherence: float = Field(ge=0, le=1)
     """The largest share of the picture that patches beyond `usual` cover in one piece, in good parts."""
 
 
@@ -38,8 +39,7 @@ class Measurement(NamedTuple):
 
     evidence: Evidence
     heat: NDArray[np.uint8]
-    """(h, w) the map: 0 = as good parts are, 255 = three times as far beyond the usual as that is beyond
-    the middle, or more."""
+    """(h, w) the map for the eye, see `heat_of`."""
 
 
 def nearest(patches: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
@@ -82,6 +82,13 @@ def regions_of(distances: Grid, yardstick: Yardstick, size_wh: tuple[int, int]) 
             )
     regions.sort(key=lambda region: -region.ratio)
     return tuple(regions[:MAX_REGIONS])
+
+
+def heat_of(distances: Grid, yardstick: Yardstick) -> NDArray[np.uint8]:
+    """(h, w) the map for the eye: 0 where good parts are so, too, 255 at twice what they show."""
+    beyond = (distances - yardstick.usual) / (2 * yardstick.most - yardstick.usual)
+    heat: NDArray[np.uint8] = (np.clip(beyond, 0, 1) * 255).astype(np.uint8)
+    return heat
 
 
 def enlarge(piece: Bools, size_wh: tuple[int, int]) -> Bools:
