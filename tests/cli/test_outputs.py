@@ -17,6 +17,7 @@ from support import evaluations, recordings
 FOREIGN = b"the only copy of something else"
 ARGUMENTS = {
     "inspect": ["parts"],
+    "learn": ["parts/good"],
     "demo": [],
     "calibrate": ["run.jsonl", "--labels", "labels.csv", "--cost-miss", "1", "--cost-false-alarm", "1"],
     "evaluate": ["model", "--data", "folder:parts"],

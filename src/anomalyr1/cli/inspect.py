@@ -13,9 +13,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from anomalyr1.cli.outputs import require_output
-from anomalyr1.cli.terminal import OK, SOME_FAILED, PromptFile, Style, find_images, say, stop_explained
+from anomalyr1.cli.terminal import (
+    OK,
+    SOME_FAILED,
+    PromptFile,
+    Style,
+    find_images,
+    new_bar,
+    say,
+    stop_explained,
+)
+from anomalyr1.errors import InputError
 
 if TYPE_CHECKING:
+    from anomalyr1.evidence.bank import Bank
     from anomalyr1.inspection.inspector import Inspector
     from anomalyr1.types import Inspection, Sample
 
@@ -26,6 +37,12 @@ Masks = Literal["default", "sam2", "box"]
 
 INSPECTIONS = "inspections.jsonl"
 """The inspections file in a folder of this verb."""
+MAPS = "maps"
+"""The folder of the maps of what differs from good parts."""
+BANK = "good.bank"
+"""What was learned from `--good`."""
+
+Decider = Literal["both", "evidence", "policy"]
 
 
 def inspect(
@@ -68,6 +85,27 @@ def inspect(
     threshold: Annotated[
         Path | None, typer.Option(help="File of `anomalyr1 calibrate`: decide by the score.")
     ] = None,
+    bank: Annotated[
+        Path | None, typer.Option(help="Good parts to compare with: a file of `anomalyr1 learn`.")
+    ] = None,
+    good: Annotated[
+        list[Path] | None,
+        typer.Option(help="Images of good parts, or folders: learned first, into the folder of the run."),
+    ] = None,
+    decide: Annotated[
+        Decider | None,
+        typer.Option(
+            help="Who decides where there are good parts: both must agree, the evidence, or the policy; "
+            "default: the evidence for nano, both for any other model."
+        ),
+    ] = None,
+    tell: Annotated[
+        bool | None,
+        typer.Option(
+            "--evidence/--no-evidence",
+            help="Whether the prompt says what the good parts say; default: as the policy was taught.",
+        ),
+    ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Inspect the images again that failed in this folder.")
     ] = False,
@@ -83,8 +121,9 @@ def inspect(
     from anomalyr1.report import inspection_page
 
     references = tuple(reference or ())
-    require_output("inspect", out, (*paths, *references, knowledge, prompt, threshold))
-    images = find_images(paths, out / inspection_page.OVERLAYS, references)
+    require_output("inspect", out, (*paths, *references, *(good or ()), knowledge, prompt, threshold, bank))
+    images = find_images(paths, out / inspection_page.OVERLAYS, (*references, *(good or ())))
+    good_parts = _find_bank(bank, good or [], out, as_json)
     for path in references:
         open_image(path)  # what cannot be used is refused now, and not once with every image
     samples, knowledge_digest = samples_of_images(images, references, _read_knowledge(knowledge))
@@ -99,6 +138,10 @@ def inspect(
         fast=fast,
         engine=engine,
         threshold=Threshold.read(threshold) if threshold else None,
+        bank=good_parts,
+        decide=decide,
+        tell=tell,
+        maps=out / MAPS,
     )
     inspections = inspect_samples(inspector, samples, out, knowledge_digest, as_json, retry_failed)
     return SOME_FAILED if any(inspection.error is not None for inspection in inspections) else OK
@@ -168,22 +211,12 @@ def _like(sample: Sample, path: str) -> Sample:
 @contextlib.contextmanager
 def _progress(title: str, total: int, as_json: bool) -> Iterator[Callable[[int, Inspection], None]]:
     """A bar with the time left on a terminal, one line per inspection otherwise."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     if as_json:
         yield lambda done, inspection: print(inspection.to_json(), flush=True)
     elif not sys.stdout.isatty():
         yield lambda done, inspection: say(f"{done}/{total} {_line(inspection)}")
     else:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("time left"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=Console(markup=False, highlight=False, emoji=False)) as bar:
+        with new_bar() as bar:
             task = bar.add_task(title, total=total)
 
             def show(done: int, inspection: Inspection) -> None:
@@ -205,6 +238,32 @@ def _line(inspection: Inspection) -> str:
     length = 120 if inspection.error is None else 1000
     excerpt = f"{reason[:length]}{'...' if len(reason) > length else ''}"
     return visible(f"{outcome(inspection):6} {inspection.sample_id}  {excerpt}").rstrip()
+
+
+def _find_bank(file: Path | None, good: Sequence[Path], out: Path, as_json: bool) -> Bank | None:
+    """The bank in a file, or of images of good parts, which are learned unless the run's folder has it."""
+    from anomalyr1.cli.learn import learn_images
+    from anomalyr1.evidence.bank import Bank
+    from anomalyr1.images.door import digest_of
+
+    if file is not None and good:
+        raise InputError("--bank is what was learned, and --good would be learned; give one of them")
+    if file is not None:
+        return Bank.read(file)
+    if not good:
+        return None
+    images = find_images(good)
+    kept = out / BANK
+    if kept.exists():
+        bank = Bank.read(kept)
+        if {part.sha256 for part in bank.parts} != {digest_of(image) for image in images}:
+            raise InputError(
+                f"{str(kept)!r} was learned from other images than --good names; write to another folder"
+            )
+        return bank
+    bank = learn_images(images, None, None, as_json)
+    bank.write(kept)
+    return bank
 
 
 def _read_knowledge(path: Path | None) -> str:

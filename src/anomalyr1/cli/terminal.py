@@ -8,11 +8,14 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from anomalyr1.errors import InputError, Stopped
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 OK, USER_ERROR, SOME_FAILED, SETUP_ERROR, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: all well, the user's input, some images failed or some samples have problems, the environment,
@@ -39,6 +42,32 @@ def stop_explained(explain: Callable[[], str]) -> Iterator[None]:
         yield
     except KeyboardInterrupt as stop:
         raise Stopped(explain()) from stop
+
+
+def new_bar() -> Progress:
+    """A bar with the time left, for a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("time left"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=Console(markup=False, highlight=False, emoji=False))
+
+
+@contextlib.contextmanager
+def progress_bar(title: str, total: int, silent: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, else nothing; the function takes how many are done, and of how many."""
+    if silent or not sys.stdout.isatty():
+        yield lambda done, total: None
+        return
+    with new_bar() as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def find_images(

@@ -74,8 +74,19 @@ class Bank:
 
     @property
     def threshold(self) -> float | None:
-        """A higher score is strange; None = no good part was held out."""
-        return max(self.held_out_scores, default=None)
+        """A higher score is strange; None = too few good parts.
+
+        The highest score of those held out; without any, of those learned, each beside the others.
+        """
+        scores = self.held_out_scores
+        if not scores and self.learned > FEW:
+            scores = [part.score for part in self.parts]
+        return max(scores, default=None)
+
+    @cached_property
+    def image_digests(self) -> frozenset[str]:
+        """The SHA-256 of the images that were learned."""
+        return frozenset(part.sha256 for part in self.parts if not part.held_out)
 
     @property
     def false_alarm_rate(self) -> float | None:
@@ -90,14 +101,35 @@ class Bank:
             sha.update(self._tensors[name].numpy().tobytes())
         return f"sha256:{sha.hexdigest()}"
 
-    def measure(self, image: str | Path | Pixels | LoadedImage) -> Measurement:
+    def describe(self) -> list[str]:
+        """What a person should know of it, in lines."""
+        held_out = len(self.held_out_scores)
+        lines = [f"{self.learned} good parts learned, {held_out} held out ({self.settings.backbone})"]
+        if self.false_alarm_rate is not None:
+            lines.append(
+                f"promise: at most {100 * self.false_alarm_rate:.1f} % false alarms, with 95 % confidence, on "
+                "parts that are made and photographed like these"
+            )
+        elif self.threshold is not None:
+            lines.append("nothing is promised: no good part was held out; add some and learn again")
+        else:
+            lines.append(f"{FEW} good parts or fewer decide nothing alone: the policy has to agree; add some")
+        for rate in (0.1, 0.05, 0.01):
+            needed = promise.held_out_for(rate) - held_out
+            if needed > 0:
+                lines.append(f"for at most {100 * rate:g} %: {needed} more good parts")
+                break
+        return lines
+
+    def measure(self, image: str | Path | Pixels | LoadedImage, leave_out: int | None = None) -> Measurement:
         """What the good parts say about a picture: a path, an array, an image of Pillow's, or an opened one.
 
-        Raises `ImageError` for what is no image.
+        `leave_out` is the number of a part that does not count, which is to be compared with the others. Raises `ImageError` for what is no image.
         """
         rgb = _rgb_of(image)
         features = load_backbone(self.settings.backbone).features(rgb, self.settings.short_side)
-        grid = learning.distances_of(features, self._patches)
+        patches = self._patches if leave_out is None else self._patches[self.part_of_patch != leave_out]
+        grid = learning.distances_of(features, patches if len(patches) else self._patches)
         evidence = Evidence(
             score=measure.score_of(grid),
             ratio=float(grid.max()) / self.yardstick.most,

@@ -15,10 +15,13 @@ from types import MappingProxyType
 
 from anomalyr1 import prompts, records
 from anomalyr1.engines.engine import GREEDY, Completion, Engine, Sampling, choose_prompt, taught_of
+from anomalyr1.evidence.bank import Bank
 from anomalyr1.images.arrays import Pixels, load_pixels, require_pictures
 from anomalyr1.images.door import THREADS, LoadedImage, Room, open_image
 from anomalyr1.images.frames import FAMILIES
 from anomalyr1.inspection import verdicts
+from anomalyr1.inspection.decisions import Decider, outlines_of
+from anomalyr1.inspection.good_parts import NO_GOOD_PARTS, GoodParts
 from anomalyr1.inspection.masks import Sam2, masks_for
 from anomalyr1.inspection.picture_guard import Doubt, TaughtLook, doubt_of_picture
 from anomalyr1.inspection.samples import (
@@ -30,7 +33,7 @@ from anomalyr1.inspection.samples import (
 )
 from anomalyr1.inspection.thresholds import Threshold
 from anomalyr1.records import Writer
-from anomalyr1.types import Fingerprint, InputError, Inspection, Mask, Reply, Sample, SetupError
+from anomalyr1.types import Evidence, Fingerprint, InputError, Inspection, Mask, Reply, Sample, SetupError
 
 VOTING = Sampling(temperature=1.0)
 """How votes are sampled: as the policy itself weighs its words."""
@@ -75,6 +78,8 @@ class Inspector:
     """What the score is compared with; None = the answers alone make the verdict."""
     look: TaughtLook | None = None
     """What the policy's training pictures looked like; None = not known, and nothing is unlike them."""
+    good_parts: GoodParts = NO_GOOD_PARTS
+    """The good parts that images are compared with, and who decides."""
 
     def __post_init__(self) -> None:
         """Refuse votes that would all be the same, or that nothing counts."""
@@ -100,6 +105,10 @@ class Inspector:
         fast: bool = False,
         engine: str = "local",
         threshold: Threshold | None = None,
+        bank: Bank | None = None,
+        decide: Decider | None = None,
+        tell: bool | None = None,
+        maps: Path | None = None,
     ) -> Inspector:
         """An inspector over a policy: "nano", a folder, or a name on the Hugging Face hub.
 
@@ -107,8 +116,9 @@ class Inspector:
         taught; asked otherwise, its fingerprint says so. `votes` samples of both questions make each verdict;
         `fast` asks for the score alone, without reasoning and boxes. `engine` runs the policy: "local",
         "vllm", or "endpoint:FILE" for the server of a configuration, which names its own model. `threshold`
-        decides by the score. Raises `InputError` for options that do not go together and for a model that
-        cannot be used, `SetupError` for what is not installed.
+        decides by the score. With a `bank` images are compared with its good parts: `decide`, `tell` and
+        `maps` say how (see `GoodParts`). Raises `InputError` for options that do not go together and for a
+        model that cannot be used, `SetupError` for what is not installed.
         """
         if fast and votes > 1:
             raise InputError(f"{votes} fast scores are all the same; ask for votes or for fast, not both")
@@ -123,7 +133,18 @@ class Inspector:
         prompt = choose_prompt(runner, style, text)
         is_here = engine.partition(":")[0] in ("local", "vllm")
         look = TaughtLook.read(Path(runner.fingerprint(sampling).model)) if is_here else None
-        return cls(runner, masks, *prompt, sampling, sam2=sam2, votes=votes, threshold=threshold, look=look)
+        good_parts = GoodParts.of(bank, runner, prompt, decide, tell, maps) if bank else NO_GOOD_PARTS
+        return cls(
+            runner,
+            masks,
+            *prompt,
+            sampling,
+            sam2=sam2,
+            votes=votes,
+            threshold=threshold,
+            look=look,
+            good_parts=good_parts,
+        )
 
     def __call__(
         self,
@@ -224,8 +245,9 @@ class Inspector:
         """What a run of this inspector depends on."""
         engine = self.engine.fingerprint(self.sampling)
         changes = {
-            "style": prompts.style_id(self.style, self.text),
+            "style": prompts.style_id(self.style, self.text, self.good_parts.tell),
             "given": context,
+            "evidence": self.good_parts.digest,
             "masks": self.masks,
             "versions": engine.versions | self._versions(),
             "sampling": engine.sampling + (f", {self.votes} samples" if self.votes > 1 else ""),
@@ -267,32 +289,38 @@ class Inspector:
         images = {**loaded, **opened}
         # 2. Ask all questions in one call, but none about a picture that no policy should judge.
         doubts: list[Doubt | None] = [None] * len(samples)
+        run = self.engine.fingerprint(self.sampling)
         if not own_questions:  # an exam wants every answer
-            family = FAMILIES.get(self.engine.fingerprint(self.sampling).family)
+            family = FAMILIES.get(run.family)
             doubts = [doubt_of_picture(images[sample.image].rgb, family, self.look) for sample in samples]
-        prompts_of = [
-            [] if doubt else self._prompts(sample, own_questions)
-            for sample, doubt in zip(samples, doubts, strict=True)
-        ]
+        evidence_of = self.good_parts.measure(samples, images)
+        prompts_of = []
+        for sample, doubt, evidence in zip(samples, doubts, evidence_of, strict=True):
+            text = self.good_parts.write_words(evidence, images[sample.image].size_wh, run)
+            prompts_of.append([] if doubt else self._prompts(sample, own_questions, text))
         all_prompts = [prompt for sample_prompts in prompts_of for prompt in sample_prompts]
         completions = iter(self.engine.complete(all_prompts, images, self.sampling) if all_prompts else ())
         # 3. Judge each sample by its completions.
         inspections = []
-        for sample, sample_prompts, doubt in zip(samples, prompts_of, doubts, strict=True):
+        for sample, sample_prompts, doubt, evidence in zip(
+            samples, prompts_of, doubts, evidence_of, strict=True
+        ):
             replies = list(islice(completions, len(sample_prompts)))
             image = images[sample.image]
             if doubt:
                 inspections.append(_unasked(sample, image, doubt))
             else:
-                inspections.append(self._judge(sample, image, sample_prompts, replies, own_questions))
+                inspections.append(
+                    self._judge(sample, image, sample_prompts, replies, own_questions, evidence)
+                )
         return inspections
 
-    def _prompts(self, sample: Sample, own_questions: bool) -> list[prompts.Prompt]:
+    def _prompts(self, sample: Sample, own_questions: bool, evidence: str) -> list[prompts.Prompt]:
         """What is asked about a sample; boxes are not asked for without reasoning, which makes none."""
         questions = sample.questions if own_questions else prompts.inspection_questions(sample.id)
         askable = [question for question in questions if question.options or not self.sampling.fast]
         return [
-            prompts.build(sample, question, self.style, self.text)
+            prompts.build(sample, question, self.style, self.text, evidence)
             for question in askable
             for _ in range(self.votes)
         ]
@@ -304,8 +332,9 @@ class Inspector:
         sample_prompts: Sequence[prompts.Prompt],
         completions: Sequence[Completion],
         own_questions: bool,
+        evidence: Evidence | None,
     ) -> Inspection:
-        """The inspection of one sample by the completions of its prompts."""
+        """The inspection of one sample by the completions of its prompts, beside evidence."""
         errors = [completion.error for completion in completions if completion.error]
         if errors:
             return _failed(sample, InputError(errors[0]))
@@ -322,12 +351,17 @@ class Inspector:
             opinion = verdicts.of_questions([prompt.question for prompt in sample_prompts], replies)
         else:
             opinion = verdicts.conclude(replies[: self.votes], replies[self.votes :], image.size_wh)
+        if evidence is not None and not own_questions:
+            opinion, evidence_counts = self.good_parts.decide_on(opinion, evidence, image)
+            counts.update(evidence_counts)
         verdict, reason = opinion.verdict, opinion.reason
         if self.threshold is not None:
             verdict, reason = self.threshold.judge(verdict, reason, opinion.score, opinion.only_boxes_lack)
         # 3. Make the masks of its boxes.
         masks: tuple[Mask, ...] | None = None if opinion.boxes is None else ()
         if opinion.boxes:
+            masks = outlines_of(evidence, opinion.boxes) if self.masks == "default" else None
+        if opinion.boxes and masks is None:
             masks, mask_counts = masks_for(image.rgb, opinion.boxes[:MAX_MASKS], self.masks, self.sam2)
             counts.update(mask_counts)
             counts["boxes_without_mask"] = max(0, len(opinion.boxes) - MAX_MASKS)
@@ -340,6 +374,7 @@ class Inspector:
             reason=reason,
             boxes=opinion.boxes,
             masks=masks,
+            evidence=evidence,
             replies=tuple(replies),
             counts={name: n for name, n in sorted(counts.items()) if n},
             image_sha256=image.sha256,

@@ -37,11 +37,13 @@ class Taught(Record):
     """The model that all teaching began with, as it was named."""
     licence: str = Field(max_length=1000)
     """The licence of the base's weights, in words."""
+    evidence: bool = False
+    """Whether its prompts held what good parts say about the image."""
 
     @property
     def style_id(self) -> str:
         """The prompt as fingerprints name it."""
-        return prompts.style_id(self.style, self.text)
+        return prompts.style_id(self.style, self.text, self.evidence)
 
     def otherwise(self, style_id: str, max_pixels: int) -> str:
         """What is to be said where it is asked with another prompt or cap; empty where it is not."""

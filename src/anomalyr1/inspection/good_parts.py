@@ -1,0 +1,116 @@
+"""Good parts beside an inspection: what is measured, who decides, what the policy is told, where maps go."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from anomalyr1 import prompts
+from anomalyr1.engines.engine import Engine, Sampling, taught_of
+from anomalyr1.evidence import words
+from anomalyr1.evidence.bank import Bank
+from anomalyr1.evidence.measure import Measurement
+from anomalyr1.files import write_whole
+from anomalyr1.images.door import LoadedImage
+from anomalyr1.images.frames import FAMILIES, Frame
+from anomalyr1.inspection.decisions import Decider, decide_beside, require_decider
+from anomalyr1.inspection.verdicts import Opinion
+from anomalyr1.policy.folders import BUNDLED
+from anomalyr1.types import Evidence, Fingerprint, Sample
+
+MAP_LONG_SIDE = 512
+"""Maps are kept at this size, or at the image's, where that is less."""
+
+
+@dataclass(frozen=True)
+class GoodParts:
+    """How images are compared with good parts."""
+
+    bank: Bank | None = None
+    """The good parts; None = those whose evidence the samples carry."""
+    decide: Decider = "both"
+    """Who comes to the verdict (see `decisions`)."""
+    tell: bool = False
+    """Whether the prompt holds what the good parts say."""
+    maps: Path | None = None
+    """The folder for the maps of what differs, PNG files named by the images' SHA-256; None = not kept."""
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown decider."""
+        require_decider(self.decide)
+
+    @classmethod
+    def of(
+        cls,
+        bank: Bank,
+        engine: Engine,
+        prompt: tuple[str, str | None],
+        decide: Decider | None = None,
+        tell: bool | None = None,
+        maps: Path | None = None,
+    ) -> GoodParts:
+        """The comparison for a policy that is asked with a style and a text.
+
+        Without `decide` the evidence decides where the policy is nano or was taught from it, whose sight is
+        less, else both. Without `tell` a policy is told what it was taught with; of others those that are
+        asked in our style, but not nano, which cannot read it.
+        """
+        taught = taught_of(engine)
+        is_nano = (taught.base if taught else engine.fingerprint(Sampling()).model) in BUNDLED
+        if tell is None:
+            untaught = prompt == (prompts.DEFAULT_STYLE, None) and not is_nano
+            tell = taught.evidence if taught else untaught
+        return cls(bank, decide or ("evidence" if is_nano else "both"), tell, maps)
+
+    @property
+    def digest(self) -> str:
+        """What the fingerprint of a run says of it; empty without a bank."""
+        return f"{self.bank.digest}, verdict by {self.decide}" if self.bank else ""
+
+    def measure(self, samples: Sequence[Sample], images: Mapping[Path, LoadedImage]) -> list[Evidence | None]:
+        """What the good parts say about each sample; its map is written."""
+        if self.bank is None:
+            return [sample.evidence for sample in samples]
+        evidence: list[Evidence | None] = []
+        for sample in samples:
+            image = images[sample.image]
+            measurement = self.bank.measure(image)
+            if self.maps is not None:
+                write_map(self.maps, image, measurement)
+            evidence.append(measurement.evidence)
+        return evidence
+
+    def write_words(self, evidence: Evidence | None, size_wh: tuple[int, int], run: Fingerprint) -> str:
+        """What the prompt says of evidence about an image of this size; empty where it is not told."""
+        if evidence is None or not self.tell:
+            return ""
+        return words.write(evidence, Frame.of(size_wh, FAMILIES[run.family], run.max_pixels))
+
+    def decide_on(
+        self, opinion: Opinion, evidence: Evidence, image: LoadedImage
+    ) -> tuple[Opinion, dict[str, int]]:
+        """What a policy's opinion becomes beside evidence (see `decide_beside`)."""
+        is_learned = self.bank is not None and image.sha256 in self.bank.image_digests
+        return decide_beside(opinion, evidence, self.decide, image.size_wh, is_learned)
+
+
+NO_GOOD_PARTS = GoodParts()
+
+
+def write_map(folder: Path, image: LoadedImage, measurement: Measurement) -> None:
+    """Write the map of an image: grey, bright where it differs more than good parts do."""
+    scale = min(1.0, MAP_LONG_SIDE / max(image.size_wh))
+    size_wh = max(1, round(image.size_wh[0] * scale)), max(1, round(image.size_wh[1] * scale))
+    picture = Image.fromarray(measurement.heat).resize(size_wh, Image.Resampling.BILINEAR)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    write_whole(folder / map_name(image.sha256), buffer.getvalue())
+
+
+def map_name(image_sha256: str) -> str:
+    """The name of an image's map in the folder of maps."""
+    return f"{image_sha256[:16]}.png"
