@@ -33,9 +33,7 @@ def learn(
     ] = None,
     backbone: Annotated[
         str,
-        typer.Option(
-            help="efficientnet-lite0, dinov2-small, a folder of a DINOv2 model, or package.module:name."
-        ),
+        typer.Option(help="efficientnet-lite0, dinov2-small, a folder of DINOv2, or package.module:name."),
     ] = "efficientnet-lite0",
     classes: Annotated[
         list[str] | None, typer.Option("--class", help="Of a data set of several classes, this one.")
@@ -85,7 +83,7 @@ def _good_of_data(spec: str, classes: Sequence[str], folder: Path) -> list[Path]
     """The good images of a data set, of the side of a split that is learned from."""
     from anomalyr1.data.sources import load_source
 
-    samples = load_source(spec, None, folder, "train", "never").samples
+    samples = load_source(spec, None, folder, "train", "as asked").samples
     good = [sample for sample in samples if sample.anomalous is False]
     names = sorted({sample.class_name for sample in good})
     unknown = sorted(set(classes) - set(names))
@@ -93,8 +91,8 @@ def _good_of_data(spec: str, classes: Sequence[str], folder: Path) -> list[Path]
         raise InputError(f"{spec!r} has no good image of {unknown[0]!r}; it has {', '.join(names)}")
     if len(names) > 1 and len(classes) != 1:
         raise InputError(
-            f"{spec!r} has good images of {len(names)} classes ({', '.join(names[:8])}), and a bank is of one "
-            "kind of part; choose it with --class"
+            f"{spec!r} has good images of {len(names)} classes ({', '.join(names[:8])}), and a bank is of "
+            "one kind of part; choose it with --class"
         )
     chosen = [sample.image for sample in good if not classes or sample.class_name in classes]
     if not chosen:

@@ -107,8 +107,8 @@ class Bank:
         lines = [f"{self.learned} good parts learned, {held_out} held out ({self.settings.backbone})"]
         if self.false_alarm_rate is not None:
             lines.append(
-                f"promise: at most {100 * self.false_alarm_rate:.1f} % false alarms, with 95 % confidence, on "
-                "parts that are made and photographed like these"
+                f"promise: at most {100 * self.false_alarm_rate:.1f} % false alarms, with 95 % confidence, "
+                "on parts that are made and photographed like these"
             )
         elif self.threshold is not None:
             lines.append("nothing is promised: no good part was held out; add some and learn again")
@@ -124,7 +124,8 @@ class Bank:
     def measure(self, image: str | Path | Pixels | LoadedImage, leave_out: int | None = None) -> Measurement:
         """What the good parts say about a picture: a path, an array, an image of Pillow's, or an opened one.
 
-        `leave_out` is the number of a part that does not count, which is to be compared with the others. Raises `ImageError` for what is no image.
+        `leave_out` is the number of a part that does not count, which is to be compared with the others.
+        Raises `ImageError` for what is no image.
         """
         rgb = _rgb_of(image)
         features = load_backbone(self.settings.backbone).features(rgb, self.settings.short_side)
