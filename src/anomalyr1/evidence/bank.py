@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import torch
 
 
+KIND = 0.42
+"""A picture whose features as a whole are farther than this, in cosine distance, from those of every good
+part shows another kind of part (docs/measured.md)."""
 DTYPES = {"patches": "float16", "part_of_patch": "int32", "pooled": "float16"}
 """The tensors of a bank's file and their types."""
 
@@ -137,12 +140,23 @@ class Bank:
             threshold=self.threshold,
             false_alarm_rate=self.false_alarm_rate,
             calibrated=self.learned > FEW,
+            same_kind=self._is_same_kind(features.pooled),
             coherent=measure.coherence_of(grid, self.yardstick.usual) > self.yardstick.coherence + 0.01,
             learned=self.learned,
             held_out=len(self.held_out_scores),
             regions=measure.regions_of(grid, self.yardstick, rgb.size),
         )
         return Measurement(evidence, measure.heat_of(grid, self.yardstick))
+
+    def _is_same_kind(self, pooled: torch.Tensor) -> bool:
+        """Whether (P,) features of a whole picture are like those of some good part."""
+        others = self.pooled.float()
+        bound = KIND
+        if len(others) > 1:  # good parts that differ much among themselves allow more
+            nearness = others @ others.T  # (parts, parts)
+            nearness.fill_diagonal_(-1)
+            bound = max(bound, 1.5 * float((1 - nearness.amax(1)).max()))
+        return float((1 - others @ pooled).min()) <= bound
 
     @cached_property
     def _patches(self) -> torch.Tensor:

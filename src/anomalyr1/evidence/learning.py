@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from PIL import Image
 from pydantic import Field
 
 from anomalyr1.evidence import measure
 from anomalyr1.evidence.backbone import DEFAULT, Backbone, Features
 from anomalyr1.evidence.measure import Grid, Yardstick
-from anomalyr1.images.door import LoadedImage, open_image
+from anomalyr1.images.door import THREADS, LoadedImage, open_image
 from anomalyr1.types import Record
 
 if TYPE_CHECKING:
@@ -25,6 +31,9 @@ FEW = 3
 """So many good parts or fewer are compared with copies of themselves, and decide nothing alone."""
 
 
+_NO_PICTURE = Image.new("RGB", (1, 1))
+
+
 class Settings(Record):
     """How a bank is made and how pictures are measured with it."""
 
@@ -33,6 +42,8 @@ class Settings(Record):
     """Pixels of the shorter side of what the network is shown."""
     max_patches: int = Field(default=16_000, ge=100)
     """How many patches are kept, drawn at random."""
+    rotations: bool = False
+    """Whether good parts may lie turned by quarters."""
     seed: int = 0
 
 
@@ -71,62 +82,75 @@ def learn(
     progress: Callable[[int, int], None],
 ) -> Learned:
     """Learn from image files; see `Bank.learn`."""
+    import torch
+
     # 1. Which are learned, and which are held out.
     order = list(range(len(images)))
     random.Random(settings.seed).shuffle(order)
-    count = min(len(images), LEARNED) if learned is None else min(learned, len(images))
-    opened = [open_image(Path(images[i])) for i in order]
-    features: list[Features] = []
-    for done, image in enumerate(opened, start=1):
-        features.append(backbone.features(image.rgb, settings.short_side))
-        progress(done, len(opened))
-    patches, owner = _gather(backbone, opened[:count], features[:count], settings)
-    # 2. What good parts show among themselves.
-    grids = [
-        distances_of(features[i], patches[owner != i] if count > FEW else patches)
-        if count > FEW
-        else _copies_distances(backbone, opened[i], patches, settings)
-        for i in range(count)
-    ]
-    yardstick = _yardstick(grids)
-    held_out_grids = [distances_of(f, patches) for f in features[count:]]
-    parts = tuple(
-        Part(
-            name=image.path.as_posix(),
-            sha256=image.sha256,
-            score=measure.score_of(grid),
-            peak=float(grid.max()),
-            held_out=i >= count,
-        )
-        for i, (image, grid) in enumerate(zip(opened, grids + held_out_grids, strict=True))
-    )
-    pooled = _stack([f.pooled for f in features])
-    return Learned(parts, patches.half(), owner, pooled.half(), yardstick)
+    count = min(len(images), LEARNED if learned is None else learned)
+    parts: list[Part] = []
+    pooled: list[torch.Tensor] = []
+
+    def keep(image: LoadedImage, features: Features, grid: Grid) -> None:
+        score, peak = measure.score_of(grid), float(grid.max())
+        name, held_out = image.path.as_posix(), len(parts) >= count
+        parts.append(Part(name=name, sha256=image.sha256, score=score, peak=peak, held_out=held_out))
+        pooled.append(features.pooled)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        # Few pictures are open at a time.
+        opened = _open_ahead(pool, [Path(images[i]) for i in order])
+        # 2. The patches of those that are learned, and of their other views.
+        straight: list[tuple[LoadedImage, Features]] = []
+        views: list[torch.Tensor] = []
+        copies: list[Features] = []
+        for image in islice(opened, count):
+            features = backbone.features(image.rgb, settings.short_side)
+            others = [
+                backbone.features(view, settings.short_side) for view in other_views(image.rgb, settings)
+            ]
+            views.append(torch.cat([features.patches, *(other.patches for other in others)]))
+            if count <= FEW:
+                copies += [backbone.features(copy, settings.short_side) for copy in copies_of(image.rgb)]
+            straight.append((replace(image, rgb=_NO_PICTURE), features))
+            progress(len(straight), len(images))
+        patches, owner = _draw_patches(views, settings)
+        # 3. What good parts show among themselves: each beside the others.
+        grids = [_distances_beside(features, patches, owner, i) for i, (_, features) in enumerate(straight)]
+        for (image, features), grid in zip(straight, grids, strict=True):
+            keep(image, features, grid)
+        if count <= FEW:  # too few to tell: copies stand in for other good parts
+            grids = [grid for grid in grids if count > 1] + [distances_of(copy, patches) for copy in copies]
+        # 4. Those that are held out, beside all that were learned.
+        for image in opened:
+            features = backbone.features(image.rgb, settings.short_side)
+            keep(image, features, distances_of(features, patches))
+            progress(len(parts), len(images))
+    return Learned(tuple(parts), patches.half(), owner, torch.stack(pooled).half(), _yardstick(grids))
 
 
-def _stack(tensors: list[torch.Tensor]) -> torch.Tensor:
-    import torch
-
-    return torch.stack(tensors)
-
-
-def _gather(
-    backbone: Backbone, opened: Sequence[LoadedImage], features: Sequence[Features], settings: Settings
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(M, D) patches of parts and of their mirror images, at most `max_patches`, and (M,) whose they are."""
-    import torch
+def other_views(rgb: Image.Image, settings: Settings) -> list[Image.Image]:
+    """How else a good part may lie: its mirror image, and turned by quarters where the settings say so."""
     from PIL import ImageOps
 
-    patches, owners = [], []
-    for number, (image, straight) in enumerate(zip(opened, features, strict=True)):
-        mirrored = backbone.features(ImageOps.mirror(image.rgb), settings.short_side)
-        for view in (straight, mirrored):
-            patches.append(view.patches)
-            owners.append(torch.full((len(view.patches),), number, dtype=torch.int32))
-    generator = torch.Generator().manual_seed(settings.seed)
-    joined, owner = torch.cat(patches), torch.cat(owners)
-    kept = torch.randperm(len(joined), generator=generator)[: settings.max_patches]
-    return joined[kept], owner[kept]
+    turns = Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270
+    turned = [rgb.transpose(turn) for turn in turns] if settings.rotations else []
+    return [ImageOps.mirror(rgb), *turned]
+
+
+def copies_of(rgb: Image.Image) -> list[Image.Image]:
+    """A good part as it might look another time: darker, brighter, turned a little, shifted a little."""
+    from PIL import ImageChops, ImageEnhance
+
+    turn = partial(rgb.rotate, resample=Image.Resampling.BICUBIC, fillcolor=_edge_colour(rgb))
+    shift = max(1, round(min(rgb.size) / 60))
+    return [
+        ImageEnhance.Brightness(rgb).enhance(0.85),
+        ImageEnhance.Brightness(rgb).enhance(1.15),
+        turn(2),
+        turn(-2),
+        ImageChops.offset(rgb, shift, shift),
+    ]
 
 
 def distances_of(features: Features, patches: torch.Tensor) -> Grid:
@@ -136,20 +160,45 @@ def distances_of(features: Features, patches: torch.Tensor) -> Grid:
     return grid
 
 
-def _copies_distances(
-    backbone: Backbone, image: LoadedImage, patches: torch.Tensor, settings: Settings
-) -> Grid:
-    """(h, w) distances of a relit copy of a part to the part itself: what stands in for another good part."""
-    from PIL import ImageEnhance
+def _open_ahead(pool: ThreadPoolExecutor, paths: Sequence[Path]) -> Iterator[LoadedImage]:
+    """The images in their order, a few of them opened while others are looked at."""
+    waiting: deque[Future[LoadedImage]] = deque()
+    for path in paths:
+        waiting.append(pool.submit(open_image, path))
+        if len(waiting) > THREADS:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
-    relit = ImageEnhance.Brightness(image.rgb).enhance(1.15)
-    return distances_of(backbone.features(relit, settings.short_side), patches)
+
+def _draw_patches(views: Sequence[torch.Tensor], settings: Settings) -> tuple[torch.Tensor, torch.Tensor]:
+    """(M, D) patches of parts, at most `max_patches`, and (M,) the number of the part that each is from."""
+    import torch
+
+    generator = torch.Generator().manual_seed(settings.seed)
+    joined = torch.cat(list(views))
+    lengths = torch.tensor([len(patches) for patches in views])
+    owner = torch.repeat_interleave(torch.arange(len(views), dtype=torch.int32), lengths)
+    kept = torch.randperm(len(joined), generator=generator)[: settings.max_patches]
+    return joined[kept], owner[kept]
+
+
+def _distances_beside(features: Features, patches: torch.Tensor, owner: torch.Tensor, part: int) -> Grid:
+    """(h, w) distances of a part to the others; of an only part, to itself."""
+    others = patches[owner != part]
+    return distances_of(features, others if len(others) else patches)
+
+
+def _edge_colour(rgb: Image.Image) -> tuple[int, ...]:
+    """The mean colour of a picture's border."""
+    pixels = np.asarray(rgb)
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    return tuple(int(value) for value in border.mean(0))
 
 
 def _yardstick(grids: Sequence[Grid]) -> Yardstick:
     everything = np.concatenate([grid.ravel() for grid in grids])
-    usual = float(np.quantile(everything, 0.99))
-    usual = max(usual, 1e-6)
+    usual = max(float(np.quantile(everything, 0.99)), 1e-6)
     return Yardstick(
         usual=usual,
         most=max(usual, float(max(grid.max() for grid in grids))),

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from anomalyr1.boxes import Bools, components, encode_mask
+from anomalyr1.boxes import components, encode_mask
 from anomalyr1.types import Evidence, Record, Region
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ TOP_SHARE = 0.01
 """The score is the mean of so large a share of the patches, the strangest."""
 MAX_REGIONS = 5
 """So many regions are kept, the strangest."""
+REGION_LONG_SIDE = 512
+"""Regions are outlined on a map of at most this size."""
 
 
 class Yardstick(Record):
@@ -57,31 +59,49 @@ def score_of(distances: Grid) -> float:
 
 
 def regions_of(distances: Grid, yardstick: Yardstick, size_wh: tuple[int, int]) -> tuple[Region, ...]:
-    """The places of a picture of this size that differ more than good parts do, the strangest first."""
+    """The places of a picture of this size that differ more than good parts do, the strangest first.
+
+    A place is where the distance is beyond the middle between the usual and its peak.
+    """
     import cv2
 
-    beyond = distances > yardstick.usual
+    # 1. The map at the picture's aspect, smooth; what is beyond the usual, in pieces.
+    scale = min(1.0, REGION_LONG_SIDE / max(size_wh))
+    map_wh = max(1, round(size_wh[0] * scale)), max(1, round(size_wh[1] * scale))
+    smooth = cv2.resize(distances, map_wh, interpolation=cv2.INTER_LINEAR)  # (h, w)
+    _, pieces = cv2.connectedComponents((smooth > yardstick.usual).astype(np.uint8), connectivity=8)
+    peaks = np.zeros(pieces.max() + 1, np.float32)
+    np.maximum.at(peaks, pieces.ravel(), smooth.ravel())
+    # 2. Of each piece that is stranger than any in good parts, what is beyond its middle.
+    middles = np.where(peaks > yardstick.most, (yardstick.usual + peaks) / 2, np.inf)
+    middles[0] = np.inf  # what is not beyond the usual
+    cores = (smooth > middles[pieces]).astype(np.uint8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(cores, connectivity=8)
     regions = []
-    width, height = size_wh
-    _, labels = cv2.connectedComponents(beyond.astype(np.uint8), connectivity=8)
-    for label in range(1, labels.max() + 1):
-        piece = labels == label
-        peak = float(distances[piece].max())
-        if peak <= yardstick.most:
-            continue
-        outline = enlarge(piece, size_wh)
-        box = components(outline, label="strange")
-        if box:
-            regions.append(
-                Region(
-                    box=box[0],
-                    ratio=peak / yardstick.most,
-                    share=min(1.0, outline.sum() / (width * height)),
-                    outline=encode_mask(outline, "map"),
-                )
-            )
+    for label, (x, y, width, height, _) in enumerate(stats.tolist()[1:], start=1):
+        window = labels[y : y + height, x : x + width] == label
+        peak = float(smooth[y : y + height, x : x + width][window].max())
+        if peak > yardstick.most:
+            core = np.zeros(labels.shape, np.uint8)
+            core[y : y + height, x : x + width] = window
+            regions.append(_region(core, peak / yardstick.most, size_wh))
     regions.sort(key=lambda region: -region.ratio)
     return tuple(regions[:MAX_REGIONS])
+
+
+def _region(core: NDArray[np.uint8], ratio: float, size_wh: tuple[int, int]) -> Region:
+    """A place, from its (h, w) shape on the map, at the size of the picture."""
+    import cv2
+
+    outline = cv2.resize(core * 255, size_wh, interpolation=cv2.INTER_LINEAR) >= 128
+    if not outline.any():  # thinner than a pixel of a small picture
+        outline = cv2.resize(core, size_wh, interpolation=cv2.INTER_NEAREST_EXACT) > 0
+    return Region(
+        box=components(outline, label="differs from good parts")[0],
+        ratio=ratio,
+        share=float(outline.mean()),
+        outline=encode_mask(outline, "map"),
+    )
 
 
 def heat_of(distances: Grid, yardstick: Yardstick) -> NDArray[np.uint8]:
@@ -89,14 +109,6 @@ def heat_of(distances: Grid, yardstick: Yardstick) -> NDArray[np.uint8]:
     beyond = (distances - yardstick.usual) / (2 * yardstick.most - yardstick.usual)
     heat: NDArray[np.uint8] = (np.clip(beyond, 0, 1) * 255).astype(np.uint8)
     return heat
-
-
-def enlarge(piece: Bools, size_wh: tuple[int, int]) -> Bools:
-    """A (h, w) piece of the grid at the size of the picture."""
-    import cv2
-
-    large: Bools = cv2.resize(piece.astype(np.uint8), size_wh, interpolation=cv2.INTER_NEAREST) > 0
-    return large
 
 
 def coherence_of(distances: Grid, usual: float) -> float:

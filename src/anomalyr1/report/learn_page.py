@@ -1,4 +1,4 @@
-"""A bank of good parts as one self-contained page: what was learned, what may be promised, the strangest first."""
+"""A bank of good parts as one self-contained page: what may be promised, the strangest part first."""
 
 from __future__ import annotations
 
