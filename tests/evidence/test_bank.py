@@ -13,28 +13,13 @@ from PIL import Image
 from safetensors.torch import save
 
 from anomalyr1.evidence.bank import Bank
-from anomalyr1.evidence.learning import Settings
 from anomalyr1.types import InputError
-
-SETTINGS = Settings(short_side=96, max_patches=500)
-
-
-def part(number: int, spot: bool = False) -> Image.Image:
-    """A grey part with a grain of its own; with a dark spot where it is bad."""
-    rng = np.random.default_rng(number)
-    pixels = 150 + rng.normal(0, 6, (96, 128, 3))
-    pixels[20:70, 30:90] += 40
-    if spot:
-        pixels[40:56, 60:80] = 20
-    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+from support.good_parts import SETTINGS, part, save_parts
 
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("good")
-    for number in range(12):
-        part(number).save(folder / f"{number:02}.png")
-    return sorted(folder.glob("*.png"))
+    return save_parts(tmp_path_factory.mktemp("good"), 12)
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +181,17 @@ def test_few_good_parts_are_not_calibrated(good):
     bank = Bank.learn(good[:2], SETTINGS)
     evidence = bank.measure(part(99, spot=True)).evidence
     assert not evidence.calibrated and evidence.threshold is None and evidence.is_strange is None
+
+
+def test_another_kind_of_part_is_told(bank):
+    stripes = np.zeros((96, 128, 3), np.uint8)
+    stripes[:, ::4] = (250, 40, 40)
+    assert not bank.measure(stripes).evidence.same_kind
+    assert bank.measure(part(99, spot=True)).evidence.same_kind  # control: a bad part is of the kind
+
+
+def test_a_part_is_compared_with_the_others(bank, good):
+    number = next(i for i, part in enumerate(bank.parts) if not part.held_out)
+    evidence = bank.measure(bank.parts[number].name, leave_out=number).evidence
+    assert evidence.score == pytest.approx(bank.parts[number].score, abs=1e-3)
+    assert bank.measure(bank.parts[number].name).evidence.score < evidence.score
