@@ -31,8 +31,10 @@ class Settings(Record):
     """How a bank is made and how pictures are measured with it."""
 
     backbone: str = DEFAULT
-    short_side: int = Field(default=320, ge=64, le=2048)
-    """Pixels of the shorter side of what the network is shown."""
+    short_side: int = Field(
+        default_factory=lambda settings: 320 if settings.get("backbone") == DEFAULT else 448, ge=64, le=2048
+    )
+    """Pixels of the shorter side of what the network is shown; DINOv2 sees best at 448."""
     max_patches: int = Field(default=16_000, ge=100)
     """How many patches are kept, drawn at random."""
     seed: int = 0
