@@ -17,6 +17,7 @@ from support import evaluations, recordings
 FOREIGN = b"the only copy of something else"
 ARGUMENTS = {
     "inspect": ["parts"],
+    "learn": ["parts/good"],
     "demo": [],
     "calibrate": ["run.jsonl", "--labels", "labels.csv", "--cost-miss", "1", "--cost-false-alarm", "1"],
     "evaluate": ["model", "--data", "folder:parts"],
@@ -90,6 +91,7 @@ def test_no_verb_writes_where_it_reads(here, verb):
 
 PAGES = {
     "inspect": b'{"model":"nano"',
+    "learn": b'0       {"__metadata__":{"format":"anomalyr1-bank-1"',
     "calibrate": b'{\n "threshold": 0.5',
     "evaluate": b'{\n "source": {}',
     "compare": b'{"first":"a"',

@@ -16,15 +16,27 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from anomalyr1.cli import calibrate, data, doctor, evaluate, inspect, parity, report, reproduce, runs, train
+from anomalyr1.cli import (
+    calibrate,
+    data,
+    doctor,
+    evaluate,
+    inspect,
+    learn,
+    parity,
+    report,
+    reproduce,
+    runs,
+    train,
+)
 from anomalyr1.cli.cores import take_free_cores
 from anomalyr1.cli.terminal import INTERRUPTED, OK, SETUP_ERROR, USER_ERROR, say
 from anomalyr1.errors import InputError, SetupError, Stopped
 from anomalyr1.version import __version__
 
 PROGRAM = "anomalyr1"
-COMPUTING = ("demo", "evaluate", "inspect", "parity", "reproduce", "train")
-"""The verbs that ask or teach a policy."""
+COMPUTING = ("demo", "evaluate", "inspect", "learn", "parity", "reproduce", "train")
+"""The verbs that ask or teach a network."""
 TRAIN = ("accelerate", "datasets", "peft", "tensorboard", "trl")
 """What the extra `train` installs."""
 
@@ -62,7 +74,8 @@ data_verbs = typer.Typer(
 )
 for data_verb in (data.check, data.split, data.stats, data.export, data.show, data.extract):
     data_verbs.command(cls=Verb, help=in_one_line(data_verb))(data_verb)
-for verb in (  # as they are needed: look, judge, decide; teach; measure; look into it; try
+for verb in (  # as they are needed: learn, look, judge, decide; teach; measure; look into it; try
+    learn.learn,
     inspect.inspect,
     report.report,
     calibrate.calibrate,

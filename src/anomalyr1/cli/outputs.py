@@ -30,9 +30,12 @@ def _page(verb: str) -> bytes:
 
 
 NEW = Product(None)
+BANK = rb"anomalyr1-bank"
+"""What stands in the first bytes of a bank of good parts."""
 PRODUCTS: Mapping[str, Product] = {
     # A killed run may have left the beginning of the beginning; that it is one, `records.Writer` sees.
     "inspect": Product(rb'\A(\{"model":|.{0,8}\Z)|' + _page("inspect"), "inspections.jsonl", ("index.html",)),
+    "learn": Product(BANK + b"|" + _page("learn")),  # the bank, and its page beside it
     "calibrate": Product(rb'\A\{\s*"threshold":'),
     "evaluate": Product(
         rb'\A(\{\s*"source":|# Evaluation\n|"reading")',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from anomalyr1 import boxes as geometry
 from anomalyr1.images.door import open_image
 from anomalyr1.report.text import visible
-from anomalyr1.types import Box, InputError, Inspection, Mask
+from anomalyr1.types import Box, InputError, Inspection, Mask, Verdict
 
 Colour = tuple[int, int, int]
 
@@ -52,11 +53,7 @@ def draw_on(canvas: Image.Image, inspection: Inspection, size_wh: tuple[int, int
     """The same on a picture that is scaled already, which is drawn over; `size_wh` is the size of the
     inspected image.
     """
-    pen = _Pen(
-        BOX[inspection.verdict],
-        max(1, round(max(canvas.size) / 320)),
-        ImageFont.load_default(max(9, round((canvas.width * canvas.height) ** 0.5 / 18))),
-    )
+    pen = _pen(canvas, BOX[inspection.verdict])
     for mask in (inspection.masks or ())[:MAX_DRAWN]:
         if mask.size_wh != size_wh:
             raise InputError(
@@ -69,6 +66,32 @@ def draw_on(canvas: Image.Image, inspection: Inspection, size_wh: tuple[int, int
         corners = _on_canvas(box, (canvas.width / size_wh[0], canvas.height / size_wh[1]), canvas.size)
         _draw_box(draw, corners, canvas.size, pen)
         _draw_label(draw, f"{number} {visible(box.label)[:24]}".strip(), corners, canvas.size, pen)
+    return canvas
+
+
+def outlined(
+    image: Image.Image, masks: Sequence[Mask], long_side: int, verdict: Verdict | None = None
+) -> Image.Image:
+    """The upright picture (RGB) with masks as lines around them and nothing over what they show; a number at
+    each, in the colour of the verdict, unless that is None.
+
+    Raises `InputError` when a mask has another size than the picture.
+    """
+    canvas = scaled(image, long_side)
+    pen = _pen(canvas, BOX[verdict] if verdict else CONTOUR)
+    draw = ImageDraw.Draw(canvas)
+    tags: list[tuple[int, int, int, int]] = []
+    for mask in masks[:MAX_DRAWN]:
+        if mask.size_wh != image.size:
+            raise InputError(
+                f"an outline is of {mask.size_wh}, the image {image.size}; give the image itself"
+            )
+        stencil, box = _stencil(mask, canvas.size)
+        if stencil is not None:
+            _draw_outlines(draw, stencil, box, pen)
+        tags.append(box)
+    for number, box in enumerate(tags if verdict else (), start=1):
+        _draw_label(draw, str(number), box, canvas.size, pen)
     return canvas
 
 
@@ -90,19 +113,30 @@ def close_up(rgb: Image.Image, box: Box, side: int) -> Image.Image:
     )
 
 
+def _pen(canvas: Image.Image, colour: Colour) -> _Pen:
+    font_size = max(9, round((canvas.width * canvas.height) ** 0.5 / 18))
+    return _Pen(colour, max(1, round(max(canvas.size) / 320)), ImageFont.load_default(font_size))
+
+
 def _draw_mask(canvas: Image.Image, mask: Mask, pen: _Pen) -> None:
-    # 1. The mask at the size of the canvas, cut to where it is anything.
+    stencil, box = _stencil(mask, canvas.size)
+    if stencil is not None:
+        canvas.paste(pen.colour, box, stencil.point(lambda value: value * FILL))  # its tint
+        _draw_outlines(ImageDraw.Draw(canvas), stencil, box, pen)
+
+
+def _stencil(mask: Mask, size_wh: tuple[int, int]) -> tuple[Image.Image | None, tuple[int, int, int, int]]:
+    """The mask at the size of the canvas, cut to the box where it is anything; None where it is nowhere."""
     columns = np.ascontiguousarray(geometry.decode_mask(mask).T)  # (W, H), as masks are kept
     whole = Image.fromarray(columns.view(np.uint8) * np.uint8(255)).transpose(Image.Transpose.TRANSPOSE)
-    whole = whole.resize(canvas.size, Image.Resampling.BILINEAR)
+    whole = whole.resize(size_wh, Image.Resampling.BILINEAR)
     box = whole.getbbox()
-    if box is None:
-        return
-    stencil = whole.crop(box)
-    # 2. Its tint.
-    canvas.paste(pen.colour, box, stencil.point(lambda value: value * FILL))
-    # 3. Its outlines.
-    draw = ImageDraw.Draw(canvas)
+    return (None, (0, 0, 1, 1)) if box is None else (whole.crop(box), box)
+
+
+def _draw_outlines(
+    draw: ImageDraw.ImageDraw, stencil: Image.Image, box: tuple[int, int, int, int], pen: _Pen
+) -> None:
     shape = np.asarray(stencil) >= 128
     outlines = geometry.polygons(shape)
     lines = (
