@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,6 +39,8 @@ class Card(NamedTuple):
     """A good part as the page shows it."""
 
     part: Part
+    name: str
+    """Its path below the folder of all."""
     picture: str
     """Data URI; empty where the image is gone, or another one by now."""
     times: float
@@ -94,6 +97,7 @@ def write(
     middle = max(statistics.median(part.score for part in bank.parts), 1e-6)
     suspects = that_stand_out(bank)
     chosen = ranked(bank)[:MAX_PICTURES]
+    folder = os.path.commonpath([Path(part.name).parent.absolute() for part in bank.parts])
     for number, part in enumerate(chosen):
         rgb = _open(part)
         place = strangest_place(bank, part, rgb) if rgb is not None and number < STRANGEST else None
@@ -103,6 +107,7 @@ def write(
         cards.append(
             Card(
                 part=part,
+                name=Path(part.name).absolute().relative_to(folder).as_posix(),
                 picture="" if picture is None else data_uri(picture, "WEBP"),
                 times=part.score / middle,
                 stands_out=part in suspects,
@@ -118,7 +123,8 @@ def write(
         megabytes=bank_file.stat().st_size / 1e6,
         held_out=len(bank.held_out_scores),
         cards=cards,
-        suspects=suspects,
+        folder=folder,
+        suspects=[card for card in cards if card.stands_out],
         few=FEW,
         promises=promises(bank),
         estimate=estimate(bank),
@@ -142,10 +148,11 @@ def strangest_place(bank: Bank, part: Part, rgb: Image.Image) -> Mask | None:
 
 
 def _hottest_piece(heat: NDArray[np.uint8], size_wh: tuple[int, int]) -> Bools:
-    """(H, W) of the piece of (h, w) that is hottest in sum, of all that is at least half as hot as can be."""
+    """(H, W) of the piece of (h, w) that is hottest in sum."""
     import cv2
 
-    _, labels = cv2.connectedComponents((heat >= max(1, heat.max() // 2)).astype(np.uint8), connectivity=8)
+    hot = heat >= max(1, heat.max() // 3)
+    _, labels = cv2.connectedComponents(hot.astype(np.uint8), connectivity=8)
     sums = np.bincount(labels.ravel(), heat.ravel())
     piece = labels == 1 + int(sums[1:].argmax())
     large: Bools = cv2.resize(piece.astype(np.uint8), size_wh, interpolation=cv2.INTER_NEAREST) > 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from anomalyr1 import boxes as geometry
 from anomalyr1.images.door import open_image
@@ -80,17 +80,18 @@ def outlined(
     canvas = scaled(image, long_side)
     pen = _pen(canvas, BOX[verdict] if verdict else CONTOUR)
     draw = ImageDraw.Draw(canvas)
-    tags: list[tuple[int, int, int, int]] = []
+    corners = []
     for mask in masks[:MAX_DRAWN]:
         if mask.size_wh != image.size:
             raise InputError(
                 f"an outline is of {mask.size_wh}, the image {image.size}; give the image itself"
             )
-        stencil, box = _stencil(mask, canvas.size)
-        if stencil is not None:
-            _draw_outlines(draw, stencil, box, pen)
-        tags.append(box)
-    for number, box in enumerate(tags if verdict else (), start=1):
+        # Grown and rounded, so that the line lies around the place, and around a tiny one, too.
+        stencil = _stencil(mask, canvas.size).filter(ImageFilter.MaxFilter(4 * pen.line + 1))
+        stencil = stencil.filter(ImageFilter.GaussianBlur(2 * pen.line))
+        _draw_outlines(draw, stencil, (0, 0), pen, thinly=False)
+        corners.append(stencil.getbbox() or (0, 0, 1, 1))
+    for number, box in enumerate(corners if verdict else (), start=1):
         _draw_label(draw, str(number), box, canvas.size, pen)
     return canvas
 
@@ -119,34 +120,30 @@ def _pen(canvas: Image.Image, colour: Colour) -> _Pen:
 
 
 def _draw_mask(canvas: Image.Image, mask: Mask, pen: _Pen) -> None:
-    stencil, box = _stencil(mask, canvas.size)
-    if stencil is not None:
-        canvas.paste(pen.colour, box, stencil.point(lambda value: value * FILL))  # its tint
-        _draw_outlines(ImageDraw.Draw(canvas), stencil, box, pen)
+    stencil = _stencil(mask, canvas.size)
+    box = stencil.getbbox()
+    if box is not None:
+        cut = stencil.crop(box)  # to where it is anything
+        canvas.paste(pen.colour, box, cut.point(lambda value: value * FILL))  # its tint
+        is_small = np.count_nonzero(np.asarray(cut) >= 128) <= (SMALL * pen.line) ** 2
+        _draw_outlines(ImageDraw.Draw(canvas), cut, box[:2], pen, is_small)
 
 
-def _stencil(mask: Mask, size_wh: tuple[int, int]) -> tuple[Image.Image | None, tuple[int, int, int, int]]:
-    """The mask at the size of the canvas, cut to the box where it is anything; None where it is nowhere."""
+def _stencil(mask: Mask, size_wh: tuple[int, int]) -> Image.Image:
+    """The mask at the size of the canvas, 0..255."""
     columns = np.ascontiguousarray(geometry.decode_mask(mask).T)  # (W, H), as masks are kept
     whole = Image.fromarray(columns.view(np.uint8) * np.uint8(255)).transpose(Image.Transpose.TRANSPOSE)
-    whole = whole.resize(size_wh, Image.Resampling.BILINEAR)
-    box = whole.getbbox()
-    return (None, (0, 0, 1, 1)) if box is None else (whole.crop(box), box)
+    return whole.resize(size_wh, Image.Resampling.BILINEAR)
 
 
 def _draw_outlines(
-    draw: ImageDraw.ImageDraw, stencil: Image.Image, box: tuple[int, int, int, int], pen: _Pen
+    draw: ImageDraw.ImageDraw, stencil: Image.Image, origin_xy: tuple[int, int], pen: _Pen, thinly: bool
 ) -> None:
-    shape = np.asarray(stencil) >= 128
-    outlines = geometry.polygons(shape)
-    lines = (
-        [(pen.line + 2, CASING), (pen.line, CONTOUR)]
-        if shape.sum() > (SMALL * pen.line) ** 2
-        else [(1, CONTOUR)]
-    )
+    lines = [(1, CONTOUR)] if thinly else [(pen.line + 2, CASING), (pen.line, CONTOUR)]
+    outlines = geometry.polygons(np.asarray(stencil) >= 128)
     for width, shade in lines:
         for outline in outlines:
-            points = [(int(x) + box[0], int(y) + box[1]) for x, y in outline]
+            points = [(int(x) + origin_xy[0], int(y) + origin_xy[1]) for x, y in outline]
             draw.line([*points, points[0]], fill=shade, width=width)
 
 
