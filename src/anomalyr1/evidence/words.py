@@ -12,3 +12,16 @@ def write(evidence: Evidence, frame: Frame) -> str:
     return (
         f"Measured against {parts}: the strongest place is {evidence.ratio:.1f} times what good parts show."
     )
+
+
+def describe(evidence: Evidence) -> str:
+    """The same for a person, without boxes."""
+    parts = f"{evidence.learned} good part" + ("s" if evidence.learned > 1 else "")
+    count = len(evidence.regions)
+    if not count:
+        return (
+            f"Compared with {parts}: no place differs more than good parts do "
+            f"(strongest: {evidence.ratio:.1f} times)."
+        )
+    verb = "place differs" if count == 1 else "places differ"
+    return f"Compared with {parts}: {count} {verb} more than good parts do."

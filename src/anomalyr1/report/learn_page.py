@@ -35,7 +35,7 @@ RATES = (0.1, 0.05, 0.02, 0.01)
 LONG_SIDE = 360
 
 
-class Card(NamedTuple):
+class PartCard(NamedTuple):
     """A good part as the page shows it."""
 
     part: Part
@@ -105,7 +105,7 @@ def write(
         if place is not None and rgb is not None:
             picture = outlined(rgb, (place,), LONG_SIDE)
         cards.append(
-            Card(
+            PartCard(
                 part=part,
                 name=Path(part.name).absolute().relative_to(folder).as_posix(),
                 picture="" if picture is None else data_uri(picture, "WEBP"),

@@ -125,7 +125,7 @@ def _draw_mask(canvas: Image.Image, mask: Mask, pen: _Pen) -> None:
     if box is not None:
         cut = stencil.crop(box)  # to where it is anything
         canvas.paste(pen.colour, box, cut.point(lambda value: value * FILL))  # its tint
-        is_small = np.count_nonzero(np.asarray(cut) >= 128) <= (SMALL * pen.line) ** 2
+        is_small = int((np.asarray(cut) >= 128).sum()) <= (SMALL * pen.line) ** 2
         _draw_outlines(ImageDraw.Draw(canvas), cut, box[:2], pen, is_small)
 
 
