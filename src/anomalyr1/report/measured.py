@@ -81,8 +81,8 @@ def _places(evidence: Evidence, rgb: Image.Image | None) -> tuple[Place, ...]:
     return tuple(
         Place(
             where=geometry.place(region.box, rgb.size) if rgb else "",
-            times=f"{region.ratio:.1f}",
-            share=f"{100 * region.share:.2g} %",
+            times=f"{region.ratio:.1f}" if region.ratio < 1000 else "over 1,000",
+            share=f"{100 * region.share:.1f} %",
         )
         for region in evidence.regions
     )
@@ -94,7 +94,11 @@ def _beside_threshold(evidence: Evidence) -> str:
     side = "above" if evidence.is_strange else "not above"
     rate = evidence.false_alarm_rate
     promise = "" if rate is None else f", which at most {100 * rate:.2g} % of good parts exceed"
-    return f"Score {evidence.score:.3f}, {side} the threshold {evidence.threshold:.3f}{promise}"
+    whole = "; no single place stands out, the part as a whole does"
+    return (
+        f"Score {evidence.score:.3f}, {side} the threshold {evidence.threshold:.3f}{promise}"
+        f"{whole if evidence.is_strange and not evidence.regions else ''}"
+    )
 
 
 def _agreement(evidence: Evidence, answer: str | None) -> tuple[str, bool]:

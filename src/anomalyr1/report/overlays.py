@@ -79,8 +79,9 @@ def outlined(
     """
     canvas = scaled(image, long_side)
     pen = _pen(canvas, BOX[verdict] if verdict else CONTOUR)
+    pen = pen._replace(line=pen.line + 1)
     draw = ImageDraw.Draw(canvas)
-    corners = []
+    tops = []
     for mask in masks[:MAX_DRAWN]:
         if mask.size_wh != image.size:
             raise InputError(
@@ -90,9 +91,10 @@ def outlined(
         stencil = _stencil(mask, canvas.size).filter(ImageFilter.MaxFilter(4 * pen.line + 1))
         stencil = stencil.filter(ImageFilter.GaussianBlur(2 * pen.line))
         _draw_outlines(draw, stencil, (0, 0), pen, thinly=False)
-        corners.append(stencil.getbbox() or (0, 0, 1, 1))
-    for number, box in enumerate(corners if verdict else (), start=1):
-        _draw_label(draw, str(number), box, canvas.size, pen)
+        tops.append(np.asarray(stencil).argmax())
+    for number, top in enumerate(tops if verdict else (), start=1):
+        y, x = divmod(int(top), canvas.width)
+        _draw_label(draw, str(number), (x, y, x, y), canvas.size, pen)
     return canvas
 
 
