@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from anomalyr1.evidence import learning, measure, promise
-from anomalyr1.evidence.backbone import load_backbone
+from anomalyr1.evidence import bank_file, learning, measure, promise
+from anomalyr1.evidence.backbone import BACKBONES, Backbone, load_backbone
 from anomalyr1.evidence.learning import FEW, Part, Settings
 from anomalyr1.evidence.measure import Measurement, Yardstick
 from anomalyr1.images.arrays import Pixels, load_pixels
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bank:
     """What was learned from good parts."""
 
@@ -37,7 +36,7 @@ class Bank:
     pooled: torch.Tensor
     """(parts, P) unit vectors, float16."""
     yardstick: Yardstick
-    backbone_digest: str
+    backbone: Backbone = field(repr=False, compare=False)
 
     @classmethod
     def learn(
@@ -57,7 +56,7 @@ class Bank:
         settings = settings or Settings()
         backbone = load_backbone(settings.backbone)
         content = learning.learn(images, backbone, settings, learned, progress)
-        return cls(settings=settings, backbone_digest=backbone.digest, **content._asdict())
+        return cls(settings=settings, backbone=backbone, **content._asdict())
 
     @property
     def learned(self) -> int:
@@ -82,13 +81,17 @@ class Bank:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of everything in it, as "sha256:" and hexadecimal."""
-        sha = hashlib.sha256(self.settings.to_json().encode() + self.backbone_digest.encode())
-        for part in self.parts:
-            sha.update(part.to_json().encode())
-        for tensor in (self.patches, self.part_of_patch, self.pooled):
-            sha.update(tensor.numpy().tobytes())
-        sha.update(repr(tuple(self.yardstick)).encode())
-        return f"sha256:{sha.hexdigest()}"
+        return f"sha256:{self._encoded[1]}"
+
+    @property
+    def _encoded(self) -> tuple[bytes, str]:
+        record = bank_file.BankRecord(
+            backbone_digest=self.backbone.digest,
+            settings=self.settings,
+            parts=self.parts,
+            yardstick=self.yardstick,
+        )
+        return bank_file.encode(record, {name: getattr(self, name) for name in bank_file.TENSORS})
 
     def measure(self, image: str | Path | Pixels | LoadedImage) -> Measurement:
         """What the good parts say about a picture: a path, an array, an image of Pillow's, or an opened one.
@@ -96,7 +99,7 @@ class Bank:
         Raises `ImageError` for what is no image.
         """
         rgb = _rgb_of(image)
-        features = load_backbone(self.settings.backbone).features(rgb, self.settings.short_side)
+        features = self.backbone.features(rgb, self.settings.short_side)
         grid = learning.distances_of(features, self._patches)
         usual, most, coherence = self.yardstick
         evidence = Evidence(
@@ -118,13 +121,123 @@ class Bank:
         return self.patches.float()  # half precision is slow to multiply with here
 
     def write(self, path: str | Path) -> None:
-        """Write the bank as one file, whole or not at all."""
-        raise InputError("banks are not written yet")
+        """Write the bank as one file, whole or not at all.
+
+        Raises `InputError` where it is too large, `SetupError` where the disk refuses.
+        """
+        bank_file.write(Path(path), self._encoded[0])
 
     @classmethod
-    def read(cls, path: str | Path) -> Bank:
-        """The bank in a file. Raises `InputError` when it is none."""
-        raise InputError("banks are not read yet")
+    def read(cls, path: str | Path, backbone: str | None = None) -> Bank:
+        """The bank in a file; nothing that the file names is opened, fetched or imported.
+
+        A bank of a backbone that is not ours has to be read with the `backbone` it was made with: its folder,
+        or its dotted path. Raises `InputError` for a file that is no bank, is damaged, or was made with
+        another backbone or other weights.
+        """
+        record, tensors = bank_file.read(Path(path))
+        name = record.settings.backbone
+        if backbone is None and name not in BACKBONES:
+            raise InputError(
+                f"{str(path)!r} was made with the backbone {name!r}, which a file cannot choose; "
+                "name it yourself (backbone=...), if you trust it"
+            )
+        loaded = load_backbone(backbone or name)
+        if loaded.digest != record.backbone_digest:
+            raise InputError(
+                f"{str(path)!r} was made with the backbone {name!r} ({record.backbone_digest}), and "
+                f"{loaded.name!r} is another, or has other weights ({loaded.digest}); name the backbone it "
+                "was made with, or learn the bank again"
+            )
+        return cls(
+            settings=record.settings,
+            parts=record.parts,
+            yardstick=record.yardstick,
+            backbone=loaded,
+            **tensors,
+        )
+
+    def merge(self, other: Bank) -> Bank:
+        """A bank of the good parts of both, without their images.
+
+        All patches are kept, so that no distance grows. The larger threshold and yardstick hold: what is
+        promised stays true, but learning from all images again finds more. A part that either has learned
+        counts as learned. Raises `InputError` where settings or backbone differ, or a bank has so few parts
+        that its yardstick is an estimate.
+        """
+        import torch
+
+        self._require_mergeable(other)
+        # 1. The learned parts of both, each once, then those held out that neither has learned.
+        learned: dict[str, Part] = {}
+        held_out: dict[str, Part] = {}
+        pooled: dict[str, torch.Tensor] = {}
+        for bank in (self, other):
+            for part, vector in zip(bank.parts, bank.pooled, strict=True):
+                (held_out if part.held_out else learned).setdefault(part.sha256, part)
+                pooled.setdefault(part.sha256, vector)
+        parts = (*learned.values(), *(part for sha, part in held_out.items() if sha not in learned))
+        # 2. The patches of both, part by part.
+        numbers = {sha: number for number, sha in enumerate(learned)}
+        owners = [
+            torch.tensor([numbers.get(part.sha256, -1) for part in bank.parts], dtype=torch.int32)[
+                bank.part_of_patch.long()
+            ]
+            for bank in (self, other)
+        ]
+        owner, order = torch.cat(owners).sort(stable=True)
+        return replace(
+            self,
+            parts=parts,
+            patches=torch.cat([self.patches, other.patches])[order],
+            part_of_patch=owner,
+            pooled=torch.stack([pooled[part.sha256] for part in parts]),
+            yardstick=Yardstick(*map(max, self.yardstick, other.yardstick)),
+        )
+
+    def _require_mergeable(self, other: Bank) -> None:
+        if self.backbone.digest != other.backbone.digest:
+            raise InputError(
+                f"one bank was made with the backbone {self.backbone.name!r}, the other with "
+                f"{other.backbone.name!r} (or with other weights); learn both with the same"
+            )
+        mine, theirs = self.settings.model_dump(), other.settings.model_dump()
+        differences = [
+            f"{name} is {mine[name]} and {theirs[name]}"
+            for name in mine
+            if mine[name] != theirs[name] and name != "seed"
+        ]
+        if differences:
+            raise InputError(
+                f"the banks were made with other settings ({'; '.join(differences)}); "
+                "learn both with the same"
+            )
+        if (fewest := min(self.learned, other.learned)) <= FEW:
+            raise InputError(
+                f"a bank of {_count(fewest)} only estimates what good parts show; "
+                "learn from the images of both together"
+            )
+
+    def describe(self) -> list[str]:
+        """Lines for a person: what was learned, what is promised, how large it is."""
+        held_out = len(self.held_out_scores)
+        lines = [f"learned from {_count(self.learned)}, {held_out} held out"]
+        if self.learned <= FEW:
+            lines.append("so few only give an estimate: alone it decides nothing")
+        if (rate := self.false_alarm_rate) is None:
+            lines.append("promises nothing of false alarms: no good part was held out")
+        else:
+            promise_words = f"at most {100 * rate:.1f} % false alarms, with 95 % confidence"
+            lines.append(f"{promise_words}, above a score of {self.threshold:.3f}")
+        size = len(self._encoded[0]) / 1e6
+        lines.append(f"{len(self.patches):,} patches of {self.patches.shape[1]} numbers, {size:.1f} MB")
+        lines.append(f"backbone {self.settings.backbone}, shorter side {self.settings.short_side} pixels")
+        lines.append(self.digest)
+        return lines
+
+
+def _count(parts: int) -> str:
+    return f"{parts} good {'part' if parts == 1 else 'parts'}"
 
 
 def _rgb_of(image: str | Path | Pixels | LoadedImage) -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,8 +13,9 @@ from pydantic import Field
 
 from anomalyr1.evidence import measure
 from anomalyr1.evidence.backbone import DEFAULT, Backbone, Features
+from anomalyr1.evidence.gathering import PatchDraw, open_ahead
 from anomalyr1.evidence.measure import Grid, Yardstick
-from anomalyr1.images.door import LoadedImage, open_image
+from anomalyr1.images.door import LoadedImage
 from anomalyr1.types import Record
 
 if TYPE_CHECKING:
@@ -29,8 +31,10 @@ class Settings(Record):
     """How a bank is made and how pictures are measured with it."""
 
     backbone: str = DEFAULT
-    short_side: int = Field(default=320, ge=64, le=2048)
-    """Pixels of the shorter side of what the network is shown."""
+    short_side: int = Field(
+        default_factory=lambda settings: 320 if settings.get("backbone") == DEFAULT else 448, ge=64, le=2048
+    )
+    """Pixels of the shorter side of what the network is shown; DINOv2 sees best at 448."""
     max_patches: int = Field(default=16_000, ge=100)
     """How many patches are kept, drawn at random."""
     seed: int = 0
@@ -71,79 +75,80 @@ def learn(
     progress: Callable[[int, int], None],
 ) -> Learned:
     """Learn from image files; see `Bank.learn`."""
+    import torch
+
     # 1. Which are learned, and which are held out.
     order = list(range(len(images)))
     random.Random(settings.seed).shuffle(order)
     count = min(len(images), LEARNED) if learned is None else min(learned, len(images))
-    opened = [open_image(Path(images[i])) for i in order]
-    features: list[Features] = []
-    for done, image in enumerate(opened, start=1):
-        features.append(backbone.features(image.rgb, settings.short_side))
-        progress(done, len(opened))
-    patches, owner = _gather(backbone, opened[:count], features[:count], settings)
-    # 2. What good parts show among themselves.
-    grids = [
-        distances_of(features[i], patches[owner != i] if count > FEW else patches)
-        if count > FEW
-        else _copies_distances(backbone, opened[i], patches, settings)
-        for i in range(count)
+    opened = open_ahead([Path(images[i]) for i in order])
+    parts: list[Part] = []
+    pooled: list[torch.Tensor] = []
+
+    def add(image: LoadedImage, features: Features) -> None:
+        parts.append(Part(name=image.path.as_posix(), sha256=image.sha256, score=0, peak=0))
+        pooled.append(features.pooled)
+        progress(len(parts), len(images))
+
+    # 2. The patches of those that are learned; pictures are let go of at once.
+    draw = PatchDraw(settings.max_patches, settings.seed)
+    straight: list[Features] = []
+    copies: list[Features] = []
+    for number, image in enumerate(islice(opened, count)):
+        views = _views(backbone, image, settings)
+        for view in views:
+            draw.add(view.patches, number)
+        straight.append(views[0]._replace(patches=views[0].patches.half()))
+        if count <= FEW:
+            copies.append(_relit(backbone, image, settings))
+        add(image, views[0])
+    # 3. What good parts show among themselves: each beside the patches of the others.
+    patches = draw.patches.float()
+    bounds = torch.searchsorted(draw.part_of_patch, torch.arange(count + 1, dtype=torch.int32)).tolist()
+    grids = [distances_of(copy, patches) for copy in copies] or [
+        distances_of(features, patches, slice(begin, end))
+        for features, (begin, end) in zip(straight, pairwise(bounds), strict=True)
     ]
     yardstick = _yardstick(grids)
-    held_out_grids = [distances_of(f, patches) for f in features[count:]]
-    parts = tuple(
-        Part(
-            name=image.path.as_posix(),
-            sha256=image.sha256,
-            score=measure.score_of(grid),
-            peak=float(grid.max()),
-            held_out=i >= count,
-        )
-        for i, (image, grid) in enumerate(zip(opened, grids + held_out_grids, strict=True))
+    results = [(measure.score_of(grid), float(grid.max())) for grid in grids]
+    # 4. Those that are held out, beside all that was learned.
+    for image in opened:
+        features = backbone.features(image.rgb, settings.short_side)
+        grid = distances_of(features, patches)
+        results.append((measure.score_of(grid), float(grid.max())))
+        add(image, features)
+    measured = tuple(
+        part.model_copy(update={"score": score, "peak": peak, "held_out": number >= count})
+        for number, (part, (score, peak)) in enumerate(zip(parts, results, strict=True))
     )
-    pooled = _stack([f.pooled for f in features])
-    return Learned(parts, patches.half(), owner, pooled.half(), yardstick)
+    return Learned(measured, draw.patches, draw.part_of_patch, torch.stack(pooled).half(), yardstick)
 
 
-def _stack(tensors: list[torch.Tensor]) -> torch.Tensor:
-    import torch
-
-    return torch.stack(tensors)
-
-
-def _gather(
-    backbone: Backbone, opened: Sequence[LoadedImage], features: Sequence[Features], settings: Settings
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(M, D) patches of parts and of their mirror images, at most `max_patches`, and (M,) whose they are."""
-    import torch
+def _views(backbone: Backbone, image: LoadedImage, settings: Settings) -> list[Features]:
+    """What is learned of a part: as it is, and its mirror image."""
     from PIL import ImageOps
 
-    patches, owners = [], []
-    for number, (image, straight) in enumerate(zip(opened, features, strict=True)):
-        mirrored = backbone.features(ImageOps.mirror(image.rgb), settings.short_side)
-        for view in (straight, mirrored):
-            patches.append(view.patches)
-            owners.append(torch.full((len(view.patches),), number, dtype=torch.int32))
-    generator = torch.Generator().manual_seed(settings.seed)
-    joined, owner = torch.cat(patches), torch.cat(owners)
-    kept = torch.randperm(len(joined), generator=generator)[: settings.max_patches]
-    return joined[kept], owner[kept]
+    return [backbone.features(rgb, settings.short_side) for rgb in (image.rgb, ImageOps.mirror(image.rgb))]
 
 
-def distances_of(features: Features, patches: torch.Tensor) -> Grid:
-    """(h, w) distances of a picture's patches to the nearest of (M, D)."""
+def distances_of(features: Features, patches: torch.Tensor, without: slice = slice(0, 0)) -> Grid:
+    """(h, w) distances of a picture's patches to the nearest of (M, D), `without` those of its own."""
+    import torch
+
     width, height = features.grid_wh
-    grid: Grid = measure.nearest(features.patches, patches).view(height, width).numpy()
+    queries = features.patches.float()
+    before, behind = patches[: without.start], patches[without.stop :]
+    nearest = torch.minimum(measure.nearest(queries, before), measure.nearest(queries, behind))
+    grid: Grid = nearest.view(height, width).numpy()
     return grid
 
 
-def _copies_distances(
-    backbone: Backbone, image: LoadedImage, patches: torch.Tensor, settings: Settings
-) -> Grid:
-    """(h, w) distances of a relit copy of a part to the part itself: what stands in for another good part."""
+def _relit(backbone: Backbone, image: LoadedImage, settings: Settings) -> Features:
+    """The features of a relit copy of a part: what stands in for another good part."""
     from PIL import ImageEnhance
 
     relit = ImageEnhance.Brightness(image.rgb).enhance(1.15)
-    return distances_of(backbone.features(relit, settings.short_side), patches)
+    return backbone.features(relit, settings.short_side)
 
 
 def _yardstick(grids: Sequence[Grid]) -> Yardstick:
