@@ -30,8 +30,8 @@ def _page(verb: str) -> bytes:
 
 
 NEW = Product(None)
-BANK = rb"anomalyr1-bank"
-"""What stands in the first bytes of a bank of good parts."""
+BANK = rb'\A(?s:.{8})\{"__metadata__": ?\{"anomalyr1\.bank"'
+"""How a bank of good parts begins."""
 PRODUCTS: Mapping[str, Product] = {
     # A killed run may have left the beginning of the beginning; that it is one, `records.Writer` sees.
     "inspect": Product(rb'\A(\{"model":|.{0,8}\Z)|' + _page("inspect"), "inspections.jsonl", ("index.html",)),
