@@ -25,14 +25,18 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
 """What a file may name; anything else a person has to."""
 
 
-@cache
 def load_backbone(name: str = DEFAULT) -> Backbone:
     """The backbone of a name in `BACKBONES`, of a folder or hub name of a DINOv2, or "package.module:name".
 
-    A dotted path is imported, which runs it: a `Backbone`, or a function or class that makes one. Raises
+    A dotted path is imported, which runs it: a `Backbone`, or a class of which one is made. Raises
     `InputError` for a name that is none and for a folder that is refused, `SetupError` where the weights
     cannot be had.
     """
+    return _load(name)
+
+
+@cache
+def _load(name: str) -> Backbone:
     if name in BACKBONES:
         return BACKBONES[name]()
     if ":" in name and "/" not in name and "\\" not in name:
@@ -53,8 +57,10 @@ def _import_backbone(path: str) -> Backbone:
         raise InputError(
             f"backbone {path!r} cannot be imported ({error}); install it or correct the path"
         ) from error
-    backbone = thing() if isinstance(thing, type) or not hasattr(thing, "features") else thing
+    backbone = thing() if isinstance(thing, type) else thing
     lacking = [label for label in ("name", "digest", "factor", "features") if not hasattr(backbone, label)]
     if lacking:
-        raise InputError(f"backbone {path!r} has no {', '.join(lacking)}; give what evidence.Backbone has")
+        raise InputError(
+            f"backbone {path!r} has no {', '.join(lacking)}; see anomalyr1.evidence.features.Backbone"
+        )
     return cast(Backbone, backbone)

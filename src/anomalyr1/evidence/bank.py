@@ -129,10 +129,10 @@ class Bank:
 
     @classmethod
     def read(cls, path: str | Path, backbone: str | None = None) -> Bank:
-        """The bank in a file; nothing that the file names is opened, fetched or imported.
+        """The bank in a file; of what the file names only a backbone of `BACKBONES` is loaded.
 
-        A bank of a backbone that is not ours has to be read with the `backbone` it was made with: its folder,
-        or its dotted path. Raises `InputError` for a file that is no bank, is damaged, or was made with
+        A bank of any other has to be read with the `backbone` it was made with: its folder, its name on the
+        hub, or its dotted path. Raises `InputError` for a file that is no bank, is damaged, or was made with
         another backbone or other weights.
         """
         record, tensors = bank_file.read(Path(path))
@@ -148,6 +148,13 @@ class Bank:
                 f"{str(path)!r} was made with the backbone {name!r} ({record.backbone_digest}), and "
                 f"{loaded.name!r} is another, or has other weights ({loaded.digest}); name the backbone it "
                 "was made with, or learn the bank again"
+            )
+        sizes = [tensors[name].shape[1] for name in ("patches", "pooled")]
+        features = loaded.features(Image.new("RGB", (64, 64)), 64)
+        if (expected := [features.patches.shape[1], len(features.pooled)]) != sizes:
+            raise InputError(
+                f"{str(path)!r} is a damaged bank: its vectors have {sizes} numbers, those of "
+                f"{loaded.name!r} {expected}; learn it again"
             )
         return cls(
             settings=record.settings,

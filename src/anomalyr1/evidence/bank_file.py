@@ -150,7 +150,7 @@ def _fault(record: BankRecord, tensors: Mapping[str, torch.Tensor]) -> str:
     if not 0 <= int(owners.min()) <= int(owners.max()) < learned:
         return "a patch is of no learned part"
     for name, vectors in (("patches", patches), ("pooled", pooled)):
-        lengths = torch.linalg.vector_norm(vectors.float(), dim=1)
+        lengths = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float32)
         if not bool(((lengths - 1).abs() < 0.01).all()):  # false for what is not a number, too
             return f"its {name} are no vectors of length 1"
     return ""

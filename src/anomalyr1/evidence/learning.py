@@ -27,6 +27,10 @@ FEW = 3
 """So many good parts or fewer are compared with copies of themselves, and decide nothing alone."""
 
 
+SMALLEST = 1e-3
+"""A distance that half precision can tell from none: good parts that are all the same show at least this."""
+
+
 class Settings(Record):
     """How a bank is made and how pictures are measured with it."""
 
@@ -156,6 +160,6 @@ def _yardstick(grids: Sequence[Grid]) -> Yardstick:
     usual = float(np.quantile(everything, 0.99))
     return Yardstick(
         usual,
-        max(usual, float(max(grid.max() for grid in grids))),
+        max(usual, SMALLEST, float(max(grid.max() for grid in grids))),
         max(measure.coherence_of(grid, usual) for grid in grids),
     )

@@ -55,7 +55,7 @@ def nearest(patches: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
                 products = piece @ bank[columns : columns + 1024].T  # (2048, 1024)
                 best = closest[rows : rows + 2048]
                 torch.maximum(best, products.amax(1), out=best)
-    return 1 - closest
+    return (1 - closest).clamp(min=0)  # half precision makes a vector a little longer or shorter
 
 
 def score_of(distances: Grid) -> float:
