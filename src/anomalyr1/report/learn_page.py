@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import statistics
 from collections.abc import Callable, Sequence
@@ -28,8 +27,8 @@ from anomalyr1.version import __version__
 STRANGEST = 12
 """Of so many parts the page shows the strangest place."""
 MAX_PICTURES = 200
-STANDS_OUT = 1.5
-"""A part stands out whose score is so many times that of the third quarter of the good parts."""
+STANDS_OUT = 2.0
+"""A part stands out whose score is more than so many times that of the middle one."""
 RATES = (0.1, 0.05, 0.02, 0.01)
 """Rates of false alarms that may be promised."""
 LONG_SIDE = 360
@@ -75,7 +74,7 @@ def that_stand_out(bank: Bank) -> list[Part]:
     """The good parts that look much stranger than most; the strangest first."""
     if len(bank.parts) <= FEW:
         return []
-    limit = STANDS_OUT * _third_quarter([part.score for part in bank.parts])
+    limit = STANDS_OUT * statistics.median(part.score for part in bank.parts)
     return [part for part in ranked(bank) if part.score > limit]
 
 
@@ -157,10 +156,6 @@ def _hottest_piece(heat: NDArray[np.uint8], size_wh: tuple[int, int]) -> Bools:
     piece = labels == 1 + int(sums[1:].argmax())
     large: Bools = cv2.resize(piece.astype(np.uint8), size_wh, interpolation=cv2.INTER_NEAREST) > 0
     return large
-
-
-def _third_quarter(scores: Sequence[float]) -> float:
-    return sorted(scores)[math.ceil(0.75 * len(scores)) - 1]
 
 
 def _open(part: Part) -> Image.Image | None:
