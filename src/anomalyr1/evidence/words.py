@@ -29,7 +29,7 @@ _REGION = re.compile(
 )
 
 
-class Place(NamedTuple):
+class StrangePlace(NamedTuple):
     """A place as the words say it."""
 
     place: str
@@ -50,7 +50,7 @@ class Saying(NamedTuple):
     same_kind: bool
     ratio: float
     """Of the strongest place, to a tenth."""
-    places: tuple[Place, ...]
+    places: tuple[StrangePlace, ...]
 
 
 def write(evidence: Evidence, frame: Frame) -> str:
@@ -63,13 +63,18 @@ def write(evidence: Evidence, frame: Frame) -> str:
     return "\n".join([_opening(evidence), *lines, *([] if evidence.same_kind else [OTHER_KIND])])
 
 
-def describe(evidence: Evidence, size_wh: tuple[int, int]) -> str:
-    """The same for a person, who sees the places in the picture; `size_wh` is the image's."""
+def describe(evidence: Evidence) -> str:
+    """The same for a person, in a sentence, without the places."""
+    return "Compared with" + _opening(evidence).removeprefix("Measured against")
+
+
+def describe_places(evidence: Evidence, size_wh: tuple[int, int]) -> str:
+    """The same for a person, with the places in words; `size_wh` is the image's."""
     lines = [
         f"{number}. {place(region.box, size_wh)}, {_amounts(region)}."
         for number, region in enumerate(evidence.regions, start=1)
     ]
-    return "\n".join([_opening(evidence), *lines, *([] if evidence.same_kind else [OTHER_KIND])])
+    return "\n".join([describe(evidence), *lines, *([] if evidence.same_kind else [OTHER_KIND])])
 
 
 def read(text: str, frame: Frame) -> Saying | None:
@@ -81,7 +86,7 @@ def read(text: str, frame: Frame) -> Saying | None:
     if opening is None:
         return None
     learned, estimated, _, strongest, _ = opening.groups()
-    places: list[Place] = []
+    places: list[StrangePlace] = []
     # The line behind the opening, and those behind that, as long as they are places.
     lines = text[opening.end() :].split("\n")[1:]
     for line in lines:
@@ -90,7 +95,7 @@ def read(text: str, frame: Frame) -> Saying | None:
         if match is None or not (corners[0] < corners[2] and corners[1] < corners[3]):
             break
         box = Box(x1=corners[0], y1=corners[1], x2=corners[2], y2=corners[3])
-        places.append(Place(match[2], box, float(match[7]), round(float(match[8]) / 100, 3)))
+        places.append(StrangePlace(match[2], box, float(match[7]), round(float(match[8]) / 100, 3)))
     ratio = float(strongest) if strongest else max((region.ratio for region in places), default=0.0)
     same_kind = lines[len(places) : len(places) + 1] != [OTHER_KIND]
     return Saying(int(learned), estimated is None, same_kind, ratio, tuple(places))
