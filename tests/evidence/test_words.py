@@ -66,8 +66,8 @@ def test_the_wording():
     )
     region = Region(box=Box(x1=0, y1=330, x2=64, y2=470), ratio=6.2, share=0.004)
     alone = CORE.model_copy(update={"regions": (region,), "ratio": 6.2, "calibrated": False, "learned": 1})
-    assert words.describe_places(alone.model_copy(update={"same_kind": False}), (640, 480)) == (
-        "Compared with 1 good part, estimated from so few: 1 place differs more than good parts do.\n"
+    assert words.describe(alone.model_copy(update={"same_kind": False}), (640, 480)) == (
+        "Measured against 1 good part, estimated from so few: 1 place differs more than good parts do.\n"
         "1. bottom left, 6.2 times what good parts show, 0.4 % of the image.\n"
         f"{words.OTHER_KIND}"
     )

@@ -57,7 +57,7 @@ SAYS = {
 def test_who_decides(decider, policy, evidence, verdict):
     opinion, _ = decide_beside(SAYS[policy], evidence, decider, SIZE_WH, is_learned=False)
     assert opinion.verdict == verdict
-    assert "Compared with 8 good parts" in opinion.reason
+    assert "Measured against 8 good parts" in opinion.reason
 
 
 @pytest.mark.parametrize("policy", ["good", "defect", "unsure"])
@@ -85,7 +85,7 @@ def test_another_kind_and_a_learned_image_are_unsure(decider, policy):
 
 def test_what_disagrees_is_named_and_counted():
     opinion, counts = decide_beside(SAYS["good"], STRANGE, "both", SIZE_WH, is_learned=False)
-    assert "the policy says good, but compared with 8 good parts: 1 place differs" in opinion.reason
+    assert "the policy says good, but measured against 8 good parts: 1 place differs" in opinion.reason
     assert counts == {"policy_contradicts_evidence": 1}
     away = SAYS["defect"]._replace(boxes=(BOX, AWAY))
     _, counts = decide_beside(away, STRANGE, "both", SIZE_WH, is_learned=False)

@@ -317,20 +317,25 @@ def test_a_page_says_what_good_parts_say_and_where(tmp_path):
     path = recordings.draw(tmp_path / "a.png")
     evidence = an_evidence()
     one = inspection(path.as_posix(), evidence=evidence, score=0.41, score_from="good parts")
-    one = one.model_copy(update={"reason": describe(evidence), "boxes": (evidence.regions[0].box,)})
+    one = one.model_copy(
+        update={"reason": describe(evidence, recordings.SIZE_WH), "boxes": (evidence.regions[0].box,)}
+    )
     html = write(tmp_path, [(recordings.sample(path), one)])
     for text in (
         "Compared with 8 good parts. 29 more were held out: at most 9.8 % of good parts are called strange",
         '<td>1</td><td class="label">center</td><td>6.2</td><td>4.3 %</td>',
-        "above the threshold 0.300, which at most 9.8 % of good parts exceed",
+        "stranger than 29 good parts that were held out (score 0.410, at most 0.300 in good parts)",
+        "at most 9.8 % of good parts are",
         "The policy agrees: it says defect.",
         "Outlined: 1 place that differs more than good parts do",
         "Place 1, enlarged",
         "<summary>The policy&#39;s own words",
     ):
         assert text in html or text.replace("&#39;", "'") in html, text
-    assert html.count(describe(evidence).splitlines()[0]) == 1  # once, though it is the reason, too
-    badge, sentence = '<span class="badge defect">', describe(evidence).splitlines()[0]
+    assert (
+        html.count(describe(evidence, recordings.SIZE_WH).splitlines()[0]) == 1
+    )  # once, though it is the reason, too
+    badge, sentence = '<span class="badge defect">', describe(evidence, recordings.SIZE_WH).splitlines()[0]
     assert html.index("</h2>") < html.index(badge) < html.index(sentence)  # the verdict first
     assert "Found by the policy" not in html and "<th>Box</th>" not in html  # the boxes are the places
     assert [file.name for file in (tmp_path / "out/overlays").iterdir()] == [overlay_name(path.as_posix())]
@@ -357,14 +362,14 @@ def test_the_words_of_the_policy_are_folded_where_good_parts_speak(tmp_path):
     ("changes", "text"),
     [
         ({"same_kind": False}, "This looks like another kind of part"),
-        ({"regions": ()}, "no single place stands out, the part as a whole does"),
+        ({"regions": ()}, "no single place stands out"),
         (
             {"threshold": None, "false_alarm_rate": None},
-            "no good part was held out, so there is no threshold",
+            "so few good parts have no threshold",
         ),
         ({"threshold": None, "false_alarm_rate": None}, "so nothing is promised of false alarms"),
         ({"calibrated": False, "learned": 1}, "estimated from changed copies of so few"),
-        ({"score": 0.3}, "not above the threshold"),
+        ({"score": 0.3}, "no stranger than 29 good parts"),
     ],
 )
 def test_a_page_says_what_evidence_is_worth(tmp_path, changes, text):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from anomalyr1.cli.outputs import require_output
-from anomalyr1.cli.terminal import OK, find_images, loader_options, progress_bar, say, stop_explained
+from anomalyr1.cli.terminal import OK, find_images, progress_bar, say, stop_explained
 from anomalyr1.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,32 +21,31 @@ if TYPE_CHECKING:
 
 WITHOUT_SIDES = ("drawn", "jsonl")
 """Data sets that have no train side of their own."""
+SUSPECTS = 5
+"""So many parts that stand out are named."""
 
 
 def learn(
     good: Annotated[
         list[str],
-        typer.Argument(help="Images of good parts, folders of them, or a data set such as mvtec:FOLDER."),
+        typer.Argument(help="Images of good parts, folders of them, or a data set (SPEC): its good images."),
     ],
-    out: Annotated[Path, typer.Option(help="The file to write; a page of the same name lies beside it.")],
+    out: Annotated[
+        Path, typer.Option(help="The file to write, for: anomalyr1 inspect --bank; a page stands beside it.")
+    ] = Path("good.bank"),
     learned: Annotated[
         int | None,
-        typer.Option("--learn", min=1, help="Learn from so many; the others promise. Default: 8."),
+        typer.Option("--learn", min=1, help="Learn so many, 8 by default; the others promise how often."),
     ] = None,
     backbone: Annotated[
-        str | None,
-        typer.Option(
-            help="efficientnet-lite0 (default), dinov2-small, a DINOv2 folder, package.module:name."
-        ),
-    ] = None,
-    rotations: Annotated[bool, typer.Option("--rotations", help="Parts may lie turned by quarters.")] = False,
-    category: Annotated[str | None, typer.Option(help="The class of a data set that has several.")] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option("--option", "-o", help="Option of the data set's loader as key=value."),
+        str,
+        typer.Option(help="efficientnet-lite0, dinov2-small, a folder of DINOv2, or package.module:name."),
+    ] = "efficientnet-lite0",
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="Of a data set of several classes, this one.")
     ] = None,
 ) -> int:
-    """Learn what good parts look like, from a few of them, so that `inspect --bank` can measure new ones."""
+    """Learn what good parts look like: seconds for each dozen. The page shows the strangest of them first."""
     from anomalyr1.evidence.learning import Settings
     from anomalyr1.report import learn_page
 
@@ -54,90 +54,34 @@ def learn(
         raise InputError(f"{str(out)!r} is the name of a page; name the bank otherwise, e.g. housing.bank")
     for path in (out, page):
         require_output("learn", path, good)
-    given_settings = {"backbone": backbone, "rotations": rotations}
-    settings = Settings.model_validate(
-        {name: value for name, value in given_settings.items() if value is not None}
-    )
-    images, notes = _without_copies(_find_good(good, out, category, loader_options(option)))
-    for note in notes:
-        say(note)
-    with stop_explained(lambda: "stopped: nothing was written"):
-        bank = learn_images(images, settings, learned)
+    with (
+        stop_explained(lambda: "stopped: the same command begins anew"),
+        tempfile.TemporaryDirectory() as folder,  # parts that are drawn for this
+    ):
+        images, notes = _without_copies(_find_good(good, classes or [], Path(folder)))
+        for note in notes:
+            say(note)
+        bank = learn_images(images, Settings(backbone=backbone), learned)
         bank.write(out)
-        with progress_bar("page", len(bank.parts)) as show:
+        with progress_bar("page", len(images)) as show:
             learn_page.write(page, bank, out, notes, show)
     _say_result(bank, out, page)
     return OK
 
 
-def learn_images(
-    images: Sequence[Path], settings: Settings, learned: int | None, silent: bool = False
-) -> Bank:
-    """A bank of images, with a bar."""
-    from anomalyr1.evidence.bank import Bank
+def _say_result(bank: Bank, out: Path, page: Path) -> None:
+    from anomalyr1.report import learn_page
 
-    with progress_bar("learning", len(images), silent) as show:
-        return Bank.learn(images, settings, learned, show)
-
-
-def _find_good(
-    good: Sequence[str], out: Path, category: str | None, options: Mapping[str, str]
-) -> list[Path]:
-    """The images of good parts that the arguments name."""
-    from anomalyr1.data.loading import SCHEMES
-    from anomalyr1.data.sources import SPLIT
-
-    specs = [
-        text
-        for text in good
-        if not Path(text).exists() and (text.partition(":")[0] in SCHEMES or text.startswith(SPLIT))
-    ]
-    if not specs:
-        if category is not None or options:
-            raise InputError("--category and --option are for data sets such as mvtec:FOLDER; leave them out")
-        return find_images([Path(text) for text in good])
-    if len(good) > 1:
-        raise InputError(
-            f"{specs[0]!r} is a data set, and goes alone; name one data set, or images and folders"
-        )
-    return _good_of(_train_side(specs[0], options, out.parent / "drawn"), specs[0], category)
-
-
-def _train_side(spec: str, options: Mapping[str, str], folder: Path) -> list[Sample]:
-    """What may be learned of a data set: its train side, or all where it has no sides."""
-    from anomalyr1.data.sources import SPLIT, load_source
-
-    scheme = spec.partition(":")[0]
-    if scheme == "mmad":
-        raise InputError("mmad is there to test on, so nothing is learned from it; give your own good parts")
-    if spec.startswith(SPLIT) or scheme in WITHOUT_SIDES or "split" in options:
-        return load_source(spec, options, folder, "train", "as asked").samples
-    try:
-        return load_source(spec, {**options, "split": "train"}, folder, "train", "as asked").samples
-    except InputError as error:
-        if "has no split" not in str(error) or not str(error).endswith("it has no splits"):
-            raise
-        return load_source(spec, options, folder, "train", "as asked").samples
-
-
-def _good_of(samples: Sequence[Sample], spec: str, category: str | None) -> list[Path]:
-    """The good images of the one class that there is, or of the one that was chosen."""
-    good = [sample for sample in samples if sample.anomalous is False]
-    categories = sorted({sample.category for sample in good})
-    if category is not None:
-        good = [sample for sample in good if sample.category == category]
-    elif len(categories) > 1:
-        raise InputError(
-            f"{spec!r} holds good parts of {len(categories)} classes, and a bank is of one; choose with "
-            f"--category: {', '.join(categories[:20])}{', ...' if len(categories) > 20 else ''}"
-        )
-    if not good:
-        chosen = "" if category is None else f" of {category!r}"
-        raise InputError(
-            f"{spec!r} holds no good part{chosen} to learn from"
-            + (f"; its classes: {', '.join(categories[:20])}" if categories else "")
-        )
-    return [sample.image for sample in good]
+    for line in bank.describe():
+        say(line)
+    suspects = learn_page.that_stand_out(bank)
+    for part in suspects[:SUSPECTS]:
+        say(f"look at it, is it good? {part.name}")
+    if len(suspects) > SUSPECTS:
+        say(f"and at {len(suspects) - SUSPECTS} more, on the page")
+    say(f"bank: {out}")
+    say(f"page: {page}, the strangest good parts first: is one of them bad?")
+    say(f"next: anomalyr1 inspect IMAGES --bank {shlex.quote(str(out))}")
 
 
 def _without_copies(images: Sequence[Path]) -> tuple[list[Path], list[str]]:
@@ -154,22 +98,57 @@ def _without_copies(images: Sequence[Path]) -> tuple[list[Path], list[str]]:
     return list(by_digest.values()), [f"{copies} {was} of others, byte for byte: left out"]
 
 
-def _say_result(bank: Bank, out: Path, page: Path) -> None:
-    from anomalyr1.report import learn_page
+def learn_images(
+    images: Sequence[Path], settings: Settings | None, learned: int | None, as_json: bool = False
+) -> Bank:
+    """A bank of images, with a bar."""
+    from anomalyr1.evidence.bank import Bank
 
-    held_out = len(bank.held_out_scores)
-    say(
-        f"learned from {bank.learned} good part{'' if bank.learned == 1 else 's'}, {held_out} held out: {out}"
-    )
-    for rate, needed, lacking in learn_page.promises(bank):
-        state = f"add {lacking} good parts" if lacking else "promised"
-        say(f"  at most {100 * rate:.3g} % false alarms: {needed} held out, {state}")
-    if bank.false_alarm_rate is not None:
-        say(f"  so many promise at most {100 * bank.false_alarm_rate:.3g} %, with 95 % confidence")
-    suspects = learn_page.that_stand_out(bank)
-    for part in suspects[:5]:
-        say(f"look at it, is it good? {part.name}")
-    if len(suspects) > 5:
-        say(f"and at {len(suspects) - 5} more, on the page")
-    say(f"page: {page}")
-    say(f"next: anomalyr1 inspect PARTS --bank {shlex.quote(str(out))}")
+    with progress_bar("learning", len(images), as_json) as show:
+        return Bank.learn(images, settings, learned, show)
+
+
+def _find_good(sources: Sequence[str], classes: Sequence[str], folder: Path) -> list[Path]:
+    """The images of good parts that files, folders and specs name; parts are drawn into `folder`."""
+    paths = [Path(source) for source in sources if Path(source).exists() or ":" not in source]
+    images = find_images(paths) if paths else []
+    for source in sources:
+        if Path(source) not in paths:
+            images += _good_of_data(source, classes, folder)
+    return list(dict.fromkeys(images))
+
+
+def _good_of_data(spec: str, classes: Sequence[str], folder: Path) -> list[Path]:
+    """The good images of a data set, of the side that is learned from."""
+    samples = _train_side(spec, folder)
+    good = [sample for sample in samples if sample.anomalous is False]
+    names = sorted({sample.class_name for sample in good})
+    unknown = sorted(set(classes) - set(names))
+    if unknown:
+        raise InputError(f"{spec!r} has no good image of {unknown[0]!r}; it has {', '.join(names)}")
+    if len(names) > 1 and len(classes) != 1:
+        raise InputError(
+            f"{spec!r} has good images of {len(names)} classes ({', '.join(names[:8])}), and a bank is of "
+            "one kind of part; choose it with --class"
+        )
+    chosen = [sample.image for sample in good if not classes or sample.class_name in classes]
+    if not chosen:
+        raise InputError(f"{spec!r} has no good image to learn from; name another data set")
+    return chosen
+
+
+def _train_side(spec: str, folder: Path) -> list[Sample]:
+    """What may be learned of a data set: its train side, or all where it has no sides."""
+    from anomalyr1.data.sources import SPLIT, load_source
+
+    scheme = spec.partition(":")[0]
+    if scheme == "mmad":
+        raise InputError("mmad is there to test on, so nothing is learned from it; give your own good parts")
+    if spec.startswith(SPLIT) or scheme in WITHOUT_SIDES:
+        return load_source(spec, None, folder, "train", "as asked").samples
+    try:
+        return load_source(spec, {"split": "train"}, folder, "train", "as asked").samples
+    except InputError as error:
+        if not str(error).endswith("it has no splits"):
+            raise
+        return load_source(spec, None, folder, "train", "as asked").samples

@@ -30,12 +30,11 @@ def _page(verb: str) -> bytes:
 
 
 NEW = Product(None)
-BANK = rb'\A(?s:.{8})\{"__metadata__": ?\{"anomalyr1\.bank"'
-"""How a bank of good parts begins."""
 PRODUCTS: Mapping[str, Product] = {
     # A killed run may have left the beginning of the beginning; that it is one, `records.Writer` sees.
     "inspect": Product(rb'\A(\{"model":|.{0,8}\Z)|' + _page("inspect"), "inspections.jsonl", ("index.html",)),
-    "learn": Product(BANK + b"|" + _page("learn")),  # the bank, and its page beside it
+    # The bank, and its page beside it.
+    "learn": Product(rb'(?s)\A.{8}\{"__metadata__": \{"anomalyr1\.bank"|' + _page("learn")),
     "calibrate": Product(rb'\A\{\s*"threshold":'),
     "evaluate": Product(
         rb'\A(\{\s*"source":|# Evaluation\n|"reading")',

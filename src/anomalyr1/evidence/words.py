@@ -63,18 +63,13 @@ def write(evidence: Evidence, frame: Frame) -> str:
     return "\n".join([_opening(evidence), *lines, *([] if evidence.same_kind else [OTHER_KIND])])
 
 
-def describe(evidence: Evidence) -> str:
-    """The same for a person, in a sentence, without the places."""
-    return "Compared with" + _opening(evidence).removeprefix("Measured against")
-
-
-def describe_places(evidence: Evidence, size_wh: tuple[int, int]) -> str:
-    """The same for a person, with the places in words; `size_wh` is the image's."""
+def describe(evidence: Evidence, size_wh: tuple[int, int]) -> str:
+    """The same for a person, who sees the places in the picture; `size_wh` is the image's."""
     lines = [
         f"{number}. {place(region.box, size_wh)}, {_amounts(region)}."
         for number, region in enumerate(evidence.regions, start=1)
     ]
-    return "\n".join([describe(evidence), *lines, *([] if evidence.same_kind else [OTHER_KIND])])
+    return "\n".join([_opening(evidence), *lines, *([] if evidence.same_kind else [OTHER_KIND])])
 
 
 def read(text: str, frame: Frame) -> Saying | None:

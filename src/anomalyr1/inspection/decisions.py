@@ -34,7 +34,7 @@ def decide_beside(
 
     `size_wh` is the image's; `is_learned`: this very image is one of the good parts that were learned.
     """
-    described = words.describe_places(evidence, size_wh)
+    described = words.describe(evidence, size_wh)
     finding = verdict_of(evidence)
     contradicts = opinion.verdict not in ("unsure", finding)
     counts = {"policy_contradicts_evidence": int(contradicts), **_count_unmeasured(opinion, evidence)}

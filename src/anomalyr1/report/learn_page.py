@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import statistics
 from collections.abc import Callable, Sequence
@@ -136,14 +135,10 @@ def write(
 
 def strangest_place(bank: Bank, part: Part, rgb: Image.Image) -> Mask | None:
     """Where a good part differs most from the other learned ones; None where there is nothing to compare."""
-    others = bank.part_of_patch != bank.parts.index(part)
-    if bank.learned <= FEW or not others.any():
+    if bank.learned <= FEW:
         return None
-    beside_others = dataclasses.replace(
-        bank, patches=bank.patches[others], part_of_patch=bank.part_of_patch[others]
-    )
-    heat = beside_others.measure(rgb).heat  # (h, w)
-    return None if not heat.any() else encode_mask(_hottest_piece(heat, rgb.size), "map")
+    heat = bank.measure(rgb, leave_out=bank.parts.index(part)).heat  # (h, w)
+    return encode_mask(_hottest_piece(heat, rgb.size), "map") if heat.any() else None
 
 
 def _hottest_piece(heat: NDArray[np.uint8], size_wh: tuple[int, int]) -> Bools:

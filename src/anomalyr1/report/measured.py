@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from anomalyr1 import boxes as geometry
 from anomalyr1.evidence import words
+from anomalyr1.inspection import decisions
 from anomalyr1.report.html import data_uri
 from anomalyr1.report.overlays import outlined
 from anomalyr1.types import Box, Evidence, Inspection, Mask
@@ -16,7 +18,7 @@ from anomalyr1.types import Box, Evidence, Inspection, Mask
 LONG_SIDE = 480
 
 
-class Place(NamedTuple):
+class PlaceRow(NamedTuple):
     """A place that differs more than good parts do, in words."""
 
     where: str
@@ -39,26 +41,26 @@ class Measured(NamedTuple):
     """Whether the boxes of the inspection are the places."""
     picture: str
     """Data URI with the strange places outlined and numbered; empty where there are none to show."""
-    places: tuple[Place, ...]
+    places: tuple[PlaceRow, ...]
 
 
 def measured(inspection: Inspection, rgb: Image.Image | None, answer: str | None) -> Measured:
     """The evidence of an inspection made ready; `answer` is what the policy says, "defect" or "good"."""
     evidence = inspection.evidence
     assert evidence is not None
-    sentence = words.describe(evidence)
+    size_wh = rgb.size if rgb else (1, 1)  # only the lines of the places depend on it
+    sentence = words.describe(evidence, size_wh).partition("\n")[0]
     agreement, agrees = _agreement(evidence, answer)
     picture = ""
     if rgb is not None and evidence.regions:
         picture = data_uri(outlined(rgb, outlines_of(evidence, rgb.size), LONG_SIDE, inspection.verdict))
-    boxes = {box.xyxy for box in inspection.boxes or ()}
     return Measured(
         sentence=sentence,
         beside_threshold=_beside_threshold(evidence),
         agreement=agreement if inspection.replies else "",
         agrees=agrees,
-        reason=_own_reason(inspection),
-        holds_boxes=bool(boxes) and boxes <= {region.box.xyxy for region in evidence.regions},
+        reason=_own_reason(inspection, evidence),
+        holds_boxes=inspection.boxes == decisions.boxes_of(evidence),
         picture=picture,
         places=_places(evidence, rgb),
     )
@@ -77,9 +79,9 @@ def place_of_box(box: Box, evidence: Evidence) -> str:
     return f"place {1 + int(ious.argmax())}" if ious.max() > 0 else "not measured"
 
 
-def _places(evidence: Evidence, rgb: Image.Image | None) -> tuple[Place, ...]:
+def _places(evidence: Evidence, rgb: Image.Image | None) -> tuple[PlaceRow, ...]:
     return tuple(
-        Place(
+        PlaceRow(
             where=geometry.place(region.box, rgb.size) if rgb else "",
             times=f"{region.ratio:.1f}" if region.ratio < 1000 else "over 1,000",
             share=f"{100 * region.share:.1f} %",
@@ -90,30 +92,33 @@ def _places(evidence: Evidence, rgb: Image.Image | None) -> tuple[Place, ...]:
 
 def _beside_threshold(evidence: Evidence) -> str:
     if evidence.threshold is None:
-        return f"Score {evidence.score:.3f}; no good part was held out, so there is no threshold"
-    side = "above" if evidence.is_strange else "not above"
+        return f"Score {evidence.score:.3f}; so few good parts have no threshold, and decide nothing alone"
+    text = decisions.describe_score(evidence).removesuffix(".")
+    if evidence.is_strange and not evidence.regions:
+        text += "; no single place stands out"
     rate = evidence.false_alarm_rate
-    promise = "" if rate is None else f", which at most {100 * rate:.2g} % of good parts exceed"
-    whole = "; no single place stands out, the part as a whole does"
-    return (
-        f"Score {evidence.score:.3f}, {side} the threshold {evidence.threshold:.3f}{promise}"
-        f"{whole if evidence.is_strange and not evidence.regions else ''}"
-    )
+    return text if rate is None else f"{text}; at most {100 * rate:.2g} % of good parts are"
 
 
 def _agreement(evidence: Evidence, answer: str | None) -> tuple[str, bool]:
-    is_strange = bool(evidence.regions) if evidence.is_strange is None else evidence.is_strange
     if answer is None:
         return "The policy's answer says neither good nor defect", False
-    if is_strange == (answer == "defect"):
+    if decisions.verdict_of(evidence) == answer:
         return f"The policy agrees: it says {answer}", True
     return f"The policy does not agree: it says {answer}", False
 
 
-def _own_reason(inspection: Inspection) -> str:
-    """Why a part is unsure; all else that a reason says stands elsewhere on the card."""
-    reason = inspection.reason.partition("\n")[0]
-    return reason if inspection.verdict == "unsure" else ""
+_ELSEWHERE = re.compile(r"Measured against .*|\d+\. .*|The policy says \w+:|The image shows another kind .*|")
+"""A line of a reason that says what the card says elsewhere."""
+
+
+def _own_reason(inspection: Inspection, evidence: Evidence) -> str:
+    reason = inspection.reason
+    for reply in inspection.replies:
+        reason = reason.replace(reply.answer.reasoning or "\n", "\n")
+    score = decisions.describe_score(evidence)
+    lines = (line.strip() for line in reason.split("\n"))
+    return "\n".join(line for line in lines if line != score and not _ELSEWHERE.fullmatch(line))
 
 
 def _filled(box: Box, size_wh: tuple[int, int]) -> Mask:
