@@ -70,7 +70,7 @@ def main() -> None:
         decoding, _ = seconds(lambda: open_image(large[9]))
         clock, processor = seconds(lambda: bank.measure(picture))
         print(
-            f"measure 1 Mpx: {clock:.3f} s ({processor:.3f} s of the processor), {clock / decoding:.1f} times "
+            f"measure 1 Mpx: {clock:.3f} s ({processor:.3f} s of processor), {clock / decoding:.1f} times "
             f"its decoding ({decoding:.3f} s), {len(bank.patches):,} patches"
         )
         few = large[:32]
