@@ -26,11 +26,12 @@ def calibrate(
         ),
     ],
     cost_miss: Annotated[
-        float, typer.Option(help="What a defect costs that is taken for good, in any unit.")
-    ],
+        float | None, typer.Option(help="What a defect costs that is taken for good, in any unit.")
+    ] = None,
     cost_false_alarm: Annotated[
-        float, typer.Option(help="What a good part costs that is taken for defective, in the same unit.")
-    ],
+        float | None,
+        typer.Option(help="What a good part costs that is taken for defective, in the same unit."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="The file to write, for: anomalyr1 inspect --threshold.")] = Path(
         "threshold.json"
     ),
@@ -53,7 +54,10 @@ def calibrate(
     threshold.write(out)
     for line in _describe(threshold):
         say(line)
-    if warning := statistics.warn_of_few({"good parts": threshold.good, "defective parts": threshold.defect}):
+    labelled = {"good parts": threshold.good}
+    if threshold.defect:
+        labelled["defective parts"] = threshold.defect
+    if warning := statistics.warn_of_few(labelled):
         say(f"warning: {warning}")
     say(f"threshold: {out}")
     say(f"next: anomalyr1 inspect IMAGES --threshold {shlex.quote(str(out))}, with the same model")
@@ -65,6 +69,15 @@ def _describe(threshold: Threshold) -> list[str]:
     from anomalyr1.inspection.thresholds import in_digits
 
     good, defect, figures = threshold.good, threshold.defect, threshold.figures
+    if figures.auroc is None:
+        return [
+            f"{good} good parts with a score, and no defective one: misses are not known",
+            *(f"left out: {number} {reason}" for reason, number in threshold.left_out.items()),
+            f"a part is a defect above {in_digits(threshold.threshold)}, the highest of them",
+            f"at 95 %: at most {figures.false_alarm_bound:.3g} false alarms",
+            f"to claim a false-alarm rate of {figures.claim:g} at 95 %: "
+            f"{figures.good_parts_missing} more good parts",
+        ]
     return [
         f"{good} good and {defect} defective parts with a score; "
         f"costs hold for {threshold.defect_rate:.3g} defective parts",

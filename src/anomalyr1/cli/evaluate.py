@@ -22,6 +22,7 @@ from anomalyr1.errors import InputError
 
 if TYPE_CHECKING:
     from anomalyr1.evaluation.comparison import Comparison
+    from anomalyr1.evidence.bank import Bank
     from anomalyr1.types import Inspection
 
 
@@ -67,6 +68,16 @@ def evaluate(
     classes: Annotated[
         list[str] | None, typer.Option("--class", help="Only this class; may be given more than once.")
     ] = None,
+    bank: Annotated[
+        str | None,
+        typer.Option(
+            help="Good parts to compare with: a file of `anomalyr1 learn`, or references: each sample's own."
+        ),
+    ] = None,
+    tell: Annotated[
+        bool | None,
+        typer.Option("--evidence/--no-evidence", help="Whether the prompt says what the good parts say."),
+    ] = None,
     partial: Annotated[
         bool, typer.Option("--partial", help="Evaluate a file that has not all samples; it is written down.")
     ] = False,
@@ -85,7 +96,7 @@ def evaluate(
             f"`evaluate mmad` asks the questions of MMAD, so --data is mmad:FOLDER, not {data!r}; "
             "for other data: evaluate model"
         )
-    require_output("evaluate", out, (what, data, model))
+    require_output("evaluate", out, (what, data, model, bank))
     options = loader_options(option) | run.mmad_options(shots, template, knowledge)
     if what in ("mmad", "model"):
         progress = _Progress()
@@ -104,10 +115,12 @@ def evaluate(
                 engine=engine,
                 limit=limit,
                 classes=classes or (),
+                bank=_read_bank(bank),
+                tell=tell,
             )
     else:
-        options_of_models = (model, revision, max_pixels, style, prompt, fast, engine)
-        if options_of_models != ("nano", None, None, None, None, False, "local"):
+        options_of_models = (model, revision, max_pixels, style, prompt, fast, engine, bank, tell)
+        if options_of_models != ("nano", None, None, None, None, False, "local", None, None):
             raise InputError(
                 f"{what!r} is taken as an inspections file, which has its own model and prompt; "
                 "leave their options out"
@@ -152,6 +165,14 @@ def compare(
         say(line)
     say(f"page: {page}")
     return OK
+
+
+def _read_bank(name: str | None) -> Bank | Literal["references"] | None:
+    from anomalyr1.evidence.bank import Bank
+
+    if name == "references":
+        return "references"
+    return None if name is None else Bank.read(name)
 
 
 class _Progress:

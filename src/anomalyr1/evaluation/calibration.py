@@ -28,6 +28,9 @@ from anomalyr1 import data, records
 from anomalyr1.boxes import Bools, Floats
 from anomalyr1.evaluation import curves, pairing
 from anomalyr1.evaluation.statistics import draw_counts
+from anomalyr1.evidence import promise
+from anomalyr1.inspection.decisions import LEARNED_ITSELF
+from anomalyr1.inspection.good_parts import VERDICT_BY
 from anomalyr1.inspection.thresholds import (
     Calibration,
     Figures,
@@ -108,16 +111,27 @@ def _by_end_of_path(inspections: Sequence[Inspection], labels: Mapping[str, bool
 def calibrate_files(
     inspections: str | Path,
     labels: str | Path,
-    cost_miss: float,
-    cost_false_alarm: float,
+    cost_miss: float | None = None,
+    cost_false_alarm: float | None = None,
     method: Method = "platt",
     defect_rate: float | None = None,
     claim: float = 0.01,
     seed: int = 0,
 ) -> Threshold:
-    """`calibrate` on the files that `gather_files` takes; costs and rates are checked first."""
-    _require_possible(cost_miss, cost_false_alarm, defect_rate, claim)
+    """`calibrate` on the files that `gather_files` takes; costs and rates are checked first.
+
+    Scores of evidence of good parts alone make a threshold, too, see `calibrate_good`; costs are not needed
+    then.
+    """
+    _require_possible(cost_miss or 1, cost_false_alarm or 1, defect_rate, claim)
     labelled, run = gather_files(inspections, labels)
+    if run.evidence.endswith(f"{VERDICT_BY}evidence") and not labelled.defect.any():
+        return calibrate_good(labelled, run, claim)
+    if cost_miss is None or cost_false_alarm is None:
+        raise InputError(
+            "what a miss and what a false alarm cost must be said where defective parts are labelled: "
+            "--cost-miss and --cost-false-alarm"
+        )
     return calibrate(labelled, run, cost_miss, cost_false_alarm, method, defect_rate, claim, seed)
 
 
@@ -132,10 +146,12 @@ def gather(inspections: Sequence[Inspection], labels: Mapping[str, bool]) -> Lab
             f"no inspection has a label: the first inspection is named {inspections[0].sample_id!r}, "
             f"the first label {next(iter(labels))!r}; write the same names into the labels"
         )
-    scores, truths, failed = [], [], 0
+    scores, truths, failed, learned = [], [], 0, 0
     for inspection in labelled:
         if inspection.error is not None:
             failed += 1
+        elif inspection.counts.get(LEARNED_ITSELF):
+            learned += 1
         elif inspection.score is not None:
             scores.append(inspection.score)
             truths.append(labels[inspection.sample_id])
@@ -143,7 +159,8 @@ def gather(inspections: Sequence[Inspection], labels: Mapping[str, bool]) -> Lab
         "inspections without a label": len(inspections) - len(labelled),
         "labels without an inspection": len(labels) - len(labelled),
         "failed inspections": failed,
-        "inspections without a score": len(labelled) - failed - len(scores),
+        "good parts that were learned": learned,
+        "inspections without a score": len(labelled) - failed - learned - len(scores),
     }
     return LabelledScores(
         np.array(scores, dtype=np.float64),
@@ -211,6 +228,46 @@ def calibrate(
         defect=defect_n,
         left_out=left_out,
         figures=figures,
+        run=run,
+    )
+
+
+def calibrate_good(labelled: LabelledScores, run: Fingerprint, claim: float = 0.01) -> Threshold:
+    """A threshold without a single defective part: the highest score of good ones.
+
+    It promises a rate of false alarms (`evidence.promise`) and says nothing of misses. Raises `InputError`
+    for no score.
+    """
+    scores, _, left_out = labelled
+    if not len(scores):
+        raise InputError("no good part with a score; inspect good parts that were not learned")
+    threshold = float(min(np.nextafter(scores.max(), 2), 1))
+    return Threshold(
+        threshold=threshold,
+        low=threshold,
+        high=threshold,
+        calibration=Calibration(method="platt", slope=1, intercept=0),
+        cost_miss=0,
+        cost_false_alarm=0,
+        defect_rate=0,
+        good=len(scores),
+        defect=0,
+        left_out=left_out,
+        figures=Figures(
+            misses=0,
+            false_alarms=0,
+            unsure=0,
+            cost_per_part=0,
+            cost_at_half=0,
+            error_before=0,
+            error_after=0,
+            brier_before=0,
+            brier_after=0,
+            false_alarm_bound=promise.false_alarm_bound(len(scores)) or 1,
+            miss_bound=1,
+            claim=claim,
+            good_parts_missing=max(0, promise.held_out_for(claim) - len(scores)),
+        ),
         run=run,
     )
 

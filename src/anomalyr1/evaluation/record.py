@@ -15,6 +15,7 @@ from pydantic import Field
 
 from anomalyr1.evaluation.detection import DetectionReport
 from anomalyr1.evaluation.doubts import Doubts
+from anomalyr1.evaluation.evidence_alone import EvidenceFigures
 from anomalyr1.evaluation.localisation import Localisation
 from anomalyr1.evaluation.mmad import Mmad
 from anomalyr1.evaluation.provenance import Provenance
@@ -81,6 +82,8 @@ class Evaluation(Record):
     """None = no image whose truth is known."""
     localisation: Localisation | None
     """None = no boxes were asked for, or no true place is known."""
+    evidence: EvidenceFigures | None = None
+    """What the good parts alone say; None = no inspection was compared with any."""
     doubts: Doubts | None = None
     """What the checks of `inspect` would make of the verdicts; None = they cannot be checked, or are so."""
 

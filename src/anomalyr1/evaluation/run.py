@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from anomalyr1 import files, prompts, records
 from anomalyr1.data import sources
@@ -22,6 +22,7 @@ from anomalyr1.data.samples import listed
 from anomalyr1.evaluation import (
     detection,
     doubts,
+    evidence_alone,
     localisation,
     mmad,
     pairing,
@@ -41,6 +42,8 @@ from anomalyr1.evaluation.record import (
     Source,
     read_evaluation,
 )
+from anomalyr1.evidence.bank import Bank
+from anomalyr1.inspection.good_parts import require_apart
 from anomalyr1.inspection.inspector import Inspector
 from anomalyr1.inspection.samples import require_files
 from anomalyr1.types import Fingerprint, InputError, Inspection, Sample, nearest_name
@@ -67,6 +70,8 @@ def evaluate(
     engine: str = "local",
     limit: int | None = None,
     classes: Sequence[str] = (),
+    bank: Bank | Literal["references"] | None = None,
+    tell: bool | None = None,
 ) -> Evaluation:
     """Figures of a model on labelled data, written into the folder `out`; run again to go on after a stop.
 
@@ -74,7 +79,8 @@ def evaluate(
     as `Inspector.load` does with `revision`, `max_pixels`, `style`, `text`, `fast` and `engine`. `data` is
     samples, or a spec such as "mmad:FOLDER" or "split:FILE" with the `options` of its loader. Only samples of
     `classes` are taken, and at most `limit`, spread over classes, good and anomalous ones; a later call with
-    a higher limit goes on.
+    a higher limit goes on. With a `bank` images are measured against its good parts, or against each sample's
+    "references"; `tell` says whether the prompt holds what they say (see `inspection.GoodParts`).
 
     Raises `InputError` for data that asks nothing or cannot be read, and for a model that cannot be used;
     `SetupError` for what is not installed. Files and what the folder holds are checked before a model is
@@ -87,8 +93,12 @@ def evaluate(
             "give labelled data (anomalyr1 data show SPEC ID)"
         )
     _require_images(loaded, source.spec)
+    if isinstance(bank, Bank):
+        require_apart(loaded.samples, bank)
     if isinstance(model, str):
-        asked_style = prompts.style_id(style or prompts.DEFAULT_STYLE, text) if style or text else None
+        asked_style = None
+        if (style or text) and bank is None:
+            asked_style = prompts.style_id(style or prompts.DEFAULT_STYLE, text)
         _require_resumable(Path(out) / INSPECTIONS, asked_style, context)
         model = Inspector.load(
             model,
@@ -98,8 +108,18 @@ def evaluate(
             text=text,
             fast=fast,
             engine=engine,
+            bank=bank,
+            tell=tell,
         )
-    elif (revision, max_pixels, style, text, fast, engine) != (None, None, None, None, False, "local"):
+    elif (revision, max_pixels, style, text, fast, engine, bank) != (
+        None,
+        None,
+        None,
+        None,
+        False,
+        "local",
+        None,
+    ):
         raise InputError("an inspector has its own model and prompt; leave their options out")
     fingerprint, inspected = _ask(model, loaded.samples, Path(out) / INSPECTIONS, progress, context)
     evaluation = measure(loaded, fingerprint, inspected, source)
@@ -194,6 +214,7 @@ def measure(
     answered = rows.of_pairs(pairs, run.style)
     scorable = any(row.gold is not None and row.status != "no reply" for row in answered)
     labelled = any(sample.anomalous is not None for sample, _ in pairs)
+    has_places = any(sample.boxes for sample, _ in pairs)
     located = any(_boxes_were_asked(sample, inspection) for sample, inspection in pairs)
     return Evaluation(
         source=source,
@@ -206,6 +227,7 @@ def measure(
         detection=detection.detect(pairs, repeats, seed) if labelled else None,
         localisation=localisation.localise(pairs, repeats=repeats, seed=seed) if located else None,
         doubts=doubts.doubts_of(pairs) if labelled else None,
+        evidence=evidence_alone.figures_of(pairs, labelled, has_places, repeats, seed),
     )
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from anomalyr1.evaluation.detection import FIGURES, DetectionReport
 from anomalyr1.evaluation.doubts import Doubts
+from anomalyr1.evaluation.evidence_alone import EvidenceFigures
 from anomalyr1.evaluation.localisation import ACCURACY_AT, Localisation
 from anomalyr1.evaluation.mmad import AVERAGE, SUBTASKS, Board, Mmad
 from anomalyr1.evaluation.record import Evaluation
@@ -184,6 +185,22 @@ def tables(evaluation: Evaluation) -> list[Table]:
         result += [_detection(detection), *_detection_classes(detection)]
     if localisation is not None:
         result += [_localisation(localisation), *_maps(localisation)]
+    return result + _evidence(evaluation.evidence)
+
+
+def _evidence(evidence: EvidenceFigures | None) -> list[Table]:
+    """What good parts alone say, in the same tables."""
+    if evidence is None:
+        return []
+    result = []
+    if evidence.detection is not None:
+        unsure = sum(verdicts.get("unsure", 0) for verdicts in evidence.detection.overall.verdicts.values())
+        agreement = ", ".join(f"{count} {name}" for name, count in evidence.agreement.items())
+        table = _detection(evidence.detection)
+        note = f"{table.note}; {unsure} unsure; beside the verdicts that were given: {agreement}"
+        result.append(table._replace(title="Detection by good parts alone", note=note))
+    if evidence.localisation is not None:
+        result.append(_localisation(evidence.localisation)._replace(title="Places by good parts alone"))
     return result
 
 

@@ -18,6 +18,8 @@ from anomalyr1.types import Box, Evidence, InputError, Mask
 Decider = Literal["both", "evidence", "policy"]
 DECIDERS: tuple[Decider, ...] = get_args(Decider)
 
+LEARNED_ITSELF = "learned_itself"
+"""The count of an image that is itself one of the good parts that were learned."""
 FROM_EVIDENCE = "distance to good parts, 0 to 1"
 
 
@@ -37,7 +39,11 @@ def decide_beside(
     described = words.describe(evidence, size_wh)
     finding = verdict_of(evidence)
     contradicts = opinion.verdict not in ("unsure", finding)
-    counts = {"policy_contradicts_evidence": int(contradicts), **_count_unmeasured(opinion, evidence)}
+    counts = {
+        "policy_contradicts_evidence": int(contradicts),
+        LEARNED_ITSELF: int(is_learned),
+        **_count_unmeasured(opinion, evidence),
+    }
     reason = f"{opinion.reason}\n{described}".strip()
     if decider == "policy":
         return opinion._replace(reason=reason), counts

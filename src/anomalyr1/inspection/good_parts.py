@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
@@ -15,13 +17,14 @@ from anomalyr1.evidence import words
 from anomalyr1.evidence.bank import Bank
 from anomalyr1.evidence.measure import Measurement
 from anomalyr1.files import write_whole
-from anomalyr1.images.door import LoadedImage
+from anomalyr1.images.door import LoadedImage, digest_of
 from anomalyr1.images.frames import FAMILIES, Frame
 from anomalyr1.inspection.decisions import Decider, decide_beside, require_decider
 from anomalyr1.inspection.verdicts import Opinion
 from anomalyr1.policy.folders import BUNDLED
-from anomalyr1.types import Evidence, Fingerprint, Sample
+from anomalyr1.types import Evidence, Fingerprint, InputError, Sample
 
+VERDICT_BY = ", verdict by "
 MAP_LONG_SIDE = 512
 """Maps are kept at this size, or at the image's, where that is less."""
 
@@ -32,6 +35,8 @@ class GoodParts:
 
     bank: Bank | None = None
     """The good parts; None = those whose evidence the samples carry."""
+    references: bool = False
+    """Whether each image is compared with its sample's own reference images instead."""
     decide: Decider = "both"
     """Who comes to the verdict (see `decisions`)."""
     tell: bool = False
@@ -46,7 +51,7 @@ class GoodParts:
     @classmethod
     def of(
         cls,
-        bank: Bank,
+        bank: Bank | Literal["references"],
         engine: Engine,
         prompt: tuple[str, str | None],
         decide: Decider | None = None,
@@ -64,21 +69,28 @@ class GoodParts:
         if tell is None:
             untaught = prompt == (prompts.DEFAULT_STYLE, None) and not is_nano
             tell = taught.evidence if taught else untaught
-        return cls(bank, decide or ("evidence" if is_nano else "both"), tell, maps)
+        decider: Decider = decide or ("evidence" if is_nano else "both")
+        if isinstance(bank, str):
+            return cls(None, True, decider, tell, maps)
+        return cls(bank, False, decider, tell, maps)
 
     @property
     def digest(self) -> str:
         """What the fingerprint of a run says of it; empty without a bank."""
-        return f"{self.bank.digest}, verdict by {self.decide}" if self.bank else ""
+        if self.references:
+            return f"references{VERDICT_BY}{self.decide}"
+        return f"{self.bank.digest}{VERDICT_BY}{self.decide}" if self.bank else ""
 
     def measure(self, samples: Sequence[Sample], images: Mapping[Path, LoadedImage]) -> list[Evidence | None]:
         """What the good parts say about each sample; its map is written."""
-        if self.bank is None:
-            return [sample.evidence for sample in samples]
         evidence: list[Evidence | None] = []
         for sample in samples:
+            bank = _bank_of(sample.references) if self.references and sample.references else self.bank
+            if bank is None:
+                evidence.append(sample.evidence)
+                continue
             image = images[sample.image]
-            measurement = self.bank.measure(image)
+            measurement = bank.measure(image)
             if self.maps is not None:
                 write_map(self.maps, image, measurement)
             evidence.append(measurement.evidence)
@@ -99,6 +111,24 @@ class GoodParts:
 
 
 NO_GOOD_PARTS = GoodParts()
+
+
+@lru_cache(maxsize=8)
+def _bank_of(references: tuple[Path, ...]) -> Bank:
+    """The bank of a sample's reference images, all of them learned; neighbouring samples often share it."""
+    return Bank.learn(references, learned=len(references))
+
+
+def require_apart(samples: Sequence[Sample], bank: Bank) -> None:
+    """Raise `InputError` where a good part of a bank is among the samples that it is to be tested on."""
+    digests = {part.sha256: part.name for part in bank.parts}
+    for sample in samples:
+        name = digests.get(digest_of(sample.image))
+        if name is not None:
+            raise InputError(
+                f"the image {sample.image.as_posix()!r} is a good part of the bank ({name!r}), so the "
+                "figures would be those of what was learned; learn from other images: anomalyr1 learn"
+            )
 
 
 def write_map(folder: Path, image: LoadedImage, measurement: Measurement) -> None:

@@ -12,6 +12,7 @@ from importlib import metadata
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 from anomalyr1 import prompts, records
 from anomalyr1.engines.engine import GREEDY, Completion, Engine, Sampling, choose_prompt, taught_of
@@ -20,7 +21,7 @@ from anomalyr1.images.arrays import Pixels, load_pixels, require_pictures
 from anomalyr1.images.door import THREADS, LoadedImage, Room, open_image
 from anomalyr1.images.frames import FAMILIES
 from anomalyr1.inspection import verdicts
-from anomalyr1.inspection.decisions import Decider, outlines_of
+from anomalyr1.inspection.decisions import Decider, can_decide, outlines_of
 from anomalyr1.inspection.good_parts import NO_GOOD_PARTS, GoodParts
 from anomalyr1.inspection.masks import Sam2, masks_for
 from anomalyr1.inspection.picture_guard import Doubt, TaughtLook, doubt_of_picture
@@ -105,7 +106,7 @@ class Inspector:
         fast: bool = False,
         engine: str = "local",
         threshold: Threshold | None = None,
-        bank: Bank | None = None,
+        bank: Bank | Literal["references"] | None = None,
         decide: Decider | None = None,
         tell: bool | None = None,
         maps: Path | None = None,
@@ -116,7 +117,8 @@ class Inspector:
         taught; asked otherwise, its fingerprint says so. `votes` samples of both questions make each verdict;
         `fast` asks for the score alone, without reasoning and boxes. `engine` runs the policy: "local",
         "vllm", or "endpoint:FILE" for the server of a configuration, which names its own model. `threshold`
-        decides by the score. With a `bank` images are compared with its good parts: `decide`, `tell` and
+        decides by the score. With a `bank` images are compared with its good parts, or with each sample's own
+        references: `decide`, `tell` and
         `maps` say how (see `GoodParts`). Raises `InputError` for options that do not go together and for a
         model that cannot be used, `SetupError` for what is not installed.
         """
@@ -356,6 +358,14 @@ class Inspector:
             counts.update(evidence_counts)
         verdict, reason = opinion.verdict, opinion.reason
         if self.threshold is not None:
+            if (
+                self.good_parts.decide == "evidence"
+                and evidence
+                and verdict != "unsure"
+                and can_decide(evidence)
+            ):
+                # The threshold takes the place of the bank's.
+                verdict = "good" if evidence.score < self.threshold.low else "defect"
             verdict, reason = self.threshold.judge(verdict, reason, opinion.score, opinion.only_boxes_lack)
         # 3. Make the masks of its boxes.
         masks: tuple[Mask, ...] | None = None if opinion.boxes is None else ()

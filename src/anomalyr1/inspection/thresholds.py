@@ -30,6 +30,7 @@ MUST_MATCH = (
     "style",
     "max_pixels",
     "given",
+    "evidence",
     "option_order",
     "engine",
     "sampling",
@@ -54,7 +55,8 @@ class Calibration(Record):
 class Figures(Record):
     """What was measured on the labelled parts; rates are of their class."""
 
-    auroc: float
+    auroc: float | None = None
+    """None where no defective part was labelled."""
     misses: int
     """Defective parts below the threshold."""
     false_alarms: int
@@ -160,7 +162,9 @@ class Threshold(Record):
         if score is None:
             return "unsure", unsure_because("there is no score to compare with the threshold", reason)
         probability = float(self.calibration(np.array([score]))[0])
-        measured = f"the score {in_digits(score)} (probability of a defect {in_digits(probability)})"
+        measured = f"the score {in_digits(score)}"
+        if self.defect:  # else nothing is known of probabilities
+            measured += f" (probability of a defect {in_digits(probability)})"
         if verdict == "unsure":
             note = (
                 f"reaches the threshold {in_digits(self.high)} and the answer says defect; there is no box."
