@@ -60,6 +60,13 @@ def test_nothing_else_is_written_over(here, call, name):
     assert {path.name for path in here.iterdir()} == {"good", name}
 
 
+def test_parts_that_lie_turned_are_learned_so(here, call):
+    write_parts(Path("good"), 1)
+    for line, is_turned in ((["--rotations"], True), ([], False)):
+        assert call("learn", "good", "--out", "a.bank", *line)[0] == 0
+        assert Bank.read("a.bank").settings.rotations is is_turned
+
+
 def test_copies_promise_nothing(here, call):
     paths = write_parts(Path("good"), 2)
     Path("good/copy.png").write_bytes(paths[0].read_bytes())

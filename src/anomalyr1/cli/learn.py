@@ -41,6 +41,9 @@ def learn(
         str,
         typer.Option(help="efficientnet-lite0, dinov2-small, a folder of DINOv2, or package.module:name."),
     ] = "efficientnet-lite0",
+    rotations: Annotated[
+        bool, typer.Option("--rotations", help="Good parts may lie turned by quarters.")
+    ] = False,
     classes: Annotated[
         list[str] | None, typer.Option("--class", help="Of a data set of several classes, this one.")
     ] = None,
@@ -61,7 +64,7 @@ def learn(
         images, notes = _without_copies(_find_good(good, classes or [], Path(folder)))
         for note in notes:
             say(note)
-        bank = learn_images(images, Settings(backbone=backbone), learned)
+        bank = learn_images(images, Settings(backbone=backbone, rotations=rotations), learned)
         bank.write(out)
         with progress_bar("page", len(images)) as show:
             learn_page.write(page, bank, out, notes, show)
