@@ -231,3 +231,13 @@ def test_the_weights_are_the_published_ones(monkeypatch):
 def test_every_name_is_a_backbone():
     assert set(BACKBONES) == {DEFAULT, "dinov2-small"} and load_backbone().name == DEFAULT
     assert load_backbone() is load_backbone(DEFAULT)
+
+
+def test_without_a_network_the_default_is_named(monkeypatch):
+    monkeypatch.setattr("anomalyr1.evidence.dinov2.find_model", refuse)
+    with pytest.raises(SetupError, match="use the default backbone"):
+        load_backbone("dinov2-small")
+
+
+def refuse(*arguments):
+    raise SetupError("no network")

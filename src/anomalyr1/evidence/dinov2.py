@@ -50,7 +50,10 @@ class Dinov2:
         try:
             folder, _, _ = find_model(model, None, DINOV2)
         except SetupError as error:
-            raise SetupError(f"{error}. Or use the default backbone, which needs no download") from error
+            raise SetupError(
+                f"{error}; of the FOLDER keep only *.json and *.safetensors. Or use the default "
+                "backbone, which needs no download"
+            ) from error
         with quiet(), typed_errors(folder):
             loaded, info = Dinov2Model.from_pretrained(
                 folder,
