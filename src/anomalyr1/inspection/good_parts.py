@@ -19,10 +19,11 @@ from anomalyr1.evidence.measure import Measurement
 from anomalyr1.files import write_whole
 from anomalyr1.images.door import LoadedImage, digest_of
 from anomalyr1.images.frames import FAMILIES, Frame
-from anomalyr1.inspection.decisions import Decider, decide_beside, require_decider
+from anomalyr1.inspection.decisions import Decider, can_decide, decide_beside, require_decider
+from anomalyr1.inspection.thresholds import Threshold
 from anomalyr1.inspection.verdicts import Opinion
 from anomalyr1.policy.folders import BUNDLED
-from anomalyr1.types import Evidence, Fingerprint, InputError, Sample
+from anomalyr1.types import Evidence, Fingerprint, InputError, Sample, Verdict
 
 VERDICT_BY = ", verdict by "
 MAP_LONG_SIDE = 512
@@ -108,6 +109,12 @@ class GoodParts:
         """What a policy's opinion becomes beside evidence (see `decide_beside`)."""
         is_learned = self.bank is not None and image.sha256 in self.bank.image_digests
         return decide_beside(opinion, evidence, self.decide, image.size_wh, is_learned)
+
+    def verdict_by(self, threshold: Threshold, verdict: Verdict, evidence: Evidence | None) -> Verdict:
+        """The verdict where evidence decides by a threshold that takes the place of the bank's."""
+        if self.decide != "evidence" or verdict == "unsure" or evidence is None or not can_decide(evidence):
+            return verdict
+        return "good" if evidence.score < threshold.low else "defect"
 
 
 NO_GOOD_PARTS = GoodParts()

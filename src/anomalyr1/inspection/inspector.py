@@ -21,7 +21,7 @@ from anomalyr1.images.arrays import Pixels, load_pixels, require_pictures
 from anomalyr1.images.door import THREADS, LoadedImage, Room, open_image
 from anomalyr1.images.frames import FAMILIES
 from anomalyr1.inspection import verdicts
-from anomalyr1.inspection.decisions import Decider, can_decide, outlines_of
+from anomalyr1.inspection.decisions import Decider, outlines_of
 from anomalyr1.inspection.good_parts import NO_GOOD_PARTS, GoodParts
 from anomalyr1.inspection.masks import Sam2, masks_for
 from anomalyr1.inspection.picture_guard import Doubt, TaughtLook, doubt_of_picture
@@ -358,14 +358,7 @@ class Inspector:
             counts.update(evidence_counts)
         verdict, reason = opinion.verdict, opinion.reason
         if self.threshold is not None:
-            if (
-                self.good_parts.decide == "evidence"
-                and evidence
-                and verdict != "unsure"
-                and can_decide(evidence)
-            ):
-                # The threshold takes the place of the bank's.
-                verdict = "good" if evidence.score < self.threshold.low else "defect"
+            verdict = self.good_parts.verdict_by(self.threshold, verdict, evidence)
             verdict, reason = self.threshold.judge(verdict, reason, opinion.score, opinion.only_boxes_lack)
         # 3. Make the masks of its boxes.
         masks: tuple[Mask, ...] | None = None if opinion.boxes is None else ()
