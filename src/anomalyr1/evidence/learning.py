@@ -20,7 +20,7 @@ from anomalyr1.evidence import measure
 from anomalyr1.evidence.backbone import DEFAULT, Backbone, Features
 from anomalyr1.evidence.measure import Grid, Yardstick
 from anomalyr1.images.door import THREADS, LoadedImage, open_image
-from anomalyr1.types import Record
+from anomalyr1.types import Mask, Record
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +44,10 @@ class Settings(Record):
     """How many patches are kept, drawn at random."""
     rotations: bool = False
     """Whether good parts may lie turned by quarters."""
+    ignore: Mask | None = None
+    """Where pictures do not count, whatever is there; stretched to the size of each picture."""
+    smallest: int = Field(default=1, ge=1)
+    """Places of fewer pixels of the picture are no places."""
     seed: int = 0
 
 
@@ -116,15 +120,19 @@ def learn(
             progress(len(straight), len(images))
         patches, owner = _draw_patches(views, settings)
         # 3. What good parts show among themselves: each beside the others.
-        grids = [_distances_beside(features, patches, owner, i) for i, (_, features) in enumerate(straight)]
+        grids = [
+            distances_of(features, _beside(patches, owner, i), settings.ignore)
+            for i, (_, features) in enumerate(straight)
+        ]
         for (image, features), grid in zip(straight, grids, strict=True):
             keep(image, features, grid)
         if count <= FEW:  # too few to tell: copies stand in for other good parts
-            grids = [grid for grid in grids if count > 1] + [distances_of(copy, patches) for copy in copies]
+            relit = [distances_of(copy, patches, settings.ignore) for copy in copies]
+            grids = [grid for grid in grids if count > 1] + relit
         # 4. Those that are held out, beside all that were learned.
         for image in opened:
             features = backbone.features(image.rgb, settings.short_side)
-            keep(image, features, distances_of(features, patches))
+            keep(image, features, distances_of(features, patches, settings.ignore))
             progress(len(parts), len(images))
     return Learned(tuple(parts), patches.half(), owner, torch.stack(pooled).half(), _yardstick(grids))
 
@@ -153,11 +161,11 @@ def copies_of(rgb: Image.Image) -> list[Image.Image]:
     ]
 
 
-def distances_of(features: Features, patches: torch.Tensor) -> Grid:
-    """(h, w) distances of a picture's patches to the nearest of (M, D)."""
+def distances_of(features: Features, patches: torch.Tensor, ignore: Mask | None = None) -> Grid:
+    """(h, w) distances of a picture's patches to the nearest of (M, D); 0 where they are ignored."""
     width, height = features.grid_wh
     grid: Grid = measure.nearest(features.patches, patches).view(height, width).numpy()
-    return grid
+    return grid if ignore is None else measure.without(grid, ignore)
 
 
 def _open_ahead(pool: ThreadPoolExecutor, paths: Sequence[Path]) -> Iterator[LoadedImage]:
@@ -183,10 +191,10 @@ def _draw_patches(views: Sequence[torch.Tensor], settings: Settings) -> tuple[to
     return joined[kept], owner[kept]
 
 
-def _distances_beside(features: Features, patches: torch.Tensor, owner: torch.Tensor, part: int) -> Grid:
-    """(h, w) distances of a part to the others; of an only part, to itself."""
+def _beside(patches: torch.Tensor, owner: torch.Tensor, part: int) -> torch.Tensor:
+    """(M, D) patches of the other parts; of an only part, its own."""
     others = patches[owner != part]
-    return distances_of(features, others if len(others) else patches)
+    return others if len(others) else patches
 
 
 def _edge_colour(rgb: Image.Image) -> tuple[int, ...]:
@@ -197,7 +205,7 @@ def _edge_colour(rgb: Image.Image) -> tuple[int, ...]:
 
 
 def _yardstick(grids: Sequence[Grid]) -> Yardstick:
-    everything = np.concatenate([grid.ravel() for grid in grids])
+    everything = np.concatenate([grid[grid > 0] for grid in grids] + [np.zeros(1)])  # what is ignored is 0
     usual = max(float(np.quantile(everything, 0.99)), 1e-6)
     return Yardstick(
         usual=usual,
