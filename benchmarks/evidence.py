@@ -30,8 +30,9 @@ from anomalyr1.boxes import decode_mask, iou, to_array
 from anomalyr1.data import leaks
 from anomalyr1.data.mask_files import true_mask
 from anomalyr1.evidence import learning, measure, promise
-from anomalyr1.evidence.backbone import BLOCKS, DEFAULT, Backbone, Features, load_backbone
+from anomalyr1.evidence.backbone import DEFAULT, Backbone, Features, load_backbone
 from anomalyr1.evidence.bank import Bank
+from anomalyr1.evidence.efficientnet import BLOCKS
 from anomalyr1.evidence.learning import Settings
 from anomalyr1.images.door import open_image
 from anomalyr1.types import InputError, Sample, SetupError
@@ -52,6 +53,7 @@ class Remembered:
 
     def __post_init__(self) -> None:
         self.name, self.digest = self.backbone.name, self.backbone.digest
+        self.channels, self.factor = self.backbone.channels, self.backbone.factor
 
     def features(self, rgb: Image.Image, short_side: int) -> Features:
         """As those of the backbone, in half precision."""
@@ -68,6 +70,7 @@ class Before:
 
     def __init__(self, backbone: Backbone) -> None:
         self.name, self.digest = backbone.name, backbone.digest
+        self.channels, self.factor = backbone.channels, backbone.factor
         self._backbone = backbone
 
     def features(self, rgb: Image.Image, short_side: int) -> Features:
@@ -133,7 +136,7 @@ def photographs(name: str, shared: Path, everything: bool) -> Photographs | None
 def learn(paths: list[Path], network: Remembered, settings: Settings, learned: int | None = None) -> Bank:
     """A bank, made with a network that remembers."""
     content = learning.learn(paths, network, settings, learned, lambda done, total: None)
-    return Bank(settings=settings, backbone_digest=network.digest, **content._asdict())
+    return Bank(settings=settings, backbone=network, **content._asdict())
 
 
 def grids(bank: Bank, samples: list[Sample], network: Remembered) -> Iterator[measure.Grid]:

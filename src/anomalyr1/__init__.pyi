@@ -5,6 +5,7 @@ from .answers.completion import parse as parse
 from .data.loading import load as load
 from .evaluation.comparison import compare as compare
 from .evaluation.run import evaluate as evaluate
+from .evidence.bank import Bank as Bank
 from .inspection.inspector import Inspector as Inspector
 from .training.run import train as train
 from .version import __version__ as __version__

@@ -91,7 +91,7 @@ def test_no_verb_writes_where_it_reads(here, verb):
 
 PAGES = {
     "inspect": b'{"model":"nano"',
-    "learn": b'\x90\0\0\0\0\0\0\0{"__metadata__":{"anomalyr1_bank":"0 {}"',
+    "learn": b'\x90\0\0\0\0\0\0\0{"__metadata__": {"anomalyr1.bank": "{}"',
     "calibrate": b'{\n "threshold": 0.5',
     "evaluate": b'{\n "source": {}',
     "compare": b'{"first":"a"',

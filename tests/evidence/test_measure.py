@@ -6,9 +6,12 @@ import pytest
 from anomalyr1.boxes import decode_mask, encode_mask
 from anomalyr1.evidence import measure
 from anomalyr1.evidence.bank import Bank
+from anomalyr1.evidence.learning import Settings
 from anomalyr1.evidence.measure import Yardstick
-from support.good_parts import SETTINGS, SPOT_XYXY, part, save_parts
+from support.parts import draw_part, write_parts
 
+SPOT_XYXY = (32, 16, 48, 32)
+SETTINGS = Settings(short_side=96, max_patches=500)
 YARDSTICK = Yardstick(usual=0.1, most=0.2, coherence=0.01)
 
 
@@ -42,10 +45,10 @@ def test_a_place_of_fewer_pixels_than_the_smallest_is_none():
 
 
 def test_what_is_ignored_does_not_count(tmp_path):
-    x1, y1, x2, y2 = SPOT_XYXY
-    ignored = np.zeros((96, 128), bool)
-    ignored[y1 - 16 : y2 + 16, x1 - 16 : x2 + 16] = True
-    good, bad = save_parts(tmp_path, 8), part(99, spot=True)
+    x1, _, x2, y2 = SPOT_XYXY
+    ignored = np.zeros((96, 96), bool)
+    ignored[: y2 + 24, x1 - 24 : x2 + 24] = True
+    good, bad = write_parts(tmp_path, 8), draw_part(99, defect=True)
     blind = Bank.learn(good, SETTINGS.model_copy(update={"ignore": encode_mask(ignored, "map")}))
     seeing = Bank.learn(good, SETTINGS)
     assert any(measure_place(seeing, bad)) and not any(measure_place(blind, bad))

@@ -10,6 +10,7 @@ from PIL import Image
 from anomalyr1 import answers
 from anomalyr1.engines.replay import ReplayEngine
 from anomalyr1.evidence.bank import Bank
+from anomalyr1.evidence.learning import Settings
 from anomalyr1.images.door import digest_of
 from anomalyr1.inspection.decisions import FROM_EVIDENCE, decide_beside
 from anomalyr1.inspection.good_parts import GoodParts, map_name
@@ -17,9 +18,11 @@ from anomalyr1.inspection.inspector import Inspector
 from anomalyr1.inspection.verdicts import Opinion
 from anomalyr1.types import Box, Evidence, InputError, Region
 from support import recordings
-from support.good_parts import SETTINGS, SPOT_XYXY, part, save_parts
+from support.parts import draw_part, write_parts
 
-SIZE_WH = (128, 96)
+SIZE_WH = (96, 96)
+SETTINGS = Settings(short_side=96, max_patches=500)
+SPOT_XY = (40, 24)
 BOX = Box(x1=60, y1=40, x2=80, y2=56, label="stain")
 AWAY = Box(x1=1, y1=1, x2=9, y2=9, label="stain")
 GOOD = Evidence(
@@ -108,7 +111,7 @@ SAYS_GOOD = (
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    return save_parts(tmp_path_factory.mktemp("good"), 12)
+    return write_parts(tmp_path_factory.mktemp("good"), 12)
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +122,8 @@ def bank(good):
 @pytest.fixture
 def parts(tmp_path):
     """A bad part, a good part, and one of plain grey; the policy says of all that they are good."""
-    part(99, spot=True).save(tmp_path / "bad.png")
-    part(98).save(tmp_path / "good.png")
+    draw_part(99, defect=True).save(tmp_path / "bad.png")
+    draw_part(105).save(tmp_path / "good.png")
     Image.new("RGB", SIZE_WH, (120, 120, 120)).save(tmp_path / "plain.png")
     paths = [tmp_path / name for name in ("bad.png", "good.png", "plain.png")]
     recordings.record(tmp_path / "recorded.jsonl", {path.as_posix(): SAYS_GOOD for path in paths})
@@ -143,7 +146,7 @@ def test_a_bad_part_that_the_policy_calls_good(parts, bank, tmp_path, decider, v
     if decider == "evidence":
         (mask, *_), (box, *_) = bad.masks, bad.boxes
         assert mask.source == "map" and mask.size_wh == SIZE_WH
-        x, y = (SPOT_XYXY[0] + SPOT_XYXY[2]) / 2, (SPOT_XYXY[1] + SPOT_XYXY[3]) / 2
+        x, y = SPOT_XY
         assert box.x1 < x < box.x2 and box.y1 < y < box.y2
 
 
@@ -184,7 +187,7 @@ def test_maps_are_written_and_the_prompt_says_what_was_measured(parts, bank, tmp
         assert ("+evidence@" in inspector.fingerprint().style) == tell
     with Image.open(tmp_path / "maps" / map_name(digest_of(parts[0]))) as heat:
         assert heat.mode == "L" and heat.size == SIZE_WH
-        assert heat.getpixel((70, 48)) > 200 and heat.getpixel((5, 5)) < 60
+        assert heat.getpixel(SPOT_XY) > 200 and heat.getpixel((90, 90)) < 60
 
 
 def test_an_unknown_decider_is_refused():

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from anomalyr1 import boxes, report
+from anomalyr1.evidence.words import describe
 from anomalyr1.files import sha256_of_file
 from anomalyr1.inspection.thresholds import Figures, Threshold
 from anomalyr1.report.inspection_page import card, overlay_name, page
-from anomalyr1.report.overlays import BOX, close_up
-from anomalyr1.types import Answer, Box, InputError, Inspection, Reply, Sample
+from anomalyr1.report.measured import outlines_of, place_of_box
+from anomalyr1.report.overlays import BOX, CONTOUR, close_up, outlined
+from anomalyr1.types import Answer, Box, Evidence, InputError, Inspection, Region, Reply, Sample
 from support import recordings
 
 ABOUT = report.About(recordings.FINGERPRINT, "Apache-2.0", "", "anomalyr1 inspect parts", "0.1.0")
@@ -271,6 +273,120 @@ def test_a_page_shows_the_threshold_and_where_score_and_answer_differ(tmp_path, 
     assert "Threshold" not in plain and "The score says" not in plain
 
 
+def an_evidence(**more):
+    """A part with one strange place, measured beside 8 good parts, 29 more of which were held out."""
+    import numpy as np
+
+    shape = np.zeros((84, 112), bool)
+    shape[30:50, 40:60] = True
+    box = Box(x1=40, y1=30, x2=60, y2=50)
+    region = Region(box=box, ratio=6.24, share=0.043, outline=boxes.encode_mask(shape, "map"))
+    fields = {"score": 0.41, "ratio": 6.24, "threshold": 0.3, "false_alarm_rate": 0.098, "calibrated": True}
+    return Evidence.model_validate(
+        {**fields, "learned": 8, "held_out": 29, "regions": (region,), **more}, strict=False
+    )
+
+
+def colours(image):
+    return {colour for _, colour in image.getcolors(2**24)}
+
+
+def test_a_place_is_outlined_and_nothing_lies_over_it():
+    image = Image.effect_noise((112, 84), 60).convert("RGB")
+    (outline,) = outlines_of(an_evidence(), image.size)
+    drawn = outlined(image, [outline], 112, "defect")
+    inside = (42, 34, 58, 48)
+    assert drawn.crop(inside).tobytes() == image.crop(inside).tobytes()
+    assert drawn.getpixel((5, 80)) == image.getpixel((5, 80))  # far away
+    assert CONTOUR in {drawn.getpixel((x, 40)) for x in range(30, 41)}  # the line
+    assert BOX["defect"] in colours(drawn)
+    assert BOX["defect"] not in colours(outlined(image, [outline], 112))  # without a verdict no number
+    with pytest.raises(InputError, match=r"\(112, 84\)"):
+        outlined(image.resize((50, 50)), [outline], 112)
+
+
+def test_a_region_without_an_outline_is_shown_as_its_box():
+    evidence = an_evidence()
+    bare = evidence.regions[0].model_copy(update={"outline": None})
+    assert outlines_of(evidence.model_copy(update={"regions": (bare,)}), (112, 84)) == [
+        evidence.regions[0].outline
+    ]
+
+
+def test_a_page_says_what_good_parts_say_and_where(tmp_path):
+    path = recordings.draw(tmp_path / "a.png")
+    evidence = an_evidence()
+    one = inspection(path.as_posix(), evidence=evidence, score=0.41, score_from="good parts")
+    one = one.model_copy(
+        update={"reason": describe(evidence, recordings.SIZE_WH), "boxes": (evidence.regions[0].box,)}
+    )
+    html = write(tmp_path, [(recordings.sample(path), one)])
+    for text in (
+        "Compared with 8 good parts. 29 more were held out: at most 9.8 % of good parts are called strange",
+        '<td>1</td><td class="label">center</td><td>6.2</td><td>4.3 %</td>',
+        "stranger than 29 good parts that were held out (score 0.410, at most 0.300 in good parts)",
+        "at most 9.8 % of good parts are",
+        "The policy agrees: it says defect.",
+        "Outlined: 1 place that differs more than good parts do",
+        "Place 1, enlarged",
+        "<summary>The policy&#39;s own words",
+    ):
+        assert text in html or text.replace("&#39;", "'") in html, text
+    assert (
+        html.count(describe(evidence, recordings.SIZE_WH).splitlines()[0]) == 1
+    )  # once, though it is the reason, too
+    badge, sentence = '<span class="badge defect">', describe(evidence, recordings.SIZE_WH).splitlines()[0]
+    assert html.index("</h2>") < html.index(badge) < html.index(sentence)  # the verdict first
+    assert "Found by the policy" not in html and "<th>Box</th>" not in html  # the boxes are the places
+    assert [file.name for file in (tmp_path / "out/overlays").iterdir()] == [overlay_name(path.as_posix())]
+
+
+def test_the_words_of_the_policy_are_folded_where_good_parts_speak(tmp_path):
+    path = recordings.draw(tmp_path / "a.png")
+    words = "There is a dark stain."
+    one = inspection(path.as_posix(), "unsure", evidence=an_evidence(), boxes=FOUND)
+    answer = one.replies[0].answer.model_copy(update={"reasoning": words, "choice": "B"})
+    reply = one.replies[0].model_copy(update={"answer": answer})
+    one = one.model_copy(update={"replies": (reply,), "reason": f"Unsure because they differ.\n{words}"})
+    html = write(tmp_path, [(recordings.sample(path), one)])
+    folded = html.partition("<details>")[2]
+    assert html.count(words) == folded.count(words) == 1
+    assert '<p class="reason">Unsure because they differ.</p>' in html
+    assert "The policy does not agree: it says good." in html
+    assert "Found by the policy: 1 box" in html and "<td>not measured</td>" in html
+    plain = write(tmp_path, [(recordings.sample(path), one.model_copy(update={"evidence": None}))])
+    assert plain.count(words) == 2 and "Beside good parts" not in plain and "Compared with" not in plain
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"same_kind": False}, "This looks like another kind of part"),
+        ({"regions": ()}, "no single place stands out"),
+        (
+            {"threshold": None, "false_alarm_rate": None},
+            "so few good parts have no threshold",
+        ),
+        ({"threshold": None, "false_alarm_rate": None}, "so nothing is promised of false alarms"),
+        ({"calibrated": False, "learned": 1}, "estimated from changed copies of so few"),
+        ({"score": 0.3}, "no stranger than 29 good parts"),
+    ],
+)
+def test_a_page_says_what_evidence_is_worth(tmp_path, changes, text):
+    one = inspection("a.png", evidence=an_evidence(**changes))
+    sample = recordings.sample(Path("a.png"))
+    assert text in report.write(tmp_path / "a", [(sample, one)], ABOUT).read_text()
+    usual = inspection("a.png", evidence=an_evidence())
+    assert text not in report.write(tmp_path / "b", [(sample, usual)], ABOUT).read_text()  # control
+
+
+def test_boxes_are_matched_with_places():
+    evidence = an_evidence()
+    assert place_of_box(Box(x1=45, y1=35, x2=90, y2=80), evidence) == "place 1"
+    assert place_of_box(Box(x1=60, y1=30, x2=90, y2=80), evidence) == "not measured"  # they only touch
+    assert place_of_box(FOUND[0], an_evidence(regions=())) == "not measured"
+
+
 def test_every_text_is_escaped():
     hostile = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'{{ 7*7 }}"
     box = Box(x1=0, y1=0, x2=2, y2=2, label=hostile)
@@ -283,11 +399,12 @@ def test_every_text_is_escaped():
         boxes=(box,),
         replies=(reply,),
         counts={hostile: 1},
+        evidence=Evidence(score=0.5, ratio=2),
     )
     failed = Inspection(sample_id=hostile, verdict="unsure", reason=hostile, error=hostile)
     known = Sample(id=hostile, image=hostile, knowledge=hostile, references=(hostile,))
     fingerprint = recordings.FINGERPRINT.model_copy(
-        update={"model": hostile, "revision": hostile, "versions": {hostile: hostile}}
+        update={"model": hostile, "revision": hostile, "evidence": hostile, "versions": {hostile: hostile}}
     )
     image = Image.new("RGB", (8, 8))
     about = report.About(fingerprint, hostile, hostile, hostile, hostile)

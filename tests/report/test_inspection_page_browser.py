@@ -39,7 +39,9 @@ def inspected(folder: Path, texts: list[str]) -> Path:
     recordings.record(folder / "recorded.jsonl", completions)
     inspector = Inspector(ReplayEngine(folder / "recorded.jsonl"), masks="box")
     results = inspector.run(samples, folder / "out" / "inspections.jsonl")
-    fingerprint = inspector.fingerprint().model_copy(update={"model": real(texts[0])})
+    fingerprint = inspector.fingerprint().model_copy(
+        update={"model": real(texts[0]), "evidence": real(texts[4 % len(texts)])}
+    )
     about = report.About(fingerprint, real(texts[1]), real(texts[1]), real(texts[2]), real(texts[3]))
     return report.write(folder / "out", list(zip(samples, results, strict=True)), about)
 

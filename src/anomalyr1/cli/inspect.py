@@ -244,6 +244,7 @@ def _find_bank(file: Path | None, good: Sequence[Path], out: Path, as_json: bool
     """The bank in a file, or of images of good parts, which are learned unless the run's folder has it."""
     from anomalyr1.cli.learn import learn_images
     from anomalyr1.evidence.bank import Bank
+    from anomalyr1.evidence.learning import Settings
     from anomalyr1.images.door import digest_of
 
     if file is not None and good:
@@ -261,7 +262,7 @@ def _find_bank(file: Path | None, good: Sequence[Path], out: Path, as_json: bool
                 f"{str(kept)!r} was learned from other images than --good names; write to another folder"
             )
         return bank
-    bank = learn_images(images, None, None, as_json)
+    bank = learn_images(images, Settings(), None, as_json)
     bank.write(kept)
     return bank
 

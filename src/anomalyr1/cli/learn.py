@@ -11,12 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from anomalyr1.cli.outputs import require_output
-from anomalyr1.cli.terminal import OK, find_images, progress_bar, say
+from anomalyr1.cli.terminal import OK, find_images, progress_bar, say, stop_explained
 from anomalyr1.errors import InputError
 
 if TYPE_CHECKING:
     from anomalyr1.evidence.bank import Bank
     from anomalyr1.evidence.learning import Settings
+    from anomalyr1.types import Sample
+
+WITHOUT_SIDES = ("drawn", "jsonl")
+"""Data sets that have no train side of their own."""
+SUSPECTS = 5
+"""So many parts that stand out are named."""
 
 
 def learn(
@@ -43,20 +49,53 @@ def learn(
     from anomalyr1.evidence.learning import Settings
     from anomalyr1.report import learn_page
 
-    page = out.with_name(f"{out.stem}.html")
-    require_output("learn", out, good)
-    require_output("learn", page, good)
-    with tempfile.TemporaryDirectory() as folder:  # parts that are drawn for this
-        images = _find_good(good, classes or [], Path(folder))
+    page = out.with_suffix(".html")
+    if page == out:
+        raise InputError(f"{str(out)!r} is the name of a page; name the bank otherwise, e.g. housing.bank")
+    for path in (out, page):
+        require_output("learn", path, good)
+    with (
+        stop_explained(lambda: "stopped: the same command begins anew"),
+        tempfile.TemporaryDirectory() as folder,  # parts that are drawn for this
+    ):
+        images, notes = _without_copies(_find_good(good, classes or [], Path(folder)))
+        for note in notes:
+            say(note)
         bank = learn_images(images, Settings(backbone=backbone), learned)
         bank.write(out)
-        learn_page.write(page, bank, images)
+        with progress_bar("page", len(images)) as show:
+            learn_page.write(page, bank, out, notes, show)
+    _say_result(bank, out, page)
+    return OK
+
+
+def _say_result(bank: Bank, out: Path, page: Path) -> None:
+    from anomalyr1.report import learn_page
+
     for line in bank.describe():
         say(line)
+    suspects = learn_page.that_stand_out(bank)
+    for part in suspects[:SUSPECTS]:
+        say(f"look at it, is it good? {part.name}")
+    if len(suspects) > SUSPECTS:
+        say(f"and at {len(suspects) - SUSPECTS} more, on the page")
     say(f"bank: {out}")
     say(f"page: {page}, the strangest good parts first: is one of them bad?")
     say(f"next: anomalyr1 inspect IMAGES --bank {shlex.quote(str(out))}")
-    return OK
+
+
+def _without_copies(images: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Each picture once, and what was left out, in words: a copy that is held out would promise falsely."""
+    from anomalyr1.images.door import digest_of
+
+    by_digest: dict[str, Path] = {}
+    for image in images:
+        by_digest.setdefault(digest_of(image), image)
+    copies = len(images) - len(by_digest)
+    if not copies:
+        return list(images), []
+    was = "image is a copy" if copies == 1 else "images are copies"
+    return list(by_digest.values()), [f"{copies} {was} of others, byte for byte: left out"]
 
 
 def learn_images(
@@ -80,10 +119,8 @@ def _find_good(sources: Sequence[str], classes: Sequence[str], folder: Path) -> 
 
 
 def _good_of_data(spec: str, classes: Sequence[str], folder: Path) -> list[Path]:
-    """The good images of a data set, of the side of a split that is learned from."""
-    from anomalyr1.data.sources import load_source
-
-    samples = load_source(spec, None, folder, "train", "as asked").samples
+    """The good images of a data set, of the side that is learned from."""
+    samples = _train_side(spec, folder)
     good = [sample for sample in samples if sample.anomalous is False]
     names = sorted({sample.class_name for sample in good})
     unknown = sorted(set(classes) - set(names))
@@ -98,3 +135,20 @@ def _good_of_data(spec: str, classes: Sequence[str], folder: Path) -> list[Path]
     if not chosen:
         raise InputError(f"{spec!r} has no good image to learn from; name another data set")
     return chosen
+
+
+def _train_side(spec: str, folder: Path) -> list[Sample]:
+    """What may be learned of a data set: its train side, or all where it has no sides."""
+    from anomalyr1.data.sources import SPLIT, load_source
+
+    scheme = spec.partition(":")[0]
+    if scheme == "mmad":
+        raise InputError("mmad is there to test on, so nothing is learned from it; give your own good parts")
+    if spec.startswith(SPLIT) or scheme in WITHOUT_SIDES:
+        return load_source(spec, None, folder, "train", "as asked").samples
+    try:
+        return load_source(spec, {"split": "train"}, folder, "train", "as asked").samples
+    except InputError as error:
+        if not str(error).endswith("it has no splits"):
+            raise
+        return load_source(spec, None, folder, "train", "as asked").samples

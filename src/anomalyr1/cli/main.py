@@ -36,7 +36,7 @@ from anomalyr1.version import __version__
 
 PROGRAM = "anomalyr1"
 COMPUTING = ("demo", "evaluate", "inspect", "learn", "parity", "reproduce", "train")
-"""The verbs that compute with a network."""
+"""The verbs that ask or teach a network."""
 TRAIN = ("accelerate", "datasets", "peft", "tensorboard", "trl")
 """What the extra `train` installs."""
 
@@ -74,7 +74,7 @@ data_verbs = typer.Typer(
 )
 for data_verb in (data.check, data.split, data.stats, data.export, data.show, data.extract):
     data_verbs.command(cls=Verb, help=in_one_line(data_verb))(data_verb)
-for verb in (  # as they are needed: look, judge, decide; teach; measure; look into it; try
+for verb in (  # as they are needed: learn, look, judge, decide; teach; measure; look into it; try
     learn.learn,
     inspect.inspect,
     report.report,

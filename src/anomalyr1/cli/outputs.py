@@ -33,7 +33,8 @@ NEW = Product(None)
 PRODUCTS: Mapping[str, Product] = {
     # A killed run may have left the beginning of the beginning; that it is one, `records.Writer` sees.
     "inspect": Product(rb'\A(\{"model":|.{0,8}\Z)|' + _page("inspect"), "inspections.jsonl", ("index.html",)),
-    "learn": Product(rb'(?s)\A.{8}\{"__metadata__":\{"anomalyr1_bank"|' + _page("learn")),
+    # The bank, and its page beside it.
+    "learn": Product(rb'(?s)\A.{8}\{"__metadata__": \{"anomalyr1\.bank"|' + _page("learn")),
     "calibrate": Product(rb'\A\{\s*"threshold":'),
     "evaluate": Product(
         rb'\A(\{\s*"source":|# Evaluation\n|"reading")',

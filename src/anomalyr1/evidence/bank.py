@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from anomalyr1.evidence import bank_file, learning, measure, promise
-from anomalyr1.evidence.backbone import load_backbone
+from anomalyr1.evidence.backbone import BACKBONES, Backbone, load_backbone
 from anomalyr1.evidence.learning import FEW, Part, Settings
 from anomalyr1.evidence.measure import Measurement, Yardstick
 from anomalyr1.images.arrays import Pixels, load_pixels
@@ -26,11 +25,9 @@ if TYPE_CHECKING:
 KIND = 0.42
 """A picture whose features as a whole are farther than this, in cosine distance, from those of every good
 part shows another kind of part (docs/measured.md)."""
-DTYPES = {"patches": "float16", "part_of_patch": "int32", "pooled": "float16"}
-"""The tensors of a bank's file and their types."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bank:
     """What was learned from good parts."""
 
@@ -43,7 +40,7 @@ class Bank:
     pooled: torch.Tensor
     """(parts, P) unit vectors, float16."""
     yardstick: Yardstick
-    backbone_digest: str
+    backbone: Backbone = field(repr=False, compare=False)
 
     @classmethod
     def learn(
@@ -63,7 +60,7 @@ class Bank:
         settings = settings or Settings()
         backbone = load_backbone(settings.backbone)
         content = learning.learn(images, backbone, settings, learned, progress)
-        return cls(settings=settings, backbone_digest=backbone.digest, **content._asdict())
+        return cls(settings=settings, backbone=backbone, **content._asdict())
 
     @property
     def learned(self) -> int:
@@ -99,30 +96,17 @@ class Bank:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of everything in it, as "sha256:" and hexadecimal."""
-        sha = hashlib.sha256(self._record.to_json().encode("ascii"))
-        for name in DTYPES:
-            sha.update(self._tensors[name].numpy().tobytes())
-        return f"sha256:{sha.hexdigest()}"
+        return f"sha256:{self._encoded[1]}"
 
-    def describe(self) -> list[str]:
-        """What a person should know of it, in lines."""
-        held_out = len(self.held_out_scores)
-        lines = [f"{self.learned} good parts learned, {held_out} held out ({self.settings.backbone})"]
-        if self.false_alarm_rate is not None:
-            lines.append(
-                f"promise: at most {100 * self.false_alarm_rate:.1f} % false alarms, with 95 % confidence, "
-                "on parts that are made and photographed like these"
-            )
-        elif self.threshold is not None:
-            lines.append("nothing is promised: no good part was held out; add some and learn again")
-        else:
-            lines.append(f"{FEW} good parts or fewer decide nothing alone: the policy has to agree; add some")
-        for rate in (0.1, 0.05, 0.01):
-            needed = promise.held_out_for(rate) - held_out
-            if needed > 0:
-                lines.append(f"for at most {100 * rate:g} %: {needed} more good parts")
-                break
-        return lines
+    @property
+    def _encoded(self) -> tuple[bytes, str]:
+        record = bank_file.BankRecord(
+            backbone_digest=self.backbone.digest,
+            settings=self.settings,
+            parts=self.parts,
+            yardstick=self.yardstick,
+        )
+        return bank_file.encode(record, {name: getattr(self, name) for name in bank_file.TENSORS})
 
     def measure(self, image: str | Path | Pixels | LoadedImage, leave_out: int | None = None) -> Measurement:
         """What the good parts say about a picture: a path, an array, an image of Pillow's, or an opened one.
@@ -131,10 +115,10 @@ class Bank:
         Raises `ImageError` for what is no image.
         """
         rgb = _rgb_of(image)
-        features = load_backbone(self.settings.backbone).features(rgb, self.settings.short_side)
+        features = self.backbone.features(rgb, self.settings.short_side)
         patches = self._patches if leave_out is None else self._patches[self.part_of_patch != leave_out]
         grid = learning.distances_of(
-            features, patches if len(patches) else self._patches, self.settings.ignore
+            features, patches if len(patches) else self._patches, ignore=self.settings.ignore
         )
         evidence = Evidence(
             score=measure.score_of(grid),
@@ -165,69 +149,139 @@ class Bank:
         return self.patches.float()  # half precision is slow to multiply with here
 
     def write(self, path: str | Path) -> None:
-        """Write the bank as one file, whole or not at all. Raises `SetupError` when the disk refuses."""
-        bank_file.write(Path(path), self._record, self._tensors)
+        """Write the bank as one file, whole or not at all.
+
+        Raises `InputError` where it is too large, `SetupError` where the disk refuses.
+        """
+        bank_file.write(Path(path), self._encoded[0])
 
     @classmethod
     def read(cls, path: str | Path, backbone: str | None = None) -> Bank:
-        """The bank in a file.
+        """The bank in a file; of what the file names only a backbone of `BACKBONES` is loaded.
 
-        A network that is code of one's own ("package.module:name") is loaded only where `backbone` names it,
-        too. Raises `InputError` for a file that is no bank, is damaged, or belongs to other weights.
+        A bank of any other has to be read with the `backbone` it was made with: its folder, its name on the
+        hub, or its dotted path. Raises `InputError` for a file that is no bank, is damaged, or was made with
+        another backbone or other weights.
         """
-        record, tensors = bank_file.read(Path(path), DTYPES)
+        record, tensors = bank_file.read(Path(path))
         name = record.settings.backbone
-        if ":" in name and name != backbone:
+        if backbone is None and name not in BACKBONES:
             raise InputError(
-                f"{str(path)!r} was made with the network {name!r}, which is code; to run it, name it: "
-                f"--backbone {name}"
+                f"{str(path)!r} was made with the backbone {name!r}, which a file cannot choose; "
+                "name it yourself (backbone=...), if you trust it"
             )
-        if (digest := load_backbone(name).digest) != record.backbone_digest:
+        loaded = load_backbone(backbone or name)
+        if loaded.digest != record.backbone_digest:
             raise InputError(
-                f"{str(path)!r} was made with other weights of {name!r} ({record.backbone_digest[:19]}) than "
-                f"are here ({digest[:19]}); learn it again: anomalyr1 learn"
+                f"{str(path)!r} was made with the backbone {name!r} ({record.backbone_digest}), and "
+                f"{loaded.name!r} is another, or has other weights ({loaded.digest}); name the backbone it "
+                "was made with, or learn the bank again"
             )
-        bank = cls(
+        sizes = [tensors[name].shape[1] for name in ("patches", "pooled")]
+        features = loaded.features(Image.new("RGB", (64, 64)), 64)
+        if (expected := [features.patches.shape[1], len(features.pooled)]) != sizes:
+            raise InputError(
+                f"{str(path)!r} is a damaged bank: its vectors have {sizes} numbers, those of "
+                f"{loaded.name!r} {expected}; learn it again"
+            )
+        return cls(
             settings=record.settings,
             parts=record.parts,
             yardstick=record.yardstick,
-            backbone_digest=digest,
+            backbone=loaded,
             **tensors,
         )
-        bank._require_consistent(str(path))
-        return bank
 
-    @property
-    def _tensors(self) -> dict[str, torch.Tensor]:
-        return {name: getattr(self, name) for name in DTYPES}
+    def merge(self, other: Bank) -> Bank:
+        """A bank of the good parts of both, without their images.
 
-    @property
-    def _record(self) -> bank_file.BankRecord:
-        return bank_file.BankRecord(
-            version=bank_file.VERSION,
-            settings=self.settings,
-            parts=self.parts,
-            yardstick=self.yardstick,
-            backbone_digest=self.backbone_digest,
-            shapes={name: tuple(tensor.shape) for name, tensor in self._tensors.items()},
+        All patches are kept, so that no distance grows. The larger threshold and yardstick hold: what is
+        promised stays true, but learning from all images again finds more. A part that either has learned
+        counts as learned. Raises `InputError` where settings or backbone differ, or a bank has so few parts
+        that its yardstick is an estimate.
+        """
+        import torch
+
+        self._require_mergeable(other)
+        # 1. The learned parts of both, each once, then those held out that neither has learned.
+        learned: dict[str, Part] = {}
+        held_out: dict[str, Part] = {}
+        pooled: dict[str, torch.Tensor] = {}
+        for bank in (self, other):
+            for part, vector in zip(bank.parts, bank.pooled, strict=True):
+                (held_out if part.held_out else learned).setdefault(part.sha256, part)
+                pooled.setdefault(part.sha256, vector)
+        parts = (*learned.values(), *(part for sha, part in held_out.items() if sha not in learned))
+        # 2. The patches of both, part by part.
+        numbers = {sha: number for number, sha in enumerate(learned)}
+        owners = [
+            torch.tensor([numbers.get(part.sha256, -1) for part in bank.parts], dtype=torch.int32)[
+                bank.part_of_patch.long()
+            ]
+            for bank in (self, other)
+        ]
+        owner, order = torch.cat(owners).sort(stable=True)
+        return replace(
+            self,
+            parts=parts,
+            patches=torch.cat([self.patches, other.patches])[order],
+            part_of_patch=owner,
+            pooled=torch.stack([pooled[part.sha256] for part in parts]),
+            yardstick=Yardstick(
+                **{
+                    name: max(value, getattr(other.yardstick, name))
+                    for name, value in self.yardstick.model_dump().items()
+                }
+            ),
         )
 
-    def _require_consistent(self, path: str) -> None:
-        """Raise `InputError` where parts and tensors of a file do not go together."""
-        patches, owners, pooled = self.patches, self.part_of_patch, self.pooled
-        fits = (
-            patches.ndim == 2
-            and owners.shape == patches.shape[:1]
-            and len(patches) > 0
-            and pooled.ndim == 2
-            and len(pooled) == len(self.parts)
-            and 0 <= int(owners.min()) <= int(owners.max()) < len(self.parts)
-            and patches.shape[1] == load_backbone(self.settings.backbone).channels
-        )
-        if not fits:
+    def _require_mergeable(self, other: Bank) -> None:
+        if self.backbone.digest != other.backbone.digest:
             raise InputError(
-                f"{path!r}: its parts and patches do not go together; learn it again: anomalyr1 learn"
+                f"one bank was made with the backbone {self.backbone.name!r}, the other with "
+                f"{other.backbone.name!r} (or with other weights); learn both with the same"
             )
+        mine, theirs = self.settings.model_dump(), other.settings.model_dump()
+        differences = [
+            f"{name} is {mine[name]} and {theirs[name]}"
+            for name in mine
+            if mine[name] != theirs[name] and name != "seed"
+        ]
+        if differences:
+            raise InputError(
+                f"the banks were made with other settings ({'; '.join(differences)}); "
+                "learn both with the same"
+            )
+        if (fewest := min(self.learned, other.learned)) <= FEW:
+            raise InputError(
+                f"a bank of {_count(fewest)} only estimates what good parts show; "
+                "learn from the images of both together"
+            )
+
+    def describe(self) -> list[str]:
+        """Lines for a person: what was learned, what is promised, how large it is."""
+        held_out = len(self.held_out_scores)
+        lines = [f"learned from {_count(self.learned)}, {held_out} held out"]
+        if self.learned <= FEW:
+            lines.append("so few decide nothing alone, the policy has to agree: add good parts")
+        if (rate := self.false_alarm_rate) is None:
+            lines.append("promises nothing of false alarms: no good part was held out")
+        else:
+            promise_words = f"at most {100 * rate:.1f} % false alarms, with 95 % confidence"
+            lines.append(f"{promise_words}, above a score of {self.threshold:.3f}")
+        for aim in (0.1, 0.05, 0.01):
+            if (lacking := promise.held_out_for(aim) - held_out) > 0:
+                lines.append(f"for at most {100 * aim:g} %: {lacking} more good parts")
+                break
+        size = len(self._encoded[0]) / 1e6
+        lines.append(f"{len(self.patches):,} patches of {self.patches.shape[1]} numbers, {size:.1f} MB")
+        lines.append(f"backbone {self.settings.backbone}, shorter side {self.settings.short_side} pixels")
+        lines.append(self.digest)
+        return lines
+
+
+def _count(parts: int) -> str:
+    return f"{parts} good {'part' if parts == 1 else 'parts'}"
 
 
 def _rgb_of(image: str | Path | Pixels | LoadedImage) -> Image.Image:

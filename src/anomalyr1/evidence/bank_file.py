@@ -1,137 +1,162 @@
-"""The file of a bank: safetensors whose metadata hold a record and the SHA-256 of record and tensors.
+"""The file of a bank: safetensors, with a JSON record and the SHA-256 of the whole file in its header.
 
-Whoever hands a bank over may have put anything into it. Nothing in it is run: its tensors must be the ones
-that the record says, in type, shape and value, and nothing else, before anything is computed with them.
+Covered: a file that is no bank, is cut off, damaged in any byte, claims more than it holds, or whose numbers
+are not what a bank's are. Not covered: whoever can write a bank can write a wrong one; its digest, which
+every run's fingerprint holds, tells two banks apart.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field
 
 from anomalyr1.evidence.learning import Part, Settings
 from anomalyr1.evidence.measure import Yardstick
 from anomalyr1.files import parse_json, parse_record, read_regular, write_whole
-from anomalyr1.types import InputError, Record
+from anomalyr1.types import InputError, Record, quoted
 
 if TYPE_CHECKING:
     import torch
 
 VERSION = 1
-ENTRY = "anomalyr1_bank"
-"""The entry of the metadata that holds the SHA-256, a space, and the record as JSON."""
 LIMIT = 2**29
-"""The greatest length of a bank's file, in bytes; 16,000 patches take 5 MB."""
-_HEADER_LIMIT = 2**24
-_NAMES = {"F16": "float16", "I32": "int32"}
-_BYTES = {"F16": 2, "I32": 4}
+"""The most bytes of a bank."""
+_LONGEST_HEADER = 2**24
+_KEY = "anomalyr1.bank"
+_BLANK = "0" * 64
+"""What stands in place of the digest while it is computed."""
+TENSORS = {"patches": ("float16", 2), "part_of_patch": ("int32", 1), "pooled": ("float16", 2)}
+"""The tensors of a bank: type and number of dimensions."""
+_TYPES = {"float16": "F16", "int32": "I32"}
+"""The types as safetensors names them."""
 
 
 class BankRecord(Record):
-    """What the file of a bank says beside its tensors."""
+    """What the header of a bank says."""
 
-    version: PositiveInt
-    settings: Settings
-    parts: tuple[Part, ...] = Field(min_length=1)
-    yardstick: Yardstick
+    version: Annotated[int, Field(ge=1)] = VERSION
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] = _BLANK
+    """Of the file, with zeros in place of these digits."""
     backbone_digest: str
-    shapes: dict[str, tuple[NonNegativeInt, ...]]
-    """Of the tensors, by name."""
+    settings: Settings
+    parts: Annotated[tuple[Part, ...], Field(min_length=1)]
+    yardstick: Yardstick
 
 
-def write(path: Path, record: BankRecord, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write a bank, whole or not at all. Raises `SetupError` when the disk refuses."""
-    from safetensors.torch import save
+def encode(record: BankRecord, tensors: Mapping[str, torch.Tensor]) -> tuple[bytes, str]:
+    """The bytes of a bank's file and their digest, 64 hexadecimal digits; `record` holds none yet.
 
-    content = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    text = record.to_json()
-    body = _split(save(content), str(path))[1]
-    # One entry: of several the order would differ from time to time.
-    write_whole(path, save(content, {ENTRY: f"{_digest(text, body)} {text}"}))
-
-
-def read(path: Path, dtypes: Mapping[str, str]) -> tuple[BankRecord, dict[str, torch.Tensor]]:
-    """The record and the tensors of a bank's file; `dtypes` are those it must have, by name.
-
-    Raises `InputError` for a file that is no bank, of a newer version, or damaged.
+    The same record and tensors make the same bytes.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
+    content = [tensors[name].contiguous().numpy().tobytes() for name in TENSORS]
+    header: dict[str, Any] = {}
+    header["__metadata__"] = {_KEY: record.to_json()}
+    begin = 0
+    for (name, (dtype, _)), data in zip(TENSORS.items(), content, strict=True):
+        shape = list(tensors[name].shape)
+        header[name] = {"dtype": _TYPES[dtype], "shape": shape, "data_offsets": [begin, begin + len(data)]}
+        begin += len(data)
+    text = json.dumps(header).encode("ascii")
+    text += b" " * (-len(text) % 8)  # so that the tensors lie where a processor reads them best
+    blank = b"".join([len(text).to_bytes(8, "little"), text, *content])
+    digest = hashlib.sha256(blank).hexdigest()
+    return _replace(blank, len(text), _BLANK, digest), digest
 
-    where = repr(str(path))
-    data = read_regular(path, LIMIT)
-    header, body = _split(data, str(path))
-    # 1. The record, and whether record and tensors are the ones that were written.
-    metadata = header.pop("__metadata__", None)
-    entry = metadata.get(ENTRY) if isinstance(metadata, dict) else None
-    if not isinstance(entry, str):
-        raise _no_bank(path, "it holds no record of one")
-    digest, _, text = entry.partition(" ")
-    version = parse_json(text, where)
-    version = version.get("version") if isinstance(version, dict) else None
-    if isinstance(version, int) and version > VERSION:
+
+def write(path: Path, data: bytes) -> None:
+    """Write a bank's bytes, whole or not at all. Raises `InputError` for more than are read back."""
+    if len(data) > LIMIT:
         raise InputError(
-            f"{where} is a bank of version {version}, this AnomalyR1 reads up to {VERSION}; "
-            "update AnomalyR1, or learn it again: anomalyr1 learn"
+            f"the bank takes {len(data):,} bytes, more than {LIMIT:,}; learn it with fewer patches"
         )
-    if digest != _digest(text, body):
-        raise InputError(f"{where} is damaged: its SHA-256 is another one; copy or learn it again")
-    record = parse_record(BankRecord, text, where)
-    # 2. The tensors: those of the record, and no others.
-    if set(header) != set(dtypes) or set(record.shapes) != set(dtypes):
-        raise _no_bank(path, f"it holds {sorted(header)}, expected {sorted(dtypes)}")
-    for name, stored in header.items():
-        _require_tensor(path, name, stored, dtypes[name], record.shapes[name])
+    write_whole(path, data)
+
+
+def read(path: Path) -> tuple[BankRecord, dict[str, torch.Tensor]]:
+    """The record and the tensors of a bank's file, checked. Raises `InputError` for anything else."""
+    import safetensors.torch
+
+    data = read_regular(path, LIMIT)
+    where = repr(str(path))
+    # 1. The header: what it says of itself, and that no byte of the file is another than when it was written.
+    length = int.from_bytes(data[:8], "little")
+    if length > min(_LONGEST_HEADER, len(data) - 8):
+        raise InputError(
+            f"{where} is no bank: its header claims {length:,} bytes, and the file has {len(data):,}; "
+            "name a file that `anomalyr1 learn` wrote, or copy it again"
+        )
+    record = _record_of(data[8 : 8 + length], where)
+    blank = _replace(data, length, record.sha256, _BLANK)
+    if record.sha256 != hashlib.sha256(blank).hexdigest():
+        raise _refusal(where, "its content is not what was written (its digest differs)")
+    # 2. The tensors, in bounds and as the record needs them.
     try:
-        tensors = load(data)
-    except SafetensorError as error:
-        raise _no_bank(path, str(error)) from error
-    for name, tensor in tensors.items():
-        if not bool(tensor.isfinite().all()):
-            raise _no_bank(path, f"{name} holds numbers that are not finite")
+        tensors = safetensors.torch.load(data)
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise _refusal(where, f"its tensors cannot be read ({error})") from error
+    if fault := _fault(record, tensors):
+        raise _refusal(where, fault)
     return record, tensors
 
 
-def _require_tensor(path: Path, name: str, entry: object, dtype: str, shape: tuple[int, ...]) -> None:
-    """Raise `InputError` where a header's entry is another tensor than the record says."""
-    stored = entry if isinstance(entry, dict) else {}
-    kind, sizes, span = stored.get("dtype"), stored.get("shape"), stored.get("data_offsets")
-    if _NAMES.get(str(kind)) != dtype or sizes != list(shape):
-        raise _no_bank(path, f"{name} is {kind} {sizes}, expected {dtype} {list(shape)}")
-    length = math.prod(shape) * _BYTES[str(kind)]
-    if not isinstance(span, list) or len(span) != 2 or span[1] - span[0] != length:
-        raise _no_bank(path, f"{name} has another length than its shape {list(shape)}")
+def _record_of(header: bytes, where: str) -> BankRecord:
+    document = parse_json(header, f"the header of {where}")
+    metadata = document.get("__metadata__") if isinstance(document, dict) else None
+    text = metadata.get(_KEY) if isinstance(metadata, dict) else None
+    if not isinstance(text, str):
+        raise InputError(
+            f"{where} is no bank: safetensors of another kind; name a file that `anomalyr1 learn` wrote"
+        )
+    content = parse_json(text, f"the record of {where}")
+    version = content.get("version") if isinstance(content, dict) else None
+    if isinstance(version, int) and version > VERSION:
+        raise InputError(
+            f"{where} is of version {version} and this package reads up to {VERSION}; "
+            "update it: pip install --upgrade anomalyr1"
+        )
+    return parse_record(BankRecord, text, f"the record of {where}")
 
 
-def _split(data: bytes, path: str) -> tuple[dict[str, Any], bytes]:
-    """The header of safetensors, and the bytes of its tensors."""
-    length = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else _HEADER_LIMIT + 1
-    if length > min(_HEADER_LIMIT, len(data) - 8):
-        raise _no_bank(Path(path), "it does not begin as one")
-    try:
-        header = json.loads(data[8 : 8 + length])
-    except (ValueError, RecursionError) as error:
-        raise _no_bank(Path(path), f"its header is no JSON ({error})") from error
-    if not isinstance(header, dict):
-        raise _no_bank(Path(path), "its header is no JSON object")
-    return header, data[8 + length :]
+def _replace(data: bytes, length: int, old: str, new: str) -> bytes:
+    """A file's bytes with another digest in the header of this length."""
+    key, end = b'\\"sha256\\": \\"', 8 + length
+    header = data[:end].replace(key + old.encode("ascii"), key + new.encode("ascii"), 1)
+    return header + data[end:]
 
 
-def _digest(text: str, body: bytes) -> str:
-    sha = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
-    sha.update(body)
-    return sha.hexdigest()
+def _fault(record: BankRecord, tensors: Mapping[str, torch.Tensor]) -> str:
+    """What is wrong with the tensors, in words; empty where nothing is."""
+    import torch
+
+    forms = {
+        name: (str(tensor.dtype).removeprefix("torch."), tensor.ndim) for name, tensor in tensors.items()
+    }
+    if forms != TENSORS:
+        return f"its tensors are {quoted(forms)}, expected {TENSORS}"
+    patches, owners, pooled = (tensors[name] for name in TENSORS)
+    learned = sum(not part.held_out for part in record.parts)
+    if len(patches) != len(owners) or len(pooled) != len(record.parts) or not len(patches) or not learned:
+        return (
+            f"its shapes do not fit: {len(patches):,} patches, {len(owners):,} parts of patches, "
+            f"{len(pooled):,} pooled features, {len(record.parts):,} parts, {learned:,} of them learned"
+        )
+    if any(part.held_out for part in record.parts[:learned]):
+        return "its learned parts do not stand first"
+    if not 0 <= int(owners.min()) <= int(owners.max()) < learned:
+        return "a patch is of no learned part"
+    for name, vectors in (("patches", patches), ("pooled", pooled)):
+        lengths = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float32)
+        if not bool(((lengths - 1).abs() < 0.01).all()):  # false for what is not a number, too
+            return f"its {name} are no vectors of length 1"
+    return ""
 
 
-def _no_bank(path: Path, reason: str) -> InputError:
+def _refusal(where: str, why: str) -> InputError:
     return InputError(
-        f"{str(path)!r} is no bank of good parts: {reason}; make one with: "
-        "anomalyr1 learn GOOD --out parts.bank"
+        f"{where} is a damaged bank: {why}; copy it again, or learn it again with `anomalyr1 learn`"
     )

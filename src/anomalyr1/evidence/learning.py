@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import random
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
-from functools import partial
-from itertools import islice
+from collections.abc import Callable, Sequence
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from PIL import Image
 from pydantic import Field
 
 from anomalyr1.evidence import measure
 from anomalyr1.evidence.backbone import DEFAULT, Backbone, Features
+from anomalyr1.evidence.gathering import PatchDraw, open_ahead
 from anomalyr1.evidence.measure import Grid, Yardstick
-from anomalyr1.images.door import THREADS, LoadedImage, open_image
+from anomalyr1.images.door import LoadedImage
 from anomalyr1.types import Mask, Record
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
 
 LEARNED = 8
 """So many good parts are learned where more are there; the others make threshold and promise."""
@@ -31,15 +28,18 @@ FEW = 3
 """So many good parts or fewer are compared with copies of themselves, and decide nothing alone."""
 
 
-_NO_PICTURE = Image.new("RGB", (1, 1))
+SMALLEST = 1e-3
+"""A distance that half precision can tell from none: good parts that are all the same show at least this."""
 
 
 class Settings(Record):
     """How a bank is made and how pictures are measured with it."""
 
     backbone: str = DEFAULT
-    short_side: int = Field(default=320, ge=64, le=2048)
-    """Pixels of the shorter side of what the network is shown."""
+    short_side: int = Field(
+        default_factory=lambda settings: 320 if settings.get("backbone") == DEFAULT else 448, ge=64, le=2048
+    )
+    """Pixels of the shorter side of what the network is shown; DINOv2 sees best at 448."""
     max_patches: int = Field(default=16_000, ge=100)
     """How many patches are kept, drawn at random."""
     rotations: bool = False
@@ -91,122 +91,99 @@ def learn(
     # 1. Which are learned, and which are held out.
     order = list(range(len(images)))
     random.Random(settings.seed).shuffle(order)
-    count = min(len(images), LEARNED if learned is None else learned)
+    count = min(len(images), LEARNED) if learned is None else min(learned, len(images))
+    opened = open_ahead([Path(images[i]) for i in order])
     parts: list[Part] = []
     pooled: list[torch.Tensor] = []
 
-    def keep(image: LoadedImage, features: Features, grid: Grid) -> None:
-        score, peak = measure.score_of(grid), float(grid.max())
-        name, held_out = image.path.as_posix(), len(parts) >= count
-        parts.append(Part(name=name, sha256=image.sha256, score=score, peak=peak, held_out=held_out))
+    def add(image: LoadedImage, features: Features) -> None:
+        parts.append(Part(name=image.path.as_posix(), sha256=image.sha256, score=0, peak=0))
         pooled.append(features.pooled)
+        progress(len(parts), len(images))
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        # Few pictures are open at a time.
-        opened = _open_ahead(pool, [Path(images[i]) for i in order])
-        # 2. The patches of those that are learned, and of their other views.
-        straight: list[tuple[LoadedImage, Features]] = []
-        views: list[torch.Tensor] = []
-        copies: list[Features] = []
-        for image in islice(opened, count):
-            features = backbone.features(image.rgb, settings.short_side)
-            others = [
-                backbone.features(view, settings.short_side) for view in other_views(image.rgb, settings)
-            ]
-            views.append(torch.cat([features.patches, *(other.patches for other in others)]))
-            if count <= FEW:
-                copies += [backbone.features(copy, settings.short_side) for copy in copies_of(image.rgb)]
-            straight.append((replace(image, rgb=_NO_PICTURE), features))
-            progress(len(straight), len(images))
-        patches, owner = _draw_patches(views, settings)
-        # 3. What good parts show among themselves: each beside the others.
-        grids = [
-            distances_of(features, _beside(patches, owner, i), settings.ignore)
-            for i, (_, features) in enumerate(straight)
-        ]
-        for (image, features), grid in zip(straight, grids, strict=True):
-            keep(image, features, grid)
-        if count <= FEW:  # too few to tell: copies stand in for other good parts
-            relit = [distances_of(copy, patches, settings.ignore) for copy in copies]
-            grids = [grid for grid in grids if count > 1] + relit
-        # 4. Those that are held out, beside all that were learned.
-        for image in opened:
-            features = backbone.features(image.rgb, settings.short_side)
-            keep(image, features, distances_of(features, patches, settings.ignore))
-            progress(len(parts), len(images))
-    return Learned(tuple(parts), patches.half(), owner, torch.stack(pooled).half(), _yardstick(grids))
+    # 2. The patches of those that are learned; pictures are let go of at once.
+    draw = PatchDraw(settings.max_patches, settings.seed)
+    straight: list[Features] = []
+    copies: list[Features] = []
+    for number, image in enumerate(islice(opened, count)):
+        views = _views(backbone, image, settings)
+        for view in views:
+            draw.add(view.patches, number)
+        straight.append(views[0]._replace(patches=views[0].patches.half()))
+        if count <= FEW:
+            copies += [backbone.features(copy, settings.short_side) for copy in copies_of(image.rgb)]
+        add(image, views[0])
+    # 3. What good parts show among themselves: each beside the patches of the others.
+    patches = draw.patches.float()
+    bounds = torch.searchsorted(draw.part_of_patch, torch.arange(count + 1, dtype=torch.int32)).tolist()
+    grids = [
+        distances_of(features, patches, slice(begin, end) if count > 1 else slice(0, 0), settings.ignore)
+        for features, (begin, end) in zip(straight, pairwise(bounds), strict=True)
+    ]
+    results = [(measure.score_of(grid), float(grid.max())) for grid in grids]
+    # Few parts do not tell: copies of them stand in for other good parts.
+    yardstick = _yardstick(grids + [distances_of(copy, patches, ignore=settings.ignore) for copy in copies])
+    # 4. Those that are held out, beside all that was learned.
+    for image in opened:
+        features = backbone.features(image.rgb, settings.short_side)
+        grid = distances_of(features, patches, ignore=settings.ignore)
+        results.append((measure.score_of(grid), float(grid.max())))
+        add(image, features)
+    measured = tuple(
+        part.model_copy(update={"score": score, "peak": peak, "held_out": number >= count})
+        for number, (part, (score, peak)) in enumerate(zip(parts, results, strict=True))
+    )
+    return Learned(measured, draw.patches, draw.part_of_patch, torch.stack(pooled).half(), yardstick)
 
 
-def other_views(rgb: Image.Image, settings: Settings) -> list[Image.Image]:
-    """How else a good part may lie: its mirror image, and turned by quarters where the settings say so."""
-    from PIL import ImageOps
+def _views(backbone: Backbone, image: LoadedImage, settings: Settings) -> list[Features]:
+    """What is learned of a part: as it is, its mirror image, and turned by quarters where it may lie so."""
+    from PIL import Image, ImageOps
 
     turns = Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270
-    turned = [rgb.transpose(turn) for turn in turns] if settings.rotations else []
-    return [ImageOps.mirror(rgb), *turned]
+    turned = [image.rgb.transpose(turn) for turn in turns] if settings.rotations else []
+    views = (image.rgb, ImageOps.mirror(image.rgb), *turned)
+    return [backbone.features(view, settings.short_side) for view in views]
 
 
 def copies_of(rgb: Image.Image) -> list[Image.Image]:
     """A good part as it might look another time: darker, brighter, turned a little, shifted a little."""
-    from PIL import ImageChops, ImageEnhance
+    from PIL import Image, ImageChops, ImageEnhance
 
-    turn = partial(rgb.rotate, resample=Image.Resampling.BICUBIC, fillcolor=_edge_colour(rgb))
+    border = np.concatenate(
+        [np.asarray(rgb)[[0, -1]].reshape(-1, 3), np.asarray(rgb)[:, [0, -1]].reshape(-1, 3)]
+    )
+    colour = tuple(int(value) for value in border.mean(0))  # of what lies around the part
     shift = max(1, round(min(rgb.size) / 60))
     return [
         ImageEnhance.Brightness(rgb).enhance(0.85),
         ImageEnhance.Brightness(rgb).enhance(1.15),
-        turn(2),
-        turn(-2),
+        rgb.rotate(2, Image.Resampling.BICUBIC, fillcolor=colour),
+        rgb.rotate(-2, Image.Resampling.BICUBIC, fillcolor=colour),
         ImageChops.offset(rgb, shift, shift),
     ]
 
 
-def distances_of(features: Features, patches: torch.Tensor, ignore: Mask | None = None) -> Grid:
-    """(h, w) distances of a picture's patches to the nearest of (M, D); 0 where they are ignored."""
-    width, height = features.grid_wh
-    grid: Grid = measure.nearest(features.patches, patches).view(height, width).numpy()
-    return grid if ignore is None else measure.without(grid, ignore)
+def distances_of(
+    features: Features, patches: torch.Tensor, without: slice = slice(0, 0), ignore: Mask | None = None
+) -> Grid:
+    """(h, w) distances of a picture's patches to the nearest of (M, D), `without` those of its own.
 
-
-def _open_ahead(pool: ThreadPoolExecutor, paths: Sequence[Path]) -> Iterator[LoadedImage]:
-    """The images in their order, a few of them opened while others are looked at."""
-    waiting: deque[Future[LoadedImage]] = deque()
-    for path in paths:
-        waiting.append(pool.submit(open_image, path))
-        if len(waiting) > THREADS:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _draw_patches(views: Sequence[torch.Tensor], settings: Settings) -> tuple[torch.Tensor, torch.Tensor]:
-    """(M, D) patches of parts, at most `max_patches`, and (M,) the number of the part that each is from."""
+    They are 0 where a mask, stretched to the picture, says to `ignore` it.
+    """
     import torch
 
-    generator = torch.Generator().manual_seed(settings.seed)
-    joined = torch.cat(list(views))
-    lengths = torch.tensor([len(patches) for patches in views])
-    owner = torch.repeat_interleave(torch.arange(len(views), dtype=torch.int32), lengths)
-    kept = torch.randperm(len(joined), generator=generator)[: settings.max_patches]
-    return joined[kept], owner[kept]
-
-
-def _beside(patches: torch.Tensor, owner: torch.Tensor, part: int) -> torch.Tensor:
-    """(M, D) patches of the other parts; of an only part, its own."""
-    others = patches[owner != part]
-    return others if len(others) else patches
-
-
-def _edge_colour(rgb: Image.Image) -> tuple[int, ...]:
-    """The mean colour of a picture's border."""
-    pixels = np.asarray(rgb)
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    return tuple(int(value) for value in border.mean(0))
+    width, height = features.grid_wh
+    queries = features.patches.float()
+    before, behind = patches[: without.start], patches[without.stop :]
+    nearest = torch.minimum(measure.nearest(queries, before), measure.nearest(queries, behind))
+    grid: Grid = nearest.view(height, width).numpy()
+    return grid if ignore is None else measure.without(grid, ignore)
 
 
 def _yardstick(grids: Sequence[Grid]) -> Yardstick:
     everything = np.concatenate([grid[grid > 0] for grid in grids] + [np.zeros(1)])  # what is ignored is 0
-    usual = max(float(np.quantile(everything, 0.99)), 1e-6)
+    usual = max(float(np.quantile(everything, 0.99)), SMALLEST)
     return Yardstick(
         usual=usual,
         most=max(usual, float(max(grid.max() for grid in grids))),

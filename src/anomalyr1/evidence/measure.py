@@ -45,11 +45,19 @@ class Measurement(NamedTuple):
 
 
 def nearest(patches: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
-    """(N,) cosine distances, 0..2, of (N, D) unit vectors to the nearest of (M, D)."""
+    """(N,) cosine distances, 0..2, of (N, D) unit vectors to the nearest of (M, D); 2 where M = 0."""
     import torch
 
-    pieces = [patches[i : i + 2048] for i in range(0, len(patches), 2048)]
-    return torch.cat([1 - (piece @ bank.T).amax(1) for piece in pieces])
+    # Blocks that stay in the cache: the whole matrix of products would take longer to store than to make.
+    closest = torch.full((len(patches),), -1.0)
+    with torch.inference_mode():
+        for rows in range(0, len(patches), 2048):
+            piece = patches[rows : rows + 2048]
+            for columns in range(0, len(bank), 1024):
+                products = piece @ bank[columns : columns + 1024].T  # (2048, 1024)
+                best = closest[rows : rows + 2048]
+                torch.maximum(best, products.amax(1), out=best)
+    return (1 - closest).clamp(min=0)  # half precision makes a vector a little longer or shorter
 
 
 def score_of(distances: Grid) -> float:

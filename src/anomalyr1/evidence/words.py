@@ -29,7 +29,7 @@ _REGION = re.compile(
 )
 
 
-class Place(NamedTuple):
+class StrangePlace(NamedTuple):
     """A place as the words say it."""
 
     place: str
@@ -50,7 +50,7 @@ class Saying(NamedTuple):
     same_kind: bool
     ratio: float
     """Of the strongest place, to a tenth."""
-    places: tuple[Place, ...]
+    places: tuple[StrangePlace, ...]
 
 
 def write(evidence: Evidence, frame: Frame) -> str:
@@ -81,7 +81,7 @@ def read(text: str, frame: Frame) -> Saying | None:
     if opening is None:
         return None
     learned, estimated, _, strongest, _ = opening.groups()
-    places: list[Place] = []
+    places: list[StrangePlace] = []
     # The line behind the opening, and those behind that, as long as they are places.
     lines = text[opening.end() :].split("\n")[1:]
     for line in lines:
@@ -90,7 +90,7 @@ def read(text: str, frame: Frame) -> Saying | None:
         if match is None or not (corners[0] < corners[2] and corners[1] < corners[3]):
             break
         box = Box(x1=corners[0], y1=corners[1], x2=corners[2], y2=corners[3])
-        places.append(Place(match[2], box, float(match[7]), round(float(match[8]) / 100, 3)))
+        places.append(StrangePlace(match[2], box, float(match[7]), round(float(match[8]) / 100, 3)))
     ratio = float(strongest) if strongest else max((region.ratio for region in places), default=0.0)
     same_kind = lines[len(places) : len(places) + 1] != [OTHER_KIND]
     return Saying(int(learned), estimated is None, same_kind, ratio, tuple(places))

@@ -212,6 +212,26 @@ SAM2 = Kind(
     words="SAM2",
     surplus=2,  # a video model, as SAM2 is published, has a memory that masks of images do not need
 )
+DINOV2 = Kind(
+    architectures={"dinov2": "Dinov2Model"},
+    parts={"dinov2": ()},
+    allowed_values={
+        "image_processor_type": ("BitImageProcessor", "BitImageProcessorFast", "BitImageProcessorPil"),
+        "feature_extractor_type": ("BitImageProcessor", "BitImageProcessorFast", "BitImageProcessorPil"),
+        **_ANY_KIND,
+    },
+    ranges={
+        **_SIZES,
+        "num_hidden_layers": (1, 64),
+        "hidden_size": (1, 4096),
+        "image_size": (14, 2048),
+        "patch_size": (4, 64),
+        "mlp_ratio": (1, 16),
+        "layer_norm_eps": (0, 1),
+    },
+    files=(("config.json",),),
+    words="DINOv2",
+)
 
 _QWEN_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"

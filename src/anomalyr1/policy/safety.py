@@ -1,7 +1,7 @@
 """What a model folder must be before transformers may see it: data that cannot run, lead astray or exhaust.
 
-`check_folder` is the door for policies and for SAM2: each is a `Kind` of `rules`, whose tables say what its
-configuration may hold.
+`check_folder` is the door for policies, SAM2 and DINOv2: each is a `Kind` of `rules`, whose tables say what
+its configuration may hold.
 
 Covered: code and pickles by their suffix; links and shard names that leave the folder; keys that make
 transformers import, download or run something (`auto_map`, kernels, adapters, ...); classes and model types

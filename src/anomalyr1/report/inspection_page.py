@@ -17,7 +17,8 @@ from anomalyr1.images.door import open_image
 from anomalyr1.inspection.thresholds import Threshold, in_digits
 from anomalyr1.policy.licences import licence_of, limits_of
 from anomalyr1.report.html import data_uri, render, shares
-from anomalyr1.report.overlays import close_up, overlay, scaled
+from anomalyr1.report.measured import Measured, measured, outlines_of, place_of_box
+from anomalyr1.report.overlays import close_up, outlined, overlay, scaled
 from anomalyr1.report.text import visible
 from anomalyr1.types import Fingerprint, InputError, Inspection, Question, Reply, Sample
 from anomalyr1.version import __version__
@@ -62,6 +63,8 @@ class Card:
     outcome: str
     """One of `ORDER`."""
     inspection: Inspection
+    reason: str = ""
+    """The reason of the verdict, without what stands elsewhere on the card."""
     knowledge: str = ""
     references: tuple[str, ...] = ()
     size: str = ""
@@ -77,6 +80,8 @@ class Card:
     boxes: list[dict[str, str]] = field(default_factory=list)
     disagreement: str = ""
     """What the score and the answer say, where a threshold makes them say different things."""
+    measured: Measured | None = None
+    """What good parts say about the part; None = it was not compared with any."""
 
 
 def about_run(fingerprint: Fingerprint, command: str, threshold: Threshold | None = None) -> About:
@@ -93,8 +98,8 @@ def write(
     about: About,
     max_cards: int = MAX_CARDS,
 ) -> Path:
-    """Write `folder/overlays/*.png` for every inspection with boxes and `folder/index.html`; return the
-    page's path.
+    """Write `folder/overlays/*.png` for every inspection with boxes or strange places, and
+    `folder/index.html`; return the page's path.
 
     The page shows at most `max_cards` pictures, each only where the image is still the one that was
     inspected. Raises `SetupError` when the disk refuses.
@@ -103,8 +108,8 @@ def write(
     ranked = sorted(results, key=lambda result: ORDER.index(outcome(result[1])))
     for number, (sample, inspection) in enumerate(ranked):
         rgb = _open(sample.image, inspection.image_sha256)
-        if rgb is not None and inspection.boxes:
-            picture = overlay(inspection, rgb, min(max(rgb.size), OVERLAY_LONG_SIDE))
+        picture = None if rgb is None else _marked(inspection, rgb)
+        if picture is not None:
             write_whole(folder / OVERLAYS / overlay_name(sample.id), _png(picture))
         if number < max_cards:
             cards.append(card(sample, inspection, rgb, about.threshold))
@@ -127,6 +132,7 @@ def page(cards: Sequence[Card], inspections: Sequence[Inspection], about: About)
         total=len(inspections),
         order=ORDER,
         in_digits=in_digits,
+        evidence=next((one.evidence for one in inspections if one.evidence is not None), None),
         bar=shares([(name, outcomes[name]) for name in ORDER]),
         replies=replies,
         asked=reply_count,
@@ -144,12 +150,15 @@ def card(
         question.id: question for question in (*prompts.inspection_questions(sample.id), *sample.questions)
     }
     folder, _, name = sample.id.rpartition("/")
-    has_boxes = rgb is not None and bool(inspection.boxes)
+    evidence = None if inspection.evidence is None else measured(inspection, rgb, answer_of(inspection))
+    has_boxes = bool(inspection.boxes) and not (evidence and evidence.holds_boxes)
+    enlarged = [region.box for region in inspection.evidence.regions] if inspection.evidence else []
     return Card(
         folder=visible(folder),
         name=visible(name),
         outcome=outcome(inspection),
         inspection=inspection,
+        reason=inspection.reason if evidence is None else evidence.reason,
         knowledge=visible(sample.knowledge, keep="\n"),
         references=tuple(visible(path.as_posix()) for path in sample.references),
         size=f"{rgb.width} x {rgb.height} pixels" if rgb else "",
@@ -157,12 +166,14 @@ def card(
         picture=data_uri(scaled(rgb, PICTURE_LONG_SIDE)) if rgb else "",
         overlay=data_uri(overlay(inspection, rgb, PICTURE_LONG_SIDE)) if rgb and has_boxes else "",
         close_ups=[
-            data_uri(close_up(rgb, box, CLOSE_UP_SIDE)) for box in (inspection.boxes or ())[:MAX_CLOSE_UPS]
+            data_uri(close_up(rgb, box, CLOSE_UP_SIDE))
+            for box in (enlarged or inspection.boxes or ())[:MAX_CLOSE_UPS]
         ]
         if rgb
         else [],
         replies=[_reply(reply, questions.get(reply.question_id)) for reply in inspection.replies],
-        boxes=_boxes(inspection),
+        boxes=_boxes(inspection) if has_boxes else [],
+        measured=evidence,
         disagreement="" if threshold is None else _disagreement(inspection, threshold),
     )
 
@@ -179,17 +190,32 @@ def overlay_name(sample_id: str) -> str:
     return f"{stem or 'image'}-{digest}.png"
 
 
-def _disagreement(inspection: Inspection, threshold: Threshold) -> str:
-    """What score and answer say where one says defect and the other good; of several answers most count."""
+def answer_of(inspection: Inspection) -> str | None:
+    """What the policy answers, "defect" or "good"; of several answers most count; None = neither."""
     question = prompts.inspection_questions(inspection.sample_id)[0]
     choices = Counter(reply.answer.choice for reply in inspection.replies if reply.question_id == question.id)
-    if inspection.score is None or not choices:
-        return ""
     by_answer = {prompts.DEFECT_LETTER: "defect", prompts.GOOD_LETTER: "good"}
-    answer = by_answer.get(choices.most_common(1)[0][0] or "")
+    return by_answer.get(choices.most_common(1)[0][0] or "") if choices else None
+
+
+def _disagreement(inspection: Inspection, threshold: Threshold) -> str:
+    """What score and answer say where one says defect and the other good."""
+    answer = answer_of(inspection)
+    if inspection.score is None or answer is None:
+        return ""
     sides = {"defect": inspection.score >= threshold.high, "good": inspection.score < threshold.low}
-    against = [side for side, is_said in sides.items() if is_said and answer not in (None, side)]
+    against = [side for side, is_said in sides.items() if is_said and answer != side]
     return f"The score says {against[0]}, the answer {answer}" if against else ""
+
+
+def _marked(inspection: Inspection, rgb: Image.Image) -> Image.Image | None:
+    """The picture with boxes and masks, else with the strange places; None where there is nothing to mark."""
+    long_side = min(max(rgb.size), OVERLAY_LONG_SIDE)
+    if inspection.boxes:
+        return overlay(inspection, rgb, long_side)
+    if inspection.evidence is None or not inspection.evidence.regions:
+        return None
+    return outlined(rgb, outlines_of(inspection.evidence, rgb.size), long_side, inspection.verdict)
 
 
 def _open(path: Path, digest: str) -> Image.Image | None:
@@ -233,6 +259,7 @@ def _boxes(inspection: Inspection) -> list[dict[str, str]]:
             "xyxy": ", ".join(f"{value:.0f}" for value in box.xyxy),
             "size": f"{box.x2 - box.x1:.0f} x {box.y2 - box.y1:.0f}",
             "mask": masks[i].source if i < len(masks) else "none",
+            "place": "" if inspection.evidence is None else place_of_box(box, inspection.evidence),
         }
         for i, box in enumerate(inspection.boxes or ())
     ]

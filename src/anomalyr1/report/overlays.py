@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from anomalyr1 import boxes as geometry
 from anomalyr1.images.door import open_image
 from anomalyr1.report.text import visible
-from anomalyr1.types import Box, InputError, Inspection, Mask
+from anomalyr1.types import Box, InputError, Inspection, Mask, Verdict
 
 Colour = tuple[int, int, int]
 
@@ -52,11 +53,7 @@ def draw_on(canvas: Image.Image, inspection: Inspection, size_wh: tuple[int, int
     """The same on a picture that is scaled already, which is drawn over; `size_wh` is the size of the
     inspected image.
     """
-    pen = _Pen(
-        BOX[inspection.verdict],
-        max(1, round(max(canvas.size) / 320)),
-        ImageFont.load_default(max(9, round((canvas.width * canvas.height) ** 0.5 / 18))),
-    )
+    pen = _pen(canvas, BOX[inspection.verdict])
     for mask in (inspection.masks or ())[:MAX_DRAWN]:
         if mask.size_wh != size_wh:
             raise InputError(
@@ -69,6 +66,35 @@ def draw_on(canvas: Image.Image, inspection: Inspection, size_wh: tuple[int, int
         corners = _on_canvas(box, (canvas.width / size_wh[0], canvas.height / size_wh[1]), canvas.size)
         _draw_box(draw, corners, canvas.size, pen)
         _draw_label(draw, f"{number} {visible(box.label)[:24]}".strip(), corners, canvas.size, pen)
+    return canvas
+
+
+def outlined(
+    image: Image.Image, masks: Sequence[Mask], long_side: int, verdict: Verdict | None = None
+) -> Image.Image:
+    """The upright picture (RGB) with masks as lines around them and nothing over what they show; a number at
+    each, in the colour of the verdict, unless that is None.
+
+    Raises `InputError` when a mask has another size than the picture.
+    """
+    canvas = scaled(image, long_side)
+    pen = _pen(canvas, BOX[verdict] if verdict else CONTOUR)
+    pen = pen._replace(line=pen.line + 1)
+    draw = ImageDraw.Draw(canvas)
+    tops = []
+    for mask in masks[:MAX_DRAWN]:
+        if mask.size_wh != image.size:
+            raise InputError(
+                f"an outline is of {mask.size_wh}, the image {image.size}; give the image itself"
+            )
+        # Grown and rounded, so that the line lies around the place, and around a tiny one, too.
+        stencil = _stencil(mask, canvas.size).filter(ImageFilter.MaxFilter(4 * pen.line + 1))
+        stencil = stencil.filter(ImageFilter.GaussianBlur(2 * pen.line))
+        _draw_outlines(draw, stencil, (0, 0), pen, thinly=False)
+        tops.append(np.asarray(stencil).argmax())
+    for number, top in enumerate(tops if verdict else (), start=1):
+        y, x = divmod(int(top), canvas.width)
+        _draw_label(draw, str(number), (x, y, x, y), canvas.size, pen)
     return canvas
 
 
@@ -90,29 +116,36 @@ def close_up(rgb: Image.Image, box: Box, side: int) -> Image.Image:
     )
 
 
+def _pen(canvas: Image.Image, colour: Colour) -> _Pen:
+    font_size = max(9, round((canvas.width * canvas.height) ** 0.5 / 18))
+    return _Pen(colour, max(1, round(max(canvas.size) / 320)), ImageFont.load_default(font_size))
+
+
 def _draw_mask(canvas: Image.Image, mask: Mask, pen: _Pen) -> None:
-    # 1. The mask at the size of the canvas, cut to where it is anything.
+    stencil = _stencil(mask, canvas.size)
+    box = stencil.getbbox()
+    if box is not None:
+        cut = stencil.crop(box)  # to where it is anything
+        canvas.paste(pen.colour, box, cut.point(lambda value: value * FILL))  # its tint
+        is_small = int((np.asarray(cut) >= 128).sum()) <= (SMALL * pen.line) ** 2
+        _draw_outlines(ImageDraw.Draw(canvas), cut, box[:2], pen, is_small)
+
+
+def _stencil(mask: Mask, size_wh: tuple[int, int]) -> Image.Image:
+    """The mask at the size of the canvas, 0..255."""
     columns = np.ascontiguousarray(geometry.decode_mask(mask).T)  # (W, H), as masks are kept
     whole = Image.fromarray(columns.view(np.uint8) * np.uint8(255)).transpose(Image.Transpose.TRANSPOSE)
-    whole = whole.resize(canvas.size, Image.Resampling.BILINEAR)
-    box = whole.getbbox()
-    if box is None:
-        return
-    stencil = whole.crop(box)
-    # 2. Its tint.
-    canvas.paste(pen.colour, box, stencil.point(lambda value: value * FILL))
-    # 3. Its outlines.
-    draw = ImageDraw.Draw(canvas)
-    shape = np.asarray(stencil) >= 128
-    outlines = geometry.polygons(shape)
-    lines = (
-        [(pen.line + 2, CASING), (pen.line, CONTOUR)]
-        if shape.sum() > (SMALL * pen.line) ** 2
-        else [(1, CONTOUR)]
-    )
+    return whole.resize(size_wh, Image.Resampling.BILINEAR)
+
+
+def _draw_outlines(
+    draw: ImageDraw.ImageDraw, stencil: Image.Image, origin_xy: tuple[int, int], pen: _Pen, thinly: bool
+) -> None:
+    lines = [(1, CONTOUR)] if thinly else [(pen.line + 2, CASING), (pen.line, CONTOUR)]
+    outlines = geometry.polygons(np.asarray(stencil) >= 128)
     for width, shade in lines:
         for outline in outlines:
-            points = [(int(x) + box[0], int(y) + box[1]) for x, y in outline]
+            points = [(int(x) + origin_xy[0], int(y) + origin_xy[1]) for x, y in outline]
             draw.line([*points, points[0]], fill=shade, width=width)
 
 
