@@ -53,7 +53,6 @@ class Remembered:
 
     def __post_init__(self) -> None:
         self.name, self.digest = self.backbone.name, self.backbone.digest
-        self.channels, self.factor = self.backbone.channels, self.backbone.factor
 
     def features(self, rgb: Image.Image, short_side: int) -> Features:
         """As those of the backbone, in half precision."""
@@ -70,7 +69,6 @@ class Before:
 
     def __init__(self, backbone: Backbone) -> None:
         self.name, self.digest = backbone.name, backbone.digest
-        self.channels, self.factor = backbone.channels, backbone.factor
         self._backbone = backbone
 
     def features(self, rgb: Image.Image, short_side: int) -> Features:
