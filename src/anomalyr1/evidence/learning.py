@@ -16,7 +16,7 @@ from anomalyr1.evidence.backbone import DEFAULT, Backbone, Features
 from anomalyr1.evidence.gathering import PatchDraw, open_ahead
 from anomalyr1.evidence.measure import Grid, Yardstick
 from anomalyr1.images.door import LoadedImage
-from anomalyr1.types import Record
+from anomalyr1.types import Mask, Record
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +44,10 @@ class Settings(Record):
     """How many patches are kept, drawn at random."""
     rotations: bool = False
     """Whether good parts may lie turned by quarters."""
+    ignore: Mask | None = None
+    """Where pictures do not count, whatever is there; stretched to the size of each picture."""
+    smallest: int = Field(default=1, ge=1)
+    """Places of fewer pixels of the picture are no places."""
     seed: int = 0
 
 
@@ -113,16 +117,16 @@ def learn(
     patches = draw.patches.float()
     bounds = torch.searchsorted(draw.part_of_patch, torch.arange(count + 1, dtype=torch.int32)).tolist()
     grids = [
-        distances_of(features, patches, slice(begin, end) if count > 1 else slice(0, 0))
+        distances_of(features, patches, slice(begin, end) if count > 1 else slice(0, 0), settings.ignore)
         for features, (begin, end) in zip(straight, pairwise(bounds), strict=True)
     ]
     results = [(measure.score_of(grid), float(grid.max())) for grid in grids]
     # Few parts do not tell: copies of them stand in for other good parts.
-    yardstick = _yardstick(grids + [distances_of(copy, patches) for copy in copies])
+    yardstick = _yardstick(grids + [distances_of(copy, patches, ignore=settings.ignore) for copy in copies])
     # 4. Those that are held out, beside all that was learned.
     for image in opened:
         features = backbone.features(image.rgb, settings.short_side)
-        grid = distances_of(features, patches)
+        grid = distances_of(features, patches, ignore=settings.ignore)
         results.append((measure.score_of(grid), float(grid.max())))
         add(image, features)
     measured = tuple(
@@ -160,8 +164,13 @@ def copies_of(rgb: Image.Image) -> list[Image.Image]:
     ]
 
 
-def distances_of(features: Features, patches: torch.Tensor, without: slice = slice(0, 0)) -> Grid:
-    """(h, w) distances of a picture's patches to the nearest of (M, D), `without` those of its own."""
+def distances_of(
+    features: Features, patches: torch.Tensor, without: slice = slice(0, 0), ignore: Mask | None = None
+) -> Grid:
+    """(h, w) distances of a picture's patches to the nearest of (M, D), `without` those of its own.
+
+    They are 0 where a mask, stretched to the picture, says to `ignore` it.
+    """
     import torch
 
     width, height = features.grid_wh
@@ -169,11 +178,11 @@ def distances_of(features: Features, patches: torch.Tensor, without: slice = sli
     before, behind = patches[: without.start], patches[without.stop :]
     nearest = torch.minimum(measure.nearest(queries, before), measure.nearest(queries, behind))
     grid: Grid = nearest.view(height, width).numpy()
-    return grid
+    return grid if ignore is None else measure.without(grid, ignore)
 
 
 def _yardstick(grids: Sequence[Grid]) -> Yardstick:
-    everything = np.concatenate([grid.ravel() for grid in grids])
+    everything = np.concatenate([grid[grid > 0] for grid in grids] + [np.zeros(1)])  # what is ignored is 0
     usual = max(float(np.quantile(everything, 0.99)), SMALLEST)
     return Yardstick(
         usual=usual,

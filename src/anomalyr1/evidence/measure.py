@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from anomalyr1.boxes import components, encode_mask
-from anomalyr1.types import Evidence, Record, Region
+from anomalyr1.boxes import components, decode_mask, encode_mask
+from anomalyr1.types import Evidence, Mask, Record, Region
 
 if TYPE_CHECKING:
     import torch
@@ -66,10 +66,24 @@ def score_of(distances: Grid) -> float:
     return float(np.clip(np.partition(distances.ravel(), -count)[-count:].mean(), 0, 1))
 
 
-def regions_of(distances: Grid, yardstick: Yardstick, size_wh: tuple[int, int]) -> tuple[Region, ...]:
+def without(distances: Grid, ignore: Mask) -> Grid:
+    """(h, w) distances, 0 at each patch of which a mask, stretched to the picture, covers half or more."""
+    import cv2
+
+    height, width = distances.shape
+    covered = cv2.resize(
+        decode_mask(ignore).astype(np.float32), (width, height), interpolation=cv2.INTER_AREA
+    )  # (h, w), 0..1
+    return np.where(covered >= 0.5, np.float32(0), distances)
+
+
+def regions_of(
+    distances: Grid, yardstick: Yardstick, size_wh: tuple[int, int], smallest: int = 1
+) -> tuple[Region, ...]:
     """The places of a picture of this size that differ more than good parts do, the strangest first.
 
-    A place is where the distance is beyond the middle between the usual and its peak.
+    A place is where the distance is beyond the middle between the usual and its peak; one of fewer pixels of
+    the picture than `smallest` is none.
     """
     import cv2
 
@@ -93,6 +107,7 @@ def regions_of(distances: Grid, yardstick: Yardstick, size_wh: tuple[int, int]) 
             core = np.zeros(labels.shape, np.uint8)
             core[y : y + height, x : x + width] = window
             regions.append(_region(core, peak / yardstick.most, size_wh))
+    regions = [region for region in regions if region.share * size_wh[0] * size_wh[1] >= smallest - 0.5]
     regions.sort(key=lambda region: -region.ratio)
     return tuple(regions[:MAX_REGIONS])
 
