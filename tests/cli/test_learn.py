@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from anomalyr1.boxes import decode_mask
 from anomalyr1.evidence.bank import Bank
 from anomalyr1.evidence.learning import Settings
 from support import recordings
@@ -65,6 +67,18 @@ def test_parts_that_lie_turned_are_learned_so(here, call):
     for line, is_turned in ((["--rotations"], True), ([], False)):
         assert call("learn", "good", "--out", "a.bank", *line)[0] == 0
         assert Bank.read("a.bank").settings.rotations is is_turned
+
+
+def test_what_does_not_count_is_kept_in_the_bank(here, call):
+    write_parts(Path("good"), 1)
+    mask = Image.new("L", (96, 96))
+    mask.paste(255, (0, 0, 96, 10))
+    mask.save("mask.png")
+    assert call("learn", "good", "--out", "a.bank", "--ignore", "mask.png", "--smallest", 9)[0] == 0
+    settings = Bank.read("a.bank").settings
+    assert settings.smallest == 9 and decode_mask(settings.ignore).sum() == 960
+    code, _, err = call("learn", "good", "--out", "a.bank", "--ignore", "none.png")
+    assert code == 1 and "none.png" in err
 
 
 def test_copies_promise_nothing(here, call):

@@ -17,7 +17,7 @@ from anomalyr1.errors import InputError
 if TYPE_CHECKING:
     from anomalyr1.evidence.bank import Bank
     from anomalyr1.evidence.learning import Settings
-    from anomalyr1.types import Sample
+    from anomalyr1.types import Mask, Sample
 
 WITHOUT_SIDES = ("drawn", "jsonl")
 """Data sets that have no train side of their own."""
@@ -44,6 +44,12 @@ def learn(
     rotations: Annotated[
         bool, typer.Option("--rotations", help="Good parts may lie turned by quarters.")
     ] = False,
+    ignore: Annotated[
+        Path | None, typer.Option(help="Black and white image; where it is white, pictures do not count.")
+    ] = None,
+    smallest: Annotated[
+        int, typer.Option(min=1, help="Places of fewer pixels of the picture are no places.")
+    ] = 1,
     classes: Annotated[
         list[str] | None, typer.Option("--class", help="Of a data set of several classes, this one.")
     ] = None,
@@ -56,7 +62,9 @@ def learn(
     if page == out:
         raise InputError(f"{str(out)!r} is the name of a page; name the bank otherwise, e.g. housing.bank")
     for path in (out, page):
-        require_output("learn", path, good)
+        require_output("learn", path, (*good, ignore))
+    options = {"rotations": rotations, "ignore": _read_mask(ignore), "smallest": smallest}
+    settings = Settings.model_validate({"backbone": backbone, **options})
     with (
         stop_explained(lambda: "stopped: the same command begins anew"),
         tempfile.TemporaryDirectory() as folder,  # parts that are drawn for this
@@ -64,12 +72,22 @@ def learn(
         images, notes = _without_copies(_find_good(good, classes or [], Path(folder)))
         for note in notes:
             say(note)
-        bank = learn_images(images, Settings(backbone=backbone, rotations=rotations), learned)
+        bank = learn_images(images, settings, learned)
         bank.write(out)
         with progress_bar("page", len(images)) as show:
             learn_page.write(page, bank, out, notes, show)
     _say_result(bank, out, page)
     return OK
+
+
+def _read_mask(path: Path | None) -> Mask | None:
+    """Where a mask is white."""
+    import numpy as np
+
+    from anomalyr1.boxes import encode_mask
+    from anomalyr1.images.door import open_image
+
+    return None if path is None else encode_mask(np.asarray(open_image(path).rgb.convert("L")) > 127, "map")
 
 
 def _say_result(bank: Bank, out: Path, page: Path) -> None:
