@@ -57,11 +57,11 @@ def open_regular(path: str | Path) -> io.BufferedIOBase:
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
         if not stat.S_ISREG(info.st_mode):
             raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
-        if info.st_size > 0:
-            return open(descriptor, "rb")  # noqa: PTH123  # a descriptor has no path
     except BaseException:
         os.close(descriptor)
         raise
+    if info.st_size > 0:
+        return open(descriptor, "rb")  # noqa: PTH123  # a descriptor has no path; the file closes it
     os.close(descriptor)
     return io.BytesIO()
 

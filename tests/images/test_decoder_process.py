@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from anomalyr1.images import decoder_process
-from anomalyr1.images.decoder_process import PixelBudget
+from anomalyr1.images.decoder_process import Budget
 from anomalyr1.images.door import ImageError, Limits, Room, open_image
 from anomalyr1.types import SetupError
 from support.pictures import drawn, encoded, saved
@@ -117,6 +117,66 @@ ENDINGS = {
 }
 
 
+def interrupt(work, place):
+    """Raise `KeyboardInterrupt` at the nth of the places where Python looks for signals.
+
+    Returns how many places were passed, and whether the interrupt came out; nothing else may.
+    """
+    places = 0
+
+    def watch(frame, event, arg):
+        nonlocal places
+        if event in ("call", "c_return"):
+            places += 1
+            if places == place:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+    sys.setprofile(watch)
+    try:
+        work()
+    except KeyboardInterrupt:
+        return places, True
+    finally:
+        sys.setprofile(None)
+    return places, False
+
+
+def hold_shortly(budget):
+    with budget.hold(1):
+        len("work")
+
+
+@pytest.mark.timeout(60)
+def test_an_interrupt_anywhere_takes_nothing_of_a_budget():
+    budget = Budget(1)
+    places, _ = interrupt(lambda: hold_shortly(budget), 0)
+    outcomes = [interrupt(lambda: hold_shortly(budget), place)[1] for place in range(1, places)]
+    assert all(outcomes) and len(outcomes) > 5
+    assert budget._free == 1 and not budget._lock.locked()
+    # The control: a semaphore of threading keeps its lock.
+    broken = []
+    for place in range(1, 20):
+        slots = threading.BoundedSemaphore(1)
+        interrupt(slots.acquire, place)
+        broken.append(slots._cond._lock.locked())
+    assert any(broken)
+
+
+@pytest.mark.timeout(300)
+def test_an_interrupt_anywhere_is_not_lost_and_the_next_image_opens(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoder_process, "_pool", decoder_process._Pool())
+    path = saved(tmp_path, encoded(drawn(), "PNG"))
+    open_image(path)
+    places, _ = interrupt(lambda: open_image(path), 0)
+    for place in np.linspace(1, places - 4, 2 * KILLS).astype(int):  # the last few stop the watching
+        assert interrupt(lambda: open_image(path), place)[1], place
+        assert open_image(path).size_wh == (96, 64)
+    assert len(decoder_ids()) <= decoder_process.PROCESSES, "hardly any is left behind"
+    for decoder in list(decoder_process._pool.decoders):
+        decoder.stop()
+
+
 @posix
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_no_decoder_outlives_its_process(ending, tmp_path):
@@ -144,8 +204,8 @@ print(*[decoder._process.pid for decoder in _pool.decoders], flush=True)
             os.killpg(process.pid, signal.SIGINT)
         elif ending != "exit":
             process.kill()
-        process.wait(30)
         try:
+            process.wait(60)
             for _ in range(100):
                 if not is_running(decoders[0]):
                     break
@@ -204,7 +264,7 @@ def test_without_a_process_it_is_the_setup(tmp_path, monkeypatch):
 
 
 def test_the_budget_is_of_pixels():
-    budget, at_work, most = PixelBudget(100), [], []
+    budget, at_work, most = Budget(100), [], []
 
     def work(pixels: int) -> None:
         with budget.hold(pixels):

@@ -41,13 +41,12 @@ def load_pixels(pixels: Pixels) -> LoadedImage:
             f"got {w} x {h}; crop it or scale it down"
         )
     digest = hashlib.sha256(f"{array.dtype} {array.shape} ".encode() + array.tobytes()).hexdigest()
-    mode, window = "RGB" if is_colour else "L", None
     if array.dtype == np.uint16:
-        low, high = int(array.min()), int(array.max())
-        low, high = (low, high) if low < high else (0, 65535)
-        mode, window = "I;16", (float(low), float(high))
-        array = np.rint((array.astype(np.float64) - low) * (255 / (high - low))).astype(np.uint8)
-    rgb = Image.fromarray(array).convert("RGB")
+        from anomalyr1.images.decoding import stretch_grey  # with all decoders: only where it is needed
+
+        mode, (rgb, window) = "I;16", stretch_grey(array)
+    else:
+        mode, rgb, window = "RGB" if is_colour else "L", Image.fromarray(array).convert("RGB"), None
     return LoadedImage(Path(f"image-{digest[:12]}"), rgb, "array", mode, 1, window, digest)
 
 

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from anomalyr1.errors import SetupError
@@ -66,25 +67,32 @@ class Ceilings(NamedTuple):
 Grant = Callable[[int], contextlib.AbstractContextManager[None]]
 
 
-class PixelBudget:
-    """How many pixels all threads together may decode at a time."""
+class Budget:
+    """How much all threads together may have at a time: processes, or pixels that are decoded.
 
-    def __init__(self, pixels: int) -> None:
-        self._total = self._free = pixels
-        self._changed = threading.Condition()
+    Ctrl-C raises `KeyboardInterrupt` wherever the main thread is. So the lock is entered itself, which cannot
+    be interrupted between taking and keeping it, as a `Condition` or a `Semaphore` can.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = self._free = total
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
 
     @contextlib.contextmanager
-    def hold(self, pixels: int) -> Iterator[None]:
-        """Wait until so many pixels are free, and keep them; an image beyond the budget is decoded alone."""
-        share = min(pixels, self._total)
-        with self._changed:
-            self._changed.wait_for(lambda: self._free >= share)
-            self._free -= share
+    def hold(self, amount: int) -> Iterator[None]:
+        """Wait until so much is free, and keep it; what is beyond the budget is had alone."""
+        amount, kept = min(amount, self._total), 0
         try:
+            with self._lock:
+                while self._free < amount:
+                    self._changed.wait()
+                self._free -= amount
+                kept = amount
             yield
         finally:
-            with self._changed:
-                self._free += share
+            with self._lock:
+                self._free += kept
                 self._changed.notify_all()
 
 
@@ -112,12 +120,15 @@ class Decoder:
         self._strip = bytearray(_STRIP_BYTES)  # memory that is there already costs no time
         self._to, self._from = self._process.stdin, self._process.stdout
         _widen(self._to, self._from)
+        self._is_late = False
+        self._deadlines: SimpleQueue[float | None] = SimpleQueue()
         if self._from.read(1) != _READY:
             self.stop()
             raise SetupError(
                 "the process that decodes images did not start; "
                 f"see what `{sys.executable} -c 'import anomalyr1.images.decoding'` says"
             )
+        threading.Thread(target=self._watch, daemon=True).start()
 
     @property
     def is_alive(self) -> bool:
@@ -135,7 +146,19 @@ class Decoder:
         self._process.returncode = 0
         self._close()
 
+    def _watch(self) -> None:
+        """Kill the process at the deadline that was set, unless another or none is set before."""
+        deadline: float | None = None
+        while deadline != math.inf:
+            try:
+                deadline = self._deadlines.get(timeout=deadline and max(0.0, deadline - time.monotonic()))
+            except Empty:
+                self._is_late = True
+                self._process.kill()
+                return
+
     def _close(self) -> None:
+        self._deadlines.put(math.inf)
         for pipe in (self._to, self._from):
             with contextlib.suppress(OSError):
                 pipe.close()
@@ -164,27 +187,19 @@ class Decoder:
     @contextlib.contextmanager
     def _deadline(self, seconds: float) -> Iterator[None]:
         """Kill the process when the block takes too long; `Refusal` where it dies in the block."""
-        late = threading.Event()
-
-        def end() -> None:
-            late.set()
-            self._process.kill()
-
-        watch = threading.Timer(seconds * _PATIENCE, end)
-        watch.daemon = True
-        watch.start()
+        self._deadlines.put(time.monotonic() + seconds * _PATIENCE)
         try:
             yield
         except (OSError, EOFError, ValueError) as error:
             self.stop()
             code = self._process.returncode
-            if late.is_set() or code == -getattr(signal, "SIGXCPU", 0):
+            if self._is_late or code == -getattr(signal, "SIGXCPU", 0):
                 raise Refusal(EXPECTED, f"one that takes longer than {seconds:g} s", REMEDY) from error
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             remedy = f"try again; if it dies again, {REMEDY}"
             raise Refusal("an image", f"one whose decoder died ({how})", remedy) from error
         finally:
-            watch.cancel()
+            self._deadlines.put(None)
 
     def _answer(self) -> dict[str, Any]:
         answer = _receive(self._from)
@@ -219,23 +234,20 @@ class _Pool:
     """The decoders of this process, and what they may do at a time."""
 
     def __init__(self) -> None:
-        self._slots = threading.BoundedSemaphore(PROCESSES)
+        self._slots = Budget(PROCESSES)
         self._idle: list[Decoder] = []
         self.decoders: set[Decoder] = set()
-        self.budget = PixelBudget(PIXELS_IN_WORK)
+        self.pixels = Budget(PIXELS_IN_WORK)
 
     @contextlib.contextmanager
     def lend(self) -> Iterator[Decoder]:
         """A decoder that nobody else uses; waits for one."""
-        with self._slots:
+        with self._slots.hold(1):
             decoder = self._take()
             try:
                 yield decoder
             finally:
-                if decoder.is_alive:
-                    self._idle.append(decoder)
-                else:
-                    self.decoders.discard(decoder)
+                self._idle.append(decoder)  # at once; whether it lives is looked at when it is next needed
 
     def _take(self) -> Decoder:
         while self._idle:
@@ -266,7 +278,7 @@ def decode_elsewhere(
     @contextlib.contextmanager
     def grant(pixels: int) -> Iterator[None]:
         reserve(pixels)
-        with pool.budget.hold(pixels):
+        with pool.pixels.hold(pixels):
             yield
 
     with pool.lend() as decoder:

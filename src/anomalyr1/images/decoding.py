@@ -243,12 +243,24 @@ def _deep_grey(image: Image.Image, stored: _Stored) -> tuple[Image.Image, tuple[
     values: NDArray[Any] = np.asarray(image)  # (H, W)
     if image.mode == "I" and stored.unsigned_32:
         values = values.view(np.uint32)
+    return stretch_grey(values, stored.white_is_zero)
+
+
+def stretch_grey(
+    values: NDArray[Any], white_is_zero: bool = False
+) -> tuple[Image.Image, tuple[float, float]]:
+    """(H, W) values as RGB, their smallest as 0 and their largest as 255 or the other way round; and these.
+
+    Raises `ValueError` for values that are not finite.
+    """
+    import numpy as np
+
     low, high = float(values.min()), float(values.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("pixel values that are NaN or infinite")
     if low == high:
         low, high = min(low, 0.0), max(high, 65535.0)
-    black, white = (high, low) if stored.white_is_zero else (low, high)
+    black, white = (high, low) if white_is_zero else (low, high)
     grey = np.empty(values.shape, dtype=np.uint8)
     for top in range(0, len(values), 256):  # in strips, because the arithmetic takes 8 bytes a pixel
         strip = values[top : top + 256].astype(np.float64)
