@@ -122,13 +122,25 @@ class HeldOut:
             ]
             paths = [path for sample, _ in pairs for path in (sample.image, *sample.references)]
             images = {path: open_image(path) for path in dict.fromkeys(paths)}
-            batch = [prompts.build(sample, question, self._style, self._text) for sample, question in pairs]
+            batch = [
+                prompts.build(sample, question, self._style, self._text, self._write(sample, images))
+                for sample, question in pairs
+            ]
             completions = engine.complete(batch, images, sampling)
             for (sample, question), completion in zip(pairs, completions, strict=True):
                 scores = completion.option_scores if question.kind == "anomaly detection" else None
                 score = scores[DEFECT_LETTER] if scores else None
                 answers.append(HeldOutAnswer(sample, question, completion.answer, score))
         return answers
+
+    def _write(self, sample: Sample, images: Mapping[Path, LoadedImage]) -> str:
+        """What the prompt says of the sample's evidence; empty without any."""
+        if sample.evidence is None:
+            return ""
+        size_wh = images[sample.image].size_wh
+        return words.write(
+            sample.evidence, Frame.of(size_wh, self._policy.family, self._policy.max_pixels)
+        )
 
 
 def measure(answers: Sequence[HeldOutAnswer]) -> dict[str, float]:
