@@ -12,7 +12,7 @@ from anomalyr1.images.frames import Family
 from anomalyr1.policy.licences import base_of, licence_of
 from anomalyr1.policy.load import Policy
 from anomalyr1.policy.taught import Taught, write_taught
-from anomalyr1.training.resolved import PromptStyle
+from anomalyr1.training.resolved import Resolved
 from anomalyr1.training.run_folder import RUN
 from anomalyr1.types import InputError, first_error
 from anomalyr1.version import __version__
