@@ -59,9 +59,8 @@ def test_bad_parts_are_strange_and_learned_ones_are_compared_with_the_others(sam
     measured, counts = measure_training(samples, banks, everything)
     assert counts == {"samples with evidence": 23}
     scores = {sample.id: sample.evidence.score for sample in measured}
-    assert min(scores[f"plate{n}.png"] for n in (10, 11, 12)) > max(
-        scores[f"plate{n}.png"] for n in range(10)
-    )
+    bad = [scores[f"plate{number}.png"] for number in (10, 11, 12)]
+    assert min(bad) > max(scores[f"plate{number}.png"] for number in range(10))
     assert all(sample.evidence.score > 1e-3 for sample in measured)  # a part beside itself would have 0
 
 

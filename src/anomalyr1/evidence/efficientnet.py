@@ -31,7 +31,7 @@ class EfficientNetLite0:
     """The default backbone."""
 
     name = "efficientnet-lite0"
-    digest = WEIGHTS_SHA256
+    digest = f"{WEIGHTS_SHA256}, blocks {BLOCKS}"
     factor = 32
 
     def __init__(self) -> None:
