@@ -37,6 +37,10 @@ def learn(
         int | None,
         typer.Option("--learn", min=1, help="Learn so many, 8 by default; the others promise how often."),
     ] = None,
+    defects: Annotated[
+        list[Path] | None,
+        typer.Option(help="Images of defective parts, or folders: a linear head learns from them, too."),
+    ] = None,
     backbone: Annotated[
         str,
         typer.Option(help="efficientnet-lite0, dinov2-small, a folder of DINOv2, or package.module:name."),
@@ -62,7 +66,7 @@ def learn(
     if page == out:
         raise InputError(f"{str(out)!r} is the name of a page; name the bank otherwise, e.g. housing.bank")
     for path in (out, page):
-        require_output("learn", path, (*good, ignore))
+        require_output("learn", path, (*good, *(defects or ()), ignore))
     options = {"rotations": rotations, "ignore": _read_mask(ignore), "smallest": smallest}
     settings = Settings.model_validate({"backbone": backbone, **options})
     with (
@@ -73,6 +77,8 @@ def learn(
         for note in notes:
             say(note)
         bank = learn_images(images, settings, learned)
+        if defects:
+            bank = _learn_defects(bank, find_images(defects))
         bank.write(out)
         with progress_bar("page", len(images)) as show:
             learn_page.write(page, bank, out, notes, show)
@@ -117,6 +123,18 @@ def _without_copies(images: Sequence[Path]) -> tuple[list[Path], list[str]]:
         return list(images), []
     was = "image is a copy" if copies == 1 else "images are copies"
     return list(by_digest.values()), [f"{copies} {was} of others, byte for byte: left out"]
+
+
+def _learn_defects(bank: Bank, defective: Sequence[Path]) -> Bank:
+    """The bank with what defective parts teach, with a bar; none may be among the good."""
+    from anomalyr1.images.door import digest_of
+
+    digests = {part.sha256: part.name for part in bank.parts}
+    for image in defective:
+        if (name := digests.get(digest_of(image))) is not None:
+            raise InputError(f"{str(image)!r} is named as defective and, as {name!r}, as good; correct one")
+    with progress_bar("defects", len(defective) + len(bank.parts)) as show:
+        return bank.with_defects(defective, show)
 
 
 def learn_images(

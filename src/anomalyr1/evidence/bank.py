@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from anomalyr1.evidence import bank_file, learning, measure, promise
-from anomalyr1.evidence.backbone import BACKBONES, Backbone, load_backbone
+from anomalyr1.evidence.backbone import BACKBONES, Backbone, Features, load_backbone
+from anomalyr1.evidence.head import Head, fit, vector_of
 from anomalyr1.evidence.learning import FEW, Part, Settings
-from anomalyr1.evidence.measure import Measurement, Yardstick
+from anomalyr1.evidence.measure import Grid, Measurement, Yardstick
 from anomalyr1.images.arrays import Pixels, load_pixels
 from anomalyr1.images.door import LoadedImage, open_image
 from anomalyr1.types import Evidence, InputError
@@ -41,6 +42,8 @@ class Bank:
     """(parts, P) unit vectors, float16."""
     yardstick: Yardstick
     backbone: Backbone = field(repr=False, compare=False)
+    head: Head | None = None
+    """What labelled defects taught; None = there were none."""
 
     @classmethod
     def learn(
@@ -62,6 +65,36 @@ class Bank:
         content = learning.learn(images, backbone, settings, learned, progress)
         return cls(settings=settings, backbone=backbone, **content._asdict())
 
+    def with_defects(
+        self,
+        images: Sequence[str | Path],
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Bank:
+        """The bank with a linear head, fitted to images of defective parts beside its learned ones.
+
+        Where the head ranks no better than the bank alone, it is kept for its figures and not used
+        (`Head.is_better`). The good parts' images must lie where they were. Raises `InputError` for fewer
+        than five parts of either kind, and `ImageError` for what is no image.
+        """
+        total = len(self.parts) + len(images)
+        vectors = []
+        for number, part in enumerate(self.parts):
+            leave_out = None if part.held_out else number
+            vectors.append(vector_of(*self._look(open_image(Path(part.name)).rgb, leave_out)))
+            progress(number + 1, total)
+        defective = []
+        for number, path in enumerate(images, start=len(vectors) + 1):
+            defective.append(vector_of(*self._look(open_image(Path(path)).rgb)))
+            progress(number, total)
+        head = fit(vectors[: self.learned], defective, self.settings.seed)
+        if not head.is_better:
+            return replace(self, head=head)
+        parts = tuple(
+            part.model_copy(update={"score": head(vector)})
+            for part, vector in zip(self.parts, vectors, strict=True)
+        )
+        return replace(self, parts=parts, head=head)
+
     @property
     def learned(self) -> int:
         """How many good parts were learned."""
@@ -79,6 +112,8 @@ class Bank:
         The highest score of those held out; without any, of those learned, each beside the others.
         """
         scores = self.held_out_scores
+        if not scores and self.head is not None and self.head.is_better:
+            return 0.5
         if not scores and self.learned > FEW:
             scores = [part.score for part in self.parts]
         return max(scores, default=None)
@@ -105,6 +140,7 @@ class Bank:
             settings=self.settings,
             parts=self.parts,
             yardstick=self.yardstick,
+            head=self.head,
         )
         return bank_file.encode(record, {name: getattr(self, name) for name in bank_file.TENSORS})
 
@@ -115,13 +151,10 @@ class Bank:
         Raises `ImageError` for what is no image.
         """
         rgb = _rgb_of(image)
-        features = self.backbone.features(rgb, self.settings.short_side)
-        patches = self._patches if leave_out is None else self._patches[self.part_of_patch != leave_out]
-        grid = learning.distances_of(
-            features, patches if len(patches) else self._patches, ignore=self.settings.ignore
-        )
+        features, grid = self._look(rgb, leave_out)
+        head = self.head if self.head is not None and self.head.is_better else None
         evidence = Evidence(
-            score=measure.score_of(grid),
+            score=head(vector_of(features, grid)) if head else measure.score_of(grid),
             ratio=float(grid.max()) / self.yardstick.most,
             threshold=self.threshold,
             false_alarm_rate=self.false_alarm_rate,
@@ -133,6 +166,15 @@ class Bank:
             regions=measure.regions_of(grid, self.yardstick, rgb.size, self.settings.smallest),
         )
         return Measurement(evidence, measure.heat_of(grid, self.yardstick))
+
+    def _look(self, rgb: Image.Image, leave_out: int | None = None) -> tuple[Features, Grid]:
+        """What the network sees in a picture, and (h, w) how far its patches are from good ones."""
+        features = self.backbone.features(rgb, self.settings.short_side)
+        patches = self._patches if leave_out is None else self._patches[self.part_of_patch != leave_out]
+        grid = learning.distances_of(
+            features, patches if len(patches) else self._patches, ignore=self.settings.ignore
+        )
+        return features, grid
 
     def _is_same_kind(self, pooled: torch.Tensor) -> bool:
         """Whether (P,) features of a whole picture are like those of some good part."""
@@ -188,6 +230,7 @@ class Bank:
             settings=record.settings,
             parts=record.parts,
             yardstick=record.yardstick,
+            head=record.head,
             backbone=loaded,
             **tensors,
         )
@@ -241,6 +284,8 @@ class Bank:
                 f"one bank was made with the backbone {self.backbone.name!r}, the other with "
                 f"{other.backbone.name!r} (or with other weights); learn both with the same"
             )
+        if self.head or other.head:
+            raise InputError("a bank with labelled defects is not merged; learn from all images together")
         mine, theirs = self.settings.model_dump(), other.settings.model_dump()
         differences = [
             f"{name} is {mine[name]} and {theirs[name]}"
@@ -273,11 +318,24 @@ class Bank:
             if (lacking := promise.held_out_for(aim) - held_out) > 0:
                 lines.append(f"for at most {100 * aim:g} %: {lacking} more good parts")
                 break
+        if self.head is not None:
+            lines.append(_describe_head(self.head))
         size = len(self._encoded[0]) / 1e6
         lines.append(f"{len(self.patches):,} patches of {self.patches.shape[1]} numbers, {size:.1f} MB")
         lines.append(f"backbone {self.settings.backbone}, shorter side {self.settings.short_side} pixels")
         lines.append(self.digest)
         return lines
+
+
+def _describe_head(head: Head) -> str:
+    """What a head is worth, for a person."""
+    figures = (
+        f"AUROC {head.auroc:.3f} cross-validated (balanced accuracy {head.balanced_accuracy:.2f}), "
+        f"{head.bank_auroc:.3f} from the good parts alone"
+    )
+    if head.is_better:
+        return f"{head.defects} defective parts, too: {figures}"
+    return f"{head.defects} defective parts add nothing, so the good parts decide alone: {figures}"
 
 
 def _count(parts: int) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from anomalyr1.evidence.head import Head
 from anomalyr1.evidence.learning import Part, Settings
 from anomalyr1.evidence.measure import Yardstick
 from anomalyr1.files import parse_json, parse_record, read_regular, write_whole
@@ -46,6 +47,7 @@ class BankRecord(Record):
     settings: Settings
     parts: Annotated[tuple[Part, ...], Field(min_length=1)]
     yardstick: Yardstick
+    head: Head | None = None
 
 
 def encode(record: BankRecord, tensors: Mapping[str, torch.Tensor]) -> tuple[bytes, str]:
