@@ -147,21 +147,23 @@ def _views(backbone: Backbone, image: LoadedImage, settings: Settings) -> list[F
 
 
 def copies_of(rgb: Image.Image) -> list[Image.Image]:
-    """A good part as it might look another time: darker, brighter, turned a little, shifted a little."""
-    from PIL import Image, ImageChops, ImageEnhance
+    """A good part as it might look another time: darker, brighter, turned a little, shifted a little.
 
-    border = np.concatenate(
-        [np.asarray(rgb)[[0, -1]].reshape(-1, 3), np.asarray(rgb)[:, [0, -1]].reshape(-1, 3)]
-    )
-    colour = tuple(int(value) for value in border.mean(0))  # of what lies around the part
-    shift = max(1, round(min(rgb.size) / 60))
-    return [
-        ImageEnhance.Brightness(rgb).enhance(0.85),
-        ImageEnhance.Brightness(rgb).enhance(1.15),
-        rgb.rotate(2, Image.Resampling.BICUBIC, fillcolor=colour),
-        rgb.rotate(-2, Image.Resampling.BICUBIC, fillcolor=colour),
-        ImageChops.offset(rgb, shift, shift),
+    What comes in at the borders is the part's own, mirrored, or it would be the strangest of all.
+    """
+    import cv2
+    from PIL import Image, ImageEnhance
+
+    pixels, centre = np.asarray(rgb), (rgb.width / 2, rgb.height / 2)
+    shift = max(1.0, min(rgb.size) / 100)
+    moves = [cv2.getRotationMatrix2D(centre, angle, 1.0) for angle in (-1, 1)]
+    moves += [np.array([[1, 0, sign * shift], [0, 1, sign * shift]], np.float64) for sign in (-1, 1)]
+    moved = [
+        cv2.warpAffine(pixels, move, rgb.size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        for move in moves
     ]
+    relit = [ImageEnhance.Brightness(rgb).enhance(gain) for gain in (0.85, 1.15)]
+    return [*relit, *map(Image.fromarray, moved)]
 
 
 def distances_of(

@@ -19,7 +19,7 @@ Grid = NDArray[np.float32]
 
 TOP_SHARE = 0.01
 """The score is the mean of so large a share of the patches, the strangest."""
-MAX_REGIONS = 5
+MAX_REGIONS = 8
 """So many regions are kept, the strangest."""
 REGION_LONG_SIDE = 512
 """Regions are outlined on a map of at most this size."""

@@ -20,6 +20,7 @@ from anomalyr1 import prompts
 from anomalyr1.answers import completion
 from anomalyr1.data.leaks import Trace, perceptual_hash, trace_of
 from anomalyr1.data.samples import listed
+from anomalyr1.evidence import words
 from anomalyr1.images.door import open_image
 from anomalyr1.images.frames import Family, Frame, resize
 from anomalyr1.policy import chat
@@ -107,13 +108,15 @@ def gather(samples: Sequence[Sample], resolved: Resolved) -> TrainingSet:
     counts: Counter[str] = Counter()
     tasks = []
     boxed = any(sample.anomalous and sample.boxes for sample in samples)
+    pictures = look_at(sample.image for sample in samples) if recipe.evidence else {}
     for sample in samples:
+        evidence = _write_evidence(sample, pictures, resolved)
         for question in questions_of(sample, recipe.questions, counts):
             reason = _why_left_out(sample, question, boxed, resolved)
             if reason is not None:
                 counts[reason] += 1
                 continue
-            prompt = prompts.build(sample, question, *resolved.prompt_style)
+            prompt = prompts.build(sample, question, *resolved.prompt_style, evidence)
             tasks.append(Task(sample, question, prompt))
             counts.update({NOT_SHOWN[name]: number for name, number in prompt.counts.items()})
     if not tasks:
@@ -122,8 +125,18 @@ def gather(samples: Sequence[Sample], resolved: Resolved) -> TrainingSet:
             f"{specs}: no question can be learned from ({reasons or 'the samples have no questions'}); add "
             "labels, or rewards that apply"
         )
-    pictures = look_at(path for task in tasks for path in task.prompt.images)
-    return TrainingSet(list(samples), tasks, pictures, dict(counts))
+    shown = dict.fromkeys(path for task in tasks for path in task.prompt.images)
+    pictures |= look_at(path for path in shown if path not in pictures)
+    return TrainingSet(list(samples), tasks, {path: pictures[path] for path in shown}, dict(counts))
+
+
+def _write_evidence(sample: Sample, pictures: Mapping[Path, Picture], resolved: Resolved) -> str:
+    """What the prompt of a sample says of its evidence; empty without any."""
+    if sample.evidence is None:
+        return ""
+    size = resolved.model_size
+    frame = Frame.of(pictures[sample.image].size_wh, size.family, size.max_pixels)
+    return words.write(sample.evidence, frame)
 
 
 def questions_of(

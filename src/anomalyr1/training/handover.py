@@ -12,7 +12,7 @@ from anomalyr1.images.frames import Family
 from anomalyr1.policy.licences import base_of, licence_of
 from anomalyr1.policy.load import Policy
 from anomalyr1.policy.taught import Taught, write_taught
-from anomalyr1.training.resolved import PromptStyle
+from anomalyr1.training.resolved import Resolved
 from anomalyr1.training.run_folder import RUN
 from anomalyr1.types import InputError, first_error
 from anomalyr1.version import __version__
@@ -21,15 +21,16 @@ KEY = "taught"
 """Where `run.json` keeps what a policy is taught with."""
 
 
-def taught_by(policy: Policy, prompt_style: PromptStyle) -> Taught:
+def taught_by(policy: Policy, resolved: Resolved) -> Taught:
     """What a run teaches `policy` with."""
     return Taught(
         anomalyr1=__version__,
-        style=prompt_style.style,
-        text=prompt_style.text,
+        style=resolved.prompt_style.style,
+        text=resolved.prompt_style.text,
         max_pixels=policy.max_pixels,
         base=base_of(policy.name),
         licence=licence_of(policy.name),
+        evidence=resolved.recipe.evidence,
     )
 
 

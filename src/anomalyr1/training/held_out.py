@@ -8,9 +8,10 @@ same, so that sharded weights can be gathered, and the main one writes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,9 @@ from transformers import TrainerCallback
 from anomalyr1 import prompts
 from anomalyr1.engines.engine import Sampling
 from anomalyr1.evaluation.statistics import interval
-from anomalyr1.images.door import open_image
+from anomalyr1.evidence import words
+from anomalyr1.images.door import LoadedImage, open_image
+from anomalyr1.images.frames import Frame
 from anomalyr1.prompts import DEFECT_LETTER, gold_inspection_questions
 from anomalyr1.shared_prefix.rollouts import whole_weights
 from anomalyr1.training import scoring
@@ -122,13 +125,23 @@ class HeldOut:
             ]
             paths = [path for sample, _ in pairs for path in (sample.image, *sample.references)]
             images = {path: open_image(path) for path in dict.fromkeys(paths)}
-            batch = [prompts.build(sample, question, self._style, self._text) for sample, question in pairs]
+            batch = [
+                prompts.build(sample, question, self._style, self._text, self._write(sample, images))
+                for sample, question in pairs
+            ]
             completions = engine.complete(batch, images, sampling)
             for (sample, question), completion in zip(pairs, completions, strict=True):
                 scores = completion.option_scores if question.kind == "anomaly detection" else None
                 score = scores[DEFECT_LETTER] if scores else None
                 answers.append(HeldOutAnswer(sample, question, completion.answer, score))
         return answers
+
+    def _write(self, sample: Sample, images: Mapping[Path, LoadedImage]) -> str:
+        """What the prompt says of the sample's evidence; empty without any."""
+        if sample.evidence is None:
+            return ""
+        size_wh = images[sample.image].size_wh
+        return words.write(sample.evidence, Frame.of(size_wh, self._policy.family, self._policy.max_pixels))
 
 
 def measure(answers: Sequence[HeldOutAnswer]) -> dict[str, float]:

@@ -65,6 +65,12 @@ class Recipe(Record):
     turned: bool = Field(default=False, strict=True)
     """Whether each image is learned from in its seven other orientations, too, of which verdict and boxes
     alone are asked."""
+    evidence: bool = Field(default=False, strict=True)
+    """Whether prompts hold what good parts of the sample's class, of the data alone, say about its image."""
+    evidence_dropout: float = Field(default=1 / 3, ge=0, le=1)
+    """The share of samples whose prompts hold none, so that the policy looks for itself, too."""
+    evidence_wrong: float = Field(default=0.1, ge=0, le=1)
+    """The share whose prompts hold what good parts of another class say, where there is one."""
     rewards: dict[str, float] = Field(default_factory=dict)
     """Weights by the name or dotted path of a reward; for GRPO."""
     zero_variance: Literal["keep", "skip", "resample"] = "keep"
@@ -98,6 +104,8 @@ class Recipe(Record):
             )
         if any(abs(weight) > LARGEST_REWARD for weight in self.rewards.values()):
             raise ValueError(f"a weight of rewards is greater than {LARGEST_REWARD:g}")
+        if self.evidence_dropout + self.evidence_wrong > 1:
+            raise ValueError("evidence_dropout and evidence_wrong are shares, and together at most 1")
         if not self.data:
             raise ValueError('a recipe needs data, such as ["drawn:seen?n=64"]')
         return self

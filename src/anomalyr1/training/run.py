@@ -190,8 +190,17 @@ def _prepare(recipe: Recipe, folder: Path, out: Path, say: Say, run_code: bool =
     samples = sources.load_sources(recipe.data, folder / "drawn")
     if recipe.turned:
         samples += turn_samples(samples, folder / "turned")
-    training_set = gather(samples, resolved)
     held_out = sources.load_sources(recipe.held_out, folder / "drawn", "test") if recipe.held_out else []
+    counts: dict[str, int] = {}
+    if recipe.evidence:
+        from anomalyr1.training import evidence
+
+        banks = evidence.ClassBanks(samples, recipe.turned)
+        samples, counts = evidence.measure_training(samples, banks, recipe)
+        held_out = evidence.measure_held_out(held_out, banks)
+    training_set = gather(samples, resolved)
+    for name, number in counts.items():
+        say(f"{number} {name}")
     require_apart(training_set, held_out)
     if held_out:
         from anomalyr1.training.held_out import require_both_kinds
@@ -291,7 +300,7 @@ def _write_policy(
     with new_folder(out / FINAL) as folder:
         model.save_pretrained(folder, state_dict=state)
         policy.processor.save_pretrained(folder)
-        hand_over(folder, taught_by(policy, resolved.prompt_style), policy.family)
+        hand_over(folder, taught_by(policy, resolved), policy.family)
         keep_look(samples, folder)
 
 
