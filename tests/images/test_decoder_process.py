@@ -177,6 +177,22 @@ def test_an_interrupt_anywhere_is_not_lost_and_the_next_image_opens(tmp_path, mo
         decoder.stop()
 
 
+@pytest.mark.timeout(60)
+def test_a_process_is_stopped_whatever_lock_an_interrupt_left_taken(tmp_path, monkeypatch):
+    """`Popen.poll` takes a lock, and an interrupt right behind that leaves it taken: `wait` never ended."""
+    monkeypatch.setattr(decoder_process, "_pool", decoder_process._Pool())
+    path = saved(tmp_path, encoded(drawn(), "PNG"))
+    open_image(path)
+    (decoder,) = decoder_process._pool.decoders
+    assert decoder._process._waitpid_lock.acquire(timeout=1)
+    decoder.stop()
+    assert open_image(path).size_wh == (96, 64)
+    decoder._process._waitpid_lock.release()
+    assert decoder._process.wait(10) == -signal.SIGKILL
+    for other in list(decoder_process._pool.decoders):
+        other.stop()
+
+
 @posix
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_no_decoder_outlives_its_process(ending, tmp_path):

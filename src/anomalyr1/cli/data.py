@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from anomalyr1.cli.outputs import require_output
-from anomalyr1.cli.terminal import OK, SOME_FAILED, loader_options, say
+from anomalyr1.cli.terminal import OK, SOME_FAILED, Options, loader_options, say
 from anomalyr1.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 
 Spec = Annotated[
     str, typer.Argument(help="What to load, e.g. mmad:FOLDER, mvtec:FOLDER, coco:FILE, jsonl:FILE.")
-]
-Options = Annotated[
-    list[str] | None,
-    typer.Option("--option", "-o", help="Option of the loader as key=value; may be given more than once."),
 ]
 Protocols = Literal["few-shot", "share", "leave-classes-out", "leave-defects-out", "leave-datasets-out"]
 Formats = Literal["coco", "yolo", "jsonl", "hf"]

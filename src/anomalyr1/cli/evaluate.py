@@ -11,6 +11,7 @@ from anomalyr1.cli.outputs import require_output
 from anomalyr1.cli.terminal import (
     OK,
     SOME_FAILED,
+    Options,
     PromptFile,
     Style,
     inspections_file,
@@ -58,9 +59,7 @@ def evaluate(
     engine: Annotated[
         str, typer.Option(help="local, vllm, or endpoint:FILE for a server (docs/guide/engines.md).")
     ] = "local",
-    option: Annotated[
-        list[str] | None, typer.Option("--option", "-o", help="Option of the loader as key=value.")
-    ] = None,
+    option: Options = None,
     limit: Annotated[
         int | None,
         typer.Option(min=1, help="Only so many samples, spread over classes, good and anomalous ones."),

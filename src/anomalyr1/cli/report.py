@@ -8,11 +8,7 @@ from typing import Annotated
 import typer
 
 from anomalyr1.cli.outputs import require_output
-from anomalyr1.cli.terminal import OK, inspections_file, loader_options, say
-
-Options = Annotated[
-    list[str] | None, typer.Option("--option", "-o", help="Option of the loader as key=value.")
-]
+from anomalyr1.cli.terminal import OK, Options, inspections_file, loader_options, say
 
 
 def report(

@@ -26,6 +26,10 @@ Style = Annotated[
     typer.Option(help="Prompt style: ours, mmad or released; default: the taught one, else ours."),
 ]
 PromptFile = Annotated[Path | None, typer.Option(help="Text file with your own prompt, instead of a style.")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", "-o", help="Option of the loader as key=value; may be given more than once."),
+]
 
 
 def say(text: str, err: bool = False) -> None:

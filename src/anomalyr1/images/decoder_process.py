@@ -50,6 +50,8 @@ _WEBP_BYTES_A_PIXEL = 8
 """What the decoder of WebP takes of it when it is made."""
 _PATIENCE = 6
 """How many times the processor time a decoder may take by the clock: others want the processor, too."""
+_LAST_SECONDS = 2.0
+"""How long the end of a killed process is waited for; the system cleans up what is left."""
 _STRIP_BYTES = 2**22
 """What is sent of a picture at a time."""
 _LONGEST_LINE = 2**16
@@ -117,6 +119,7 @@ class Decoder:
         except (OSError, ValueError) as error:
             raise SetupError(f"cannot start the process that decodes images: {error}") from error
         assert self._process.stdin is not None and self._process.stdout is not None
+        self._is_stopped = False
         self._strip = bytearray(_STRIP_BYTES)  # memory that is there already costs no time
         self._to, self._from = self._process.stdin, self._process.stdout
         _widen(self._to, self._from)
@@ -133,12 +136,15 @@ class Decoder:
     @property
     def is_alive(self) -> bool:
         """Whether the process runs."""
-        return self._process.poll() is None
+        return not self._is_stopped and self._process.poll() is None
 
     def stop(self) -> None:
         """End the process, whatever it does."""
+        self._is_stopped = True
         self._process.kill()
-        self._process.wait()
+        # An interrupt may have left the lock inside `poll` taken: to wait without an end would be for ever.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_LAST_SECONDS)
         self._close()
 
     def forget(self) -> None:
@@ -193,6 +199,7 @@ class Decoder:
         except (OSError, EOFError, ValueError) as error:
             self.stop()
             code = self._process.returncode
+            code = -getattr(signal, "SIGKILL", 9) if code is None else code  # what `stop` did
             if self._is_late or code == -getattr(signal, "SIGXCPU", 0):
                 raise Refusal(EXPECTED, f"one that takes longer than {seconds:g} s", REMEDY) from error
             how = f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from pydantic import Field, ValidationError, model_validator
 
@@ -174,13 +175,18 @@ def doubt_of_picture(rgb: Image.Image, family: Family | None, taught: TaughtLook
 def _measure_blocks(rgb: Image.Image) -> tuple[float, float]:
     """By how many grey levels blocks differ, and how often their variance is that of independent pixels."""
     step = max(1, -(-max(rgb.size) // LARGEST_SIDE))
-    pixels = np.asarray(rgb.reduce(step), np.float64)  # (h, w, 3)
+    pixels = np.asarray(rgb.reduce(step)).astype(np.uint32)  # (h, w, 3); sums of 32 x 32 squares fit
     # 1. Where blocks begin, and how many pixels each has.
     ends = [np.linspace(0, side, min(BLOCKS, side) + 1).astype(int) for side in pixels.shape[:2]]
     counts = np.outer(*(np.diff(end) for end in ends))[..., None]  # (B, B, 1)
 
-    def mean_of_blocks(values: Floats) -> Floats:
-        sums = np.add.reduceat(np.add.reduceat(values, ends[0][:-1], axis=0), ends[1][:-1], axis=1)
+    def mean_of_blocks(values: NDArray[np.uint32]) -> Floats:
+        sums = np.add.reduceat(
+            np.add.reduceat(values, ends[0][:-1], axis=0, dtype=np.uint32),
+            ends[1][:-1],
+            axis=1,
+            dtype=np.uint32,
+        )
         means: Floats = sums / counts
         return means
 
@@ -201,9 +207,9 @@ def measure_look(rgb: Image.Image) -> Floats:
     colour = np.quantile((small - grey[..., None]).reshape(-1, 3), (0.1, 0.5, 0.9), axis=0).ravel() * 2 / 3
     layout = grey.reshape(8, 8, 8, 8).mean((1, 3)) - grey.mean()  # (8, 8)
     layout = layout.ravel() / (np.sqrt((layout**2).mean()) + 0.02) / 8
-    gradients, darker = [], []
+    gradients, darker, whole = [], [], rgb.convert("L")
     for side in (256, 128, 64):
-        plane = np.asarray(rgb.convert("L").resize((side, side), Image.Resampling.BOX), np.float64) / 255
+        plane = np.asarray(whole.resize((side, side), Image.Resampling.BOX), np.float64) / 255
         gradients += _measure_gradients(plane)
         darker += _measure_asymmetry(plane)
     aspect = [np.log(rgb.width / rgb.height)]
