@@ -12,7 +12,7 @@ from anomalyr1.engines.replay import ReplayEngine
 from anomalyr1.evidence.bank import Bank
 from anomalyr1.evidence.learning import Settings
 from anomalyr1.images.door import digest_of
-from anomalyr1.inspection.decisions import FROM_EVIDENCE, decide_beside
+from anomalyr1.inspection.decisions import FROM_EVIDENCE, decide_beside, describe_score
 from anomalyr1.inspection.good_parts import GoodParts, map_name
 from anomalyr1.inspection.inspector import Inspector
 from anomalyr1.inspection.verdicts import Opinion
@@ -193,3 +193,16 @@ def test_maps_are_written_and_the_prompt_says_what_was_measured(parts, bank, tmp
 def test_an_unknown_decider_is_refused():
     with pytest.raises(InputError, match="both, evidence, policy"):
         GoodParts(decide="chance")
+
+
+@pytest.mark.parametrize(
+    ("score", "words"),
+    [
+        (0.6, "more like 20 defective parts than like 8 good ones (score 0.600, defective above 0.500)"),
+        (0.4, "more like 8 good parts than like 20 defective ones (score 0.400, defective above 0.500)"),
+    ],
+)
+def test_a_score_that_defective_parts_taught_is_said_to_be_one(score, words):
+    taught = GOOD.model_copy(update={"score": score, "threshold": 0.5, "held_out": 0, "defects": 20})
+    assert words in describe_score(taught)
+    assert "stranger than 29 good parts" in describe_score(taught.model_copy(update={"held_out": 29}))
