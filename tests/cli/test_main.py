@@ -148,7 +148,7 @@ def test_odd_command_lines_end_without_a_traceback(parts, call, arguments, code)
         (["inspect", "parts", "--masks", "none"], 1, "none"),
         (["inspect", "parts", "--votes", "2", "--fast"], 1, "not both"),
         (["inspect", "parts", "--votes", "0"], 1, "votes"),
-        (["inspect", "--bad", "parts"], 1, "--bad Try: anomalyr1 inspect --help"),
+        (["inspect", "--zzz", "parts"], 1, "--zzz Try: anomalyr1 inspect --help"),
         (["data", "split", "folder:parts"], 1, "Try: anomalyr1 data split --help"),
         (["inspect"], 1, "paths"),
         (["no\x1b]0;verb\x07"], 1, "No such command"),

@@ -86,7 +86,7 @@ def test_another_kind_and_a_learned_image_are_unsure(decider, policy):
 def test_what_disagrees_is_named_and_counted():
     opinion, counts = decide_beside(SAYS["good"], STRANGE, "both", SIZE_WH, is_learned=False)
     assert "the policy says good, but measured against 8 good parts: 1 place differs" in opinion.reason
-    assert counts == {"policy_contradicts_evidence": 1}
+    assert {name for name, count in counts.items() if count} == {"policy_contradicts_evidence"}
     away = SAYS["defect"]._replace(boxes=(BOX, AWAY))
     _, counts = decide_beside(away, STRANGE, "both", SIZE_WH, is_learned=False)
     assert counts["boxes_not_measured"] == 1

@@ -9,7 +9,15 @@ import pytest
 from PIL import Image
 
 from anomalyr1.policy.taught import read_taught
-from anomalyr1.training.evidence import ClassBanks, measure_held_out, measure_training
+from anomalyr1.training.evidence import (
+    DROPPED,
+    IMPOSSIBLE,
+    RIGHT,
+    WRONG,
+    ClassBanks,
+    measure_held_out,
+    measure_training,
+)
 from anomalyr1.training.run import train
 from anomalyr1.types import Box, InputError, Sample
 from support import training_runs as runs
@@ -57,35 +65,42 @@ def test_each_class_has_its_bank_of_good_parts_alone(samples, banks):
 def test_bad_parts_are_strange_and_learned_ones_are_compared_with_the_others(samples, banks):
     everything = recipe(evidence_dropout=0, evidence_wrong=0)
     measured, counts = measure_training(samples, banks, everything)
-    assert counts == {"samples with evidence": 23}
+    assert counts == {RIGHT: 23}
     scores = {sample.id: sample.evidence.score for sample in measured}
     bad = [scores[f"plate{number}.png"] for number in (10, 11, 12)]
     assert min(bad) > max(scores[f"plate{number}.png"] for number in range(10))
     assert all(sample.evidence.score > 1e-3 for sample in measured)  # a part beside itself would have 0
 
 
-def test_some_carry_none_and_some_that_of_another_class(samples, banks):
+def test_some_carry_none_and_some_that_of_another_image(samples, banks):
     third = recipe(evidence_dropout=0.34, evidence_wrong=0.3)
     measured, counts = measure_training(samples, banks, third)
-    assert set(counts) == {
-        "samples with evidence",
-        "samples without evidence",
-        "samples with evidence of another class",
-    }
-    assert sum(sample.evidence is None for sample in measured) == counts["samples without evidence"]
+    assert set(counts) == {RIGHT, WRONG, DROPPED}
+    assert sum(sample.evidence is None for sample in measured) == counts[DROPPED]
     assert measure_training(samples, banks, third)[0] == measured  # the same for a seed
     assert measure_training(samples, banks, third.model_copy(update={"seed": 7}))[0] != measured
-    wrong = [sample for sample in measured if sample.evidence and not sample.evidence.same_kind]
-    assert len(wrong) == counts["samples with evidence of another class"]
+    right = {sample.id: banks.measure(sample).evidence for sample in samples}
+    wrong = [sample for sample in measured if sample.evidence and sample.evidence != right[sample.id]]
+    assert len(wrong) == counts[WRONG]
+    assert all(sample.evidence.same_kind for sample in wrong)  # nothing but the image tells that it is wrong
 
 
-def test_held_out_parts_carry_the_right_evidence_and_are_in_no_bank(samples, banks, tmp_path):
+def test_an_only_good_part_carries_none(samples):
+    """Beside itself it would be the least strange of all, which tells that it is good."""
+    few = [samples[0], *samples[10:13]]
+    everything = recipe(evidence_dropout=0, evidence_wrong=0)
+    measured, counts = measure_training(few, ClassBanks(few), everything)
+    assert [sample.evidence is None for sample in measured] == [True, False, False, False]
+    assert counts == {RIGHT: 3, IMPOSSIBLE: 1}
+
+
+def test_held_out_parts_carry_the_right_evidence_and_those_without_are_counted(samples, banks, tmp_path):
     draw_part(50, defect=True).save(tmp_path / "new.png")
     new = Sample(id="new", image=tmp_path / "new.png", category="plate", anomalous=True)
-    (measured,) = measure_held_out([new], banks)
-    assert measured.evidence.is_strange
-    with pytest.raises(InputError, match=r"1 held-out images .*plate0\.png"):
-        measure_held_out([new, samples[0]], banks)
+    other = new.model_copy(update={"id": "other", "category": "screw"})
+    (measured, without), counts = measure_held_out([new, other], banks)
+    assert measured.evidence.is_strange and without.evidence is None
+    assert counts == {f"held-out {IMPOSSIBLE}": 1}
 
 
 def test_without_a_good_part_there_is_no_evidence(samples):
@@ -111,6 +126,11 @@ def test_a_run_says_so_in_its_prompts_and_to_who_loads_the_policy(samples, tmp_p
     assert "+evidence@" in record["prompt"]
     taught = read_taught(tmp_path / "run" / "final")
     assert taught.evidence and taught.style_id == record["prompt"]
+    learned = [trace["id"] for trace in runs.lines(tmp_path / "run" / "learned.jsonl")]
+    assert {row["id"] for row in rows if not row["anomaly"]} <= {name.rpartition("/")[2] for name in learned}
+    held = recipe(data=(f"index:{index}",), held_out=(f"index:{index}",), settings=settings)
+    with pytest.raises(InputError, match="held-out images are also learned from"):
+        train(held, tmp_path / "leak")
     train(recipe(data=(f"index:{index}",), settings=settings), tmp_path / "again")
     assert runs.told(tmp_path / "run") == runs.told(tmp_path / "again")
     plain = runs.recipe("sft", prompt="ours", data=(f"index:{index}",), settings=settings)

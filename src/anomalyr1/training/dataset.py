@@ -76,6 +76,8 @@ class TrainingSet:
     """Every image that a prompt of `tasks` shows."""
     counts: dict[str, int]
     """What was left out, under its name."""
+    compared: tuple[Sample, ...] = ()
+    """Good parts with which images were compared, whether or not they are asked about."""
 
     def frame(self, sample: Sample, family: Family, max_pixels: int) -> Frame:
         """How the model sees the inspected image of a sample."""
@@ -84,7 +86,7 @@ class TrainingSet:
     def traces(self) -> list[Trace]:
         """What tells the images again that are learned from, in the order of the samples."""
         digests = {path: picture.sha256 for path, picture in self.pictures.items()}
-        samples = {task.sample.id: task.sample for task in self.tasks}
+        samples = {sample.id: sample for sample in (*(task.sample for task in self.tasks), *self.compared)}
         return [
             trace_of(sample, digests, self.pictures[sample.image].perceptual) for sample in samples.values()
         ]
@@ -127,7 +129,9 @@ def gather(samples: Sequence[Sample], resolved: Resolved) -> TrainingSet:
         )
     shown = dict.fromkeys(path for task in tasks for path in task.prompt.images)
     pictures |= look_at(path for path in shown if path not in pictures)
-    return TrainingSet(list(samples), tasks, {path: pictures[path] for path in shown}, dict(counts))
+    compared = tuple(sample for sample in samples if sample.anomalous is False) if recipe.evidence else ()
+    kept = [*shown, *(sample.image for sample in compared)]
+    return TrainingSet(list(samples), tasks, {path: pictures[path] for path in kept}, dict(counts), compared)
 
 
 def _write_evidence(sample: Sample, pictures: Mapping[Path, Picture], resolved: Resolved) -> str:
@@ -222,7 +226,7 @@ def held_out_fingerprint(samples: Sequence[Sample]) -> str:
     pictures = look_at(path for sample in samples for path in (sample.image, *sample.references))
     return _digest(
         [
-            sample.model_dump(mode="json", exclude={"image", "references", "mask", "mask_runs"}),
+            sample.model_dump(mode="json", exclude={"image", "references", "mask", "mask_runs", "evidence"}),
             [pictures[path].sha256 for path in (sample.image, *sample.references)],
         ]
         for sample in samples
@@ -239,7 +243,9 @@ def _digest(rows: Iterable[list[Any]]) -> str:
 
 def require_apart(training_set: TrainingSet, held_out: Sequence[Sample]) -> None:
     """Raise `InputError` that names held-out samples whose very image is learned from."""
-    learned = {training_set.pictures[task.sample.image].sha256 for task in training_set.tasks}
+    images = {task.sample.image for task in training_set.tasks}
+    images |= {sample.image for sample in training_set.compared}
+    learned = {training_set.pictures[image].sha256 for image in images}
     pictures = look_at(sample.image for sample in held_out)
     leaks = [sample.id for sample in held_out if pictures[sample.image].sha256 in learned]
     if leaks:

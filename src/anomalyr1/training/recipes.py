@@ -70,7 +70,7 @@ class Recipe(Record):
     evidence_dropout: float = Field(default=1 / 3, ge=0, le=1)
     """The share of samples whose prompts hold none, so that the policy looks for itself, too."""
     evidence_wrong: float = Field(default=0.1, ge=0, le=1)
-    """The share whose prompts hold what good parts of another class say, where there is one."""
+    """The share whose prompts hold what was measured on another image of the class."""
     rewards: dict[str, float] = Field(default_factory=dict)
     """Weights by the name or dotted path of a reward; for GRPO."""
     zero_variance: Literal["keep", "skip", "resample"] = "keep"

@@ -197,7 +197,8 @@ def _prepare(recipe: Recipe, folder: Path, out: Path, say: Say, run_code: bool =
 
         banks = evidence.ClassBanks(samples, recipe.turned)
         samples, counts = evidence.measure_training(samples, banks, recipe)
-        held_out = evidence.measure_held_out(held_out, banks)
+        held_out, lacking = evidence.measure_held_out(held_out, banks)
+        counts |= lacking
     training_set = gather(samples, resolved)
     for name, number in counts.items():
         say(f"{number} {name}")
