@@ -108,7 +108,9 @@ def _agreement(evidence: Evidence, answer: str | None) -> tuple[str, bool]:
     return f"The policy does not agree: it says {answer}", False
 
 
-_ELSEWHERE = re.compile(r"Measured against .*|\d+\. .*|The policy says \w+:|The image shows another kind .*|")
+_ELSEWHERE = re.compile(
+    r"Measured against .*|\d+\. .*|The policy says \w+:.*|The image shows another kind .*|"
+)
 """A line of a reason that says what the card says elsewhere."""
 
 
