@@ -33,6 +33,7 @@ from anomalyr1.evidence import learning, measure, promise
 from anomalyr1.evidence.backbone import DEFAULT, Backbone, Features, load_backbone
 from anomalyr1.evidence.bank import Bank
 from anomalyr1.evidence.efficientnet import BLOCKS
+from anomalyr1.evidence.head import vector_of
 from anomalyr1.evidence.learning import Settings
 from anomalyr1.images.door import open_image
 from anomalyr1.types import InputError, Sample, SetupError
@@ -93,16 +94,19 @@ class Photographs:
         rng = random.Random(number)
         good = rng.sample(self.good, len(self.good))
         learnt, others = good[:learned], good[learned:]
-        words = np.stack([self._bits(sample) for sample in learnt])
-
-        def is_new(sample: Sample) -> bool:
-            apart = np.bitwise_count(words ^ self._bits(sample)).sum(1)
-            return int(apart.min()) > leaks.MAX_DISTANCE
-
         bad = rng.sample(self.bad, len(self.bad))
-        sides = [[sample for sample in side if is_new(sample)] for side in (others, bad)]
+        sides = [self.unlike(side, learnt) for side in (others, bad)]
         limit = count or None
         return [sample.image for sample in learnt], sides[0][:limit], sides[1][:limit]
+
+    def unlike(self, samples: list[Sample], learned: list[Sample]) -> list[Sample]:
+        """Those that look like none that was learned."""
+        words = np.stack([self._bits(sample) for sample in learned])  # (learned, 32)
+        return [
+            sample
+            for sample in samples
+            if np.bitwise_count(words ^ self._bits(sample)).sum(1).min() > leaks.MAX_DISTANCE
+        ]
 
     def _bits(self, sample: Sample) -> np.ndarray:
         return np.frombuffer(bytes.fromhex(self.hashes[sample.id]), np.uint8)
@@ -197,6 +201,33 @@ def verdicts(photos: Photographs, network: Remembered, options: argparse.Namespa
         print(f"| {photos.name} | {alarms} | {bound:.3f} | {row} |", flush=True)
 
 
+def labelled(photos: Photographs, network: Remembered, options: argparse.Namespace) -> None:
+    """What as many labelled defective parts teach, beside good parts alone with a threshold of both."""
+    figures: list[list[float]] = []
+    for number in range(options.draws):
+        paths, good, bad = photos.draw(number, 32, 0)
+        lessons = bad[:32]
+        bank = learn(paths, network, Settings(backbone=network.name), 32)
+        bank = bank.with_defects([sample.image for sample in lessons])
+        head = bank.head
+        assert head is not None and head.bank_threshold is not None
+        limit = options.count or None
+        sides = photos.unlike(good, lessons)[:limit], photos.unlike(bad[32:], lessons)[:limit]
+        looks = [[bank._look(open_image(sample.image).rgb) for sample in side] for side in sides]
+        alone = [np.array([measure.score_of(grid) for _, grid in side]) for side in looks]
+        taught = alone
+        if head.is_better:
+            taught = [np.array([head(vector_of(*look)) for look in side]) for side in looks]
+        row = [float(head.is_better)]
+        for (passed, found), threshold in ((taught, bank.threshold), (alone, head.bank_threshold)):
+            row.append(float(np.mean(found > threshold) + np.mean(passed <= threshold)) / 2)
+            row.append(auroc(list(passed), list(found)))
+        figures.append(row)
+    columns = list(zip(*figures, strict=True))
+    cells = " | ".join(spread(list(column)) for column in columns[1:])
+    print(f"| {photos.name} | {np.mean(columns[0]):.1f} | {cells} |", flush=True)
+
+
 def promises(photos: Photographs, network: Remembered, options: argparse.Namespace) -> None:
     """In what share of 1,000 draws of real scores false alarms are within the promise."""
     paths, good, _ = photos.draw(0, 8, 0)
@@ -288,6 +319,10 @@ TABLES = {
     "verdicts": (
         verdicts,
         "set | held out above it | promised | balanced accuracy | found | passed",
+    ),
+    "labelled": (
+        labelled,
+        "set, 32 good and 32 defective | head used | balanced accuracy | AUROC | good alone | AUROC",
     ),
     "promises": (promises, "set | held out | promised | share of 1,000 draws within it"),
     "places": (places, "set | good: no place | bad: a place | box mIoU | recall at IoU 0.3 | mask IoU"),
