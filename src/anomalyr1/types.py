@@ -230,6 +230,8 @@ class Evidence(Record):
     """How many good parts were learned."""
     held_out: NonNegativeInt = 0
     """How many good parts the threshold and the promise were made from."""
+    defects: NonNegativeInt = 0
+    """How many labelled defective parts score or threshold were learned from, too."""
     regions: tuple[Region, ...] = ()
     """The places that differ more than good parts do, the strangest first."""
 

@@ -144,3 +144,19 @@ def test_a_bad_part_among_the_good_is_named(here, call):
     draw_part(20, defect=True).save("good/odd.png")
     _, out, _ = call("learn", "good", "--out", "a.bank")
     assert "look at it, is it good? good/odd.png" in out
+
+
+def test_defective_parts_teach_too(here, call):
+    write_parts(Path("good"), 12)
+    Path("bad").mkdir()
+    for number in range(9):
+        draw_part(200 + number, defect=True).save(f"bad/{number}.png")
+    Path("bad/copy.png").write_bytes(Path("bad/0.png").read_bytes())
+    code, out, err = call("learn", "good", "--out", "a.bank", "--defects", "bad")
+    assert code == 0, err
+    assert "defective: 1 image is a copy of others, byte for byte: left out" in out
+    bank = Bank.read("a.bank")
+    assert bank.head is not None and bank.head.defects == 9 and bank.learned == 9
+    assert bank.head.describe() in out and bank.head.describe() in Path("a.html").read_text()
+    code, _, err = call("learn", "good", "--out", "a.bank", "--defects", "good")
+    assert code == 1 and "is named as defective and, as " in err

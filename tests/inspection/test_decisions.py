@@ -262,3 +262,16 @@ def test_who_decides_is_asked_only_where_there_are_good_parts(monkeypatch):
 def test_an_unknown_decider_is_refused():
     with pytest.raises(InputError, match="both, evidence, policy"):
         GoodParts(decide="chance")
+
+
+@pytest.mark.parametrize(
+    ("score", "words"),
+    [
+        (0.6, "more like 20 defective parts than like 8 good ones (score 0.600, defective above 0.500)"),
+        (0.4, "more like 8 good parts than like 20 defective ones (score 0.400, defective above 0.500)"),
+    ],
+)
+def test_a_score_that_defective_parts_taught_is_said_to_be_one(score, words):
+    taught = GOOD.model_copy(update={"score": score, "threshold": 0.5, "held_out": 0, "defects": 20})
+    assert words in describe_score(taught)
+    assert "stranger than 29 good parts" in describe_score(taught.model_copy(update={"held_out": 29}))

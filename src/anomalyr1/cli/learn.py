@@ -35,11 +35,15 @@ def learn(
     ] = Path("good.bank"),
     learned: Annotated[
         int | None,
-        typer.Option("--learn", min=1, help="Learn so many, 8 by default; the others promise how often."),
+        typer.Option(
+            "--learn",
+            min=1,
+            help="Learn so many, 8 by default or as many as defective ones; the others promise how often.",
+        ),
     ] = None,
     defects: Annotated[
         list[Path] | None,
-        typer.Option(help="Images of defective parts, or folders: a linear head learns from them, too."),
+        typer.Option(help="Images of defective parts, or folders: what they show is learned, too."),
     ] = None,
     backbone: Annotated[
         str,
@@ -59,6 +63,7 @@ def learn(
     ] = None,
 ) -> int:
     """Learn what good parts look like: seconds for each dozen. The page shows the strangest of them first."""
+    from anomalyr1.evidence.head import learned_beside
     from anomalyr1.evidence.learning import Settings
     from anomalyr1.report import learn_page
 
@@ -76,9 +81,17 @@ def learn(
         images, notes = without_copies(_find_good(good, classes or [], Path(folder)))
         for note in notes:
             say(note)
+        defective, more_notes = _without_copies(find_images(defects) if defects else [])
+        for note in more_notes:
+            say(f"defective: {note}")
+        if defective and learned is None:
+            learned = learned_beside(len(defective))
         bank = learn_images(images, settings, learned)
-        if defects:
-            bank = _learn_defects(bank, find_images(defects))
+        if defective:
+            with progress_bar("defects", len(images) + len(defective)) as show:
+                bank = bank.with_defects(defective, show)
+        if bank.head is not None:
+            notes = [*notes, bank.head.describe()]
         bank.write(out)
         with progress_bar("page", len(images)) as show:
             learn_page.write(page, bank, out, notes, show)
@@ -123,18 +136,6 @@ def without_copies(images: Sequence[Path]) -> tuple[list[Path], list[str]]:
         return list(images), []
     was = "image is a copy" if copies == 1 else "images are copies"
     return list(by_digest.values()), [f"{copies} {was} of others, byte for byte: left out"]
-
-
-def _learn_defects(bank: Bank, defective: Sequence[Path]) -> Bank:
-    """The bank with what defective parts teach, with a bar; none may be among the good."""
-    from anomalyr1.images.door import digest_of
-
-    digests = {part.sha256: part.name for part in bank.parts}
-    for image in defective:
-        if (name := digests.get(digest_of(image))) is not None:
-            raise InputError(f"{str(image)!r} is named as defective and, as {name!r}, as good; correct one")
-    with progress_bar("defects", len(defective) + len(bank.parts)) as show:
-        return bank.with_defects(defective, show)
 
 
 def learn_images(

@@ -12,6 +12,7 @@ from PIL import Image
 
 from anomalyr1.evidence import bank_file, learning, measure, promise
 from anomalyr1.evidence.backbone import BACKBONES, Backbone, Features, load_backbone
+from anomalyr1.evidence.gathering import open_ahead
 from anomalyr1.evidence.head import Head, fit, vector_of
 from anomalyr1.evidence.learning import FEW, Part, Settings
 from anomalyr1.evidence.measure import Grid, Measurement, Yardstick
@@ -73,27 +74,25 @@ class Bank:
         """The bank with a linear head, fitted to images of defective parts beside its learned ones.
 
         Where the head ranks no better than the bank alone, it is kept for its figures and not used
-        (`Head.is_better`). The good parts' images must lie where they were. Raises `InputError` for fewer
-        than five parts of either kind, and `ImageError` for what is no image.
+        (`Head.is_better`), but for a threshold where no good part was held out. The good parts' images must
+        lie where they were. Raises `InputError` for fewer than five parts of either kind and for an image
+        that is both, and `ImageError` for what is no image.
         """
-        total = len(self.parts) + len(images)
+        names = {part.sha256: part.name for part in self.parts}
+        paths = [Path(part.name) for part in self.parts] + [Path(path) for path in images]
         vectors = []
-        for number, part in enumerate(self.parts):
-            leave_out = None if part.held_out else number
-            vectors.append(vector_of(*self._look(open_image(Path(part.name)).rgb, leave_out)))
-            progress(number + 1, total)
-        defective = []
-        for number, path in enumerate(images, start=len(vectors) + 1):
-            defective.append(vector_of(*self._look(open_image(Path(path)).rgb)))
-            progress(number, total)
-        head = fit(vectors[: self.learned], defective, self.settings.seed)
-        if not head.is_better:
-            return replace(self, head=head)
-        parts = tuple(
-            part.model_copy(update={"score": head(vector)})
-            for part, vector in zip(self.parts, vectors, strict=True)
-        )
-        return replace(self, parts=parts, head=head)
+        for number, image in enumerate(open_ahead(paths)):
+            if number >= len(self.parts) and image.sha256 in names:
+                raise InputError(
+                    f"{str(image.path)!r} is named as defective and, as {names[image.sha256]!r}, as good; "
+                    "correct one"
+                )
+            # A good part is compared with the others; 0 to learned - 1 are the learned ones.
+            vectors.append(vector_of(*self._look(image.rgb, number if number < self.learned else None)))
+            progress(number + 1, len(paths))
+        head = fit(vectors[: self.learned], vectors[len(self.parts) :], self.settings.seed)
+        held_out = [head(vector) for vector in vectors[self.learned : len(self.parts)]]
+        return replace(self, head=head.model_copy(update={"threshold": max(held_out, default=None)}))
 
     @property
     def learned(self) -> int:
@@ -109,11 +108,14 @@ class Bank:
     def threshold(self) -> float | None:
         """A higher score is strange; None = too few good parts.
 
-        The highest score of those held out; without any, of those learned, each beside the others.
+        The highest score of those held out; without any, what tells good and defective parts apart, or the
+        highest score of those learned, each beside the others.
         """
         scores = self.held_out_scores
-        if not scores and self.head is not None and self.head.is_better:
-            return 0.5
+        if self.head is not None and self.head.is_better:
+            return 0.5 if self.head.threshold is None else self.head.threshold
+        if not scores and self.head is not None and self.head.bank_threshold is not None:
+            return self.head.bank_threshold
         if not scores and self.learned > FEW:
             scores = [part.score for part in self.parts]
         return max(scores, default=None)
@@ -163,6 +165,7 @@ class Bank:
             coherent=measure.coherence_of(grid, self.yardstick.usual) > self.yardstick.coherence + 0.01,
             learned=self.learned,
             held_out=len(self.held_out_scores),
+            defects=self.head.defects if self.head and (head or not self.held_out_scores) else 0,
             regions=measure.regions_of(grid, self.yardstick, rgb.size, self.settings.smallest),
         )
         return Measurement(evidence, measure.heat_of(grid, self.yardstick))
@@ -319,23 +322,12 @@ class Bank:
                 lines.append(f"for at most {100 * aim:g} %: {lacking} more good parts")
                 break
         if self.head is not None:
-            lines.append(_describe_head(self.head))
+            lines.append(self.head.describe())
         size = len(self._encoded[0]) / 1e6
         lines.append(f"{len(self.patches):,} patches of {self.patches.shape[1]} numbers, {size:.1f} MB")
         lines.append(f"backbone {self.settings.backbone}, shorter side {self.settings.short_side} pixels")
         lines.append(self.digest)
         return lines
-
-
-def _describe_head(head: Head) -> str:
-    """What a head is worth, for a person."""
-    figures = (
-        f"AUROC {head.auroc:.3f} cross-validated (balanced accuracy {head.balanced_accuracy:.2f}), "
-        f"{head.bank_auroc:.3f} from the good parts alone"
-    )
-    if head.is_better:
-        return f"{head.defects} defective parts, too: {figures}"
-    return f"{head.defects} defective parts add nothing, so the good parts decide alone: {figures}"
 
 
 def _count(parts: int) -> str:

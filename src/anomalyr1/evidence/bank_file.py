@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from anomalyr1.evidence.head import Head
+from anomalyr1.evidence.head import DISTANCES, Head
 from anomalyr1.evidence.learning import Part, Settings
 from anomalyr1.evidence.measure import Yardstick
 from anomalyr1.files import parse_json, parse_record, read_regular, write_whole
@@ -151,9 +151,14 @@ def _fault(record: BankRecord, tensors: Mapping[str, torch.Tensor]) -> str:
         return "its learned parts do not stand first"
     if not 0 <= int(owners.min()) <= int(owners.max()) < learned:
         return "a patch is of no learned part"
+    if (head := record.head) is not None:
+        expected = DISTANCES + pooled.shape[1] + patches.shape[1]
+        lengths = {len(head.mean), len(head.scale), len(head.weights)}
+        if lengths != {expected} or min(head.scale) <= 0:
+            return f"its head has {sorted(lengths)} numbers, expected {expected}, of a scale above 0"
     for name, vectors in (("patches", patches), ("pooled", pooled)):
-        lengths = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float32)
-        if not bool(((lengths - 1).abs() < 0.01).all()):  # false for what is not a number, too
+        norms = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float32)
+        if not bool(((norms - 1).abs() < 0.01).all()):  # false for what is not a number, too
             return f"its {name} are no vectors of length 1"
     return ""
 

@@ -20,7 +20,7 @@ DECIDERS: tuple[Decider, ...] = get_args(Decider)
 
 LEARNED_ITSELF = "learned_itself"
 """The count of an image that is itself one of the good parts that were learned."""
-FROM_EVIDENCE = "distance to good parts, 0 to 1"
+FROM_EVIDENCE = "beside good parts, 0 to 1"
 
 
 def require_decider(name: str) -> None:
@@ -89,6 +89,14 @@ def describe_score(evidence: Evidence) -> str:
     """How the score lies to its threshold, in words."""
     if evidence.threshold is None:
         return ""
+    if evidence.defects and not evidence.held_out:
+        nearer, farther = f"{evidence.defects} defective parts", f"{evidence.learned} good ones"
+        if not evidence.is_strange:
+            nearer, farther = f"{evidence.learned} good parts", f"{evidence.defects} defective ones"
+        return (
+            f"As a whole the part is more like {nearer} than like {farther} "
+            f"(score {evidence.score:.3f}, defective above {evidence.threshold:.3f})."
+        )
     count = evidence.held_out or evidence.learned
     kind = "1 good part" if count == 1 else f"{count} good parts"
     if evidence.held_out:
