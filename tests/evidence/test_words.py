@@ -85,5 +85,17 @@ def test_a_box_without_extent_is_no_place():
         FRAME,
     )
     assert len(words.read(text, FRAME).places) == 1
-    for hostile in ("[90, 9, 9, 90]", "[9, 9, 9, 9]", "[9, 9, 90]", "[999999999999, 9, 90, 90]"):
+    far = "[1, 1, 999999999, 999999999]"  # beyond what a box may be, once it is mapped
+    for hostile in ("[90, 9, 9, 90]", "[9, 9, 9, 9]", "[9, 9, 90]", "[999999999999, 9, 90, 90]", far):
         assert words.read(re.sub(r"\[.*?\]", hostile, text), FRAME).places == ()
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_the_largest_corners_that_are_read_lie_in_the_largest_picture(family):
+    for size_wh in ((65_535, 700), (700, 65_535), (60, 60)):
+        frame = Frame.of(size_wh, FAMILIES[family])
+        region = Region(box=Box(x1=0, y1=0, x2=size_wh[0], y2=size_wh[1]), ratio=2, share=0.004)
+        text = words.write(CORE.model_copy(update={"regions": (region,)}), frame)
+        assert len(words.read(text, frame).places) == 1
+        text = re.sub(r"\[.*?\]", "[-99999, -99999, 99999, 99999]", text)
+        assert len(words.read(text, frame).places) == 1

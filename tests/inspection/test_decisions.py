@@ -15,6 +15,7 @@ from anomalyr1.images.door import digest_of
 from anomalyr1.inspection.decisions import FROM_EVIDENCE, decide_beside, describe_score
 from anomalyr1.inspection.good_parts import GoodParts, map_name
 from anomalyr1.inspection.inspector import Inspector
+from anomalyr1.inspection.thresholds import Calibration, Threshold
 from anomalyr1.inspection.verdicts import Opinion
 from anomalyr1.types import Box, Evidence, InputError, Region
 from support import recordings
@@ -92,6 +93,30 @@ def test_what_disagrees_is_named_and_counted():
     assert counts["boxes_not_measured"] == 1
     _, counts = decide_beside(away, GOOD, "both", SIZE_WH, is_learned=False)
     assert counts["boxes_not_measured"] == 2
+
+
+def test_a_disagreement_names_what_disagrees():
+    whole = GOOD.model_copy(update={"score": 0.5})  # strange as a whole, no place stands out
+    opinion, _ = decide_beside(SAYS["good"], whole, "both", SIZE_WH, is_learned=False)
+    assert "the policy says good, but as a whole the part is stranger than 29 good" in opinion.reason
+    place = STRANGE.model_copy(
+        update={"score": 0.2}
+    )  # a place stands out, and the score is that of good parts
+    opinion, _ = decide_beside(SAYS["defect"], place, "both", SIZE_WH, is_learned=False)
+    assert "the policy says defect, but as a whole the part is no stranger than 29 good" in opinion.reason
+
+
+@pytest.mark.parametrize(
+    ("held_out", "learned", "kind"),
+    [
+        (29, 8, "29 good parts that were held out"),
+        (1, 8, "1 good part that was held out"),
+        (0, 8, "8 good parts"),
+    ],
+)
+def test_what_a_score_is_compared_with(held_out, learned, kind):
+    evidence = GOOD.model_copy(update={"held_out": held_out, "learned": learned})
+    assert f"no stranger than {kind} (score" in describe_score(evidence)
 
 
 def test_where_the_evidence_decides_boxes_and_score_are_its():
@@ -188,6 +213,50 @@ def test_maps_are_written_and_the_prompt_says_what_was_measured(parts, bank, tmp
     with Image.open(tmp_path / "maps" / map_name(digest_of(parts[0]))) as heat:
         assert heat.mode == "L" and heat.size == SIZE_WH
         assert heat.getpixel(SPOT_XY) > 200 and heat.getpixel((90, 90)) < 60
+
+
+@pytest.mark.parametrize(
+    ("cut", "verdict", "relation"), [(0.9, "good", "below"), (0.001, "defect", "not below")]
+)
+def test_a_threshold_takes_the_place_of_the_bank_s_and_the_reason_says_so(
+    parts, bank, tmp_path, cut, verdict, relation
+):
+    inspector, (bad, good, _) = inspect(parts, tmp_path / "i.jsonl", bank=bank, decide="evidence")
+    assert (bad.verdict, good.verdict) == ("defect", "good")  # control: by the bank's
+    threshold = Threshold.model_construct(
+        threshold=cut,
+        low=cut,
+        high=cut,
+        calibration=Calibration(method="platt", slope=1, intercept=0),
+        defect=0,
+        run=inspector.fingerprint(),
+    )
+    for inspection in (bad, good):
+        opinion, _ = decide_beside(SAYS["good"], inspection.evidence, "evidence", SIZE_WH, is_learned=False)
+        judged, reason = inspector.good_parts.judge(threshold, opinion, inspection.evidence)
+        assert judged == verdict
+        assert f"lies {relation} the threshold {cut:g}." in reason and "As a whole" not in reason
+        assert "Measured against 8 good parts" in reason
+
+
+def test_a_picture_that_nobody_judges_is_not_measured(parts, bank, tmp_path):
+    _, (bad, _, plain) = inspect(parts, tmp_path / "i.jsonl", bank=bank, maps=tmp_path / "maps")
+    assert bad.evidence and plain.evidence is None
+    assert {path.name for path in (tmp_path / "maps").iterdir()} == {
+        map_name(digest_of(path)) for path in parts[:2]
+    }
+
+
+def test_who_decides_is_asked_only_where_there_are_good_parts(monkeypatch):
+    def load(*_):
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr("anomalyr1.engines.loading.load_engine", load)
+    for options in ({"decide": "evidence"}, {"decide": "both"}, {"tell": True}):
+        with pytest.raises(InputError, match=r"--bank FILE or --good"):
+            Inspector.load(**options)
+    with pytest.raises(AssertionError):  # control
+        Inspector.load(tell=False)
 
 
 def test_an_unknown_decider_is_refused():

@@ -38,7 +38,7 @@ Masks = Literal["default", "sam2", "box"]
 INSPECTIONS = "inspections.jsonl"
 """The inspections file in a folder of this verb."""
 MAPS = "maps"
-"""The folder of the maps of what differs from good parts."""
+"""The folder of the maps of what differs from good parts, among the overlays, whose images are no parts."""
 BANK = "good.bank"
 """What was learned from `--good`."""
 
@@ -141,7 +141,7 @@ def inspect(
         bank=good_parts,
         decide=decide,
         tell=tell,
-        maps=out / MAPS,
+        maps=out / inspection_page.OVERLAYS / MAPS,
     )
     inspections = inspect_samples(inspector, samples, out, knowledge_digest, as_json, retry_failed)
     return SOME_FAILED if any(inspection.error is not None for inspection in inspections) else OK
@@ -242,7 +242,7 @@ def _line(inspection: Inspection) -> str:
 
 def _find_bank(file: Path | None, good: Sequence[Path], out: Path, as_json: bool) -> Bank | None:
     """The bank in a file, or of images of good parts, which are learned unless the run's folder has it."""
-    from anomalyr1.cli.learn import learn_images
+    from anomalyr1.cli.learn import learn_images, without_copies
     from anomalyr1.evidence.bank import Bank
     from anomalyr1.evidence.learning import Settings
     from anomalyr1.images.door import digest_of
@@ -262,6 +262,9 @@ def _find_bank(file: Path | None, good: Sequence[Path], out: Path, as_json: bool
                 f"{str(kept)!r} was learned from other images than --good names; write to another folder"
             )
         return bank
+    images, notes = without_copies(images)
+    for note in notes:
+        say(note, err=as_json)
     bank = learn_images(images, Settings(), None, as_json)
     bank.write(kept)
     return bank

@@ -78,10 +78,10 @@ def learn(
         stop_explained(lambda: "stopped: the same command begins anew"),
         tempfile.TemporaryDirectory() as folder,  # parts that are drawn for this
     ):
-        images, notes = _without_copies(_find_good(good, classes or [], Path(folder)))
+        images, notes = without_copies(_find_good(good, classes or [], Path(folder)))
         for note in notes:
             say(note)
-        defective, more_notes = _without_copies(find_images(defects) if defects else [])
+        defective, more_notes = without_copies(find_images(defects) if defects else [])
         for note in more_notes:
             say(f"defective: {note}")
         if defective and learned is None:
@@ -124,7 +124,7 @@ def _say_result(bank: Bank, out: Path, page: Path) -> None:
     say(f"next: anomalyr1 inspect IMAGES --bank {shlex.quote(str(out))}")
 
 
-def _without_copies(images: Sequence[Path]) -> tuple[list[Path], list[str]]:
+def without_copies(images: Sequence[Path]) -> tuple[list[Path], list[str]]:
     """Each picture once, and what was left out, in words: a copy that is held out would promise falsely."""
     from anomalyr1.images.door import digest_of
 

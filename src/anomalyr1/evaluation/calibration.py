@@ -30,7 +30,7 @@ from anomalyr1.evaluation import curves, pairing
 from anomalyr1.evaluation.statistics import draw_counts
 from anomalyr1.evidence import promise
 from anomalyr1.inspection.decisions import LEARNED_ITSELF
-from anomalyr1.inspection.good_parts import VERDICT_BY
+from anomalyr1.inspection.good_parts import evidence_decides
 from anomalyr1.inspection.thresholds import (
     Calibration,
     Figures,
@@ -125,7 +125,7 @@ def calibrate_files(
     """
     _require_possible(cost_miss or 1, cost_false_alarm or 1, defect_rate, claim)
     labelled, run = gather_files(inspections, labels)
-    if run.evidence.endswith(f"{VERDICT_BY}evidence") and not labelled.defect.any():
+    if evidence_decides(run) and not labelled.defect.any():
         return calibrate_good(labelled, run, claim)
     if cost_miss is None or cost_false_alarm is None:
         raise InputError(

@@ -22,7 +22,7 @@ _OPENING = re.compile(
     rf"Measured against {_PARTS}: (?:(no place differs) more than good parts do \(strongest: "
     rf"(\d{{1,7}}\.\d) times\)|(\d{{1,3}}) places? differs? more than good parts do)\."
 )
-_CORNERS = ", ".join([r"(-?\d{1,9})"] * 4)
+_CORNERS = ", ".join([r"(-?\d{1,5})"] * 4)  # so no picture maps them beyond what a box may be
 _REGION = re.compile(
     rf"(\d{{1,3}})\. ({'|'.join(sorted(PLACES, key=len, reverse=True))}), box \[{_CORNERS}\], "
     r"(\d{1,7}\.\d) times what good parts show, (\d{1,3}\.\d) % of the image\."

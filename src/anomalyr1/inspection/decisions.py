@@ -63,7 +63,10 @@ def decide_beside(
             verdict=finding, boxes=boxes_of(evidence), votes=None, only_boxes_lack=False
         )
     elif contradicts and not problem:
-        problem = f"the policy says {opinion.verdict}, but {_first_line(described)}"
+        agrees = bool(evidence.regions) == (finding == "defect")  # the places say what the score says
+        problem = f"the policy says {opinion.verdict}, but " + _first_line(
+            described if agrees else describe_score(evidence)
+        )
     if problem:
         return opinion._replace(verdict="unsure", reason=unsure_because(problem, reason)), counts
     return opinion._replace(reason=reason), counts
@@ -95,7 +98,9 @@ def describe_score(evidence: Evidence) -> str:
             f"(score {evidence.score:.3f}, defective above {evidence.threshold:.3f})."
         )
     count = evidence.held_out or evidence.learned
-    kind = f"{count} good parts" + (" that were held out" if evidence.held_out else "")
+    kind = "1 good part" if count == 1 else f"{count} good parts"
+    if evidence.held_out:
+        kind += " that was held out" if count == 1 else " that were held out"
     relation = "stranger than" if evidence.is_strange else "no stranger than"
     return (
         f"As a whole the part is {relation} {kind} "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,8 +19,14 @@ from anomalyr1.evidence.measure import Measurement
 from anomalyr1.files import write_whole
 from anomalyr1.images.door import LoadedImage, digest_of
 from anomalyr1.images.frames import FAMILIES, Frame
-from anomalyr1.inspection.decisions import Decider, can_decide, decide_beside, require_decider
-from anomalyr1.inspection.thresholds import Threshold
+from anomalyr1.inspection.decisions import (
+    Decider,
+    can_decide,
+    decide_beside,
+    describe_score,
+    require_decider,
+)
+from anomalyr1.inspection.thresholds import Threshold, in_digits
 from anomalyr1.inspection.verdicts import Opinion
 from anomalyr1.policy.folders import BUNDLED
 from anomalyr1.types import Evidence, Fingerprint, InputError, Sample, Verdict
@@ -82,20 +88,15 @@ class GoodParts:
             return f"references{VERDICT_BY}{self.decide}"
         return f"{self.bank.digest}{VERDICT_BY}{self.decide}" if self.bank else ""
 
-    def measure(self, samples: Sequence[Sample], images: Mapping[Path, LoadedImage]) -> list[Evidence | None]:
-        """What the good parts say about each sample; its map is written."""
-        evidence: list[Evidence | None] = []
-        for sample in samples:
-            bank = _bank_of(sample.references) if self.references and sample.references else self.bank
-            if bank is None:
-                evidence.append(sample.evidence)
-                continue
-            image = images[sample.image]
-            measurement = bank.measure(image)
-            if self.maps is not None:
-                write_map(self.maps, image, measurement)
-            evidence.append(measurement.evidence)
-        return evidence
+    def measure(self, sample: Sample, image: LoadedImage) -> Evidence | None:
+        """What the good parts say about a sample; its map is written."""
+        bank = _bank_of(sample.references) if self.references and sample.references else self.bank
+        if bank is None:
+            return sample.evidence
+        measurement = bank.measure(image)
+        if self.maps is not None:
+            write_map(self.maps, image, measurement)
+        return measurement.evidence
 
     def write_words(self, evidence: Evidence | None, size_wh: tuple[int, int], run: Fingerprint) -> str:
         """What the prompt says of evidence about an image of this size; empty where it is not told."""
@@ -110,14 +111,31 @@ class GoodParts:
         is_learned = self.bank is not None and image.sha256 in self.bank.image_digests
         return decide_beside(opinion, evidence, self.decide, image.size_wh, is_learned)
 
-    def verdict_by(self, threshold: Threshold, verdict: Verdict, evidence: Evidence | None) -> Verdict:
-        """The verdict where evidence decides by a threshold that takes the place of the bank's."""
-        if self.decide != "evidence" or verdict == "unsure" or evidence is None or not can_decide(evidence):
-            return verdict
-        return "good" if evidence.score < threshold.low else "defect"
+    def judge(self, threshold: Threshold, opinion: Opinion, evidence: Evidence | None) -> tuple[Verdict, str]:
+        """The verdict by a threshold, and why; where evidence decides it takes the place of the bank's."""
+        verdict, reason = opinion.verdict, opinion.reason
+        if (
+            self.decide == "evidence"
+            and verdict != "unsure"
+            and evidence is not None
+            and can_decide(evidence)
+        ):
+            is_below = evidence.score < threshold.low
+            verdict = "good" if is_below else "defect"
+            line = (
+                f"The score {in_digits(evidence.score)} lies {'below' if is_below else 'not below'} "
+                f"the threshold {in_digits(threshold.low)}."
+            )
+            reason = reason.replace(describe_score(evidence), line, 1)
+        return threshold.judge(verdict, reason, opinion.score, opinion.only_boxes_lack)
 
 
 NO_GOOD_PARTS = GoodParts()
+
+
+def evidence_decides(run: Fingerprint) -> bool:
+    """Whether the verdicts of a run are those of its good parts, where these are enough."""
+    return run.evidence.endswith(f"{VERDICT_BY}evidence")
 
 
 @lru_cache(maxsize=8)

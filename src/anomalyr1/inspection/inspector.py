@@ -118,12 +118,16 @@ class Inspector:
         `fast` asks for the score alone, without reasoning and boxes. `engine` runs the policy: "local",
         "vllm", or "endpoint:FILE" for the server of a configuration, which names its own model. `threshold`
         decides by the score. With a `bank` images are compared with its good parts, or with each sample's own
-        references: `decide`, `tell` and
-        `maps` say how (see `GoodParts`). Raises `InputError` for options that do not go together and for a
-        model that cannot be used, `SetupError` for what is not installed.
+        references: `decide`, `tell` and `maps` say how (see `GoodParts`). Raises `InputError` for options
+        that do not go together and for a model that cannot be used, `SetupError` for what is not installed.
         """
         if fast and votes > 1:
             raise InputError(f"{votes} fast scores are all the same; ask for votes or for fast, not both")
+        if bank is None and (decide or tell):
+            raise InputError(
+                "who decides (--decide) and what the prompt says (--evidence) is about good parts to compare "
+                "with, and there are none; give --bank FILE or --good IMAGES (from Python: bank=)"
+            )
         from anomalyr1.engines.loading import load_engine
 
         prompts.style_id(style or prompts.DEFAULT_STYLE, text)  # refused before the weights are loaded
@@ -295,7 +299,10 @@ class Inspector:
         if not own_questions:  # an exam wants every answer
             family = FAMILIES.get(run.family)
             doubts = [doubt_of_picture(images[sample.image].rgb, family, self.look) for sample in samples]
-        evidence_of = self.good_parts.measure(samples, images)
+        evidence_of = [
+            None if doubt else self.good_parts.measure(sample, images[sample.image])
+            for sample, doubt in zip(samples, doubts, strict=True)
+        ]
         prompts_of = []
         for sample, doubt, evidence in zip(samples, doubts, evidence_of, strict=True):
             text = self.good_parts.write_words(evidence, images[sample.image].size_wh, run)
@@ -358,8 +365,7 @@ class Inspector:
             counts.update(evidence_counts)
         verdict, reason = opinion.verdict, opinion.reason
         if self.threshold is not None:
-            verdict = self.good_parts.verdict_by(self.threshold, verdict, evidence)
-            verdict, reason = self.threshold.judge(verdict, reason, opinion.score, opinion.only_boxes_lack)
+            verdict, reason = self.good_parts.judge(self.threshold, opinion, evidence)
         # 3. Make the masks of its boxes.
         masks: tuple[Mask, ...] | None = None if opinion.boxes is None else ()
         if opinion.boxes:

@@ -34,14 +34,23 @@ def licence_of(name: str) -> str:
     return f"unknown: read the model card of {base!r}; a fine-tuned model inherits the licence of its base"
 
 
-def limits_of(name: str) -> str:
-    """What to know before a verdict of this model is believed; empty where nothing is known against it."""
+def limits_of(name: str, evidence_decides: bool = False) -> str:
+    """What to know before a verdict of this model is believed; empty where nothing is known against it.
+
+    `evidence_decides`: the verdicts of the run are those of good parts that were compared with.
+    """
+    start = base_of(name)
+    if evidence_decides and start in BUNDLED:
+        return (
+            f"{start} knows drawn parts only, so no verdict rests on what {name} says alone: "
+            "the good parts decide"
+        )
     if name in BUNDLED:
         return (
             f"{name} knows drawn parts only: on a photograph of a real part its verdict means nothing; "
             "name a real model with --model"
         )
-    if (start := base_of(name)) in BUNDLED:
+    if start in BUNDLED:
         return (
             f"{name} was {start}, which knows drawn parts only, before it was taught: on a photograph of a "
             "part it was not taught its verdict means nothing, and on one it was taught only as much as an "

@@ -14,7 +14,7 @@ from PIL import Image
 from anomalyr1 import prompts
 from anomalyr1.files import write_whole
 from anomalyr1.images.door import open_image
-from anomalyr1.inspection.good_parts import VERDICT_BY
+from anomalyr1.inspection.good_parts import evidence_decides
 from anomalyr1.inspection.thresholds import Threshold, in_digits
 from anomalyr1.policy.licences import licence_of, limits_of
 from anomalyr1.report.html import data_uri, render, shares
@@ -89,9 +89,8 @@ def about_run(fingerprint: Fingerprint, command: str, threshold: Threshold | Non
     """What a page says about a run of `command` with this fingerprint: licence and limits of the model, our
     version.
     """
-    limits = "; ".join(filter(None, (fingerprint.taught, limits_of(fingerprint.model))))
-    if limits and fingerprint.evidence.endswith(f"{VERDICT_BY}evidence"):
-        limits = f"the good parts decide here, not the model: {limits}"
+    limits = limits_of(fingerprint.model, evidence_decides(fingerprint))
+    limits = "; ".join(filter(None, (fingerprint.taught, limits)))
     return About(fingerprint, licence_of(fingerprint.model), limits, command, __version__, threshold)
 
 
