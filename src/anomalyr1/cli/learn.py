@@ -81,7 +81,7 @@ def learn(
         images, notes = without_copies(_find_good(good, classes or [], Path(folder)))
         for note in notes:
             say(note)
-        defective, more_notes = _without_copies(find_images(defects) if defects else [])
+        defective, more_notes = without_copies(find_images(defects) if defects else [])
         for note in more_notes:
             say(f"defective: {note}")
         if defective and learned is None:
